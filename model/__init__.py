@@ -1,0 +1,1 @@
+"""The network and its inference: arrays in, arrays out. Knows no AWS."""

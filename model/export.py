@@ -1,0 +1,117 @@
+"""Checkpoint to weights: `python -m model.export CHECKPOINT --config CONFIG.json …` writes ONNX and manifest."""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from model import preprocess
+from model.predictor import MANIFEST, WEIGHTS, Manifest
+from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
+
+ONNX_FILE = "swin_unet.onnx"
+OPSET = 20
+
+
+def load_checkpoint(path: Path) -> SwinUNet:
+    """The network of a training checkpoint, ready for inference."""
+    with safe_open(path, "pt") as file:
+        sizes = json.loads(file.metadata()["config"])
+    network = SwinUNet(SwinUNetConfig(**(sizes | {"depths": tuple(sizes["depths"])})))
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
+def export_onnx(network: SwinUNet, path: Path) -> None:
+    """Writes the network as ONNX: `image` (N, 1, 224, 224) float32 to `logits` of the same shape."""
+    # The exporter takes a batch of 1 for a constant, whatever is said of the dimension.
+    example = torch.zeros(2, 1, preprocess.TILE, preprocess.TILE)
+    program = torch.onnx.export(
+        network.eval(),
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=4096)}},
+        verbose=False,
+    )
+    assert program is not None  # with dynamo=True it never is
+    # Node metadata holds the source paths of the machine that exported.
+    proto = program.model_proto
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]:
+        del value.metadata_props[:]
+    del proto.graph.metadata_props[:]
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString())
+
+
+def export(
+    network: SwinUNet,
+    folder: Path,
+    *,
+    name: str,
+    threshold: float,
+    training: dict[str, Any],
+    training_data: list[str],
+    licence: str,
+    scores: dict[str, Any],
+) -> Manifest:
+    """Writes ONNX file and manifest into `folder`, as the predictor reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    export_onnx(network, folder / ONNX_FILE)
+    manifest = Manifest(
+        name=name,
+        file=ONNX_FILE,
+        sha256=hashlib.sha256((folder / ONNX_FILE).read_bytes()).hexdigest(),
+        parameters=count_parameters(network),
+        architecture=network.config.as_dict(),
+        normalisation=preprocess.NORMALISATION,
+        tile=preprocess.TILE,
+        overlap=preprocess.OVERLAP,
+        threshold=threshold,
+        training=training,
+        training_data=training_data,
+        licence=licence,
+        scores=scores,
+    )
+    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    return manifest
+
+
+def main() -> None:
+    """Command line of the export."""
+    parser = argparse.ArgumentParser(description="Export a checkpoint for serving.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--name", required=True, help="name of the model, with its version")
+    parser.add_argument("--config", type=Path, required=True, help="config.json of the training run")
+    parser.add_argument("--threshold", type=float, default=0.5, help="default probability that is cell")
+    parser.add_argument("--source", action="append", required=True, help="a training source, repeatable")
+    parser.add_argument("--licence", required=True, help="what the sources' licences make of the weights")
+    parser.add_argument("--scores", type=Path, required=True, help="JSON of mean IoU by set")
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    arguments = parser.parse_args()
+    export(
+        load_checkpoint(arguments.checkpoint),
+        arguments.out,
+        name=arguments.name,
+        threshold=arguments.threshold,
+        training=json.loads(arguments.config.read_text()),
+        training_data=arguments.source,
+        licence=arguments.licence,
+        scores=json.loads(arguments.scores.read_text()),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""From a page of pixels to a mask of living cells, with the exported network in ONNX Runtime."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model import preprocess
+from model.preprocess import Blend, Pixels, TilePlan
+
+Mode = Literal["native", "resize"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+MANIFEST = "manifest.json"
+TILES_AT_ONCE = 4
+
+
+class WeightsError(Exception):
+    """The weights are absent or are not those of the manifest. Nothing may be served then."""
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is known of the exported network; written by `model.export`, read at every start.
+
+    Attributes:
+        file: name of the ONNX file beside the manifest.
+        sha256: of that file, in hex.
+        parameters: number of trained numbers.
+        threshold: default probability at or above which a pixel is cell, 0..1.
+        training: the experiment's configuration.
+        training_data, licence: the sources, and what their licences make of the weights.
+        scores: mean IoU by name of the set, each with its number of images.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    parameters: int
+    architecture: dict[str, Any]
+    normalisation: str
+    tile: int
+    overlap: int
+    threshold: float
+    training: dict[str, Any]
+    training_data: list[str]
+    licence: str
+    scores: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one page.
+
+    Attributes:
+        logits: (H, W) float32; -inf where the page is constant, for there is nothing to see.
+        mask: (H, W) bool, True where the probability reaches the threshold.
+        plan: the tiles it was made of; None in `resize` mode.
+    """
+
+    logits: Pixels
+    mask: NDArray[np.bool_]
+    plan: TilePlan | None
+
+    @property
+    def probability(self) -> Pixels:
+        """(H, W) float32 in 0..1."""
+        with np.errstate(over="ignore"):
+            return np.float32(1) / (np.float32(1) + np.exp(-self.logits))
+
+
+class Predictor:
+    """The exported network, loaded once; safe to share between threads.
+
+    Raises:
+        WeightsError: when the manifest or the weights are absent, cannot be read, do not fit each
+            other, or ask for a normalisation that this code does not have.
+    """
+
+    def __init__(self, weights: Path = WEIGHTS, threads: int = 0) -> None:
+        """Loads `weights`, a folder with manifest and ONNX file; 0 threads means one per core."""
+        self.manifest = read_manifest(weights)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            read_weights(weights, self.manifest), options, providers=["CPUExecutionProvider"]
+        )
+
+    def predict(
+        self, page: NDArray[np.generic], mode: Mode = "native", threshold: float | None = None
+    ) -> Prediction:
+        """Segments one page: (H, W), any real dtype, finite values.
+
+        Args:
+            page: grey values as the microscope gave them.
+            mode: `native` for overlapping tiles at full resolution, `resize` for one squashed tile.
+            threshold: probability, 0..1; the model's own where None.
+        """
+        normalised = preprocess.normalise(page)
+        if not normalised.any():
+            logits = np.full(page.shape, -np.inf, np.float32)
+        else:
+            logits = logits_of_page(normalised, mode, self._infer)
+        cut = logit(self.manifest.threshold if threshold is None else threshold)
+        plan = preprocess.plan_tiles(*page.shape) if mode == "native" else None
+        return Prediction(logits, logits >= cut, plan)
+
+    def _infer(self, tiles: Pixels) -> Pixels:
+        logits: Pixels = self._session.run(None, {"image": tiles})[0]
+        return logits
+
+
+def logits_of_page(normalised: Pixels, mode: Mode, infer: Callable[[Pixels], Pixels]) -> Pixels:
+    """Logits of a whole page, by any network that maps (N, 1, 224, 224) tiles to logits alike.
+
+    Args:
+        normalised: (H, W) float32, as `preprocess.normalise` returns it.
+        mode: as in `Predictor.predict`.
+        infer: the network.
+
+    Returns:
+        (H, W) float32.
+    """
+    if mode == "resize":
+        tile = preprocess.resize(normalised, preprocess.TILE, preprocess.TILE)
+        return preprocess.resize(infer(tile[None, None])[0, 0], *normalised.shape)
+    plan = preprocess.plan_tiles(*normalised.shape)
+    blend = Blend(plan)
+    for row in plan.rows:
+        tiles = preprocess.cut_row(normalised, plan, row)
+        batches = [tiles[at : at + TILES_AT_ONCE] for at in range(0, len(tiles), TILES_AT_ONCE)]
+        blend.add_row(np.concatenate([infer(batch) for batch in batches]), row)
+    return blend.result()
+
+
+def logit(probability: float) -> float:
+    """The logit of a probability, infinite at 0 and 1."""
+    if probability <= 0:
+        return -math.inf
+    if probability >= 1:
+        return math.inf
+    return math.log(probability / (1 - probability))
+
+
+def read_manifest(weights: Path) -> Manifest:
+    """Reads the manifest of a folder of weights; raises WeightsError where it does not serve."""
+    path = weights / MANIFEST
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise WeightsError(f"no weights to serve: {path} is missing; make it with model.export") from None
+    except msgspec.DecodeError as error:
+        raise WeightsError(f"{path} is not a manifest: {error}; make it again with model.export") from error
+    expected = (preprocess.NORMALISATION, preprocess.TILE, preprocess.OVERLAP)
+    found = (manifest.normalisation, manifest.tile, manifest.overlap)
+    if found != expected:
+        raise WeightsError(
+            f"{path} was made for normalisation, tile and overlap {found}, this code has {expected}; "
+            "serve it with the cytomask that exported it"
+        )
+    return manifest
+
+
+def read_weights(weights: Path, manifest: Manifest) -> bytes:
+    """Reads the ONNX file of a manifest; raises WeightsError where its sha256 is another."""
+    path = weights / manifest.file
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise WeightsError(f"no weights to serve: {path} is missing; make it with model.export") from None
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != manifest.sha256:
+        raise WeightsError(
+            f"{path} has sha256 {sha256} but its manifest says {manifest.sha256}; export the model again"
+        )
+    return content

@@ -1,0 +1,142 @@
+"""What happens to pixels before and after the network: normalise, tile, blend, resize.
+
+One code for training and serving, so that the network is served what it was trained on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+TILE = 224
+OVERLAP = 56
+NORMALISATION = "page-zscore"
+ROWS_AT_ONCE = 256
+
+Pixels = NDArray[np.float32]
+
+
+def normalise(page: NDArray[np.generic]) -> Pixels:
+    """Standardises a whole page: subtracts its mean, divides by its standard deviation.
+
+    The result does not depend on bit depth, offset or gain, so 8-, 12- and 16-bit copies of one
+    image look the same to the network. It is taken over the page before any tile is cut: values
+    taken per tile would leave seams.
+
+    Args:
+        page: (H, W), any real dtype, finite values.
+
+    Returns:
+        (H, W) float32 with mean 0 and deviation 1; all 0 where the page is constant.
+    """
+    low, high = page.min(), page.max()
+    if low == high:
+        return np.zeros(page.shape, np.float32)
+    mean = sum(float(rows.sum(dtype=np.float64)) for rows in _bands(page)) / page.size
+    squares = sum(float(np.square(rows - mean, dtype=np.float64).sum()) for rows in _bands(page))
+    deviation = (squares / page.size) ** 0.5
+    normalised = np.empty(page.shape, np.float32)
+    for source, target in zip(_bands(page), _bands(normalised), strict=True):
+        target[:] = (source - mean) / deviation
+    return normalised
+
+
+def _bands(page: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
+    """Views of a few rows each: 64-bit arithmetic over a whole large page would not fit in memory."""
+    return (page[top : top + ROWS_AT_ONCE] for top in range(0, page.shape[0], ROWS_AT_ONCE))
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """Where the tiles of a page lie. Rows and columns are those of the page padded at its end.
+
+    Attributes:
+        height, width: the page, in pixels.
+        rows, columns: first row and first column of the tiles, in pixels.
+        tile, overlap: side of a tile and what neighbours share at least, in pixels.
+    """
+
+    height: int
+    width: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    tile: int = TILE
+    overlap: int = OVERLAP
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return len(self.rows) * len(self.columns)
+
+
+def plan_tiles(height: int, width: int, tile: int = TILE, overlap: int = OVERLAP) -> TilePlan:
+    """Covers a page with the fewest tiles that overlap by at least `overlap`, evenly spread.
+
+    A page smaller than a tile gets one tile, which `cut` pads by reflection.
+    """
+    return TilePlan(
+        height, width, _starts(height, tile, overlap), _starts(width, tile, overlap), tile, overlap
+    )
+
+
+def _starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
+    if length <= tile:
+        return (0,)
+    count = -(-(length - overlap) // (tile - overlap))
+    return tuple(round(index * (length - tile) / (count - 1)) for index in range(count))
+
+
+def cut_row(normalised: Pixels, plan: TilePlan, row: int) -> Pixels:
+    """The tiles of one row of the plan: (columns, 1, tile, tile) float32, reflected past the edges."""
+    band = normalised[row : row + plan.tile]
+    below = plan.tile - band.shape[0]
+    right = max(plan.tile - plan.width, 0)
+    if below or right:
+        band = np.pad(band, ((0, below), (0, right)), mode="reflect")
+    return np.stack([band[None, :, column : column + plan.tile] for column in plan.columns])
+
+
+class Blend:
+    """Joins overlapping tiles of logits into one page, each weighted by a taper towards its edges.
+
+    Memory is two float32 pages, whatever the number of tiles.
+    """
+
+    def __init__(self, plan: TilePlan) -> None:
+        self._plan = plan
+        self._taper = taper(plan.tile, plan.overlap)
+        self._sum = np.zeros((plan.height, plan.width), np.float32)
+        self._weight = np.zeros((plan.height, plan.width), np.float32)
+
+    def add_row(self, logits: Pixels, row: int) -> None:
+        """Adds the logits of one row of tiles, (columns, 1, tile, tile) float32."""
+        for tile, column in zip(logits, self._plan.columns, strict=True):
+            target = self._sum[row : row + self._plan.tile, column : column + self._plan.tile]
+            height, width = target.shape
+            weight = self._taper[:height, :width]
+            target += tile[0, :height, :width] * weight
+            self._weight[row : row + height, column : column + width] += weight
+
+    def result(self) -> Pixels:
+        """The blended logits, (H, W) float32. Ends the blend: its sum is divided in place."""
+        self._sum /= self._weight
+        return self._sum
+
+
+def taper(tile: int, overlap: int) -> Pixels:
+    """Weight of each pixel of a tile: 1 inside, falling linearly over the overlap, never 0.
+
+    Returns:
+        (tile, tile) float32 in (0, 1].
+    """
+    distance = np.minimum(np.arange(tile), np.arange(tile)[::-1]) + 0.5
+    ramp = np.minimum(distance / max(overlap, 1), 1).astype(np.float32)
+    return np.outer(ramp, ramp)
+
+
+def resize(image: Pixels, height: int, width: int) -> Pixels:
+    """Bilinear interpolation of (H, W) float32, averaging over the source pixels when it shrinks."""
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized, np.float32)

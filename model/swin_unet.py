@@ -1,0 +1,283 @@
+"""The Swin-UNet in torch, for training and export only: serving runs the exported graph.
+
+A U-Net whose stages are shifted-window transformer blocks, after Liu et al. 2021 (Swin Transformer,
+arXiv:2103.14030) and Cao et al. 2021 (Swin-Unet, arXiv:2105.05537). Both ends are convolutional: the
+stem halves the resolution twice, and its full- and half-resolution features skip to the head, because
+the border of a cell is a matter of single pixels.
+
+Shapes use B batch, H and W rows and columns, C channels, h heads, T = window * window tokens.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+WINDOW = 7
+
+
+@dataclass(frozen=True)
+class SwinUNetConfig:
+    """Size of the network; the defaults are the model that ships (3.1 M parameters)."""
+
+    width: int = 32
+    depths: tuple[int, ...] = (2, 2, 2)
+    bottleneck_depth: int = 2
+    head_width: int = 16
+    mlp_ratio: int = 4
+    stem_width: int = 16
+    detail_width: int = 4
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sizes as plain values, as the manifest and the checkpoint carry them."""
+        return asdict(self)
+
+
+class SwinUNet(nn.Module):
+    """One logit of "living cell" per pixel of a normalised phase-contrast tile.
+
+    Shape:
+        input (B, 1, H, W) float32, H and W divisible by 224 (window 7 at every one of the strides
+        4, 8, 16 and 32); output (B, 1, H, W) float32 logits.
+    """
+
+    def __init__(self, config: SwinUNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or SwinUNetConfig()
+        widths = [self.config.width * 2**stage for stage in range(len(self.config.depths))]
+        deepest = 2 * widths[-1]
+
+        self.stem = Stem(self.config)
+        self.encoder = nn.ModuleList(
+            self._stage(width, depth) for width, depth in zip(widths, self.config.depths, strict=True)
+        )
+        self.merges = nn.ModuleList(PatchMerging(width) for width in widths)
+        self.bottleneck = self._stage(deepest, self.config.bottleneck_depth)
+        self.expands = nn.ModuleList(PatchExpanding(2 * width, width) for width in widths)
+        self.fuses = nn.ModuleList(nn.Linear(2 * width, width) for width in widths)
+        self.decoder = nn.ModuleList(
+            self._stage(width, depth) for width, depth in zip(widths, self.config.depths, strict=True)
+        )
+        self.norm = nn.LayerNorm(widths[0])
+        self.head = Head(self.config)
+        self.apply(_initialise)
+
+    def _stage(self, width: int, depth: int) -> nn.Sequential:
+        """Blocks that alternate between plain and shifted windows."""
+        return nn.Sequential(
+            *(SwinBlock(width, self.config, shifted=index % 2 == 1) for index in range(depth))
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        full, half, x = self.stem(image)
+        x = x.permute(0, 2, 3, 1)  # B, H/4, W/4, C
+
+        skips = []
+        for stage, merge in zip(self.encoder, self.merges, strict=True):
+            x = stage(x)
+            skips.append(x)
+            x = merge(x)
+
+        x = self.bottleneck(x)  # B, H/32, W/32, 8C
+
+        for level in reversed(range(len(skips))):
+            x = self.expands[level](x)
+            x = self.fuses[level](torch.cat([x, skips[level]], dim=-1))
+            x = self.decoder[level](x)
+
+        x = self.norm(x).permute(0, 3, 1, 2)  # B, C, H/4, W/4
+        logits: Tensor = self.head(x, half, full)
+        return logits
+
+
+class Stem(nn.Module):
+    """Convolutional patch embedding of stride 4 that keeps its finer features for the head."""
+
+    def __init__(self, config: SwinUNetConfig) -> None:
+        super().__init__()
+        self.at_full = convolution(1, config.detail_width)
+        self.at_half = nn.Sequential(
+            convolution(1, config.stem_width, stride=2), convolution(config.stem_width, config.stem_width)
+        )
+        self.at_quarter = nn.Conv2d(config.stem_width, config.width, 3, stride=2, padding=1)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        half = self.at_half(image)  # B, stem_width, H/2, W/2
+        return self.at_full(image), half, self.at_quarter(half)
+
+
+class Head(nn.Module):
+    """From stride 4 back to pixels, meeting the stem's features on the way."""
+
+    def __init__(self, config: SwinUNetConfig) -> None:
+        super().__init__()
+        self.to_half = nn.Conv2d(config.width, 4 * config.stem_width, 1)
+        self.fuse_half = convolution(2 * config.stem_width, config.stem_width)
+        self.to_full = nn.Conv2d(config.stem_width, 4 * config.detail_width, 1)
+        self.fuse_full = convolution(2 * config.detail_width, config.detail_width)
+        self.logit = nn.Conv2d(config.detail_width, 1, 1)
+
+    def forward(self, x: Tensor, half: Tensor, full: Tensor) -> Tensor:
+        x = functional.pixel_shuffle(self.to_half(x), 2)  # B, stem_width, H/2, W/2
+        x = self.fuse_half(torch.cat([x, half], dim=1))
+        x = functional.pixel_shuffle(self.to_full(x), 2)  # B, detail_width, H, W
+        x = self.fuse_full(torch.cat([x, full], dim=1))
+        logits: Tensor = self.logit(x)
+        return logits
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """A 3x3 convolution with batch norm (folded into it at export) and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class SwinBlock(nn.Module):
+    """Pre-norm window attention and MLP, each with a residual. Shape: (B, H, W, C) to the same."""
+
+    def __init__(self, width: int, config: SwinUNetConfig, *, shifted: bool) -> None:
+        super().__init__()
+        self.shift = WINDOW // 2 if shifted else 0
+        self.norm_attention = nn.LayerNorm(width)
+        self.attention = WindowAttention(width, max(width // config.head_width, 1))
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, config.mlp_ratio * width), nn.GELU(), nn.Linear(config.mlp_ratio * width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        shift = self.shift if min(height, width) > WINDOW else 0
+
+        windows = self.norm_attention(x)
+        if shift:
+            windows = torch.roll(windows, (-shift, -shift), dims=(1, 2))
+        windows = partition(windows)  # B*windows, T, C
+        mask = shift_mask(height, width, shift).to(x) if shift else None
+        windows = self.attention(windows, mask)
+        attended = unpartition(windows, batch, height, width, channels)  # B, H, W, C
+        if shift:
+            attended = torch.roll(attended, (shift, shift), dims=(1, 2))
+
+        x = x + attended
+        out: Tensor = x + self.mlp(self.norm_mlp(x))
+        return out
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside each window, with a learned bias by relative position."""
+
+    relative_index: Tensor
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (width // heads) ** -0.5
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.relative_bias = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.relative_bias, std=0.02)
+        self.register_buffer("relative_index", relative_position_index(), persistent=False)
+
+    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+        count, tokens, width = windows.shape
+        qkv = self.qkv(windows).reshape(count, tokens, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each B*windows, h, T, C/h
+
+        scores = (query * self.scale) @ key.transpose(-2, -1)  # B*windows, h, T, T
+        bias = self.relative_bias[self.relative_index].permute(2, 0, 1)  # h, T, T
+        if mask is None:
+            scores = scores + bias
+        else:
+            per_image = mask.shape[0]
+            scores = scores.reshape(-1, per_image, self.heads, tokens, tokens)  # B, windows, h, T, T
+            scores = (scores + (bias + mask[:, None])).reshape(count, self.heads, tokens, tokens)
+        mixed = scores.softmax(dim=-1) @ value  # B*windows, h, T, C/h
+        out: Tensor = self.project(mixed.transpose(1, 2).reshape(count, tokens, width))
+        return out
+
+
+class PatchMerging(nn.Module):
+    """Halves the resolution and doubles the width: (B, H, W, C) to (B, H/2, W/2, 2C)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width)
+        self.reduce = nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+        x = x.permute(0, 1, 3, 2, 4, 5).reshape(batch, height // 2, width // 2, 4 * channels)
+        merged: Tensor = self.reduce(self.norm(x))
+        return merged
+
+
+class PatchExpanding(nn.Module):
+    """Doubles the resolution: (B, H, W, wide) to (B, 2H, 2W, narrow), the mirror of merging."""
+
+    def __init__(self, wide: int, narrow: int) -> None:
+        super().__init__()
+        self.narrow = narrow
+        self.norm = nn.LayerNorm(wide)
+        self.expand = nn.Linear(wide, 4 * narrow, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, _ = x.shape
+        x = self.expand(self.norm(x)).reshape(batch, height, width, 2, 2, self.narrow)
+        return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, self.narrow)
+
+
+def partition(x: Tensor) -> Tensor:
+    """Cuts (B, H, W, C) into windows: (B * H/7 * W/7, T, C)."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, WINDOW * WINDOW, channels)
+
+
+def unpartition(windows: Tensor, batch: int, height: int, width: int, channels: int) -> Tensor:
+    """Puts windows back in their places: the inverse of `partition`."""
+    x = windows.reshape(batch, height // WINDOW, width // WINDOW, WINDOW, WINDOW, channels)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
+
+
+def relative_position_index() -> Tensor:
+    """Row of the bias table for each pair of tokens of a window: (T, T) int64."""
+    axis = torch.arange(WINDOW)
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    row, column = rows.flatten(), columns.flatten()  # T each
+    down = row[:, None] - row[None, :] + WINDOW - 1
+    right = column[:, None] - column[None, :] + WINDOW - 1
+    return down * (2 * WINDOW - 1) + right
+
+
+def shift_mask(height: int, width: int, shift: int) -> Tensor:
+    """Keeps tokens that the cyclic shift brought together from attending to each other.
+
+    Returns (windows, T, T) float32: 0 within a region of the unrolled image, -100 across regions.
+    """
+    regions = [slice(0, -WINDOW), slice(-WINDOW, -shift), slice(-shift, None)]
+    label = torch.zeros(1, height, width, 1)
+    for row_index, rows in enumerate(regions):
+        for column_index, columns in enumerate(regions):
+            label[:, rows, columns, :] = row_index * len(regions) + column_index
+    windows = partition(label).squeeze(-1)  # windows, T
+    return (windows[:, :, None] != windows[:, None, :]).float() * -100.0
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable numbers in the network."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Truncated normal for the linear layers, as Swin; torch's own defaults elsewhere."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
