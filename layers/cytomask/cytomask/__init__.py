@@ -1,0 +1,1 @@
+"""What every cytomask function needs, without any machine learning."""

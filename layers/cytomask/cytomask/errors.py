@@ -1,0 +1,83 @@
+"""What can go wrong, by name. Each error says what, with which object, and what to do."""
+
+from typing import ClassVar
+
+
+class CytomaskError(Exception):
+    """Root of our errors; `code` goes into logs, job rows and results and never changes."""
+
+    code: ClassVar[str]
+
+
+class RejectedInput(CytomaskError):
+    """The input's own fault: recorded once as REJECTED and never retried."""
+
+
+class InvalidRequest(RejectedInput):
+    """A message, an event or a body that does not say what is wanted."""
+
+    code = "INVALID_REQUEST"
+
+
+class ImageNotFound(RejectedInput):
+    """The object is not there (any more)."""
+
+    code = "IMAGE_NOT_FOUND"
+
+
+class ImageReplaced(RejectedInput):
+    """Another upload took the object's place before it was read."""
+
+    code = "IMAGE_REPLACED"
+
+
+class EmptyImage(RejectedInput):
+    """An object of no bytes, or a page of no pixels."""
+
+    code = "EMPTY_IMAGE"
+
+
+class UnreadableImage(RejectedInput):
+    """Bytes that are not an image of a supported format, or a damaged one."""
+
+    code = "UNREADABLE_IMAGE"
+
+
+class ImageTooLarge(RejectedInput):
+    """More bytes, pixels or pages than the limits allow."""
+
+    code = "IMAGE_TOO_LARGE"
+
+
+class AmbiguousAxes(RejectedInput):
+    """Axes of which nobody can say which are rows and columns."""
+
+    code = "AMBIGUOUS_AXES"
+
+
+class AmbiguousChannels(RejectedInput):
+    """Several channels and none named, or one named that is not there."""
+
+    code = "AMBIGUOUS_CHANNELS"
+
+
+class NoSuchPage(RejectedInput):
+    """A page asked for that the stack does not have."""
+
+    code = "NO_SUCH_PAGE"
+
+
+class NonFinitePixels(RejectedInput):
+    """Pixels that are NaN or infinite."""
+
+    code = "NON_FINITE_PIXELS"
+
+
+class PassingFault(CytomaskError):
+    """A fault that a retry can mend: the message goes back to its queue."""
+
+
+class JobHeld(PassingFault):
+    """Another invocation is working on the same job."""
+
+    code = "JOB_HELD"

@@ -1,0 +1,661 @@
+"""Reads TIFF, PNG and JPEG files into grey pages, after a look at the header alone; writes masks as PNG.
+
+Nothing is guessed: what cannot be read as rows and columns of one channel is refused by name.
+"""
+
+import io
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
+
+from cytomask.errors import (
+    AmbiguousAxes,
+    AmbiguousChannels,
+    EmptyImage,
+    ImageTooLarge,
+    NonFinitePixels,
+    NoSuchPage,
+    RejectedInput,
+    UnreadableImage,
+)
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+RGB, RGBA = 3, 4
+NARROWEST_UNNAMED = 16
+MEGA = 1_000_000
+FULL_16_BIT = np.float32(65_535)
+OUTLINE = np.array([230, 159, 0], np.uint8)  # the orange of Okabe and Ito, told from grey by all eyes
+TINT = 0.15
+SAMPLED_PIXELS = 4 * MEGA
+ROWS_AT_ONCE = 256
+PNG_LEVEL = 1  # 704 x 520 at levels 1 and 6: probability 29 and 67 ms, overlay 31 and 136 ms, 7 % larger
+MEBI = 2**20
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_DEPTH_BYTE = 24
+YCBCR_TO_RGB = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.ALT_JPEG)  # done by the decoder
+TRANSPARENCY = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
+
+# What tifffile complains of in free text is refused here by name, or does not matter.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What fits into the function's memory and time; larger images are refused by their header."""
+
+    page_pixels: int = 64 * MEGA
+    job_pixels: int = 256 * MEGA
+    file_bytes: int = 640 * MEBI
+    file_pages: int = 10_000  # whose headers alone take a second
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class PageHeader:
+    """One page as the file's header describes it.
+
+    Attributes:
+        height, width: in pixels.
+        channels: how many a caller can choose from; RGB counts as 3.
+        colour: whether those channels are red, green and blue, which luma joins to one.
+        dtype: NumPy's name of the stored type.
+    """
+
+    height: int
+    width: int
+    channels: int
+    colour: bool
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of pixels: (H, W) of any real dtype, all finite. `dtype` is that of the file."""
+
+    index: int
+    pixels: NDArray[Any]
+    dtype: str
+
+
+class ImageFile(Protocol):
+    """An opened image: its headers are known, its pixels are not read yet."""
+
+    name: str
+    pages: Sequence[PageHeader]
+
+    def decode(self, index: int, channel: int | None) -> NDArray[Any]:
+        """Page `index`: (H, W) of the channel named or the only one, else (H, W, 3) colours.
+
+        Values are of any real dtype but bool and grow with brightness.
+        """
+
+
+@contextmanager
+def open_image(source: bytes | Path, name: str | None = None) -> Iterator[ImageFile]:
+    """Opens a TIFF, PNG or JPEG by its content, whatever its name ends in.
+
+    Args:
+        source: the file's bytes or its path.
+        name: what to call it in errors; the path where None.
+
+    Raises:
+        EmptyImage: no bytes, no pages or a page without pixels.
+        UnreadableImage: another format, or a header that cannot be read.
+        AmbiguousAxes: no telling which axes are rows and columns.
+        ImageTooLarge: more bytes than `LIMITS.file_bytes` or pages than `LIMITS.file_pages`.
+    """
+    called = name or str(source if isinstance(source, Path) else "image")
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if size == 0:
+        raise EmptyImage(f"{called} has no bytes; upload it again")
+    if size > LIMITS.file_bytes:
+        raise ImageTooLarge(
+            f"{called} has {size / MEBI:.0f} MiB, the limit is {LIMITS.file_bytes / MEBI:.0f} MiB; "
+            "split the stack or compress it"
+        )
+    with io.BytesIO(source) if isinstance(source, bytes) else io.BufferedReader(_LoneFile(source)) as stream:
+        magic = stream.read(8)
+        stream.seek(0)
+        with _refusing(called):
+            image: ImageFile
+            if magic[:4] in TIFF_MAGIC:
+                image = TiffImage(stream, size, called)
+            elif magic == PNG_MAGIC or magic.startswith(JPEG_MAGIC):
+                image = PillowImage(stream, called)
+            else:
+                raise UnreadableImage(
+                    f"{called} is not a TIFF, PNG or JPEG: it begins with {magic!r}; export it as TIFF"
+                )
+        yield image
+
+
+def read_pages(
+    image: ImageFile, wanted: Sequence[int] | None = None, channel: int | None = None
+) -> Iterator[Page]:
+    """Decodes pages one at a time, after all of them were checked by their headers.
+
+    Args:
+        image: an opened image.
+        wanted: pages counted from 0; all of them where None.
+        channel: counted from 0; may be None where a page has one channel or is RGB (luma).
+
+    Raises:
+        NoSuchPage, ImageTooLarge, AmbiguousChannels: before any pixel is read.
+        UnreadableImage, NonFinitePixels: when a page's pixels are read.
+    """
+    indices = range(len(image.pages)) if wanted is None else wanted
+    _check(image, indices, channel)
+    return (_read(image, index, channel) for index in indices)
+
+
+def read_page(path: Path, index: int = 0, channel: int | None = None) -> Page:
+    """Reads one page of a file; raises as `open_image` and `read_pages` do."""
+    with open_image(path) as image:
+        return next(read_pages(image, [index], channel))
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> bytes:
+    """An 8-bit PNG of one channel, 0 or 255, from (H, W) bool."""
+    return _png(mask.astype(np.uint8) * np.uint8(255))
+
+
+def encode_probability(probability: NDArray[np.float32]) -> bytes:
+    """A 16-bit grey PNG, 0 to 65,535, from (H, W) float32 in 0..1."""
+    levels = np.empty(probability.shape, np.uint16)
+    for rows in _bands(probability.shape[0]):
+        levels[rows] = np.rint(probability[rows] * FULL_16_BIT)
+    return _png(levels)
+
+
+def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
+    """An RGB PNG of the page with the mask's outline drawn and its inside tinted.
+
+    The page is stretched to 8 bits between its 0.5 and 99.5 percentiles.
+
+    Args:
+        pixels: (H, W), any real dtype, finite values.
+        mask: (H, W) bool.
+    """
+    low, high = _percentiles(pixels)
+    gain = 255 / (high - low) if high > low else 0.0
+    shades = np.arange(256)[:, None]  # 256, 1
+    plain = np.repeat(shades, RGB, axis=1).astype(np.uint8)  # 256, RGB
+    tinted = (shades + (OUTLINE - shades) * TINT).astype(np.uint8)  # 256, RGB
+    drawn = np.empty((*pixels.shape, RGB), np.uint8)
+    for rows in _bands(pixels.shape[0]):
+        stretched = np.clip((pixels[rows].astype(np.float64) - low) * gain + 0.5, 0, 255).astype(np.uint8)
+        drawn[rows] = np.where(mask[rows, :, None], tinted[stretched], plain[stretched])
+        drawn[rows][_outline(mask, rows)] = OUTLINE
+    return _png(drawn)
+
+
+def _percentiles(pixels: NDArray[Any]) -> tuple[float, float]:
+    """The 0.5 and 99.5 percentiles; of a large page those of a grid of its pixels, which look the same."""
+    step = math.isqrt(pixels.size // SAMPLED_PIXELS) + 1
+    low, high = np.percentile(pixels[::step, ::step].astype(np.float64), (0.5, 99.5))
+    return float(low), float(high)
+
+
+def _outline(mask: NDArray[np.bool_], rows: slice) -> NDArray[np.bool_]:
+    """The pixels of `rows` on either side of the mask's edge; the edge of the page is none."""
+    above, below = max(rows.start - 1, 0), min(rows.stop + 1, mask.shape[0])
+    near = np.pad(
+        mask[above:below],
+        ((above - rows.start + 1, rows.stop + 1 - below), (1, 1)),
+        mode="edge",
+    )
+    centre = near[1:-1, 1:-1]
+    sides = (near[:-2, 1:-1], near[2:, 1:-1], near[1:-1, :-2], near[1:-1, 2:])
+    differs = np.zeros(centre.shape, bool)
+    for side in sides:
+        differs |= side != centre
+    return differs
+
+
+def _bands(height: int) -> Iterator[slice]:
+    """Slices of a few rows each: 64-bit arithmetic over a whole large page would not fit in memory."""
+    return (slice(top, min(top + ROWS_AT_ONCE, height)) for top in range(0, height, ROWS_AT_ONCE))
+
+
+def _png(array: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG", compress_level=PNG_LEVEL)
+    return stream.getvalue()
+
+
+def _check(image: ImageFile, wanted: Sequence[int], channel: int | None) -> None:
+    total = 0
+    for index in wanted:
+        if not 0 <= index < len(image.pages):
+            raise NoSuchPage(f"{image.name} has no page {index}: it has {len(image.pages)}, counted from 0")
+        page = image.pages[index]
+        pixels = page.height * page.width
+        if pixels > LIMITS.page_pixels:
+            raise ImageTooLarge(
+                f"page {index} of {image.name} is {page.width} x {page.height} pixels "
+                f"({pixels / MEGA:.0f} megapixels); the limit is {LIMITS.page_pixels // MEGA} megapixels "
+                "a page: crop or bin it"
+            )
+        total += pixels
+        if channel is None and page.channels > 1 and not page.colour:
+            raise AmbiguousChannels(
+                f"page {index} of {image.name} has {page.channels} channels; name the phase-contrast one "
+                f"as `channel`, 0 to {page.channels - 1}"
+            )
+        if channel is not None and not 0 <= channel < page.channels:
+            raise AmbiguousChannels(
+                f"page {index} of {image.name} has no channel {channel}: it has {page.channels}, "
+                "counted from 0"
+            )
+    if total > LIMITS.job_pixels:
+        raise ImageTooLarge(
+            f"{image.name}: the {len(wanted)} pages asked for have {total / MEGA:.0f} megapixels, the limit "
+            f"is {LIMITS.job_pixels // MEGA} a job; ask for fewer with `pages`"
+        )
+
+
+def _read(image: ImageFile, index: int, channel: int | None) -> Page:
+    header = image.pages[index]
+    with _refusing(image.name):
+        stored = image.decode(index, channel)
+    if stored.shape[:2] != (header.height, header.width):
+        raise UnreadableImage(
+            f"page {index} of {image.name} holds {stored.shape[1]} x {stored.shape[0]} pixels, not "
+            f"{header.width} x {header.height} as it says; export it anew"
+        )
+    pixels = _luma(stored) if header.colour and channel is None else stored
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        bad = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
+        raise NonFinitePixels(
+            f"page {index} of {image.name} has {bad} pixels that are NaN or infinite; "
+            "replace them and upload it again"
+        )
+    return Page(index, pixels, header.dtype)
+
+
+def _luma(colours: NDArray[Any]) -> NDArray[np.float32]:
+    """(H, W, 3) of any real dtype to (H, W) float32, one colour at a time to spare memory."""
+    grey = np.zeros(colours.shape[:2], np.float32)
+    for sample, weight in enumerate(LUMA):
+        grey += np.multiply(colours[..., sample], weight, dtype=np.float32, casting="same_kind")
+    return grey
+
+
+class _LoneFile(io.FileIO):
+    """A file that hides its descriptor: tifffile would else open other files that a description names."""
+
+    def fileno(self) -> int:
+        raise OSError("a lone file has no descriptor")
+
+
+class TiffImage:
+    """A TIFF, OME-TIFF or ImageJ stack. Axes other than rows, columns and channels count as pages."""
+
+    def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
+        self.name = name
+        file = tifffile.TiffFile(stream, name=name.rpartition("/")[2], is_ndpi=False)
+        directories = _follow_chain(file, size, name)
+        found = file.series
+        _require_all_described(file, found, directories, name)
+        series = [_TiffSeries(level, size, name) for one in found for level in _own_levels(one)]
+        self._places = [(one, at) for one in series for at in range(one.page_count)]
+        if all(one.kind == "generic" for one in found):
+            self._places.sort(key=lambda place: place[0].directory_of(place[1]))
+        self.pages: Sequence[PageHeader] = tuple(one.header for one, _ in self._places)
+        if not self.pages:
+            raise EmptyImage(f"{name} is a TIFF without pages; export it anew")
+
+    def decode(self, index: int, channel: int | None) -> NDArray[Any]:
+        """As `ImageFile.decode`."""
+        series, at = self._places[index]
+        return series.decode(at, channel)
+
+
+def _follow_chain(file: tifffile.TiffFile, size: int, name: str) -> int:
+    """Number of directories in the file's chain, each of which says where the next one is.
+
+    tifffile takes a place that is not there for the end, and may go round a circle for ever.
+    """
+    handle, tiff = file.filehandle, file.tiff
+    seen: set[int] = set()
+
+    def number_at(place: int, length: int) -> int:
+        handle.seek(place)
+        found = handle.read(length)
+        if len(found) < length:
+            raise UnreadableImage(f"{name} is cut short: page {len(seen)} is not there; copy it again")
+        return int.from_bytes(found, "little" if tiff.byteorder == "<" else "big")
+
+    pointer = tiff.offsetsize  # byte 4, or 8 in a BigTIFF, says where the first one is
+    while place := number_at(pointer, tiff.offsetsize):
+        if place >= size or place in seen:
+            raise UnreadableImage(
+                f"{name} is damaged: page {len(seen)} is said to be at byte {place} of {size}, where there "
+                "is no new page; copy it again"
+            )
+        seen.add(place)
+        if len(seen) > LIMITS.file_pages:
+            raise _too_many_pages(name)
+        pointer = place + tiff.tagnosize + tiff.tagsize * number_at(place, tiff.tagnosize)
+    return len(seen)
+
+
+def _too_many_pages(name: str) -> ImageTooLarge:
+    return ImageTooLarge(f"{name} has more than {LIMITS.file_pages} pages, the limit; split the stack")
+
+
+def _require_all_described(
+    file: tifffile.TiffFile, found: Sequence[tifffile.TiffPageSeries], directories: int, name: str
+) -> None:
+    """Refuses a file whose description leaves pages out or was of no use to tifffile."""
+    useless = all(series.kind == "generic" for series in found) and (
+        file.is_imagej or (file.is_ome and directories > 1)
+    )
+    levels = [level for series in found for level in series.levels if not level.keyframe.is_subifd]
+    described = sum(len(level) for level in levels)
+    if described < directories:
+        described += sum(file.pages.get(number).aspage().is_reduced for number in range(directories))
+    if useless or described < directories:
+        raise _misdescribed(name, directories)
+
+
+def _misdescribed(name: str, directories: int) -> UnreadableImage:
+    return UnreadableImage(
+        f"{name} holds {directories} TIFF pages, which do not fit its OME or ImageJ description; "
+        "copy it again, or save the whole stack anew as one file"
+    )
+
+
+def _own_levels(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:
+    """The series and those of its smaller levels that are not said to be reduced copies of it.
+
+    Where nothing is said, tifffile takes any page of half the size for a copy.
+    """
+    smaller = series.levels[1:] if series.kind == "generic" else []
+    levels = [series, *(level for level in smaller if not level.keyframe.is_subifd)]
+    return [level for level in levels if not level.keyframe.is_reduced]
+
+
+class _TiffSeries:
+    """Pages of one shape and type. Each has one plane, (H, W, samples), for every outer channel."""
+
+    def __init__(self, series: tifffile.TiffPageSeries, size: int, name: str) -> None:
+        self._series = series
+        self._keyframe = series.keyframe
+        self._axes = series.get_axes(squeeze=False)
+        self._shape = series.get_shape(squeeze=False)
+        self._name = name
+        self._require_rows_of_grey_values()
+        self._samples = _visible_samples(self._keyframe, self._length("S"))
+        self._planes = self._number_planes()
+        self.page_count, outer = self._planes.shape
+        self.header = PageHeader(
+            height=self._length("Y"),
+            width=self._length("X"),
+            channels=outer * self._samples,
+            colour=outer == 1 and self._samples == RGB and _is_coloured(self._keyframe),
+            dtype=str(self._keyframe.dtype),
+        )
+        self._directories = self._load_directories(size)
+
+    def decode(self, at: int, channel: int | None) -> NDArray[Any]:
+        """Page `at`, as `ImageFile.decode`."""
+        outer, sample = divmod(channel or 0, self._samples)
+        plane = self._plane(int(self._planes[at, outer]))  # H, W, samples
+        if plane.dtype.kind == "b":
+            plane = plane.view(np.uint8)
+        if self._keyframe.photometric == PHOTOMETRIC.PALETTE:
+            plane = np.moveaxis(np.asarray(self._keyframe.colormap)[:, plane[..., 0]], 0, -1)  # H, W, RGB
+        if self._keyframe.photometric == PHOTOMETRIC.MINISWHITE:
+            plane = _inverted(plane, self._keyframe.bitspersample)
+        return plane[..., :RGB] if self.header.colour and channel is None else plane[..., sample]
+
+    def directory_of(self, at: int) -> tuple[int, ...]:
+        """Place of page `at` in the tree of TIFF directories."""
+        number = int(self._planes[at, 0])
+        return self._directories[number * len(self._directories) // self._planes.size].treeindex
+
+    def _require_rows_of_grey_values(self) -> None:
+        for axis in "YX":
+            if self._axes.count(axis) != 1:
+                raise AmbiguousAxes(
+                    f"{self._name} has the axes {self._axes} of lengths {self._shape}: no telling rows from "
+                    "columns; save it with its axes named, as OME-TIFF or from ImageJ"
+                )
+        height, width = self._length("Y"), self._length("X")
+        if "Q" in self._axes and width < NARROWEST_UNNAMED < height:
+            raise AmbiguousAxes(
+                f"{self._name} has the unnamed axes {self._axes} of lengths {self._shape}, which look like "
+                "channels written last; save it with its axes named, as OME-TIFF or from ImageJ"
+            )
+        if 0 in self._shape:
+            raise EmptyImage(f"{self._name} has pages of {width} x {height} pixels; export it anew")
+        if self._keyframe.dtype is None or self._keyframe.dtype.kind not in "buif":
+            raise UnreadableImage(
+                f"{self._name} has pixels of {self._keyframe.bitspersample} bits in TIFF's sample format "
+                f"{self._keyframe.sampleformat}, which are no grey values; save it with 8 or 16 bits"
+            )
+
+    def _length(self, axis: str) -> int:
+        return self._shape[self._axes.index(axis)] if axis in self._axes else 1
+
+    def _number_planes(self) -> NDArray[np.intp]:
+        """Numbers of the planes in the order in which they are stored: (pages, outer channels)."""
+        outer = [
+            (axis, length) for axis, length in zip(self._axes, self._shape, strict=True) if axis not in "YXS"
+        ]
+        count = math.prod(length for _, length in outer)
+        if count > LIMITS.file_pages:
+            raise _too_many_pages(self._name)
+        numbers = np.arange(count).reshape([length for _, length in outer])
+        if "C" in self._axes:
+            numbers = np.moveaxis(numbers, [axis for axis, _ in outer].index("C"), -1)
+        return numbers.reshape(-1, self._length("C"))  # pages, outer channels
+
+    def _load_directories(self, size: int) -> list[tifffile.TiffPage]:
+        """The series' directories; refuses it where one is lost or lacks pixels."""
+        directories = []
+        for frame in self._series:
+            if frame is None:
+                raise UnreadableImage(
+                    f"{self._name} is described as holding planes that are not there; if it is one of "
+                    "several files, save the whole stack as one"
+                )
+            directory = frame.aspage()
+            if (directory.shaped, directory.dtype) != (self._keyframe.shaped, self._keyframe.dtype):
+                raise UnreadableImage(
+                    f"{self._name} has pages of several shapes or types in one stack; save them as one"
+                )
+            directories.append(directory)
+        run = self._start_of_plane(self._planes.size) if self._in_one_run else 0
+        cut = run > size or any(_lacks_pixels(directory, size) for directory in directories)
+        if cut and self.header.height * self.header.width <= LIMITS.page_pixels:
+            raise UnreadableImage(f"{self._name} is cut short: pixels are missing; copy it again")
+        return directories
+
+    @property
+    def _by_directory(self) -> bool:
+        """Whether each directory holds one plane, so that it can be read alone."""
+        directory = (self._keyframe.imagelength, self._keyframe.imagewidth, self._keyframe.imagedepth)
+        return (
+            len(self._series) == self._planes.size
+            and directory == (self._length("Y"), self._length("X"), 1)
+            and self._series.transform is None
+        )
+
+    @property
+    def _in_one_run(self) -> bool:
+        """Whether the planes follow each other in the file under one directory, as ImageJ may write them."""
+        return (
+            not self._by_directory
+            and self._series.dataoffset is not None
+            and re.fullmatch("[^YXS]*(YXS?|SYX)", self._axes) is not None
+            and self._series.transform is None
+        )
+
+    def _start_of_plane(self, number: int) -> int:
+        """Byte at which plane `number` begins where all lie in one run."""
+        plane = math.prod(self._length(axis) for axis in "YXS") * self._series.dtype.itemsize
+        return (self._series.dataoffset or 0) + number * plane
+
+    def _plane(self, number: int) -> NDArray[Any]:
+        """One plane as stored: (H, W, samples)."""
+        if self._by_directory:
+            self._require_room(1)
+            directory = self._directories[number]
+            return _samples_last(directory.asarray(), directory.axes)
+        if self._in_one_run:
+            self._require_room(1)
+            file = self._keyframe.parent
+            axes = "".join(axis for axis in self._axes if axis in "YXS")
+            shape = [self._length(axis) for axis in axes]
+            stored = file.filehandle.read_array(
+                file.byteorder + self._series.dtype.char, math.prod(shape), self._start_of_plane(number)
+            )
+            return _samples_last(stored.reshape(shape), axes)
+        return self._all_planes[number]
+
+    @cached_property
+    def _all_planes(self) -> NDArray[Any]:
+        """Where nothing smaller can be read: (planes, H, W, samples)."""
+        self._require_room(self._planes.size)
+        order = [index for index, axis in enumerate(self._axes) if axis not in "YXS"]
+        order += [self._axes.index(axis) for axis in "YXS" if axis in self._axes]
+        stored: NDArray[Any] = self._series.asarray(squeeze=False)
+        if stored.shape != tuple(self._shape):
+            raise _misdescribed(self._name, len(self._directories))
+        shape = (self._planes.size, self.header.height, self.header.width, self._length("S"))
+        planes: NDArray[Any] = stored.transpose(order).reshape(shape)
+        return planes
+
+    def _require_room(self, planes: int) -> None:
+        """Refuses to decode more values at a time than a job may have pixels."""
+        tile = self._keyframe.tilewidth * self._keyframe.tilelength
+        area = max(self.header.height * self.header.width, tile)
+        values = planes * self._length("S") * area
+        if values > LIMITS.job_pixels:
+            raise ImageTooLarge(
+                f"{self._name} can only be decoded {values / MEGA:.0f} million values at a time, "
+                f"the limit is {LIMITS.job_pixels // MEGA}; save its pages and channels one by one"
+            )
+
+
+def _is_coloured(page: tifffile.TiffPage) -> bool:
+    if page.photometric == PHOTOMETRIC.YCBCR:
+        return bool(page.compression in YCBCR_TO_RGB)
+    return page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
+
+
+def _visible_samples(page: tifffile.TiffPage, samples: int) -> int:
+    """How many of a pixel's samples are light rather than transparency."""
+    if page.photometric == PHOTOMETRIC.PALETTE or (page.photometric == PHOTOMETRIC.RGB and samples == RGBA):
+        return RGB
+    return samples - sum(1 for kind in page.extrasamples if kind in TRANSPARENCY)
+
+
+def _lacks_pixels(directory: tifffile.TiffPage, size: int) -> bool:
+    """Whether pixels lie past the file's end, or strips or tiles are left out; tifffile reads those as 0."""
+    if len(directory.dataoffsets) < math.prod(directory.chunked):
+        return True
+    if directory.is_contiguous:
+        return directory.dataoffsets[0] == 0 or directory.dataoffsets[0] + directory.nbytes > size
+    segments = zip(directory.dataoffsets, directory.databytecounts, strict=True)
+    return any(offset == 0 or count == 0 or offset + count > size for offset, count in segments)
+
+
+def _samples_last(plane: NDArray[Any], axes: str) -> NDArray[Any]:
+    """A plane of axes YX, YXS or SYX as (H, W, samples)."""
+    if axes == "SYX":
+        return np.moveaxis(plane, 0, -1)
+    return plane.reshape(*plane.shape[:2], -1)  # H, W, samples
+
+
+def _inverted(grey: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Values of a TIFF in which 0 is white, turned so that they grow with brightness."""
+    if grey.dtype.kind == "f":
+        return -grey
+    inverted: NDArray[Any] = grey ^ grey.dtype.type(2**bits - 1 if grey.dtype.kind == "u" else -1)
+    return inverted
+
+
+class PillowImage:
+    """A PNG or a JPEG."""
+
+    def __init__(self, stream: IO[bytes], name: str) -> None:
+        self.name = name
+        self._stream = stream
+        with self._open() as image:
+            frames = getattr(image, "n_frames", 1)
+            width, height = image.size
+            self._mode, self._format = image.mode, image.format
+        if frames > 1:
+            raise UnreadableImage(f"{name} holds {frames} frames; save them as a TIFF stack")
+        grey = self._mode in ("1", "L", "LA", "I;16")
+        if self._format == "PNG" and not grey:
+            stream.seek(PNG_DEPTH_BYTE)
+            if stream.read(1) == b"\x10":
+                raise UnreadableImage(
+                    f"{name} is a PNG of 16-bit colours; save it in 16-bit grey, or as TIFF"
+                )
+        dtype = "uint16" if self._mode == "I;16" else "uint8"
+        self.pages: Sequence[PageHeader] = (PageHeader(height, width, 1 if grey else RGB, not grey, dtype),)
+
+    def decode(self, index: int, channel: int | None) -> NDArray[Any]:
+        """As `ImageFile.decode`; transparency is left out."""
+        del index
+        if self._format == "PNG":
+            self._open().verify()  # the checksums, which decoding alone passes over
+        with self._open() as image:
+            if self._mode == "I;16":
+                return np.asarray(image)
+            if not self.pages[0].colour:
+                return np.asarray(image.convert("L"))
+            colours = np.asarray(image.convert("RGB"))
+        return colours if channel is None else colours[..., channel]
+
+    def _open(self) -> Image.Image:
+        self._stream.seek(0)
+        return Image.open(self._stream, formats=("PNG", "JPEG"))
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turns whatever a decoder throws at broken bytes into one sentence, and keeps its warnings quiet.
+
+    Decoders raise dozens of types (struct.error, zlib.error, imagecodecs' own, IndexError, ...), so
+    the catch is broad on purpose; want of memory and a keyboard's break are not the file's and pass.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (RejectedInput, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"{name} is too large: {error}; crop or bin it") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"{name} cannot be read: its header is damaged; copy it again") from error
+    except Exception as error:
+        if "out of memory" in str(error):  # as Pillow says it
+            raise MemoryError(str(error)) from error
+        raise UnreadableImage(
+            f"{name} cannot be read ({type(error).__name__}: {error}); copy it again or export it anew"
+        ) from error

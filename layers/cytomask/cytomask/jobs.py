@@ -1,0 +1,220 @@
+"""Job and evaluation rows in DynamoDB. The job row is the lock: who takes it, works.
+
+Status of a job: RUNNING, then SUCCEEDED or REJECTED. A row is keyed by `job_id` and `record`: `JOB`, or
+`EVAL#<version>` for the ground truth of that version, or `EVAL#awaiting` while there is none.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from cytomask.errors import JobHeld
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+Row = dict[str, Any]
+
+FINISHED = ("SUCCEEDED", "REJECTED")
+JOB = "JOB"
+AWAITING = "EVAL#awaiting"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on a job. `resumed`: it was known before, so an earlier owner may have done it."""
+
+    job_id: str
+    owner: str
+    resumed: bool
+
+
+class Jobs:
+    """What the functions do with the Jobs table. DynamoDB's faults pass through as ClientError."""
+
+    def __init__(self, dynamodb: "DynamoDBClient", table: str) -> None:
+        self._dynamodb = dynamodb
+        self._table = table
+
+    def take(self, job_id: str, fields: Row, owner: str, now: float, seconds: float) -> Lease | Row:
+        """Takes the job for `seconds`, or returns the row of a job that is finished already.
+
+        Args:
+            job_id: of the job.
+            fields: what to note of it at once: `image`, `group`.
+            owner: whoever works: the invocation's id.
+            now: seconds since 1970.
+            seconds: how long the owner can work at most.
+
+        Raises:
+            JobHeld: while another owner's lease lasts.
+        """
+        free = (
+            "attribute_not_exists(job_id) OR #status IN (:queued, :failed) "
+            "OR (#status = :running AND lease_until < :now)"
+        )
+        values = fields | {
+            "status": "RUNNING",
+            "owner": owner,
+            "lease_until": Decimal(str(round(now + seconds, 3))),
+            "updated_at": timestamp(now),
+        }
+        first = {"created_at": timestamp(now), "attempt": 1}
+        try:
+            before = self._update(
+                job_id,
+                JOB,
+                values,
+                first,
+                free,
+                {":queued": "QUEUED", ":failed": "FAILED", ":running": "RUNNING", ":now": Decimal(str(now))},
+            )
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
+            row = self.read(job_id) or {}
+            if row.get("status") in FINISHED:
+                return row
+            raise JobHeld(f"another invocation works on job {job_id}; its message is tried again") from error
+        return Lease(job_id, owner, resumed=bool(before))
+
+    def finish(self, lease: Lease, status: str, fields: Row, now: float) -> bool:
+        """Ends a job with its status; False where the lease was lost and another owner ends it."""
+        values = fields | {"status": status, "updated_at": timestamp(now)}
+        return self._update_owned(lease, values)
+
+    def release(self, lease: Lease, error: str, now: float) -> bool:
+        """Gives the job back after a passing fault, so that the next delivery need not wait."""
+        values = {"lease_until": Decimal(0), "error": error, "updated_at": timestamp(now)}
+        return self._update_owned(lease, values)
+
+    def note_group(self, job_id: str, group: str) -> None:
+        """Sets the label that a job is reported by, and its evaluations with it."""
+        answer = self._dynamodb.query(
+            TableName=self._table,
+            KeyConditionExpression="job_id = :job_id",
+            ExpressionAttributeValues={":job_id": {"S": job_id}},
+            ConsistentRead=True,
+        )
+        for row in map(_plain, answer["Items"]):
+            self._update(job_id, row["record"], {"group": group}, {}, "attribute_exists(job_id)", {})
+
+    def reject_message(self, job_id: str, fields: Row, now: float) -> None:
+        """Records a message that names no image and so never becomes a job that could be taken."""
+        values = fields | {"status": "REJECTED", "updated_at": timestamp(now)}
+        self._update(job_id, JOB, values, {"created_at": timestamp(now), "attempt": 1}, None, {})
+
+    def read(self, job_id: str, record: str = JOB) -> Row | None:
+        """A row as it is now, by a consistent read."""
+        answer = self._dynamodb.get_item(TableName=self._table, Key=_key(job_id, record), ConsistentRead=True)
+        return _plain(answer["Item"]) if "Item" in answer else None
+
+    def await_ground_truth(self, job_id: str, fields: Row, now: float) -> None:
+        """Notes that a job's mask is to be scored once its ground truth is there."""
+        values = fields | {"evaluation_status": "AWAITING_GROUND_TRUTH", "updated_at": timestamp(now)}
+        self._update(job_id, AWAITING, values, {"created_at": timestamp(now)}, None, {})
+
+    def queue_evaluation(self, job_id: str, version: str, fields: Row, now: float) -> Row:
+        """Adds the evaluation against a ground truth's version, unless it is there.
+
+        Returns:
+            The evaluation's row as it is now; QUEUED unless an earlier one got further.
+        """
+        item = fields | {"job_id": job_id, "record": f"EVAL#{version}", "evaluation_status": "QUEUED"}
+        item |= {"created_at": timestamp(now), "updated_at": timestamp(now)}
+        try:
+            self._dynamodb.put_item(
+                TableName=self._table,
+                Item=_typed({name: value for name, value in item.items() if _is_set(value)}),
+                ConditionExpression="attribute_not_exists(job_id)",
+            )
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
+            return self.read(job_id, item["record"]) or item
+        return item
+
+    def stop_awaiting(self, job_id: str) -> None:
+        """Ends the wait for a ground truth."""
+        self._dynamodb.delete_item(TableName=self._table, Key=_key(job_id, AWAITING))
+
+    def _update_owned(self, lease: Lease, values: Row) -> bool:
+        try:
+            self._update(lease.job_id, JOB, values, {}, "#owner = :mine", {":mine": lease.owner})
+        except ClientError as error:
+            if _condition_failed(error):
+                return False
+            raise
+        return True
+
+    def _update(
+        self, job_id: str, record: str, values: Row, first: Row, condition: str | None, extra: Row
+    ) -> Row:
+        """Sets attributes, those of `first` only where absent; returns the row as it was before.
+
+        None removes an attribute; so does an empty string, which no index key may be.
+        """
+        kept = {name: value for name, value in values.items() if _is_set(value)}
+        gone = [name for name in values if name not in kept]
+        sets = [f"#{name} = :{name}" for name in kept]
+        sets += [f"#{name} = if_not_exists(#{name}, :{name})" for name in first]
+        expression = f"SET {', '.join(sets)}" + (
+            f" REMOVE {', '.join(f'#{name}' for name in gone)}" if gone else ""
+        )
+        names = {f"#{name}": name for name in [*values, *first]}
+        for name in ("status", "owner"):
+            if condition and f"#{name}" in condition:
+                names[f"#{name}"] = name
+        conditional: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
+        answer = self._dynamodb.update_item(
+            TableName=self._table,
+            Key=_key(job_id, record),
+            UpdateExpression=expression,
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=_typed(
+                {f":{name}": value for name, value in (kept | first).items()} | extra
+            ),
+            ReturnValues="ALL_OLD",
+            **conditional,
+        )
+        return _plain(answer.get("Attributes", {}))
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601 in UTC, with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _is_set(value: Any) -> bool:
+    return value not in (None, "")
+
+
+def _key(job_id: str, record: str) -> Row:
+    return {"job_id": {"S": job_id}, "record": {"S": record}}
+
+
+def _typed(values: Row) -> Row:
+    serialise = TypeSerializer().serialize
+    return {name: serialise(_exact(value)) for name, value in values.items()}
+
+
+def _exact(value: Any) -> Any:
+    """DynamoDB's numbers are decimal; a float keeps the digits that it prints."""
+    if isinstance(value, float):
+        return Decimal(repr(value))
+    if isinstance(value, dict):
+        return {name: _exact(item) for name, item in value.items()}
+    return value
+
+
+def _plain(item: Row) -> Row:
+    deserialise = TypeDeserializer().deserialize
+    return {name: deserialise(value) for name, value in item.items()}
+
+
+def _condition_failed(error: ClientError) -> bool:
+    return error.response.get("Error", {}).get("Code") == "ConditionalCheckFailedException"

@@ -1,0 +1,40 @@
+"""What a function is told by its environment, read once at start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resources of the stack that a function works with; memory in MB, as Lambda bills it."""
+
+    input_bucket: str
+    output_bucket: str
+    ground_truth_bucket: str
+    jobs_table: str
+    evaluation_queue_url: str
+    memory_mb: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
+        """Reads the variables that template.yaml sets; raises ValueError naming those that are wrong."""
+        names = {
+            "input_bucket": "INPUT_BUCKET",
+            "output_bucket": "OUTPUT_BUCKET",
+            "ground_truth_bucket": "GROUND_TRUTH_BUCKET",
+            "jobs_table": "JOBS_TABLE",
+            "evaluation_queue_url": "EVALUATION_QUEUE_URL",
+        }
+        values = {field: environment.get(name, "") for field, name in names.items()}
+        memory = environment.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+        wrong = [names[field] for field, value in values.items() if not value]
+        if not memory.isdecimal():
+            wrong.append("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
+        if wrong:
+            raise ValueError(
+                f"the environment lacks {', '.join(wrong)}; template.yaml and Lambda set them, "
+                "`sam local invoke` takes them from --env-vars"
+            )
+        if values["output_bucket"] in (values["input_bucket"], values["ground_truth_bucket"]):
+            raise ValueError("OUTPUT_BUCKET is also an input: every mask would start a job of its own")
+        return cls(memory_mb=int(memory), **values)

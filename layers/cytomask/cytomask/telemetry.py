@@ -1,0 +1,36 @@
+"""Times and costs of a job, as logs and results carry them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# aws.amazon.com/lambda/pricing, x86, us-east-1, first tier, read in November 2026
+USD_PER_GB_SECOND = 0.0000166667
+USD_PER_REQUEST = 0.0000002
+
+
+class Stopwatch:
+    """Milliseconds by stage, added up where a stage comes more than once."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counts the block's time towards `name`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - started
+
+    def milliseconds(self) -> dict[str, float]:
+        """The stages so far, and `total` since the watch was made."""
+        stages = self._stages | {"total": time.perf_counter() - self._started}
+        return {name: round(seconds * 1000, 1) for name, seconds in stages.items()}
+
+
+def estimated_cost_usd(milliseconds: float, memory_mb: int) -> float:
+    """What Lambda bills for so long with so much memory, in US$, one request included."""
+    return round(milliseconds / 1000 * memory_mb / 1024 * USD_PER_GB_SECOND + USD_PER_REQUEST, 9)
