@@ -1,0 +1,1 @@
+"""The container function that turns an uploaded image into a mask."""

@@ -1,0 +1,101 @@
+"""Entry point of the segment function: takes any of its events, answers with results or batch failures."""
+
+import itertools
+import json
+import os
+from typing import Any
+
+import boto3
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.config import Config
+
+from cytomask.errors import JobHeld
+from cytomask.jobs import Jobs
+from cytomask.requests import Ignored, Refused, SegmentRequest, parse_body
+from cytomask.settings import Settings
+from cytomask.storage import Storage
+from functions.segment.segmenter import Invocation, Result, Segmenter
+from model.predictor import Predictor
+
+CLIENTS = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
+
+logger = Logger()
+processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+
+
+def connect() -> Segmenter:
+    """Loads the model and makes the clients; what is wrong with either ends the cold start here."""
+    settings = Settings.from_environment(os.environ)
+    return Segmenter(
+        settings,
+        Predictor(),
+        Storage(boto3.client("s3", config=CLIENTS)),
+        Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
+        boto3.client("sqs", config=CLIENTS),
+        logger,
+    )
+
+
+segmenter = connect()
+invocations = itertools.count()
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: Any, context: LambdaContext) -> Any:
+    """Segments whatever the event names.
+
+    Returns:
+        For an SQS batch, the messages to deliver again (`batchItemFailures`); for a plain S3 event,
+        EventBridge, SNS or a direct request, the list of results.
+
+    Raises:
+        Exception: outside SQS, the first fault that a retry can mend.
+    """
+    invocation = Invocation(
+        context.aws_request_id,
+        lambda: context.get_remaining_time_in_millis() / 1000,
+        cold_start=next(invocations) == 0,
+    )
+    if not _is_queue_batch(event):
+        return segment_all(json.dumps(event), invocation)
+
+    def segment_message(record: SQSRecord) -> list[Result]:
+        logger.append_keys(message_id=record.message_id)
+        return segment_all(record.body, invocation)
+
+    return process_partial_response(event, segment_message, processor, context)
+
+
+def segment_all(body: str, invocation: Invocation) -> list[Result]:
+    """Segments every image that a body names; the first passing fault is raised after the last image."""
+    results: list[Result] = []
+    faults: list[Exception] = []
+    for arrival in parse_body(body):
+        if isinstance(arrival, Ignored):
+            logger.info("event_ignored", what=arrival.what, reason=arrival.reason)
+            continue
+        try:
+            if isinstance(arrival, Refused):
+                results.append(segmenter.reject_message(arrival.text, arrival.error))
+            else:
+                results.append(segmenter.segment(arrival, invocation))
+        except JobHeld as error:
+            logger.info("job_held", reason=str(error))
+            faults.append(error)
+        except Exception as error:
+            image = arrival.image.uri if isinstance(arrival, SegmentRequest) else None
+            logger.exception("attempt_failed", image=image)
+            faults.append(error)
+    if faults:
+        raise faults[0]
+    return results
+
+
+def _is_queue_batch(event: object) -> bool:
+    match event:
+        case {"Records": [{"eventSource": "aws:sqs"}, *_]}:
+            return True
+    return False

@@ -1,0 +1,351 @@
+"""One request from the image to the stored mask: take the job, segment, write, finish the row."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aws_lambda_powertools import Logger
+
+from cytomask import images, metrics
+from cytomask.errors import CytomaskError, ImageNotFound, ImageReplaced, RejectedInput
+from cytomask.jobs import Jobs, Lease, timestamp
+from cytomask.requests import (
+    S3Object,
+    SegmentRequest,
+    Work,
+    ground_truth_keys,
+    job_prefix,
+    output_key,
+    rejected_message_id,
+)
+from cytomask.settings import Settings
+from cytomask.storage import Storage, SupersededError
+from cytomask.telemetry import Stopwatch, estimated_cost_usd
+from model.predictor import Prediction, Predictor
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+Result = dict[str, Any]
+
+LEASE_MARGIN_SECONDS = 5
+LONGEST_BODY_KEPT = 4096
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What Lambda says of the call that a request came with."""
+
+    request_id: str
+    remaining_seconds: Callable[[], float]
+    cold_start: bool
+
+
+class Segmenter:
+    """Everything a request needs, made once per cold start."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        predictor: Predictor,
+        storage: Storage,
+        jobs: Jobs,
+        sqs: "SQSClient",
+        logger: Logger,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._predictor = predictor
+        self._storage = storage
+        self._jobs = jobs
+        self._sqs = sqs
+        self._logger = logger
+        self._clock = clock
+
+    def segment(self, request: SegmentRequest, invocation: Invocation) -> Result:
+        """Segments one image, or finds that it was done; a bad image ends as REJECTED.
+
+        Raises:
+            JobHeld: while another invocation works on the same job.
+            Exception: whatever S3, DynamoDB or SQS answered; the job is given back for a retry.
+        """
+        found = self._storage.find(request.image)
+        work = Work(
+            replace(request, image=found or request.image),
+            self._predictor.manifest.sha256,
+            self._predictor.manifest.threshold,
+        )
+        taken = self._jobs.take(
+            work.job_id,
+            {"image": request.image.uri, "group": request.group},
+            invocation.request_id,
+            self._clock(),
+            invocation.remaining_seconds() + LEASE_MARGIN_SECONDS,
+        )
+        if not isinstance(taken, Lease):
+            return self._repeat(work, taken)
+        try:
+            result = self._unfinished(work) if taken.resumed else None
+            if result is None:
+                result = self._produce(work, found is not None, invocation)
+            self._record_evaluation(work, result, request.group)
+            if not self._jobs.finish(taken, result["status"], _row_of(result), self._clock()):
+                self._logger.warning("lease_lost", job_id=work.job_id)
+        except Exception as error:
+            self._jobs.release(taken, f"{type(error).__name__}: {error}", self._clock())
+            raise
+        self._log(result)
+        if result.get("error", {}).get("code") == ImageReplaced.code:
+            return self.segment(request, invocation)
+        return result
+
+    def reject_message(self, body: str, error: RejectedInput) -> Result:
+        """Records a message that cannot be understood, with what is wrong, and ends it."""
+        job_id = rejected_message_id(body)
+        result = {"job_id": job_id, "status": "REJECTED", "error": _error_fields(error)}
+        result["message"] = body[:LONGEST_BODY_KEPT]
+        result["finished_at"] = timestamp(self._clock())
+        key = output_key(job_prefix(job_id, "message"), "result.json")
+        self._put(key, msgspec.json.encode(result))
+        result["result"] = self._uri(key)
+        self._jobs.reject_message(job_id, _row_of(result) | {"message": result["message"]}, self._clock())
+        self._log(result)
+        return result
+
+    def _repeat(self, work: Work, row: dict[str, Any]) -> Result:
+        """The stored result of finished work; a new label or ground truth is still taken in."""
+        request = work.request
+        self._logger.info("duplicate_ignored", job_id=work.job_id, image=request.image.uri)
+        result = self._stored_result(_key_of(row["result"]), work.job_id)
+        if result is None:
+            return {"job_id": work.job_id, "status": row["status"]}
+        group = row.get("group", "") if request.label is None else request.label
+        if group != row.get("group", ""):
+            self._jobs.note_group(work.job_id, group)
+        if request.ground_truth:
+            self._record_evaluation(work, result, group)
+        return result
+
+    def _stored_result(self, key: str, job_id: str) -> Result | None:
+        """The job's result at `key`; None where there is none, or that of a newer upload."""
+        stored = self._storage.read_output(self._settings.output_bucket, key)
+        result: Result | None = msgspec.json.decode(stored) if stored else None
+        return result if result and result["job_id"] == job_id else None
+
+    def _unfinished(self, work: Work) -> Result | None:
+        """The result that an earlier owner wrote before it could finish the row."""
+        keys = [output_key(prefix, "result.json") for prefix in self._prefixes(work)]
+        return next(filter(None, (self._stored_result(key, work.job_id) for key in keys)), None)
+
+    def _prefixes(self, work: Work) -> list[str]:
+        """Where the outputs may lie: under the image's own name where the request has it, else the job's."""
+        own = [work.request.image.key] if work.is_default(self._settings.input_bucket) else []
+        return [*own, job_prefix(work.job_id, work.request.image.key)]
+
+    def _produce(self, work: Work, present: bool, invocation: Invocation) -> Result:
+        """Makes and writes every output; where a newer image owns the name, under the job's prefix."""
+        *own, last = self._prefixes(work)
+        for prefix in own:
+            try:
+                return self._write_outputs(work, prefix, present, invocation)
+            except SupersededError:
+                self._logger.info("superseded", job_id=work.job_id, image=work.request.image.uri)
+        return self._write_outputs(work, last, present, invocation)
+
+    def _write_outputs(self, work: Work, prefix: str, present: bool, invocation: Invocation) -> Result:
+        image = work.request.image
+        watch = Stopwatch()
+        result = self._provenance(work, invocation)
+        result["result"] = self._uri(output_key(prefix, "result.json"))
+        pages: list[dict[str, Any]] = []
+        try:
+            if not present:
+                raise ImageNotFound(f"{image.uri} is not there; it was deleted, moved or never uploaded")
+            for page in self._segment_pages(work, prefix, watch):
+                pages.append(page)
+            result |= {
+                "status": "SUCCEEDED",
+                "confluence": _pooled_confluence(pages),
+                "mask": pages[0].get("mask"),
+            }
+        except RejectedInput as error:
+            result |= {"status": "REJECTED", "error": _error_fields(error)}
+        timings = watch.milliseconds()
+        result |= {
+            "pages": pages,
+            "finished_at": timestamp(self._clock()),
+            "timings_ms": timings,
+            "estimated_cost_usd": estimated_cost_usd(timings["total"], self._settings.memory_mb),
+        }
+        self._write(work, prefix, "result.json", None, msgspec.json.encode(result))
+        return result
+
+    def _segment_pages(self, work: Work, prefix: str, watch: Stopwatch) -> Iterator[dict[str, Any]]:
+        """Segments and writes page after page; yields what the result says of each."""
+        image, parameters = work.request.image, work.request.parameters
+        with watch.stage("read"):
+            content = self._storage.read_image(image)
+        with images.open_image(content, image.uri) as opened:
+            wanted = parameters.selected(len(opened.pages), image.uri)
+            pages = images.read_pages(opened, wanted, parameters.channel)
+            while True:
+                with watch.stage("decode"):
+                    page = next(pages, None)
+                if page is None:
+                    return
+                with watch.stage("infer"):
+                    prediction = self._predictor.predict(page.pixels, parameters.mode, work.threshold)
+                number = page.index if len(opened.pages) > 1 else None
+                described = _describe(page, prediction)
+                for output in parameters.outputs:
+                    with watch.stage("encode"):
+                        body = _encode(output, page, prediction)
+                    with watch.stage("write"):
+                        described[output] = self._write(work, prefix, f"{output}.png", number, body)
+                yield described
+
+    def _provenance(self, work: Work, invocation: Invocation) -> Result:
+        manifest, request = self._predictor.manifest, work.request
+        return {
+            "job_id": work.job_id,
+            "image": {"uri": request.image.uri} | asdict(request.image),
+            "group": request.group,
+            "model": {
+                "name": manifest.name,
+                "sha256": manifest.sha256,
+                "training_data_licence": manifest.licence,
+            },
+            "parameters": asdict(request.parameters) | {"threshold": work.threshold},
+            "normalisation": manifest.normalisation,
+            "cold_start": invocation.cold_start,
+            "request_id": invocation.request_id,
+        }
+
+    def _record_evaluation(self, work: Work, result: Result, group: str) -> None:
+        """Records that a mask is to be scored, and queues it where the ground truth is there.
+
+        The row comes first and the look at the ground-truth bucket second, so that a ground truth that
+        arrives in between is seen by one side at least.
+        """
+        if not result.get("mask"):
+            return
+        named, now = work.request.ground_truth, self._clock()
+        fields = {"image": work.request.image.uri, "mask": result["mask"], "group": group}
+        waiting = {"ground_truth": named.uri} if named else {}
+        self._jobs.await_ground_truth(work.job_id, fields | waiting, now)
+        found = self._find_ground_truth(work.request)
+        if found is None:
+            return
+        row = self._jobs.queue_evaluation(
+            work.job_id, str(found.version_id or found.etag), fields | {"ground_truth": found.uri}, now
+        )
+        if row["evaluation_status"] == "QUEUED":
+            message = {
+                "job_id": work.job_id,
+                "record": row["record"],
+                "ground_truth": asdict(found),
+                "mask": result["mask"],
+            }
+            self._sqs.send_message(
+                QueueUrl=self._settings.evaluation_queue_url,
+                MessageBody=msgspec.json.encode(message).decode(),
+            )
+        self._jobs.stop_awaiting(work.job_id)
+
+    def _find_ground_truth(self, request: SegmentRequest) -> S3Object | None:
+        """The ground truth that the request names, else the one that lies under the image's key."""
+        if request.ground_truth:
+            return self._storage.find(request.ground_truth)
+        bucket = self._settings.ground_truth_bucket
+        candidates = (S3Object(bucket, key) for key in ground_truth_keys(request.image.key))
+        return next(filter(None, map(self._storage.find, candidates)), None)
+
+    def _write(self, work: Work, prefix: str, kind: str, page: int | None, body: bytes) -> str:
+        """Writes one output and returns its s3 address."""
+        key = output_key(prefix, kind, page)
+        own_name = prefix == work.request.image.key
+        self._put(key, body, work.request.image if own_name else None)
+        return self._uri(key)
+
+    def _put(self, key: str, body: bytes, named_after: S3Object | None = None) -> None:
+        self._storage.write(self._settings.output_bucket, key, body, named_after)
+
+    def _uri(self, key: str) -> str:
+        return S3Object(self._settings.output_bucket, key).uri
+
+    def _log(self, result: Result) -> None:
+        if result["status"] == "SUCCEEDED":
+            self._logger.info(
+                "mask_written",
+                job_id=result["job_id"],
+                image=result["image"]["uri"],
+                mask=result["mask"],
+                model=result["model"]["name"],
+                confluence=result["confluence"],
+                timings_ms=result["timings_ms"],
+            )
+        else:
+            self._logger.warning(
+                "image_rejected",
+                job_id=result["job_id"],
+                image=result.get("image", {}).get("uri"),
+                error_code=result["error"]["code"],
+                error=result["error"]["message"],
+            )
+
+
+def _describe(page: images.Page, prediction: Prediction) -> dict[str, Any]:
+    height, width = page.pixels.shape
+    plan = prediction.plan
+    return {
+        "page": page.index,
+        "height": height,
+        "width": width,
+        "dtype": page.dtype,
+        "confluence": metrics.confluence(prediction.mask),
+        "tiles": plan and {"count": plan.count, "tile": plan.tile, "overlap": plan.overlap},
+    }
+
+
+def _encode(output: str, page: images.Page, prediction: Prediction) -> bytes:
+    match output:
+        case "probability":
+            return images.encode_probability(prediction.probability)
+        case "overlay":
+            return images.encode_overlay(page.pixels, prediction.mask)
+    return images.encode_mask(prediction.mask)
+
+
+def _pooled_confluence(pages: list[dict[str, Any]]) -> float:
+    """Cell pixels of all pages over their pixels."""
+    areas = [page["height"] * page["width"] for page in pages]
+    cells = [page["confluence"] * area for page, area in zip(pages, areas, strict=True)]
+    return float(sum(cells) / sum(areas))
+
+
+def _error_fields(error: CytomaskError) -> dict[str, str]:
+    return {"code": error.code, "message": str(error)}
+
+
+def _row_of(result: Result) -> dict[str, Any]:
+    """What the job row keeps of a result, under the names that every reader of the table knows."""
+    error = result.get("error", {})
+    return {
+        "mask": result.get("mask"),
+        "result": result["result"],
+        "confluence": result.get("confluence"),
+        "model_sha256": result.get("model", {}).get("sha256"),
+        "milliseconds": result.get("timings_ms", {}).get("total"),
+        "estimated_cost_usd": result.get("estimated_cost_usd"),
+        "pages": len(result["pages"]) if result.get("pages") else None,
+        "error_code": error.get("code"),
+        "error": error.get("message"),
+        "lease_until": None,
+        "owner": None,
+    }
+
+
+def _key_of(uri: str) -> str:
+    return uri.removeprefix("s3://").partition("/")[2]
