@@ -1,0 +1,201 @@
+"""The whole stack on this machine: template.yaml in ministack, an AWS emulator, and the real handlers.
+
+Listens on 127.0.0.1 only, keeps everything in memory, touches neither Docker nor the user's AWS settings.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import boto3
+import botocore.session
+from botocore.config import Config
+
+from infra.children import LOOPBACK, child, listening_socket
+from infra.template import Template, function_name, functions, load_template, without_local_code
+
+STACK_NAME = "cytomask"
+REGION = "eu-central-1"
+CREDENTIALS = MappingProxyType({"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"})
+HANDLERS = MappingProxyType({"SegmentFunction": "functions.segment.app:handler"})
+
+# A function has one environment here, so whoever invokes it beside another waits within their own time.
+FEWEST_AT_A_TIME = MappingProxyType({"MaximumConcurrency": "2"})
+
+LOG = "functions.log.jsonl"
+START_SECONDS = 60.0
+
+
+class StackFailed(RuntimeError):
+    """CloudFormation refused the template or could not make one of its resources."""
+
+
+@dataclass(frozen=True)
+class EmulatedStack:
+    """A running stack.
+
+    Attributes:
+        endpoint: http://127.0.0.1:PORT, for every service.
+        outputs: the stack's outputs by name.
+        log: what the handlers printed, a JSON line each, as CloudWatch would get it.
+    """
+
+    endpoint: str
+    outputs: Mapping[str, str]
+    log: Path
+
+    def client(self, service: str) -> Any:
+        """A boto3 client of the emulated service."""
+        return client(service, self.endpoint)
+
+
+@contextmanager
+def emulated_stack(
+    folder: Path,
+    port: int = 0,
+    parameters: Mapping[str, str] = MappingProxyType({}),
+    handlers: Mapping[str, str] = HANDLERS,
+) -> Iterator[EmulatedStack]:
+    """Runs the stack for as long as the context lasts.
+
+    Args:
+        folder: for the logs of this run, which replace those of an earlier one; made if it is not there.
+        port: of the endpoint; 0 takes a free one.
+        parameters: of template.yaml, where another value than its default is wanted.
+        handlers: logical id of each function -> `module:handler` to forward it to.
+
+    Raises:
+        ChildFailed: the port is taken, or a process did not start.
+        StackFailed: the template could not be made into a stack.
+    """
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("*.log*"):
+        earlier.unlink()
+    template = load_template()
+    with ExitStack() as running:
+        gateway = running.enter_context(listening_socket(port))
+        fronts = {name: running.enter_context(listening_socket()) for name in functions(template)}
+        endpoint = f"http://{LOOPBACK}:{gateway.getsockname()[1]}"
+        forwarded = {
+            function_name(function, STACK_NAME): fronts[name].getsockname()[1]
+            for name, function in functions(template).items()
+        }
+        _start_gateway(running, gateway, forwarded, folder)
+        outputs = _create_stack(endpoint, template, FEWEST_AT_A_TIME | dict(parameters))
+        for name, function in functions(template).items():
+            environment = _function_environment(endpoint, function_name(function, STACK_NAME))
+            _start_front(running, fronts[name], handlers[name], environment, folder)
+        _open_queues(endpoint)
+        yield EmulatedStack(endpoint, outputs, folder / LOG)
+
+
+def client(service: str, endpoint: str) -> Any:
+    """A boto3 client that knows dummy credentials and nothing of the user's AWS settings or proxies."""
+    session = boto3.Session(
+        botocore_session=botocore.session.Session(
+            {
+                "config_file": (None, None, os.devnull, None),
+                "credentials_file": (None, None, os.devnull, None),
+                "profile": (None, None, None, None),
+            }
+        ),
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        region_name=REGION,
+    )
+    make: Any = session.client  # typed by literal names only
+    return make(service, endpoint_url=endpoint, config=Config(proxies={}))
+
+
+def _start_gateway(
+    running: ExitStack, listener: socket.socket, forwarded: Mapping[str, int], folder: Path
+) -> None:
+    port = listener.getsockname()[1]
+    log = folder / "ministack.log"
+    environment = {
+        **CREDENTIALS,
+        "MINISTACK_HOST": LOOPBACK,
+        "GATEWAY_PORT": str(port),
+        "MINISTACK_REGION": REGION,
+        "SFTP_ENABLED": "0",
+        "IOT_MTLS_ENABLED": "0",
+        "DOCKER_HOST": f"unix://{folder}/no-docker",  # it would clear containers away when it starts
+        "TMPDIR": str(folder),
+        **{f"MINISTACK_LAMBDA_PROXY_{name}": f"http://{LOOPBACK}:{to}/" for name, to in forwarded.items()},
+    }
+    gateway = running.enter_context(child("infra.gateway", [], environment, listener, log, log))
+    gateway.wait_until_ready("/_ministack/ready", START_SECONDS)
+
+
+def _create_stack(endpoint: str, template: Template, parameters: Mapping[str, str]) -> dict[str, str]:
+    cloudformation = client("cloudformation", endpoint)
+    cloudformation.create_stack(
+        StackName=STACK_NAME,
+        TemplateBody=json.dumps(without_local_code(template)),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    deadline = time.monotonic() + START_SECONDS
+    while (stack := _described(cloudformation))["StackStatus"] == "CREATE_IN_PROGRESS":
+        if time.monotonic() > deadline:
+            raise StackFailed(f"the stack is not there after {START_SECONDS:.0f} s")
+        time.sleep(0.05)
+    if stack["StackStatus"] != "CREATE_COMPLETE":
+        raise StackFailed(f"the stack is {stack['StackStatus']}: {_reasons(cloudformation)}")
+    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+
+
+def _described(cloudformation: Any) -> dict[str, Any]:
+    described: dict[str, Any] = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"][0]
+    return described
+
+
+def _reasons(cloudformation: Any) -> str:
+    events = cloudformation.describe_stack_events(StackName=STACK_NAME)["StackEvents"]
+    failed = [event for event in events if event["ResourceStatus"].endswith("_FAILED")]
+    return "; ".join(f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}" for event in failed)
+
+
+def _function_environment(endpoint: str, name: str) -> dict[str, str]:
+    """What Lambda would give the function's process, and the way to the emulator."""
+    configuration = client("lambda", endpoint).get_function_configuration(FunctionName=name)
+    return {
+        **configuration["Environment"]["Variables"],
+        **CREDENTIALS,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_LAMBDA_FUNCTION_NAME": name,
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(configuration["MemorySize"]),
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(configuration["Timeout"]),
+    }
+
+
+def _start_front(
+    running: ExitStack, listener: socket.socket, handler: str, environment: Mapping[str, str], folder: Path
+) -> None:
+    errors = folder / f"{environment['AWS_LAMBDA_FUNCTION_NAME']}.stderr.log"
+    front = child("infra.front", [handler], environment, listener, folder / LOG, errors)
+    running.enter_context(front).wait_until_ready("/", START_SECONDS)
+
+
+def _open_queues(endpoint: str) -> None:
+    """Lets the functions have messages, now that all of them can answer."""
+    lambdas = client("lambda", endpoint)
+    for mapping in lambdas.list_event_source_mappings()["EventSourceMappings"]:
+        # ministack keeps a parameter's number as text, on which its poller fails
+        most = int(mapping["ScalingConfig"]["MaximumConcurrency"])
+        lambdas.update_event_source_mapping(
+            UUID=mapping["UUID"], Enabled=True, ScalingConfig={"MaximumConcurrency": most}
+        )

@@ -1,0 +1,137 @@
+"""The process of one Lambda function: `python -m infra.front FD MODULE:HANDLER` on an inherited socket.
+
+ministack posts an event, the handler's answer goes back. One invocation at a time, as in one environment of
+Lambda; unlike there, a handler that runs over its time is not stopped.
+"""
+
+import importlib
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+from infra.children import end_with_parent
+
+Handler = Callable[[Any, "Context"], Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What Lambda tells a handler of its invocation, under Lambda's names. The memory is text there too."""
+
+    function_name: str
+    memory_limit_in_mb: str
+    invoked_function_arn: str
+    aws_request_id: str
+    deadline_ms: int
+    function_version: str = "$LATEST"
+    client_context: None = None
+    identity: None = None
+
+    @property
+    def log_group_name(self) -> str:
+        """Where CloudWatch would keep the lines."""
+        return f"/aws/lambda/{self.function_name}"
+
+    @property
+    def log_stream_name(self) -> str:
+        """Which environment wrote them: this process."""
+        return f"local/{os.getpid()}"
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until whoever invoked gives up; never less than 0."""
+        return max(0, self.deadline_ms - _now_ms())
+
+
+def main() -> None:
+    """Serves invocations until the parent ends."""
+    end_with_parent()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log line a write
+    module, name = sys.argv[2].split(":")
+    handler: Handler = getattr(importlib.import_module(module), name)
+    with _server(int(sys.argv[1]), handler) as server:
+        server.serve_forever()
+
+
+def invoke(handler: Handler, event: Any, context: Context) -> tuple[HTTPStatus, bytes]:
+    """Calls the handler; an exception becomes Lambda's error, and a log line with its traceback."""
+    if context.get_remaining_time_in_millis() == 0:
+        return _error(
+            "Sandbox.Timedout", "the invocation waited for the one before it until its time was up", []
+        )
+    try:
+        return HTTPStatus.OK, json.dumps(handler(event, context)).encode()
+    except Exception as error:
+        trace = traceback.format_exception(error)
+        _log_failure(error, trace, context)
+        return _error(type(error).__name__, str(error), trace)
+
+
+def _server(descriptor: int, handler: Handler) -> HTTPServer:
+    class Invocation(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer(HTTPStatus.OK, b"{}")
+
+        def do_POST(self) -> None:
+            event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self._answer(*invoke(handler, event, self._context()))
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """The handlers' lines are the log; requests are not logged."""
+
+        def _context(self) -> Context:
+            return Context(
+                function_name=self.headers["X-Amzn-Lambda-Function-Name"],
+                memory_limit_in_mb=os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"],
+                invoked_function_arn=self.headers["X-Amzn-Lambda-Function-Arn"],
+                aws_request_id=self.headers["X-Amzn-Lambda-Request-Id"],
+                deadline_ms=int(self.headers["X-Amzn-Lambda-Deadline-Ms"]),
+            )
+
+        def _answer(self, status: HTTPStatus, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    inherited = socket.socket(fileno=descriptor)
+    server = HTTPServer(inherited.getsockname(), Invocation, bind_and_activate=False)
+    server.socket.close()
+    server.socket = inherited
+    return server
+
+
+def _error(kind: str, message: str, trace: list[str]) -> tuple[HTTPStatus, bytes]:
+    body = {"errorMessage": message, "errorType": kind, "stackTrace": trace}
+    return HTTPStatus.INTERNAL_SERVER_ERROR, json.dumps(body).encode()
+
+
+def _log_failure(error: Exception, trace: list[str], context: Context) -> None:
+    line = {
+        "level": "ERROR",
+        "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "message": "invocation_failed",
+        "errorType": type(error).__name__,
+        "errorMessage": str(error),
+        "stackTrace": trace,
+        "function_name": context.function_name,
+        "function_request_id": context.aws_request_id,
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+if __name__ == "__main__":
+    main()
