@@ -1,0 +1,73 @@
+"""`cytomask COMMAND`: reads the command line and calls the command."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0 done, 1 something was refused, 2 wrong usage."""
+    parsed = _parser().parse_args(arguments)
+    # A terminated command cleans up as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        match parsed.command:
+            case "segment":
+                from cli.segment import run_segment  # noqa: PLC0415  # loads the network's runtime
+
+                return run_segment(parsed)
+            case "demo":
+                from cli.demo import run_demo  # noqa: PLC0415  # needs the extra `local`
+
+                return run_demo(parsed)
+            case _:
+                from cli.up import run_up  # noqa: PLC0415  # needs the extra `local`
+
+                return run_up(parsed)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cytomask", description="Masks of living cells from microscope images."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    segment = commands.add_parser("segment", help="masks for local files or folders, without AWS")
+    segment.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them"
+    )
+    segment.add_argument("--out", type=Path, default=Path("masks"), metavar="DIR", help="default: masks")
+    segment.add_argument(
+        "--threshold",
+        type=_probability,
+        metavar="T",
+        help="probability that is cell, 0 to 1; default: the model's",
+    )
+    segment.add_argument("--mode", choices=("native", "resize"), default="native", help="default: native")
+    segment.add_argument("--channel", type=int, metavar="N", help="of multi-channel images, counted from 0")
+    segment.add_argument("--overlay", action="store_true", help="write the mask's outline on the image too")
+    segment.add_argument("--csv", type=Path, metavar="FILE", help="write a row for each page")
+
+    demo = commands.add_parser("demo", help="the whole way through the emulated stack")
+    demo.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="default: generated samples")
+    demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
+
+    up = commands.add_parser("up", help="the emulated stack, until Ctrl-C")
+    up.add_argument("--port", type=int, default=0, help="default: any that is free")
+    return parser
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
