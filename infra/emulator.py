@@ -17,6 +17,7 @@ from typing import Any
 import boto3
 import botocore.session
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from infra.children import LOOPBACK, child, listening_socket
 from infra.template import Template, function_name, functions, load_template, without_local_code
@@ -137,12 +138,15 @@ def _start_gateway(
 
 def _create_stack(endpoint: str, template: Template, parameters: Mapping[str, str]) -> dict[str, str]:
     cloudformation = client("cloudformation", endpoint)
-    cloudformation.create_stack(
-        StackName=STACK_NAME,
-        TemplateBody=json.dumps(without_local_code(template)),
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
-    )
+    try:
+        cloudformation.create_stack(
+            StackName=STACK_NAME,
+            TemplateBody=json.dumps(without_local_code(template)),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+        )
+    except ClientError as error:
+        raise StackFailed(f"the stack was refused: {error.response['Error']['Message']}") from error
     deadline = time.monotonic() + START_SECONDS
     while (stack := _described(cloudformation))["StackStatus"] == "CREATE_IN_PROGRESS":
         if time.monotonic() > deadline:

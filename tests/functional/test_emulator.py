@@ -1,0 +1,235 @@
+"""The emulated stack: what it forwards, what it does with failures, and that it leaves nothing running."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.children import ROOT, ChildFailed, listening_socket
+from infra.emulator import EmulatedStack, StackFailed, emulated_stack
+from infra.front import Context, invoke
+
+HANDLERS = {"SegmentFunction": "tests.functional.recording_handler:handler"}
+VISIBILITY_SECONDS = 2
+RECEIVES = 2
+PARAMETERS = {"VisibilityTimeout": str(VISIBILITY_SECONDS), "MaxReceiveCount": str(RECEIVES)}
+
+HOLDING_A_STACK = """
+import json, sys
+from pathlib import Path
+from infra.emulator import emulated_stack
+
+with emulated_stack(Path(sys.argv[1]), handlers=json.loads(sys.argv[2])) as stack:
+    answer = stack.client("lambda").invoke(FunctionName="cytomask-segment", Payload=b"{}")
+    print(json.dumps([stack.endpoint, json.load(answer["Payload"])["process"]]), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedStack]:
+    with emulated_stack(
+        tmp_path_factory.mktemp("stack"), parameters=PARAMETERS, handlers=HANDLERS
+    ) as running:
+        yield running
+
+
+def test_an_upload_reaches_the_handler_under_its_key_as_s3_encodes_it(stack: EmulatedStack) -> None:
+    bucket = stack.outputs["InputBucketName"]
+    answer = stack.client("s3").put_object(Bucket=bucket, Key="plate 1/a+b ü.tif", Body=b"pixels")
+    (record,) = eventually(lambda: [body for body in delivered(stack) if key_of(body).startswith("plate")])
+    notification = json.loads(record)["Records"][0]
+    assert notification["eventName"] == "ObjectCreated:Put"
+    assert notification["s3"]["bucket"]["name"] == bucket
+    assert notification["s3"]["object"]["key"] == "plate+1/a%2Bb+%C3%BC.tif"
+    assert notification["s3"]["object"]["eTag"] == answer["ETag"].strip('"')
+
+
+def test_the_test_event_of_s3_arrives_when_the_stack_is_made(stack: EmulatedStack) -> None:
+    events = eventually(lambda: [body for body in delivered(stack) if "s3:TestEvent" in body])
+    assert [json.loads(event)["Bucket"] for event in events] == [stack.outputs["InputBucketName"]]
+
+
+def test_only_the_failed_record_is_tried_again_and_ends_whole_in_the_dead_letter_queue(
+    stack: EmulatedStack,
+) -> None:
+    sqs = stack.client("sqs")
+    bodies = {"good": '{"image": "s3://b/fine+1 ü.tif"}', "bad": '{"image": "s3://b/fail+1 ü.tif"}'}
+    entries = [{"Id": name, "MessageBody": body} for name, body in bodies.items()]
+    sqs.send_message_batch(QueueUrl=stack.outputs["SegmentQueueUrl"], Entries=entries)
+    dead = eventually(
+        lambda: sqs.receive_message(QueueUrl=stack.outputs["SegmentDLQUrl"], WaitTimeSeconds=1).get(
+            "Messages"
+        )
+    )
+    assert [message["Body"] for message in dead] == [bodies["bad"]]
+    assert delivered(stack).count(bodies["bad"]) == RECEIVES
+    assert delivered(stack).count(bodies["good"]) == 1
+
+
+def test_a_direct_invocation_gets_the_handler_s_answer(stack: EmulatedStack) -> None:
+    answer = invoked(stack, {"image": "s3://b/ü.tif"})
+    assert answer["function_name"] == stack.outputs["SegmentFunctionName"] == "cytomask-segment"
+    assert answer["arn"].endswith(":eu-central-1:000000000000:function:cytomask-segment")
+    assert answer["memory_mb"] == "3008"
+    assert 100_000 < answer["remaining_ms"] <= 120_000
+
+
+def test_the_handler_s_environment_is_the_template_s_and_leads_to_the_emulator(stack: EmulatedStack) -> None:
+    environment = invoked(stack, {})["environment"]
+    assert environment["INPUT_BUCKET"] == stack.outputs["InputBucketName"]
+    assert environment["JOBS_TABLE"] == stack.outputs["JobsTableName"]
+    assert environment["EVALUATION_QUEUE_URL"] == stack.outputs["EvaluationQueueUrl"]
+    assert environment["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "3008"
+    assert environment["AWS_ENDPOINT_URL"] == stack.endpoint
+
+
+def test_nothing_of_the_user_s_aws_settings_reaches_client_or_handler(
+    stack: EmulatedStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "one that is not there")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert stack.client("sts").get_caller_identity()["Account"] == "000000000000"
+    assert not {"AWS_PROFILE", "HTTP_PROXY"} & set(invoked(stack, {})["environment"])
+
+
+def test_a_handler_s_exception_is_an_error_of_the_function_and_a_line_of_the_log(
+    stack: EmulatedStack,
+) -> None:
+    answer = stack.client("lambda").invoke(
+        FunctionName="cytomask-segment", Payload=json.dumps({"raise": "no space on device"})
+    )
+    assert answer["FunctionError"] == "Unhandled"
+    assert b"no space on device" in answer["Payload"].read()
+    (line,) = [line for line in log_lines(stack) if line["message"] == "invocation_failed"]
+    assert (line["level"], line["errorType"]) == ("ERROR", "ValueError")
+    assert line["errorMessage"] == "no space on device"
+    assert "recording_handler.py" in "".join(line["stackTrace"])
+
+
+def test_nothing_listens_to_the_emulated_output_bucket(stack: EmulatedStack) -> None:
+    bucket = stack.outputs["OutputBucketName"]
+    configured = stack.client("s3").get_bucket_notification_configuration(Bucket=bucket)
+    assert [name for name in configured if name.endswith("Configurations")] == []
+
+
+def test_two_stacks_run_side_by_side_and_an_exception_stops_its_own(
+    stack: EmulatedStack, tmp_path: Path
+) -> None:
+    first = invoked(stack, {})["process"]
+    with pytest.raises(KeyError, match="boom"), emulated_stack(tmp_path, handlers=HANDLERS) as second:
+        endpoint, process = second.endpoint, invoked(second, {})["process"]
+        assert (endpoint != stack.endpoint, process != first) == (True, True)
+        raise KeyError("boom")
+    assert not listens(endpoint)
+    assert not runs(process)
+    assert invoked(stack, {})["process"] == first
+
+
+def test_the_children_end_with_whoever_started_them(tmp_path: Path) -> None:
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    with ExitStack() as held:
+        parents = [held.enter_context(holding_a_stack(tmp_path / end.name)) for end in ends]
+        for end, parent in zip(ends, parents, strict=True):
+            assert parent.stdout
+            endpoint, process = json.loads(parent.stdout.readline())
+            assert (listens(endpoint), runs(process)) == (True, True)
+            parent.send_signal(end)
+            parent.wait(timeout=10)
+            eventually(lambda at=endpoint, front=process: not listens(at) and not runs(front))
+
+
+def test_a_handler_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ChildFailed, match="No module named 'nowhere'"),
+        emulated_stack(tmp_path, handlers={"SegmentFunction": "nowhere.app:handler"}),
+    ):
+        pass
+
+
+def test_a_refused_parameter_says_why(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StackFailed, match="MaximumConcurrency"),
+        emulated_stack(tmp_path, parameters={"MaximumConcurrency": "1"}, handlers=HANDLERS),
+    ):
+        pass
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with listening_socket() as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ChildFailed, match=f"port {port} "), emulated_stack(tmp_path, port=port):
+            pass
+
+
+def test_an_invocation_whose_time_went_by_in_the_queue_is_not_begun() -> None:
+    begun: list[Any] = []
+    context = Context("f", "128", "arn", "id", deadline_ms=int(time.time() * 1000) - 1)
+    status, body = invoke(lambda event, _: begun.append(event), {}, context)
+    assert (status, begun) == (HTTPStatus.INTERNAL_SERVER_ERROR, [])
+    assert json.loads(body)["errorType"] == "Sandbox.Timedout"
+
+
+def holding_a_stack(folder: Path) -> "subprocess.Popen[bytes]":
+    """A process of its own that has a stack and prints its endpoint and its front's process id."""
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDING_A_STACK, str(folder), json.dumps(HANDLERS)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
+    """What `look` finds, as soon as it finds something."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"nothing within {seconds} s"
+        time.sleep(0.05)
+    return found
+
+
+def log_lines(stack: EmulatedStack) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stack.log.read_text().splitlines()]
+
+
+def delivered(stack: EmulatedStack) -> list[str]:
+    """The bodies of all messages that the handler got so far, as often as it got them."""
+    events = [line["event"] for line in log_lines(stack) if line["message"] == "invoked"]
+    return [record["body"] for event in events for record in event.get("Records", [])]
+
+
+def key_of(body: str) -> str:
+    return str(json.loads(body).get("Records", [{}])[0].get("s3", {}).get("object", {}).get("key", ""))
+
+
+def invoked(stack: EmulatedStack, event: dict[str, Any]) -> Any:
+    answer = stack.client("lambda").invoke(FunctionName="cytomask-segment", Payload=json.dumps(event))
+    return json.load(answer["Payload"])
+
+
+def listens(endpoint: str) -> bool:
+    host, port = endpoint.removeprefix("http://").split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def runs(process: int) -> bool:
+    """Whether a process is alive; one that only waits for its parent to note its end is not."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{process}/stat")
+    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")

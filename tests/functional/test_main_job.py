@@ -1,0 +1,126 @@
+"""An image's whole way through the emulated stack, with the real handler and the real template."""
+
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import tifffile
+from boto3.dynamodb.types import TypeDeserializer
+from PIL import Image
+
+from infra.emulator import REGION, EmulatedStack, emulated_stack
+from infra.samples import phase_contrast_field
+
+SECONDS = 60
+Found = TypeVar("Found")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedStack]:
+    parameters = {"VisibilityTimeout": "2", "MaxReceiveCount": "2"}
+    with emulated_stack(tmp_path_factory.mktemp("stack"), parameters=parameters) as running:
+        yield running
+
+
+def test_an_upload_becomes_a_mask_a_result_and_a_job_row(stack: EmulatedStack) -> None:
+    key = "plate 1/a+b ü.tif"
+    upload(stack, key)
+
+    row = until(lambda: next((row for row in rows(stack) if is_finished(row, key)), None))
+    assert row["status"] == "SUCCEEDED"
+    assert row["mask"] == f"s3://{stack.outputs['OutputBucketName']}/{key}.mask.png"
+    mask = np.asarray(Image.open(io.BytesIO(output(stack, f"{key}.mask.png"))))
+    assert (mask.shape, mask.dtype, sorted(np.unique(mask))) == ((120, 150), np.uint8, [0, 255])
+    result = json.loads(output(stack, f"{key}.result.json"))
+    assert result["confluence"] == pytest.approx(np.count_nonzero(mask) / mask.size)
+    assert result["job_id"] == row["job_id"]
+
+
+def test_a_broken_message_is_rejected_and_its_neighbour_is_done(stack: EmulatedStack) -> None:
+    upload(stack, "neighbour.tif")
+    send(stack, '{"image": "s3://no-such-thing')
+
+    rejected = until(lambda: next((row for row in rows(stack) if "message" in row), None))
+    assert (rejected["status"], rejected["error_code"]) == ("REJECTED", "INVALID_REQUEST")
+    done = until(lambda: next((row for row in rows(stack) if is_finished(row, "neighbour.tif")), None))
+    assert done["status"] == "SUCCEEDED"
+
+
+def test_a_fault_that_does_not_pass_ends_in_the_dead_letter_queue_with_its_message_whole(
+    stack: EmulatedStack,
+) -> None:
+    name = "taken-away"
+    s3 = stack.client("s3")
+    upload(stack, f"{name}.tif")
+    until(lambda: next((row for row in rows(stack) if is_finished(row, f"{name}.tif")), None))
+    request = {
+        "image": f"s3://{stack.outputs['InputBucketName']}/{name}.tif",
+        "threshold": 0.1,
+        "group": name,
+    }
+    with without_bucket(stack, stack.outputs["OutputBucketName"]):
+        send(stack, json.dumps(request))
+        dead = until(lambda: receive(stack, stack.outputs["SegmentDLQUrl"]))
+
+    assert json.loads(dead) == request
+    [row] = [row for row in rows(stack) if row.get("group") == name and row["record"] == "JOB"]
+    assert row["status"] == "RUNNING"
+    assert "NoSuchBucket" in row["error"]
+    assert s3.list_objects_v2(Bucket=stack.outputs["OutputBucketName"])["KeyCount"] == 0
+
+
+@contextmanager
+def without_bucket(stack: EmulatedStack, bucket: str) -> Iterator[None]:
+    s3 = stack.client("s3")
+    for found in s3.list_objects_v2(Bucket=bucket).get("Contents", []):
+        s3.delete_object(Bucket=bucket, Key=found["Key"])
+    s3.delete_bucket(Bucket=bucket)
+    try:
+        yield
+    finally:
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+
+
+def upload(stack: EmulatedStack, key: str) -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, phase_contrast_field(3, 120, 150, 0.4).pixels, compression="lzw")
+    stack.client("s3").put_object(Bucket=stack.outputs["InputBucketName"], Key=key, Body=stream.getvalue())
+
+
+def send(stack: EmulatedStack, body: str) -> None:
+    stack.client("sqs").send_message(QueueUrl=stack.outputs["SegmentQueueUrl"], MessageBody=body)
+
+
+def receive(stack: EmulatedStack, queue: str) -> str | None:
+    messages = stack.client("sqs").receive_message(QueueUrl=queue).get("Messages", [])
+    return messages[0]["Body"] if messages else None
+
+
+def output(stack: EmulatedStack, key: str) -> bytes:
+    body: bytes = (
+        stack.client("s3").get_object(Bucket=stack.outputs["OutputBucketName"], Key=key)["Body"].read()
+    )
+    return body
+
+
+def rows(stack: EmulatedStack) -> list[dict[str, Any]]:
+    plain = TypeDeserializer().deserialize
+    items = stack.client("dynamodb").scan(TableName=stack.outputs["JobsTableName"])["Items"]
+    return [{name: plain(value) for name, value in item.items()} for item in items]
+
+
+def is_finished(row: dict[str, Any], key: str) -> bool:
+    return row["record"] == "JOB" and row["status"] != "RUNNING" and row.get("image", "").endswith(f"/{key}")
+
+
+def until(look: Callable[[], Found | None]) -> Found:
+    deadline = time.monotonic() + SECONDS
+    while (found := look()) is None:
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.1)
+    return found

@@ -1,0 +1,273 @@
+"""What must stay true of template.yaml, whatever else changes in it."""
+
+import json
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from typing import Any
+
+import pytest
+
+from cytomask.settings import Settings
+from infra.template import TEMPLATE, function_name, functions, load_template, without_local_code
+
+TEMPLATE_LIMIT = 51_200  # bytes that CloudFormation takes directly, as the emulated stack gives them
+
+template = load_template()
+parameters = {name: parameter.get("Default") for name, parameter in template["Parameters"].items()}
+resources = template["Resources"]
+
+
+def of_type(kind: str) -> dict[str, dict[str, Any]]:
+    return {name: found["Properties"] for name, found in resources.items() if found["Type"] == kind}
+
+
+def value(written: Any) -> Any:
+    """A property's value where it is a parameter's."""
+    return parameters[written["Ref"]] if isinstance(written, dict) and "Ref" in written else written
+
+
+def statements(kind: str, field: str, target: str) -> list[dict[str, Any]]:
+    """The statements of the policy of that kind which is attached to `target`."""
+    policies = [policy for policy in of_type(kind).values() if {"Ref": target} in _listed(policy[field])]
+    assert len(policies) == 1, f"{target} has {len(policies)} policies; S3 and SQS keep one"
+    found: list[dict[str, Any]] = policies[0]["PolicyDocument"]["Statement"]
+    return found
+
+
+def _listed(item: Any) -> list[Any]:
+    return item if isinstance(item, list) else [item]
+
+
+buckets = of_type("AWS::S3::Bucket")
+queues = of_type("AWS::SQS::Queue")
+segment = resources["SegmentFunction"]["Properties"]
+notified = {
+    name: bucket["NotificationConfiguration"]["QueueConfigurations"]
+    for name, bucket in buckets.items()
+    if "NotificationConfiguration" in bucket
+}
+
+
+def test_a_message_stays_invisible_for_six_timeouts_of_its_function() -> None:
+    source = segment["Events"]["Images"]["Properties"]["Queue"]["Fn::GetAtt"][0]
+    assert value(queues[source]["VisibilityTimeout"]) >= 6 * value(segment["Timeout"])
+
+
+def test_the_figures_are_those_of_the_design() -> None:
+    events = segment["Events"]["Images"]["Properties"]
+    assert (value(segment["MemorySize"]), value(segment["Timeout"])) == (3008, 120)
+    assert (events["BatchSize"], events["FunctionResponseTypes"]) == (4, ["ReportBatchItemFailures"])
+    assert segment["Architectures"] == ["x86_64"]
+    assert "ReservedConcurrentExecutions" not in segment
+
+
+def test_nothing_listens_to_the_output_bucket() -> None:
+    assert set(notified) == {"InputBucket", "GroundTruthBucket"}
+    assert "NotificationConfiguration" not in buckets["OutputBucket"]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "queue"), [("InputBucket", "SegmentQueue"), ("GroundTruthBucket", "EvaluationQueue")]
+)
+def test_a_bucket_may_notify_its_queue_and_no_other_bucket_may(bucket: str, queue: str) -> None:
+    assert notified[bucket] == [{"Event": "s3:ObjectCreated:*", "Queue": {"Fn::GetAtt": [queue, "Arn"]}}]
+    assert resources[bucket]["DependsOn"] == f"{queue}Policy"
+    allowed = [
+        each for each in statements("AWS::SQS::QueuePolicy", "Queues", queue) if each["Effect"] == "Allow"
+    ]
+    assert [each["Principal"] for each in allowed] == [{"Service": "s3.amazonaws.com"}]
+    assert allowed[0]["Action"] == "sqs:SendMessage"
+    name = buckets[bucket]["BucketName"]["Fn::Sub"]
+    assert allowed[0]["Condition"] == {
+        "ArnEquals": {"aws:SourceArn": {"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::{name}"}},
+        "StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}},
+    }
+
+
+@pytest.mark.parametrize("queue", queues)
+def test_every_queue_is_encrypted_by_sqs_itself_and_keeps_messages_for_14_days(queue: str) -> None:
+    assert queues[queue]["SqsManagedSseEnabled"] is True
+    assert "KmsMasterKeyId" not in queues[queue]
+    assert queues[queue]["MessageRetentionPeriod"] == 14 * 24 * 3600
+
+
+@pytest.mark.parametrize("name", ["Segment", "Evaluation"])
+def test_what_keeps_failing_goes_to_the_queue_s_own_dead_letter_queue(name: str) -> None:
+    redrive = queues[f"{name}Queue"]["RedrivePolicy"]
+    assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": [f"{name}DLQ", "Arn"]}
+    assert value(redrive["maxReceiveCount"]) == 5
+    source = queues[f"{name}Queue"]["QueueName"]["Fn::Sub"]
+    assert queues[f"{name}DLQ"]["RedriveAllowPolicy"] == {
+        "redrivePermission": "byQueue",
+        "sourceQueueArns": [
+            {"Fn::Sub": f"arn:${{AWS::Partition}}:sqs:${{AWS::Region}}:${{AWS::AccountId}}:{source}"}
+        ],
+    }
+
+
+@pytest.mark.parametrize("bucket", buckets)
+def test_every_bucket_is_private_and_encrypted(bucket: str) -> None:
+    properties = buckets[bucket]
+    assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
+    assert len(properties["PublicAccessBlockConfiguration"]) == 4
+    assert properties["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
+    rules = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rules == [{"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+
+
+@pytest.mark.parametrize("bucket", buckets)
+def test_every_bucket_refuses_what_comes_without_tls(bucket: str) -> None:
+    denied = statements("AWS::S3::BucketPolicy", "Bucket", bucket)[0]
+    assert denied == {
+        "Sid": "TlsOnly",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": [{"Fn::GetAtt": [bucket, "Arn"]}, {"Fn::Sub": f"${{{bucket}.Arn}}/*"}],
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+
+
+@pytest.mark.parametrize("queue", queues)
+def test_every_queue_refuses_what_comes_without_tls(queue: str) -> None:
+    denied = statements("AWS::SQS::QueuePolicy", "Queues", queue)[-1]
+    assert denied == {
+        "Sid": "TlsOnly",
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "sqs:*",
+        "Resource": {"Fn::GetAtt": [queue, "Arn"]},
+        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+    }
+
+
+@pytest.mark.parametrize("function", functions(template))
+def test_a_function_has_a_role_of_its_own_without_managed_policies(function: str) -> None:
+    properties = resources[function]["Properties"]
+    assert "Policies" not in properties
+    role = resources[properties["Role"]["Fn::GetAtt"][0]]["Properties"]
+    assert "ManagedPolicyArns" not in role
+
+
+@pytest.mark.parametrize("role", of_type("AWS::IAM::Role"))
+def test_no_right_is_given_on_everything(role: str) -> None:
+    for policy in of_type("AWS::IAM::Role")[role]["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            assert [action for action in _listed(statement["Action"]) if "*" in action] == []
+            for resource in _listed(statement["Resource"]):
+                named = json.dumps(resource)
+                assert re.fullmatch(
+                    r'\{"Fn::GetAtt": \["\w+", "Arn"\]\}|\{"Fn::Sub": "\$\{\w+Bucket\.Arn\}/\*"\}', named
+                )
+
+
+def test_the_output_bucket_is_the_only_one_that_is_written_to() -> None:
+    written = [
+        statement["Resource"]
+        for policy in resources["SegmentRole"]["Properties"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if "s3:PutObject" in _listed(statement["Action"])
+    ]
+    assert written == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]
+
+
+def test_a_missing_object_can_be_told_from_a_forbidden_one() -> None:
+    listed = [
+        statement["Resource"]
+        for policy in resources["SegmentRole"]["Properties"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Action"] == "s3:ListBucket"
+    ]
+    assert listed == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in buckets]]
+
+
+def test_no_resource_waits_for_itself() -> None:
+    graph = {name: set(_waits_for(resource)) for name, resource in resources.items()}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert order.index("SegmentQueuePolicy") < order.index("InputBucket")
+    assert "InputBucket" not in graph["SegmentQueuePolicy"] | graph["SegmentQueue"] | graph["SegmentDLQ"]
+
+
+def _waits_for(item: Any) -> Iterator[str]:
+    """The logical ids that a resource, or a part of one, refers to."""
+    if isinstance(item, list):
+        for part in item:
+            yield from _waits_for(part)
+    if not isinstance(item, dict):
+        return
+    named = [*_listed(item.get("DependsOn", [])), item.get("Ref"), *item.get("Fn::GetAtt", [])[:1]]
+    named += re.findall(r"\$\{(\w+)", json.dumps(item.get("Fn::Sub", "")))
+    yield from (name for name in named if name in resources)
+    for part in item.values():
+        yield from _waits_for(part)
+
+
+def test_the_jobs_table_has_the_design_s_keys() -> None:
+    table = of_type("AWS::DynamoDB::Table")["JobsTable"]
+    indexes = {index["IndexName"]: index for index in table["GlobalSecondaryIndexes"]}
+    assert _keys(table) == {"job_id": "HASH", "record": "RANGE"}
+    assert _keys(indexes["by_status"]) == {"status": "HASH", "created_at": "RANGE"}
+    assert _keys(indexes["by_group"]) == {"group": "HASH", "created_at": "RANGE"}
+    assert [index["Projection"] for index in indexes.values()] == [{"ProjectionType": "ALL"}] * 2
+    assert table["BillingMode"] == "PAY_PER_REQUEST"
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+
+
+def _keys(keyed: dict[str, Any]) -> dict[str, str]:
+    return {key["AttributeName"]: key["KeyType"] for key in keyed["KeySchema"]}
+
+
+def test_the_function_is_told_all_that_its_settings_ask_for() -> None:
+    environment = {name: f"value of {name}" for name in segment["Environment"]["Variables"]}
+    settings = Settings.from_environment(environment | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008"})
+    assert settings.jobs_table == "value of JOBS_TABLE"
+
+
+def test_the_endpoint_for_local_trials_is_empty_unless_given() -> None:
+    assert value(segment["Environment"]["Variables"]["AWS_ENDPOINT_URL"]) == ""
+
+
+def test_the_outputs_that_the_commands_look_for_are_there() -> None:
+    assert set(template["Outputs"]) >= {
+        "InputBucketName",
+        "OutputBucketName",
+        "GroundTruthBucketName",
+        "SegmentQueueUrl",
+        "EvaluationQueueUrl",
+        "JobsTableName",
+    }
+
+
+def test_a_bucket_s_name_fits_where_the_stack_s_has_22_characters() -> None:
+    longest = {"AWS::StackName": "s" * 22, "AWS::AccountId": "1" * 12, "AWS::Region": "ap-southeast-1"}
+    for bucket in buckets.values():
+        name = bucket["BucketName"]["Fn::Sub"]
+        for part, text in longest.items():
+            name = name.replace(f"${{{part}}}", text)
+        assert re.fullmatch(r"[a-z0-9-]{3,63}", name)
+
+
+def test_the_logs_of_a_function_are_kept_for_a_time() -> None:
+    group = resources[segment["LoggingConfig"]["LogGroup"]["Ref"]]["Properties"]
+    assert group["LogGroupName"]["Fn::Sub"] == f"/aws/lambda/{segment['FunctionName']['Fn::Sub']}"
+    assert value(group["RetentionInDays"]) == 30
+
+
+def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queue() -> None:
+    emulated = without_local_code(template)
+    properties = emulated["Resources"]["SegmentFunction"]["Properties"]
+    assert properties.pop("ImageUri") == "forwarded:latest"
+    assert properties["Events"]["Images"]["Properties"].pop("Enabled") is False
+    assert emulated == template
+    assert template == load_template(TEMPLATE)
+
+
+def test_the_template_is_short_enough_to_be_sent() -> None:
+    assert len(json.dumps(without_local_code(template)).encode()) <= TEMPLATE_LIMIT
+
+
+def test_a_function_s_name_follows_from_the_stack_s() -> None:
+    assert function_name(resources["SegmentFunction"], "cytomask") == "cytomask-segment"
+    with pytest.raises(ValueError, match="uses more than"):
+        function_name({"Properties": {"FunctionName": {"Fn::Sub": "f-${AWS::Region}"}}}, "cytomask")
