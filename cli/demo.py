@@ -18,7 +18,7 @@ from infra.samples import write_samples
 
 TIMEOUT_SECONDS = 120
 POLL_SECONDS = 0.3
-LOG_LINES_SHOWN = 6
+LAMBDAS_OWN_FIELDS = ("function_", "location", "service", "cold_start")
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,10 @@ def _score(mask: metrics.Mask, ground_truth: Path | None) -> str:
 
 
 def print_log(stack: EmulatedStack) -> None:
-    """The last structured lines that the function logged, as CloudWatch would show them."""
-    lines = [line for line in stack.log.read_text().splitlines() if line.startswith("{")]
-    print(f"\nthe last {LOG_LINES_SHOWN} of {len(lines)} log lines:")
-    for line in lines[-LOG_LINES_SHOWN:]:
-        print(f"  {line}")
+    """The function's structured log lines, as CloudWatch would keep them, without Lambda's own fields."""
+    print("\nlog:")
+    for line in stack.log.read_text().splitlines():
+        if line.startswith("{"):
+            fields = json.loads(line)
+            kept = {name: value for name, value in fields.items() if not name.startswith(LAMBDAS_OWN_FIELDS)}
+            print(f"  {json.dumps(kept, ensure_ascii=False)}")
