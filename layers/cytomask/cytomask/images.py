@@ -9,7 +9,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TIFF
 
 from cytomask.errors import (
     AmbiguousAxes,
@@ -36,12 +36,6 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 RGB, RGBA = 3, 4
 NARROWEST_UNNAMED = 16
 MEGA = 1_000_000
-FULL_16_BIT = np.float32(65_535)
-OUTLINE = np.array([230, 159, 0], np.uint8)  # the orange of Okabe and Ito, told from grey by all eyes
-TINT = 0.15
-SAMPLED_PIXELS = 4 * MEGA
-ROWS_AT_ONCE = 256
-PNG_LEVEL = 1  # 704 x 520 at levels 1 and 6: probability 29 and 67 ms, overlay 31 and 136 ms, 7 % larger
 MEBI = 2**20
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -50,6 +44,15 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_DEPTH_BYTE = 24
 YCBCR_TO_RGB = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.ALT_JPEG)  # done by the decoder
 TRANSPARENCY = (EXTRASAMPLE.ASSOCALPHA, EXTRASAMPLE.UNASSALPHA)
+
+FULL_16_BIT = np.float32(65_535)
+OUTLINE = np.array([230, 159, 0], np.uint8)  # the orange of Okabe and Ito, told from grey by all eyes
+TINT = 0.15
+SAMPLED_PIXELS = 4 * MEGA
+ROWS_AT_ONCE = 256
+# 704 x 520 pixels at the default level 6 and at 1: mask 9 and 3 ms (13 and 20 kB), probability 67 and
+# 29 ms (466 and 498 kB), overlay 136 and 31 ms (382 and 410 kB).
+PNG_LEVEL = 1
 
 # What tifffile complains of in free text is refused here by name, or does not matter.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -88,7 +91,7 @@ class PageHeader:
 
 @dataclass(frozen=True)
 class Page:
-    """One page of pixels: (H, W) of any real dtype, all finite. `dtype` is that of the file."""
+    """One page of pixels: (H, W) of any real dtype but bool, all finite. `dtype` is that of the file."""
 
     index: int
     pixels: NDArray[Any]
@@ -159,7 +162,7 @@ def read_pages(
 
     Raises:
         NoSuchPage, ImageTooLarge, AmbiguousChannels: before any pixel is read.
-        UnreadableImage, NonFinitePixels: when a page's pixels are read.
+        UnreadableImage, NonFinitePixels, ImageTooLarge: when a page's pixels are read.
     """
     indices = range(len(image.pages)) if wanted is None else wanted
     _check(image, indices, channel)
@@ -174,7 +177,7 @@ def read_page(path: Path, index: int = 0, channel: int | None = None) -> Page:
 
 def encode_mask(mask: NDArray[np.bool_]) -> bytes:
     """An 8-bit PNG of one channel, 0 or 255, from (H, W) bool."""
-    return _png(mask.astype(np.uint8) * np.uint8(255))
+    return _png(Image.fromarray(mask.astype(np.uint8) * np.uint8(255)))
 
 
 def encode_probability(probability: NDArray[np.float32]) -> bytes:
@@ -182,7 +185,7 @@ def encode_probability(probability: NDArray[np.float32]) -> bytes:
     levels = np.empty(probability.shape, np.uint16)
     for rows in _bands(probability.shape[0]):
         levels[rows] = np.rint(probability[rows] * FULL_16_BIT)
-    return _png(levels)
+    return _png(Image.fromarray(levels))
 
 
 def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
@@ -199,12 +202,16 @@ def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
     shades = np.arange(256)[:, None]  # 256, 1
     plain = np.repeat(shades, RGB, axis=1).astype(np.uint8)  # 256, RGB
     tinted = (shades + (OUTLINE - shades) * TINT).astype(np.uint8)  # 256, RGB
-    drawn = np.empty((*pixels.shape, RGB), np.uint8)
-    for rows in _bands(pixels.shape[0]):
-        stretched = np.clip((pixels[rows].astype(np.float64) - low) * gain + 0.5, 0, 255).astype(np.uint8)
-        drawn[rows] = np.where(mask[rows, :, None], tinted[stretched], plain[stretched])
-        drawn[rows][_outline(mask, rows)] = OUTLINE
-    return _png(drawn)
+    height, width = pixels.shape
+    drawing = Image.new("RGB", (width, height))
+    for rows in _bands(height):
+        inside = mask[rows]
+        shade = np.clip((pixels[rows].astype(np.float64) - low) * gain + 0.5, 0, 255).astype(np.uint8)
+        colours = plain[shade]  # rows, W, RGB
+        colours[inside] = tinted[shade[inside]]
+        colours[_outline(mask, rows)] = OUTLINE
+        drawing.paste(Image.fromarray(colours), (0, rows.start))
+    return _png(drawing)
 
 
 def _percentiles(pixels: NDArray[Any]) -> tuple[float, float]:
@@ -235,9 +242,9 @@ def _bands(height: int) -> Iterator[slice]:
     return (slice(top, min(top + ROWS_AT_ONCE, height)) for top in range(0, height, ROWS_AT_ONCE))
 
 
-def _png(array: NDArray[Any]) -> bytes:
+def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG", compress_level=PNG_LEVEL)
+    image.save(stream, "PNG", compress_level=PNG_LEVEL)
     return stream.getvalue()
 
 
@@ -518,12 +525,12 @@ class _TiffSeries:
 
     def _plane(self, number: int) -> NDArray[Any]:
         """One plane as stored: (H, W, samples)."""
+        self._require_room(planes=1)
         if self._by_directory:
-            self._require_room(1)
             directory = self._directories[number]
+            _require_small_segments(directory, self._name)
             return _samples_last(directory.asarray(), directory.axes)
         if self._in_one_run:
-            self._require_room(1)
             file = self._keyframe.parent
             axes = "".join(axis for axis in self._axes if axis in "YXS")
             shape = [self._length(axis) for axis in axes]
@@ -531,12 +538,15 @@ class _TiffSeries:
                 file.byteorder + self._series.dtype.char, math.prod(shape), self._start_of_plane(number)
             )
             return _samples_last(stored.reshape(shape), axes)
-        return self._all_planes[number]
+        plane: NDArray[Any] = self._all_planes[number]
+        return plane
 
     @cached_property
     def _all_planes(self) -> NDArray[Any]:
         """Where nothing smaller can be read: (planes, H, W, samples)."""
-        self._require_room(self._planes.size)
+        self._require_room(planes=self._planes.size)
+        for directory in self._directories:
+            _require_small_segments(directory, self._name)
         order = [index for index, axis in enumerate(self._axes) if axis not in "YXS"]
         order += [self._axes.index(axis) for axis in "YXS" if axis in self._axes]
         stored: NDArray[Any] = self._series.asarray(squeeze=False)
@@ -548,7 +558,7 @@ class _TiffSeries:
 
     def _require_room(self, planes: int) -> None:
         """Refuses to decode more values at a time than a job may have pixels."""
-        tile = self._keyframe.tilewidth * self._keyframe.tilelength
+        tile = self._keyframe.tilewidth * self._keyframe.tilelength * self._keyframe.tiledepth
         area = max(self.header.height * self.header.width, tile)
         values = planes * self._length("S") * area
         if values > LIMITS.job_pixels:
@@ -579,6 +589,26 @@ def _lacks_pixels(directory: tifffile.TiffPage, size: int) -> bool:
         return directory.dataoffsets[0] == 0 or directory.dataoffsets[0] + directory.nbytes > size
     segments = zip(directory.dataoffsets, directory.databytecounts, strict=True)
     return any(offset == 0 or count == 0 or offset + count > size for offset, count in segments)
+
+
+def _require_small_segments(directory: tifffile.TiffPage, name: str) -> None:
+    """Refuses a JPEG or the like inside a TIFF that is by its own header far larger than the page."""
+    if directory.compression not in TIFF.IMAGE_COMPRESSIONS:
+        return
+    handle = directory.parent.filehandle
+    for offset, count in zip(directory.dataoffsets, directory.databytecounts, strict=True):
+        handle.seek(offset)
+        with (
+            suppress(UnidentifiedImageError),  # a kind that only imagecodecs knows
+            Image.open(
+                io.BytesIO(handle.read(count)), formats=("JPEG", "JPEG2000", "PNG", "WEBP")
+            ) as segment,
+        ):
+            if segment.width * segment.height > LIMITS.page_pixels:
+                raise ImageTooLarge(
+                    f"{name} holds a {segment.format} of {segment.width} x {segment.height} pixels; "
+                    "export it anew"
+                )
 
 
 def _samples_last(plane: NDArray[Any], axes: str) -> NDArray[Any]:
