@@ -41,12 +41,29 @@ class Augmentation:
     brightness: float = 0.2
 
 
+@dataclass(frozen=True)
+class Pair:
+    """The files of an image and of its ground truth."""
+
+    image: Path
+    mask: Path
+
+
 def load_index(folder: Path, sources: Sequence[str]) -> list[Labelled]:
-    """Reads the pairs that `index.csv` lists for sources given as `source/split`.
+    """Reads the images of `read_index`, which raises what it says.
+
+    Raises:
+        ValueError: when an image and its mask differ in size.
+    """
+    return [_load_pair(pair) for pair in read_index(folder, sources)]
+
+
+def read_index(folder: Path, sources: Sequence[str]) -> list[Pair]:
+    """The pairs that `index.csv` lists for sources given as `source/split`.
 
     Raises:
         FileNotFoundError: naming every file that the index lists and the folder lacks.
-        ValueError: when a source has no rows, or an image and its mask differ in size.
+        ValueError: when a source has no rows.
     """
     with (folder / "index.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if f"{row['source']}/{row['split']}" in sources]
@@ -56,15 +73,17 @@ def load_index(folder: Path, sources: Sequence[str]) -> list[Labelled]:
     missing = [row[key] for row in rows for key in ("image", "mask") if not (folder / row[key]).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {len(missing)} listed files: {', '.join(missing)}")
-    return [_load_pair(folder / row["image"], folder / row["mask"]) for row in rows]
+    return [Pair(folder / row["image"], folder / row["mask"]) for row in rows]
 
 
-def _load_pair(image: Path, mask: Path) -> Labelled:
-    pixels = preprocess.normalise(images.read_page(image).pixels)
-    cells = images.read_page(mask).pixels > 0
+def _load_pair(pair: Pair) -> Labelled:
+    pixels = preprocess.normalise(images.read_page(pair.image).pixels)
+    cells = images.read_page(pair.mask).pixels > 0
     if pixels.shape != cells.shape:
-        raise ValueError(f"{image.name} is {pixels.shape} but its mask {mask.name} is {cells.shape}")
-    return Labelled(image.stem, pixels, cells)
+        raise ValueError(
+            f"{pair.image.name} is {pixels.shape} but its mask {pair.mask.name} is {cells.shape}"
+        )
+    return Labelled(pair.image.stem, pixels, cells)
 
 
 def random_batch(

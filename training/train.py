@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from cytomask import metrics
 from model import preprocess
+from model.export import load_checkpoint
 from model.predictor import logits_of_page
 from model.swin_unet import SwinUNet
 from training.dataset import Augmentation, Labelled, load_index, random_batch
@@ -74,15 +75,25 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def train(config: TrainingConfig, data: Path, out: Path, device: torch.device) -> None:
-    """Runs the experiment; leaves the averaged weights, metrics.csv and config.json in `out`."""
+def train(
+    config: TrainingConfig, data: Path, out: Path, device: torch.device, start: Path | None = None
+) -> None:
+    """Runs the experiment; leaves the averaged weights, metrics.csv and config.json in `out`.
+
+    Args:
+        config: the experiment.
+        data: folder that holds index.csv.
+        out: folder for what the run makes.
+        device: where the network trains.
+        start: weights to begin from; random ones where None.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps(asdict(config), indent=1))
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     pool, held_out = load_index(data, config.train), load_index(data, config.validation)
 
-    network = SwinUNet().to(device)
+    network = (load_checkpoint(start) if start else SwinUNet()).to(device)
     averaged = AveragedModel(
         network,
         multi_avg_fn=get_ema_multi_avg_fn(config.average_decay),  # type: ignore[no-untyped-call]  # torch's
@@ -157,9 +168,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds index.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and metrics")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--start", type=Path, metavar="WEIGHTS", help="begin from these; default: random")
     arguments = parser.parse_args()
     config = TrainingConfig.read(arguments.config)
-    train(config, arguments.data, arguments.out, torch.device(arguments.device))
+    train(config, arguments.data, arguments.out, torch.device(arguments.device), arguments.start)
 
 
 if __name__ == "__main__":
