@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--out", type=Path, default=Path("masks"), metavar="DIR", help="default: masks")
     segment.add_argument(
         "--threshold",
-        type=_probability,
+        type=probability,
         metavar="T",
         help="probability that is cell, 0 to 1; default: the model's",
     )
@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _probability(text: str) -> float:
+def probability(text: str) -> float:
+    """Reads a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")

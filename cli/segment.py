@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import sys
 import time
 from collections import defaultdict
@@ -15,6 +16,7 @@ from cytomask.requests import output_key
 from model.predictor import Predictor, WeightsError
 
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
+OUTPUTS = (".mask.png", ".overlay.png")
 MANY = 10
 
 
@@ -68,20 +70,25 @@ def run_segment(arguments: argparse.Namespace) -> int:
         for row in segment_file(task, predictor, arguments):
             rows.append(row)
             _print_row(row)
+    refused = any(row.error for row in rows)
     if arguments.csv:
-        write_csv(rows, arguments.csv)
-    return 1 if any(row.error for row in rows) else 0
+        try:
+            write_csv(rows, arguments.csv)
+        except OSError as error:
+            print(f"the masks are written, {arguments.csv} is not: {error.strerror}", file=sys.stderr)
+            refused = True
+    return 1 if refused else 0
 
 
 def find_tasks(paths: Iterable[Path], out: Path) -> list[Task]:
-    """The files named, and the images below the folders named but for those below `out`."""
+    """The files named, and the images below the folders named but for what an earlier run wrote there."""
     tasks = []
     for path in paths:
         if not path.is_dir():
             tasks.append(Task(path, out / path.name))
             continue
         for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in SUFFIXES and file.is_file() and not file.is_relative_to(out):
+            if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.endswith(OUTPUTS):
                 tasks.append(Task(file, out / file.relative_to(path)))
     return tasks
 
@@ -127,15 +134,17 @@ def segment_file(task: Task, predictor: Predictor, arguments: argparse.Namespace
     except CytomaskError as error:
         yield Row(str(task.source), error_code=error.code, error=str(error))
     except OSError as error:
-        yield Row(str(task.source), error_code="FILE_ERROR", error=f"{error.filename}: {error.strerror}")
+        about = f"{error.filename or task.target}: {error.strerror or error}"
+        yield Row(str(task.source), error_code="FILE_ERROR", error=about)
 
 
 def write_csv(rows: Iterable[Row], path: Path) -> None:
     """Writes a row for each page and each refusal."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Row.__dataclass_fields__))
-        writer.writeheader()
-        writer.writerows(vars(row) for row in rows)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(Row.__dataclass_fields__))
+    writer.writeheader()
+    writer.writerows(vars(row) for row in rows)
+    _write(path, table.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -154,7 +163,9 @@ def _print_row(row: Row) -> None:
         print(f"{row.file}  refused, {row.error_code}: {row.error}", file=sys.stderr)
         return
     page = f" page {row.page}" if row.mask and f".p{row.page:04d}." in row.mask else ""
-    print(f"{row.file}{page}  confluence {row.confluence:.3f}  {row.milliseconds:.0f} ms", flush=True)
+    line = f"{row.file}{page}  confluence {row.confluence:.3f}  {row.milliseconds:.0f} ms"
+    # A file's name need not be text: stdout refuses such bytes where stderr escapes them.
+    print(line.encode(errors="backslashreplace").decode(), flush=True)
 
 
 def _with_progress(tasks: list[Task]) -> Iterable[Task]:

@@ -1,8 +1,9 @@
-"""Checkpoint to weights: `python -m model.export CHECKPOINT --config CONFIG.json …` writes ONNX and manifest."""
+"""Checkpoint to weights: `python -m model.export CHECKPOINT …` writes the ONNX file and its manifest."""
 
 import argparse
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def export(
     return manifest
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the export."""
     parser = argparse.ArgumentParser(description="Export a checkpoint for serving.")
     parser.add_argument("checkpoint", type=Path)
@@ -100,16 +101,16 @@ def main() -> None:
     parser.add_argument("--licence", required=True, help="what the sources' licences make of the weights")
     parser.add_argument("--scores", type=Path, required=True, help="JSON of mean IoU by set")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    arguments = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     export(
-        load_checkpoint(arguments.checkpoint),
-        arguments.out,
-        name=arguments.name,
-        threshold=arguments.threshold,
-        training=json.loads(arguments.config.read_text()),
-        training_data=arguments.source,
-        licence=arguments.licence,
-        scores=json.loads(arguments.scores.read_text()),
+        load_checkpoint(parsed.checkpoint),
+        parsed.out,
+        name=parsed.name,
+        threshold=parsed.threshold,
+        training=json.loads(parsed.config.read_text()),
+        training_data=parsed.source,
+        licence=parsed.licence,
+        scores=json.loads(parsed.scores.read_text()),
     )
 
 

@@ -154,9 +154,9 @@ def read_manifest(weights: Path) -> Manifest:
     path = weights / MANIFEST
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except FileNotFoundError:
-        raise WeightsError(f"no weights to serve: {path} is missing; make it with model.export") from None
-    except msgspec.DecodeError as error:
+    except OSError as error:
+        raise WeightsError(_absent(path, error)) from None
+    except ValueError as error:  # not JSON, not UTF-8, or other fields than a manifest's
         raise WeightsError(f"{path} is not a manifest: {error}; make it again with model.export") from error
     expected = (preprocess.NORMALISATION, preprocess.TILE, preprocess.OVERLAP)
     found = (manifest.normalisation, manifest.tile, manifest.overlap)
@@ -173,11 +173,15 @@ def read_weights(weights: Path, manifest: Manifest) -> bytes:
     path = weights / manifest.file
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        raise WeightsError(f"no weights to serve: {path} is missing; make it with model.export") from None
+    except OSError as error:
+        raise WeightsError(_absent(path, error)) from None
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != manifest.sha256:
         raise WeightsError(
             f"{path} has sha256 {sha256} but its manifest says {manifest.sha256}; export the model again"
         )
     return content
+
+
+def _absent(path: Path, error: OSError) -> str:
+    return f"no weights to serve, {path}: {error.strerror}; make it with model.export"

@@ -31,15 +31,21 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
     Returns:
         (H, W) float32 with mean 0 and deviation 1; all 0 where the page is constant.
     """
-    low, high = page.min(), page.max()
+    low, high = float(page.min()), float(page.max())
     if low == high:
         return np.zeros(page.shape, np.float32)
-    mean = sum(float(rows.sum(dtype=np.float64)) for rows in _bands(page)) / page.size
-    squares = sum(float(np.square(rows - mean, dtype=np.float64).sum()) for rows in _bands(page))
+
+    def stretched(rows: NDArray[np.generic]) -> NDArray[np.float64]:
+        """To 0..1 first: copies that differ in gain and offset give the same numbers to the last bit."""
+        shifted: NDArray[np.float64] = np.subtract(rows, low, dtype=np.float64)
+        return shifted / (high - low)
+
+    mean = sum(float(stretched(rows).sum()) for rows in _bands(page)) / page.size
+    squares = sum(float(np.square(stretched(rows) - mean).sum()) for rows in _bands(page))
     deviation = (squares / page.size) ** 0.5
     normalised = np.empty(page.shape, np.float32)
     for source, target in zip(_bands(page), _bands(normalised), strict=True):
-        target[:] = (source - mean) / deviation
+        target[:] = (stretched(source) - mean) / deviation
     return normalised
 
 

@@ -1,0 +1,54 @@
+"""What several unit tests need: a small network, exported once."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from model.export import main as export
+from model.predictor import Predictor
+from model.swin_unet import SwinUNet, SwinUNetConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """torch's threads spin while they wait for each other: beside other work, two are 30 times slower."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Predictor:
+    """The trained network that the project ships."""
+    return Predictor()
+
+
+@pytest.fixture(scope="session")
+def network() -> SwinUNet:
+    """A small network with every kind of layer and with random weights, biases and statistics."""
+    torch.manual_seed(0)
+    network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), stem_width=4, detail_width=2))
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.add_(0.1 * torch.rand_like(value))
+        # Logits from clear background to clear cell, or parity would compare nothing but halves.
+        network.head.logit.weight *= 20
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def weights(network: SwinUNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with that network, exported as the predictor reads it."""
+    run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("weights")
+    checkpoint, config, scores = run / "swin_unet.safetensors", run / "config.json", run / "scores.json"
+    save_file(network.state_dict(), checkpoint, metadata={"config": json.dumps(network.config.as_dict())})
+    config.write_text(json.dumps({"steps": 2}))
+    scores.write_text(json.dumps({"noise": {"iou": 0.5, "images": 1}}))
+    given = f"--name small-1 --threshold 0.4 --source noise --source dust --licence CC0 --out {folder}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
+        export([str(checkpoint), "--config", str(config), "--scores", str(scores), *given.split()])
+    return folder

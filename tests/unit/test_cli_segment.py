@@ -1,0 +1,326 @@
+"""`cytomask segment`: which files become which masks, and what a user is told."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from cli.main import main
+from infra.samples import phase_contrast_field
+from model.predictor import Predictor, WeightsError
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Predictor) -> Path:
+    """An empty current folder, and the network loaded once for all commands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cli.segment.Predictor", lambda: shipped)
+    return tmp_path
+
+
+def write(name: str, *, pages: int = 1, height: int = 40, width: int = 50) -> Path:
+    """Writes a small 16-bit TIFF with cells in it, or a PNG or JPEG by the name's suffix."""
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fields = [phase_contrast_field(seed, height, width).pixels for seed in range(pages)]
+    if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        Image.fromarray((fields[0] >> 8).astype(np.uint8)).save(path)
+    else:
+        tifffile.imwrite(path, fields if pages > 1 else fields[0], photometric="minisblack")
+    return path
+
+
+def read(name: str) -> NDArray[np.uint8]:
+    with Image.open(name) as image:
+        return np.asarray(image)
+
+
+def below(folder: str) -> list[str]:
+    """Every file below a folder, by its path relative to it."""
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def rows_of(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_mask_is_what_the_predictor_says_of_the_page(shipped: Predictor) -> None:
+    pixels = tifffile.imread(write("a.tif", height=61, width=301))
+    assert main(["segment", "a.tif"]) == 0
+    mask = read("masks/a.tif.mask.png")
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, shipped.predict(pixels).mask * np.uint8(255))
+    assert below("masks") == ["a.tif.mask.png"]
+
+
+def test_the_name_of_the_file_is_kept_whole() -> None:
+    names = [
+        "a.tif.tif",
+        "ein Bild ü.TIF",
+        "b+c%20d#.png",
+        "é (1).jpg",
+        ".hidden.jpeg",
+        "e.tiff",
+        "no suffix",
+    ]
+    for name in names:
+        write(name)
+    assert main(["segment", *names, "--out", "o"]) == 0
+    assert below("o") == sorted(f"{name}.mask.png" for name in names)
+
+
+def test_a_folder_keeps_its_structure() -> None:
+    for name in ("in/a.tif", "in/deep/er/a.tif", "in/deep/b.PNG"):
+        write(name)
+    Path("in/notes.txt").write_text("notes")
+    Path("in/folder.tif").mkdir()
+    assert main(["segment", "in", "--out", "new/out"]) == 0
+    assert below("new/out") == ["a.tif.mask.png", "deep/b.PNG.mask.png", "deep/er/a.tif.mask.png"]
+
+
+def test_files_and_folders_may_be_mixed() -> None:
+    for name in ("in/a.tif", "else/where/b.tif"):
+        write(name)
+    assert main(["segment", "in", "else/where/b.tif"]) == 0
+    assert below("masks") == ["a.tif.mask.png", "b.tif.mask.png"]
+
+
+def test_every_page_of_a_stack_gets_its_mask(shipped: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = tifffile.imread(write("stack.tif", pages=3))
+    assert main(["segment", "stack.tif"]) == 0
+    assert below("masks") == [f"stack.tif.p000{page}.mask.png" for page in range(3)]
+    last = shipped.predict(pages[2]).mask * np.uint8(255)
+    assert np.array_equal(read("masks/stack.tif.p0002.mask.png"), last)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == [f"stack.tif page {page}" for page in range(3)]
+
+
+def test_each_file_gets_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.tif")
+    main(["segment", "a.tif"])
+    share = (read("masks/a.tif.mask.png") > 0).mean()
+    output = capsys.readouterr()
+    assert output.out.startswith(f"a.tif  confluence {share:.3f}  ")
+    assert output.out.endswith(" ms\n")
+    assert output.err == ""
+
+
+def test_two_files_for_one_mask_are_refused_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("one/a.tif", "two/a.tif", "other.tif"):
+        write(name)
+    assert main(["segment", "one", "two/a.tif", "other.tif"]) == 2
+    assert not Path("masks").exists()
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "one/a.tif and two/a.tif would both write masks/a.tif.mask.png" in output.err
+    assert "other.tif" not in output.err
+
+
+def test_names_that_differ_in_capitals_alone_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    # They are one file on macOS and Windows.
+    for name in ("one/a.tif", "two/A.TIF"):
+        write(name)
+    assert main(["segment", "one", "two"]) == 2
+    assert "one/a.tif and two/A.TIF would both write" in capsys.readouterr().err
+
+
+def test_a_refused_file_leaves_the_others_done(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.tif")
+    write("c.tif")
+    Path("b.tif").write_text("no image")
+    Path("empty.tif").touch()
+    assert main(["segment", "a.tif", "b.tif", "empty.tif", "missing.tif", "c.tif"]) == 1
+    assert below("masks") == ["a.tif.mask.png", "c.tif.mask.png"]
+    output = capsys.readouterr()
+    assert [line.split()[0] for line in output.out.splitlines()] == ["a.tif", "c.tif"]
+    refusals = output.err.splitlines()
+    assert refusals[0].startswith("b.tif  refused, UNREADABLE_IMAGE: b.tif is not a TIFF, PNG or JPEG")
+    assert refusals[1].startswith("empty.tif  refused, EMPTY_IMAGE: ")
+    assert refusals[2] == "missing.tif  refused, FILE_ERROR: missing.tif: No such file or directory"
+
+
+def test_several_channels_need_one_named(shipped: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
+    channels = np.stack([phase_contrast_field(seed, 40, 50).pixels for seed in range(3)])
+    tifffile.imwrite("c.tif", channels, imagej=True, metadata={"axes": "CYX"})
+    assert main(["segment", "c.tif"]) == 1
+    assert "AMBIGUOUS_CHANNELS" in capsys.readouterr().err
+    assert main(["segment", "c.tif", "--channel", "1"]) == 0
+    expected = shipped.predict(channels[1]).mask * np.uint8(255)
+    assert np.array_equal(read("masks/c.tif.mask.png"), expected)
+
+
+def test_the_overlay_is_the_page_in_colour() -> None:
+    write("a.tif", pages=2)
+    write("b.png")
+    assert main(["segment", "a.tif", "b.png", "--overlay"]) == 0
+    assert below("masks") == [
+        "a.tif.p0000.mask.png",
+        "a.tif.p0000.overlay.png",
+        "a.tif.p0001.mask.png",
+        "a.tif.p0001.overlay.png",
+        "b.png.mask.png",
+        "b.png.overlay.png",
+    ]
+    assert read("masks/b.png.overlay.png").shape == (40, 50, 3)
+
+
+def test_the_csv_has_a_row_for_each_page_and_each_refusal() -> None:
+    write("ü, x.tif", pages=2)
+    write("b.png", height=30, width=70)
+    Path("bad.tif").write_text("no image")
+    assert main(["segment", "ü, x.tif", "bad.tif", "b.png", "--csv", "reports/all.csv"]) == 1
+    first, second, bad, last = rows_of("reports/all.csv")
+    assert list(first) == [
+        "file",
+        "page",
+        "height",
+        "width",
+        "cell_pixels",
+        "confluence",
+        "milliseconds",
+        "mask",
+        "error_code",
+        "error",
+    ]
+    assert [(row["file"], row["page"]) for row in (first, second)] == [("ü, x.tif", "0"), ("ü, x.tif", "1")]
+    assert (last["height"], last["width"], last["page"]) == ("30", "70", "0")
+    for row in (first, second, last):
+        cells = int((read(row["mask"]) > 0).sum())
+        assert int(row["cell_pixels"]) == cells
+        assert float(row["confluence"]) == pytest.approx(
+            cells / (int(row["height"]) * int(row["width"])), abs=1e-6
+        )
+        assert float(row["milliseconds"]) > 0
+        assert row["error_code"] == row["error"] == ""
+    assert (bad["file"], bad["error_code"], bad["mask"]) == ("bad.tif", "UNREADABLE_IMAGE", "")
+    assert bad["error"].startswith("bad.tif is not a TIFF")
+    assert below("reports") == ["all.csv"]
+
+
+def test_a_csv_that_cannot_be_written_does_not_cost_the_masks(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.tif")
+    Path("folder").mkdir()
+    assert main(["segment", "a.tif", "--csv", "folder"]) == 1
+    assert below("masks") == ["a.tif.mask.png"]
+    assert "the masks are written, folder is not: Is a directory" in capsys.readouterr().err
+    assert below("folder") == []
+
+
+def test_the_threshold_and_the_mode_reach_the_network(shipped: Predictor) -> None:
+    pixels = tifffile.imread(write("a.tif", height=300, width=400))
+    assert main(["segment", "a.tif", "--threshold", "0", "--out", "all"]) == 0
+    assert read("all/a.tif.mask.png").min() == 255
+    assert main(["segment", "a.tif", "--threshold", "1", "--out", "none"]) == 0
+    assert read("none/a.tif.mask.png").max() == 0
+    assert main(["segment", "a.tif", "--mode", "resize", "--threshold", "0.3", "--out", "resized"]) == 0
+    expected = shipped.predict(pixels, "resize", 0.3).mask * np.uint8(255)
+    assert np.array_equal(read("resized/a.tif.mask.png"), expected)
+
+
+@pytest.mark.parametrize("threshold", ["1.01", "-0.1", "nan", "inf", "half", ""])
+def test_a_threshold_that_is_no_probability_is_refused(
+    threshold: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("a.tif")
+    with pytest.raises(SystemExit) as exit_:
+        main(["segment", "a.tif", f"--threshold={threshold}"])
+    assert exit_.value.code == 2
+    assert "--threshold" in capsys.readouterr().err
+    assert not Path("masks").exists()
+
+
+@pytest.mark.parametrize("out", ["in/masks", "in", ".", "./in/../in/masks", "{here}/in/masks", "in/deep"])
+def test_masks_of_an_earlier_run_are_not_segmented(workplace: Path, out: str) -> None:
+    write("in/a.tif", pages=2)
+    write("in/deep/b.tif")
+    command = ["segment", "in", "--out", out.format(here=workplace), "--overlay"]
+    assert main(command) == 0
+    first = below(".")
+    assert len(first) == 2 + 2 * 3
+    assert main(command) == 0
+    assert below(".") == first
+
+
+def test_a_folder_without_images_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in").mkdir()
+    Path("in/notes.txt").touch()
+    assert main(["segment", "in"]) == 2
+    assert "no images (.jpeg, .jpg, .png, .tif, .tiff) below in" in capsys.readouterr().err
+    assert not Path("masks").exists()
+
+
+def test_without_weights_nothing_is_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent() -> Predictor:
+        raise WeightsError("no weights to serve")
+
+    write("a.tif")
+    monkeypatch.setattr("cli.segment.Predictor", absent)
+    assert main(["segment", "a.tif"]) == 2
+    assert capsys.readouterr().err == "no weights to serve\n"
+    assert not Path("masks").exists()
+
+
+def test_an_interrupted_write_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Path.write_bytes
+
+    def interrupted(path: Path, content: bytes) -> int:
+        whole(path, content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    write("a.tif")
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    assert main(["segment", "a.tif"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert below("masks") == []
+
+
+def test_a_full_disk_is_told_with_the_mask_that_did_not_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    write("a.tif")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["segment", "a.tif"]) == 1
+    assert "a.tif  refused, FILE_ERROR: masks/a.tif: No space left on device" in capsys.readouterr().err
+    assert below("masks") == []
+
+
+def test_a_file_in_the_place_of_the_output_folder_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.tif")
+    Path("masks").write_text("mine")
+    assert main(["segment", "a.tif"]) == 1
+    assert "FILE_ERROR: masks: File exists" in capsys.readouterr().err
+    assert Path("masks").read_text() == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are always text")
+def test_a_name_that_is_not_text_is_segmented_all_the_same() -> None:
+    name = os.fsdecode(b"\xfcber.tif")
+    write(name)
+    Path(os.fsdecode(b"\xff.tif")).touch()
+    # A terminal in UTF-8 is as strict as this; pytest's own is not.
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-m", "cli.main", "segment", ".", "--csv", "all.csv"]
+    done = subprocess.run(command, env=strict, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert below("masks") == [f"{name}.mask.png"]
+    assert done.stdout.startswith(rb"\udcfcber.tif  confluence ")
+    assert done.stderr.startswith(rb"\udcff.tif  refused, EMPTY_IMAGE")
+    assert b"\xfcber.tif,0," in Path("all.csv").read_bytes()

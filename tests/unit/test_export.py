@@ -1,0 +1,119 @@
+"""The exported network says what torch says, and its manifest what it is."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from infra.samples import phase_contrast_field
+from model import preprocess
+from model.export import load_checkpoint
+from model.predictor import WEIGHTS, Predictor, read_manifest
+from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
+
+TOLERANCE = 1e-3  # of a probability
+CHECKPOINT = WEIGHTS / "swin_unet.safetensors"
+
+
+def tiles(count: int) -> preprocess.Pixels:
+    return np.random.default_rng(count).normal(size=(count, 1, 224, 224)).astype(np.float32)
+
+
+def probability(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-logits.astype(np.float64)))
+
+
+def by_torch(network: SwinUNet, images: preprocess.Pixels) -> NDArray[np.float64]:
+    with torch.inference_mode():
+        return probability(network(torch.tensor(images)).numpy())
+
+
+def by_onnx(weights: Path, images: preprocess.Pixels) -> NDArray[np.float64]:
+    session = onnxruntime.InferenceSession(weights / read_manifest(weights).file)
+    return probability(session.run(["logits"], {"image": images})[0])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_any_batch_gets_the_probabilities_of_torch(network: SwinUNet, weights: Path, batch: int) -> None:
+    expected = by_torch(network, tiles(batch))
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(by_onnx(weights, tiles(batch)), expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"{CHECKPOINT.name} is not shipped beside the manifest")
+def test_the_shipped_weights_are_those_of_the_shipped_checkpoint() -> None:
+    page = preprocess.normalise(phase_contrast_field(0, 224, 448).pixels)
+    images = np.stack([page[None, :, :224], page[None, :, 224:]])
+    expected = by_torch(load_checkpoint(CHECKPOINT), images)
+    np.testing.assert_allclose(by_onnx(WEIGHTS, images), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_the_manifest_says_everything_of_the_network(network: SwinUNet, weights: Path) -> None:
+    manifest = json.loads((weights / "manifest.json").read_text())
+    assert manifest == {
+        "name": "small-1",
+        "file": "swin_unet.onnx",
+        "sha256": hashlib.sha256((weights / "swin_unet.onnx").read_bytes()).hexdigest(),
+        "parameters": count_parameters(network),
+        "architecture": {
+            "width": 16,
+            "depths": [2],
+            "bottleneck_depth": 2,
+            "head_width": 16,
+            "mlp_ratio": 4,
+            "stem_width": 4,
+            "detail_width": 2,
+        },
+        "normalisation": "page-zscore",
+        "tile": 224,
+        "overlap": 56,
+        "threshold": 0.4,
+        "training": {"steps": 2},
+        "training_data": ["noise", "dust"],
+        "licence": "CC0",
+        "scores": {"noise": {"iou": 0.5, "images": 1}},
+    }
+
+
+def test_a_folder_of_weights_holds_network_and_manifest_alone(weights: Path) -> None:
+    assert sorted(path.name for path in weights.iterdir()) == ["manifest.json", "swin_unet.onnx"]
+
+
+@pytest.mark.parametrize("trace", [str(Path.cwd()), str(Path.home()), "site-packages", ".py", "tests"])
+def test_no_path_of_the_exporting_machine_gets_into_the_file(weights: Path, trace: str) -> None:
+    assert trace.encode() not in (weights / "swin_unet.onnx").read_bytes()
+
+
+def test_the_file_takes_any_number_of_tiles_of_224_pixels(weights: Path) -> None:
+    graph = onnx.load(weights / "swin_unet.onnx").graph
+    sides = [
+        [(side.dim_param and "any") or side.dim_value for side in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    ]
+    assert [value.name for value in (*graph.input, *graph.output)] == ["image", "logits"]
+    assert sides == [["any", 1, 224, 224]] * 2
+
+
+def test_the_predictor_serves_what_was_exported(network: SwinUNet, weights: Path) -> None:
+    page = np.random.default_rng(0).integers(0, 256, (224, 224), np.uint8)
+    expected = by_torch(network, preprocess.normalise(page)[None, None])[0, 0]
+    prediction = Predictor(weights).predict(page)
+    np.testing.assert_allclose(prediction.probability, expected, rtol=0, atol=TOLERANCE)
+    clear = np.abs(expected - 0.4) > TOLERANCE
+    assert np.array_equal(prediction.mask[clear], expected[clear] >= 0.4)
+
+
+def test_a_checkpoint_gives_the_network_it_was_saved_from(network: SwinUNet, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_file(network.state_dict(), path, metadata={"config": json.dumps(network.config.as_dict())})
+    loaded = load_checkpoint(path)
+    assert loaded.config == network.config == SwinUNetConfig(16, (2,), stem_width=4, detail_width=2)
+    assert not loaded.training
+    assert np.array_equal(by_torch(loaded, tiles(1)), by_torch(network, tiles(1)))

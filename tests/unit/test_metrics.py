@@ -1,0 +1,54 @@
+"""How masks are scored."""
+
+import numpy as np
+import pytest
+
+from cytomask.metrics import Mask, Score, confluence, score
+
+EMPTY = np.zeros((4, 6), np.bool_)
+FULL = np.ones((4, 6), np.bool_)
+
+
+def with_columns(*columns: int) -> Mask:
+    """A mask of 4 x 6 pixels in which whole columns of 4 pixels are cell."""
+    mask = EMPTY.copy()
+    mask[:, columns] = True
+    return mask
+
+
+def test_pixels_are_counted_before_anything_is_divided() -> None:
+    counted = score(with_columns(0, 1, 2), with_columns(1, 2, 3, 4))
+    assert counted == Score(true_positive=8, false_positive=4, false_negative=8)
+    assert counted.iou == 8 / 20
+
+
+@pytest.mark.parametrize(
+    ("mask", "ground_truth", "iou"),
+    [
+        (EMPTY, EMPTY, 1.0),
+        (FULL, FULL, 1.0),
+        (EMPTY, FULL, 0.0),
+        (FULL, EMPTY, 0.0),
+        (with_columns(0, 1), with_columns(2, 3), 0.0),
+        (with_columns(0, 1, 2), FULL, 0.5),
+        (FULL, with_columns(5), 1 / 6),
+    ],
+)
+def test_iou_of_known_masks(mask: Mask, ground_truth: Mask, iou: float) -> None:
+    assert score(mask, ground_truth).iou == iou
+    assert score(ground_truth, mask).iou == iou
+
+
+def test_masks_of_other_shapes_are_not_scored() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 6\).*\(6, 4\)"):
+        score(EMPTY, EMPTY.T)
+
+
+def test_shapes_that_would_broadcast_are_not_scored() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 6\).*\(1, 6\)"):
+        score(FULL, FULL[:1])
+
+
+@pytest.mark.parametrize(("mask", "share"), [(EMPTY, 0.0), (FULL, 1.0), (with_columns(0, 4, 5), 0.5)])
+def test_confluence_is_the_share_of_cell_pixels(mask: Mask, share: float) -> None:
+    assert confluence(mask) == share

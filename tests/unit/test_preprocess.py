@@ -1,0 +1,237 @@
+"""Normalisation, tiles and their blend: what must hold for any page."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from model import preprocess
+from model.preprocess import OVERLAP, TILE, Blend, Pixels, TilePlan, cut_row, normalise, plan_tiles
+
+SIDES = st.integers(1, 3000)
+
+
+def twelve_bit_page(height: int = 300, width: int = 200, seed: int = 0) -> NDArray[np.uint16]:
+    return np.random.default_rng(seed).integers(0, 4096, (height, width), np.uint16)
+
+
+def eight_bit_page(height: int = 300, width: int = 200, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+
+
+def any_map(height: int, width: int) -> Pixels:
+    return np.random.default_rng(0).normal(size=(height, width)).astype(np.float32)
+
+
+def blend_unchanged(page: Pixels, plan: TilePlan) -> Pixels:
+    """Cuts the page into the plan's tiles and blends them as they are, as an identity network would."""
+    blend = Blend(plan)
+    for row in plan.rows:
+        blend.add_row(cut_row(page, plan, row), row)
+    return blend.result()
+
+
+def test_a_normalised_page_has_mean_0_and_deviation_1() -> None:
+    normalised = normalise(twelve_bit_page())
+    assert normalised.dtype == np.float32
+    assert normalised.mean(dtype=np.float64) == pytest.approx(0, abs=1e-6)
+    assert normalised.std(dtype=np.float64) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda page: page.astype(np.uint16) * 16,
+        lambda page: page.astype(np.uint16) * 257,
+        lambda page: page.astype(np.uint16) + 40_000,
+        lambda page: page.astype(np.int32) - 70_000,
+        lambda page: page.astype(np.uint64) * 3 + 17,
+        lambda page: page.astype(np.float16),
+        lambda page: page.astype(np.float32),
+        lambda page: page.astype(np.float64) * 2.0**-1000,
+        lambda page: page.astype(np.float64) * 2.0**1000,
+        lambda page: page.astype(">u2"),
+        np.asfortranarray,
+    ],
+    ids=[
+        "12 bit",
+        "16 bit",
+        "offset",
+        "negative",
+        "gain and offset",
+        "half",
+        "float",
+        "faint double",
+        "huge double",
+        "big-endian",
+        "by columns",
+    ],
+)
+def test_copies_of_a_page_are_the_same_to_the_last_bit(copy: Any) -> None:
+    page = eight_bit_page()
+    assert np.array_equal(normalise(copy(page)), normalise(page))
+
+
+def test_fractions_of_a_page_are_nearly_the_same() -> None:
+    page = twelve_bit_page()
+    fractions = (page / 4095).astype(np.float32)
+    np.testing.assert_allclose(normalise(fractions), normalise(page), atol=1e-6)
+
+
+def test_a_small_contrast_on_a_bright_background_is_kept() -> None:
+    page = eight_bit_page()
+    bright = page.astype(np.float32) + np.float32(2**22)
+    assert np.array_equal(normalise(bright), normalise(page))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64, np.bool_])
+def test_a_constant_page_is_all_zeros(dtype: type[np.generic]) -> None:
+    normalised = normalise(np.ones((5, 7), dtype))
+    assert normalised.dtype == np.float32
+    assert np.array_equal(normalised, np.zeros((5, 7)))
+
+
+def test_black_and_white_is_a_page() -> None:
+    assert np.array_equal(normalise(np.array([[True, False]])), [[1, -1]])
+
+
+def test_one_outlier_is_as_far_out_as_the_page_is_large() -> None:
+    page = np.zeros((10, 10), np.uint8)
+    page[3, 4] = 1
+    assert normalise(page)[3, 4] == pytest.approx(99**0.5)
+
+
+def test_a_bright_half_changes_the_other_half() -> None:
+    page = twelve_bit_page(300, 600)
+    brighter = page.copy()
+    brighter[:, 300:] += 4000
+    assert np.all(normalise(brighter)[:, :300] < normalise(page)[:, :300])
+
+
+@pytest.mark.parametrize("height", [1, 255, 256, 257, 700])
+def test_a_page_in_bands_is_normalised_as_a_whole(height: int) -> None:
+    page = twelve_bit_page(height, 50).astype(np.float64)
+    np.testing.assert_allclose(normalise(page), (page - page.mean()) / page.std(), atol=1e-6)
+
+
+def test_the_page_itself_stays_as_it_was() -> None:
+    page = twelve_bit_page()
+    page.flags.writeable = False
+    normalise(page)
+    assert np.array_equal(page, twelve_bit_page())
+
+
+@settings(deadline=None)
+@given(SIDES, SIDES)
+def test_tiles_cover_every_pixel_and_overlap_enough(height: int, width: int) -> None:
+    plan = plan_tiles(height, width)
+    for length, starts in ((height, plan.rows), (width, plan.columns)):
+        assert starts[0] == 0
+        assert starts[-1] == max(length - TILE, 0)
+        assert all(TILE - (after - before) >= OVERLAP for before, after in pairwise(starts))
+        assert all(after > before for before, after in pairwise(starts))
+
+
+@settings(deadline=None)
+@given(SIDES)
+def test_no_fewer_tiles_would_do(length: int) -> None:
+    count = len(plan_tiles(length, 1).rows)
+    assert count == 1 or (count - 1) * TILE - (count - 2) * OVERLAP < length
+
+
+def test_a_livecell_page_takes_twelve_tiles() -> None:
+    plan = plan_tiles(520, 704)
+    assert plan.rows == (0, 148, 296)
+    assert plan.columns == (0, 160, 320, 480)
+    assert plan.count == 12
+
+
+def test_tiles_are_the_pixels_of_their_places() -> None:
+    page = any_map(300, 500)
+    plan = plan_tiles(300, 500)
+    tiles = cut_row(page, plan, plan.rows[1])
+    assert tiles.shape == (len(plan.columns), 1, TILE, TILE)
+    for tile, column in zip(tiles, plan.columns, strict=True):
+        assert np.array_equal(tile[0], page[76:300, column : column + TILE])
+
+
+def test_a_small_page_is_reflected_past_its_edges() -> None:
+    page = any_map(200, 150)
+    tile = cut_row(page, plan_tiles(200, 150), 0)[0, 0]
+    assert np.array_equal(tile[:200, :150], page)
+    assert np.array_equal(tile[200:, :150], page[-2:-26:-1])
+    assert np.array_equal(tile[:200, 150:], page[:, -2:-76:-1])
+
+
+def test_a_single_pixel_fills_its_tile() -> None:
+    tile = cut_row(np.full((1, 1), 3, np.float32), plan_tiles(1, 1), 0)
+    assert np.array_equal(tile, np.full((1, 1, TILE, TILE), 3))
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(1, 1), (1, 500), (500, 1), (100, 90), (224, 224), (223, 225), (225, 223), (520, 704), (30, 1000)],
+)
+def test_tiles_cut_from_a_map_blend_into_that_map(height: int, width: int) -> None:
+    page = any_map(height, width)
+    blended = blend_unchanged(page, plan_tiles(height, width))
+    assert blended.dtype == np.float32
+    np.testing.assert_allclose(blended, page, rtol=1e-5, atol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(2, 16), st.data())
+def test_any_plan_blends_tiles_into_their_map(height: int, width: int, tile: int, data: Any) -> None:
+    overlap = data.draw(st.integers(0, tile - 1))
+    page = any_map(height, width)
+    blended = blend_unchanged(page, plan_tiles(height, width, tile, overlap))
+    np.testing.assert_allclose(blended, page, rtol=1e-5, atol=0)
+
+
+def test_where_tiles_disagree_the_blend_goes_evenly_from_one_to_the_other() -> None:
+    plan = plan_tiles(TILE, 2 * TILE - OVERLAP)
+    blend = Blend(plan)
+    blend.add_row(np.stack([np.full((1, TILE, TILE), value, np.float32) for value in (0, 1)]), 0)
+    line = blend.result()[100]
+    assert np.array_equal(line[: TILE - OVERLAP], np.zeros(TILE - OVERLAP))
+    assert np.array_equal(line[TILE:], np.ones(TILE - OVERLAP))
+    np.testing.assert_allclose(np.diff(line), np.diff(line).clip(0, 1.01 / OVERLAP), atol=1e-7)
+
+
+def test_the_taper_is_symmetric_and_never_0() -> None:
+    weight = preprocess.taper(TILE, OVERLAP)
+    assert weight.shape == (TILE, TILE)
+    assert weight.dtype == np.float32
+    assert weight.min() > 0
+    assert weight.max() == 1
+    assert np.array_equal(weight, weight.T)
+    assert np.array_equal(weight, weight[::-1])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 500), (224, 224), (520, 704)])
+def test_resizing_keeps_a_constant(height: int, width: int) -> None:
+    resized = preprocess.resize(np.full((height, width), 0.3, np.float32), TILE, TILE)
+    assert resized.shape == (TILE, TILE)
+    assert resized.dtype == np.float32
+    np.testing.assert_allclose(resized, 0.3, rtol=1e-6)
+
+
+def test_resizing_takes_height_before_width() -> None:
+    assert preprocess.resize(any_map(30, 40), 7, 9).shape == (7, 9)
+
+
+def test_shrinking_averages_over_every_pixel() -> None:
+    page = any_map(448, 448)
+    assert preprocess.resize(page, TILE, TILE).mean() == pytest.approx(page.mean(), abs=1e-3)
+    stripes = np.tile(np.array([0, 0, 0, 0, 8, 0, 0, 0], np.float32), (8, 28))
+    assert preprocess.resize(stripes, 8, 28).max() < 3
+
+
+def test_a_ramp_stays_a_ramp_when_it_grows() -> None:
+    ramp = np.arange(10, dtype=np.float32)[None].repeat(10, axis=0)
+    grown = preprocess.resize(ramp, 10, 20)[0]
+    np.testing.assert_allclose(np.diff(grown)[1:-1], 0.5, atol=1e-6)

@@ -1,0 +1,46 @@
+"""What the environment must say, and how it is told what it lacks."""
+
+import pytest
+
+from cytomask.settings import Settings
+
+ENVIRONMENT = {
+    "INPUT_BUCKET": "in",
+    "OUTPUT_BUCKET": "out",
+    "GROUND_TRUTH_BUCKET": "truth",
+    "JOBS_TABLE": "jobs",
+    "EVALUATION_QUEUE_URL": "https://sqs/evaluation",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008",
+}
+
+
+def test_the_environment_of_the_template_is_read() -> None:
+    settings = Settings.from_environment(ENVIRONMENT | {"PATH": "/bin"})
+    assert settings == Settings("in", "out", "truth", "jobs", "https://sqs/evaluation", 3008)
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_variable_that_lacks_is_named(name: str, value: str | None) -> None:
+    environment = {key: text for key, text in ENVIRONMENT.items() if key != name}
+    if value is not None:
+        environment[name] = value
+    with pytest.raises(ValueError, match=f"the environment lacks {name};"):
+        Settings.from_environment(environment)
+
+
+def test_all_that_lack_are_named_at_once() -> None:
+    with pytest.raises(ValueError, match=f"lacks {', '.join(ENVIRONMENT)};"):
+        Settings.from_environment({})
+
+
+@pytest.mark.parametrize("memory", ["3 GB", "-1", "3008.0"])
+def test_a_memory_that_is_no_number_of_megabytes_is_named(memory: str) -> None:
+    with pytest.raises(ValueError, match="AWS_LAMBDA_FUNCTION_MEMORY_SIZE"):
+        Settings.from_environment(ENVIRONMENT | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": memory})
+
+
+@pytest.mark.parametrize("bucket", ["in", "truth"])
+def test_masks_never_go_where_images_come_from(bucket: str) -> None:
+    with pytest.raises(ValueError, match="OUTPUT_BUCKET is also an input"):
+        Settings.from_environment(ENVIRONMENT | {"OUTPUT_BUCKET": bucket})
