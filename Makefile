@@ -3,7 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint clean
+SAM := .venv-sam
+
+.PHONY: run test lint tools e2e image-size clean
 
 run: $(VENV)/local  ## the whole way of an image through the emulated stack; IMAGE=path.tif for your own
 	$(BIN)/cytomask demo $(if $(IMAGE),"$(IMAGE)")
@@ -17,8 +19,16 @@ lint: $(VENV)/dev  ## format, lint, types and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+tools: $(VENV)/dev $(SAM)/ready  ## what docs/local-testing.md needs beside Docker: the project's tools, and sam's
+
+e2e: tools  ## sam build, sam local, sam deploy and the real container; needs Docker, or root on Debian
+	tests/e2e/with_docker.sh $(BIN)/pytest tests/e2e
+
+image-size: tools  ## the container image's layers, against their budget
+	tests/e2e/with_docker.sh tests/e2e/image_size.sh
+
 clean:  ## everything that was made
-	rm -rf $(VENV) out masks
+	rm -rf $(VENV) $(SAM) .aws-sam out masks
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -30,3 +40,8 @@ $(VENV)/local: pyproject.toml constraints.txt | $(BIN)/pip
 $(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,train,dev]'
 	touch $@ $(VENV)/local
+
+$(SAM)/ready: tests/e2e/requirements.txt
+	$(PYTHON) -m venv $(SAM)
+	$(SAM)/bin/pip install --quiet --requirement $<
+	touch $@

@@ -107,39 +107,45 @@ def cut_row(normalised: Pixels, plan: TilePlan, row: int) -> Pixels:
 class Blend:
     """Joins overlapping tiles of logits into one page, each weighted by a taper towards its edges.
 
-    Memory is two float32 pages, whatever the number of tiles.
+    The tiles lie on a grid, so the sum of their weights is the product of one sum down and one across:
+    memory is one float32 page, whatever the number of tiles.
     """
 
     def __init__(self, plan: TilePlan) -> None:
         self._plan = plan
-        self._taper = taper(plan.tile, plan.overlap)
+        self._ramp = taper(plan.tile, plan.overlap)
         self._sum = np.zeros((plan.height, plan.width), np.float32)
-        self._weight = np.zeros((plan.height, plan.width), np.float32)
 
     def add_row(self, logits: Pixels, row: int) -> None:
         """Adds the logits of one row of tiles, (columns, 1, tile, tile) float32."""
+        weight = np.outer(self._ramp, self._ramp)
         for tile, column in zip(logits, self._plan.columns, strict=True):
             target = self._sum[row : row + self._plan.tile, column : column + self._plan.tile]
             height, width = target.shape
-            weight = self._taper[:height, :width]
-            target += tile[0, :height, :width] * weight
-            self._weight[row : row + height, column : column + width] += weight
+            target += tile[0, :height, :width] * weight[:height, :width]
 
     def result(self) -> Pixels:
         """The blended logits, (H, W) float32. Ends the blend: its sum is divided in place."""
-        self._sum /= self._weight
+        self._sum /= self._total(self._plan.rows, self._plan.height)[:, None]
+        self._sum /= self._total(self._plan.columns, self._plan.width)
         return self._sum
+
+    def _total(self, starts: tuple[int, ...], length: int) -> Pixels:
+        """Sum of the tiles' ramps along one axis, (length,) float32."""
+        total = np.zeros(max(length, self._plan.tile), np.float32)
+        for start in starts:
+            total[start : start + self._plan.tile] += self._ramp
+        return total[:length]
 
 
 def taper(tile: int, overlap: int) -> Pixels:
-    """Weight of each pixel of a tile: 1 inside, falling linearly over the overlap, never 0.
+    """Weight of a tile's pixels along one axis: 1 inside, falling linearly over the overlap, never 0.
 
     Returns:
-        (tile, tile) float32 in (0, 1].
+        (tile,) float32 in (0, 1].
     """
     distance = np.minimum(np.arange(tile), np.arange(tile)[::-1]) + 0.5
-    ramp = np.minimum(distance / max(overlap, 1), 1).astype(np.float32)
-    return np.outer(ramp, ramp)
+    return np.minimum(distance / max(overlap, 1), 1).astype(np.float32)
 
 
 def resize(image: Pixels, height: int, width: int) -> Pixels:

@@ -655,6 +655,16 @@ def test_a_huge_page_is_refused_by_its_header_alone() -> None:
         tracemalloc.stop()
 
 
+def test_less_memory_means_smaller_pages_and_the_refusal_says_so() -> None:
+    data = plain_tiff(np.zeros((2000, 2000), np.uint8))
+    assert images.Limits.within(3008) == images.LIMITS
+    with (
+        images.open_image(data, "large.tif") as image,
+        pytest.raises(ImageTooLarge, match=r"\(4 megapixels\); the limit is 2 megapixels.*its 512 MB"),
+    ):
+        images.read_pages(image, limits=images.Limits.within(512))
+
+
 def test_a_small_page_beside_a_huge_one_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "LIMITS", images.Limits(page_pixels=1000))
     small = noise(20, 20)

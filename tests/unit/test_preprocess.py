@@ -204,11 +204,10 @@ def test_where_tiles_disagree_the_blend_goes_evenly_from_one_to_the_other() -> N
 
 def test_the_taper_is_symmetric_and_never_0() -> None:
     weight = preprocess.taper(TILE, OVERLAP)
-    assert weight.shape == (TILE, TILE)
+    assert weight.shape == (TILE,)
     assert weight.dtype == np.float32
     assert weight.min() > 0
     assert weight.max() == 1
-    assert np.array_equal(weight, weight.T)
     assert np.array_equal(weight, weight[::-1])
 
 

@@ -67,7 +67,28 @@ class Limits:
     file_bytes: int = 640 * MEBI
     file_pages: int = 10_000  # whose headers alone take a second
 
+    remedy: str = "crop or bin it"  # for a page that is too large
 
+    @classmethod
+    def within(cls, memory_mb: int) -> "Limits":
+        """The limits of a function with so many MB; of what it does not need itself, the file gets a quarter.
+
+        Measured in the container over 8- to 32-bit pages of 1 to 64 megapixels, with every output: 440 MB,
+        and 15 to 20 bytes a pixel; 64-bit pages need 8 more.
+        """
+        spare = (memory_mb - RESIDENT_MB) * MEBI
+        page_pixels = max(spare * 3 // 4 // BYTES_PER_PIXEL, 0)
+        if page_pixels >= cls.page_pixels:
+            return cls()
+        return cls(
+            page_pixels=page_pixels,
+            file_bytes=min(cls.file_bytes, max(spare // 4, 0)),
+            remedy=f"{cls.remedy}, or give the function more memory than its {memory_mb} MB",
+        )
+
+
+RESIDENT_MB = 440
+BYTES_PER_PIXEL = 28
 LIMITS = Limits()
 
 
@@ -151,7 +172,10 @@ def open_image(source: bytes | Path, name: str | None = None) -> Iterator[ImageF
 
 
 def read_pages(
-    image: ImageFile, wanted: Sequence[int] | None = None, channel: int | None = None
+    image: ImageFile,
+    wanted: Sequence[int] | None = None,
+    channel: int | None = None,
+    limits: Limits | None = None,
 ) -> Iterator[Page]:
     """Decodes pages one at a time, after all of them were checked by their headers.
 
@@ -159,13 +183,14 @@ def read_pages(
         image: an opened image.
         wanted: pages counted from 0; all of them where None.
         channel: counted from 0; may be None where a page has one channel or is RGB (luma).
+        limits: of pages and of all of them together; `LIMITS` where None.
 
     Raises:
         NoSuchPage, ImageTooLarge, AmbiguousChannels: before any pixel is read.
         UnreadableImage, NonFinitePixels, ImageTooLarge: when a page's pixels are read.
     """
     indices = range(len(image.pages)) if wanted is None else wanted
-    _check(image, indices, channel)
+    _check(image, indices, channel, limits or LIMITS)
     return (_read(image, index, channel) for index in indices)
 
 
@@ -248,18 +273,18 @@ def _png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _check(image: ImageFile, wanted: Sequence[int], channel: int | None) -> None:
+def _check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: Limits) -> None:
     total = 0
     for index in wanted:
         if not 0 <= index < len(image.pages):
             raise NoSuchPage(f"{image.name} has no page {index}: it has {len(image.pages)}, counted from 0")
         page = image.pages[index]
         pixels = page.height * page.width
-        if pixels > LIMITS.page_pixels:
+        if pixels > limits.page_pixels:
             raise ImageTooLarge(
                 f"page {index} of {image.name} is {page.width} x {page.height} pixels "
-                f"({pixels / MEGA:.0f} megapixels); the limit is {LIMITS.page_pixels // MEGA} megapixels "
-                "a page: crop or bin it"
+                f"({_megapixels(pixels)} megapixels); the limit is {_megapixels(limits.page_pixels)} "
+                f"megapixels a page: {limits.remedy}"
             )
         total += pixels
         if channel is None and page.channels > 1 and not page.colour:
@@ -272,11 +297,15 @@ def _check(image: ImageFile, wanted: Sequence[int], channel: int | None) -> None
                 f"page {index} of {image.name} has no channel {channel}: it has {page.channels}, "
                 "counted from 0"
             )
-    if total > LIMITS.job_pixels:
+    if total > limits.job_pixels:
         raise ImageTooLarge(
             f"{image.name}: the {len(wanted)} pages asked for have {total / MEGA:.0f} megapixels, the limit "
-            f"is {LIMITS.job_pixels // MEGA} a job; ask for fewer with `pages`"
+            f"is {limits.job_pixels // MEGA} a job; ask for fewer with `pages`"
         )
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{round(pixels / MEGA, 1):g}"
 
 
 def _read(image: ImageFile, index: int, channel: int | None) -> Page:
