@@ -57,6 +57,7 @@ class Segmenter:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
+        self._limits = images.Limits.within(settings.memory_mb)
         self._predictor = predictor
         self._storage = storage
         self._jobs = jobs
@@ -118,12 +119,12 @@ class Segmenter:
         """The stored result of finished work; a new label or ground truth is still taken in."""
         request = work.request
         self._logger.info("duplicate_ignored", job_id=work.job_id, image=request.image.uri)
-        result = self._stored_result(_key_of(row["result"]), work.job_id)
-        if result is None:
-            return {"job_id": work.job_id, "status": row["status"]}
         group = row.get("group", "") if request.label is None else request.label
         if group != row.get("group", ""):
-            self._jobs.note_group(work.job_id, group)
+            self._jobs.note_group(work.job_id, group, self._clock())
+        result = self._stored_result(_key_of(row["result"]), work.job_id)
+        if result is None:  # a newer upload has replaced it
+            return {"job_id": work.job_id, "status": row["status"]}
         if request.ground_truth:
             self._record_evaluation(work, result, group)
         return result
@@ -164,7 +165,7 @@ class Segmenter:
             if not present:
                 raise ImageNotFound(f"{image.uri} is not there; it was deleted, moved or never uploaded")
             for page in self._segment_pages(work, prefix, watch):
-                pages.append(page)
+                pages.append(page)  # those before a damaged one are written and stay on record
             result |= {
                 "status": "SUCCEEDED",
                 "confluence": _pooled_confluence(pages),
@@ -186,10 +187,10 @@ class Segmenter:
         """Segments and writes page after page; yields what the result says of each."""
         image, parameters = work.request.image, work.request.parameters
         with watch.stage("read"):
-            content = self._storage.read_image(image)
+            content = self._storage.read_image(image, self._limits)
         with images.open_image(content, image.uri) as opened:
             wanted = parameters.selected(len(opened.pages), image.uri)
-            pages = images.read_pages(opened, wanted, parameters.channel)
+            pages = images.read_pages(opened, wanted, parameters.channel, self._limits)
             while True:
                 with watch.stage("decode"):
                     page = next(pages, None)

@@ -148,13 +148,7 @@ def open_image(source: bytes | Path, name: str | None = None) -> Iterator[ImageF
     """
     called = name or str(source if isinstance(source, Path) else "image")
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    if size == 0:
-        raise EmptyImage(f"{called} has no bytes; upload it again")
-    if size > LIMITS.file_bytes:
-        raise ImageTooLarge(
-            f"{called} has {size / MEBI:.0f} MiB, the limit is {LIMITS.file_bytes / MEBI:.0f} MiB; "
-            "split the stack or compress it"
-        )
+    require_size(size, called, LIMITS)
     with io.BytesIO(source) if isinstance(source, bytes) else io.BufferedReader(_LoneFile(source)) as stream:
         magic = stream.read(8)
         stream.seek(0)
@@ -169,6 +163,17 @@ def open_image(source: bytes | Path, name: str | None = None) -> Iterator[ImageF
                     f"{called} is not a TIFF, PNG or JPEG: it begins with {magic!r}; export it as TIFF"
                 )
         yield image
+
+
+def require_size(size: int, name: str, limits: Limits) -> None:
+    """Refuses a file by its length in bytes; raises EmptyImage, ImageTooLarge."""
+    if size == 0:
+        raise EmptyImage(f"{name} has no bytes; upload it again")
+    if size > limits.file_bytes:
+        raise ImageTooLarge(
+            f"{name} has {size / MEBI:.0f} MiB, the limit is {limits.file_bytes / MEBI:.0f} MiB; "
+            "split the stack or compress it"
+        )
 
 
 def read_pages(

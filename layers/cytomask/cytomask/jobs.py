@@ -92,7 +92,7 @@ class Jobs:
         values = {"lease_until": Decimal(0), "error": error, "updated_at": timestamp(now)}
         return self._update_owned(lease, values)
 
-    def note_group(self, job_id: str, group: str) -> None:
+    def note_group(self, job_id: str, group: str, now: float) -> None:
         """Sets the label that a job is reported by, and its evaluations with it."""
         answer = self._dynamodb.query(
             TableName=self._table,
@@ -100,8 +100,9 @@ class Jobs:
             ExpressionAttributeValues={":job_id": {"S": job_id}},
             ConsistentRead=True,
         )
+        values = {"group": group, "updated_at": timestamp(now)}
         for row in map(_plain, answer["Items"]):
-            self._update(job_id, row["record"], {"group": group}, {}, "attribute_exists(job_id)", {})
+            self._update(job_id, row["record"], values, {}, "attribute_exists(job_id)", {})
 
     def reject_message(self, job_id: str, fields: Row, now: float) -> None:
         """Records a message that names no image and so never becomes a job that could be taken."""

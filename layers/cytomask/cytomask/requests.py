@@ -268,7 +268,7 @@ def parse_uri(text: str, field: str) -> S3Object:
     """Reads `s3://bucket/key`; raises InvalidRequest, which names `field`."""
     match = S3_URI.fullmatch(text)
     if match is None:
-        raise _refusal(field, f"{text[:200]!r} is no S3 address, and files on your own disk are out of reach")
+        raise _refusal(field, f'"{text[:200]}" is no S3 address, and files on your own disk are out of reach')
     if len(match["key"].encode()) > LONGEST_KEY:
         raise _refusal(field, f"its key is longer than S3's {LONGEST_KEY} bytes")
     return S3Object(match["bucket"], match["key"])
@@ -278,7 +278,7 @@ def _parse_pages(pages: int | str) -> str:
     text = str(pages)
     first, _, last = text.partition("-")
     if not PAGES.fullmatch(text) or (last and int(last) < int(first)):
-        raise _refusal("pages", f"{text[:50]!r} is none of these")
+        raise _refusal("pages", f'"{text[:50]}" is none of these')
     return text if text == "all" else "-".join(map(str, dict.fromkeys([int(first), int(last or first)])))
 
 

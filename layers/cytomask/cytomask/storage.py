@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from cytomask.errors import EmptyImage, ImageNotFound, ImageReplaced, ImageTooLarge
-from cytomask.images import LIMITS, MEBI
+from cytomask.errors import ImageNotFound, ImageReplaced
+from cytomask.images import Limits, require_size
 from cytomask.requests import S3Object
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Storage:
             head["LastModified"].isoformat(),
         )
 
-    def read_image(self, image: S3Object) -> bytes:
-        """The bytes of exactly this version.
+    def read_image(self, image: S3Object, limits: Limits) -> bytes:
+        """The bytes of exactly this version, within the limits.
 
         Raises:
             EmptyImage, ImageTooLarge: by its length, before the bytes are fetched.
@@ -63,17 +63,11 @@ class Storage:
                 raise ImageNotFound(f"{image.uri} was deleted before it was read; upload it again") from error
             if _status(error) == 412:
                 raise ImageReplaced(
-                    f"{image.uri} was overwritten before it was read; the newer upload is a job of its own"
+                    f"{image.uri} was overwritten meanwhile; the newer upload is a job of its own"
                 ) from error
             raise
         with answer["Body"] as body:
-            if answer["ContentLength"] == 0:
-                raise EmptyImage(f"{image.uri} has no bytes; upload it again")
-            if answer["ContentLength"] > LIMITS.file_bytes:
-                raise ImageTooLarge(
-                    f"{image.uri} has {answer['ContentLength'] / MEBI:.0f} MiB, the limit is "
-                    f"{LIMITS.file_bytes / MEBI:.0f} MiB; split the stack or compress it"
-                )
+            require_size(answer["ContentLength"], image.uri, limits)
             return body.read()
 
     def read_output(self, bucket: str, key: str) -> bytes | None:

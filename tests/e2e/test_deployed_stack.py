@@ -1,0 +1,135 @@
+"""`sam deploy` to the emulated account, then the whole way: upload, notification, queue, container, mask."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import boto3
+import numpy as np
+import pytest
+from account import LOOPBACK
+from conftest import Store
+from ecr import login_to
+from tools import BUILT, SAM, mask_of_command_line, run
+
+from infra import emulator
+
+STACK = "cytomask-deployed"
+ARTEFACTS = "artefacts"
+SOMEONE_ELSE = "111111111111"
+# The least that the template takes and Lambda would: tries follow each other fast.
+PARAMETERS = {
+    "SegmentTimeout": "20",
+    "VisibilityTimeout": "20",
+    "MaxReceiveCount": "2",
+    "LogRetentionDays": "1",
+}
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def deployed(account, built) -> Iterator[Store]:
+    account.client("s3").create_bucket(
+        Bucket=ARTEFACTS, CreateBucketConfiguration={"LocationConstraint": emulator.REGION}
+    )
+    account.client("ecr").create_repository(repositoryName="cytomask")
+    registry = f"{LOOPBACK}:{account.port}"
+    with login_to(registry) as ecr:
+        run(
+            *(SAM, "deploy", "--template", BUILT / "template.yaml", "--stack-name", STACK),
+            *(
+                "--s3-bucket",
+                ARTEFACTS,
+                "--image-repository",
+                f"{registry}/cytomask",
+                "--no-confirm-changeset",
+            ),
+            *("--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"),
+            *("--parameter-overrides", *(f"{name}={value}" for name, value in PARAMETERS.items())),
+            AWS_ENDPOINT_URL=account.endpoint,
+            AWS_ENDPOINT_URL_ECR=ecr,
+        )
+    set_poller(account, enabled=True)
+    [stack] = account.client("cloudformation").describe_stacks(StackName=STACK)["Stacks"]
+    yield Store(account, {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]})
+    pushed = run(
+        "docker", "images", "--format={{.Repository}}:{{.Tag}}", f"{registry}/cytomask"
+    ).stdout.split()
+    run("docker", "rmi", *pushed)
+
+
+def set_poller(account, enabled):
+    """Opens or closes the queue; a number for the poller, which fails on the text that ministack keeps."""
+    lambdas = account.client("lambda")
+    for mapping in lambdas.list_event_source_mappings()["EventSourceMappings"]:
+        most = int(mapping["ScalingConfig"]["MaximumConcurrency"])
+        lambdas.update_event_source_mapping(
+            UUID=mapping["UUID"], Enabled=enabled, ScalingConfig={"MaximumConcurrency": most}
+        )
+
+
+def wait_for(found):
+    """Calls `found` until it returns something true; returns that."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"{found} found nothing in {PATIENCE_SECONDS} s"
+        time.sleep(0.5)
+    return result
+
+
+def finished(store, image):
+    return [job for job in store.jobs(image) if job["status"] in ("SUCCEEDED", "REJECTED")]
+
+
+def test_the_outputs_name_what_the_command_line_looks_for(deployed):
+    needed = {"InputBucketName", "OutputBucketName", "GroundTruthBucketName", "SegmentQueueUrl"}
+    assert needed | {"EvaluationQueueUrl", "JobsTableName"} <= set(deployed.outputs)
+
+
+def test_an_upload_becomes_a_mask_and_a_job_by_the_container_that_was_deployed(
+    deployed, account, pictures, tmp_path
+):
+    key, picture = next(iter(pictures.items()))
+    image = deployed.upload(key, picture)
+    [job] = wait_for(lambda: finished(deployed, image))
+    assert (job["status"], job["attempt"]) == ("SUCCEEDED", 1)
+    assert job["mask"] == f"s3://{deployed.outputs['OutputBucketName']}/{key}.mask.png"
+    np.testing.assert_array_equal(deployed.mask(job["mask"]), mask_of_command_line(picture, tmp_path))
+    assert f"{LOOPBACK}:{account.port}/cytomask" in run("docker", "ps", "--format={{.Image}}").stdout
+
+
+def test_of_two_bad_messages_the_broken_is_rejected_and_the_failing_ends_in_the_dead_letter_queue(
+    deployed, account, tmp_path
+):
+    foreign = boto3.client(
+        "s3",
+        endpoint_url=account.endpoint,
+        region_name=emulator.REGION,
+        aws_access_key_id=SOMEONE_ELSE,
+        aws_secret_access_key="test",
+    )
+    foreign.create_bucket(Bucket="private", CreateBucketConfiguration={"LocationConstraint": emulator.REGION})
+    foreign.put_object(Bucket="private", Key="image.tif", Body=b"II*\0")
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 and nothing else")
+    deployed.account.client("s3").upload_file(
+        str(tmp_path / "broken.tif"), deployed.outputs["OutputBucketName"], "broken.tif"
+    )
+    broken = f"s3://{deployed.outputs['OutputBucketName']}/broken.tif"
+    sqs = account.client("sqs")
+    set_poller(account, enabled=False)  # so that both come in one batch
+    sqs.send_message_batch(
+        QueueUrl=deployed.outputs["SegmentQueueUrl"],
+        Entries=[
+            {"Id": str(index), "MessageBody": json.dumps({"image": image})}
+            for index, image in enumerate((broken, "s3://private/image.tif"))
+        ],
+    )
+    set_poller(account, enabled=True)
+    [job] = wait_for(lambda: finished(deployed, broken))
+    assert (job["status"], job["error_code"]) == ("REJECTED", "UNREADABLE_IMAGE")
+    dead = wait_for(
+        lambda: sqs.receive_message(QueueUrl=deployed.outputs["SegmentDLQUrl"], WaitTimeSeconds=5).get(
+            "Messages"
+        )
+    )
+    assert [json.loads(message["Body"]) for message in dead] == [{"image": "s3://private/image.tif"}]

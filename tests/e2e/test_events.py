@@ -1,0 +1,35 @@
+"""Every way in, through `sam local invoke` and the real container."""
+
+import numpy as np
+import pytest
+from account import EVENTS, keys_of
+from tools import invoke_locally, mask_of_command_line
+
+# What an event asks for beyond the defaults, in the command line's words.
+ASKED = {"direct": ["--mode", "resize"], "request_in_sqs": ["--threshold", "0.6"]}
+QUEUED = {"request_in_sqs", "s3_in_sqs"}
+NAMES = sorted(path.stem for path in EVENTS.glob("*.json"))
+
+
+def test_there_is_an_event_file_for_every_way_in():
+    ways = {"s3_put", "s3_put_nasty_key", "two_s3_records", "s3_in_sqs", "request_in_sqs"}
+    assert ways | {"eventbridge", "sns_wrapped", "s3_test_event", "direct"} <= set(NAMES)
+
+
+@pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("name", NAMES)
+def test_masks_of_an_event_are_those_of_the_command_line(name, store, pictures, environment_file, tmp_path):
+    event = EVENTS / f"{name}.json"
+    invoked = invoke_locally(event, environment_file)
+
+    bucket = store.outputs["InputBucketName"]
+    jobs = [job for key in keys_of(event) for job in store.jobs(f"s3://{bucket}/{key}")]
+    if name in QUEUED:
+        assert invoked.answer == {"batchItemFailures": []}
+    else:
+        assert [result["job_id"] for result in invoked.answer] == [job["job_id"] for job in jobs]
+    assert len(jobs) == {"s3_test_event": 0, "two_s3_records": 2}.get(name, 1)
+    for job, key in zip(jobs, keys_of(event), strict=True):
+        expected = mask_of_command_line(pictures[key], tmp_path, ASKED.get(name, []))
+        assert job["status"] == "SUCCEEDED"
+        np.testing.assert_array_equal(store.mask(job["mask"]), expected)

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs a command with a Docker engine and the base image; stops the engine if it was not there before.
+# usage: with_docker.sh COMMAND...
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+docker version >/dev/null 2>&1 || trap 'tests/e2e/docker_engine.sh stop' EXIT
+tests/e2e/docker_engine.sh start
+tests/e2e/make_base_image.sh local/lambda-python:3.13 \
+    .venv-sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64
+"$@"

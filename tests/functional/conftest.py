@@ -1,0 +1,308 @@
+"""The segment function among faked AWS resources, fresh for every test."""
+
+import importlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import ModuleType
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+from boto3.dynamodb.conditions import Key
+from botocore.exceptions import ClientError
+from factories import GROUND_TRUTH, INPUT, OUTPUT, s3_event, sqs_batch
+from moto import mock_aws
+from moto.s3.models import s3_backends
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.predictor import Prediction, Predictor
+
+REGION = "eu-central-1"
+TABLE = "cytomask-jobs"
+QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-evaluation"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": REGION,
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008",
+    "INPUT_BUCKET": INPUT,
+    "OUTPUT_BUCKET": OUTPUT,
+    "GROUND_TRUTH_BUCKET": GROUND_TRUTH,
+    "JOBS_TABLE": TABLE,
+    "EVALUATION_QUEUE_URL": QUEUE_URL,
+    "POWERTOOLS_SERVICE_NAME": "segment",
+}
+
+Row = dict[str, Any]
+
+
+class CountingPredictor:
+    """The real network, which counts the pages that it segments."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self.manifest = predictor.manifest
+        self.pages = 0
+
+    def predict(self, *arguments: Any) -> Prediction:
+        self.pages += 1
+        return self._predictor.predict(*arguments)
+
+
+@dataclass(frozen=True)
+class LambdaContext:
+    """What Lambda gives a handler beside the event."""
+
+    aws_request_id: str
+    function_name: str = "cytomask-segment"
+    memory_limit_in_mb: int = 3008
+    invoked_function_arn: str = f"arn:aws:lambda:{REGION}:000000000000:function:cytomask-segment"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 120_000
+
+
+@dataclass
+class Rule:
+    operation: str
+    act: Callable[[], None]
+    times: int
+    skip: int
+    key: str
+
+
+@dataclass
+class Wire:
+    """What lies between the handler's clients and AWS: calls can be failed, or something done before."""
+
+    rules: list[Rule] = field(default_factory=list)
+
+    def before(
+        self, operation: str, act: Callable[[], None], times: int = 1, skip: int = 0, key: str = ""
+    ) -> None:
+        """Acts before the calls of `operation` whose S3 key ends in `key`, after `skip` of them."""
+        self.rules.append(Rule(operation, act, times, skip, key))
+
+    def fail(
+        self, operation: str, code: str, status: int, times: int = 1, skip: int = 0, key: str = ""
+    ) -> None:
+        def act() -> None:
+            answer = {
+                "Error": {"Code": code, "Message": "injected"},
+                "ResponseMetadata": {"HTTPStatusCode": status},
+            }
+            raise ClientError(answer, operation)  # type: ignore[arg-type]
+
+        self.before(operation, act, times, skip, key)
+
+    def cut(self, operation: str, skip: int = 0, key: str = "") -> None:
+        """From here on nothing gets through, as when the invocation is killed."""
+
+        def act() -> None:
+            for name in ("GetItem", "PutItem", "UpdateItem", "PutObject", "SendMessage"):
+                self.fail(name, "Killed", 500, times=1000)
+            raise ConnectionError("killed")
+
+        self.before(operation, act, 1, skip, key)
+
+    def mend(self) -> None:
+        self.rules.clear()
+
+    def on_call(self, params: dict[str, Any], model: Any, **_: Any) -> None:
+        for rule in list(self.rules):
+            if rule.operation != model.name or not str(params.get("Key", "")).endswith(rule.key):
+                continue
+            if rule.skip:
+                rule.skip -= 1
+                continue
+            if rule.times:
+                rule.times -= 1
+                rule.act()
+
+
+@dataclass
+class SegmentStack:
+    """The function and its resources, as a user sees them."""
+
+    app: ModuleType
+    predictor: CountingPredictor
+    wire: Wire
+    s3: Any
+    sqs: Any
+    table: Any
+    invocations: int = 0
+
+    def handle(self, event: Any) -> Any:
+        """Invokes the function; its answer goes through JSON, as on Lambda."""
+        self.invocations += 1
+        return json.loads(
+            json.dumps(self.app.handler(event, LambdaContext(f"invocation-{self.invocations}")))
+        )
+
+    def deliver(self, *bodies: Any) -> list[int]:
+        """Delivers a batch of messages; returns the places of those that are to be delivered again."""
+        answer = self.handle(sqs_batch(*bodies))
+        return [int(failure["itemIdentifier"].removeprefix("m")) for failure in answer["batchItemFailures"]]
+
+    def segment(self, key: str, body: bytes) -> dict[str, Any]:
+        """Uploads an image, notifies of it, returns its result."""
+        self.upload(key, body)
+        (result,) = self.handle(s3_event(key))
+        return dict(result)
+
+    def upload(self, key: str, body: bytes, bucket: str = INPUT) -> str | None:
+        """Uploads an object; returns its version where the bucket keeps them."""
+        return self.s3.put_object(Bucket=bucket, Key=key, Body=body).get("VersionId")
+
+    def age(self, key: str, hours: int) -> None:
+        """Lets an image be that old: S3 tells the time of an upload in seconds only."""
+        (backend,) = (backends["aws"] for backends in s3_backends.values())
+        backend.buckets[INPUT].keys[key].last_modified -= timedelta(hours=hours)
+
+    def output(self, key: str) -> bytes:
+        return self.s3.get_object(Bucket=OUTPUT, Key=key)["Body"].read()
+
+    def outputs(self) -> set[str]:
+        return {item["Key"] for item in self.s3.list_objects_v2(Bucket=OUTPUT).get("Contents", [])}
+
+    def mask(self, key: str) -> NDArray[np.uint8]:
+        """The mask at an output key, after a look at its form: a PNG of 8 bits and one channel."""
+        with Image.open(io.BytesIO(self.output(key)), formats=("PNG",)) as image:
+            assert image.mode == "L"
+            pixels = np.asarray(image)
+        assert set(np.unique(pixels)) <= {0, 255}
+        return pixels
+
+    def result(self, key: str) -> dict[str, Any]:
+        return dict(json.loads(self.output(key)))
+
+    def pixels(self, key: str) -> NDArray[Any]:
+        return np.asarray(Image.open(io.BytesIO(self.output(key)), formats=("PNG",)))
+
+    def rows(self, record: str = "JOB") -> list[Row]:
+        """All rows whose record begins so, the oldest first."""
+        rows = [row for row in self.table.scan()["Items"] if row["record"].startswith(record)]
+        return sorted(rows, key=lambda row: row["created_at"])
+
+    def row(self) -> Row:
+        """The row of the only job."""
+        (row,) = self.rows()
+        return row
+
+    def job(self, job_id: str) -> Row:
+        return self.table.get_item(Key={"job_id": job_id, "record": "JOB"})["Item"]
+
+    def indexed(self, index: str, name: str, value: str) -> list[Row]:
+        answer = self.table.query(IndexName=index, KeyConditionExpression=Key(name).eq(value))
+        return answer["Items"]
+
+    def set_status(self, status: str, **fields: Any) -> None:
+        """Changes the row of the only job, as another function would."""
+        row = self.row() | {"status": status} | fields
+        self.table.put_item(Item=row)
+
+    def expire_lease(self) -> None:
+        self.set_status("RUNNING", lease_until=1)
+
+    def evaluation_messages(self) -> list[dict[str, Any]]:
+        answer = self.sqs.receive_message(QueueUrl=QUEUE_URL, MaxNumberOfMessages=10)
+        messages = answer.get("Messages", [])
+        for message in messages:
+            self.sqs.delete_message(QueueUrl=QUEUE_URL, ReceiptHandle=message["ReceiptHandle"])
+        return [json.loads(message["Body"]) for message in messages]
+
+
+@pytest.fixture(scope="session")
+def predictor() -> Predictor:
+    return Predictor()
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Ways to AWS, made once because that is slow: the tests' own clients, and those of the function."""
+
+    s3: Any
+    sqs: Any
+    dynamodb: Any
+    of_the_function: boto3.Session
+    wire: Wire
+
+
+@pytest.fixture(scope="session")
+def sessions() -> Sessions:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        wire, of_the_function, own = Wire(), boto3.Session(), boto3.Session()
+        of_the_function.events.register("provide-client-params", wire.on_call)
+        return Sessions(own.client("s3"), own.client("sqs"), own.resource("dynamodb"), of_the_function, wire)
+
+
+@pytest.fixture
+def stack(
+    predictor: Predictor, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SegmentStack]:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with mock_aws():
+        make_buckets(sessions.s3)
+        make_table(sessions.dynamodb)
+        sessions.sqs.create_queue(QueueName="cytomask-evaluation")
+        sessions.wire.mend()
+        app = importlib.import_module("functions.segment.app")
+        counting = CountingPredictor(predictor)
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_the_function)  # moto has put another there
+        monkeypatch.setattr(app, "Predictor", lambda: counting)
+        monkeypatch.setattr(app, "segmenter", app.connect())
+        table = sessions.dynamodb.Table(TABLE)
+        yield SegmentStack(app, counting, sessions.wire, sessions.s3, sessions.sqs, table)
+
+
+@pytest.fixture
+def log_lines(stack: SegmentStack) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
+    """The JSON lines of one event that the function wrote."""
+    handler, written = stack.app.logger.registered_handler, io.StringIO()
+    standard_output, handler.stream = handler.stream, written
+
+    def lines(event: str) -> list[dict[str, Any]]:
+        parsed = map(json.loads, written.getvalue().splitlines())
+        return [line for line in parsed if line["message"] == event]
+
+    yield lines
+    handler.stream = standard_output
+
+
+def make_buckets(s3: Any) -> None:
+    for bucket in (INPUT, OUTPUT, GROUND_TRUTH):
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+
+
+def make_table(dynamodb: Any) -> None:
+    """The Jobs table with the keys and indexes of template.yaml."""
+    keys = ["job_id", "record", "status", "group", "created_at"]
+    dynamodb.create_table(
+        TableName=TABLE,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
+        KeySchema=key_schema("job_id", "record"),
+        GlobalSecondaryIndexes=[
+            {
+                "IndexName": f"by_{name}",
+                "KeySchema": key_schema(name, "created_at"),
+                "Projection": {"ProjectionType": "ALL"},
+            }
+            for name in ("status", "group")
+        ],
+    )
+
+
+def key_schema(partition: str, sort: str) -> Any:
+    return [
+        {"AttributeName": partition, "KeyType": "HASH"},
+        {"AttributeName": sort, "KeyType": "RANGE"},
+    ]

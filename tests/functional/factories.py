@@ -1,0 +1,88 @@
+"""Images and events for the functional tests."""
+
+import io
+import json
+import struct
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from infra.samples import phase_contrast_field
+
+INPUT = "cytomask-input-000000000000-eu-central-1"
+OUTPUT = "cytomask-output-000000000000-eu-central-1"
+GROUND_TRUTH = "cytomask-ground-truth-000000000000-eu-central-1"
+
+HEIGHT, WIDTH = 64, 80
+EVENTS = Path(__file__).parents[1] / "events"
+
+
+@cache
+def page(seed: int = 0) -> NDArray[np.uint16]:
+    """A small field of cells, (64, 80) uint16."""
+    return phase_contrast_field(seed, HEIGHT, WIDTH).pixels
+
+
+def tiff(pixels: NDArray[Any] | None = None, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, page() if pixels is None else pixels, **options)
+    return stream.getvalue()
+
+
+def stack_of(count: int) -> bytes:
+    """A TIFF of several pages, each with other cells."""
+    return tiff(np.stack([page(seed) for seed in range(count)]), photometric="minisblack")
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def ground_truth() -> bytes:
+    return png(phase_contrast_field(0, HEIGHT, WIDTH).cells.astype(np.uint8) * 255)
+
+
+def event_file(name: str) -> Any:
+    return json.loads((EVENTS / f"{name}.json").read_text())
+
+
+def s3_record(key: str, bucket: str = INPUT, version: str | None = None) -> dict[str, Any]:
+    """One record of S3's notification, its key encoded as S3 does."""
+    record: dict[str, Any] = event_file("s3_put")["Records"][0]
+    record["s3"]["bucket"]["name"] = bucket
+    record["s3"]["object"]["key"] = quote_plus(key, safe="/")
+    if version is not None:
+        record["s3"]["object"]["versionId"] = version
+    return record
+
+
+def s3_event(*keys: str, bucket: str = INPUT) -> dict[str, Any]:
+    return {"Records": [s3_record(key, bucket) for key in keys]}
+
+
+def request(key: str, **fields: Any) -> dict[str, Any]:
+    return {"image": f"s3://{INPUT}/{key}"} | fields
+
+
+def sqs_batch(*bodies: Any) -> dict[str, Any]:
+    """A batch of messages `m0`, `m1`, …; what is not text yet becomes JSON."""
+    record = event_file("s3_in_sqs")["Records"][0]
+    texts = [body if isinstance(body, str) else json.dumps(body) for body in bodies]
+    return {
+        "Records": [record | {"messageId": f"m{index}", "body": text} for index, text in enumerate(texts)]
+    }
+
+
+def header_only_tiff(height: int, width: int) -> bytes:
+    """A TIFF of one directory that promises 8-bit grey pixels and holds none."""
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: 8}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)

@@ -1,0 +1,136 @@
+"""Faults that pass: the message goes back to its queue, the row is given back, the others are done."""
+
+import pytest
+from botocore.exceptions import ClientError
+from factories import INPUT, OUTPUT, event_file, request, s3_event, tiff
+
+# operation, error code, HTTP status, and how many calls of a good job precede it
+FAULTS = {
+    "S3 is slow when the image is looked up": ("HeadObject", "SlowDown", 503, 0),
+    "the bucket refuses to be looked into": ("HeadObject", "403", 403, 0),
+    "S3 fails when the image is read": ("GetObject", "InternalError", 500, 0),
+    "the bucket refuses to be read": ("GetObject", "AccessDenied", 403, 0),
+    "the output is refused a look": ("HeadObject", "403", 403, 1),
+    "S3 is slow when the mask is written": ("PutObject", "SlowDown", 503, 0),
+    "the bucket refuses the mask": ("PutObject", "AccessDenied", 403, 0),
+    "S3 fails when the result is written": ("PutObject", "InternalError", 500, 1),
+    "the row is throttled when it is taken": ("UpdateItem", "ProvisionedThroughputExceededException", 400, 0),
+    "the row of the evaluation is throttled": ("UpdateItem", "ThrottlingException", 400, 1),
+    "the row is throttled when it is finished": ("UpdateItem", "InternalServerError", 500, 2),
+}
+AFTER_THE_RESULT = {
+    "the row of the evaluation is throttled",
+    "the row is throttled when it is finished",
+}
+
+
+def break_down(stack, name):
+    operation, code, status, skip = FAULTS[name]
+    stack.wire.fail(operation, code, status, skip=skip)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_message_goes_back_alone_and_is_done_the_next_time(stack, name, log_lines):
+    for key in ("a.tif", "b.tif"):
+        stack.upload(key, tiff())
+    break_down(stack, name)
+    assert stack.deliver(s3_event("a.tif"), s3_event("b.tif"), "no JSON") == [0]
+    statuses = {row.get("image"): row["status"] for row in stack.rows()}
+    assert statuses.pop(f"s3://{INPUT}/a.tif", "RUNNING") == "RUNNING"
+    assert statuses == {f"s3://{INPUT}/b.tif": "SUCCEEDED", None: "REJECTED"}
+    (line,) = log_lines("attempt_failed")
+    assert (line["image"], line["level"]) == (f"s3://{INPUT}/a.tif", "ERROR")
+    assert "Traceback" in line["exception"]
+
+    assert stack.deliver(s3_event("a.tif")) == []
+    (row,) = (row for row in stack.rows() if row.get("image") == f"s3://{INPUT}/a.tif")
+    assert row["status"] == "SUCCEEDED"
+    assert not {"error", "owner", "lease_until"} & row.keys()
+    assert stack.result("a.tif.result.json")["status"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_outside_of_a_queue_the_fault_is_raised(stack, name):
+    stack.upload("a.tif", tiff())
+    break_down(stack, name)
+    with pytest.raises(ClientError, match=FAULTS[name][1]):
+        stack.handle(s3_event("a.tif"))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_no_page_is_segmented_twice_once_its_result_is_written(stack, name):
+    stack.upload("a.tif", tiff())
+    break_down(stack, name)
+    stack.deliver(s3_event("a.tif"))
+    before = stack.predictor.pages
+    stack.deliver(s3_event("a.tif"))
+    assert stack.predictor.pages - before == (0 if name in AFTER_THE_RESULT else 1)
+
+
+def test_the_row_is_given_back_with_the_reason(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("PutObject", "SlowDown", 503)
+    stack.deliver(s3_event("a.tif"))
+    row = stack.row()
+    assert (row["status"], row["lease_until"]) == ("RUNNING", 0)
+    assert row["error"].startswith("ClientError: An error occurred (SlowDown)")
+
+
+def test_all_messages_of_a_batch_may_fail(stack):
+    for key in ("a.tif", "b.tif"):
+        stack.upload(key, tiff())
+    stack.wire.fail("GetObject", "InternalError", 500, times=2)
+    assert stack.deliver(s3_event("a.tif"), s3_event("b.tif")) == [0, 1]
+
+
+def test_a_fault_leaves_the_other_images_of_the_same_event_done(stack):
+    for key in ("plate 1/first.tif", "plate 1/second.tif"):
+        stack.upload(key, tiff())
+    stack.wire.fail("GetObject", "InternalError", 500, key="first.tif")
+    with pytest.raises(ClientError, match="InternalError"):
+        stack.handle(event_file("two_s3_records"))
+    statuses = {row["image"]: row["status"] for row in stack.rows()}
+    assert statuses == {
+        f"s3://{INPUT}/plate 1/first.tif": "RUNNING",
+        f"s3://{INPUT}/plate 1/second.tif": "SUCCEEDED",
+    }
+
+
+def test_a_missing_output_bucket_sends_the_message_back(stack):
+    stack.s3.delete_bucket(Bucket=OUTPUT)
+    stack.upload("a.tif", tiff())
+    assert stack.deliver(s3_event("a.tif"), request("a.tif", threshold=0.9), "no JSON") == [0, 1, 2]
+    assert {row["status"] for row in stack.rows()} == {"RUNNING"}
+    assert "NoSuchBucket" in stack.rows()[0]["error"]
+
+
+def test_a_name_that_others_write_all_the_time_is_given_up_for_now(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("PutObject", "PreconditionFailed", 412, times=1000)
+    assert stack.deliver(s3_event("a.tif")) == [0]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("PreconditionFailed", 412), ("ConditionalRequestConflict", 409)]
+)
+def test_a_write_that_lost_a_race_is_tried_at_once(stack, code, status):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("PutObject", code, status)
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert stack.predictor.pages == 1
+
+
+def test_a_missing_table_sends_the_message_back(stack):
+    stack.table.delete()
+    stack.upload("a.tif", tiff())
+    assert stack.deliver(s3_event("a.tif"), "no JSON") == [0, 1]
+
+
+def test_a_body_that_breaks_off_is_a_fault_and_no_bad_image(stack):
+    def break_off():
+        raise ConnectionError("connection reset")
+
+    stack.upload("a.tif", tiff())
+    stack.wire.before("GetObject", break_off)
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    assert stack.row()["status"] == "RUNNING"

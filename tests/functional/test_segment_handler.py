@@ -1,0 +1,253 @@
+"""An image becomes a mask: what is stored, and what is said of it."""
+
+import itertools
+
+import numpy as np
+import pytest
+from factories import HEIGHT, INPUT, OUTPUT, WIDTH, page, request, s3_event, stack_of, tiff
+
+KEY = "plate 1/A172_Phase_C7_1_00d00h00m_1.tif"
+
+
+def test_an_upload_becomes_a_mask_beside_a_result(stack):
+    stack.segment(KEY, tiff())
+    assert stack.outputs() == {f"{KEY}.mask.png", f"{KEY}.result.json"}
+    assert stack.mask(f"{KEY}.mask.png").shape == (HEIGHT, WIDTH)
+
+
+def test_the_mask_is_what_the_network_says_of_the_page(stack, predictor):
+    stack.segment(KEY, tiff())
+    expected = predictor.predict(page()).mask
+    assert np.array_equal(stack.mask(f"{KEY}.mask.png"), expected * np.uint8(255))
+
+
+def test_the_result_says_where_the_mask_comes_from(stack, predictor):
+    result = stack.segment(KEY, tiff())
+    mask = stack.mask(f"{KEY}.mask.png")
+    etag = stack.s3.head_object(Bucket=INPUT, Key=KEY)["ETag"].strip('"')
+    manifest = predictor.manifest
+    assert result == stack.result(f"{KEY}.result.json")
+    assert result["status"] == "SUCCEEDED"
+    assert result["image"] | {"uploaded_at": None} == {
+        "uri": f"s3://{INPUT}/{KEY}",
+        "bucket": INPUT,
+        "key": KEY,
+        "version_id": None,
+        "etag": etag,
+        "uploaded_at": None,
+    }
+    assert result["model"] == {
+        "name": manifest.name,
+        "sha256": manifest.sha256,
+        "training_data_licence": manifest.licence,
+    }
+    assert result["parameters"] == {
+        "threshold": manifest.threshold,
+        "mode": "native",
+        "pages": "all",
+        "channel": None,
+        "outputs": ["mask"],
+    }
+    assert result["normalisation"] == manifest.normalisation
+    assert result["group"] == "A172"
+    assert result["confluence"] == pytest.approx(np.mean(mask == 255))
+    assert result["mask"] == f"s3://{OUTPUT}/{KEY}.mask.png"
+    assert result["pages"] == [
+        {
+            "page": 0,
+            "height": HEIGHT,
+            "width": WIDTH,
+            "dtype": "uint16",
+            "confluence": result["confluence"],
+            "tiles": {"count": 1, "tile": 224, "overlap": 56},
+            "mask": result["mask"],
+        }
+    ]
+    assert {"read", "decode", "infer", "encode", "write", "total"} == result["timings_ms"].keys()
+    assert result["timings_ms"]["total"] >= result["timings_ms"]["infer"] > 0
+    gigabyte_seconds = result["timings_ms"]["total"] / 1000 * 3008 / 1024
+    assert result["estimated_cost_usd"] == pytest.approx(
+        gigabyte_seconds * 0.0000166667 + 0.0000002, abs=1e-9
+    )
+
+
+def test_only_the_first_invocation_is_a_cold_start(stack, monkeypatch):
+    monkeypatch.setattr(stack.app, "invocations", itertools.count())
+    assert stack.segment("first.tif", tiff())["cold_start"] is True
+    assert stack.segment("second.tif", tiff())["cold_start"] is False
+
+
+def test_the_row_says_what_became_of_the_job(stack, predictor):
+    result = stack.segment(KEY, tiff())
+    row = stack.row()
+    expected = {
+        "job_id": result["job_id"],
+        "record": "JOB",
+        "status": "SUCCEEDED",
+        "image": f"s3://{INPUT}/{KEY}",
+        "mask": f"s3://{OUTPUT}/{KEY}.mask.png",
+        "result": f"s3://{OUTPUT}/{KEY}.result.json",
+        "group": "A172",
+        "attempt": 1,
+        "pages": 1,
+        "model_sha256": predictor.manifest.sha256,
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert float(row["confluence"]) == result["confluence"]
+    assert float(row["milliseconds"]) == result["timings_ms"]["total"]
+    assert row["created_at"].endswith("Z")
+    assert not {"lease_until", "owner", "error", "error_code"} & row.keys()
+
+
+def test_jobs_are_found_by_status_and_by_group(stack):
+    job_id = stack.segment(KEY, tiff())["job_id"]
+    assert [row["job_id"] for row in stack.indexed("by_status", "status", "SUCCEEDED")] == [job_id]
+    by_group = stack.indexed("by_group", "group", "A172")
+    assert {row["record"] for row in by_group} == {"JOB", "EVAL#awaiting"}
+
+
+def test_a_mask_written_is_logged_as_an_event_with_fields(stack, log_lines):
+    result = stack.segment(KEY, tiff())
+    (line,) = log_lines("mask_written")
+    expected = {
+        "level": "INFO",
+        "service": "segment",
+        "function_request_id": "invocation-1",
+        "job_id": result["job_id"],
+        "image": f"s3://{INPUT}/{KEY}",
+        "mask": f"s3://{OUTPUT}/{KEY}.mask.png",
+        "model": result["model"]["name"],
+        "confluence": result["confluence"],
+        "timings_ms": result["timings_ms"],
+    }
+    assert {name: line[name] for name in expected} == expected
+
+
+def test_every_page_of_a_stack_gets_a_mask_with_its_number(stack):
+    result = stack.segment("stack.tif", stack_of(3))
+    assert stack.outputs() == {
+        "stack.tif.p0000.mask.png",
+        "stack.tif.p0001.mask.png",
+        "stack.tif.p0002.mask.png",
+        "stack.tif.result.json",
+    }
+    masks = [stack.mask(f"stack.tif.p000{number}.mask.png") for number in range(3)]
+    assert [page["page"] for page in result["pages"]] == [0, 1, 2]
+    assert result["confluence"] == pytest.approx(np.mean(np.stack(masks) == 255))
+    assert stack.row()["pages"] == 3
+
+
+def test_one_page_of_a_stack_keeps_its_number(stack):
+    stack.upload("stack.tif", stack_of(3))
+    (result,) = stack.handle(request("stack.tif", pages="2"))
+    job = f"jobs/{result['job_id']}/stack.tif"
+    assert stack.outputs() == {f"{job}.p0002.mask.png", f"{job}.result.json"}
+
+
+def test_a_request_with_parameters_writes_under_its_job(stack):
+    stack.upload(KEY, tiff())
+    (result,) = stack.handle(request(KEY, threshold=0.9))
+    job = f"jobs/{result['job_id']}/{KEY}"
+    assert stack.outputs() == {f"{job}.mask.png", f"{job}.result.json"}
+    assert result["parameters"]["threshold"] == 0.9
+    assert stack.row()["mask"] == f"s3://{OUTPUT}/{job}.mask.png"
+
+
+def test_a_higher_threshold_finds_no_more_cells(stack):
+    stack.upload(KEY, tiff())
+    masks = []
+    for threshold in (0.0, 0.3, 0.7, 1.0):
+        (result,) = stack.handle(request(KEY, threshold=threshold))
+        masks.append(result["confluence"])
+    assert masks == sorted(masks, reverse=True)
+    assert (masks[0], masks[-1]) == (1.0, 0.0)
+
+
+def test_the_default_threshold_spelled_out_is_the_default_request(stack, predictor):
+    stack.segment(KEY, tiff())
+    (repeated,) = stack.handle(request(KEY, threshold=predictor.manifest.threshold))
+    assert repeated["job_id"] == stack.row()["job_id"]
+    assert stack.outputs() == {f"{KEY}.mask.png", f"{KEY}.result.json"}
+    assert stack.predictor.pages == 1
+
+
+def test_all_outputs_come_when_asked_for(stack, predictor):
+    stack.upload(KEY, tiff())
+    (result,) = stack.handle(request(KEY, outputs=["overlay", "probability", "mask"]))
+    job = f"jobs/{result['job_id']}/{KEY}"
+    assert stack.outputs() == {
+        f"{job}.{kind}" for kind in ("mask.png", "probability.png", "overlay.png", "result.json")
+    }
+    assert stack.mask(f"{job}.mask.png").shape == (HEIGHT, WIDTH)
+    probability = stack.pixels(f"{job}.probability.png")
+    assert (probability.dtype, probability.shape) == (np.uint16, (HEIGHT, WIDTH))
+    expected = predictor.predict(page()).probability
+    assert np.abs(probability / 65535 - expected).max() < 1e-4
+    assert stack.pixels(f"{job}.overlay.png").shape == (HEIGHT, WIDTH, 3)
+    assert {"mask", "overlay", "probability"} < result["pages"][0].keys()
+
+
+def test_outputs_without_a_mask_leave_nothing_to_score(stack):
+    stack.upload(KEY, tiff())
+    (result,) = stack.handle(request(KEY, outputs=["overlay"]))
+    assert (result["status"], result["mask"]) == ("SUCCEEDED", None)
+    assert stack.rows("EVAL") == []
+
+
+def test_resize_mode_has_no_tiles_and_a_mask_of_the_full_size(stack):
+    stack.upload(KEY, tiff())
+    (result,) = stack.handle(request(KEY, mode="resize"))
+    assert result["pages"][0]["tiles"] is None
+    assert stack.mask(f"jobs/{result['job_id']}/{KEY}.mask.png").shape == (HEIGHT, WIDTH)
+
+
+def test_a_page_larger_than_a_tile_says_how_many_it_took(stack):
+    result = stack.segment(KEY, tiff(np.tile(page(), (4, 4))))  # 256 x 320
+    assert result["pages"][0]["tiles"]["count"] == 4
+    assert stack.mask(f"{KEY}.mask.png").shape == (4 * HEIGHT, 4 * WIDTH)
+
+
+def test_a_named_channel_is_segmented_like_a_page_of_its_own(stack, predictor):
+    channels = np.stack([page(seed) for seed in range(5)])  # 5, 64, 80
+    stack.upload("five.ome.tif", tiff(channels, metadata={"axes": "CYX"}, ome=True))
+    (result,) = stack.handle(request("five.ome.tif", channel=3))
+    mask = stack.mask(f"jobs/{result['job_id']}/five.ome.tif.mask.png")
+    assert np.array_equal(mask == 255, predictor.predict(page(3)).mask)
+
+
+def test_bit_depth_does_not_change_the_mask(stack):
+    eight = (page() >> 8).astype(np.uint8)
+    stack.segment("8.tif", tiff(eight))
+    stack.segment("12.tif", tiff(eight.astype(np.uint16) * 16))
+    stack.segment("16.tif", tiff(eight.astype(np.uint16) * 257))
+    eight_bits = stack.mask("8.tif.mask.png")
+    assert np.array_equal(eight_bits, stack.mask("12.tif.mask.png"))
+    assert np.array_equal(eight_bits, stack.mask("16.tif.mask.png"))
+
+
+def test_a_constant_image_has_no_cells(stack):
+    result = stack.segment("flat.tif", tiff(np.full((HEIGHT, WIDTH), 700, np.uint16)))
+    assert (result["status"], result["confluence"]) == ("SUCCEEDED", 0.0)
+    assert not stack.mask("flat.tif.mask.png").any()
+
+
+def test_an_image_of_another_bucket_is_segmented_under_its_job(stack):
+    stack.s3.create_bucket(Bucket="archive", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    stack.upload("a.tif", tiff(), bucket="archive")
+    (result,) = stack.handle({"image": "s3://archive/a.tif"})
+    assert stack.outputs() == {
+        f"jobs/{result['job_id']}/a.tif.mask.png",
+        f"jobs/{result['job_id']}/a.tif.result.json",
+    }
+
+
+def test_a_repeat_has_the_same_answer(stack):
+    first = stack.segment(KEY, tiff())
+    (repeated,) = stack.handle(s3_event(KEY))
+    assert repeated == first
+
+
+def test_the_process_does_not_start_in_a_wrong_environment(stack, monkeypatch):
+    monkeypatch.delenv("JOBS_TABLE")
+    with pytest.raises(ValueError, match="JOBS_TABLE"):
+        stack.app.connect()

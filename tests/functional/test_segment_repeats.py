@@ -1,0 +1,325 @@
+"""The same work again, and newer work under the same name: one inference each, and never an older mask."""
+
+import numpy as np
+import pytest
+from factories import INPUT, OUTPUT, page, request, s3_event, s3_record, stack_of, tiff
+
+
+def keep_versions(stack):
+    stack.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
+
+
+def expected_mask(predictor, seed):
+    return predictor.predict(page(seed)).mask * np.uint8(255)
+
+
+def versions_of(key, *versions):
+    return [{"Records": [s3_record(key, version=version)]} for version in versions]
+
+
+def test_the_same_event_twice_costs_one_inference(stack, log_lines):
+    first = stack.segment("a.tif", tiff())
+    (second,) = stack.handle(s3_event("a.tif"))
+    assert second == first
+    assert stack.predictor.pages == 1
+    assert len(stack.rows()) == 1
+    (line,) = log_lines("duplicate_ignored")
+    assert line["job_id"] == first["job_id"]
+
+
+def test_duplicates_in_one_batch_cost_one_inference(stack):
+    stack.upload("a.tif", tiff())
+    assert stack.deliver(s3_event("a.tif"), request("a.tif"), s3_event("a.tif", "a.tif")) == []
+    assert stack.predictor.pages == 1
+
+
+def test_pages_spelled_in_two_ways_are_the_same_work(stack):
+    stack.upload("stack.tif", stack_of(2))
+    for pages in (1, "1", "1-1", "01"):
+        stack.handle(request("stack.tif", pages=pages))
+    assert stack.predictor.pages == 1
+
+
+def test_outputs_in_another_order_are_the_same_work(stack):
+    stack.upload("a.tif", tiff())
+    stack.handle(request("a.tif", outputs=["mask", "overlay"]))
+    stack.handle(request("a.tif", outputs=["overlay", "mask", "mask"]))
+    assert stack.predictor.pages == 1
+
+
+def test_other_parameters_are_other_work(stack):
+    stack.upload("a.tif", tiff())
+    stack.deliver(request("a.tif"), request("a.tif", threshold=0.9), request("a.tif", mode="resize"))
+    assert stack.predictor.pages == 3
+    assert len({row["mask"] for row in stack.rows()}) == 3
+
+
+def test_a_live_lease_sends_the_message_back(stack, log_lines):
+    stack.upload("a.tif", tiff())
+    stack.wire.cut("PutObject")
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    stack.wire.mend()
+    assert stack.row()["status"] == "RUNNING"
+    assert stack.deliver(s3_event("a.tif"), s3_event("a.tif")) == [0, 1]
+    assert stack.predictor.pages == 1
+    assert len(log_lines("job_held")) == 2
+
+
+def test_a_live_lease_raises_outside_of_a_queue(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.cut("PutObject")
+    stack.deliver(s3_event("a.tif"))
+    stack.wire.mend()
+    with pytest.raises(Exception, match="another invocation works on job"):
+        stack.handle(request("a.tif"))
+
+
+def test_a_lease_that_ran_out_is_taken_over(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.cut("PutObject")
+    stack.deliver(s3_event("a.tif"))
+    stack.wire.mend()
+    stack.expire_lease()
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert stack.row()["status"] == "SUCCEEDED"
+    assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
+
+
+@pytest.mark.parametrize("body", [tiff(), b"text"], ids=["image", "text"])
+def test_a_crash_between_result_and_row_heals_without_another_inference(stack, body):
+    stack.upload("a.tif", body)
+    stack.wire.cut("UpdateItem", skip=1)
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    stack.wire.mend()
+    written, inferences = stack.result("a.tif.result.json"), stack.predictor.pages
+    assert stack.row()["status"] == "RUNNING"
+    stack.expire_lease()
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert stack.row()["status"] == written["status"]
+    assert stack.result("a.tif.result.json") == written
+    assert stack.predictor.pages == inferences
+
+
+def test_a_crash_before_the_evaluation_row_heals_without_another_inference(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.cut("PutObject", skip=2)  # nothing of S3 is left to write: the next write is DynamoDB's
+    stack.wire.fail("UpdateItem", "InternalServerError", 500, skip=1)
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert stack.predictor.pages == 1
+    assert [row["record"] for row in stack.rows("EVAL")] == ["EVAL#awaiting"]
+
+
+def test_a_failed_job_whose_result_was_written_is_finished_by_a_redrive(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.cut("UpdateItem", skip=1)
+    stack.deliver(s3_event("a.tif"))
+    stack.wire.mend()
+    stack.set_status("FAILED")
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert stack.row()["status"] == "SUCCEEDED"
+    assert stack.predictor.pages == 1
+
+
+def test_a_queued_row_is_taken_and_keeps_its_attempt(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.cut("PutObject")
+    stack.deliver(s3_event("a.tif"))
+    stack.wire.mend()
+    stack.set_status("QUEUED", attempt=2)
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert (stack.row()["status"], stack.row()["attempt"]) == ("SUCCEEDED", 2)
+
+
+def test_an_owner_that_lost_its_lease_does_not_end_the_job(stack, log_lines):
+    stack.upload("a.tif", tiff())
+    stack.wire.before("PutObject", lambda: stack.set_status("RUNNING", owner="another"), skip=1)
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert (stack.row()["status"], stack.row()["owner"]) == ("RUNNING", "another")
+    assert len(log_lines("lease_lost")) == 1
+
+
+def test_an_overwritten_image_is_new_work_and_replaces_the_mask(stack, predictor):
+    stack.segment("a.tif", tiff(page(0)))
+    second = stack.segment("a.tif", tiff(page(1)))
+    assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
+    assert np.array_equal(stack.mask("a.tif.mask.png"), expected_mask(predictor, 1))
+    assert stack.result("a.tif.result.json") == second
+    assert len(stack.rows()) == 2
+
+
+def test_a_late_event_of_an_overwritten_image_costs_nothing(stack):
+    stack.upload("a.tif", tiff(page(0)))
+    stack.segment("a.tif", tiff(page(1)))
+    stack.handle(s3_event("a.tif"))
+    assert stack.predictor.pages == 1
+
+
+def test_the_first_image_uploaded_again_gets_its_mask_back(stack, predictor):
+    for hours, seed in ((3, 0), (2, 1), (1, 0)):
+        stack.upload("a.tif", tiff(page(seed)))
+        stack.age("a.tif", hours)
+        stack.handle(s3_event("a.tif"))
+        assert np.array_equal(stack.mask("a.tif.mask.png"), expected_mask(predictor, seed))
+
+
+def test_a_late_older_version_leaves_the_newer_mask(stack, predictor, log_lines):
+    keep_versions(stack)
+    older, newer = (stack.upload("a.tif", tiff(page(seed))) for seed in (0, 1))
+    late, prompt = versions_of("a.tif", older, newer)
+    assert stack.deliver(prompt, late) == []
+    assert np.array_equal(stack.mask("a.tif.mask.png"), expected_mask(predictor, 1))
+    assert stack.result("a.tif.result.json")["image"]["version_id"] == newer
+    (row,) = (row for row in stack.rows() if row["mask"] != f"s3://{OUTPUT}/a.tif.mask.png")
+    prefix = f"jobs/{row['job_id']}/a.tif"
+    assert row["mask"] == f"s3://{OUTPUT}/{prefix}.mask.png"
+    assert np.array_equal(stack.mask(f"{prefix}.mask.png"), expected_mask(predictor, 0))
+    assert stack.result(f"{prefix}.result.json")["image"]["version_id"] == older
+    assert len(log_lines("superseded")) == 1
+
+
+def test_a_late_duplicate_of_a_replaced_version_is_not_answered_with_the_newer_result(stack):
+    keep_versions(stack)
+    older = stack.upload("a.tif", tiff(page(0)))
+    (event,) = versions_of("a.tif", older)
+    (first,) = stack.handle(event)
+    newer = stack.segment("a.tif", tiff(page(1)))
+    (repeated,) = stack.handle(event)
+    assert repeated == {"job_id": first["job_id"], "status": "SUCCEEDED"}
+    assert stack.result("a.tif.result.json") == newer
+    assert stack.predictor.pages == 2
+
+
+# How many writes, and how many looks at what is there, come before the overwrite.
+MOMENTS = {
+    "before the first look": ("HeadObject", 1),
+    "between the first look and write": ("PutObject", 0),
+    "between mask and result": ("HeadObject", 3),
+    "between the last look and write": ("PutObject", 1),
+}
+
+
+@pytest.mark.parametrize("had_a_mask", [False, True], ids=["first mask", "had a mask"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_overwrite_during_the_work_wins(stack, predictor, moment, had_a_mask):
+    def overwrite():
+        stack.segment("a.tif", tiff(page(1)))
+
+    if had_a_mask:
+        stack.segment("a.tif", tiff(page(2)))
+    stack.upload("a.tif", tiff(page(0)))
+    operation, skip = MOMENTS[moment]
+    stack.wire.before(operation, overwrite, skip=skip)
+    (result,) = stack.handle(s3_event("a.tif"))
+    assert np.array_equal(stack.mask("a.tif.mask.png"), expected_mask(predictor, 1))
+    assert stack.result("a.tif.result.json") == result
+    (older,) = stack.indexed("by_status", "status", "REJECTED")
+    assert older["error_code"] == "IMAGE_REPLACED"
+    assert older["result"] == f"s3://{OUTPUT}/jobs/{older['job_id']}/a.tif.result.json"
+
+
+@pytest.mark.parametrize("had_a_mask", [False, True], ids=["first mask", "had a mask"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_newer_version_during_the_work_wins_and_the_older_is_kept_aside(
+    stack, predictor, moment, had_a_mask
+):
+    def overwrite():
+        version = stack.upload("a.tif", tiff(page(1)))
+        stack.handle({"Records": [s3_record("a.tif", version=version)]})
+
+    keep_versions(stack)
+    if had_a_mask:
+        stack.segment("a.tif", tiff(page(2)))
+    version = stack.upload("a.tif", tiff(page(0)))
+    operation, skip = MOMENTS[moment]
+    stack.wire.before(operation, overwrite, skip=skip)
+    (older,) = stack.handle({"Records": [s3_record("a.tif", version=version)]})
+    prefix = f"jobs/{older['job_id']}/a.tif"
+    assert older["mask"] == f"s3://{OUTPUT}/{prefix}.mask.png"
+    assert np.array_equal(stack.mask("a.tif.mask.png"), expected_mask(predictor, 1))
+    assert stack.result("a.tif.result.json")["job_id"] != older["job_id"]
+    assert np.array_equal(stack.mask(f"{prefix}.mask.png"), expected_mask(predictor, 0))
+    assert stack.result(f"{prefix}.result.json") == older
+    assert {row["status"] for row in stack.rows()} == {"SUCCEEDED"}
+
+
+def test_an_overwrite_that_nobody_has_segmented_yet_is_segmented_at_once(stack, predictor):
+    stack.upload("a.tif", tiff(page(0)))
+    stack.wire.before("PutObject", lambda: stack.upload("a.tif", tiff(page(1))))
+    (result,) = stack.handle(s3_event("a.tif"))
+    assert stack.result("a.tif.result.json") == result
+    assert np.array_equal(stack.mask("a.tif.mask.png"), expected_mask(predictor, 1))
+
+
+def test_an_image_overwritten_before_the_read_is_segmented_as_it_is_now(stack, predictor):
+    stack.upload("a.tif", tiff(page(0)))
+    stack.wire.before("GetObject", lambda: stack.upload("a.tif", tiff(page(1))), key="a.tif")
+    assert stack.deliver(request("a.tif")) == []
+    assert np.array_equal(stack.mask("a.tif.mask.png"), expected_mask(predictor, 1))
+    codes = {row["status"]: row.get("error_code") for row in stack.rows()}
+    assert codes == {"REJECTED": "IMAGE_REPLACED", "SUCCEEDED": None}
+    assert stack.predictor.pages == 1
+
+
+def test_an_image_deleted_during_the_work_keeps_its_mask(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.before("PutObject", lambda: stack.s3.delete_object(Bucket=INPUT, Key="a.tif"))
+    (result,) = stack.handle(s3_event("a.tif"))
+    assert result["status"] == "SUCCEEDED"
+    assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
+
+
+def test_a_rejected_overwrite_says_so_in_the_result(stack):
+    stack.segment("a.tif", tiff())
+    stack.segment("a.tif", b"text")
+    assert stack.result("a.tif.result.json")["status"] == "REJECTED"
+
+
+def test_keys_that_look_like_outputs_meet_no_output(stack):
+    keys = ["a.tif", "a.tif.p0001", "a.tif.mask.png", "jobs/0/a.tif"]
+    results = [stack.segment(key, stack_of(2) if key == "a.tif" else tiff()) for key in keys]
+    written = [page["mask"] for result in results for page in result["pages"]]
+    written += [result["result"] for result in results]
+    assert len(written) == len(set(written)) == 9
+    assert stack.outputs() == {uri.removeprefix(f"s3://{OUTPUT}/") for uri in written}
+    assert results[1]["mask"].startswith(f"s3://{OUTPUT}/jobs/{results[1]['job_id']}/")
+    assert results[3]["mask"].startswith(f"s3://{OUTPUT}/jobs/{results[3]['job_id']}/")
+
+
+def test_another_model_makes_new_work(stack, predictor, monkeypatch):
+    first = stack.segment("a.tif", tiff())
+    manifest = type(predictor.manifest)(
+        **{name: getattr(predictor.manifest, name) for name in predictor.manifest.__struct_fields__}
+        | {"sha256": "0" * 64}
+    )
+    monkeypatch.setattr(stack.predictor, "manifest", manifest)
+    (second,) = stack.handle(s3_event("a.tif"))
+    assert second["job_id"] != first["job_id"]
+    assert second["mask"] == first["mask"]
+    assert stack.result("a.tif.result.json")["model"]["sha256"] == "0" * 64
+
+
+def test_a_repeat_with_a_new_group_only_changes_the_group(stack):
+    first = stack.segment("a.tif", tiff())
+    assert "group" not in stack.row()
+    (repeated,) = stack.handle(request("a.tif", group="plate 7"))
+    assert repeated["mask"] == first["mask"]
+    assert stack.row()["group"] == "plate 7"
+    assert stack.row()["status"] == "SUCCEEDED"
+    assert stack.predictor.pages == 1
+    records = {row["record"] for row in stack.indexed("by_group", "group", "plate 7")}
+    assert records == {"JOB", "EVAL#awaiting"}
+
+
+def test_a_repeat_without_a_group_keeps_it(stack):
+    stack.upload("a.tif", tiff())
+    stack.handle(request("a.tif", group="plate 7"))
+    stack.handle(s3_event("a.tif"))
+    assert stack.row()["group"] == "plate 7"
+
+
+def test_an_empty_group_takes_the_label_away(stack):
+    stack.upload("A172_Phase_1.tif", tiff())
+    stack.handle(s3_event("A172_Phase_1.tif"))
+    stack.handle(request("A172_Phase_1.tif", group=""))
+    assert "group" not in stack.row()
