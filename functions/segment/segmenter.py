@@ -180,8 +180,23 @@ class Segmenter:
             "timings_ms": timings,
             "estimated_cost_usd": estimated_cost_usd(timings["total"], self._settings.memory_mb),
         }
+        self._remove_stale(work, prefix, pages)
         self._write(work, prefix, "result.json", None, msgspec.json.encode(result))
         return result
+
+    def _remove_stale(self, work: Work, prefix: str, pages: list[dict[str, Any]]) -> None:
+        """Removes the masks under the image's name that an earlier version left and this one did not replace.
+
+        They would else be taken for this version's: of pages that it lacks, or of an image that is refused.
+        """
+        if prefix != work.request.image.key:
+            return
+        stored = self._storage.read_output(self._settings.output_bucket, output_key(prefix, "result.json"))
+        earlier = msgspec.json.decode(stored)["pages"] if stored else []
+        replaced = {page["mask"] for page in pages}
+        for page in earlier:
+            if page["mask"] not in replaced:
+                self._storage.remove(self._settings.output_bucket, _key_of(page["mask"]), work.request.image)
 
     def _segment_pages(self, work: Work, prefix: str, watch: Stopwatch) -> Iterator[dict[str, Any]]:
         """Segments and writes page after page; yields what the result says of each."""

@@ -275,6 +275,24 @@ def test_a_rejected_overwrite_says_so_in_the_result(stack):
     assert stack.result("a.tif.result.json")["status"] == "REJECTED"
 
 
+def test_a_rejected_overwrite_takes_the_earlier_mask_away(stack):
+    stack.segment("a.tif", tiff())
+    stack.segment("a.tif", b"no image")
+    assert stack.outputs() == {"a.tif.result.json"}
+
+
+def test_a_shorter_stack_takes_the_masks_of_the_missing_pages_away(stack):
+    stack.segment("a.tif", stack_of(3))
+    stack.segment("a.tif", stack_of(2))
+    assert stack.outputs() == {"a.tif.p0000.mask.png", "a.tif.p0001.mask.png", "a.tif.result.json"}
+
+
+def test_a_single_page_takes_the_masks_of_a_stack_away(stack):
+    stack.segment("a.tif", stack_of(2))
+    stack.segment("a.tif", tiff())
+    assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
+
+
 def test_keys_that_look_like_outputs_meet_no_output(stack):
     keys = ["a.tif", "a.tif.p0001", "a.tif.mask.png", "jobs/0/a.tif"]
     results = [stack.segment(key, stack_of(2) if key == "a.tif" else tiff()) for key in keys]

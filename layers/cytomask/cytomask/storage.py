@@ -105,6 +105,19 @@ class Storage:
                 if not _overtaken(error) or attempt == WRITE_ATTEMPTS - 1:
                     raise
 
+    def remove(self, bucket: str, key: str, named_after: S3Object) -> None:
+        """Removes an output that an earlier version of an image left; safe, and refused, as in `write`."""
+        for attempt in range(WRITE_ATTEMPTS):
+            condition = self._condition(bucket, key, named_after)
+            if "IfMatch" not in condition:
+                return
+            try:
+                self._s3.delete_object(Bucket=bucket, Key=key, **condition)
+                return
+            except ClientError as error:
+                if not _overtaken(error) or attempt == WRITE_ATTEMPTS - 1:
+                    raise
+
     def _condition(self, bucket: str, key: str, image: S3Object) -> dict[str, Any]:
         present = self.find(S3Object(bucket, key))
         newest = self.find(S3Object(image.bucket, image.key))
