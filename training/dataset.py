@@ -30,7 +30,6 @@ class Augmentation:
         noise: largest standard deviation of added Gaussian noise, fine- or coarse-grained; most is small.
         repage: probability of normalising the crop as a page of its own. A crop without cells is then what
             an empty well looks like: nothing but noise, at full contrast.
-        blank: probability of a crop of nothing but noise, as of a closed shutter.
         contrast, brightness: largest relative and absolute change of normalised pixels.
     """
 
@@ -38,7 +37,6 @@ class Augmentation:
     squash: float = 0.15
     noise: float = 0.4
     repage: float = 0.3
-    blank: float = 0.0
     contrast: float = 0.2
     brightness: float = 0.2
 
@@ -100,9 +98,6 @@ def random_crop(
     item: Labelled, augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[preprocess.Pixels, preprocess.Pixels]:
     """One augmented crop: two (1, 224, 224) float32 arrays, pixels and 0/1 cells."""
-    if rng.random() < augmentation.blank:
-        noise = preprocess.normalise(_noise(1.0, rng))
-        return noise[None], np.zeros_like(noise)[None]
     height, width = item.pixels.shape
     if rng.random() < augmentation.squash:
         rows, columns = height, width

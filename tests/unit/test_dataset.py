@@ -146,10 +146,3 @@ def test_the_real_images_fit_their_masks() -> None:
     for item in items:
         assert item.pixels.std(dtype=np.float64) == pytest.approx(1, abs=1e-3)
         assert item.cells.mean() == pytest.approx(foreground[item.name], abs=1e-3)
-
-
-def test_a_blank_crop_is_nothing_but_noise_at_full_contrast() -> None:
-    pixels, cells = random_crop(blobs(), Augmentation(blank=1), np.random.default_rng(0))
-    assert pixels.shape == cells.shape == (1, TILE, TILE)
-    assert not cells.any()
-    assert pixels.std() == pytest.approx(1, abs=1e-3)
