@@ -5,16 +5,18 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from cytomask import images, metrics
+from cytomask import images
 from infra.emulator import EmulatedStack, emulated_stack
 from infra.samples import write_samples
+
+Row = dict[str, Any]
 
 TIMEOUT_SECONDS = 120
 POLL_SECONDS = 0.3
@@ -47,11 +49,11 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def show(stack: EmulatedStack, uploads: Sequence[Upload], out: Path) -> int:
     """Sends everything in, waits for all of it, prints and stores what came out."""
-    bucket = stack.outputs["InputBucketName"]
-    s3, sqs = stack.client("s3"), stack.client("sqs")
+    bucket, sqs = stack.outputs["InputBucketName"], stack.client("sqs")
+    before, after = uploads[::2], uploads[1::2]
+    upload_ground_truths(stack, before)
     for upload in uploads:
-        print(f"upload   s3://{bucket}/{upload.key}")
-        s3.upload_file(str(upload.path), bucket, upload.key)
+        upload_file(stack, upload.path, bucket, upload.key)
     first = f"s3://{bucket}/{uploads[0].key}"
     messages = [
         {"image": first, "threshold": 0.35, "outputs": ["mask", "overlay"], "group": "low threshold"},
@@ -65,19 +67,27 @@ def show(stack: EmulatedStack, uploads: Sequence[Upload], out: Path) -> int:
     print(f"invoke   {json.dumps(direct, ensure_ascii=False)}", flush=True)
     results = invoke(stack, direct)
 
-    rows = wait_for_jobs(stack, len(uploads) + len(messages) + len(results))
-    print_jobs(rows)
+    jobs = len(uploads) + len(messages) + len(results)
+    wait_for(lambda: len(ended_jobs(read_rows(stack))) >= jobs)
+    upload_ground_truths(stack, after)
+    scores = sum(upload.ground_truth is not None for upload in uploads)
+    scores += 2 if uploads[0].ground_truth else 0  # the first image has three masks
+    wait_for(lambda: len(scores_by_job(read_rows(stack))) >= scores)
+    found = read_rows(stack)
+    rows, scored = [row for row in found if row["record"] == "JOB"], scores_by_job(found)
+    print_jobs(rows, scored)
     refused = [row for row in rows if row["status"] == "REJECTED"]
     for row in refused:
         print(f"\nwhy {row['job_id'][:8]} was rejected: {row['error_code']}: {row['error']}")
     print("\nmasks:")
-    for line in store_masks(stack, rows, uploads, out):
-        print(f"  {line}")
+    for path in store_masks(stack, rows, uploads, out):
+        print(f"  {path}")
     print_log(stack)
     finished = [row for row in rows if row["status"] == "SUCCEEDED"]
-    expected = len(uploads) + 2
-    if (len(finished), len(refused)) != (expected, 1):
-        print(f"expected {expected} masks and 1 rejection; the log is {stack.log}", file=sys.stderr)
+    expected = (len(uploads) + 2, 1, scores)
+    if (len(finished), len(refused), len(scored)) != expected:
+        wanted = "{} masks, {} rejection and {} scores".format(*expected)
+        print(f"expected {wanted}; the log is {stack.log}", file=sys.stderr)
         return 1
     return 0
 
@@ -89,6 +99,21 @@ def choose_uploads(paths: Sequence[Path], folder: Path) -> list[Upload]:
     return [Upload(sample.image, sample.key, sample.ground_truth) for sample in write_samples(folder)]
 
 
+def upload_ground_truths(stack: EmulatedStack, uploads: Iterable[Upload]) -> None:
+    """Uploads the ground truths that are known, each under its image's key with another ending."""
+    bucket = stack.outputs["GroundTruthBucketName"]
+    for upload in uploads:
+        if upload.ground_truth:
+            key = str(PurePosixPath(upload.key).with_suffix(upload.ground_truth.suffix))
+            upload_file(stack, upload.ground_truth, bucket, key)
+
+
+def upload_file(stack: EmulatedStack, path: Path, bucket: str, key: str) -> None:
+    """Uploads a file, and says so."""
+    print(f"upload   s3://{bucket}/{key}", flush=True)
+    stack.client("s3").upload_file(str(path), bucket, key)
+
+
 def invoke(stack: EmulatedStack, event: dict[str, Any]) -> list[dict[str, Any]]:
     """Calls the segment function with a direct event, as `aws lambda invoke` does."""
     answer = stack.client("lambda").invoke(
@@ -98,34 +123,48 @@ def invoke(stack: EmulatedStack, event: dict[str, Any]) -> list[dict[str, Any]]:
     return payload
 
 
-def wait_for_jobs(stack: EmulatedStack, count: int) -> list[dict[str, Any]]:
-    """The job rows, oldest first, once `count` of them have ended or the time is up."""
-    dynamodb, plain = stack.client("dynamodb"), TypeDeserializer().deserialize
+def wait_for(done: Callable[[], bool]) -> None:
+    """Returns once it is done, or the time is up."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
-    while True:
-        items = dynamodb.scan(TableName=stack.outputs["JobsTableName"], ConsistentRead=True)["Items"]
-        rows = [{name: plain(value) for name, value in item.items()} for item in items]
-        jobs = sorted((row for row in rows if row["record"] == "JOB"), key=lambda row: row["created_at"])
-        ended = [job for job in jobs if job["status"] in ("SUCCEEDED", "REJECTED")]
-        if len(ended) >= count or time.monotonic() > deadline:
-            return jobs
+    while not done() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
 
 
-def print_jobs(rows: Iterable[dict[str, Any]]) -> None:
-    """A table of jobs."""
-    print(f"\n{'job':8}  {'status':9}  {'confluence':>10}  {'ms':>6}  image")
+def read_rows(stack: EmulatedStack) -> list[Row]:
+    """All rows of the Jobs table, oldest first."""
+    plain = TypeDeserializer().deserialize
+    table = stack.client("dynamodb").scan(TableName=stack.outputs["JobsTableName"], ConsistentRead=True)
+    rows = [{name: plain(value) for name, value in item.items()} for item in table["Items"]]
+    return sorted(rows, key=lambda row: row["created_at"])
+
+
+def ended_jobs(rows: Iterable[Row]) -> list[Row]:
+    """The jobs that nothing more will happen to."""
+    return [row for row in rows if row["record"] == "JOB" and row["status"] in ("SUCCEEDED", "REJECTED")]
+
+
+def scores_by_job(rows: Iterable[Row]) -> dict[str, Row]:
+    """The evaluations that have their scores, by the id of the job."""
+    return {row["job_id"]: row for row in rows if row.get("evaluation_status") == "SCORED"}
+
+
+def print_jobs(rows: Iterable[Row], scored: Mapping[str, Row]) -> None:
+    """A table of jobs, with their scores against the ground truths."""
+    print(f"\n{'job':8}  {'status':9}  {'confluence':>10}  {'IoU':>5}  {'Dice':>5}  {'ms':>6}  image")
     for row in rows:
+        score = scored.get(row["job_id"])
+        iou, dice = (f"{score['iou']:.3f}", f"{score['dice']:.3f}") if score else ("-", "-")
         confluence = f"{row['confluence']:.3f}" if "confluence" in row else "-"
         milliseconds = f"{row['milliseconds']:.0f}" if "milliseconds" in row else "-"
         what = row["image"].split("/", 3)[3] if "image" in row else row["message"]
-        print(f"{row['job_id'][:8]}  {row['status']:9}  {confluence:>10}  {milliseconds:>6}  {what}")
+        ratios = f"{confluence:>10}  {iou:>5}  {dice:>5}"
+        print(f"{row['job_id'][:8]}  {row['status']:9}  {ratios}  {milliseconds:>6}  {what}")
 
 
 def store_masks(
-    stack: EmulatedStack, rows: Iterable[dict[str, Any]], uploads: Sequence[Upload], out: Path
-) -> Iterator[str]:
-    """Downloads every mask, draws its overlay; yields a line for each, with the IoU where it is known."""
+    stack: EmulatedStack, rows: Iterable[Row], uploads: Sequence[Upload], out: Path
+) -> Iterator[Path]:
+    """Downloads every mask, draws its overlay; yields the mask's path."""
     sources = {f"s3://{stack.outputs['InputBucketName']}/{upload.key}": upload for upload in uploads}
     s3 = stack.client("s3")
     for row in rows:
@@ -140,18 +179,11 @@ def store_masks(
         page = images.read_page(upload.path)
         overlay = target.with_name(target.name.replace(".mask.png", ".overlay.png"))
         overlay.write_bytes(images.encode_overlay(page.pixels, mask))
-        yield f"{target}{_score(mask, upload.ground_truth)}"
-
-
-def _score(mask: metrics.Mask, ground_truth: Path | None) -> str:
-    if ground_truth is None:
-        return ""
-    cells = images.read_page(ground_truth).pixels > 0
-    return f"  IoU {metrics.score(mask, cells).iou:.3f} with the sample's ground truth"
+        yield target
 
 
 def print_log(stack: EmulatedStack) -> None:
-    """The function's structured log lines, as CloudWatch would keep them, without Lambda's own fields."""
+    """The functions' structured log lines, as CloudWatch would keep them, without Lambda's own fields."""
     print("\nlog:")
     for line in stack.log.read_text().splitlines():
         if line.startswith("{"):

@@ -3,10 +3,12 @@
 Listens on 127.0.0.1 only, keeps everything in memory, touches neither Docker nor the user's AWS settings.
 """
 
+import io
 import json
 import os
 import socket
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,12 +22,17 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from infra.children import LOOPBACK, child, listening_socket
-from infra.template import Template, function_name, functions, load_template, without_local_code
+from infra.template import NO_CODE, Template, function_name, functions, load_template, without_local_code
 
 STACK_NAME = "cytomask"
 REGION = "eu-central-1"
 CREDENTIALS = MappingProxyType({"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"})
-HANDLERS = MappingProxyType({"SegmentFunction": "functions.segment.app:handler"})
+HANDLERS = MappingProxyType(
+    {
+        "SegmentFunction": "functions.segment.app:handler",
+        "EvaluateFunction": "functions.evaluate.app:handler",
+    }
+)
 
 # A function has one environment here, so whoever invokes it beside another waits within their own time.
 FEWEST_AT_A_TIME = MappingProxyType({"MaximumConcurrency": "2"})
@@ -137,6 +144,7 @@ def _start_gateway(
 
 
 def _create_stack(endpoint: str, template: Template, parameters: Mapping[str, str]) -> dict[str, str]:
+    _put_no_code(endpoint)
     cloudformation = client("cloudformation", endpoint)
     try:
         cloudformation.create_stack(
@@ -155,6 +163,15 @@ def _create_stack(endpoint: str, template: Template, parameters: Mapping[str, st
     if stack["StackStatus"] != "CREATE_COMPLETE":
         raise StackFailed(f"the stack is {stack['StackStatus']}: {_reasons(cloudformation)}")
     return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+
+
+def _put_no_code(endpoint: str) -> None:
+    """Puts an empty archive where the template's copy says that the code is."""
+    archive = io.BytesIO()
+    zipfile.ZipFile(archive, "w").close()
+    s3 = client("s3", endpoint)
+    s3.create_bucket(Bucket=NO_CODE["Bucket"], CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_object(**NO_CODE, Body=archive.getvalue())
 
 
 def _described(cloudformation: Any) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import copy
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 TEMPLATE = Path(__file__).parents[1] / "template.yaml"
+NO_CODE = MappingProxyType({"Bucket": "forwarded", "Key": "nothing.zip"})
 
 Template = dict[str, Any]
 
@@ -20,14 +22,20 @@ def load_template(path: Path = TEMPLATE) -> Template:
 def without_local_code(template: Template) -> Template:
     """A copy for an emulator that forwards invocations, to where the functions' code is.
 
-    Container functions name an image that nobody pulls, and every queue holds its messages until its
-    function's mapping is enabled: a message received before the code is ready would count as tried.
+    Container functions name an image that nobody pulls, zip functions and layers the object `NO_CODE`, and
+    every queue holds its messages until its function's mapping is enabled: a message received before the
+    code is ready would count as tried.
     """
     copied = copy.deepcopy(template)
+    for resource in copied["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::LayerVersion":
+            resource["Properties"]["ContentUri"] = dict(NO_CODE)
     for function in functions(copied).values():
         properties = function["Properties"]
         if properties.get("PackageType") == "Image":
             properties["ImageUri"] = "forwarded:latest"
+        else:
+            properties["CodeUri"] = dict(NO_CODE)
         for event in properties.get("Events", {}).values():
             if event["Type"] == "SQS":
                 event["Properties"]["Enabled"] = False

@@ -10,8 +10,8 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
 
+from cytomask.clients import CLIENTS
 from cytomask.errors import JobHeld
 from cytomask.jobs import Jobs
 from cytomask.requests import Ignored, Refused, SegmentRequest, parse_body
@@ -19,8 +19,6 @@ from cytomask.settings import Settings
 from cytomask.storage import Storage
 from functions.segment.segmenter import Invocation, Result, Segmenter
 from model.predictor import Predictor
-
-CLIENTS = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
 
 logger = Logger()
 processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)

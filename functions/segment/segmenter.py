@@ -12,6 +12,7 @@ from cytomask import images, metrics
 from cytomask.errors import CytomaskError, ImageNotFound, ImageReplaced, RejectedInput
 from cytomask.jobs import Jobs, Lease, timestamp
 from cytomask.requests import (
+    Evaluation,
     S3Object,
     SegmentRequest,
     Work,
@@ -219,7 +220,8 @@ class Segmenter:
                     with watch.stage("encode"):
                         body = _encode(output, page, prediction)
                     with watch.stage("write"):
-                        described[output] = self._write(work, prefix, f"{output}.png", number, body)
+                        written = self._write(work, prefix, f"{output}.png", number, body)
+                    described |= {output: written.uri, f"{output}_etag": written.etag}
                 yield described
 
     def _provenance(self, work: Work, invocation: Invocation) -> Result:
@@ -242,51 +244,49 @@ class Segmenter:
     def _record_evaluation(self, work: Work, result: Result, group: str) -> None:
         """Records that a mask is to be scored, and queues it where the ground truth is there.
 
-        The row comes first and the look at the ground-truth bucket second, so that a ground truth that
-        arrives in between is seen by one side at least.
+        The rows come first and the look for the ground truth second, so that a ground truth that arrives in
+        between is seen by one side at least.
         """
         if not result.get("mask"):
             return
-        named, now = work.request.ground_truth, self._clock()
-        fields = {"image": work.request.image.uri, "mask": result["mask"], "group": group}
-        waiting = {"ground_truth": named.uri} if named else {}
+        now, places = self._clock(), self._places_of_ground_truth(work.request)
+        noted = {"image": work.request.image.uri, "mask": result["mask"]}
+        fields = noted | {"group": group}
+        waiting = {"ground_truth": places[0].uri} if work.request.ground_truth else {}
+        self._jobs.expect_ground_truth(
+            work.job_id, [place.uri for place in places], noted | {"result": result["result"]}, now
+        )
         self._jobs.await_ground_truth(work.job_id, fields | waiting, now)
-        found = self._find_ground_truth(work.request)
+        found = next(filter(None, map(self._storage.find, places)), None)
         if found is None:
             return
         row = self._jobs.queue_evaluation(
-            work.job_id, str(found.version_id or found.etag), fields | {"ground_truth": found.uri}, now
+            work.job_id, found.version, fields | {"ground_truth": found.uri}, now
         )
         if row["evaluation_status"] == "QUEUED":
-            message = {
-                "job_id": work.job_id,
-                "record": row["record"],
-                "ground_truth": asdict(found),
-                "mask": result["mask"],
-            }
+            message = Evaluation(work.job_id, row["record"], found, result["result"])
             self._sqs.send_message(
                 QueueUrl=self._settings.evaluation_queue_url,
                 MessageBody=msgspec.json.encode(message).decode(),
             )
-        self._jobs.stop_awaiting(work.job_id)
+        self._jobs.stop_awaiting(work.job_id, found.uri)
 
-    def _find_ground_truth(self, request: SegmentRequest) -> S3Object | None:
-        """The ground truth that the request names, else the one that lies under the image's key."""
+    def _places_of_ground_truth(self, request: SegmentRequest) -> list[S3Object]:
+        """Where the ground truth may come to lie: where the request says, else under the image's key."""
         if request.ground_truth:
-            return self._storage.find(request.ground_truth)
-        bucket = self._settings.ground_truth_bucket
-        candidates = (S3Object(bucket, key) for key in ground_truth_keys(request.image.key))
-        return next(filter(None, map(self._storage.find, candidates)), None)
+            return [request.ground_truth]
+        return [
+            S3Object(self._settings.ground_truth_bucket, key) for key in ground_truth_keys(request.image.key)
+        ]
 
-    def _write(self, work: Work, prefix: str, kind: str, page: int | None, body: bytes) -> str:
-        """Writes one output and returns its s3 address."""
+    def _write(self, work: Work, prefix: str, kind: str, page: int | None, body: bytes) -> S3Object:
+        """Writes one output."""
         key = output_key(prefix, kind, page)
         own_name = prefix == work.request.image.key
-        self._put(key, body, work.request.image if own_name else None)
-        return self._uri(key)
+        return self._put(key, body, work.request.image if own_name else None)
 
-    def _put(self, key: str, body: bytes, named_after: S3Object | None = None) -> None:
-        self._storage.write(self._settings.output_bucket, key, body, named_after)
+    def _put(self, key: str, body: bytes, named_after: S3Object | None = None) -> S3Object:
+        return self._storage.write(self._settings.output_bucket, key, body, named_after)
 
     def _uri(self, key: str) -> str:
         return S3Object(self._settings.output_bucket, key).uri

@@ -22,7 +22,7 @@ main() {
         return
     fi
     local python prefix
-    python=$(find_python)
+    python=$("$(dirname "$0")/find_python.sh")
     prefix=$("$python" -c 'import sys; print(sys.base_prefix)')
     root=$(mktemp --directory)
     trap 'rm -rf "$root"' EXIT
@@ -40,20 +40,6 @@ main() {
         --change 'ENTRYPOINT ["/lambda-entrypoint.sh"]' \
         - "$tag" >/dev/null
     echo "$tag is made of $python"
-}
-
-find_python() {
-    local candidate
-    for candidate in "$(command -v python$VERSION)" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$VERSION".*/bin/python$VERSION; do
-        # pyenv's shims are there even where they lead nowhere; a distribution's own Python is all over /usr.
-        if "$candidate" -c 'import pip, sys; sys.exit(sys.base_prefix == "/usr")' 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
-    done
-    echo "Lambda runs Python $VERSION, and none with pip is on PATH or in pyenv (a distribution's in /usr will not do):" \
-        "install it, for example by \`pyenv install $VERSION\`" >&2
-    exit 1
 }
 
 # The interpreter with its standard library and pip, at the path that it was built for.

@@ -1,7 +1,66 @@
 """The template and the built stack as sam and Lambda's limits see them."""
 
-from tools import SAM, run
+import tomllib
+
+import pytest
+from tools import ROOT, SAM, run
+
+from infra.template import load_template
+
+UNZIPPED_LIMIT = 250 * 2**20  # docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+OF_OURS = {"CytomaskLayer": "python/cytomask/jobs.py", "EvaluateFunction": "functions/evaluate/app.py"}
+
+
+def size(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def files(folder):
+    return {str(file.relative_to(folder)) for file in folder.rglob("*.py")}
 
 
 def test_sam_and_cfn_lint_find_nothing_to_say():
     assert "is a valid SAM Template" in run(SAM, "validate", "--lint").stdout
+
+
+@pytest.mark.parametrize("name", OF_OURS)
+def test_what_sam_zips_holds_our_code_and_fits_lambda_s_limit(built, name):
+    assert OF_OURS[name] in files(built / name)
+    assert 0 < size(built / name) < UNZIPPED_LIMIT
+
+
+def test_a_function_and_its_layers_fit_lambda_s_limit_together(built):
+    assert size(built / "CytomaskLayer") + size(built / "EvaluateFunction") < UNZIPPED_LIMIT
+
+
+def test_the_layer_has_what_the_project_pins_and_no_network(built):
+    packages = built / "CytomaskLayer" / "python"
+    installed = {path.name.removesuffix(".dist-info") for path in packages.glob("*.dist-info")}
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        pinned = tomllib.load(file)["project"]["dependencies"]
+    wanted = {
+        pin.replace("==", "-").replace("aws-lambda-powertools", "aws_lambda_powertools") for pin in pinned
+    }
+    assert {name for name in wanted if not name.startswith("onnxruntime")} <= installed
+    assert not [name for name in installed if name.startswith(("onnxruntime", "torch", "scipy"))]
+
+
+def test_a_zip_holds_its_own_function_only(built):
+    assert files(built / "EvaluateFunction") == {
+        "functions/__init__.py",
+        "functions/evaluate/__init__.py",
+        "functions/evaluate/app.py",
+        "functions/evaluate/evaluator.py",
+    }
+
+
+def test_the_zip_and_the_layer_start_in_lambda_s_python(built):
+    told = load_template()["Globals"]["Function"]["Environment"]["Variables"]
+    run(
+        "python3.13",
+        "-c",
+        "import functions.evaluate.app",
+        PYTHONPATH=f"{built / 'EvaluateFunction'}:{built / 'CytomaskLayer' / 'python'}",
+        AWS_LAMBDA_FUNCTION_MEMORY_SIZE="3008",
+        **{name: f"the-{name}" for name in told if name != "AWS_ENDPOINT_URL"},
+    )

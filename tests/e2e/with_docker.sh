@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Runs a command with a Docker engine and the base image; stops the engine if it was not there before.
+# Runs a command with a Docker engine, the base image and, on its PATH, the Python that sam builds zips with; stops
+# the engine if it was not there before.
 # usage: with_docker.sh COMMAND...
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+
+python=$(tests/e2e/find_python.sh)
+PATH=$(dirname "$python"):$PATH
+export PATH
 
 docker version >/dev/null 2>&1 || trap 'tests/e2e/docker_engine.sh stop' EXIT
 tests/e2e/docker_engine.sh start

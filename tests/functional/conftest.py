@@ -1,4 +1,4 @@
-"""The segment function among faked AWS resources, fresh for every test."""
+"""The functions among faked AWS resources, fresh for every test."""
 
 import importlib
 import io
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import ClientError
-from factories import GROUND_TRUTH, INPUT, OUTPUT, s3_event, sqs_batch
+from factories import GROUND_TRUTH, INPUT, OUTPUT, failed_messages, s3_event, sqs_batch
 from moto import mock_aws
 from moto.s3.models import s3_backends
 from numpy.typing import NDArray
@@ -146,8 +146,7 @@ class SegmentStack:
 
     def deliver(self, *bodies: Any) -> list[int]:
         """Delivers a batch of messages; returns the places of those that are to be delivered again."""
-        answer = self.handle(sqs_batch(*bodies))
-        return [int(failure["itemIdentifier"].removeprefix("m")) for failure in answer["batchItemFailures"]]
+        return failed_messages(self.handle(sqs_batch(*bodies)))
 
     def segment(self, key: str, body: bytes) -> dict[str, Any]:
         """Uploads an image, notifies of it, returns its result."""
@@ -217,6 +216,32 @@ class SegmentStack:
         return [json.loads(message["Body"]) for message in messages]
 
 
+@dataclass
+class EvaluateFunction:
+    """The evaluate function beside the segment function, on the same resources."""
+
+    app: ModuleType
+    stack: SegmentStack
+
+    def deliver(self, *bodies: Any) -> list[int]:
+        """Delivers a batch of messages; returns the places of those that are to be delivered again."""
+        return failed_messages(self.app.handler(sqs_batch(*bodies), LambdaContext("evaluation")))
+
+    def deliver_queued(self) -> list[int]:
+        """Delivers what the segment function has queued."""
+        return self.deliver(*self.stack.evaluation_messages())
+
+    def upload(self, key: str, body: bytes) -> list[int]:
+        """Uploads a ground truth and delivers its notification."""
+        self.stack.upload(key, body, bucket=GROUND_TRUTH)
+        return self.deliver(s3_event(key, bucket=GROUND_TRUTH))
+
+    def row(self) -> Row:
+        """The only evaluation."""
+        (row,) = self.stack.rows("EVAL")
+        return row
+
+
 @pytest.fixture(scope="session")
 def predictor() -> Predictor:
     return Predictor()
@@ -261,6 +286,13 @@ def stack(
         monkeypatch.setattr(app, "segmenter", app.connect())
         table = sessions.dynamodb.Table(TABLE)
         yield SegmentStack(app, counting, sessions.wire, sessions.s3, sessions.sqs, table)
+
+
+@pytest.fixture
+def evaluate(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> EvaluateFunction:
+    app = importlib.import_module("functions.evaluate.app")
+    monkeypatch.setattr(app, "evaluator", app.connect())
+    return EvaluateFunction(app, stack)
 
 
 @pytest.fixture

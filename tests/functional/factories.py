@@ -81,6 +81,11 @@ def sqs_batch(*bodies: Any) -> dict[str, Any]:
     }
 
 
+def failed_messages(answer: dict[str, Any]) -> list[int]:
+    """The places of the messages that a function wants to have delivered again."""
+    return [int(failure["itemIdentifier"].removeprefix("m")) for failure in answer["batchItemFailures"]]
+
+
 def header_only_tiff(height: int, width: int) -> bytes:
     """A TIFF of one directory that promises 8-bit grey pixels and holds none."""
     tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: 8}

@@ -7,7 +7,8 @@ from typing import Any
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     remaining = context.get_remaining_time_in_millis()
-    print(json.dumps({"message": "invoked", "event": event, "request_id": context.aws_request_id}))
+    name = context.function_name
+    print(json.dumps({"message": "invoked", "event": event, "function_name": name}))
     if "raise" in event:
         raise ValueError(event["raise"])
     if "Records" not in event:

@@ -19,7 +19,8 @@ from infra.children import ROOT, ChildFailed, listening_socket
 from infra.emulator import EmulatedStack, StackFailed, emulated_stack
 from infra.front import Context, invoke
 
-HANDLERS = {"SegmentFunction": "tests.functional.recording_handler:handler"}
+RECORDING = "tests.functional.recording_handler:handler"
+HANDLERS = {"SegmentFunction": RECORDING, "EvaluateFunction": RECORDING}
 VISIBILITY_SECONDS = 2
 RECEIVES = 2
 PARAMETERS = {"VisibilityTimeout": str(VISIBILITY_SECONDS), "MaxReceiveCount": str(RECEIVES)}
@@ -56,9 +57,12 @@ def test_an_upload_reaches_the_handler_under_its_key_as_s3_encodes_it(stack: Emu
     assert notification["s3"]["object"]["eTag"] == answer["ETag"].strip('"')
 
 
-def test_the_test_event_of_s3_arrives_when_the_stack_is_made(stack: EmulatedStack) -> None:
-    events = eventually(lambda: [body for body in delivered(stack) if "s3:TestEvent" in body])
-    assert [json.loads(event)["Bucket"] for event in events] == [stack.outputs["InputBucketName"]]
+def test_the_test_events_of_s3_arrive_when_the_stack_is_made(stack: EmulatedStack) -> None:
+    eventually(lambda: len(announced_buckets(stack)) == 2)
+    assert announced_buckets(stack) == {
+        stack.outputs["InputBucketName"]: "cytomask-segment",
+        stack.outputs["GroundTruthBucketName"]: "cytomask-evaluate",
+    }
 
 
 def test_only_the_failed_record_is_tried_again_and_ends_whole_in_the_dead_letter_queue(
@@ -153,7 +157,7 @@ def test_the_children_end_with_whoever_started_them(tmp_path: Path) -> None:
 def test_a_handler_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(ChildFailed, match="No module named 'nowhere'"),
-        emulated_stack(tmp_path, handlers={"SegmentFunction": "nowhere.app:handler"}),
+        emulated_stack(tmp_path, handlers=HANDLERS | {"SegmentFunction": "nowhere.app:handler"}),
     ):
         pass
 
@@ -209,6 +213,17 @@ def delivered(stack: EmulatedStack) -> list[str]:
     """The bodies of all messages that the handler got so far, as often as it got them."""
     events = [line["event"] for line in log_lines(stack) if line["message"] == "invoked"]
     return [record["body"] for event in events for record in event.get("Records", [])]
+
+
+def announced_buckets(stack: EmulatedStack) -> dict[str, str]:
+    """The buckets that have announced themselves, and the function to which they did."""
+    return {
+        json.loads(record["body"])["Bucket"]: line["function_name"]
+        for line in log_lines(stack)
+        if line["message"] == "invoked"
+        for record in line["event"].get("Records", [])
+        if "s3:TestEvent" in record["body"]
+    }
 
 
 def key_of(body: str) -> str:

@@ -13,10 +13,12 @@ import tifffile
 from boto3.dynamodb.types import TypeDeserializer
 from PIL import Image
 
+from cytomask.metrics import score
 from infra.emulator import REGION, EmulatedStack, emulated_stack
 from infra.samples import phase_contrast_field
 
 SECONDS = 60
+FIELD = phase_contrast_field(3, 120, 150, 0.4)
 Found = TypeVar("Found")
 
 
@@ -74,6 +76,22 @@ def test_a_fault_that_does_not_pass_ends_in_the_dead_letter_queue_with_its_messa
     assert s3.list_objects_v2(Bucket=stack.outputs["OutputBucketName"])["KeyCount"] == 0
 
 
+def test_a_mask_is_scored_whichever_of_image_and_ground_truth_comes_first(stack: EmulatedStack) -> None:
+    names = ("image first ü", "ground truth first ü")
+    upload(stack, f"{names[0]}.tif")
+    until(lambda: next((row for row in rows(stack) if is_finished(row, f"{names[0]}.tif")), None))
+    for name in names:
+        upload_ground_truth(stack, f"{name}.png")
+    upload(stack, f"{names[1]}.tif")
+
+    for name in names:
+        row = until(lambda name=name: scored(stack, f"{name}.tif"))  # type: ignore[misc]
+        mask = np.asarray(Image.open(io.BytesIO(output(stack, f"{name}.tif.mask.png"))))
+        assert float(row["iou"]) == score(mask > 0, FIELD.cells).iou
+        assert float(row["true_confluence"]) == np.count_nonzero(FIELD.cells) / FIELD.cells.size
+        assert row["ground_truth"] == f"s3://{stack.outputs['GroundTruthBucketName']}/{name}.png"
+
+
 @contextmanager
 def without_bucket(stack: EmulatedStack, bucket: str) -> Iterator[None]:
     s3 = stack.client("s3")
@@ -88,8 +106,15 @@ def without_bucket(stack: EmulatedStack, bucket: str) -> Iterator[None]:
 
 def upload(stack: EmulatedStack, key: str) -> None:
     stream = io.BytesIO()
-    tifffile.imwrite(stream, phase_contrast_field(3, 120, 150, 0.4).pixels, compression="lzw")
+    tifffile.imwrite(stream, FIELD.pixels, compression="lzw")
     stack.client("s3").put_object(Bucket=stack.outputs["InputBucketName"], Key=key, Body=stream.getvalue())
+
+
+def upload_ground_truth(stack: EmulatedStack, key: str) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(FIELD.cells).save(stream, "PNG")
+    bucket = stack.outputs["GroundTruthBucketName"]
+    stack.client("s3").put_object(Bucket=bucket, Key=key, Body=stream.getvalue())
 
 
 def send(stack: EmulatedStack, body: str) -> None:
@@ -116,6 +141,17 @@ def rows(stack: EmulatedStack) -> list[dict[str, Any]]:
 
 def is_finished(row: dict[str, Any], key: str) -> bool:
     return row["record"] == "JOB" and row["status"] != "RUNNING" and row.get("image", "").endswith(f"/{key}")
+
+
+def scored(stack: EmulatedStack, key: str) -> dict[str, Any] | None:
+    """The evaluation of an image's only mask, once it is its only one and has its score."""
+    found = [row for row in rows(stack) if is_evaluation(row) and row["image"].endswith(f"/{key}")]
+    ended = len(found) == 1 and found[0]["evaluation_status"] == "SCORED"
+    return found[0] if ended else None
+
+
+def is_evaluation(row: dict[str, Any]) -> bool:
+    return bool(row["record"].startswith("EVAL#"))
 
 
 def until(look: Callable[[], Found | None]) -> Found:

@@ -43,7 +43,7 @@ def test_a_ground_truth_under_the_images_key_is_found_and_queued(stack, key):
     assert message == {
         "job_id": result["job_id"],
         "record": f"EVAL#{version}",
-        "mask": f"s3://{OUTPUT}/{KEY}.mask.png",
+        "result": f"s3://{OUTPUT}/{KEY}.result.json",
         "ground_truth": {"bucket": GROUND_TRUTH, "key": key, "version_id": None, "etag": version},
     }
 

@@ -61,6 +61,7 @@ def test_the_result_says_where_the_mask_comes_from(stack, predictor):
             "confluence": result["confluence"],
             "tiles": {"count": 1, "tile": 224, "overlap": 56},
             "mask": result["mask"],
+            "mask_etag": stack.s3.head_object(Bucket=OUTPUT, Key=f"{KEY}.mask.png")["ETag"].strip('"'),
         }
     ]
     assert {"read", "decode", "infer", "encode", "write", "total"} == result["timings_ms"].keys()

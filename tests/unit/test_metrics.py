@@ -52,3 +52,24 @@ def test_shapes_that_would_broadcast_are_not_scored() -> None:
 @pytest.mark.parametrize(("mask", "share"), [(EMPTY, 0.0), (FULL, 1.0), (with_columns(0, 4, 5), 0.5)])
 def test_confluence_is_the_share_of_cell_pixels(mask: Mask, share: float) -> None:
     assert confluence(mask) == share
+
+
+def test_every_ratio_comes_from_the_same_counts() -> None:
+    counted = Score(true_positive=6, false_positive=2, false_negative=4)
+    assert (counted.iou, counted.dice) == (6 / 12, 12 / 18)
+    assert (counted.precision, counted.recall) == (6 / 8, 6 / 10)
+
+
+@pytest.mark.parametrize(
+    ("mask", "ground_truth", "ratio"),
+    [(EMPTY, EMPTY, 1.0), (EMPTY, FULL, 0.0), (FULL, EMPTY, 0.0), (FULL, FULL, 1.0)],
+)
+def test_an_empty_mask_agrees_with_an_empty_one_only(mask: Mask, ground_truth: Mask, ratio: float) -> None:
+    counted = score(mask, ground_truth)
+    assert [counted.iou, counted.dice, counted.precision, counted.recall] == [ratio] * 4
+
+
+def test_pages_are_pooled_by_their_counts() -> None:
+    pooled = score(FULL, with_columns(0)) + score(EMPTY, EMPTY)
+    assert pooled == score(np.vstack([FULL, EMPTY]), np.vstack([with_columns(0), EMPTY]))
+    assert pooled.iou == 1 / 6

@@ -4,12 +4,14 @@ import json
 from typing import Any
 from urllib.parse import quote_plus
 
+import msgspec
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cytomask.errors import InvalidRequest, NoSuchPage
 from cytomask.requests import (
+    Evaluation,
     Ignored,
     Parameters,
     Refused,
@@ -21,6 +23,7 @@ from cytomask.requests import (
     job_prefix,
     output_key,
     parse_body,
+    parse_evaluation,
     parse_request,
     rejected_message_id,
 )
@@ -330,3 +333,24 @@ def test_ground_truths_are_looked_for_by_the_likeliest_name_first() -> None:
     ]
     assert ground_truth_keys("no suffix") == ["no suffix", "no suffix.png", "no suffix_mask.png"]
     assert ground_truth_keys("a.png") == ["a.png", "a.png.png", "a_mask.png"]
+
+
+def test_a_message_that_asks_for_a_score_is_read_back() -> None:
+    truth = S3Object("truths", "a+b ü.png", "v1", "etag", "2026-11-23T00:00:00+00:00")
+    asked = Evaluation("job", "EVAL#v1", truth, "s3://out/a.result.json")
+    assert parse_evaluation(msgspec.json.encode(asked).decode()) == [asked]
+
+
+def test_the_notice_of_a_ground_truth_names_its_object() -> None:
+    record = {
+        "eventName": "ObjectCreated:Put",
+        "s3": {"bucket": {"name": "truths"}, "object": {"key": "a%2Bb+%C3%BC.png", "eTag": "e"}},
+    }
+    assert parse_evaluation(json.dumps({"Records": [record]})) == [S3Object("truths", "a+b ü.png", None, "e")]
+
+
+@pytest.mark.parametrize("body", ["no JSON", '{"job_id": "job"}', "[]", '{"job_id": 1, "record": "EVAL#"}'])
+def test_what_the_evaluation_queue_cannot_mean_is_refused(body: str) -> None:
+    (refused,) = parse_evaluation(body)
+    assert isinstance(refused, Refused)
+    assert refused.text == body

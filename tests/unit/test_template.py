@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cytomask.settings import Settings
-from infra.template import TEMPLATE, function_name, functions, load_template, without_local_code
+from infra.emulator import HANDLERS
+from infra.template import NO_CODE, TEMPLATE, function_name, functions, load_template, without_local_code
 
 TEMPLATE_LIMIT = 51_200  # bytes that CloudFormation takes directly, as the emulated stack gives them
 
@@ -42,6 +43,8 @@ def _listed(item: Any) -> list[Any]:
 buckets = of_type("AWS::S3::Bucket")
 queues = of_type("AWS::SQS::Queue")
 segment = resources["SegmentFunction"]["Properties"]
+evaluate = resources["EvaluateFunction"]["Properties"]
+shared = template["Globals"]["Function"]
 notified = {
     name: bucket["NotificationConfiguration"]["QueueConfigurations"]
     for name, bucket in buckets.items()
@@ -49,17 +52,53 @@ notified = {
 }
 
 
-def test_a_message_stays_invisible_for_six_timeouts_of_its_function() -> None:
-    source = segment["Events"]["Images"]["Properties"]["Queue"]["Fn::GetAtt"][0]
-    assert value(queues[source]["VisibilityTimeout"]) >= 6 * value(segment["Timeout"])
+@pytest.mark.parametrize("function", functions(template))
+def test_a_message_stays_invisible_for_six_timeouts_of_its_function(function: str) -> None:
+    properties = resources[function]["Properties"]
+    for event in properties["Events"].values():
+        source = event["Properties"]["Queue"]["Fn::GetAtt"][0]
+        assert value(queues[source]["VisibilityTimeout"]) >= 6 * value(properties["Timeout"])
+
+
+@pytest.mark.parametrize("function", functions(template))
+def test_of_a_batch_only_what_failed_comes_again(function: str) -> None:
+    for event in resources[function]["Properties"]["Events"].values():
+        assert event["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
 
 
 def test_the_figures_are_those_of_the_design() -> None:
     events = segment["Events"]["Images"]["Properties"]
     assert (value(segment["MemorySize"]), value(segment["Timeout"])) == (3008, 120)
-    assert (events["BatchSize"], events["FunctionResponseTypes"]) == (4, ["ReportBatchItemFailures"])
-    assert segment["Architectures"] == ["x86_64"]
+    assert events["BatchSize"] == 4
+    assert shared["Architectures"] == ["x86_64"]
     assert "ReservedConcurrentExecutions" not in segment
+
+
+def test_the_functions_together_fit_into_a_new_account() -> None:
+    events = [
+        event for name in functions(template) for event in resources[name]["Properties"]["Events"].values()
+    ]
+    assert sum(value(event["Properties"]["ScalingConfig"]["MaximumConcurrency"]) for event in events) <= 10
+
+
+def test_the_zip_function_has_the_layer_and_lambda_s_python() -> None:
+    layer = resources["CytomaskLayer"]["Properties"]
+    assert evaluate["Layers"] == [{"Ref": "CytomaskLayer"}]
+    assert (evaluate["Runtime"], evaluate["Handler"]) == ("python3.13", "functions.evaluate.app.handler")
+    assert layer["CompatibleRuntimes"] == [evaluate["Runtime"]]
+    assert layer["CompatibleArchitectures"] == shared["Architectures"]
+
+
+@pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction"])
+def test_what_is_built_by_make_has_its_target(name: str) -> None:
+    properties = resources[name]["Properties"]
+    assert resources[name]["Metadata"]["BuildMethod"] == "makefile"
+    folder = TEMPLATE.parent / properties.get("ContentUri", properties.get("CodeUri"))
+    assert f"\nbuild-{name}:\n" in (folder / "Makefile").read_text()
+
+
+def test_every_function_has_a_handler_in_the_emulated_stack() -> None:
+    assert set(HANDLERS) == set(functions(template))
 
 
 def test_nothing_listens_to_the_output_bucket() -> None:
@@ -162,24 +201,30 @@ def test_no_right_is_given_on_everything(role: str) -> None:
                 )
 
 
+def allowed(role: str, action: str) -> list[Any]:
+    """The resources of every statement that allows a role an action."""
+    return [
+        statement["Resource"]
+        for policy in resources[role]["Properties"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if action in _listed(statement["Action"])
+    ]
+
+
 def test_the_output_bucket_is_the_only_one_that_is_written_to() -> None:
-    written = [
-        statement["Resource"]
-        for policy in resources["SegmentRole"]["Properties"]["Policies"]
-        for statement in policy["PolicyDocument"]["Statement"]
-        if "s3:PutObject" in _listed(statement["Action"])
-    ]
-    assert written == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]
+    assert allowed("SegmentRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]
+    assert allowed("EvaluateRole", "s3:PutObject") == []
 
 
-def test_a_missing_object_can_be_told_from_a_forbidden_one() -> None:
-    listed = [
-        statement["Resource"]
-        for policy in resources["SegmentRole"]["Properties"]["Policies"]
-        for statement in policy["PolicyDocument"]["Statement"]
-        if statement["Action"] == "s3:ListBucket"
-    ]
-    assert listed == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in buckets]]
+@pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole"])
+def test_a_missing_object_can_be_told_from_a_forbidden_one(role: str) -> None:
+    assert allowed(role, "s3:ListBucket") == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in buckets]]
+
+
+def test_a_ground_truth_that_segment_finds_can_be_read_by_evaluate() -> None:
+    readable = [each for resource in allowed("SegmentRole", "s3:GetObject") for each in _listed(resource)]
+    (scored,) = allowed("EvaluateRole", "s3:GetObject")
+    assert sorted(map(str, scored)) == sorted(map(str, readable))
 
 
 def test_no_resource_waits_for_itself() -> None:
@@ -219,13 +264,13 @@ def _keys(keyed: dict[str, Any]) -> dict[str, str]:
 
 
 def test_the_function_is_told_all_that_its_settings_ask_for() -> None:
-    environment = {name: f"value of {name}" for name in segment["Environment"]["Variables"]}
+    environment = {name: f"value of {name}" for name in shared["Environment"]["Variables"]}
     settings = Settings.from_environment(environment | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008"})
     assert settings.jobs_table == "value of JOBS_TABLE"
 
 
 def test_the_endpoint_for_local_trials_is_empty_unless_given() -> None:
-    assert value(segment["Environment"]["Variables"]["AWS_ENDPOINT_URL"]) == ""
+    assert value(shared["Environment"]["Variables"]["AWS_ENDPOINT_URL"]) == ""
 
 
 def test_the_outputs_that_the_commands_look_for_are_there() -> None:
@@ -248,17 +293,26 @@ def test_a_bucket_s_name_fits_where_the_stack_s_has_22_characters() -> None:
         assert re.fullmatch(r"[a-z0-9-]{3,63}", name)
 
 
-def test_the_logs_of_a_function_are_kept_for_a_time() -> None:
-    group = resources[segment["LoggingConfig"]["LogGroup"]["Ref"]]["Properties"]
-    assert group["LogGroupName"]["Fn::Sub"] == f"/aws/lambda/{segment['FunctionName']['Fn::Sub']}"
+@pytest.mark.parametrize("function", functions(template))
+def test_the_logs_of_a_function_are_kept_for_a_time(function: str) -> None:
+    properties = resources[function]["Properties"]
+    group = resources[properties["LoggingConfig"]["LogGroup"]["Ref"]]["Properties"]
+    assert group["LogGroupName"]["Fn::Sub"] == f"/aws/lambda/{properties['FunctionName']['Fn::Sub']}"
     assert value(group["RetentionInDays"]) == 30
 
 
-def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queue() -> None:
+def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queues() -> None:
     emulated = without_local_code(template)
-    properties = emulated["Resources"]["SegmentFunction"]["Properties"]
-    assert properties.pop("ImageUri") == "forwarded:latest"
-    assert properties["Events"]["Images"]["Properties"].pop("Enabled") is False
+    copies = {
+        name: emulated["Resources"][name]["Properties"] for name in (*functions(template), "CytomaskLayer")
+    }
+    assert copies["SegmentFunction"].pop("ImageUri") == "forwarded:latest"
+    for name, field in (("EvaluateFunction", "CodeUri"), ("CytomaskLayer", "ContentUri")):
+        assert copies[name][field] == NO_CODE
+        copies[name][field] = resources[name]["Properties"][field]
+    for name in functions(template):
+        for event in copies[name]["Events"].values():
+            assert event["Properties"].pop("Enabled") is False
     assert emulated == template
     assert template == load_template(TEMPLATE)
 

@@ -73,6 +73,18 @@ class NonFinitePixels(RejectedInput):
     code = "NON_FINITE_PIXELS"
 
 
+class GroundTruthMismatch(RejectedInput):
+    """A ground truth of another size, or of another number of pages, than the mask."""
+
+    code = "GROUND_TRUTH_MISMATCH"
+
+
+class MaskReplaced(RejectedInput):
+    """A newer image's mask took the place of the one that was to be scored."""
+
+    code = "MASK_REPLACED"
+
+
 class PassingFault(CytomaskError):
     """A fault that a retry can mend: the message goes back to its queue."""
 

@@ -101,6 +101,7 @@ class PageHeader:
         channels: how many a caller can choose from; RGB counts as 3.
         colour: whether those channels are red, green and blue, which luma joins to one.
         dtype: NumPy's name of the stored type.
+        zero: what a stored 0 decodes to; not 0 where the file calls 0 white.
     """
 
     height: int
@@ -108,6 +109,7 @@ class PageHeader:
     channels: int
     colour: bool
     dtype: str
+    zero: int = 0
 
 
 @dataclass(frozen=True)
@@ -454,20 +456,24 @@ class _TiffSeries:
             channels=outer * self._samples,
             colour=outer == 1 and self._samples == RGB and _is_coloured(self._keyframe),
             dtype=str(self._keyframe.dtype),
+            zero=int(self._upright(np.zeros(1, self._keyframe.dtype))[0]),
         )
         self._directories = self._load_directories(size)
 
     def decode(self, at: int, channel: int | None) -> NDArray[Any]:
         """Page `at`, as `ImageFile.decode`."""
         outer, sample = divmod(channel or 0, self._samples)
-        plane = self._plane(int(self._planes[at, outer]))  # H, W, samples
-        if plane.dtype.kind == "b":
-            plane = plane.view(np.uint8)
+        plane = self._upright(self._plane(int(self._planes[at, outer])))  # H, W, samples
         if self._keyframe.photometric == PHOTOMETRIC.PALETTE:
             plane = np.moveaxis(np.asarray(self._keyframe.colormap)[:, plane[..., 0]], 0, -1)  # H, W, RGB
-        if self._keyframe.photometric == PHOTOMETRIC.MINISWHITE:
-            plane = _inverted(plane, self._keyframe.bitspersample)
         return plane[..., :RGB] if self.header.colour and channel is None else plane[..., sample]
+
+    def _upright(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Stored values of any shape as such that grow with brightness, of any dtype but bool."""
+        values = stored.view(np.uint8) if stored.dtype.kind == "b" else stored
+        if self._keyframe.photometric == PHOTOMETRIC.MINISWHITE:
+            return _inverted(values, self._keyframe.bitspersample)
+        return values
 
     def directory_of(self, at: int) -> tuple[int, ...]:
         """Place of page `at` in the tree of TIFF directories."""

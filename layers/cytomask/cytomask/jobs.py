@@ -1,9 +1,12 @@
 """Job and evaluation rows in DynamoDB. The job row is the lock: who takes it, works.
 
 Status of a job: RUNNING, then SUCCEEDED or REJECTED. A row is keyed by `job_id` and `record`: `JOB`, or
-`EVAL#<version>` for the ground truth of that version, or `EVAL#awaiting` while there is none.
+`EVAL#<version>` for the ground truth of that version, or `EVAL#awaiting` while there is none. Rows of
+another kind lead from a ground truth to its jobs, whether it is there already or not: their `job_id` is
+`GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,6 +25,7 @@ Row = dict[str, Any]
 FINISHED = ("SUCCEEDED", "REJECTED")
 JOB = "JOB"
 AWAITING = "EVAL#awaiting"
+TRUTH_OF = "TRUTH_OF#"
 
 
 @dataclass(frozen=True)
@@ -94,14 +98,8 @@ class Jobs:
 
     def note_group(self, job_id: str, group: str, now: float) -> None:
         """Sets the label that a job is reported by, and its evaluations with it."""
-        answer = self._dynamodb.query(
-            TableName=self._table,
-            KeyConditionExpression="job_id = :job_id",
-            ExpressionAttributeValues={":job_id": {"S": job_id}},
-            ConsistentRead=True,
-        )
         values = {"group": group, "updated_at": timestamp(now)}
-        for row in map(_plain, answer["Items"]):
+        for row in self._rows(job_id):
             self._update(job_id, row["record"], values, {}, "attribute_exists(job_id)", {})
 
     def reject_message(self, job_id: str, fields: Row, now: float) -> None:
@@ -113,6 +111,18 @@ class Jobs:
         """A row as it is now, by a consistent read."""
         answer = self._dynamodb.get_item(TableName=self._table, Key=_key(job_id, record), ConsistentRead=True)
         return _plain(answer["Item"]) if "Item" in answer else None
+
+    def expect_ground_truth(self, job_id: str, uris: Sequence[str], fields: Row, now: float) -> None:
+        """Leads from every address under which a job's ground truth is looked for to the job."""
+        for uri in uris:
+            self._update(
+                _of_ground_truth(uri), f"{TRUTH_OF}{job_id}", fields, {"created_at": timestamp(now)}, None, {}
+            )
+
+    def jobs_of_ground_truth(self, uri: str) -> Iterator[tuple[str, Row]]:
+        """The ids of the jobs that look for their ground truth at this address, and what was noted."""
+        for row in self._rows(_of_ground_truth(uri)):
+            yield row["record"].removeprefix(TRUTH_OF), row
 
     def await_ground_truth(self, job_id: str, fields: Row, now: float) -> None:
         """Notes that a job's mask is to be scored once its ground truth is there."""
@@ -139,9 +149,39 @@ class Jobs:
             return self.read(job_id, item["record"]) or item
         return item
 
-    def stop_awaiting(self, job_id: str) -> None:
-        """Ends the wait for a ground truth."""
-        self._dynamodb.delete_item(TableName=self._table, Key=_key(job_id, AWAITING))
+    def stop_awaiting(self, job_id: str, uri: str) -> None:
+        """Ends the wait for a ground truth that has come, unless one of another address is waited for."""
+        try:
+            self._dynamodb.delete_item(
+                TableName=self._table,
+                Key=_key(job_id, AWAITING),
+                ConditionExpression="attribute_not_exists(ground_truth) OR ground_truth = :uri",
+                ExpressionAttributeValues={":uri": {"S": uri}},
+            )
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
+
+    def end_evaluation(self, job_id: str, record: str, status: str, fields: Row, now: float) -> bool:
+        """Ends a queued evaluation with its status; False where it has ended already."""
+        values = fields | {"evaluation_status": status, "updated_at": timestamp(now)}
+        try:
+            self._update(job_id, record, values, {}, "#evaluation_status = :queued", {":queued": "QUEUED"})
+        except ClientError as error:
+            if _condition_failed(error):
+                return False
+            raise
+        return True
+
+    def _rows(self, partition: str) -> Iterator[Row]:
+        """All rows of a partition as they are now, by consistent reads."""
+        pages = self._dynamodb.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="job_id = :partition",
+            ExpressionAttributeValues={":partition": {"S": partition}},
+            ConsistentRead=True,
+        )
+        return (_plain(item) for page in pages for item in page["Items"])
 
     def _update_owned(self, lease: Lease, values: Row) -> bool:
         try:
@@ -188,6 +228,10 @@ class Jobs:
 def timestamp(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601 in UTC, with milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _of_ground_truth(uri: str) -> str:
+    return f"GROUND_TRUTH#{uri}"
 
 
 def _is_set(value: Any) -> bool:

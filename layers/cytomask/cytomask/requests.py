@@ -48,6 +48,11 @@ class S3Object:
         """As `s3://bucket/key`, never encoded."""
         return f"s3://{self.bucket}/{self.key}"
 
+    @property
+    def version(self) -> str:
+        """What tells its versions apart, of an object that was found: the version's id, else the ETag."""
+        return str(self.version_id or self.etag)
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -116,6 +121,36 @@ def parse_body(body: str) -> list[SegmentRequest | Ignored | Refused]:
         return _parse_event(_decode(body))
     except InvalidRequest as error:
         return [Refused(body, error)]
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """A message of ours that asks for a score.
+
+    Attributes:
+        job_id, record: the evaluation's row.
+        ground_truth: in exactly the version that the row is named after.
+        result: s3 address of the job's result JSON, which names the masks.
+    """
+
+    job_id: str
+    record: str
+    ground_truth: S3Object
+    result: str
+
+
+def parse_evaluation(body: str) -> list[Evaluation | S3Object | Ignored | Refused]:
+    """Reads a message of the evaluation queue: what to score, or the ground truths that were uploaded.
+
+    An upload of a ground truth is announced as that of an image is.
+    """
+    try:
+        event = _decode(body)
+        if isinstance(event, dict) and "job_id" in event:
+            return [_convert(event, Evaluation)]
+        arrivals = _parse_event(event)
+    except InvalidRequest as error:
+        return [Refused(body, error)]
+    return [arrival.image if isinstance(arrival, SegmentRequest) else arrival for arrival in arrivals]
 
 
 def _decode(body: str) -> object:

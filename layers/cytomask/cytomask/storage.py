@@ -80,7 +80,7 @@ class Storage:
                 return None
             raise
 
-    def write(self, bucket: str, key: str, body: bytes, named_after: S3Object | None = None) -> None:
+    def write(self, bucket: str, key: str, body: bytes, named_after: S3Object | None = None) -> S3Object:
         """Writes an output; where it is named after an image, only while that image is the newest.
 
         The order is what makes it safe: note what lies at the key, see that the image is still the
@@ -90,19 +90,21 @@ class Storage:
         Raises:
             SupersededError: when a newer image has taken the name.
         """
-        for attempt in range(WRITE_ATTEMPTS):
+        attempts = 0
+        while True:
+            attempts += 1
             condition = self._condition(bucket, key, named_after) if named_after else {}
             try:
-                self._s3.put_object(
+                written = self._s3.put_object(
                     Bucket=bucket,
                     Key=key,
                     Body=body,
                     ContentType=CONTENT_TYPES[key.rpartition(".")[2]],
                     **condition,
                 )
-                return
+                return S3Object(bucket, key, etag=written["ETag"].strip('"'))
             except ClientError as error:
-                if not _overtaken(error) or attempt == WRITE_ATTEMPTS - 1:
+                if not _overtaken(error) or attempts == WRITE_ATTEMPTS:
                     raise
 
     def remove(self, bucket: str, key: str, named_after: S3Object) -> None:

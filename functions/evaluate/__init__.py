@@ -1,0 +1,1 @@
+"""The zip function that scores a mask against its ground truth."""
