@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from account import Account
 from boto3.dynamodb.types import TypeDeserializer
 from numpy.typing import NDArray
 from tools import BASE_IMAGE, BUILT, SAM, pixels, run
+
+# A shell's background job ignores SIGINT, and what it starts does too; sam ends by nothing else.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Limits:
     file_bytes: int = 640 * MEBI
     file_pages: int = 10_000  # whose headers alone take a second
 
-    remedy: str = "crop or bin it"  # for a page that is too large
+    more: str = ""  # what else than a smaller image helps
 
     @classmethod
     def within(cls, memory_mb: int) -> "Limits":
@@ -83,7 +83,7 @@ class Limits:
         return cls(
             page_pixels=page_pixels,
             file_bytes=min(cls.file_bytes, max(spare // 4, 0)),
-            remedy=f"{cls.remedy}, or give the function more memory than its {memory_mb} MB",
+            more=f", or give the function more memory than its {memory_mb} MB",
         )
 
 
@@ -174,7 +174,7 @@ def require_size(size: int, name: str, limits: Limits) -> None:
     if size > limits.file_bytes:
         raise ImageTooLarge(
             f"{name} has {size / MEBI:.0f} MiB, the limit is {limits.file_bytes / MEBI:.0f} MiB; "
-            "split the stack or compress it"
+            f"split the stack or compress it{limits.more}"
         )
 
 
@@ -291,7 +291,7 @@ def _check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits:
             raise ImageTooLarge(
                 f"page {index} of {image.name} is {page.width} x {page.height} pixels "
                 f"({_megapixels(pixels)} megapixels); the limit is {_megapixels(limits.page_pixels)} "
-                f"megapixels a page: {limits.remedy}"
+                f"megapixels a page: crop or bin it{limits.more}"
             )
         total += pixels
         if channel is None and page.channels > 1 and not page.colour:
