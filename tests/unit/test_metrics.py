@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cytomask.metrics import Mask, Score, confluence, score
+from cytomask.metrics import BoundaryScore, Mask, Score, confluence, score, score_boundary
 
 EMPTY = np.zeros((4, 6), np.bool_)
 FULL = np.ones((4, 6), np.bool_)
@@ -73,3 +73,44 @@ def test_pages_are_pooled_by_their_counts() -> None:
     pooled = score(FULL, with_columns(0)) + score(EMPTY, EMPTY)
     assert pooled == score(np.vstack([FULL, EMPTY]), np.vstack([with_columns(0), EMPTY]))
     assert pooled.iou == 1 / 6
+
+
+def square(top: int, side: int = 10) -> Mask:
+    """A page of 40 x 40 with one square of cells, well inside."""
+    mask = np.zeros((40, 40), np.bool_)
+    mask[top : top + side, 15 : 15 + side] = True
+    return mask
+
+
+@pytest.mark.parametrize(("shift", "f1"), [(0, 1.0), (2, 1.0), (20, 0.0)])
+def test_a_boundary_within_the_tolerance_agrees(shift: int, f1: float) -> None:
+    assert score_boundary(square(5), square(5 + shift), tolerance=2).f1 == f1
+
+
+def test_a_boundary_is_the_cell_pixels_beside_others() -> None:
+    counted = score_boundary(square(5), square(5), tolerance=0)
+    assert counted == BoundaryScore(mask=36, mask_near=36, ground_truth=36, ground_truth_near=36)
+
+
+def test_boundary_pixels_are_counted_over_pages_before_anything_is_divided() -> None:
+    total = score_boundary(square(5), square(5)) + score_boundary(square(5), square(25))
+    assert total == BoundaryScore(72, 36, 72, 36)
+    assert total.f1 == 0.5
+
+
+def test_the_edge_of_the_page_is_no_boundary() -> None:
+    assert score_boundary(FULL, FULL) == BoundaryScore(0, 0, 0, 0)
+    assert score_boundary(with_columns(0, 1, 2), FULL).ground_truth == 0
+
+
+@pytest.mark.parametrize(
+    ("mask", "ground_truth", "f1"),
+    [(EMPTY, EMPTY, 1.0), (FULL, FULL, 1.0), (EMPTY, with_columns(2), 0.0), (with_columns(2), EMPTY, 0.0)],
+)
+def test_boundaries_that_are_not_there(mask: Mask, ground_truth: Mask, f1: float) -> None:
+    assert score_boundary(mask, ground_truth).f1 == f1
+
+
+def test_boundaries_of_other_shapes_are_not_scored() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 6\).*\(1, 6\)"):
+        score_boundary(FULL, FULL[:1])
