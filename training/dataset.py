@@ -97,6 +97,18 @@ def read_source(folder: Path, source: str) -> list[Sample]:
     return samples
 
 
+def read_unlabelled(folder: Path) -> list[Labelled]:
+    """Reads and normalises the images below a folder; nothing of them is marked as cell.
+
+    Raises:
+        ValueError: no images, or naming every one that cannot be read.
+    """
+    files = _files_in(folder)
+    if not files:
+        raise ValueError(f"{folder} has no images")
+    return load([Sample(path.stem, path, _cell_line(path.stem), _unmarked(path)) for path in files])
+
+
 def load(samples: Sequence[Sample]) -> list[Labelled]:
     """Reads and normalises all of them: nothing is left that could fail in the middle of a run.
 
@@ -227,6 +239,10 @@ def _mask_file(path: Path) -> Callable[[], metrics.Mask]:
     return lambda: images.read_page(path).pixels > 0
 
 
+def _unmarked(path: Path) -> Callable[[], metrics.Mask]:
+    return lambda: np.zeros(images.read_page(path).pixels.shape, np.bool_)
+
+
 def _files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
@@ -290,8 +306,20 @@ def draw_crop(mix: Mix, augmentation: Augmentation, rng: np.random.Generator) ->
     return random_crop(pool[int(rng.integers(len(pool)))], augmentation, rng)
 
 
+def draw_unlabelled(pool: Sequence[Labelled], augmentation: Augmentation, rng: np.random.Generator) -> Crop:
+    """One crop of a random image, degraded and as it was: two (1, 224, 224) float32 arrays."""
+    pixels, _ = _place(pool[int(rng.integers(len(pool)))], augmentation, rng)
+    return _degrade(pixels, augmentation, rng)[None], pixels[None]
+
+
 def random_crop(item: Labelled, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
     """One augmented crop: two (1, 224, 224) float32 arrays, pixels and 0/1 cells."""
+    pixels, cells = _place(item, augmentation, rng)
+    return _degrade(pixels, augmentation, rng)[None], cells[None]
+
+
+def _place(item: Labelled, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
+    """A tile from anywhere, at any scale and angle: two (224, 224) float32, pixels and 0/1 cells."""
     if rng.random() < augmentation.squash:
         pixels, coverage = item.squashed(_window(item.pixels.shape, augmentation, rng))
         placement = _placement(pixels.shape, 1.0, augmentation.shift, augmentation, rng)
@@ -303,8 +331,7 @@ def random_crop(item: Labelled, augmentation: Augmentation, rng: np.random.Gener
 
     turns = int(rng.integers(4)) if augmentation.turn else 0
     flipped = rng.random() < augmentation.flip
-    pixels, cells = (_turn(array, turns, flipped) for array in (pixels, cells))
-    return _degrade(pixels, augmentation, rng)[None], cells[None]
+    return _turn(pixels, turns, flipped), _turn(cells, turns, flipped)
 
 
 def _window(
