@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, Self, cast
@@ -52,6 +54,7 @@ from training.dataset import (
     Crop,
     Labelled,
     Mix,
+    Share,
     draw_crop,
     draw_unlabelled,
     load,
@@ -67,7 +70,6 @@ BATCHES_OF_NORM = 10
 SAMPLES = 6
 
 Positive = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -98,7 +100,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """
 
     name: str
-    train: dict[str, Annotated[float, Meta(gt=0)]]
+    train: Annotated[dict[str, Annotated[float, Meta(gt=0)]], Meta(min_length=1)]
     validation: tuple[str, ...] = ()
     hold_out: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
@@ -114,19 +116,25 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     warmup_steps: Annotated[int, Meta(ge=0)] = 50
     weight_decay: Annotated[float, Meta(ge=0)] = 0.05
     clip_norm: Annotated[float, Meta(gt=0)] = 1.0
-    average_decay: Share = 0.99
+    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99
     min_epochs: Positive = 1
     early_stopping: Positive | None = None
     loss: Literal["bce", "bce_dice"] = "bce_dice"
     mode: Mode = "native"
     threshold: Share = 0.5
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0)] = 0
     augmentation: Augmentation = Augmentation()
 
     @classmethod
     def read(cls, path: Path) -> "TrainingConfig":
-        """Reads the experiment's YAML; raises ValueError as `from_dict` does."""
-        return cls.from_dict(path.stem, yaml.safe_load(path.read_text()))
+        """Reads the experiment's YAML; raises ValueError as `from_dict` does, or where it is no YAML."""
+        try:
+            values = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} has no fields of an experiment, such as train and epochs")
+        return cls.from_dict(path.stem, values)
 
     @classmethod
     def from_dict(cls, name: str, values: dict[str, Any]) -> "TrainingConfig":
@@ -148,8 +156,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         return config
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field, defaults included, as plain values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        """Every field, defaults included, as JSON has them: lists for tuples."""
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return plain
 
 
@@ -230,7 +238,13 @@ class Run:
     ) -> None:
         self.config, self.steps_per_epoch, self.process = config, steps_per_epoch, process
         torch.manual_seed(config.seed)
-        self.network = (load_network(start) if start else new_network(config.network)).to(process.device)
+        network = new_network(config.network)
+        if start:
+            begun = load_network(start)
+            if type(begun) is not type(network):
+                raise ValueError(f"{start} does not hold a {config.network}, the network of {config.name}")
+            network = begun
+        self.network = network.to(process.device)
         self.averaged = AveragedModel(
             self.network,
             multi_avg_fn=get_ema_multi_avg_fn(config.average_decay),  # type: ignore[no-untyped-call]  # torch's
@@ -288,14 +302,22 @@ class Run:
 
     def resume(self, path: Path) -> None:
         """Goes on where `save` was called; raises ValueError when that was another experiment."""
-        state = torch.load(path, map_location=self.process.device, weights_only=True)
-        saved = json.loads(state["config"])
+        try:
+            state = torch.load(path, map_location=self.process.device, weights_only=True)
+            saved = json.loads(state["config"])
+        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no checkpoint of a run; take it away to start afresh") from error
         changed = [name for name, value in self.config.as_dict().items() if saved.get(name) != value]
         if changed:
             raise ValueError(
                 f"{path} is of an experiment with other {', '.join(changed)}; train into another folder"
             )
-        self.network.load_state_dict(state["network"])
+        try:
+            self.network.load_state_dict(state["network"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} is of another network; give the --start that the run began from"
+            ) from error
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
@@ -353,6 +375,7 @@ def train(
     unlabelled = [item for folder in config.unlabelled for item in read_unlabelled(data / folder)]
     images = sum(len(items) for _, items in mix)
     steps_per_epoch = config.steps_per_epoch or -(-images // config.batch_size)
+    config = msgspec.structs.replace(config, steps_per_epoch=steps_per_epoch)
     run = Run(config, steps_per_epoch, process, start)
     if folders.last.exists():
         run.resume(folders.last)
@@ -364,7 +387,7 @@ def train(
         monitor = None
         if process.leads:
             folders.make(config)
-            begin = progress.step or None
+            begin = progress.step + 1 if progress.step else None
             monitor = stack.enter_context(Monitor(out, config.name, config.as_dict(), clearml, begin))
 
         while progress.step < config.epochs * steps_per_epoch and not progress.ended:
@@ -383,7 +406,6 @@ def train(
                 end_epoch(run, held_out, folders, monitor)
                 progress.seconds = time.monotonic() - started
                 run.save(folders.last)
-            progress.epoch_loss = 0.0
             progress.ended = bool(greatest(int(progress.ended), process))
 
         if monitor:
@@ -394,9 +416,14 @@ def train(
 
 
 def train_epoch(run: Run, batches: "Batches", signalled: Sequence[int]) -> int:
-    """Trains to the end of the epoch, or until a signal comes; returns the signal's number, else 0."""
+    """Trains to the end of the epoch, or until a signal comes; returns the signal's number, else 0.
+
+    A signal during the last step, or while the epoch is scored, is answered after the first of the next.
+    """
     progress = run.progress
     epoch, done = divmod(progress.step, run.steps_per_epoch)
+    if not done:
+        progress.epoch_loss = 0.0
     bar = tqdm(
         batches.of(range(progress.step, progress.step + run.steps_per_epoch - done)),
         desc=f"epoch {epoch + 1}/{run.config.epochs}",
@@ -408,7 +435,8 @@ def train_epoch(run: Run, batches: "Batches", signalled: Sequence[int]) -> int:
     for pixels, cells in bar:
         progress.epoch_loss += run.step(pixels, cells, batches.unlabelled)
         progress.step += 1
-        if stop := greatest(signalled[0], run.process):
+        stop = greatest(signalled[0], run.process)
+        if stop and progress.step % run.steps_per_epoch:
             return stop
     return 0
 
@@ -434,15 +462,20 @@ def end_epoch(run: Run, held_out: Sequence[Labelled], folders: "Folders", monito
     }
     row = {"epoch": epoch, "step": progress.step, "seconds": round(progress.seconds), **figures}
     progress.history.append(row)
-    with folders.metrics.open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(progress.history)
+    write_whole(folders.metrics, lambda partial: write_rows(progress.history, partial))
     write_curves(folders.metrics, folders.out / "curves.png")
     monitor.scalars({name: float(value) for name, value in figures.items()}, progress.step)
     line = " ".join(f"{name} {value}" for name, value in figures.items())
     tqdm.write(f"epoch {epoch}/{config.epochs} step {progress.step} {line}", file=sys.stdout)
     sys.stdout.flush()
+
+
+def write_rows(history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes metrics.csv: a row for every epoch, validation's cells empty where there is none."""
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        table.writerows(history)
 
 
 @dataclass(frozen=True)
@@ -483,15 +516,19 @@ def read_data(config: TrainingConfig, data: Path) -> tuple[Mix, list[Labelled]]:
     """The images to train on, by weighted source, and those to validate on.
 
     Raises:
-        ValueError: a name in `hold_out` that no source of `train` has, or a source of which none is left.
+        FileNotFoundError, ValueError: as `read_source` and `load` do, the latter for all sources at once; a
+            name in `hold_out` that no source of `train` has, or a source of which none is left.
     """
-    sources = {source: load(read_source(data, source)) for source in config.train}
+    samples = {source: read_source(data, source) for source in (*config.train, *config.validation)}
+    loaded = iter(load([sample for listed in samples.values() for sample in listed]))
+    labelled = {source: list(islice(loaded, len(listed))) for source, listed in samples.items()}
+    sources = {source: labelled[source] for source in config.train}
     names = {item.name for items in sources.values() for item in items}
     if unknown := set(config.hold_out) - names:
         raise ValueError(f"hold_out names images that train does not have: {', '.join(sorted(unknown))}")
     held_out = [item for items in sources.values() for item in items if item.name in config.hold_out]
     for source in config.validation:
-        held_out += load(read_source(data, source))
+        held_out += labelled[source]
     mix = []
     for source, items in sources.items():
         kept = [item for item in items if item.name not in config.hold_out]
@@ -601,7 +638,7 @@ def load_network(path: Path) -> Network:
             ConvUNet(ConvUNetConfig(**sizes)) if "widths" in sizes else SwinUNet(SwinUNetConfig(**sizes))
         )
         network.load_state_dict(load_file(path))
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} holds no weights of a network of ours: {error}") from error
     return network
 
@@ -624,7 +661,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
         partial.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written, an older one stands: {error}") from error
+        stands = "the older one stands" if path.exists() else "there is no older one"
+        raise OSError(f"{path} could not be written, {stands}: {error}") from error
 
 
 @contextmanager
@@ -654,7 +692,9 @@ def greatest(value: int, process: Process) -> int:
 
 @contextmanager
 def join(device: str) -> Iterator[Process]:
-    """This process, with those that torchrun started beside it."""
+    """This process, with those that torchrun started beside it; raises ValueError without the device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch finds no CUDA device here; train with --device cpu, or check the driver")
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if not distributed.is_torchelastic_launched():
         yield Process(torch.device(chosen))
@@ -694,6 +734,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as interruption:
         print(interruption, file=sys.stderr)
         return interruption.exit_code
+    except KeyboardInterrupt:
+        print("stopped by SIGINT before the first step", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (ValueError, OSError) as error:
         print(f"cannot train: {error}", file=sys.stderr)
         return 1
