@@ -228,8 +228,9 @@ class EvaluateFunction:
         return failed_messages(self.app.handler(sqs_batch(*bodies), LambdaContext("evaluation")))
 
     def deliver_queued(self) -> list[int]:
-        """Delivers what the segment function has queued."""
-        return self.deliver(*self.stack.evaluation_messages())
+        """Delivers what the functions have queued."""
+        messages = self.stack.evaluation_messages()
+        return self.deliver(*messages) if messages else []
 
     def upload(self, key: str, body: bytes) -> list[int]:
         """Uploads a ground truth and delivers its notification."""
