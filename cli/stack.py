@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import boto3
+from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
 from infra import session
@@ -87,7 +88,7 @@ def run_on_stack(command: Callable[[Stack, argparse.Namespace], int], arguments:
     """Runs a command on the stack that its arguments name; what AWS refuses becomes one sentence and 2."""
     try:
         return command(Stack.connect(arguments.stack, arguments.endpoint_url), arguments)
-    except (StackNotFound, BotoCoreError) as error:
+    except (StackNotFound, BotoCoreError, Boto3Error) as error:
         print(error, file=sys.stderr)
     except ClientError as error:
         refusal = error.response.get("Error", {})
