@@ -68,9 +68,11 @@ def copy_coco(stack: Stack, uri: str, images: str) -> S3Object:
     """Copies a file that is in S3 to where it is noticed; one that lies there is noticed again.
 
     Raises:
-        InvalidRequest: `uri` is no address of an object.
+        InvalidRequest: `uri` is no address, or nothing is there.
     """
-    source = parse_uri(uri, "--coco")
+    source = parse_uri(uri, "ground_truth")
+    if Storage(stack.s3).find(source) is None:
+        raise InvalidRequest(f"there is no {uri}")
     own = source.bucket == stack.ground_truth_bucket and not images
     key = source.key if own else coco_key(source.key.rpartition("/")[2], images)
     place = S3Object(stack.ground_truth_bucket, key)
