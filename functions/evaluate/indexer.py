@@ -70,7 +70,7 @@ class Indexer:
             ImageNotNamed: it says nothing of such an image.
             ImageNotFound, ImageReplaced: it is neither indexed nor there any more.
         """
-        row = self.index(coco)
+        row = self._jobs.read_indexing(coco) or self.index(coco)
         if row["index_status"] == "REJECTED":
             raise UnreadableCoco(row["error"])
         name = coco_name(parse_uri(image, "image").key)

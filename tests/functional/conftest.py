@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import ClientError
-from factories import GROUND_TRUTH, INPUT, OUTPUT, failed_messages, s3_event, sqs_batch
+from factories import (
+    GROUND_TRUTH,
+    INPUT,
+    OUTPUT,
+    QUEUE_URL,
+    REGION,
+    TABLE,
+    failed_messages,
+    s3_event,
+    sqs_batch,
+)
 from moto import mock_aws
 from moto.s3.models import s3_backends
 from numpy.typing import NDArray
@@ -22,9 +32,6 @@ from PIL import Image
 
 from model.predictor import Prediction, Predictor
 
-REGION = "eu-central-1"
-TABLE = "cytomask-jobs"
-QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-evaluation"
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",

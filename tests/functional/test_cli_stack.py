@@ -7,8 +7,18 @@ import re
 import boto3
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
-from conftest import QUEUE_URL, TABLE
-from factories import GROUND_TRUTH, INPUT, OUTPUT, ground_truth, request, s3_event, tiff
+from factories import (
+    GROUND_TRUTH,
+    INPUT,
+    OUTPUT,
+    QUEUE_URL,
+    REGION,
+    TABLE,
+    ground_truth,
+    request,
+    s3_event,
+    tiff,
+)
 
 from cli import evaluate as evaluate_command
 from cli import jobs as jobs_command
@@ -33,7 +43,7 @@ COCO = {
 class CloudFormation:
     """What the commands ask of it."""
 
-    meta = argparse.Namespace(region_name="eu-central-1")
+    meta = argparse.Namespace(region_name=REGION)
 
     def __init__(self, outputs):
         self._outputs = outputs
