@@ -51,6 +51,7 @@ def test_a_zip_holds_its_own_function_only(built):
         "functions/evaluate/__init__.py",
         "functions/evaluate/app.py",
         "functions/evaluate/evaluator.py",
+        "functions/evaluate/indexer.py",
     }
 
 
