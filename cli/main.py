@@ -1,6 +1,7 @@
 """`cytomask COMMAND`: reads the command line and calls the command."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -60,6 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="the emulated stack, until Ctrl-C")
     up.add_argument("--port", type=int, default=0, help="default: any that is free")
     return parser
+
+
+def _of_a_stack() -> argparse.ArgumentParser:
+    """The options of every command that works on a stack."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--stack",
+        default=os.environ.get("CYTOMASK_STACK") or "cytomask",
+        metavar="NAME",
+        help="CloudFormation's name of it; default: CYTOMASK_STACK, else cytomask",
+    )
+    options.add_argument("--endpoint-url", metavar="URL", help="what `cytomask up` prints; default: AWS")
+    return options
 
 
 def probability(text: str) -> float:
