@@ -27,6 +27,7 @@ HANDLERS = MappingProxyType(
     {
         "SegmentFunction": "functions.segment.app:handler",
         "EvaluateFunction": "functions.evaluate.app:handler",
+        "FailuresFunction": "functions.failures.app:handler",
     }
 )
 

@@ -62,7 +62,11 @@ def handler(event: Any, context: LambdaContext) -> Any:
 
     def segment_message(record: SQSRecord) -> list[Result]:
         logger.append_keys(message_id=record.message_id)
-        return segment_all(record.body, invocation)
+        results = segment_all(record.body, invocation)
+        redriven = record.message_attributes["redriven"]
+        if redriven and redriven.string_value:
+            segmenter.forget(redriven.string_value)
+        return results
 
     return process_partial_response(event, segment_message, processor, context)
 

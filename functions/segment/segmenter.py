@@ -116,6 +116,10 @@ class Segmenter:
         self._log(result)
         return result
 
+    def forget(self, job_id: str) -> None:
+        """Takes away the row of a redrive whose message became another job: of a newer image or model."""
+        self._jobs.forget_queued(job_id)
+
     def _repeat(self, work: Work, row: dict[str, Any]) -> Result:
         """The stored result of finished work; a new label or ground truth is still taken in."""
         request = work.request
@@ -358,6 +362,7 @@ def _row_of(result: Result) -> dict[str, Any]:
         "pages": len(result["pages"]) if result.get("pages") else None,
         "error_code": error.get("code"),
         "error": error.get("message"),
+        "message": None,
         "lease_until": None,
         "owner": None,
     }

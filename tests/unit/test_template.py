@@ -43,7 +43,6 @@ def _listed(item: Any) -> list[Any]:
 buckets = of_type("AWS::S3::Bucket")
 queues = of_type("AWS::SQS::Queue")
 segment = resources["SegmentFunction"]["Properties"]
-evaluate = resources["EvaluateFunction"]["Properties"]
 shared = template["Globals"]["Function"]
 notified = {
     name: bucket["NotificationConfiguration"]["QueueConfigurations"]
@@ -74,22 +73,26 @@ def test_the_figures_are_those_of_the_design() -> None:
     assert "ReservedConcurrentExecutions" not in segment
 
 
-def test_the_functions_together_fit_into_a_new_account() -> None:
+def test_the_functions_whose_tries_are_counted_fit_together_into_a_new_account() -> None:
     events = [
-        event for name in functions(template) for event in resources[name]["Properties"]["Events"].values()
+        event
+        for name in ("SegmentFunction", "EvaluateFunction")
+        for event in resources[name]["Properties"]["Events"].values()
     ]
     assert sum(value(event["Properties"]["ScalingConfig"]["MaximumConcurrency"]) for event in events) <= 10
 
 
-def test_the_zip_function_has_the_layer_and_lambda_s_python() -> None:
+@pytest.mark.parametrize("name", ["evaluate", "failures"])
+def test_a_zip_function_has_the_layer_and_lambda_s_python(name: str) -> None:
     layer = resources["CytomaskLayer"]["Properties"]
-    assert evaluate["Layers"] == [{"Ref": "CytomaskLayer"}]
-    assert (evaluate["Runtime"], evaluate["Handler"]) == ("python3.13", "functions.evaluate.app.handler")
-    assert layer["CompatibleRuntimes"] == [evaluate["Runtime"]]
+    function = resources[f"{name.capitalize()}Function"]["Properties"]
+    assert function["Layers"] == [{"Ref": "CytomaskLayer"}]
+    assert (function["Runtime"], function["Handler"]) == ("python3.13", f"functions.{name}.app.handler")
+    assert layer["CompatibleRuntimes"] == [function["Runtime"]]
     assert layer["CompatibleArchitectures"] == shared["Architectures"]
 
 
-@pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction"])
+@pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction", "FailuresFunction"])
 def test_what_is_built_by_make_has_its_target(name: str) -> None:
     properties = resources[name]["Properties"]
     assert resources[name]["Metadata"]["BuildMethod"] == "makefile"
@@ -143,6 +146,19 @@ def test_what_keeps_failing_goes_to_the_queue_s_own_dead_letter_queue(name: str)
             {"Fn::Sub": f"arn:${{AWS::Partition}}:sqs:${{AWS::Region}}:${{AWS::AccountId}}:{source}"}
         ],
     }
+
+
+@pytest.mark.parametrize("name", ["Segment", "Evaluation"])
+def test_dead_letters_are_consumed_under_the_name_by_which_they_are_told_apart(name: str) -> None:
+    events = resources["FailuresFunction"]["Properties"]["Events"].values()
+    assert {"Fn::GetAtt": [f"{name}DLQ", "Arn"]} in [event["Properties"]["Queue"] for event in events]
+    queue = queues[f"{name}Queue"]["QueueName"]["Fn::Sub"]
+    assert queues[f"{name}DLQ"]["QueueName"] == {"Fn::Sub": f"{queue}-dlq"}
+
+
+@pytest.mark.parametrize("name", ["Segment", "Evaluation"])
+def test_every_message_fits_into_a_row(name: str) -> None:
+    assert queues[f"{name}Queue"]["MaximumMessageSize"] == 256 * 1024
 
 
 @pytest.mark.parametrize("bucket", buckets)
@@ -214,9 +230,10 @@ def allowed(role: str, action: str) -> list[Any]:
 def test_the_output_bucket_is_the_only_one_that_is_written_to() -> None:
     assert allowed("SegmentRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]
     assert allowed("EvaluateRole", "s3:PutObject") == []
+    assert allowed("FailuresRole", "s3:PutObject") == []
 
 
-@pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole"])
+@pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole", "FailuresRole"])
 def test_a_missing_object_can_be_told_from_a_forbidden_one(role: str) -> None:
     assert allowed(role, "s3:ListBucket") == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in buckets]]
 
@@ -307,7 +324,8 @@ def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queu
         name: emulated["Resources"][name]["Properties"] for name in (*functions(template), "CytomaskLayer")
     }
     assert copies["SegmentFunction"].pop("ImageUri") == "forwarded:latest"
-    for name, field in (("EvaluateFunction", "CodeUri"), ("CytomaskLayer", "ContentUri")):
+    located = [(name, "CodeUri") for name in ("EvaluateFunction", "FailuresFunction")]
+    for name, field in (*located, ("CytomaskLayer", "ContentUri")):
         assert copies[name][field] == NO_CODE
         copies[name][field] = resources[name]["Properties"][field]
     for name in functions(template):

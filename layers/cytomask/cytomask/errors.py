@@ -93,3 +93,9 @@ class JobHeld(PassingFault):
     """Another invocation is working on the same job."""
 
     code = "JOB_HELD"
+
+
+class TriesUsedUp(CytomaskError):
+    """A message that came back to its queue until the queue gave it up; a redrive sends it again."""
+
+    code = "TRIES_USED_UP"
