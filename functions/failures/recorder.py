@@ -31,7 +31,7 @@ WITHOUT_A_WORD = (
     "reached; look at `cytomask logs --job`, then send it again by `cytomask redrive`"
 )
 UNSCORED = (
-    "the mask is there and could not be scored in any of its tries; `cytomask logs --job` says why, "
+    "the ground truth could not be compared in any of its tries; `cytomask logs --errors` says why, "
     "`cytomask redrive` tries again"
 )
 
@@ -78,8 +78,7 @@ class Recorder:
                     case Evaluation():
                         self._fail_evaluation(arrival)
                     case uploaded:
-                        for evaluation in self._evaluations_of(uploaded):
-                            self._fail_evaluation(evaluation)
+                        self._fail_upload(uploaded, body)
             except Exception as error:
                 faults.append(error)
         if faults:
@@ -115,6 +114,19 @@ class Recorder:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 403:
                 return None
             raise
+
+    def _fail_upload(self, uploaded: S3Object, body: str) -> None:
+        """Ends the evaluations that an upload asked for.
+
+        A mask image without a job is found when its image is segmented; what a COCO file asks for is not
+        known before it is read, so its notice gets a row of its own.
+        """
+        for evaluation in self._evaluations_of(uploaded):
+            self._fail_evaluation(evaluation)
+        if uploaded.key.lower().endswith(".json"):
+            job_id, fields = rejected_message_id(body), {"ground_truth": uploaded.uri, "message": body}
+            self._jobs.fail(job_id, fields, TriesUsedUp.code, UNSCORED, self._clock())
+            self._report(job_id, JOB, "ground_truth", uploaded.uri)
 
     def _evaluations_of(self, uploaded: S3Object) -> Iterator[Evaluation]:
         """The evaluations that an upload of a ground truth asked for, each with its row."""

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aws_lambda_powertools import Logger
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
 
 from cytomask import images, metrics
 from cytomask.errors import CytomaskError, ImageNotFound, ImageReplaced, RejectedInput
@@ -55,6 +56,7 @@ class Segmenter:
         jobs: Jobs,
         sqs: "SQSClient",
         logger: Logger,
+        metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -64,6 +66,7 @@ class Segmenter:
         self._jobs = jobs
         self._sqs = sqs
         self._logger = logger
+        self._metrics = metrics
         self._clock = clock
 
     def segment(self, request: SegmentRequest, invocation: Invocation) -> Result:
@@ -79,6 +82,7 @@ class Segmenter:
             self._predictor.manifest.sha256,
             self._predictor.manifest.threshold,
         )
+        self._logger.append_keys(job_id=work.job_id)
         taken = self._jobs.take(
             work.job_id,
             {"image": request.image.uri, "group": request.group},
@@ -88,6 +92,7 @@ class Segmenter:
         )
         if not isinstance(taken, Lease):
             return self._repeat(work, taken)
+        self._logger.info("job_taken", image=request.image.uri, again=taken.resumed)
         try:
             result = self._unfinished(work) if taken.resumed else None
             if result is None:
@@ -124,6 +129,7 @@ class Segmenter:
         """The stored result of finished work; a new label or ground truth is still taken in."""
         request = work.request
         self._logger.info("duplicate_ignored", job_id=work.job_id, image=request.image.uri)
+        self._metrics.add_metric("Duplicates", MetricUnit.Count, 1)
         group = row.get("group", "") if request.label is None else request.label
         if group != row.get("group", ""):
             self._jobs.note_group(work.job_id, group, self._clock())
@@ -302,10 +308,14 @@ class Segmenter:
                 job_id=result["job_id"],
                 image=result["image"]["uri"],
                 mask=result["mask"],
+                group=result["group"],
                 model=result["model"]["name"],
                 confluence=result["confluence"],
+                megapixels=_megapixels(result),
                 timings_ms=result["timings_ms"],
+                estimated_cost_usd=result["estimated_cost_usd"],
             )
+            self._count(result)
         else:
             self._logger.warning(
                 "image_rejected",
@@ -314,6 +324,16 @@ class Segmenter:
                 error_code=result["error"]["code"],
                 error=result["error"]["message"],
             )
+            self._metrics.add_metric("Rejected", MetricUnit.Count, 1)
+
+    def _count(self, result: Result) -> None:
+        """Adds what a finished job says of itself to the metrics."""
+        self._metrics.add_metric("MasksWritten", MetricUnit.Count, len(result["pages"]))
+        self._metrics.add_metric("Megapixels", MetricUnit.NoUnit, _megapixels(result))
+        self._metrics.add_metric("Confluence", MetricUnit.NoUnit, result["confluence"])
+        self._metrics.add_metric("EstimatedCostUSD", MetricUnit.NoUnit, result["estimated_cost_usd"])
+        for stage, milliseconds in result["timings_ms"].items():
+            self._metrics.add_metric(f"{stage.capitalize()}Time", MetricUnit.Milliseconds, milliseconds)
 
 
 def _describe(page: images.Page, prediction: Prediction) -> dict[str, Any]:
@@ -343,6 +363,11 @@ def _pooled_confluence(pages: list[dict[str, Any]]) -> float:
     areas = [page["height"] * page["width"] for page in pages]
     cells = [page["confluence"] * area for page, area in zip(pages, areas, strict=True)]
     return float(sum(cells) / sum(areas))
+
+
+def _megapixels(result: Result) -> float:
+    """Pixels of all pages, in millions."""
+    return float(sum(page["height"] * page["width"] for page in result["pages"]) / 1e6)
 
 
 def _error_fields(error: CytomaskError) -> dict[str, str]:

@@ -5,6 +5,8 @@ import json
 import pytest
 from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
 
+from cytomask.requests import S3Object
+
 KEY = "plate 1/A172_Phase_C7_1.tif"
 TRUTH = "plate 1/A172_Phase_C7_1.png"
 
@@ -207,3 +209,10 @@ def test_a_ground_truth_s_notice_without_a_job_loses_nothing(stack, evaluate, fa
     stack.segment(KEY, tiff())
     evaluate.deliver_queued()
     assert evaluate.row()["evaluation_status"] == "SCORED"
+
+
+def test_a_coco_file_s_notice_gets_a_row_for_who_knows_what_it_asks_for(stack, failures):
+    uploaded = S3Object(GROUND_TRUTH, "plate 1/cells.json", etag="e")
+    failures.app.recorder._fail_upload(uploaded, "the notice")
+    row = stack.row()
+    assert (row["status"], row["message"], row["ground_truth"]) == ("FAILED", "the notice", uploaded.uri)

@@ -13,6 +13,7 @@ import tifffile
 from boto3.dynamodb.types import TypeDeserializer
 from PIL import Image
 
+from cli.main import main
 from cytomask.metrics import score
 from infra.emulator import REGION, EmulatedStack, emulated_stack
 from infra.samples import phase_contrast_field
@@ -54,7 +55,7 @@ def test_a_broken_message_is_rejected_and_its_neighbour_is_done(stack: EmulatedS
 
 
 def test_a_fault_that_does_not_pass_ends_as_failed_with_its_message_and_is_done_when_sent_again(
-    stack: EmulatedStack,
+    stack: EmulatedStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "taken-away"
     upload(stack, f"{name}.tif")
@@ -70,9 +71,20 @@ def test_a_fault_that_does_not_pass_ends_as_failed_with_its_message_and_is_done_
 
     assert json.loads(row["message"]) == request
     assert (row["error_code"], "NoSuchBucket" in row["error"]) == ("TRIES_USED_UP", True)
-    send(stack, row["message"])
+    assert cytomask(stack, "failed") == 1
+    assert row["job_id"] in capsys.readouterr().out
+    assert cytomask(stack, "redrive", row["job_id"]) == 0
     done = until(lambda: job_of_group(stack, name, "SUCCEEDED"))
-    assert done["job_id"] == row["job_id"]
+    assert (done["job_id"], done["attempt"]) == (row["job_id"], 2)
+    capsys.readouterr()
+    assert cytomask(stack, "logs", "--job", row["job_id"]) == 0
+    events = [line.split()[3] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert [name for name in events if name in ("attempt_failed", "job_failed", "mask_written")] == [
+        "attempt_failed",
+        "attempt_failed",
+        "job_failed",
+        "mask_written",
+    ]
 
 
 def test_a_mask_is_scored_whichever_of_image_and_ground_truth_comes_first(stack: EmulatedStack) -> None:
@@ -114,6 +126,10 @@ def upload_ground_truth(stack: EmulatedStack, key: str) -> None:
     Image.fromarray(FIELD.cells).save(stream, "PNG")
     bucket = stack.outputs["GroundTruthBucketName"]
     stack.client("s3").put_object(Bucket=bucket, Key=key, Body=stream.getvalue())
+
+
+def cytomask(stack: EmulatedStack, *arguments: str) -> int:
+    return main([*arguments, "--endpoint-url", stack.endpoint])
 
 
 def send(stack: EmulatedStack, body: str) -> None:

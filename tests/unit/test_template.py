@@ -42,6 +42,8 @@ def _listed(item: Any) -> list[Any]:
 
 buckets = of_type("AWS::S3::Bucket")
 queues = of_type("AWS::SQS::Queue")
+queries = of_type("AWS::Logs::QueryDefinition")
+alarms = of_type("AWS::CloudWatch::Alarm")
 segment = resources["SegmentFunction"]["Properties"]
 shared = template["Globals"]["Function"]
 notified = {
@@ -320,6 +322,8 @@ def test_the_logs_of_a_function_are_kept_for_a_time(function: str) -> None:
 
 def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queues() -> None:
     emulated = without_local_code(template)
+    assert not queries.keys() & emulated["Resources"].keys()
+    emulated["Resources"] |= {name: resources[name] for name in queries}
     copies = {
         name: emulated["Resources"][name]["Properties"] for name in (*functions(template), "CytomaskLayer")
     }
@@ -333,6 +337,53 @@ def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queu
             assert event["Properties"].pop("Enabled") is False
     assert emulated == template
     assert template == load_template(TEMPLATE)
+
+
+def test_every_saved_query_is_the_file_of_its_name() -> None:
+    saved = {
+        query["Name"]["Fn::Sub"].removeprefix("${AWS::StackName}/"): query["QueryString"]
+        for query in queries.values()
+    }
+    files = (TEMPLATE.parent / "infra" / "queries").glob("*.txt")
+    assert saved == {file.stem: file.read_text() for file in files}
+    groups = [{"Ref": properties["LoggingConfig"]["LogGroup"]["Ref"]} for properties in zipped_and_image()]
+    assert all(query["LogGroupNames"] == groups for query in queries.values())
+
+
+def zipped_and_image() -> list[dict[str, Any]]:
+    return [resources[f"{name}Function"]["Properties"] for name in ("Segment", "Evaluate", "Failures")]
+
+
+@pytest.mark.parametrize("alarm", alarms)
+def test_every_alarm_tells_the_topic_and_is_quiet_where_there_is_nothing(alarm: str) -> None:
+    assert alarms[alarm]["AlarmActions"] == [{"Ref": "AlarmTopic"}]
+    assert alarms[alarm]["TreatMissingData"] == "notBreaching"
+
+
+def test_there_is_an_alarm_for_all_that_can_keep_a_mask_from_coming() -> None:
+    watched = {
+        (alarm["MetricName"], json.dumps(alarm.get("Dimensions", [{}])[0].get("Value")))
+        for alarm in alarms.values()
+    }
+    assert ("Failed", '"failures"') in watched
+    for name in ("Segment", "Evaluation"):
+        dead = json.dumps({"Fn::GetAtt": [f"{name}DLQ", "QueueName"]})
+        assert ("ApproximateNumberOfMessagesVisible", dead) in watched
+        waiting = json.dumps({"Fn::GetAtt": [f"{name}Queue", "QueueName"]})
+        assert ("ApproximateAgeOfOldestMessage", waiting) in watched
+    for name in functions(template):
+        for metric in ("Errors", "Throttles"):
+            assert (metric, json.dumps({"Ref": name})) in watched
+    assert {"Duration", "IoU"} <= {metric for metric, _ in watched}
+
+
+def test_the_alarm_of_slow_batches_comes_before_they_are_ended() -> None:
+    assert parameters["SlowMilliseconds"] == 0.8 * 1000 * parameters["SegmentTimeout"]
+
+
+def test_nobody_is_sent_mail_unless_asked_for() -> None:
+    assert parameters["AlarmEmail"] == ""
+    assert resources["AlarmSubscription"]["Condition"] == "HasAlarmEmail"
 
 
 def test_the_template_is_short_enough_to_be_sent() -> None:

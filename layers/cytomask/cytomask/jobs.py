@@ -3,7 +3,8 @@
 Status of a job: RUNNING, then SUCCEEDED or REJECTED, or FAILED when its queue has given it up; a redrive
 makes it QUEUED, to be taken again. A row is keyed by `job_id` and `record`: `JOB`, or `EVAL#<version>` for
 the ground truth of that version, or `EVAL#awaiting` while there is none. Rows of another kind lead from a
-ground truth to its jobs, whether it is there already or not: their `job_id` is `GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`.
+ground truth to its jobs, whether it is there already or not: their `job_id` is
+`GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`.
 
 The index by status lists whatever failed: an evaluation has a `status` beside its `evaluation_status` while
 that is FAILED.
@@ -115,8 +116,8 @@ class Jobs:
         row = self.read(job_id, record)
         if row is None or row.get(name) != "FAILED":
             return None
-        gone = {"error": None, "error_code": None, "updated_at": timestamp(now)}
-        values = {"status": None} | gone | {name: "QUEUED", "attempt": row.get("attempt", 1) + 1}
+        gone = {"status": None, "error": None, "error_code": None}
+        values = gone | {name: "QUEUED", "attempt": row.get("attempt", 1) + 1, "updated_at": timestamp(now)}
         try:
             self._update(job_id, record, values, {}, f"#{name} = :failed", {":failed": "FAILED"})
         except ClientError as error:
@@ -124,6 +125,22 @@ class Jobs:
                 return None
             raise
         return row
+
+    def fail_again(self, row: Row) -> None:
+        """Puts a row back that was to wait for its next attempt, where its message could not be sent."""
+        self._dynamodb.put_item(TableName=self._table, Item=_typed(row))
+
+    def failed(self) -> Iterator[Row]:
+        """The jobs and evaluations that are FAILED, the latest first; the index may lag by a second."""
+        pages = self._dynamodb.get_paginator("query").paginate(
+            TableName=self._table,
+            IndexName="by_status",
+            KeyConditionExpression="#status = :failed",
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues={":failed": {"S": "FAILED"}},
+            ScanIndexForward=False,
+        )
+        return (_plain(item) for page in pages for item in page["Items"])
 
     def forget_queued(self, job_id: str) -> None:
         """Takes a job's row away if it still waits for an attempt."""
