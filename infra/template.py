@@ -24,11 +24,9 @@ def without_local_code(template: Template) -> Template:
 
     Container functions name an image that nobody pulls, zip functions and layers the object `NO_CODE`, and
     every queue holds its messages until its function's mapping is enabled: a message received before the
-    code is ready would count as tried. Saved queries, which the emulator does not have, fall away.
+    code is ready would count as tried.
     """
     copied = copy.deepcopy(template)
-    for name in of_type(template, "AWS::Logs::QueryDefinition"):
-        del copied["Resources"][name]
     for resource in copied["Resources"].values():
         if resource["Type"] == "AWS::Serverless::LayerVersion":
             resource["Properties"]["ContentUri"] = dict(NO_CODE)
@@ -46,13 +44,12 @@ def without_local_code(template: Template) -> Template:
 
 def functions(template: Template) -> dict[str, Template]:
     """The template's Lambda functions by logical id."""
-    return of_type(template, "AWS::Serverless::Function")
-
-
-def of_type(template: Template, kind: str) -> dict[str, Template]:
-    """The template's resources of that type by logical id."""
     resources: dict[str, Template] = template["Resources"]
-    return {name: resource for name, resource in resources.items() if resource["Type"] == kind}
+    return {
+        name: resource
+        for name, resource in resources.items()
+        if resource["Type"] == "AWS::Serverless::Function"
+    }
 
 
 def function_name(function: Template, stack_name: str) -> str:

@@ -18,6 +18,7 @@ from cytomask.requests import (
     S3Object,
     SegmentRequest,
     Work,
+    admitted,
     parse_body,
     parse_evaluation,
     rejected_message_id,
@@ -50,6 +51,7 @@ class Recorder:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._evaluation_dlq = f"{settings.evaluation_queue_url.rpartition('/')[2]}-dlq"
+        self._buckets = settings.allowed_buckets
         self._model = model
         self._storage = storage
         self._jobs = jobs
@@ -66,7 +68,7 @@ class Recorder:
         """
         of_evaluation = queue_arn.rpartition(":")[2] == self._evaluation_dlq
         faults: list[Exception] = []
-        for arrival in parse_evaluation(body) if of_evaluation else parse_body(body):
+        for arrival in parse_evaluation(body) if of_evaluation else self._images_of(body):
             try:
                 match arrival:
                     case Ignored(what, reason):
@@ -83,6 +85,9 @@ class Recorder:
                 faults.append(error)
         if faults:
             raise faults[0]
+
+    def _images_of(self, body: str) -> list[SegmentRequest | Ignored | Refused]:
+        return [admitted(arrival, body, self._buckets) for arrival in parse_body(body)]
 
     def forget(self, job_id: str) -> None:
         """Takes away the row of a redrive whose message stands for another job by now."""

@@ -87,8 +87,9 @@ def segment_all(body: str, invocation: Invocation) -> list[Result]:
     """Segments every image that a body names; the first passing fault is raised after the last image."""
     results: list[Result] = []
     faults: list[Exception] = []
-    for arrival in parse_body(body):
+    for named in parse_body(body):
         logger.remove_keys(["job_id"])
+        arrival = segmenter.admit(named, body)
         if isinstance(arrival, Ignored):
             logger.info("event_ignored", what=arrival.what, reason=arrival.reason)
             continue

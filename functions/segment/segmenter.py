@@ -14,9 +14,12 @@ from cytomask.errors import CytomaskError, ImageNotFound, ImageReplaced, Rejecte
 from cytomask.jobs import Jobs, Lease, timestamp
 from cytomask.requests import (
     Evaluation,
+    Ignored,
+    Refused,
     S3Object,
     SegmentRequest,
     Work,
+    admitted,
     ground_truth_keys,
     job_prefix,
     output_key,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 Result = dict[str, Any]
+Arrival = SegmentRequest | Ignored | Refused
 
 LEASE_MARGIN_SECONDS = 5
 LONGEST_BODY_KEPT = 4096
@@ -68,6 +72,10 @@ class Segmenter:
         self._logger = logger
         self._metrics = metrics
         self._clock = clock
+
+    def admit(self, arrival: Arrival, body: str) -> Arrival:
+        """The arrival; refused where it names a bucket that the stack does not serve."""
+        return admitted(arrival, body, self._settings.allowed_buckets)
 
     def segment(self, request: SegmentRequest, invocation: Invocation) -> Result:
         """Segments one image, or finds that it was done; a bad image ends as REJECTED.

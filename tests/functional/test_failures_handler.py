@@ -122,6 +122,13 @@ def test_the_largest_message_that_the_queue_takes_fits_into_a_row(stack, failure
     assert stack.row()["message"] == body
 
 
+def test_a_dead_letter_that_names_a_foreign_bucket_is_rejected_whole(stack, failures):
+    body = '{"image": "s3://private/a.tif"}'
+    assert failures.deliver(body) == []
+    row = stack.row()
+    assert (row["status"], row["error_code"], row["message"]) == ("REJECTED", "FOREIGN_BUCKET", body)
+
+
 def test_what_asks_for_nothing_is_let_go(stack, failures):
     assert failures.deliver({"Event": "s3:TestEvent"}, s3_event("notes.txt")) == []
     assert stack.rows() == []

@@ -131,7 +131,7 @@ WORDS = {"and", "or", "in", "like", "by", "as", "asc", "desc", "fields", "filter
 
 
 def fields_of(query: str) -> set[str]:
-    """The fields that a query takes from the lines: no words of the language, functions or names of its own."""
+    """The fields that a query takes from the lines: neither words of the language nor names of its own."""
     bare = re.sub(r'"[^"]*"|/[^/\n]*/', " ", query)
     bare = re.sub(r"\w+\(", "(", bare)
     own = set(re.findall(r"\bas (\w+)", bare))

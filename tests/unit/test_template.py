@@ -322,8 +322,6 @@ def test_the_logs_of_a_function_are_kept_for_a_time(function: str) -> None:
 
 def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queues() -> None:
     emulated = without_local_code(template)
-    assert not queries.keys() & emulated["Resources"].keys()
-    emulated["Resources"] |= {name: resources[name] for name in queries}
     copies = {
         name: emulated["Resources"][name]["Properties"] for name in (*functions(template), "CytomaskLayer")
     }
@@ -348,6 +346,11 @@ def test_every_saved_query_is_the_file_of_its_name() -> None:
     assert saved == {file.stem: file.read_text() for file in files}
     groups = [{"Ref": properties["LoggingConfig"]["LogGroup"]["Ref"]} for properties in zipped_and_image()]
     assert all(query["LogGroupNames"] == groups for query in queries.values())
+
+
+def test_saved_queries_are_left_to_aws_because_emulators_have_none() -> None:
+    assert {resources[name].get("Condition") for name in queries} == {"OnAws"}
+    assert template["Conditions"]["OnAws"] == {"Fn::Equals": [{"Ref": "EndpointUrl"}, ""]}
 
 
 def zipped_and_image() -> list[dict[str, Any]]:

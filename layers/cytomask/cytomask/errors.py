@@ -19,6 +19,12 @@ class InvalidRequest(RejectedInput):
     code = "INVALID_REQUEST"
 
 
+class ForeignBucket(InvalidRequest):
+    """A message that names a bucket which the stack does not serve."""
+
+    code = "FOREIGN_BUCKET"
+
+
 class ImageNotFound(RejectedInput):
     """The object is not there (any more)."""
 
