@@ -191,5 +191,7 @@ def print_log(stack: EmulatedStack) -> None:
     for line in stack.log.read_text().splitlines():
         if line.startswith("{"):
             fields = json.loads(line)
+            if "_aws" in fields:
+                continue  # metrics
             kept = {name: value for name, value in fields.items() if not name.startswith(LAMBDAS_OWN_FIELDS)}
             print(f"  {json.dumps(kept, ensure_ascii=False)}")

@@ -54,14 +54,18 @@ def show_job(stack: Stack, job_id: str) -> int:
 def newest_jobs(stack: Stack, status: str | None, group: str | None) -> Iterator[Row]:
     """Jobs of this status and group, the newest first."""
     if group is not None:
-        rows: Iterable[Row] = _query(stack, "by_group", "group", group)
-        found = (row for row in rows if row["record"] == "JOB")
+        found = _jobs_of(stack, "by_group", "group", group)
         return found if status is None else (row for row in found if row["status"] == status)
     wanted = STATUSES if status is None else (status,)
-    newest = [islice(_query(stack, "by_status", "status", each), MOST_JOBS + 1) for each in wanted]
+    newest = [islice(_jobs_of(stack, "by_status", "status", each), MOST_JOBS + 1) for each in wanted]
     return iter(
         sorted((row for rows in newest for row in rows), key=lambda row: row["created_at"], reverse=True)
     )
+
+
+def _jobs_of(stack: Stack, index: str, name: str, value: str) -> Iterator[Row]:
+    """What an index lists, without the evaluations that it lists too."""
+    return (row for row in _query(stack, index, name, value) if row["record"] == "JOB")
 
 
 def rows_of(stack: Stack, job_id: str) -> list[Row]:

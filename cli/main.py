@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from cli.demo import run_demo  # noqa: PLC0415  # needs the extra `local`
 
                 return run_demo(parsed)
-            case "upload" | "submit" | "evaluate" | "jobs":
+            case "upload" | "submit" | "evaluate" | "jobs" | "logs" | "failed" | "redrive":
                 return _run_on_stack(parsed)
             case _:
                 from cli.up import run_up  # noqa: PLC0415  # needs the extra `local`
@@ -36,13 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_on_stack(parsed: argparse.Namespace) -> int:
     """Runs a command that needs boto3, and a stack."""
-    from cli.evaluate import run_evaluate  # noqa: PLC0415  # boto3 takes half a second
+    from cli import operations  # noqa: PLC0415  # boto3 takes half a second
+    from cli.evaluate import run_evaluate  # noqa: PLC0415
     from cli.jobs import run_jobs  # noqa: PLC0415
     from cli.stack import run_on_stack  # noqa: PLC0415
     from cli.submit import run_submit  # noqa: PLC0415
     from cli.upload import run_upload  # noqa: PLC0415
 
-    commands = {"upload": run_upload, "submit": run_submit, "evaluate": run_evaluate, "jobs": run_jobs}
+    commands = {
+        "upload": run_upload,
+        "submit": run_submit,
+        "evaluate": run_evaluate,
+        "jobs": run_jobs,
+        **operations.COMMANDS,
+    }
     return run_on_stack(commands[parsed.command], parsed)
 
 
@@ -72,10 +80,20 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="default: generated samples")
     demo.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
 
+    of_a_stack = [_of_a_stack()]
+    logs = commands.add_parser("logs", parents=of_a_stack, help="what the functions logged, oldest first")
+    logs.add_argument("--job", metavar="ID", help="of this job, from its upload to its score")
+    logs.add_argument("--since", type=duration, default="1h", metavar="TIME", help="30m, 2h, 7d; default: 1h")
+    logs.add_argument("--errors", action="store_true", help="what failed or was rejected only")
+
+    commands.add_parser("failed", parents=of_a_stack, help="which jobs failed, and why")
+
+    redrive = commands.add_parser("redrive", parents=of_a_stack, help="send failed jobs again")
+    redrive.add_argument("ids", nargs="*", metavar="ID", help="of the jobs, or how they begin; default: all")
+
     up = commands.add_parser("up", help="the emulated stack, until Ctrl-C")
     up.add_argument("--port", type=int, default=0, help="default: any that is free")
 
-    of_a_stack = [_of_a_stack()]
     upload = commands.add_parser("upload", parents=of_a_stack, help="local images into the input bucket")
     upload.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of them")
     upload.add_argument(
@@ -121,6 +139,15 @@ def _of_a_stack() -> argparse.ArgumentParser:
     )
     options.add_argument("--endpoint-url", metavar="URL", help="what `cytomask up` prints; default: AWS")
     return options
+
+
+def duration(text: str) -> timedelta:
+    """Reads a time such as 90s, 30m, 2h or 7d."""
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    number, unit = text[:-1], text[-1:]
+    if not number.isdecimal() or unit not in units:
+        raise argparse.ArgumentTypeError(f"{text} is no time; give a number with s, m, h or d, such as 2h")
+    return timedelta(**{units[unit]: int(number)})
 
 
 def probability(text: str) -> float:

@@ -27,6 +27,7 @@ HANDLERS = MappingProxyType(
     {
         "SegmentFunction": "functions.segment.app:handler",
         "EvaluateFunction": "functions.evaluate.app:handler",
+        "FailuresFunction": "functions.failures.app:handler",
     }
 )
 
@@ -93,7 +94,8 @@ def emulated_stack(
             for name, function in functions(template).items()
         }
         _start_gateway(running, gateway, forwarded, folder)
-        outputs = _create_stack(endpoint, template, FEWEST_AT_A_TIME | dict(parameters))
+        given = {"EndpointUrl": endpoint} | FEWEST_AT_A_TIME | dict(parameters)
+        outputs = _create_stack(endpoint, template, given)
         for name, function in functions(template).items():
             environment = _function_environment(endpoint, function_name(function, STACK_NAME))
             _start_front(running, fronts[name], handlers[name], environment, folder)

@@ -5,20 +5,27 @@ Lambda; unlike there, a handler that runs over its time is not stopped.
 """
 
 import importlib
+import io
 import json
 import os
+import queue
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, TextIO
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 from infra.children import end_with_parent
+from infra.session import client
 
 Handler = Callable[[Any, "Context"], Any]
 
@@ -55,10 +62,49 @@ def main() -> None:
     """Serves invocations until the parent ends."""
     end_with_parent()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log line a write
+    if os.environ.get("AWS_ENDPOINT_URL"):
+        sys.stdout = ShippedOutput(sys.stdout)
     module, name = sys.argv[2].split(":")
     handler: Handler = getattr(importlib.import_module(module), name)
     with _server(int(sys.argv[1]), handler) as server:
         server.serve_forever()
+
+
+class ShippedOutput(io.TextIOBase):
+    """Standard output whose lines the emulator's CloudWatch Logs gets too, from a thread, in their order."""
+
+    def __init__(self, printed: TextIO) -> None:
+        """Writes to `printed`, and to the function's log group."""
+        self._printed = printed
+        self._unfinished = ""
+        self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        threading.Thread(target=self._ship, daemon=True).start()
+
+    def write(self, text: str) -> int:
+        """Prints the text; what it ends of lines is sent."""
+        *lines, self._unfinished = (self._unfinished + text).split("\n")
+        for line in filter(None, lines):
+            self._lines.put({"timestamp": _now_ms(), "message": line})
+        return self._printed.write(text)
+
+    def flush(self) -> None:
+        """Flushes what is printed."""
+        self._printed.flush()
+
+    def _ship(self) -> None:
+        logs = client("logs", os.environ["AWS_ENDPOINT_URL"])
+        place = {
+            "logGroupName": f"/aws/lambda/{os.environ['AWS_LAMBDA_FUNCTION_NAME']}",
+            "logStreamName": f"local/{os.getpid()}",
+        }
+        with suppress(BotoCoreError, ClientError):  # the file of what is printed has every line
+            logs.create_log_stream(**place)
+        while True:
+            lines = [self._lines.get()]
+            while not self._lines.empty():
+                lines.append(self._lines.get())
+            with suppress(BotoCoreError, ClientError):
+                logs.put_log_events(**place, logEvents=lines)
 
 
 def invoke(handler: Handler, event: Any, context: Context) -> tuple[HTTPStatus, bytes]:

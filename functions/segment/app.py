@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 import boto3
-from aws_lambda_powertools import Logger
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -17,10 +18,12 @@ from cytomask.jobs import Jobs
 from cytomask.requests import Ignored, Refused, SegmentRequest, parse_body
 from cytomask.settings import Settings
 from cytomask.storage import Storage
+from cytomask.telemetry import emitted
 from functions.segment.segmenter import Invocation, Result, Segmenter
 from model.predictor import Predictor
 
 logger = Logger()
+metrics = Metrics()
 processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 
 
@@ -34,6 +37,7 @@ def connect() -> Segmenter:
         Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
         boto3.client("sqs", config=CLIENTS),
         logger,
+        metrics,
     )
 
 
@@ -57,12 +61,24 @@ def handler(event: Any, context: LambdaContext) -> Any:
         lambda: context.get_remaining_time_in_millis() / 1000,
         cold_start=next(invocations) == 0,
     )
+    with emitted(metrics):
+        if invocation.cold_start:
+            metrics.add_metric("ColdStarts", MetricUnit.Count, 1)
+        return answer(event, context, invocation)
+
+
+def answer(event: Any, context: LambdaContext, invocation: Invocation) -> Any:
+    """Segments what an event names, by the way that it came; answers as `handler` does."""
     if not _is_queue_batch(event):
         return segment_all(json.dumps(event), invocation)
 
     def segment_message(record: SQSRecord) -> list[Result]:
         logger.append_keys(message_id=record.message_id)
-        return segment_all(record.body, invocation)
+        results = segment_all(record.body, invocation)
+        redriven = record.message_attributes["redriven"]
+        if redriven and redriven.string_value:
+            segmenter.forget(redriven.string_value)
+        return results
 
     return process_partial_response(event, segment_message, processor, context)
 
@@ -71,7 +87,9 @@ def segment_all(body: str, invocation: Invocation) -> list[Result]:
     """Segments every image that a body names; the first passing fault is raised after the last image."""
     results: list[Result] = []
     faults: list[Exception] = []
-    for arrival in parse_body(body):
+    for named in parse_body(body):
+        logger.remove_keys(["job_id"])
+        arrival = segmenter.admit(named, body)
         if isinstance(arrival, Ignored):
             logger.info("event_ignored", what=arrival.what, reason=arrival.reason)
             continue
@@ -86,6 +104,7 @@ def segment_all(body: str, invocation: Invocation) -> list[Result]:
         except Exception as error:
             image = arrival.image.uri if isinstance(arrival, SegmentRequest) else None
             logger.exception("attempt_failed", image=image)
+            metrics.add_metric("AttemptsFailed", MetricUnit.Count, 1)
             faults.append(error)
     if faults:
         raise faults[0]

@@ -6,16 +6,20 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from aws_lambda_powertools import Logger
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
 
 from cytomask import images, metrics
 from cytomask.errors import CytomaskError, ImageNotFound, ImageReplaced, RejectedInput
 from cytomask.jobs import Jobs, Lease, coco_address, timestamp
 from cytomask.requests import (
     Evaluation,
+    Ignored,
+    Refused,
     S3Object,
     SegmentRequest,
     Work,
+    admitted,
     coco_name,
     ground_truth_keys,
     job_prefix,
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 Result = dict[str, Any]
+Arrival = SegmentRequest | Ignored | Refused
 
 LEASE_MARGIN_SECONDS = 5
 LONGEST_BODY_KEPT = 4096
@@ -57,6 +62,7 @@ class Segmenter:
         jobs: Jobs,
         sqs: "SQSClient",
         logger: Logger,
+        metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -66,7 +72,12 @@ class Segmenter:
         self._jobs = jobs
         self._sqs = sqs
         self._logger = logger
+        self._metrics = metrics
         self._clock = clock
+
+    def admit(self, arrival: Arrival, body: str) -> Arrival:
+        """The arrival; refused where it names a bucket that the stack does not serve."""
+        return admitted(arrival, body, self._settings.allowed_buckets)
 
     def segment(self, request: SegmentRequest, invocation: Invocation) -> Result:
         """Segments one image, or finds that it was done; a bad image ends as REJECTED.
@@ -81,6 +92,7 @@ class Segmenter:
             self._predictor.manifest.sha256,
             self._predictor.manifest.threshold,
         )
+        self._logger.append_keys(job_id=work.job_id)
         taken = self._jobs.take(
             work.job_id,
             {"image": request.image.uri, "group": request.group},
@@ -90,6 +102,7 @@ class Segmenter:
         )
         if not isinstance(taken, Lease):
             return self._repeat(work, taken)
+        self._logger.info("job_taken", image=request.image.uri, again=taken.resumed)
         try:
             result = self._unfinished(work) if taken.resumed else None
             if result is None:
@@ -118,10 +131,15 @@ class Segmenter:
         self._log(result)
         return result
 
+    def forget(self, job_id: str) -> None:
+        """Takes away the row of a redrive whose message became another job: of a newer image or model."""
+        self._jobs.forget_queued(job_id)
+
     def _repeat(self, work: Work, row: dict[str, Any]) -> Result:
         """The stored result of finished work; a new label or ground truth is still taken in."""
         request = work.request
         self._logger.info("duplicate_ignored", job_id=work.job_id, image=request.image.uri)
+        self._metrics.add_metric("Duplicates", MetricUnit.Count, 1)
         group = row.get("group", "") if request.label is None else request.label
         if group != row.get("group", ""):
             self._jobs.note_group(work.job_id, group, self._clock())
@@ -320,10 +338,14 @@ class Segmenter:
                 job_id=result["job_id"],
                 image=result["image"]["uri"],
                 mask=result["mask"],
+                group=result["group"],
                 model=result["model"]["name"],
                 confluence=result["confluence"],
+                megapixels=_megapixels(result),
                 timings_ms=result["timings_ms"],
+                estimated_cost_usd=result["estimated_cost_usd"],
             )
+            self._count(result)
         else:
             self._logger.warning(
                 "image_rejected",
@@ -332,6 +354,16 @@ class Segmenter:
                 error_code=result["error"]["code"],
                 error=result["error"]["message"],
             )
+            self._metrics.add_metric("Rejected", MetricUnit.Count, 1)
+
+    def _count(self, result: Result) -> None:
+        """Adds what a finished job says of itself to the metrics."""
+        self._metrics.add_metric("MasksWritten", MetricUnit.Count, len(result["pages"]))
+        self._metrics.add_metric("Megapixels", MetricUnit.NoUnit, _megapixels(result))
+        self._metrics.add_metric("Confluence", MetricUnit.NoUnit, result["confluence"])
+        self._metrics.add_metric("EstimatedCostUSD", MetricUnit.NoUnit, result["estimated_cost_usd"])
+        for stage, milliseconds in result["timings_ms"].items():
+            self._metrics.add_metric(f"{stage.capitalize()}Time", MetricUnit.Milliseconds, milliseconds)
 
 
 def _describe(page: images.Page, prediction: Prediction) -> dict[str, Any]:
@@ -363,6 +395,11 @@ def _pooled_confluence(pages: list[dict[str, Any]]) -> float:
     return float(sum(cells) / sum(areas))
 
 
+def _megapixels(result: Result) -> float:
+    """Pixels of all pages, in millions."""
+    return float(sum(page["height"] * page["width"] for page in result["pages"]) / 1e6)
+
+
 def _error_fields(error: CytomaskError) -> dict[str, str]:
     return {"code": error.code, "message": str(error)}
 
@@ -380,6 +417,7 @@ def _row_of(result: Result) -> dict[str, Any]:
         "pages": len(result["pages"]) if result.get("pages") else None,
         "error_code": error.get("code"),
         "error": error.get("message"),
+        "message": None,
         "lease_until": None,
         "owner": None,
     }

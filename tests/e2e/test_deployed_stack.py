@@ -23,6 +23,7 @@ PARAMETERS = {
     "VisibilityTimeout": "20",
     "MaxReceiveCount": "2",
     "LogRetentionDays": "1",
+    "AllowedBuckets": "private",
 }
 PATIENCE_SECONDS = 120
 
@@ -34,6 +35,7 @@ def deployed(account, built) -> Iterator[Store]:
     )
     account.client("ecr").create_repository(repositoryName="cytomask")
     registry = f"{LOOPBACK}:{account.port}"
+    parameters = PARAMETERS | {"EndpointUrl": account.endpoint}
     with login_to(registry) as ecr:
         run(
             *(SAM, "deploy", "--template", BUILT / "template.yaml", "--stack-name", STACK),
@@ -45,7 +47,7 @@ def deployed(account, built) -> Iterator[Store]:
                 "--no-confirm-changeset",
             ),
             *("--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"),
-            *("--parameter-overrides", *(f"{name}={value}" for name, value in PARAMETERS.items())),
+            *("--parameter-overrides", *(f"{name}={value}" for name, value in parameters.items())),
             AWS_ENDPOINT_URL=account.endpoint,
             AWS_ENDPOINT_URL_ECR=ecr,
         )
@@ -78,7 +80,7 @@ def wait_for(found):
 
 
 def finished(store, image):
-    return [job for job in store.jobs(image) if job["status"] in ("SUCCEEDED", "REJECTED")]
+    return [job for job in store.jobs(image) if job["status"] in ("SUCCEEDED", "REJECTED", "FAILED")]
 
 
 def test_the_outputs_name_what_the_command_line_looks_for(deployed):
@@ -98,7 +100,7 @@ def test_an_upload_becomes_a_mask_and_a_job_by_the_container_that_was_deployed(
     assert f"{LOOPBACK}:{account.port}/cytomask" in run("docker", "ps", "--format={{.Image}}").stdout
 
 
-def test_of_two_bad_messages_the_broken_is_rejected_and_the_failing_ends_in_the_dead_letter_queue(
+def test_of_two_bad_messages_the_broken_is_rejected_and_the_failing_ends_as_failed_with_its_message(
     deployed, account, tmp_path
 ):
     foreign = boto3.client(
@@ -127,9 +129,6 @@ def test_of_two_bad_messages_the_broken_is_rejected_and_the_failing_ends_in_the_
     set_poller(account, enabled=True)
     [job] = wait_for(lambda: finished(deployed, broken))
     assert (job["status"], job["error_code"]) == ("REJECTED", "UNREADABLE_IMAGE")
-    dead = wait_for(
-        lambda: sqs.receive_message(QueueUrl=deployed.outputs["SegmentDLQUrl"], WaitTimeSeconds=5).get(
-            "Messages"
-        )
-    )
-    assert [json.loads(message["Body"]) for message in dead] == [{"image": "s3://private/image.tif"}]
+    [failed] = wait_for(lambda: finished(deployed, "s3://private/image.tif"))
+    assert (failed["status"], failed["error_code"]) == ("FAILED", "TRIES_USED_UP")
+    assert json.loads(failed["message"]) == {"image": "s3://private/image.tif"}

@@ -8,7 +8,12 @@ from tools import ROOT, SAM, run
 from infra.template import load_template
 
 UNZIPPED_LIMIT = 250 * 2**20  # docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-OF_OURS = {"CytomaskLayer": "python/cytomask/jobs.py", "EvaluateFunction": "functions/evaluate/app.py"}
+OF_OURS = {
+    "CytomaskLayer": "python/cytomask/jobs.py",
+    "EvaluateFunction": "functions/evaluate/app.py",
+    "FailuresFunction": "functions/failures/app.py",
+}
+MODULES = {"evaluate": ("evaluator", "indexer"), "failures": ("recorder",)}
 
 
 def size(folder):
@@ -29,8 +34,14 @@ def test_what_sam_zips_holds_our_code_and_fits_lambda_s_limit(built, name):
     assert 0 < size(built / name) < UNZIPPED_LIMIT
 
 
-def test_a_function_and_its_layers_fit_lambda_s_limit_together(built):
-    assert size(built / "CytomaskLayer") + size(built / "EvaluateFunction") < UNZIPPED_LIMIT
+@pytest.mark.parametrize("name", MODULES)
+def test_a_function_and_its_layers_fit_lambda_s_limit_together(built, name):
+    assert size(built / "CytomaskLayer") + size(built / f"{name.capitalize()}Function") < UNZIPPED_LIMIT
+
+
+def test_the_layer_names_the_model_that_is_served(built):
+    shipped = ROOT / "model" / "weights" / "manifest.json"
+    assert (built / "CytomaskLayer/python/cytomask/manifest.json").read_bytes() == shipped.read_bytes()
 
 
 def test_the_layer_has_what_the_project_pins_and_no_network(built):
@@ -45,23 +56,24 @@ def test_the_layer_has_what_the_project_pins_and_no_network(built):
     assert not [name for name in installed if name.startswith(("onnxruntime", "torch", "scipy"))]
 
 
-def test_a_zip_holds_its_own_function_only(built):
-    assert files(built / "EvaluateFunction") == {
+@pytest.mark.parametrize(("name", "modules"), MODULES.items())
+def test_a_zip_holds_its_own_function_only(built, name, modules):
+    assert files(built / f"{name.capitalize()}Function") == {
         "functions/__init__.py",
-        "functions/evaluate/__init__.py",
-        "functions/evaluate/app.py",
-        "functions/evaluate/evaluator.py",
-        "functions/evaluate/indexer.py",
+        f"functions/{name}/__init__.py",
+        f"functions/{name}/app.py",
+        *(f"functions/{name}/{module}.py" for module in modules),
     }
 
 
-def test_the_zip_and_the_layer_start_in_lambda_s_python(built):
+@pytest.mark.parametrize("name", MODULES)
+def test_the_zip_and_the_layer_start_in_lambda_s_python(built, name):
     told = load_template()["Globals"]["Function"]["Environment"]["Variables"]
     run(
         "python3.13",
         "-c",
-        "import functions.evaluate.app",
-        PYTHONPATH=f"{built / 'EvaluateFunction'}:{built / 'CytomaskLayer' / 'python'}",
+        f"import functions.{name}.app",
+        PYTHONPATH=f"{built / f'{name.capitalize()}Function'}:{built / 'CytomaskLayer' / 'python'}",
         AWS_LAMBDA_FUNCTION_MEMORY_SIZE="3008",
         **{name: f"the-{name}" for name in told if name != "AWS_ENDPOINT_URL"},
     )

@@ -42,6 +42,7 @@ ENVIRONMENT = {
     "GROUND_TRUTH_BUCKET": GROUND_TRUTH,
     "JOBS_TABLE": TABLE,
     "EVALUATION_QUEUE_URL": QUEUE_URL,
+    "POWERTOOLS_METRICS_NAMESPACE": "cytomask",
     "POWERTOOLS_SERVICE_NAME": "segment",
 }
 
@@ -151,9 +152,9 @@ class SegmentStack:
             json.dumps(self.app.handler(event, LambdaContext(f"invocation-{self.invocations}")))
         )
 
-    def deliver(self, *bodies: Any) -> list[int]:
+    def deliver(self, *bodies: Any, redriven: str = "") -> list[int]:
         """Delivers a batch of messages; returns the places of those that are to be delivered again."""
-        return failed_messages(self.handle(sqs_batch(*bodies)))
+        return failed_messages(self.handle(sqs_batch(*bodies, redriven=redriven)))
 
     def segment(self, key: str, body: bytes) -> dict[str, Any]:
         """Uploads an image, notifies of it, returns its result."""
@@ -250,6 +251,21 @@ class EvaluateFunction:
         return row
 
 
+@dataclass
+class FailuresFunction:
+    """The consumer of the dead-letter queues beside the segment function, on the same resources."""
+
+    app: ModuleType
+
+    def deliver(self, *bodies: Any, queue: str = "cytomask-segment-dlq", redriven: str = "") -> list[int]:
+        """Delivers dead letters; returns the places of those that stay in their queue."""
+        batch = sqs_batch(*bodies, queue=queue, redriven=redriven)
+        return failed_messages(self.app.handler(batch, LambdaContext("failures")))
+
+    def deliver_evaluations(self, *bodies: Any) -> list[int]:
+        return self.deliver(*bodies, queue="cytomask-evaluation-dlq")
+
+
 @pytest.fixture(scope="session")
 def predictor() -> Predictor:
     return Predictor()
@@ -301,6 +317,13 @@ def evaluate(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.Monkey
     app = importlib.import_module("functions.evaluate.app")
     monkeypatch.setattr(app, "evaluator", app.connect())
     return EvaluateFunction(app, stack)
+
+
+@pytest.fixture
+def failures(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> FailuresFunction:
+    app = importlib.import_module("functions.failures.app")
+    monkeypatch.setattr(app, "recorder", app.connect())
+    return FailuresFunction(app)
 
 
 @pytest.fixture

@@ -75,9 +75,12 @@ def request(key: str, **fields: Any) -> dict[str, Any]:
     return {"image": f"s3://{INPUT}/{key}"} | fields
 
 
-def sqs_batch(*bodies: Any) -> dict[str, Any]:
+def sqs_batch(*bodies: Any, queue: str = "cytomask-segment", redriven: str = "") -> dict[str, Any]:
     """A batch of messages `m0`, `m1`, …; what is not text yet becomes JSON."""
     record = event_file("s3_in_sqs")["Records"][0]
+    record["eventSourceARN"] = f"arn:aws:sqs:eu-central-1:000000000000:{queue}"
+    if redriven:
+        record["messageAttributes"] = {"redriven": {"stringValue": redriven, "dataType": "String"}}
     texts = [body if isinstance(body, str) else json.dumps(body) for body in bodies]
     return {
         "Records": [record | {"messageId": f"m{index}", "body": text} for index, text in enumerate(texts)]

@@ -20,7 +20,7 @@ from infra.emulator import EmulatedStack, StackFailed, emulated_stack
 from infra.front import Context, invoke
 
 RECORDING = "tests.functional.recording_handler:handler"
-HANDLERS = {"SegmentFunction": RECORDING, "EvaluateFunction": RECORDING}
+HANDLERS = dict.fromkeys(("SegmentFunction", "EvaluateFunction", "FailuresFunction"), RECORDING)
 VISIBILITY_SECONDS = 2
 RECEIVES = 2
 PARAMETERS = {"VisibilityTimeout": str(VISIBILITY_SECONDS), "MaxReceiveCount": str(RECEIVES)}
@@ -65,21 +65,16 @@ def test_the_test_events_of_s3_arrive_when_the_stack_is_made(stack: EmulatedStac
     }
 
 
-def test_only_the_failed_record_is_tried_again_and_ends_whole_in_the_dead_letter_queue(
+def test_only_the_failed_record_is_tried_again_and_goes_whole_to_the_consumer_of_dead_letters(
     stack: EmulatedStack,
 ) -> None:
     sqs = stack.client("sqs")
     bodies = {"good": '{"image": "s3://b/fine+1 ü.tif"}', "bad": '{"image": "s3://b/fail+1 ü.tif"}'}
     entries = [{"Id": name, "MessageBody": body} for name, body in bodies.items()]
     sqs.send_message_batch(QueueUrl=stack.outputs["SegmentQueueUrl"], Entries=entries)
-    dead = eventually(
-        lambda: sqs.receive_message(QueueUrl=stack.outputs["SegmentDLQUrl"], WaitTimeSeconds=1).get(
-            "Messages"
-        )
-    )
-    assert [message["Body"] for message in dead] == [bodies["bad"]]
-    assert delivered(stack).count(bodies["bad"]) == RECEIVES
-    assert delivered(stack).count(bodies["good"]) == 1
+    eventually(lambda: bodies["bad"] in delivered(stack, "cytomask-failures"))
+    assert delivered(stack, "cytomask-segment").count(bodies["bad"]) == RECEIVES
+    assert delivered(stack, "cytomask-segment").count(bodies["good"]) == 1
 
 
 def test_a_direct_invocation_gets_the_handler_s_answer(stack: EmulatedStack) -> None:
@@ -209,9 +204,10 @@ def log_lines(stack: EmulatedStack) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stack.log.read_text().splitlines()]
 
 
-def delivered(stack: EmulatedStack) -> list[str]:
-    """The bodies of all messages that the handler got so far, as often as it got them."""
-    events = [line["event"] for line in log_lines(stack) if line["message"] == "invoked"]
+def delivered(stack: EmulatedStack, function: str = "cytomask-segment") -> list[str]:
+    """The bodies of all messages that the function got so far, as often as it got them."""
+    invoked = [line for line in log_lines(stack) if line["message"] == "invoked"]
+    events = [line["event"] for line in invoked if line["function_name"] == function]
     return [record["body"] for event in events for record in event.get("Records", [])]
 
 

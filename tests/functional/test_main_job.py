@@ -13,6 +13,7 @@ import tifffile
 from boto3.dynamodb.types import TypeDeserializer
 from PIL import Image
 
+from cli.main import main
 from cytomask.metrics import score
 from infra.emulator import REGION, EmulatedStack, emulated_stack
 from infra.samples import phase_contrast_field
@@ -47,17 +48,16 @@ def test_a_broken_message_is_rejected_and_its_neighbour_is_done(stack: EmulatedS
     upload(stack, "neighbour.tif")
     send(stack, '{"image": "s3://no-such-thing')
 
-    rejected = until(lambda: next((row for row in rows(stack) if "message" in row), None))
-    assert (rejected["status"], rejected["error_code"]) == ("REJECTED", "INVALID_REQUEST")
+    rejected = until(lambda: next((row for row in rows(stack) if row.get("status") == "REJECTED"), None))
+    assert rejected["error_code"] == "INVALID_REQUEST"
     done = until(lambda: next((row for row in rows(stack) if is_finished(row, "neighbour.tif")), None))
     assert done["status"] == "SUCCEEDED"
 
 
-def test_a_fault_that_does_not_pass_ends_in_the_dead_letter_queue_with_its_message_whole(
-    stack: EmulatedStack,
+def test_a_fault_that_does_not_pass_ends_as_failed_with_its_message_and_is_done_when_sent_again(
+    stack: EmulatedStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "taken-away"
-    s3 = stack.client("s3")
     upload(stack, f"{name}.tif")
     until(lambda: next((row for row in rows(stack) if is_finished(row, f"{name}.tif")), None))
     request = {
@@ -67,13 +67,24 @@ def test_a_fault_that_does_not_pass_ends_in_the_dead_letter_queue_with_its_messa
     }
     with without_bucket(stack, stack.outputs["OutputBucketName"]):
         send(stack, json.dumps(request))
-        dead = until(lambda: receive(stack, stack.outputs["SegmentDLQUrl"]))
+        row = until(lambda: job_of_group(stack, name, "FAILED"))
 
-    assert json.loads(dead) == request
-    [row] = [row for row in rows(stack) if row.get("group") == name and row["record"] == "JOB"]
-    assert row["status"] == "RUNNING"
-    assert "NoSuchBucket" in row["error"]
-    assert s3.list_objects_v2(Bucket=stack.outputs["OutputBucketName"])["KeyCount"] == 0
+    assert json.loads(row["message"]) == request
+    assert (row["error_code"], "NoSuchBucket" in row["error"]) == ("TRIES_USED_UP", True)
+    assert cytomask(stack, "failed") == 1
+    assert row["job_id"] in capsys.readouterr().out
+    assert cytomask(stack, "redrive", row["job_id"]) == 0
+    done = until(lambda: job_of_group(stack, name, "SUCCEEDED"))
+    assert (done["job_id"], done["attempt"]) == (row["job_id"], 2)
+    capsys.readouterr()
+    assert cytomask(stack, "logs", "--job", row["job_id"]) == 0
+    events = [line.split()[3] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert [name for name in events if name in ("attempt_failed", "job_failed", "mask_written")] == [
+        "attempt_failed",
+        "attempt_failed",
+        "job_failed",
+        "mask_written",
+    ]
 
 
 def test_a_mask_is_scored_whichever_of_image_and_ground_truth_comes_first(stack: EmulatedStack) -> None:
@@ -117,13 +128,18 @@ def upload_ground_truth(stack: EmulatedStack, key: str) -> None:
     stack.client("s3").put_object(Bucket=bucket, Key=key, Body=stream.getvalue())
 
 
+def cytomask(stack: EmulatedStack, *arguments: str) -> int:
+    return main([*arguments, "--endpoint-url", stack.endpoint])
+
+
 def send(stack: EmulatedStack, body: str) -> None:
     stack.client("sqs").send_message(QueueUrl=stack.outputs["SegmentQueueUrl"], MessageBody=body)
 
 
-def receive(stack: EmulatedStack, queue: str) -> str | None:
-    messages = stack.client("sqs").receive_message(QueueUrl=queue).get("Messages", [])
-    return messages[0]["Body"] if messages else None
+def job_of_group(stack: EmulatedStack, group: str, status: str) -> dict[str, Any] | None:
+    """The job that is reported by that label, once it has that status."""
+    found = [row for row in rows(stack) if row.get("group") == group and row["record"] == "JOB"]
+    return next((row for row in found if row["status"] == status), None)
 
 
 def output(stack: EmulatedStack, key: str) -> bytes:

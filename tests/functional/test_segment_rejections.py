@@ -134,7 +134,9 @@ def test_a_version_that_never_was_is_rejected(stack):
     assert stack.row()["error_code"] == "IMAGE_NOT_FOUND"
 
 
-def test_a_bucket_that_is_not_there_is_rejected(stack):
+def test_a_bucket_that_is_not_there_is_rejected(stack, monkeypatch):
+    monkeypatch.setenv("ALLOWED_BUCKETS", "no-such-bucket")
+    monkeypatch.setattr(stack.app, "segmenter", stack.app.connect())
     (result,) = stack.handle({"image": "s3://no-such-bucket/a.tif"})
     assert result["error"]["code"] == "IMAGE_NOT_FOUND"
 
@@ -217,6 +219,29 @@ def test_a_key_too_long_for_its_suffix_is_segmented_under_its_job(stack, key):
     assert stack.outputs() == {f"{prefix}.mask.png", f"{prefix}.result.json"}
     assert stack.mask(f"{prefix}.mask.png").shape == (HEIGHT, WIDTH)
     assert stack.row()["image"] == f"s3://{INPUT}/{key}"
+
+
+@pytest.mark.parametrize(
+    "named", [{"image": "s3://private/a.tif"}, request("a.tif", ground_truth="s3://private/truth.png")]
+)
+def test_a_message_that_names_a_foreign_bucket_is_refused_and_nothing_is_asked_of_it(stack, named):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("HeadObject", "asked", 500, times=10)
+    assert stack.deliver(named) == []
+    row = stack.row()
+    assert (row["status"], row["error_code"]) == ("REJECTED", "FOREIGN_BUCKET")
+    assert "s3://private/" in row["error"]
+    assert json.loads(row["message"]) == named
+    assert stack.result(row["result"].split("/", 3)[3])["error"]["code"] == "FOREIGN_BUCKET"
+
+
+def test_a_bucket_that_is_allowed_is_served(stack, monkeypatch):
+    monkeypatch.setenv("ALLOWED_BUCKETS", "another, private")
+    monkeypatch.setattr(stack.app, "segmenter", stack.app.connect())
+    stack.s3.create_bucket(Bucket="private", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    stack.upload("a.tif", tiff(), bucket="private")
+    (result,) = stack.handle({"image": "s3://private/a.tif"})
+    assert result["status"] == "SUCCEEDED"
 
 
 @pytest.mark.parametrize("event", [None, [], 7, "s3://bucket/key", {}, {"Records": None}])

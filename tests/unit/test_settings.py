@@ -40,6 +40,13 @@ def test_a_memory_that_is_no_number_of_megabytes_is_named(memory: str) -> None:
         Settings.from_environment(ENVIRONMENT | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": memory})
 
 
+def test_the_stack_s_own_buckets_are_allowed_and_those_that_are_listed() -> None:
+    own = Settings.from_environment(ENVIRONMENT).allowed_buckets
+    assert own == {"in", "out", "truth"}
+    listed = Settings.from_environment(ENVIRONMENT | {"ALLOWED_BUCKETS": "a, b.c,"}).allowed_buckets
+    assert listed == own | {"a", "b.c"}
+
+
 @pytest.mark.parametrize("bucket", ["in", "truth"])
 def test_masks_never_go_where_images_come_from(bucket: str) -> None:
     with pytest.raises(ValueError, match="OUTPUT_BUCKET is also an input"):

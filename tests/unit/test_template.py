@@ -43,8 +43,9 @@ def _listed(item: Any) -> list[Any]:
 
 buckets = of_type("AWS::S3::Bucket")
 queues = of_type("AWS::SQS::Queue")
+queries = of_type("AWS::Logs::QueryDefinition")
+alarms = of_type("AWS::CloudWatch::Alarm")
 segment = resources["SegmentFunction"]["Properties"]
-evaluate = resources["EvaluateFunction"]["Properties"]
 shared = template["Globals"]["Function"]
 notified = {
     name: bucket["NotificationConfiguration"]["QueueConfigurations"]
@@ -75,22 +76,26 @@ def test_the_figures_are_those_of_the_design() -> None:
     assert "ReservedConcurrentExecutions" not in segment
 
 
-def test_the_functions_together_fit_into_a_new_account() -> None:
+def test_the_functions_whose_tries_are_counted_fit_together_into_a_new_account() -> None:
     events = [
-        event for name in functions(template) for event in resources[name]["Properties"]["Events"].values()
+        event
+        for name in ("SegmentFunction", "EvaluateFunction")
+        for event in resources[name]["Properties"]["Events"].values()
     ]
     assert sum(value(event["Properties"]["ScalingConfig"]["MaximumConcurrency"]) for event in events) <= 10
 
 
-def test_the_zip_function_has_the_layer_and_lambda_s_python() -> None:
+@pytest.mark.parametrize("name", ["evaluate", "failures"])
+def test_a_zip_function_has_the_layer_and_lambda_s_python(name: str) -> None:
     layer = resources["CytomaskLayer"]["Properties"]
-    assert evaluate["Layers"] == [{"Ref": "CytomaskLayer"}]
-    assert (evaluate["Runtime"], evaluate["Handler"]) == ("python3.13", "functions.evaluate.app.handler")
-    assert layer["CompatibleRuntimes"] == [evaluate["Runtime"]]
+    function = resources[f"{name.capitalize()}Function"]["Properties"]
+    assert function["Layers"] == [{"Ref": "CytomaskLayer"}]
+    assert (function["Runtime"], function["Handler"]) == ("python3.13", f"functions.{name}.app.handler")
+    assert layer["CompatibleRuntimes"] == [function["Runtime"]]
     assert layer["CompatibleArchitectures"] == shared["Architectures"]
 
 
-@pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction"])
+@pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction", "FailuresFunction"])
 def test_what_is_built_by_make_has_its_target(name: str) -> None:
     properties = resources[name]["Properties"]
     assert resources[name]["Metadata"]["BuildMethod"] == "makefile"
@@ -144,6 +149,19 @@ def test_what_keeps_failing_goes_to_the_queue_s_own_dead_letter_queue(name: str)
             {"Fn::Sub": f"arn:${{AWS::Partition}}:sqs:${{AWS::Region}}:${{AWS::AccountId}}:{source}"}
         ],
     }
+
+
+@pytest.mark.parametrize("name", ["Segment", "Evaluation"])
+def test_dead_letters_are_consumed_under_the_name_by_which_they_are_told_apart(name: str) -> None:
+    events = resources["FailuresFunction"]["Properties"]["Events"].values()
+    assert {"Fn::GetAtt": [f"{name}DLQ", "Arn"]} in [event["Properties"]["Queue"] for event in events]
+    queue = queues[f"{name}Queue"]["QueueName"]["Fn::Sub"]
+    assert queues[f"{name}DLQ"]["QueueName"] == {"Fn::Sub": f"{queue}-dlq"}
+
+
+@pytest.mark.parametrize("name", ["Segment", "Evaluation"])
+def test_every_message_fits_into_a_row(name: str) -> None:
+    assert queues[f"{name}Queue"]["MaximumMessageSize"] == 256 * 1024
 
 
 @pytest.mark.parametrize("bucket", buckets)
@@ -216,6 +234,7 @@ def allowed(role: str, action: str) -> list[Any]:
 def test_the_output_bucket_is_the_only_one_that_is_written_to() -> None:
     assert allowed("SegmentRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]
     assert allowed("EvaluateRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/jobs/coco/*"}]
+    assert allowed("FailuresRole", "s3:PutObject") == []
 
 
 def test_the_parts_of_a_coco_file_lie_where_evaluate_may_write() -> None:
@@ -226,7 +245,7 @@ def test_evaluate_may_queue_what_a_coco_file_names() -> None:
     assert allowed("EvaluateRole", "sqs:SendMessage") == [{"Fn::GetAtt": ["EvaluationQueue", "Arn"]}]
 
 
-@pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole"])
+@pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole", "FailuresRole"])
 def test_a_missing_object_can_be_told_from_a_forbidden_one(role: str) -> None:
     assert allowed(role, "s3:ListBucket") == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in buckets]]
 
@@ -317,7 +336,8 @@ def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queu
         name: emulated["Resources"][name]["Properties"] for name in (*functions(template), "CytomaskLayer")
     }
     assert copies["SegmentFunction"].pop("ImageUri") == "forwarded:latest"
-    for name, field in (("EvaluateFunction", "CodeUri"), ("CytomaskLayer", "ContentUri")):
+    located = [(name, "CodeUri") for name in ("EvaluateFunction", "FailuresFunction")]
+    for name, field in (*located, ("CytomaskLayer", "ContentUri")):
         assert copies[name][field] == NO_CODE
         copies[name][field] = resources[name]["Properties"][field]
     for name in functions(template):
@@ -325,6 +345,58 @@ def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queu
             assert event["Properties"].pop("Enabled") is False
     assert emulated == template
     assert template == load_template(TEMPLATE)
+
+
+def test_every_saved_query_is_the_file_of_its_name() -> None:
+    saved = {
+        query["Name"]["Fn::Sub"].removeprefix("${AWS::StackName}/"): query["QueryString"]
+        for query in queries.values()
+    }
+    files = (TEMPLATE.parent / "infra" / "queries").glob("*.txt")
+    assert saved == {file.stem: file.read_text() for file in files}
+    groups = [{"Ref": properties["LoggingConfig"]["LogGroup"]["Ref"]} for properties in zipped_and_image()]
+    assert all(query["LogGroupNames"] == groups for query in queries.values())
+
+
+def test_saved_queries_are_left_to_aws_because_emulators_have_none() -> None:
+    assert {resources[name].get("Condition") for name in queries} == {"OnAws"}
+    assert template["Conditions"]["OnAws"] == {"Fn::Equals": [{"Ref": "EndpointUrl"}, ""]}
+
+
+def zipped_and_image() -> list[dict[str, Any]]:
+    return [resources[f"{name}Function"]["Properties"] for name in ("Segment", "Evaluate", "Failures")]
+
+
+@pytest.mark.parametrize("alarm", alarms)
+def test_every_alarm_tells_the_topic_and_is_quiet_where_there_is_nothing(alarm: str) -> None:
+    assert alarms[alarm]["AlarmActions"] == [{"Ref": "AlarmTopic"}]
+    assert alarms[alarm]["TreatMissingData"] == "notBreaching"
+
+
+def test_there_is_an_alarm_for_all_that_can_keep_a_mask_from_coming() -> None:
+    watched = {
+        (alarm["MetricName"], json.dumps(alarm.get("Dimensions", [{}])[0].get("Value")))
+        for alarm in alarms.values()
+    }
+    assert ("Failed", '"failures"') in watched
+    for name in ("Segment", "Evaluation"):
+        dead = json.dumps({"Fn::GetAtt": [f"{name}DLQ", "QueueName"]})
+        assert ("ApproximateNumberOfMessagesVisible", dead) in watched
+        waiting = json.dumps({"Fn::GetAtt": [f"{name}Queue", "QueueName"]})
+        assert ("ApproximateAgeOfOldestMessage", waiting) in watched
+    for name in functions(template):
+        for metric in ("Errors", "Throttles"):
+            assert (metric, json.dumps({"Ref": name})) in watched
+    assert {"Duration", "IoU"} <= {metric for metric, _ in watched}
+
+
+def test_the_alarm_of_slow_batches_comes_before_they_are_ended() -> None:
+    assert parameters["SlowMilliseconds"] == 0.8 * 1000 * parameters["SegmentTimeout"]
+
+
+def test_nobody_is_sent_mail_unless_asked_for() -> None:
+    assert parameters["AlarmEmail"] == ""
+    assert resources["AlarmSubscription"]["Condition"] == "HasAlarmEmail"
 
 
 def test_the_template_is_short_enough_to_be_sent() -> None:

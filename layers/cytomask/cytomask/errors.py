@@ -19,6 +19,12 @@ class InvalidRequest(RejectedInput):
     code = "INVALID_REQUEST"
 
 
+class ForeignBucket(InvalidRequest):
+    """A message that names a bucket which the stack does not serve."""
+
+    code = "FOREIGN_BUCKET"
+
+
 class ImageNotFound(RejectedInput):
     """The object is not there (any more)."""
 
@@ -105,3 +111,9 @@ class JobHeld(PassingFault):
     """Another invocation is working on the same job."""
 
     code = "JOB_HELD"
+
+
+class TriesUsedUp(CytomaskError):
+    """A message that came back to its queue until the queue gave it up; a redrive sends it again."""
+
+    code = "TRIES_USED_UP"

@@ -1,11 +1,15 @@
 """Job and evaluation rows in DynamoDB. The job row is the lock: who takes it, works.
 
-Status of a job: RUNNING, then SUCCEEDED or REJECTED. A row is keyed by `job_id` and `record`: `JOB`, or
-`EVAL#<version>` for the ground truth of that version, or `EVAL#awaiting` while there is none. Rows of
-another kind lead from a ground truth to its jobs, whether it is there already or not: their `job_id` is
+Status of a job: RUNNING, then SUCCEEDED or REJECTED, or FAILED when its queue has given it up; a redrive
+makes it QUEUED, to be taken again. A row is keyed by `job_id` and `record`: `JOB`, or `EVAL#<version>` for
+the ground truth of that version, or `EVAL#awaiting` while there is none. Rows of another kind lead from a
+ground truth to its jobs, whether it is there already or not: their `job_id` is
 `GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`. A COCO file has many images and its
 address is in no image's key, so it is also looked for as `coco:<image's name>`; a row `COCO#<image's name>`
 for every file that names the image leads the other way. `COCO_FILE#<address>` says what became of a file.
+
+The index by status lists whatever failed: an evaluation has a `status` beside its `evaluation_status` while
+that is FAILED.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 FINISHED = ("SUCCEEDED", "REJECTED")
+NOT_HELD = (
+    "attribute_not_exists(job_id) OR #status IN (:queued, :failed) "
+    "OR (#status = :running AND lease_until < :now)"
+)
 JOB = "JOB"
 AWAITING = "EVAL#awaiting"
 TRUTH_OF = "TRUTH_OF#"
@@ -62,34 +70,18 @@ class Jobs:
         Raises:
             JobHeld: while another owner's lease lasts.
         """
-        free = (
-            "attribute_not_exists(job_id) OR #status IN (:queued, :failed) "
-            "OR (#status = :running AND lease_until < :now)"
-        )
         values = fields | {
             "status": "RUNNING",
             "owner": owner,
             "lease_until": Decimal(str(round(now + seconds, 3))),
+            "error": None,
             "updated_at": timestamp(now),
         }
         first = {"created_at": timestamp(now), "attempt": 1}
-        try:
-            before = self._update(
-                job_id,
-                JOB,
-                values,
-                first,
-                free,
-                {":queued": "QUEUED", ":failed": "FAILED", ":running": "RUNNING", ":now": Decimal(str(now))},
-            )
-        except ClientError as error:
-            if not _condition_failed(error):
-                raise
-            row = self.read(job_id) or {}
-            if row.get("status") in FINISHED:
-                return row
-            raise JobHeld(f"another invocation works on job {job_id}; its message is tried again") from error
-        return Lease(job_id, owner, resumed=bool(before))
+        row = self._update_unless_held(job_id, values, first, now)
+        if row.get("status") in FINISHED:
+            return row
+        return Lease(job_id, owner, resumed=bool(row))
 
     def finish(self, lease: Lease, status: str, fields: Row, now: float) -> bool:
         """Ends a job with its status; False where the lease was lost and another owner ends it."""
@@ -100,6 +92,74 @@ class Jobs:
         """Gives the job back after a passing fault, so that the next delivery need not wait."""
         values = {"lease_until": Decimal(0), "error": error, "updated_at": timestamp(now)}
         return self._update_owned(lease, values)
+
+    def fail(self, job_id: str, fields: Row, code: str, without_a_word: str, now: float) -> bool:
+        """Ends a job whose message the queue has given up; False where it has ended already.
+
+        Args:
+            job_id: of the job, which has no row where no try came so far.
+            fields: what to note of it: `image`, `group`, `message`.
+            code: of the error.
+            without_a_word: the error, where the last try has left none.
+            now: seconds since 1970.
+
+        Raises:
+            JobHeld: while an owner's lease lasts.
+        """
+        ended = {"status": "FAILED", "error_code": code, "owner": None, "lease_until": None}
+        values = fields | ended | {"updated_at": timestamp(now)}
+        first = {"created_at": timestamp(now), "attempt": 1, "error": without_a_word}
+        return self._update_unless_held(job_id, values, first, now).get("status") not in FINISHED
+
+    def queue_again(self, job_id: str, record: str, now: float) -> Row | None:
+        """Makes a failed job or evaluation wait for its next attempt; None where it is not FAILED (any more).
+
+        Returns:
+            The row as it was, with the `message` to send.
+        """
+        name = "status" if record == JOB else "evaluation_status"
+        row = self.read(job_id, record)
+        if row is None or row.get(name) != "FAILED":
+            return None
+        gone = {"status": None, "error": None, "error_code": None}
+        values = gone | {name: "QUEUED", "attempt": row.get("attempt", 1) + 1, "updated_at": timestamp(now)}
+        try:
+            self._update(job_id, record, values, {}, f"#{name} = :failed", {":failed": "FAILED"})
+        except ClientError as error:
+            if _condition_failed(error):
+                return None
+            raise
+        return row
+
+    def fail_again(self, row: Row) -> None:
+        """Puts a row back that was to wait for its next attempt, where its message could not be sent."""
+        self._dynamodb.put_item(TableName=self._table, Item=_typed(row))
+
+    def failed(self) -> Iterator[Row]:
+        """The jobs and evaluations that are FAILED, the latest first; the index may lag by a second."""
+        pages = self._dynamodb.get_paginator("query").paginate(
+            TableName=self._table,
+            IndexName="by_status",
+            KeyConditionExpression="#status = :failed",
+            ExpressionAttributeNames={"#status": "status"},
+            ExpressionAttributeValues={":failed": {"S": "FAILED"}},
+            ScanIndexForward=False,
+        )
+        return (_plain(item) for page in pages for item in page["Items"])
+
+    def forget_queued(self, job_id: str) -> None:
+        """Takes a job's row away if it still waits for an attempt."""
+        try:
+            self._dynamodb.delete_item(
+                TableName=self._table,
+                Key=_key(job_id, JOB),
+                ConditionExpression="#status = :queued",
+                ExpressionAttributeNames={"#status": "status"},
+                ExpressionAttributeValues={":queued": {"S": "QUEUED"}},
+            )
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
 
     def note_group(self, job_id: str, group: str, now: float) -> None:
         """Sets the label that a job is reported by, and its evaluations with it."""
@@ -194,7 +254,7 @@ class Jobs:
 
     def end_evaluation(self, job_id: str, record: str, status: str, fields: Row, now: float) -> bool:
         """Ends a queued evaluation with its status; False where it has ended already."""
-        values = fields | {"evaluation_status": status, "updated_at": timestamp(now)}
+        values = {"message": None} | fields | {"evaluation_status": status, "updated_at": timestamp(now)}
         try:
             self._update(job_id, record, values, {}, "#evaluation_status = :queued", {":queued": "QUEUED"})
         except ClientError as error:
@@ -212,6 +272,23 @@ class Jobs:
             ConsistentRead=True,
         )
         return (_plain(item) for page in pages for item in page["Items"])
+
+    def _update_unless_held(self, job_id: str, values: Row, first: Row, now: float) -> Row:
+        """Sets attributes of a job that is neither finished nor held; returns the row as it was before.
+
+        Raises:
+            JobHeld: while an owner's lease lasts.
+        """
+        known = {":queued": "QUEUED", ":failed": "FAILED", ":running": "RUNNING", ":now": Decimal(str(now))}
+        try:
+            return self._update(job_id, JOB, values, first, NOT_HELD, known)
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
+            row = self.read(job_id) or {}
+            if row.get("status") in FINISHED:
+                return row
+            raise JobHeld(f"another invocation works on job {job_id}; its message is tried again") from error
 
     def _update_owned(self, lease: Lease, values: Row) -> bool:
         try:

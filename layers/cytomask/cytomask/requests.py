@@ -7,7 +7,7 @@ become `SegmentRequest`s. Pure: nothing here asks AWS.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, TypeVar
@@ -15,7 +15,7 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
-from cytomask.errors import InvalidRequest, NoSuchPage
+from cytomask.errors import ForeignBucket, InvalidRequest, NoSuchPage
 
 Mode = Literal["native", "resize"]
 Output = Literal["mask", "probability", "overlay"]
@@ -130,6 +130,22 @@ def _segmented(arrival: Arrival) -> SegmentRequest | Ignored | Refused:
     if PurePosixPath(arrival.key).suffix.lower() in SIDECARS:
         return _sidecar(arrival)
     return SegmentRequest(arrival)
+
+
+def admitted(
+    arrival: SegmentRequest | Ignored | Refused, body: str, buckets: Set[str]
+) -> SegmentRequest | Ignored | Refused:
+    """The arrival; refused where it names a bucket that is none of these. `body`: what it came in."""
+    if not isinstance(arrival, SegmentRequest):
+        return arrival
+    for named in (arrival.image, arrival.ground_truth):
+        if named and named.bucket not in buckets:
+            error = ForeignBucket(
+                f"{named.uri} is in a bucket that this stack does not serve: copy it into one of its own, "
+                "or have whoever runs the stack add the bucket to AllowedBuckets"
+            )
+            return Refused(body, error)
+    return arrival
 
 
 class Evaluation(msgspec.Struct, frozen=True):

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Settings:
-    """The resources of the stack that a function works with; memory in MB, as Lambda bills it."""
+    """The resources of the stack that a function works with.
+
+    Attributes:
+        memory_mb: as Lambda bills it.
+        more_buckets: beside the stack's own, those that messages may name.
+    """
 
     input_bucket: str
     output_bucket: str
@@ -14,6 +19,12 @@ class Settings:
     jobs_table: str
     evaluation_queue_url: str
     memory_mb: int
+    more_buckets: frozenset[str] = frozenset()
+
+    @property
+    def allowed_buckets(self) -> frozenset[str]:
+        """The buckets that messages may name."""
+        return self.more_buckets | {self.input_bucket, self.output_bucket, self.ground_truth_bucket}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
@@ -37,4 +48,5 @@ class Settings:
             )
         if values["output_bucket"] in (values["input_bucket"], values["ground_truth_bucket"]):
             raise ValueError("OUTPUT_BUCKET is also an input: every mask would start a job of its own")
-        return cls(memory_mb=int(memory), **values)
+        more = frozenset(filter(None, map(str.strip, environment.get("ALLOWED_BUCKETS", "").split(","))))
+        return cls(memory_mb=int(memory), more_buckets=more, **values)

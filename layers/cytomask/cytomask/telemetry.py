@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aws_lambda_powertools import Metrics
+
 # aws.amazon.com/lambda/pricing, x86, us-east-1, first tier, read in November 2026
 USD_PER_GB_SECOND = 0.0000166667
 USD_PER_REQUEST = 0.0000002
@@ -29,6 +31,16 @@ class Stopwatch:
         """The stages so far, and `total` since the watch was made."""
         stages = self._stages | {"total": time.perf_counter() - self._started}
         return {name: round(seconds * 1000, 1) for name, seconds in stages.items()}
+
+
+@contextmanager
+def emitted(metrics: Metrics) -> Iterator[None]:
+    """Prints what the block counts as one line in CloudWatch's embedded metric format, if it counts."""
+    try:
+        yield
+    finally:
+        if metrics.metric_set:
+            metrics.flush_metrics()
 
 
 def estimated_cost_usd(milliseconds: float, memory_mb: int) -> float:

@@ -1,0 +1,191 @@
+"""Storms of faults, kills and duplicates, after which every image has one final status and its mask."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from factories import INPUT, OUTPUT, page, s3_event, tiff
+
+CALLS = ("HeadObject", "GetObject", "PutObject", "DeleteObject", "UpdateItem", "GetItem", "PutItem", "Query")
+# As docs/costs.md counts them: what one image without a ground truth asks of S3 and DynamoDB.
+CALLS_OF_ONE_IMAGE = 20
+TRIES = 5
+KEY = "plate 1/a.tif"
+PASSING = {
+    "throttled": ("ThrottlingException", 400),
+    "slow": ("SlowDown", 503),
+    "failing": ("InternalError", 500),
+}
+
+
+@dataclass
+class Storm:
+    """What comes between the function and AWS, call by call; `strike` gets the call's number and its name."""
+
+    strike: Callable[[int, str], None]
+    calls: int = 0
+
+    def rage(self, stack: Any) -> None:
+        for name in CALLS:
+            stack.wire.before(name, lambda name=name: self._call(name), times=100_000)
+
+    def _call(self, name: str) -> None:
+        self.calls += 1
+        self.strike(self.calls, name)
+
+
+def refuse(name: str, fault: str) -> None:
+    code, status = PASSING[fault]
+    answer = {"Error": {"Code": code, "Message": "injected"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    raise ClientError(answer, name)  # type: ignore[arg-type]
+
+
+def deliver_until_acknowledged(stack, failures, key):
+    """What the queue does: the same message until it is acknowledged; after five tries, the dead letter."""
+    for _ in range(TRIES):
+        if stack.deliver(s3_event(key)) == []:
+            return
+        expire_leases(stack)
+    while failures.deliver(s3_event(key)):
+        expire_leases(stack)
+
+
+def expire_leases(stack):
+    """Lets the time pass until the message is delivered again: longer than any lease."""
+    for row in stack.rows():
+        if row["status"] == "RUNNING":
+            stack.table.put_item(Item=row | {"lease_until": 1})
+
+
+def quiet_masks(stack, images):
+    """The mask of each image as a run without faults writes it."""
+    for key, body in images.items():
+        stack.upload(f"quiet/{key}", body)
+        assert stack.deliver(s3_event(f"quiet/{key}")) == []
+    return {key: stack.output(f"quiet/{key}.mask.png") for key in images}
+
+
+def reconcile(stack, masks, succeeded=True):
+    """Every image has one row with one final status, and a finished one the quiet run's mask, once."""
+    written = {name for name in stack.outputs() if not name.startswith("quiet/")}
+    rows = [row for row in stack.rows() if not row["image"].startswith(f"s3://{INPUT}/quiet/")]
+    assert sorted(row["image"] for row in rows) == sorted(f"s3://{INPUT}/{key}" for key in masks)
+    for row in rows:
+        key = row["image"].removeprefix(f"s3://{INPUT}/")
+        assert row["status"] in (("SUCCEEDED",) if succeeded else ("SUCCEEDED", "FAILED"))
+        assert not {"owner", "lease_until"} & row.keys()
+        if row["status"] == "FAILED":
+            assert json.loads(row["message"]) == s3_event(key)
+            continue
+        assert row["mask"] == f"s3://{OUTPUT}/{key}.mask.png"
+        assert stack.output(f"{key}.mask.png") == masks[key]
+        assert stack.result(f"{key}.result.json")["job_id"] == row["job_id"]
+    assert written <= {f"{key}.{kind}" for key in masks for kind in ("mask.png", "result.json")}
+    return {row["image"]: row["status"] for row in rows}
+
+
+def test_a_quiet_image_makes_as_many_calls_as_are_struck_one_by_one_below(stack):
+    storm = Storm(lambda call, name: None)
+    storm.rage(stack)
+    stack.segment(KEY, tiff())
+    assert storm.calls == CALLS_OF_ONE_IMAGE
+
+
+@pytest.mark.parametrize("struck", range(1, CALLS_OF_ONE_IMAGE + 1))
+def test_one_call_that_is_refused_is_made_up_for(stack, failures, struck):
+    fault = [*PASSING][struck % len(PASSING)]
+    masks = quiet_masks(stack, {KEY: tiff()})
+    stack.upload(KEY, tiff())
+    Storm(lambda call, name: refuse(name, fault) if call == struck else None).rage(stack)
+    deliver_until_acknowledged(stack, failures, KEY)
+    reconcile(stack, masks)
+    assert stack.predictor.pages <= 3  # the quiet one, and one on each side of the fault
+
+
+@pytest.mark.parametrize("struck", range(1, CALLS_OF_ONE_IMAGE + 1))
+def test_a_process_that_is_killed_at_any_call_leaves_what_its_successor_ends(stack, failures, struck):
+    def kill(call: int, name: str) -> None:
+        if call >= struck:
+            raise ConnectionError("killed")
+
+    masks = quiet_masks(stack, {KEY: tiff()})
+    stack.upload(KEY, tiff())
+    Storm(kill).rage(stack)
+    assert stack.deliver(s3_event(KEY)) == [0]
+    stack.wire.mend()
+    expire_leases(stack)
+    deliver_until_acknowledged(stack, failures, KEY)
+    assert stack.deliver(s3_event(KEY), s3_event(KEY)) == []
+    reconcile(stack, masks)
+
+
+@pytest.mark.parametrize("struck", range(1, CALLS_OF_ONE_IMAGE + 1))
+def test_a_process_that_is_killed_at_any_call_every_time_is_failed_and_then_sent_again(
+    stack, failures, struck
+):
+    def kill(call: int, name: str) -> None:
+        if call >= struck:
+            raise ConnectionError("killed")
+
+    masks = quiet_masks(stack, {KEY: tiff()})
+    stack.upload(KEY, tiff())
+    for _ in range(TRIES):
+        Storm(kill).rage(stack)
+        stack.deliver(s3_event(KEY))
+        stack.wire.mend()
+        expire_leases(stack)
+    assert failures.deliver(s3_event(KEY)) == []
+    reconcile(stack, masks, succeeded=False)
+    assert stack.deliver(s3_event(KEY)) == []
+    reconcile(stack, masks)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plate_in_a_storm_of_faults_duplicates_and_disorder_is_whole_in_the_end(stack, failures, seed):
+    rng = random.Random(seed)
+    images = {f"plate 1/{number}.tif": tiff(page(number)) for number in range(4)}
+    masks = quiet_masks(stack, images)
+    for key, body in images.items():
+        stack.upload(key, body)
+    queue = [(key, 1) for key in images for _ in range(rng.randint(1, 3))]
+    dead = []
+    Storm(lambda call, name: refuse(name, rng.choice([*PASSING])) if rng.random() < 0.05 else None).rage(
+        stack
+    )
+    while queue:
+        rng.shuffle(queue)
+        batch, queue = queue[:4], queue[4:]
+        again = [batch[place] for place in stack.deliver(*(s3_event(key) for key, _ in batch))]
+        queue += [(key, tries + 1) for key, tries in again if tries < TRIES]
+        dead += [key for key, tries in again if tries == TRIES]
+        expire_leases(stack)
+    for key in dead:
+        while failures.deliver(s3_event(key)):
+            expire_leases(stack)
+    stack.wire.mend()
+    for image, status in reconcile(stack, masks, succeeded=False).items():
+        if status == "FAILED":
+            assert stack.deliver(s3_event(image.removeprefix(f"s3://{INPUT}/"))) == []
+    reconcile(stack, masks)
+
+
+def test_a_missing_output_bucket_fails_every_image_and_a_redrive_ends_them(stack, failures):
+    images = {f"{number}.tif": tiff(page(number)) for number in range(2)}
+    masks = quiet_masks(stack, images)
+    for name in stack.outputs():
+        stack.s3.delete_object(Bucket=OUTPUT, Key=name)
+    stack.s3.delete_bucket(Bucket=OUTPUT)
+    for key, body in images.items():
+        stack.upload(key, body)
+        deliver_until_acknowledged(stack, failures, key)
+    rows = [row for row in stack.rows() if "/quiet/" not in row["image"]]
+    assert [row["status"] for row in rows] == ["FAILED", "FAILED"]
+    assert all("NoSuchBucket" in row["error"] for row in rows)
+    region = {"LocationConstraint": "eu-central-1"}
+    stack.s3.create_bucket(Bucket=OUTPUT, CreateBucketConfiguration=region)
+    assert stack.deliver(*(row["message"] for row in rows)) == []
+    reconcile(stack, masks)

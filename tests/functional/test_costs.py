@@ -1,0 +1,39 @@
+"""The numbers of calls from which docs/costs.md estimates: one default image without a ground truth."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from factories import s3_event, tiff
+
+COSTS = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
+READS, WRITES = ("HeadObject", "GetObject"), ("PutObject",)
+ROWS = ("UpdateItem", "PutItem", "DeleteItem")
+
+
+def calls_of_one_image(stack, key="A172_Phase_C7_1.tif"):
+    counted: Counter[str] = Counter()
+    for name in (*READS, *WRITES, *ROWS, "SendMessage", "Query"):
+        stack.wire.before(name, lambda name=name: counted.update([name]), times=1000)
+    stack.upload(key, tiff())
+    stack.deliver(s3_event(key))
+    return counted
+
+
+def documented(what):
+    return int(re.search(rf"\| {what} \| (\d+) ", COSTS)[1])
+
+
+def test_the_calls_of_an_image_are_those_of_the_estimate(stack):
+    counted = calls_of_one_image(stack)
+    assert sum(counted[name] for name in READS) == documented("S3 reads")
+    assert sum(counted[name] for name in WRITES) + 1 == documented("S3 writes, the upload's too")
+    assert sum(counted[name] for name in ROWS) == documented("rows written")
+    assert set(counted) <= {*READS, *WRITES, *ROWS}
+
+
+def test_the_sum_is_that_of_its_lines():
+    lines = re.findall(r"^\| (?!\*\*)[^|]+\|.*\| (0\.\d{4}) \|$", COSTS, re.MULTILINE)
+    assert round(sum(map(float, lines)), 4) == float(
+        re.search(r"\*\*(0\.\d{4})\*\* \|$", COSTS, re.MULTILINE)[1]
+    )

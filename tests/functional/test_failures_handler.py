@@ -1,0 +1,225 @@
+"""What becomes of dead letters: a row that says FAILED, with the message and the last error."""
+
+import json
+
+import pytest
+from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
+
+from cytomask.requests import S3Object
+
+KEY = "plate 1/A172_Phase_C7_1.tif"
+TRUTH = "plate 1/A172_Phase_C7_1.png"
+
+
+def give_up(stack, body, tries=5):
+    """Delivers a message as often as its queue would, each try with the same fault at the mask."""
+    for _ in range(tries):
+        stack.wire.fail("PutObject", "SlowDown", 503)
+        assert stack.deliver(body) == [0]
+        stack.wire.mend()
+
+
+def counted(capsys):
+    """The metrics that were printed: name -> sum."""
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
+    names = {metric["Name"] for line in lines for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+    return {name: sum(sum(line.get(name, [])) for line in lines) for name in names}
+
+
+def test_a_given_up_image_is_failed_with_its_message_and_the_last_error(stack, failures, capsys):
+    stack.upload(KEY, tiff())
+    body = json.dumps(s3_event(KEY))
+    give_up(stack, body)
+    assert failures.deliver(body) == []
+    row = stack.row()
+    assert (row["status"], row["message"], row["attempt"]) == ("FAILED", body, 1)
+    assert row["error_code"] == "TRIES_USED_UP"
+    assert row["error"].startswith("ClientError: An error occurred (SlowDown)")
+    assert not {"owner", "lease_until"} & row.keys()
+    assert [found["job_id"] for found in stack.indexed("by_status", "status", "FAILED")] == [row["job_id"]]
+    assert counted(capsys)["Failed"] == 1
+
+
+def test_an_image_that_no_try_came_to_gets_its_row_all_the_same(stack, failures):
+    stack.upload(KEY, tiff())
+    body = json.dumps(request(KEY, threshold=0.3, group="plate 7"))
+    assert failures.deliver(body) == []
+    row = stack.row()
+    assert (row["status"], row["group"], row["image"]) == ("FAILED", "plate 7", f"s3://{INPUT}/{KEY}")
+    assert "every try ended without a word" in row["error"]
+    assert stack.deliver(body) == []
+    assert (stack.row()["status"], stack.row()["job_id"]) == ("SUCCEEDED", row["job_id"])
+    assert not {"message", "error", "error_code"} & stack.row().keys()
+
+
+def test_an_error_of_an_earlier_try_is_not_taken_for_that_of_a_killed_one(stack, failures):
+    stack.upload(KEY, tiff())
+    give_up(stack, s3_event(KEY), tries=1)
+    stack.wire.cut("PutObject")
+    stack.deliver(s3_event(KEY))
+    stack.wire.mend()
+    stack.expire_lease()
+    assert failures.deliver(s3_event(KEY)) == []
+    assert "without a word" in stack.row()["error"]
+
+
+@pytest.mark.parametrize("body", [tiff(), b"text"], ids=["SUCCEEDED", "REJECTED"])
+def test_a_finished_job_is_never_overwritten(stack, failures, body, capsys):
+    stack.segment(KEY, body)
+    finished = stack.row()
+    capsys.readouterr()
+    assert failures.deliver(s3_event(KEY), s3_event(KEY)) == []
+    assert stack.row() == finished
+    assert "Failed" not in counted(capsys)
+
+
+def test_a_job_that_is_still_worked_on_is_waited_for(stack, failures):
+    stack.upload(KEY, tiff())
+    stack.wire.cut("PutObject")
+    stack.deliver(s3_event(KEY))
+    stack.wire.mend()
+    assert failures.deliver(s3_event(KEY)) == [0]
+    assert stack.row()["status"] == "RUNNING"
+    stack.expire_lease()
+    assert failures.deliver(s3_event(KEY)) == []
+    assert stack.row()["status"] == "FAILED"
+
+
+def test_an_image_that_was_deleted_or_is_kept_from_us_gets_its_row(stack, failures):
+    assert failures.deliver(request("gone.tif")) == []
+    stack.wire.fail("HeadObject", "403", 403)
+    assert failures.deliver(request("forbidden.tif")) == []
+    assert {row["image"]: row["status"] for row in stack.rows()} == {
+        f"s3://{INPUT}/gone.tif": "FAILED",
+        f"s3://{INPUT}/forbidden.tif": "FAILED",
+    }
+
+
+def test_every_image_of_one_message_gets_its_own_row_with_all_of_the_message(stack, failures):
+    stack.segment("a.tif", tiff())
+    body = json.dumps(s3_event("a.tif", "b.tif", "c.tif"))
+    assert failures.deliver(body) == []
+    rows = {row["image"].rpartition("/")[2]: row for row in stack.rows()}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a.tif": "SUCCEEDED",
+        "b.tif": "FAILED",
+        "c.tif": "FAILED",
+    }
+    assert (rows["b.tif"]["message"], rows["c.tif"]["message"]) == (body, body)
+
+
+@pytest.mark.parametrize("queue", ["cytomask-segment-dlq", "cytomask-evaluation-dlq"])
+def test_a_message_that_nobody_understands_gets_a_row_with_all_of_it(stack, failures, queue):
+    text = "no JSON ü " + "x" * 100_000
+    assert failures.deliver(text, queue=queue) == []
+    row = stack.row()
+    assert (row["status"], row["error_code"], row["message"]) == ("REJECTED", "INVALID_REQUEST", text)
+
+
+def test_the_largest_message_that_the_queue_takes_fits_into_a_row(stack, failures):
+    body = json.dumps(request(KEY, group="g")).ljust(262_144)
+    assert failures.deliver(body) == []
+    assert stack.row()["message"] == body
+
+
+def test_a_dead_letter_that_names_a_foreign_bucket_is_rejected_whole(stack, failures):
+    body = '{"image": "s3://private/a.tif"}'
+    assert failures.deliver(body) == []
+    row = stack.row()
+    assert (row["status"], row["error_code"], row["message"]) == ("REJECTED", "FOREIGN_BUCKET", body)
+
+
+def test_what_asks_for_nothing_is_let_go(stack, failures):
+    assert failures.deliver({"Event": "s3:TestEvent"}, s3_event("notes.txt")) == []
+    assert stack.rows() == []
+
+
+@pytest.mark.parametrize("operation", ["HeadObject", "UpdateItem"])
+def test_a_dead_letter_that_cannot_be_recorded_stays_alone_in_its_queue(stack, failures, operation):
+    stack.wire.fail(operation, "ServiceUnavailable", 503)
+    assert failures.deliver(request("a.tif"), request("b.tif")) == [0]
+    assert failures.deliver(request("a.tif")) == []
+    assert [row["status"] for row in stack.rows()] == ["FAILED", "FAILED"]
+
+
+def test_of_one_message_the_part_that_can_be_recorded_is(stack, failures):
+    stack.wire.fail("UpdateItem", "ThrottlingException", 400)
+    assert failures.deliver(s3_event("a.tif", "b.tif")) == [0]
+    assert [row["image"] for row in stack.rows()] == [f"s3://{INPUT}/b.tif"]
+
+
+def test_a_missing_table_keeps_the_dead_letters(stack, failures):
+    stack.table.delete()
+    assert failures.deliver(request("a.tif"), "no JSON") == [0, 1]
+
+
+def test_the_row_of_a_redrive_is_taken_away_when_its_message_became_another_job(stack, failures):
+    stack.upload(KEY, tiff())
+    failures.deliver(s3_event(KEY))
+    old = stack.row()["job_id"]
+    stack.set_status("QUEUED", attempt=2)
+    stack.upload(KEY, tiff(compression="lzw"))
+    assert stack.deliver(s3_event(KEY), redriven=old) == []
+    assert stack.row()["status"] == "SUCCEEDED"
+    assert stack.row()["job_id"] != old
+
+
+def test_the_row_of_a_redrive_that_failed_again_as_another_job_is_taken_away(stack, failures):
+    stack.upload(KEY, tiff())
+    failures.deliver(s3_event(KEY))
+    old = stack.row()["job_id"]
+    stack.set_status("QUEUED", attempt=2)
+    stack.upload(KEY, tiff(compression="lzw"))
+    assert failures.deliver(s3_event(KEY), redriven=old) == []
+    assert stack.row()["status"] == "FAILED"
+    assert stack.row()["job_id"] != old
+
+
+def queued_evaluation(stack):
+    stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
+    stack.segment(KEY, tiff())
+    (message,) = stack.evaluation_messages()
+    return message
+
+
+def test_a_given_up_evaluation_is_failed_and_listed_beside_the_jobs(stack, evaluate, failures, capsys):
+    message = queued_evaluation(stack)
+    assert failures.deliver_evaluations(message) == []
+    row = evaluate.row()
+    assert (row["evaluation_status"], row["error_code"]) == ("FAILED", "TRIES_USED_UP")
+    assert json.loads(row["message"]) == message
+    assert stack.indexed("by_status", "status", "FAILED") == [row]
+    assert stack.row()["status"] == "SUCCEEDED"
+    assert counted(capsys)["Failed"] == 1
+
+
+def test_a_score_is_never_overwritten(stack, evaluate, failures):
+    message = queued_evaluation(stack)
+    evaluate.deliver(message)
+    scored = evaluate.row()
+    assert failures.deliver_evaluations(message, s3_event(TRUTH, bucket=GROUND_TRUTH)) == []
+    assert evaluate.row() == scored
+
+
+def test_a_ground_truth_s_notice_fails_the_evaluations_that_it_asked_for(stack, evaluate, failures):
+    result = stack.segment(KEY, tiff())
+    stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
+    assert failures.deliver_evaluations(s3_event(TRUTH, bucket=GROUND_TRUTH)) == []
+    row = evaluate.row()
+    assert (row["job_id"], row["evaluation_status"]) == (result["job_id"], "FAILED")
+    assert json.loads(row["message"])["record"] == row["record"]
+
+
+def test_a_ground_truth_s_notice_without_a_job_loses_nothing(stack, evaluate, failures):
+    stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
+    assert failures.deliver_evaluations(s3_event(TRUTH, bucket=GROUND_TRUTH)) == []
+    stack.segment(KEY, tiff())
+    evaluate.deliver_queued()
+    assert evaluate.row()["evaluation_status"] == "SCORED"
+
+
+def test_a_coco_file_s_notice_gets_a_row_for_who_knows_what_it_asks_for(stack, failures):
+    uploaded = S3Object(GROUND_TRUTH, "plate 1/cells.json", etag="e")
+    failures.app.recorder._fail_upload(uploaded, "the notice")
+    row = stack.row()
+    assert (row["status"], row["message"], row["ground_truth"]) == ("FAILED", "the notice", uploaded.uri)

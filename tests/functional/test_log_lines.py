@@ -1,0 +1,162 @@
+"""What the functions say: the metrics, the id that runs through, and the fields of the saved queries."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
+
+from infra.template import load_template
+
+KEY = "plate 1/A172_Phase_C7_1.tif"
+TRUTH = "plate 1/A172_Phase_C7_1.png"
+QUERIES = Path(__file__).parents[2] / "infra" / "queries"
+STAGES = {"ReadTime", "DecodeTime", "InferTime", "EncodeTime", "WriteTime", "TotalTime"}
+
+
+@pytest.fixture
+def lines(stack, evaluate, failures) -> Iterator[Any]:
+    """What the three functions have logged so far, in one list."""
+    written = io.StringIO()
+    handlers = [each.app.logger.registered_handler for each in (stack, evaluate, failures)]
+    printed = [handler.stream for handler in handlers]
+    for handler in handlers:
+        handler.stream = written
+    yield lambda: [json.loads(text) for text in written.getvalue().splitlines()]
+    for handler, stream in zip(handlers, printed, strict=True):
+        handler.stream = stream
+
+
+def a_day(stack, evaluate, failures):
+    """One image from upload to score, one of each that goes wrong."""
+    stack.upload(KEY, tiff())
+    stack.deliver(s3_event(KEY))
+    stack.deliver(s3_event(KEY))
+    stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
+    evaluate.deliver(s3_event(TRUTH, bucket=GROUND_TRUTH))
+    stack.upload("b.tif", b"text")
+    stack.upload("c.tif", tiff())
+    stack.wire.fail("PutObject", "SlowDown", 503)
+    stack.deliver(request("c.tif"), request("b.tif"))
+    failures.deliver(request("c.tif"))
+
+
+def printed_metrics(capsys) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in capsys.readouterr().out.splitlines() if '"_aws"' in text]
+
+
+def named(line: dict[str, Any]) -> set[str]:
+    return {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
+
+
+def test_one_id_runs_from_the_upload_to_the_score(stack, evaluate, failures, lines):
+    a_day(stack, evaluate, failures)
+    job_id = next(line["job_id"] for line in lines() if line.get("image") == f"s3://{INPUT}/{KEY}")
+    told = [line["message"] for line in lines() if line.get("job_id") == job_id]
+    assert told == ["job_taken", "mask_written", "duplicate_ignored", "evaluation_scored"]
+    without = {line["message"] for line in lines() if "job_id" not in line}
+    assert without == set()
+
+
+def test_a_line_about_one_image_does_not_carry_the_id_of_the_one_before(stack, lines):
+    stack.upload("a.tif", tiff())
+    stack.deliver(s3_event("a.tif", "notes.txt"))
+    (ignored,) = [line for line in lines() if line["message"] == "event_ignored"]
+    assert "job_id" not in ignored
+
+
+def test_a_mask_is_counted_with_its_times_and_its_cost(stack, capsys):
+    result = stack.segment(KEY, tiff())
+    (metrics,) = printed_metrics(capsys)
+    assert named(metrics) - {"ColdStarts"} == STAGES | {
+        "MasksWritten",
+        "Megapixels",
+        "Confluence",
+        "EstimatedCostUSD",
+    }
+    assert metrics["service"] == "segment"
+    assert metrics["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "cytomask"
+    assert metrics["MasksWritten"] == [1]
+    assert metrics["Megapixels"] == [64 * 80 / 1e6]
+    assert metrics["Confluence"] == [result["confluence"]]
+    assert metrics["EstimatedCostUSD"] == [result["estimated_cost_usd"]]
+    assert metrics["TotalTime"] == [result["timings_ms"]["total"]]
+
+
+def test_what_goes_wrong_is_counted(stack, evaluate, failures, capsys):
+    a_day(stack, evaluate, failures)
+    names = [name for line in printed_metrics(capsys) for name in named(line)]
+    for name in ("Rejected", "Duplicates", "AttemptsFailed", "Failed"):
+        assert names.count(name) == 1
+
+
+def test_an_event_that_asks_for_nothing_prints_no_metrics(stack, capsys):
+    stack.handle(s3_event("a.tif"))
+    capsys.readouterr()
+    stack.handle({"Event": "s3:TestEvent"})
+    assert printed_metrics(capsys) == []
+
+
+def test_what_the_dashboard_and_the_alarms_show_is_printed(stack, evaluate, failures, capsys):
+    a_day(stack, evaluate, failures)
+    printed = {name for line in printed_metrics(capsys) for name in named(line)} | {"ColdStarts"}
+    resources = load_template()["Resources"]
+    board = json.loads(resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"])
+    metrics = [metric for widget in board["widgets"] for metric in widget["properties"]["metrics"]]
+    shown = {metric[1] for metric in metrics if metric[0] == "${AWS::StackName}"}
+    assert shown == printed | {"IoU"}
+
+
+def test_no_image_and_no_signed_address_is_in_a_line(stack, evaluate, failures, lines):
+    a_day(stack, evaluate, failures)
+    written = json.dumps(lines())
+    assert "X-Amz-Signature" not in written
+    assert "base64" not in written
+    assert max(len(json.dumps(line)) for line in lines() if "exception" not in line) < 4096
+
+
+def flattened(fields: dict[str, Any], prefix: str = "") -> set[str]:
+    """The names by which Logs Insights knows a line's fields."""
+    names = set()
+    for name, value in fields.items():
+        names |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+    return names
+
+
+WORDS = {"and", "or", "in", "like", "by", "as", "asc", "desc", "fields", "filter", "stats", "sort", "limit"}
+
+
+def fields_of(query: str) -> set[str]:
+    """The fields that a query takes from the lines: neither words of the language nor names of its own."""
+    bare = re.sub(r'"[^"]*"|/[^/\n]*/', " ", query)
+    bare = re.sub(r"\w+\(", "(", bare)
+    own = set(re.findall(r"\bas (\w+)", bare))
+    return {name for name in re.findall(r"(?<![@\w.])[a-z_][\w.]*", bare) if name not in WORDS | own}
+
+
+@pytest.mark.parametrize("name", [file.stem for file in QUERIES.glob("*.txt")])
+def test_every_field_that_a_saved_query_names_is_in_a_recorded_line(stack, evaluate, failures, lines, name):
+    a_day(stack, evaluate, failures)
+    recorded = {field for line in lines() for field in flattened(line)}
+    assert fields_of((QUERIES / f"{name}.txt").read_text()) <= recorded
+
+
+@pytest.mark.parametrize("name", [file.stem for file in QUERIES.glob("*.txt")])
+def test_every_event_that_a_saved_query_looks_for_is_in_a_recorded_line(
+    stack, evaluate, failures, lines, name
+):
+    a_day(stack, evaluate, failures)
+    query = (QUERIES / f"{name}.txt").read_text()
+    events = set(re.findall(r'"([a-z]+_[a-z_]+)"', query))
+    assert events <= {line["message"] for line in lines()}
+
+
+def test_the_fields_of_a_query_are_found() -> None:
+    query = (
+        'fields @timestamp, a.b | filter c = "d" or e like /f g/ | stats max(h / 2) as i by bin(1d) as j, k'
+    )
+    assert fields_of(query) == {"a.b", "c", "e", "h", "k"}

@@ -1,0 +1,208 @@
+"""`cytomask logs`, `failed` and `redrive`, on faked AWS resources."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import boto3
+import pytest
+from factories import GROUND_TRUTH, INPUT, OUTPUT, ground_truth, request, tiff
+
+from cli.main import duration, main
+from cli.stack import Stack
+
+KEY = "plate 1/a b ü.tif"
+TRUTH = "plate 1/a b ü.png"
+GROUP = "/aws/lambda/cytomask-{}"
+
+
+@pytest.fixture
+def queue(stack: Any) -> str:
+    return str(stack.sqs.create_queue(QueueName="cytomask-segment")["QueueUrl"])
+
+
+@pytest.fixture
+def cytomask(stack: Any, queue: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The command line, on a stack of those resources."""
+    evaluation_queue = stack.sqs.get_queue_url(QueueName="cytomask-evaluation")["QueueUrl"]
+    connected = Stack(
+        "cytomask",
+        INPUT,
+        OUTPUT,
+        GROUND_TRUTH,
+        queue,
+        evaluation_queue,
+        "cytomask-jobs",
+        None,
+        stack.s3,
+        stack.sqs,
+        boto3.client("dynamodb"),
+        boto3.client("logs"),
+    )
+    monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: connected))
+    return lambda *arguments: main(arguments)
+
+
+def fail(stack, failures, *bodies):
+    """Lets each message be given up; returns the rows."""
+    assert failures.deliver(*bodies) == []
+    return [row for row in stack.rows() if row["status"] == "FAILED"]
+
+
+def sent(stack, queue):
+    answer = stack.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
+    return answer.get("Messages", [])
+
+
+def test_failed_says_which_images_failed_and_why(stack, failures, cytomask, capsys):
+    stack.upload(KEY, tiff())
+    stack.wire.fail("PutObject", "SlowDown", 503)
+    stack.deliver(request(KEY))
+    (row,) = fail(stack, failures, request(KEY))
+    capsys.readouterr()
+    assert cytomask("failed") == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{row['job_id']}  {row['updated_at']}  attempt 1  s3://{INPUT}/{KEY}"
+    assert second.startswith("    TRIES_USED_UP: ClientError: An error occurred (SlowDown)")
+
+
+def test_failed_says_so_where_nothing_has(stack, cytomask, capsys):
+    stack.segment("a.tif", tiff())
+    stack.segment("b.tif", b"text")
+    assert cytomask("failed") == 0
+    assert "nothing failed" in capsys.readouterr().err
+
+
+def test_redrive_sends_the_stored_message_and_the_next_attempt_is_counted(stack, failures, cytomask, queue):
+    stack.upload(KEY, tiff())
+    body = json.dumps(request(KEY, threshold=0.3), ensure_ascii=False)
+    (failed,) = fail(stack, failures, body)
+    assert cytomask("redrive") == 0
+    row = stack.row()
+    assert (row["status"], row["attempt"], row["message"]) == ("QUEUED", 2, body)
+    assert not {"error", "error_code"} & row.keys()
+    (message,) = sent(stack, queue)
+    assert message["Body"] == body
+    assert message["MessageAttributes"]["redriven"]["StringValue"] == failed["job_id"]
+    assert stack.deliver(message["Body"], redriven=failed["job_id"]) == []
+    assert (stack.row()["status"], stack.row()["attempt"]) == ("SUCCEEDED", 2)
+    assert cytomask("failed") == 0
+
+
+def test_redrive_of_an_id_leaves_the_others(stack, failures, cytomask, queue, capsys):
+    rows = fail(stack, failures, request("a.tif"), request("b.tif"))
+    assert cytomask("redrive", rows[0]["job_id"][:8], "f00") == 1
+    assert "f00 names no failed job" in capsys.readouterr().err
+    assert {row["job_id"]: row["status"] for row in stack.rows()} == {
+        rows[0]["job_id"]: "QUEUED",
+        rows[1]["job_id"]: "FAILED",
+    }
+    assert len(sent(stack, queue)) == 1
+
+
+def test_a_message_that_cannot_be_sent_leaves_its_job_failed(stack, failures, cytomask, queue, capsys):
+    (failed,) = fail(stack, failures, request("a.tif"))
+    stack.sqs.delete_queue(QueueUrl=queue)
+    assert cytomask("redrive") == 2
+    assert "was refused" in capsys.readouterr().err
+    assert stack.row() == failed
+
+
+def test_a_failed_evaluation_is_listed_and_sent_again(stack, evaluate, failures, cytomask, capsys):
+    stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
+    stack.segment(KEY, tiff())
+    (message,) = stack.evaluation_messages()
+    failures.deliver_evaluations(message)
+    capsys.readouterr()
+    assert cytomask("failed") == 1
+    assert f"scored against s3://{GROUND_TRUTH}/{TRUTH}" in capsys.readouterr().out
+    assert cytomask("redrive") == 0
+    row = evaluate.row()
+    assert (row["evaluation_status"], row["attempt"], "status" in row) == ("QUEUED", 2, False)
+    assert evaluate.deliver_queued() == []
+    assert evaluate.row()["evaluation_status"] == "SCORED"
+    assert "message" not in evaluate.row()
+
+
+def write(function: str, *lines: Any) -> None:
+    """Log lines as CloudWatch keeps them, a second apart, the last one now."""
+    logs = boto3.client("logs")
+    place = {"logGroupName": GROUP.format(function), "logStreamName": "1"}
+    logs.create_log_group(logGroupName=place["logGroupName"])
+    logs.create_log_stream(**place)
+    now = int(time.time() * 1000)
+    events = [
+        {"timestamp": now - 1000 * back, "message": text if isinstance(text, str) else json.dumps(text)}
+        for back, text in zip(range(len(lines))[::-1], lines, strict=True)
+    ]
+    logs.put_log_events(**place, logEvents=events)
+
+
+def line(message: str, request_id: str, level: str = "INFO", **fields: Any) -> dict[str, Any]:
+    return {"level": level, "message": message, "function_request_id": request_id} | fields
+
+
+def test_logs_of_a_job_are_its_own_and_what_lambda_said_of_its_invocations(cytomask, capsys):
+    write(
+        "segment",
+        "START RequestId: r-1 Version: $LATEST",
+        line("job_taken", "r-1", job_id="mine"),
+        line("job_taken", "r-1", job_id="other"),
+        "2026-11-23T10:00:00Z r-1 Task timed out after 120.00 seconds",
+        line("job_taken", "r-2", job_id="other"),
+    )
+    write("evaluate", line("evaluation_scored", "r-3", job_id="mine", iou=0.5))
+    assert cytomask("logs", "--job", "mine") == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [text.split()[1:4] for text in printed if "timed out" not in text] == [
+        ["segment", "INFO", "job_taken"],
+        ["evaluate", "INFO", "evaluation_scored"],
+    ]
+    assert any(text.endswith("Task timed out after 120.00 seconds") for text in printed)
+    assert len(printed) == 3
+
+
+def test_logs_of_errors_are_failures_rejections_and_ends(cytomask, capsys):
+    write(
+        "segment",
+        line("mask_written", "r-1"),
+        line("image_rejected", "r-1", "WARNING", error_code="EMPTY_IMAGE"),
+        line("attempt_failed", "r-2", "ERROR", exception="Traceback\n  a line\nClientError: SlowDown"),
+        "RequestId: r-3 Error: Runtime exited with error: signal: killed",
+    )
+    assert cytomask("logs", "--errors") == 0
+    printed = capsys.readouterr().out
+    assert "mask_written" not in printed
+    assert "error_code=EMPTY_IMAGE" in printed
+    assert "\n    ClientError: SlowDown\n" in printed
+    assert "signal: killed" in printed
+
+
+def test_logs_leaves_metrics_out_and_looks_back_no_further_than_asked(cytomask, capsys):
+    write("segment", line("long ago", "r-0"), {"_aws": {}, "Masks": [1]}, line("now", "r-1"))
+    assert cytomask("logs", "--since", "1s") == 0
+    (printed,) = capsys.readouterr().out.splitlines()
+    assert printed.split()[1:4] == ["segment", "INFO", "now"]
+
+
+def test_logs_of_a_stack_that_said_nothing_says_so(cytomask, capsys):
+    assert cytomask("logs") == 1
+    assert "no such line" in capsys.readouterr().err
+
+
+def test_a_time_is_read_with_its_unit() -> None:
+    assert [duration(text) for text in ("90s", "30m", "2h", "7d")] == [
+        timedelta(seconds=90),
+        timedelta(minutes=30),
+        timedelta(hours=2),
+        timedelta(days=7),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "h", "1", "1.5h", "1w"])
+def test_a_time_without_a_unit_or_a_number_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["logs", "--since", text])
+    assert "such as 2h" in capsys.readouterr().err
