@@ -1,7 +1,7 @@
 """Trains the network: `python -m training.train CONFIG.yaml --data DIR --out DIR`.
 
 Reads from top to bottom: configuration, losses, schedule, one run's state, the loop, score, checkpoints,
-command line. `torchrun --nproc-per-node N -m training.train …` trains on N devices.
+command line. `torchrun --nproc-per-node N -m -- training.train …` trains on N devices.
 """
 
 import argparse
@@ -594,7 +594,7 @@ def validate(
         logits = logits_of_page(item.pixels, config.mode, infer)
         ious.append(metrics.score(logits >= logit(config.threshold), item.cells).iou)
         truth = torch.from_numpy(item.cells.astype(np.float32))
-        losses.append(loss_of(torch.from_numpy(logits), truth, config.loss).item())
+        losses.append(loss_of(torch.tensor(logits), truth, config.loss).item())
     return {"validation_loss": sum(losses) / len(losses), "validation_iou": sum(ious) / len(ious)}
 
 
@@ -614,7 +614,7 @@ def tile_function(network: Network, device: torch.device) -> Callable[[preproces
     def infer(tiles: preprocess.Pixels) -> preprocess.Pixels:
         network.eval()
         with torch.inference_mode():
-            logits: preprocess.Pixels = network(torch.from_numpy(tiles).to(device)).float().cpu().numpy()
+            logits: preprocess.Pixels = network(torch.tensor(tiles, device=device)).float().cpu().numpy()
         return logits
 
     return infer
