@@ -35,6 +35,7 @@ from training.train import (
     TrainingConfig,
     load_network,
     loss_of,
+    lovasz_hinge,
     main,
     read_data,
     save,
@@ -903,6 +904,38 @@ def test_the_loss_grows_from_right_over_undecided_to_wrong() -> None:
 def test_a_batch_without_cells_has_no_loss_where_none_are_found() -> None:
     nothing = torch.zeros(2, 1, 8, 8)
     assert loss_of(nothing - 20, nothing).item() == pytest.approx(0, abs=1e-5)
+
+
+def lost(wrong: set[int], cells: set[int]) -> float:
+    """1 - IoU of the mask in which these pixels are wrong."""
+    mask = cells ^ wrong
+    return 1 - len(cells & mask) / len(cells | mask)
+
+
+def test_the_lovasz_hinge_weighs_each_pixel_by_what_the_iou_loses_with_it() -> None:
+    cells, logits = {0, 1}, [0.3, -0.7, 0.4, -2.0]
+    hinges = [0.7, 1.7, 1.4, 0.0]
+    worst_first = sorted(range(4), key=lambda pixel: -hinges[pixel])
+    expected = sum(
+        hinges[pixel] * (lost({*worst_first[: at + 1]}, cells) - lost({*worst_first[:at]}, cells))
+        for at, pixel in enumerate(worst_first)
+    )
+    truth = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    assert lovasz_hinge(torch.tensor([logits]), truth).item() == pytest.approx(expected)
+    entropy = loss_of(torch.tensor([logits]), truth, "bce").item()
+    both = loss_of(torch.tensor([[[logits]]]), truth[None, None], "bce_lovasz").item()
+    assert both == pytest.approx(entropy + expected)
+
+
+@pytest.mark.parametrize(("margin", "loss"), [(1, 0.0), (0, 1.0), (-1, 2.0)])
+def test_the_lovasz_hinge_of_equal_margins_is_known(margin: float, loss: float) -> None:
+    truth = torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    assert lovasz_hinge(margin * (2 * truth - 1), truth).item() == pytest.approx(loss)
+
+
+def test_the_lovasz_hinge_of_a_crop_without_cells_is_its_worst_pixel_s() -> None:
+    logits = torch.tensor([[-3.0, 0.5, -0.5]])
+    assert lovasz_hinge(logits, torch.zeros(1, 3)).item() == pytest.approx(1.5)
 
 
 def rates(steps: int, steps_per_epoch: int, **fields: Any) -> list[float]:
