@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import boto3
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import ClientError
 from factories import GROUND_TRUTH, INPUT, OUTPUT, failed_messages, s3_event, sqs_batch
+from http_api import http_api
 from moto import mock_aws
 from moto.s3.models import s3_backends
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from model.predictor import Prediction, Predictor
 REGION = "eu-central-1"
 TABLE = "cytomask-jobs"
 QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-evaluation"
+SEGMENT_QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-segment"
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -34,6 +37,7 @@ ENVIRONMENT = {
     "OUTPUT_BUCKET": OUTPUT,
     "GROUND_TRUTH_BUCKET": GROUND_TRUTH,
     "JOBS_TABLE": TABLE,
+    "SEGMENT_QUEUE_URL": SEGMENT_QUEUE_URL,
     "EVALUATION_QUEUE_URL": QUEUE_URL,
     "POWERTOOLS_SERVICE_NAME": "segment",
 }
@@ -209,11 +213,17 @@ class SegmentStack:
         self.set_status("RUNNING", lease_until=1)
 
     def evaluation_messages(self) -> list[dict[str, Any]]:
-        answer = self.sqs.receive_message(QueueUrl=QUEUE_URL, MaxNumberOfMessages=10)
+        return [json.loads(message["Body"]) for message in self.take_messages(QUEUE_URL)]
+
+    def take_messages(self, queue_url: str = SEGMENT_QUEUE_URL) -> list[dict[str, Any]]:
+        """Receives and deletes what lies in a queue."""
+        answer = self.sqs.receive_message(
+            QueueUrl=queue_url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+        )
         messages = answer.get("Messages", [])
         for message in messages:
-            self.sqs.delete_message(QueueUrl=QUEUE_URL, ReceiptHandle=message["ReceiptHandle"])
-        return [json.loads(message["Body"]) for message in messages]
+            self.sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+        return list(messages)
 
 
 @dataclass
@@ -278,6 +288,7 @@ def stack(
         make_buckets(sessions.s3)
         make_table(sessions.dynamodb)
         sessions.sqs.create_queue(QueueName="cytomask-evaluation")
+        sessions.sqs.create_queue(QueueName="cytomask-segment")
         sessions.wire.mend()
         app = importlib.import_module("functions.segment.app")
         counting = CountingPredictor(predictor)
@@ -293,6 +304,81 @@ def evaluate(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.Monkey
     app = importlib.import_module("functions.evaluate.app")
     monkeypatch.setattr(app, "evaluator", app.connect())
     return EvaluateFunction(app, stack)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer, as the caller gets it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def kind(self) -> str:
+        return self.headers["Content-Type"]
+
+
+@dataclass
+class HttpDoor:
+    """The HTTP routes of template.yaml, and behind them the functions."""
+
+    application: Any
+    stack: SegmentStack
+
+    def call(
+        self, method: str, path: str, body: bytes = b"", kind: str = "application/json", accept: str = ""
+    ) -> Answer:
+        path, _, query = path.partition("?")
+        environ = {
+            "REQUEST_METHOD": method,
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": kind if body else "",
+            "CONTENT_LENGTH": str(len(body)),
+            "wsgi.input": io.BytesIO(body),
+        }
+        setup_testing_defaults(environ)
+        if accept:
+            environ["HTTP_ACCEPT"] = accept
+        started: list[Any] = []
+        content = b"".join(self.application(environ, lambda *given: started.append(given)))
+        ((status, headers),) = started
+        return Answer(int(status.split()[0]), dict(headers), content)
+
+    def post(self, path: str, fields: Any, accept: str = "") -> Answer:
+        return self.call("POST", path, json.dumps(fields).encode(), accept=accept)
+
+    def get(self, path: str) -> Answer:
+        return self.call("GET", path)
+
+    def deliver_queued(self) -> list[int]:
+        """Delivers what lies in the segment queue, with its attributes, to the segment function."""
+        queued = self.stack.take_messages()
+        batch = sqs_batch(*(message["Body"] for message in queued))
+        for record, message in zip(batch["Records"], queued, strict=True):
+            record["messageAttributes"] = {
+                name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
+                for name, value in message.get("MessageAttributes", {}).items()
+            }
+        return failed_messages(self.stack.handle(batch))
+
+
+@pytest.fixture
+def api(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
+    """Invokes the api function, on the resources of the segment function."""
+    app = importlib.import_module("functions.api.app")
+    monkeypatch.setattr(app, "desk", app.connect())
+    return lambda event: json.loads(json.dumps(app.handler(event, LambdaContext("api"))))
+
+
+@pytest.fixture
+def http(stack: SegmentStack, api: Callable[[Any], Any]) -> HttpDoor:
+    return HttpDoor(http_api({"SegmentFunction": stack.handle, "ApiFunction": api}), stack)
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """Job and evaluation rows in DynamoDB. The job row is the lock: who takes it, works.
 
-Status of a job: RUNNING, then SUCCEEDED or REJECTED. A row is keyed by `job_id` and `record`: `JOB`, or
+Status of a job: QUEUED (asked for over HTTP), RUNNING, then SUCCEEDED or REJECTED. A row is keyed by `job_id` and `record`: `JOB`, or
 `EVAL#<version>` for the ground truth of that version, or `EVAL#awaiting` while there is none. Rows of
 another kind lead from a ground truth to its jobs, whether it is there already or not: their `job_id` is
 `GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+STATUSES = ("QUEUED", "RUNNING", "SUCCEEDED", "REJECTED", "FAILED")
 FINISHED = ("SUCCEEDED", "REJECTED")
 JOB = "JOB"
 AWAITING = "EVAL#awaiting"
@@ -43,6 +44,17 @@ class Jobs:
     def __init__(self, dynamodb: "DynamoDBClient", table: str) -> None:
         self._dynamodb = dynamodb
         self._table = table
+
+    def queue(self, job_id: str, fields: Row, now: float) -> Row:
+        """Notes that a job is asked for, unless it is known; returns its row as it is now."""
+        item = fields | {"job_id": job_id, "record": JOB, "status": "QUEUED"}
+        item |= {"created_at": timestamp(now), "updated_at": timestamp(now)}
+        return self._add(item)
+
+    def withdraw(self, job_id: str, fields: Row, now: float) -> bool:
+        """Rejects a job that was asked for and cannot begin; False where it has begun, or never was."""
+        values = fields | {"status": "REJECTED", "updated_at": timestamp(now)}
+        return self._update_where("#status = :queued", {":queued": "QUEUED"}, job_id, JOB, values)
 
     def take(self, job_id: str, fields: Row, owner: str, now: float, seconds: float) -> Lease | Row:
         """Takes the job for `seconds`, or returns the row of a job that is finished already.
@@ -99,7 +111,7 @@ class Jobs:
     def note_group(self, job_id: str, group: str, now: float) -> None:
         """Sets the label that a job is reported by, and its evaluations with it."""
         values = {"group": group, "updated_at": timestamp(now)}
-        for row in self._rows(job_id):
+        for row in self.rows(job_id):
             self._update(job_id, row["record"], values, {}, "attribute_exists(job_id)", {})
 
     def reject_message(self, job_id: str, fields: Row, now: float) -> None:
@@ -121,7 +133,7 @@ class Jobs:
 
     def jobs_of_ground_truth(self, uri: str) -> Iterator[tuple[str, Row]]:
         """The ids of the jobs that look for their ground truth at this address, and what was noted."""
-        for row in self._rows(_of_ground_truth(uri)):
+        for row in self.rows(_of_ground_truth(uri)):
             yield row["record"].removeprefix(TRUTH_OF), row
 
     def await_ground_truth(self, job_id: str, fields: Row, now: float) -> None:
@@ -137,17 +149,7 @@ class Jobs:
         """
         item = fields | {"job_id": job_id, "record": f"EVAL#{version}", "evaluation_status": "QUEUED"}
         item |= {"created_at": timestamp(now), "updated_at": timestamp(now)}
-        try:
-            self._dynamodb.put_item(
-                TableName=self._table,
-                Item=_typed({name: value for name, value in item.items() if _is_set(value)}),
-                ConditionExpression="attribute_not_exists(job_id)",
-            )
-        except ClientError as error:
-            if not _condition_failed(error):
-                raise
-            return self.read(job_id, item["record"]) or item
-        return item
+        return self._add(item)
 
     def stop_awaiting(self, job_id: str, uri: str) -> None:
         """Ends the wait for a ground truth that has come, unless one of another address is waited for."""
@@ -165,16 +167,37 @@ class Jobs:
     def end_evaluation(self, job_id: str, record: str, status: str, fields: Row, now: float) -> bool:
         """Ends a queued evaluation with its status; False where it has ended already."""
         values = fields | {"evaluation_status": status, "updated_at": timestamp(now)}
-        try:
-            self._update(job_id, record, values, {}, "#evaluation_status = :queued", {":queued": "QUEUED"})
-        except ClientError as error:
-            if _condition_failed(error):
-                return False
-            raise
-        return True
+        return self._update_where("#evaluation_status = :queued", {":queued": "QUEUED"}, job_id, record, values)
 
-    def _rows(self, partition: str) -> Iterator[Row]:
-        """All rows of a partition as they are now, by consistent reads."""
+    def listed(self, names: Mapping[str, str], start: Row | None, count: int) -> tuple[list[Row], Row | None]:
+        """Jobs with these values of `status`, `group` or both, by one of the indexes; the newest first.
+
+        Args:
+            names: what to look for, at least one of the two.
+            start: where an earlier list ended, as it said.
+            count: how many rows to look at; of a group, evaluations count too.
+
+        Returns:
+            The jobs, and where to go on; None at the end.
+        """
+        (name, value), *rest = sorted(names.items())  # a group is smaller than a status
+        filters = dict(rest) | {"record": JOB}
+        answer = self._dynamodb.query(
+            TableName=self._table,
+            IndexName=f"by_{name}",
+            KeyConditionExpression=f"#{name} = :{name}",
+            ExpressionAttributeNames={f"#{each}": each for each in {name, *filters}},
+            ExpressionAttributeValues=_typed({f":{each}": text for each, text in {name: value, **filters}.items()}),
+            FilterExpression=" AND ".join(f"#{each} = :{each}" for each in filters),
+            ScanIndexForward=False,
+            Limit=count,
+            **({"ExclusiveStartKey": _typed(start)} if start else {}),
+        )
+        end = answer.get("LastEvaluatedKey")
+        return [_plain(item) for item in answer["Items"]], _plain(end) if end else None
+
+    def rows(self, partition: str) -> Iterator[Row]:
+        """All rows of a partition as they are now, by consistent reads: a job's own, and its evaluations."""
         pages = self._dynamodb.get_paginator("query").paginate(
             TableName=self._table,
             KeyConditionExpression="job_id = :partition",
@@ -184,8 +207,26 @@ class Jobs:
         return (_plain(item) for page in pages for item in page["Items"])
 
     def _update_owned(self, lease: Lease, values: Row) -> bool:
+        return self._update_where("#owner = :mine", {":mine": lease.owner}, lease.job_id, JOB, values)
+
+    def _add(self, item: Row) -> Row:
+        """Adds a row unless it is there; returns it as it is now."""
         try:
-            self._update(lease.job_id, JOB, values, {}, "#owner = :mine", {":mine": lease.owner})
+            self._dynamodb.put_item(
+                TableName=self._table,
+                Item=_typed({name: value for name, value in item.items() if _is_set(value)}),
+                ConditionExpression="attribute_not_exists(job_id)",
+            )
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
+            return self.read(item["job_id"], item["record"]) or item
+        return item
+
+    def _update_where(self, condition: str, extra: Row, job_id: str, record: str, values: Row) -> bool:
+        """Sets attributes on a condition; False where it is not met."""
+        try:
+            self._update(job_id, record, values, {}, condition, extra)
         except ClientError as error:
             if _condition_failed(error):
                 return False
