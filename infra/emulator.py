@@ -31,6 +31,7 @@ HANDLERS = MappingProxyType(
     {
         "SegmentFunction": "functions.segment.app:handler",
         "EvaluateFunction": "functions.evaluate.app:handler",
+        "ApiFunction": "functions.api.app:handler",
     }
 )
 

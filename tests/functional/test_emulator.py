@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
+from infra import emulator
 from infra.children import ROOT, ChildFailed, listening_socket
 from infra.emulator import EmulatedStack, StackFailed, emulated_stack
 from infra.front import Context, invoke
 
 RECORDING = "tests.functional.recording_handler:handler"
-HANDLERS = {"SegmentFunction": RECORDING, "EvaluateFunction": RECORDING}
+HANDLERS = dict.fromkeys(emulator.HANDLERS, RECORDING)
 VISIBILITY_SECONDS = 2
 RECEIVES = 2
 PARAMETERS = {"VisibilityTimeout": str(VISIBILITY_SECONDS), "MaxReceiveCount": str(RECEIVES)}

@@ -44,7 +44,13 @@ buckets = of_type("AWS::S3::Bucket")
 queues = of_type("AWS::SQS::Queue")
 segment = resources["SegmentFunction"]["Properties"]
 evaluate = resources["EvaluateFunction"]["Properties"]
+api = resources["ApiFunction"]["Properties"]
 shared = template["Globals"]["Function"]
+queued = [
+    name
+    for name, function in functions(template).items()
+    if any(event["Type"] == "SQS" for event in function["Properties"]["Events"].values())
+]
 notified = {
     name: bucket["NotificationConfiguration"]["QueueConfigurations"]
     for name, bucket in buckets.items()
@@ -52,18 +58,25 @@ notified = {
 }
 
 
-@pytest.mark.parametrize("function", functions(template))
+def mappings(function: str) -> list[dict[str, Any]]:
+    """What a function takes from queues."""
+    events = resources[function]["Properties"]["Events"].values()
+    return [event["Properties"] for event in events if event["Type"] == "SQS"]
+
+
+@pytest.mark.parametrize("function", queued)
 def test_a_message_stays_invisible_for_six_timeouts_of_its_function(function: str) -> None:
     properties = resources[function]["Properties"]
-    for event in properties["Events"].values():
-        source = event["Properties"]["Queue"]["Fn::GetAtt"][0]
+    for mapping in mappings(function):
+        source = mapping["Queue"]["Fn::GetAtt"][0]
         assert value(queues[source]["VisibilityTimeout"]) >= 6 * value(properties["Timeout"])
 
 
-@pytest.mark.parametrize("function", functions(template))
+@pytest.mark.parametrize("function", queued)
 def test_of_a_batch_only_what_failed_comes_again(function: str) -> None:
-    for event in resources[function]["Properties"]["Events"].values():
-        assert event["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert {tuple(mapping["FunctionResponseTypes"]) for mapping in mappings(function)} == {
+        ("ReportBatchItemFailures",)
+    }
 
 
 def test_the_figures_are_those_of_the_design() -> None:
@@ -74,27 +87,54 @@ def test_the_figures_are_those_of_the_design() -> None:
     assert "ReservedConcurrentExecutions" not in segment
 
 
-def test_the_functions_together_fit_into_a_new_account() -> None:
-    events = [
-        event for name in functions(template) for event in resources[name]["Properties"]["Events"].values()
-    ]
-    assert sum(value(event["Properties"]["ScalingConfig"]["MaximumConcurrency"]) for event in events) <= 10
+def test_the_functions_together_fit_into_a_new_account_and_leave_two_for_calls_over_http() -> None:
+    found = [mapping for name in functions(template) for mapping in mappings(name)]
+    assert sum(value(mapping["ScalingConfig"]["MaximumConcurrency"]) for mapping in found) <= 10 - 2
 
 
-def test_the_zip_function_has_the_layer_and_lambda_s_python() -> None:
+@pytest.mark.parametrize("name", ["evaluate", "api"])
+def test_a_zip_function_has_the_layer_and_lambda_s_python(name: str) -> None:
     layer = resources["CytomaskLayer"]["Properties"]
-    assert evaluate["Layers"] == [{"Ref": "CytomaskLayer"}]
-    assert (evaluate["Runtime"], evaluate["Handler"]) == ("python3.13", "functions.evaluate.app.handler")
-    assert layer["CompatibleRuntimes"] == [evaluate["Runtime"]]
+    function = resources[f"{name.capitalize()}Function"]["Properties"]
+    assert function["Layers"] == [{"Ref": "CytomaskLayer"}]
+    assert (function["Runtime"], function["Handler"]) == ("python3.13", f"functions.{name}.app.handler")
+    assert layer["CompatibleRuntimes"] == [function["Runtime"]]
     assert layer["CompatibleArchitectures"] == shared["Architectures"]
 
 
-@pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction"])
+@pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction", "ApiFunction"])
 def test_what_is_built_by_make_has_its_target(name: str) -> None:
     properties = resources[name]["Properties"]
     assert resources[name]["Metadata"]["BuildMethod"] == "makefile"
     folder = TEMPLATE.parent / properties.get("ContentUri", properties.get("CodeUri"))
     assert f"\nbuild-{name}:\n" in (folder / "Makefile").read_text()
+
+
+def test_every_call_over_http_is_signed_and_throttled() -> None:
+    door = resources["HttpApi"]["Properties"]
+    assert door["Auth"] == {"EnableIamAuthorizer": True, "DefaultAuthorizer": "AWS_IAM"}
+    assert door["DefaultRouteSettings"] == {"ThrottlingRateLimit": 20, "ThrottlingBurstLimit": 40}
+    assert door["RouteSettings"] == {"POST /seg_mask": {"ThrottlingRateLimit": 2, "ThrottlingBurstLimit": 4}}
+
+
+def test_every_route_is_of_that_door_and_none_has_an_authorisation_of_its_own() -> None:
+    routes = [
+        event["Properties"]
+        for name in functions(template)
+        for event in resources[name]["Properties"]["Events"].values()
+        if event["Type"] == "HttpApi"
+    ]
+    assert [f"{route['Method']} {route['Path']}" for route in routes] == [
+        "POST /seg_mask",
+        "POST /jobs",
+        "GET /jobs/{id}",
+        "GET /jobs",
+    ]
+    assert all(route["ApiId"] == {"Ref": "HttpApi"} and "Auth" not in route for route in routes)
+
+
+def test_the_api_function_ends_before_its_caller_is_answered_without_it() -> None:
+    assert value(api["Timeout"]) < 30
 
 
 def test_every_function_has_a_handler_in_the_emulated_stack() -> None:
@@ -197,7 +237,9 @@ def test_no_right_is_given_on_everything(role: str) -> None:
             for resource in _listed(statement["Resource"]):
                 named = json.dumps(resource)
                 assert re.fullmatch(
-                    r'\{"Fn::GetAtt": \["\w+", "Arn"\]\}|\{"Fn::Sub": "\$\{\w+Bucket\.Arn\}/\*"\}', named
+                    r'\{"Fn::GetAtt": \["\w+", "Arn"\]\}'
+                    r'|\{"Fn::Sub": "\$\{(\w+Bucket\.Arn\}/\*|JobsTable\.Arn\}/index/\w+)"\}',
+                    named,
                 )
 
 
@@ -213,12 +255,34 @@ def allowed(role: str, action: str) -> list[Any]:
 
 def test_the_output_bucket_is_the_only_one_that_is_written_to() -> None:
     assert allowed("SegmentRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]
-    assert allowed("EvaluateRole", "s3:PutObject") == []
+    assert allowed("EvaluateRole", "s3:PutObject") == allowed("ApiRole", "s3:PutObject") == []
 
 
 @pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole"])
 def test_a_missing_object_can_be_told_from_a_forbidden_one(role: str) -> None:
     assert allowed(role, "s3:ListBucket") == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in buckets]]
+
+
+def test_the_api_function_reads_and_lists_jobs_adds_them_and_asks_for_masks_and_no_more() -> None:
+    statements = [
+        (action, resource)
+        for policy in resources["ApiRole"]["Properties"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        for action in _listed(statement["Action"])
+        for resource in _listed(statement["Resource"])
+        if not action.startswith("logs:")
+    ]
+    table = {"Fn::GetAtt": ["JobsTable", "Arn"]}
+    assert statements == [
+        ("s3:GetObject", {"Fn::Sub": "${InputBucket.Arn}/*"}),
+        ("s3:ListBucket", {"Fn::GetAtt": ["InputBucket", "Arn"]}),
+        ("dynamodb:GetItem", table),
+        ("dynamodb:PutItem", table),
+        ("dynamodb:Query", table),
+        ("dynamodb:Query", {"Fn::Sub": "${JobsTable.Arn}/index/by_status"}),
+        ("dynamodb:Query", {"Fn::Sub": "${JobsTable.Arn}/index/by_group"}),
+        ("sqs:SendMessage", {"Fn::GetAtt": ["SegmentQueue", "Arn"]}),
+    ]
 
 
 def test_a_ground_truth_that_segment_finds_can_be_read_by_evaluate() -> None:
@@ -281,6 +345,7 @@ def test_the_outputs_that_the_commands_look_for_are_there() -> None:
         "SegmentQueueUrl",
         "EvaluationQueueUrl",
         "JobsTableName",
+        "ApiUrl",
     }
 
 
@@ -307,12 +372,13 @@ def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queu
         name: emulated["Resources"][name]["Properties"] for name in (*functions(template), "CytomaskLayer")
     }
     assert copies["SegmentFunction"].pop("ImageUri") == "forwarded:latest"
-    for name, field in (("EvaluateFunction", "CodeUri"), ("CytomaskLayer", "ContentUri")):
+    zips = [(name, "CodeUri") for name in ("EvaluateFunction", "ApiFunction")]
+    for name, field in (*zips, ("CytomaskLayer", "ContentUri")):
         assert copies[name][field] == NO_CODE
         copies[name][field] = resources[name]["Properties"][field]
     for name in functions(template):
         for event in copies[name]["Events"].values():
-            assert event["Properties"].pop("Enabled") is False
+            assert event["Properties"].pop("Enabled", None) is (False if event["Type"] == "SQS" else None)
     assert emulated == template
     assert template == load_template(TEMPLATE)
 

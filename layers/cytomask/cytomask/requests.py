@@ -23,7 +23,7 @@ Shape = TypeVar("Shape")
 
 SIDECARS = {".json", ".csv", ".xml", ".txt", ".md", ".db"}
 S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
-PAGES = re.compile(r"all|\d{1,6}(-\d{1,6})?")
+PAGES = re.compile(r"all|[0-9]{1,6}(-[0-9]{1,6})?")
 LONGEST_KEY = 1024
 NO_OBJECT = 'the request is not a JSON object; send one, such as {"image": "s3://bucket/key"}'
 
