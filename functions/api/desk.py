@@ -116,7 +116,9 @@ class Desk:
         rows = {row["record"]: row for row in self._jobs.rows(job_id)} if JOB_ID.fullmatch(job_id) else {}
         job = rows.pop(JOB, None)
         if job is None:
-            raise NoSuchJob(f"there is no job {job_id[:100]}; its id has 32 hex digits, as POST /jobs answers it")
+            raise NoSuchJob(
+                f"there is no job {job_id[:100]}; its id has 32 hex digits, as POST /jobs answers it"
+            )
         return _shown(job) | {"evaluations": [_shown(row) for row in rows.values()]}
 
     def jobs(self, search: Search) -> dict[str, Any]:
@@ -160,7 +162,8 @@ class Cursors:
         ours = hmac.compare_digest(signature, self._signature(place, names))
         if not ours or base64.urlsafe_b64encode(signed).decode() != cursor:  # its last digit has spare bits
             raise InvalidRequest(
-                "`cursor`: it is not one that this list gave; take it as it stands, with the same status and group"
+                "`cursor`: it is not one that this list gave; take it as it stands, with the same status and "
+                "group"
             )
         start: Row = msgspec.json.decode(place)
         return start

@@ -62,7 +62,7 @@ def handler(event: Any, context: LambdaContext) -> Any:
         cold_start=next(invocations) == 0,
     )
     if is_http(event):
-        door.append_context(invocation=invocation)
+        door.context["invocation"] = invocation
         return door.resolve(event, context)
     if not _is_queue_batch(event):
         return segment_all(json.dumps(event), invocation)
@@ -70,9 +70,9 @@ def handler(event: Any, context: LambdaContext) -> Any:
     def segment_message(record: SQSRecord) -> list[Result]:
         logger.append_keys(message_id=record.message_id)
         results = segment_all(record.body, invocation)
-        asked = record.message_attributes["job_id"] if "job_id" in record.message_attributes else None
-        if asked and asked.string_value:
-            segmenter.withdraw(asked.string_value, [result["job_id"] for result in results])
+        asked = record["messageAttributes"].get("job_id", {}).get("stringValue")
+        if asked:
+            segmenter.withdraw(asked, [result["job_id"] for result in results])
         return results
 
     return process_partial_response(event, segment_message, processor, context)

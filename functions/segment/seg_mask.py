@@ -18,13 +18,14 @@ IMAGES = ("image/tiff", PNG, "image/jpeg", "application/octet-stream")
 def answer_seg_mask(
     segmenter: Segmenter, event: APIGatewayProxyEventV2, invocation: Invocation
 ) -> Response[bytes | str]:
-    """The result as JSON or, where that is what the caller rather has, the mask as PNG; raises CytomaskError."""
+    """The result as JSON or, where the caller rather has that, the mask as PNG; raises CytomaskError."""
     wants_png = prefers(event, PNG, JSON)
     if media_type(event) in IMAGES:
         return _segment_body(segmenter, event, wants_png, invocation)
     if media_type(event) != JSON:
         raise UnsupportedMediaType(
-            f"the body is said to be {media_type(event) or 'of no type'}; send {JSON} or one of {', '.join(IMAGES)}"
+            f"the body is said to be {media_type(event) or 'of no type'}; send {JSON} or one of "
+            f"{', '.join(IMAGES)}"
         )
     request = parse_request(complete(decode(read_json(event)), read_query(event)))
     return _segment_stored(segmenter, request, wants_png, invocation)

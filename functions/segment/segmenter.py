@@ -43,8 +43,8 @@ Result = dict[str, Any]
 LEASE_MARGIN_SECONDS = 5
 LONGEST_BODY_KEPT = 4096
 
-# Of an image whose mask somebody waits for: measured 0.8 to 1.2 CPU seconds a megapixel, of HttpApi's 30 s, which
-# a slower processor and a cold start shall fit into too.
+# Of an image whose mask somebody waits for: a megapixel was measured to take 0.8 to 1.2 CPU seconds, and into
+# HttpApi's 30 s a slower processor and a cold start shall fit too.
 PIXELS_WHILE_WAITING = 8 * images.MEGA
 
 
@@ -167,7 +167,7 @@ class Segmenter:
         return result | self._spent(watch), masks
 
     def read_mask(self, result: Result) -> bytes:
-        """The PNG of a result with one mask; raises ImageReplaced where a newer upload has taken its place."""
+        """The PNG of a result with one mask; raises ImageReplaced where it is gone."""
         place = parse_uri(result.get("mask") or "", "mask")
         mask = self._storage.read_output(place.bucket, place.key)
         if mask is None:
@@ -182,7 +182,7 @@ class Segmenter:
         )
         fields = {"error_code": error.code, "error": str(error)}
         if job_id not in done and self._jobs.withdraw(job_id, fields, self._clock()):
-            self._logger.warning("job_withdrawn", job_id=job_id, **fields)
+            self._logger.warning("job_withdrawn", job_id=job_id, error=str(error))
 
     def reject_message(self, body: str, error: RejectedInput) -> Result:
         """Records a message that cannot be understood, with what is wrong, and ends it."""
@@ -416,14 +416,14 @@ class Segmenter:
 def _require_answer_in_time(image: images.ImageFile, wanted: Sequence[int], one_mask: bool) -> None:
     if one_mask and len(wanted) > 1:
         raise NotAcceptable(
-            f"{image.name} has {len(wanted)} pages and a PNG holds one mask; name a page with `pages`, or accept "
-            "application/json"
+            f"{image.name} has {len(wanted)} pages and a PNG holds one mask; name a page with `pages`, "
+            "or accept application/json"
         )
     pixels = sum(image.pages[index].height * image.pages[index].width for index in wanted)
     if pixels > PIXELS_WHILE_WAITING:
         raise ImageTooLarge(
-            f"{image.name} has {pixels / images.MEGA:.1f} megapixels, and {PIXELS_WHILE_WAITING // images.MEGA} can "
-            "be segmented while you wait; send an image in the input bucket to POST /jobs"
+            f"{image.name} has {pixels / images.MEGA:.1f} megapixels, and while you wait "
+            f"{PIXELS_WHILE_WAITING // images.MEGA} can be segmented; upload it and name it to POST /jobs"
         )
 
 

@@ -121,6 +121,7 @@ def function_environment(account: Account, outputs: Mapping[str, str]) -> dict[s
         "OUTPUT_BUCKET": outputs["OutputBucketName"],
         "GROUND_TRUTH_BUCKET": outputs["GroundTruthBucketName"],
         "JOBS_TABLE": outputs["JobsTableName"],
+        "SEGMENT_QUEUE_URL": outputs["SegmentQueueUrl"],
         "EVALUATION_QUEUE_URL": outputs["EvaluationQueueUrl"],
         "AWS_ENDPOINT_URL": account.endpoint,
     }

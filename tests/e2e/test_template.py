@@ -8,7 +8,15 @@ from tools import ROOT, SAM, run
 from infra.template import load_template
 
 UNZIPPED_LIMIT = 250 * 2**20  # docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-OF_OURS = {"CytomaskLayer": "python/cytomask/jobs.py", "EvaluateFunction": "functions/evaluate/app.py"}
+OF_OURS = {
+    "CytomaskLayer": "python/cytomask/jobs.py",
+    "EvaluateFunction": "functions/evaluate/app.py",
+    "ApiFunction": "functions/api/app.py",
+}
+ZIPS = {
+    "EvaluateFunction": {"evaluate/__init__.py", "evaluate/app.py", "evaluate/evaluator.py"},
+    "ApiFunction": {"api/__init__.py", "api/app.py", "api/desk.py"},
+}
 
 
 def size(folder):
@@ -29,8 +37,9 @@ def test_what_sam_zips_holds_our_code_and_fits_lambda_s_limit(built, name):
     assert 0 < size(built / name) < UNZIPPED_LIMIT
 
 
-def test_a_function_and_its_layers_fit_lambda_s_limit_together(built):
-    assert size(built / "CytomaskLayer") + size(built / "EvaluateFunction") < UNZIPPED_LIMIT
+@pytest.mark.parametrize("name", ZIPS)
+def test_a_function_and_its_layers_fit_lambda_s_limit_together(built, name):
+    assert size(built / "CytomaskLayer") + size(built / name) < UNZIPPED_LIMIT
 
 
 def test_the_layer_has_what_the_project_pins_and_no_network(built):
@@ -45,22 +54,24 @@ def test_the_layer_has_what_the_project_pins_and_no_network(built):
     assert not [name for name in installed if name.startswith(("onnxruntime", "torch", "scipy"))]
 
 
-def test_a_zip_holds_its_own_function_only(built):
-    assert files(built / "EvaluateFunction") == {
-        "functions/__init__.py",
-        "functions/evaluate/__init__.py",
-        "functions/evaluate/app.py",
-        "functions/evaluate/evaluator.py",
-    }
+@pytest.mark.parametrize("name", ZIPS)
+def test_a_zip_holds_its_own_function_only(built, name):
+    assert files(built / name) == {"functions/__init__.py"} | {f"functions/{file}" for file in ZIPS[name]}
 
 
-def test_the_zip_and_the_layer_start_in_lambda_s_python(built):
+def test_the_zip_of_the_api_has_the_manifest_of_the_model(built):
+    shipped = built / "ApiFunction" / "functions" / "api" / "manifest.json"
+    assert shipped.read_bytes() == (ROOT / "model" / "weights" / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ZIPS)
+def test_the_zip_and_the_layer_start_in_lambda_s_python(built, name):
     told = load_template()["Globals"]["Function"]["Environment"]["Variables"]
     run(
         "python3.13",
         "-c",
-        "import functions.evaluate.app",
-        PYTHONPATH=f"{built / 'EvaluateFunction'}:{built / 'CytomaskLayer' / 'python'}",
+        f"import functions.{OF_OURS[name].split('/')[1]}.app",
+        PYTHONPATH=f"{built / name}:{built / 'CytomaskLayer' / 'python'}",
         AWS_LAMBDA_FUNCTION_MEMORY_SIZE="3008",
         **{name: f"the-{name}" for name in told if name != "AWS_ENDPOINT_URL"},
     )

@@ -21,7 +21,10 @@ def http_api(invoke: Mapping[str, Invoke]) -> Callable[[Environ, Any], Iterable[
     routes = list(routes_of(load_template()))
 
     def application(environ: Environ, start_response: Any) -> Iterable[bytes]:
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"].encode("latin-1").decode(errors="replace")
+        method, path = (
+            environ["REQUEST_METHOD"],
+            environ["PATH_INFO"].encode("latin-1").decode(errors="replace"),
+        )
         for function, route_method, pattern, route in routes:
             match = re.fullmatch(pattern, path)
             if match and method == route_method:

@@ -52,7 +52,11 @@ def test_a_job_is_queued_and_its_message_makes_the_mask(http):
 def test_the_job_is_the_one_that_an_upload_makes(http):
     uploaded = http.stack.segment(KEY, tiff())
     answer = http.post("/jobs", {"image_path": f"s3://{INPUT}/{KEY}"})
-    assert answer.json == {"job_id": uploaded["job_id"], "status": "SUCCEEDED", "image": f"s3://{INPUT}/{KEY}"}
+    assert answer.json == {
+        "job_id": uploaded["job_id"],
+        "status": "SUCCEEDED",
+        "image": f"s3://{INPUT}/{KEY}",
+    }
     assert http.deliver_queued() == []
     assert http.stack.predictor.pages == 1
 
@@ -136,7 +140,10 @@ def test_the_hundredth_of_a_hundred_jobs_ends_the_list(http, many):
     first = http.get("/jobs?status=SUCCEEDED").json
     assert len(first["jobs"]) == 100
     if first["cursor"]:
-        assert http.get(f"/jobs?status=SUCCEEDED&cursor={first['cursor']}").json == {"jobs": [], "cursor": None}
+        assert http.get(f"/jobs?status=SUCCEEDED&cursor={first['cursor']}").json == {
+            "jobs": [],
+            "cursor": None,
+        }
 
 
 @pytest.mark.parametrize("name", ["http-post-job", "http-get-job", "http-get-jobs"])
@@ -146,14 +153,18 @@ def test_the_event_files_are_answered(http, api, name):
         http.stack.upload(json.loads(event["body"])["image"].removeprefix(f"s3://{INPUT}/"), tiff())
     elif name == "http-get-job":
         job_id = event["pathParameters"]["id"]
-        http.stack.table.put_item(Item={"job_id": job_id, "record": "JOB", "status": "RUNNING", "created_at": "2"})
+        http.stack.table.put_item(
+            Item={"job_id": job_id, "record": "JOB", "status": "RUNNING", "created_at": "2"}
+        )
     assert api(event)["statusCode"] == {"http-post-job": 202}.get(name, 200)
 
 
 # What is refused
 
 
-@pytest.mark.parametrize("job_id", [NOBODY, "nonsense", "A" * 32, "..", "%2e%2e", "GROUND_TRUTH%23s3:%2F%2Fb%2Fk"])
+@pytest.mark.parametrize(
+    "job_id", [NOBODY, "nonsense", "A" * 32, "..", "%2e%2e", "GROUND_TRUTH%23s3:%2F%2Fb%2Fk"]
+)
 def test_a_job_that_does_not_exist_is_not_found(http, api, job_id):
     event = event_file("http-get-job") | {"rawPath": f"/jobs/{job_id}"}
     answer = api(event)
@@ -169,8 +180,18 @@ def test_a_cursor_that_was_tampered_with_is_refused(http, many):
     signed = base64.urlsafe_b64decode(cursor)
     place = json.loads(signed[16:])
     elsewhere = signed[:16] + json.dumps(place | {"status": "FAILED"}).encode()
-    wrong = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))]
-    wrong += ["", "x", "ü", cursor[:-1], cursor + "A", cursor[:4], base64.urlsafe_b64encode(elsewhere).decode()]
+    wrong = [
+        cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))
+    ]
+    wrong += [
+        "",
+        "x",
+        "ü",
+        cursor[:-1],
+        cursor + "A",
+        cursor[:4],
+        base64.urlsafe_b64encode(elsewhere).decode(),
+    ]
     for each in dict.fromkeys(wrong):
         answer = http.get(f"/jobs?status=SUCCEEDED&cursor={each}")
         assert "`cursor`" in assert_problem(answer, 400, "INVALID_REQUEST")
@@ -207,7 +228,13 @@ def test_a_job_of_an_image_that_is_not_there_is_refused_and_not_recorded(http):
 
 
 def test_what_is_no_request_is_refused_and_not_recorded(http):
-    for body in (b"not json", b"[]", b'{"image": "/mnt/a.tif"}', b'{"image": "s3://bucket/k", "nuclei": 1}', b""):
+    for body in (
+        b"not json",
+        b"[]",
+        b'{"image": "/mnt/a.tif"}',
+        b'{"image": "s3://bucket/k", "nuclei": 1}',
+        b"",
+    ):
         assert_problem(http.call("POST", "/jobs", body or b" "), 400, "INVALID_REQUEST")
     assert_problem(http.call("POST", "/jobs", b"x", "text/plain"), 415, "UNSUPPORTED_MEDIA_TYPE")
     assert_problem(http.call("POST", "/jobs", b" " * (LARGEST_BODY + 1)), 413, "BODY_TOO_LARGE")

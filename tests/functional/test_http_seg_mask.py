@@ -167,7 +167,11 @@ def test_a_body_that_is_not_json_is_refused(http):
 @pytest.mark.parametrize("path", ["/test_image/A172.tif", "C:\\plates\\a.tif", "https://host/a.tif"])
 def test_a_path_on_somebody_s_disk_is_refused_with_a_sentence(http, path):
     detail = assert_problem(http.post("/seg_mask", {"image_path": path}), 400, "INVALID_REQUEST")
-    assert "`image_path`" in detail and "your own disk are out of reach" in detail and "s3://bucket/key" in detail
+    assert (
+        "`image_path`" in detail
+        and "your own disk are out of reach" in detail
+        and "s3://bucket/key" in detail
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,9 @@ def test_a_body_of_the_limit_is_taken_and_one_byte_more_is_not(http):
     image = tiff()
     filled = image + bytes(LARGEST_BODY - len(image))
     assert http.call("POST", "/seg_mask", filled, "image/tiff").status == 200
-    detail = assert_problem(http.call("POST", "/seg_mask", filled + b"\0", "image/tiff"), 413, "BODY_TOO_LARGE")
+    detail = assert_problem(
+        http.call("POST", "/seg_mask", filled + b"\0", "image/tiff"), 413, "BODY_TOO_LARGE"
+    )
     assert f"{LARGEST_BODY + 1} bytes" in detail and f"{LARGEST_BODY}" in detail
 
 
@@ -259,7 +265,11 @@ def test_an_unreadable_image_is_a_rejected_job_however_often_it_is_asked_for(htt
         (b"no image", "", "UNREADABLE_IMAGE"),
         (tiff()[:2000], "", "UNREADABLE_IMAGE"),
         (tiff(), "?pages=3", "NO_SUCH_PAGE"),
-        (tiff(np.zeros((5, HEIGHT, WIDTH), np.uint8), metadata={"axes": "CYX"}, ome=True), "", "AMBIGUOUS_CHANNELS"),
+        (
+            tiff(np.zeros((5, HEIGHT, WIDTH), np.uint8), metadata={"axes": "CYX"}, ome=True),
+            "",
+            "AMBIGUOUS_CHANNELS",
+        ),
     ],
 )
 def test_a_body_that_cannot_be_segmented_is_refused_with_its_code(http, body, query, code):

@@ -1,4 +1,4 @@
-"""What the HTTP routes have in common: reading a body and a query, and answering errors as RFC 9457 has them."""
+"""What the HTTP routes share: they read bodies and queries, and answer errors as RFC 9457 has them."""
 
 import base64
 import binascii
@@ -65,17 +65,17 @@ def make_door(logger: Logger) -> APIGatewayHttpResolver:
         event = door.current_event
         return problem(NoSuchRoute(f"{event.http_method} {event.path} leads nowhere; see docs/openapi.yaml"))
 
-    @door.exception_handler(CytomaskError)
     def refused(error: CytomaskError) -> Response[bytes | str]:
         logger.info("call_refused", error_code=error.code, error=str(error))
         return problem(error)
 
-    @door.exception_handler(Exception)
     def failed(error: Exception) -> Response[bytes | str]:
         logger.exception("attempt_failed")
         said = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
         return problem(ServiceFault(f"{said or type(error).__name__}; try again, the log has the details"))
 
+    door.exception_handler(CytomaskError)(refused)
+    door.exception_handler(Exception)(failed)
     return door
 
 
@@ -113,7 +113,8 @@ def read_json(event: APIGatewayProxyEventV2) -> bytes:
     """The body of a request that must be JSON; raises UnsupportedMediaType, and as `read_body` does."""
     if media_type(event) != JSON:
         raise UnsupportedMediaType(
-            f"the body is said to be {media_type(event) or 'of no type'}; send JSON with `Content-Type: {JSON}`"
+            f"the body is said to be {media_type(event) or 'of no type'}; send JSON, with "
+            f"`Content-Type: {JSON}`"
         )
     return read_body(event)
 
@@ -127,8 +128,8 @@ def read_body(event: APIGatewayProxyEventV2) -> bytes:
         raise InvalidRequest(f"the body cannot be read: {error}") from error
     if len(body) > LARGEST_BODY:
         raise BodyTooLarge(
-            f"the body has {len(body)} bytes, the limit is {LARGEST_BODY}; upload the image to the input bucket "
-            "and name it as s3://bucket/key"
+            f"the body has {len(body)} bytes, the limit is {LARGEST_BODY}; upload the image to the input "
+            "bucket and name it as s3://bucket/key"
         )
     return body
 
@@ -138,7 +139,9 @@ def read_query(event: APIGatewayProxyEventV2) -> dict[str, str]:
     pairs = parse_qsl(event.raw_query_string or "", keep_blank_values=True)
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise InvalidRequest(f"a field comes twice in the query {event.raw_query_string[:300]}; give each once")
+        raise InvalidRequest(
+            f"a field comes twice in the query {event.raw_query_string[:300]}; give each once"
+        )
     return fields
 
 
@@ -160,4 +163,3 @@ def _media_range(text: str) -> tuple[str, float]:
 def _quality(ranges: dict[str, float], media: str) -> float:
     general = f"{media.partition('/')[0]}/*"
     return next((ranges[name] for name in (media, general, "*/*") if name in ranges), 0.0)
-

@@ -1,9 +1,9 @@
 """Job and evaluation rows in DynamoDB. The job row is the lock: who takes it, works.
 
-Status of a job: QUEUED (asked for over HTTP), RUNNING, then SUCCEEDED or REJECTED. A row is keyed by `job_id` and `record`: `JOB`, or
-`EVAL#<version>` for the ground truth of that version, or `EVAL#awaiting` while there is none. Rows of
-another kind lead from a ground truth to its jobs, whether it is there already or not: their `job_id` is
-`GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`.
+Status of a job: QUEUED where it was asked for over HTTP, RUNNING, then SUCCEEDED or REJECTED. A row is keyed
+by `job_id` and `record`: `JOB`, or `EVAL#<version>` for the ground truth of that version, or `EVAL#awaiting`
+while there is none. Rows of another kind lead from a ground truth to its jobs, whether it is there already or
+not: their `job_id` is `GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,7 +167,9 @@ class Jobs:
     def end_evaluation(self, job_id: str, record: str, status: str, fields: Row, now: float) -> bool:
         """Ends a queued evaluation with its status; False where it has ended already."""
         values = fields | {"evaluation_status": status, "updated_at": timestamp(now)}
-        return self._update_where("#evaluation_status = :queued", {":queued": "QUEUED"}, job_id, record, values)
+        return self._update_where(
+            "#evaluation_status = :queued", {":queued": "QUEUED"}, job_id, record, values
+        )
 
     def listed(self, names: Mapping[str, str], start: Row | None, count: int) -> tuple[list[Row], Row | None]:
         """Jobs with these values of `status`, `group` or both, by one of the indexes; the newest first.
@@ -182,16 +184,19 @@ class Jobs:
         """
         (name, value), *rest = sorted(names.items())  # a group is smaller than a status
         filters = dict(rest) | {"record": JOB}
+        going_on: dict[str, Any] = {"ExclusiveStartKey": _typed(start)} if start else {}
         answer = self._dynamodb.query(
             TableName=self._table,
             IndexName=f"by_{name}",
             KeyConditionExpression=f"#{name} = :{name}",
             ExpressionAttributeNames={f"#{each}": each for each in {name, *filters}},
-            ExpressionAttributeValues=_typed({f":{each}": text for each, text in {name: value, **filters}.items()}),
+            ExpressionAttributeValues=_typed(
+                {f":{each}": text for each, text in {name: value, **filters}.items()}
+            ),
             FilterExpression=" AND ".join(f"#{each} = :{each}" for each in filters),
             ScanIndexForward=False,
             Limit=count,
-            **({"ExclusiveStartKey": _typed(start)} if start else {}),
+            **going_on,
         )
         end = answer.get("LastEvaluatedKey")
         return [_plain(item) for item in answer["Items"]], _plain(end) if end else None
