@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
-from infra.template import functions, load_template
+from infra.template import load_template, routes
 
 Invoke = Callable[[Any], Any]
 Environ = dict[str, Any]
@@ -18,14 +18,17 @@ TEXT = re.compile(r"text/.*|application/(json|javascript|xml)")
 
 def http_api(invoke: Mapping[str, Invoke]) -> Callable[[Environ, Any], Iterable[bytes]]:
     """The application; `invoke` maps a function's logical id to what calls it."""
-    routes = list(routes_of(load_template()))
+    known = [
+        (function, method, re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path), f"{method} {path}")
+        for function, method, path in routes(load_template())
+    ]
 
     def application(environ: Environ, start_response: Any) -> Iterable[bytes]:
         method, path = (
             environ["REQUEST_METHOD"],
             environ["PATH_INFO"].encode("latin-1").decode(errors="replace"),
         )
-        for function, route_method, pattern, route in routes:
+        for function, route_method, pattern, route in known:
             match = re.fullmatch(pattern, path)
             if match and method == route_method:
                 answer = invoke[function](event_of(environ, method, path, route, match.groupdict()))
@@ -33,15 +36,6 @@ def http_api(invoke: Mapping[str, Invoke]) -> Callable[[Environ, Any], Iterable[
         return _respond({"statusCode": 404, "body": '{"message":"Not Found"}'}, start_response)
 
     return application
-
-
-def routes_of(template: dict[str, Any]) -> Iterable[tuple[str, str, str, str]]:
-    """Function, method, the path as a regular expression, and the route's key, of every route."""
-    for name, function in functions(template).items():
-        for event in function["Properties"]["Events"].values():
-            if event["Type"] == "HttpApi":
-                method, path = event["Properties"]["Method"], event["Properties"]["Path"]
-                yield name, method, re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path), f"{method} {path}"
 
 
 def event_of(
