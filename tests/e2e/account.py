@@ -134,7 +134,7 @@ def keys_of(event: Path) -> list[str]:
     keys, people and EventBridge do not.
     """
     text = event.read_text(encoding="utf-8").replace('\\"', '"')
-    written = re.findall(r'"image": "s3://[^/]+/([^"]+)"', text)
+    written = re.findall(r'"image(?:_path)?": "s3://[^/]+/([^"]+)"', text)
     keys = re.findall(r'"key": "([^"]+)"', text)
     decoded = keys if '"detail-type"' in text else [unquote_plus(key) for key in keys]
     return [json.loads(f'"{key}"') for key in written + decoded]
