@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 SAM := .venv-sam
 
-.PHONY: run test lint tools e2e image-size clean
+.PHONY: run test lint tools e2e image-size explore train evaluate export clean
 
 run: $(VENV)/local  ## the whole way of an image through the emulated stack; IMAGE=path.tif for your own
 	$(BIN)/cytomask demo $(if $(IMAGE),"$(IMAGE)")
@@ -26,6 +26,18 @@ e2e: tools  ## sam build, sam local, sam deploy and the real container; needs Do
 
 image-size: tools  ## the container image's layers, against their budget
 	tests/e2e/with_docker.sh tests/e2e/image_size.sh
+
+explore: $(VENV)/dev  ## what is in the data: DATA=folder ROWS="livecell/train …" OUT=report.html
+	$(BIN)/python -m training.explore $(ROWS) --data "$(DATA)" --out "$(OUT)"
+
+train: $(VENV)/dev  ## weights from images: CONFIG=training/configs/swin_unet.yaml DATA=folder OUT=folder
+	$(BIN)/python -m training.train "$(CONFIG)" --data "$(DATA)" --out "$(OUT)" --resume $(ARGS)
+
+evaluate: $(VENV)/dev  ## scores of the weights that serve: DATA=folder ROWS="livecell_like/val …" OUT=folder
+	$(BIN)/python -m training.evaluate $(ROWS) --data "$(DATA)" $(if $(OUT),--out "$(OUT)") $(ARGS)
+
+export: $(VENV)/dev  ## make a checkpoint the weights that serve, if no worse: CHECKPOINT= NAME= DATA= ROWS= ARGS=
+	$(BIN)/python -m training.promote "$(CHECKPOINT)" $(ROWS) --data "$(DATA)" --name "$(NAME)" $(ARGS)
 
 clean:  ## everything that was made
 	rm -rf $(VENV) $(SAM) .aws-sam out masks

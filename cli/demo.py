@@ -13,6 +13,7 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 
 from cytomask import images
+from cytomask.requests import parse_uri
 from infra.emulator import EmulatedStack, emulated_stack
 from infra.samples import write_samples
 
@@ -164,22 +165,24 @@ def print_jobs(rows: Iterable[Row], scored: Mapping[str, Row]) -> None:
 def store_masks(
     stack: EmulatedStack, rows: Iterable[Row], uploads: Sequence[Upload], out: Path
 ) -> Iterator[Path]:
-    """Downloads every mask, draws its overlay; yields the mask's path."""
+    """Downloads every page's mask, draws its overlay; yields the mask's path."""
     sources = {f"s3://{stack.outputs['InputBucketName']}/{upload.key}": upload for upload in uploads}
     s3 = stack.client("s3")
     for row in rows:
         if "mask" not in row:
             continue
-        bucket, _, key = row["mask"].removeprefix("s3://").partition("/")
-        target = out / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        s3.download_file(bucket, key, str(target))
-        upload = sources[row["image"]]
-        mask = images.read_page(target).pixels > 0
-        page = images.read_page(upload.path)
-        overlay = target.with_name(target.name.replace(".mask.png", ".overlay.png"))
-        overlay.write_bytes(images.encode_overlay(page.pixels, mask))
-        yield target
+        place = parse_uri(row["result"], "result")
+        result = json.load(s3.get_object(Bucket=place.bucket, Key=place.key)["Body"])
+        for written in result["pages"]:
+            place = parse_uri(written["mask"], "mask")
+            target = out / place.key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            s3.download_file(place.bucket, place.key, str(target))
+            mask = images.read_page(target).pixels > 0
+            page = images.read_page(sources[row["image"]].path, written["page"])
+            overlay = target.with_name(target.name.replace(".mask.png", ".overlay.png"))
+            overlay.write_bytes(images.encode_overlay(page.pixels, mask))
+            yield target
 
 
 def print_log(stack: EmulatedStack) -> None:

@@ -1,6 +1,7 @@
 """`cytomask COMMAND`: reads the command line and calls the command."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from cli.demo import run_demo  # noqa: PLC0415  # needs the extra `local`
 
                 return run_demo(parsed)
+            case "upload" | "submit" | "evaluate" | "jobs":
+                return _run_on_stack(parsed)
             case _:
                 from cli.up import run_up  # noqa: PLC0415  # needs the extra `local`
 
@@ -29,6 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _run_on_stack(parsed: argparse.Namespace) -> int:
+    """Runs a command that needs boto3, and a stack."""
+    from cli.evaluate import run_evaluate  # noqa: PLC0415  # boto3 takes half a second
+    from cli.jobs import run_jobs  # noqa: PLC0415
+    from cli.stack import run_on_stack  # noqa: PLC0415
+    from cli.submit import run_submit  # noqa: PLC0415
+    from cli.upload import run_upload  # noqa: PLC0415
+
+    commands = {"upload": run_upload, "submit": run_submit, "evaluate": run_evaluate, "jobs": run_jobs}
+    return run_on_stack(commands[parsed.command], parsed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,7 +74,53 @@ def _parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="the emulated stack, until Ctrl-C")
     up.add_argument("--port", type=int, default=0, help="default: any that is free")
+
+    of_a_stack = [_of_a_stack()]
+    upload = commands.add_parser("upload", parents=of_a_stack, help="local images into the input bucket")
+    upload.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of them")
+    upload.add_argument(
+        "--ground-truth",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="masks named as their images, COCO files, or folders of both",
+    )
+
+    submit = commands.add_parser("submit", parents=of_a_stack, help="requests for images that lie in S3")
+    submit.add_argument("images", nargs="+", metavar="S3URI", help="s3://bucket/key")
+    submit.add_argument("--ground-truth", metavar="S3URI", help="a mask of the image, or a COCO file")
+    submit.add_argument("--group", metavar="G", help="a label to report by")
+    submit.add_argument("--threshold", type=float, metavar="T", help="0 to 1; default: the model's")
+    submit.add_argument("--mode", choices=("native", "resize"), help="default: native")
+    submit.add_argument("--pages", metavar="P", help="0, 0-3 or all, counted from 0; default: all")
+    submit.add_argument("--channel", type=int, metavar="N", help="of multi-channel images, counted from 0")
+    submit.add_argument(
+        "--outputs", nargs="+", choices=("mask", "probability", "overlay"), help="default: mask"
+    )
+
+    evaluate = commands.add_parser("evaluate", parents=of_a_stack, help="score masks against a COCO file")
+    evaluate.add_argument("--coco", required=True, metavar="FILE", help="on this machine, or s3://bucket/key")
+    evaluate.add_argument("--images", metavar="S3PREFIX", help="only images whose address begins so")
+
+    jobs = commands.add_parser("jobs", parents=of_a_stack, help="what became of the images")
+    jobs.add_argument("id", nargs="?", metavar="ID", help="all that is known of this job")
+    jobs.add_argument("--status", type=str.upper, metavar="S", help="only those that are so, as FAILED")
+    jobs.add_argument("--group", metavar="G", help="only those of this label")
     return parser
+
+
+def _of_a_stack() -> argparse.ArgumentParser:
+    """The options of every command that works on a stack."""
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument(
+        "--stack",
+        default=os.environ.get("CYTOMASK_STACK") or "cytomask",
+        metavar="NAME",
+        help="CloudFormation's name of it; default: CYTOMASK_STACK, else cytomask",
+    )
+    options.add_argument("--endpoint-url", metavar="URL", help="what `cytomask up` prints; default: AWS")
+    return options
 
 
 def probability(text: str) -> float:

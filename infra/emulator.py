@@ -16,12 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import boto3
-import botocore.session
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from infra.children import LOOPBACK, child, listening_socket
+from infra.session import CREDENTIALS, REGION, client
 from infra.template import (
     NO_CODE,
     Template,
@@ -33,8 +31,6 @@ from infra.template import (
 )
 
 STACK_NAME = "cytomask"
-REGION = "eu-central-1"
-CREDENTIALS = MappingProxyType({"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"})
 HANDLERS = MappingProxyType(
     {
         "SegmentFunction": "functions.segment.app:handler",
@@ -113,24 +109,6 @@ def emulated_stack(
         _open_queues(endpoint)
         outputs["ApiUrl"] = _open_routes(endpoint, template)
         yield EmulatedStack(endpoint, outputs, folder / LOG)
-
-
-def client(service: str, endpoint: str) -> Any:
-    """A boto3 client that knows dummy credentials and nothing of the user's AWS settings or proxies."""
-    session = boto3.Session(
-        botocore_session=botocore.session.Session(
-            {
-                "config_file": (None, None, os.devnull, None),
-                "credentials_file": (None, None, os.devnull, None),
-                "profile": (None, None, None, None),
-            }
-        ),
-        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-        region_name=REGION,
-    )
-    make: Any = session.client  # typed by literal names only
-    return make(service, endpoint_url=endpoint, config=Config(proxies={}))
 
 
 def _start_gateway(

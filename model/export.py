@@ -1,4 +1,7 @@
-"""Checkpoint to weights: `python -m model.export CHECKPOINT …` writes the ONNX file and its manifest."""
+"""Checkpoint to weights: `python -m model.export CHECKPOINT …` writes the ONNX file and its manifest.
+
+It asks nothing of them; `training.promote` does, and it alone writes the weights that ship.
+"""
 
 import argparse
 import hashlib
@@ -10,11 +13,11 @@ from typing import Any
 import msgspec
 import onnx
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from model import preprocess
-from model.predictor import MANIFEST, WEIGHTS, Manifest
+from model.predictor import MANIFEST, Manifest
 from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 
 ONNX_FILE = "swin_unet.onnx"
@@ -22,11 +25,22 @@ OPSET = 20
 
 
 def load_checkpoint(path: Path) -> SwinUNet:
-    """The network of a training checkpoint, ready for inference."""
-    with safe_open(path, "pt") as file:
-        sizes = json.loads(file.metadata()["config"])
-    network = SwinUNet(SwinUNetConfig(**(sizes | {"depths": tuple(sizes["depths"])})))
-    network.load_state_dict(load_file(path))
+    """The network of a training checkpoint, ready for inference.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no safetensors, or holds another network than a Swin-UNet.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            sizes = json.loads(file.metadata()["config"])
+        network = SwinUNet(SwinUNetConfig(**(sizes | {"depths": tuple(sizes["depths"])})))
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(
+            f"{path} is no checkpoint of a Swin-UNet ({reason}); give the swin_unet.safetensors of a run"
+        ) from error
     return network.eval()
 
 
@@ -86,8 +100,13 @@ def export(
         licence=licence,
         scores=scores,
     )
-    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+    write_manifest(manifest, folder)
     return manifest
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Writes the manifest into a folder of weights."""
+    (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", action="append", required=True, help="a training source, repeatable")
     parser.add_argument("--licence", required=True, help="what the sources' licences make of the weights")
     parser.add_argument("--scores", type=Path, required=True, help="JSON of mean IoU by set")
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--out", type=Path, required=True, help="folder for ONNX file and manifest")
     parsed = parser.parse_args(arguments)
     export(
         load_checkpoint(parsed.checkpoint),

@@ -1,57 +1,257 @@
-"""Scores exported weights: `python -m training.evaluate --data DIR` prints JSON, by source and mode.
+"""Scores exported weights: `python -m training.evaluate SOURCE… --data DIR [--weights DIR] [--out DIR]`.
 
-It runs the predictor that serves, so that the number is the product's.
+It runs the predictor that serves, so that the number is the product's: at full resolution, without
+test-time averaging. Pixels are counted first and divided last.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from cytomask import images, metrics
-from model.predictor import WEIGHTS, Mode, Predictor
-from training.dataset import read_index
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from cytomask import metrics
+from model.predictor import WEIGHTS, Manifest, Mode, Predictor, WeightsError, logit
+from training.dataset import Sample, read_source
 
 MODES: tuple[Mode, ...] = ("native", "resize")
+THRESHOLDS = tuple(twentieths / 20 for twentieths in range(4, 17))  # 0.2 to 0.8
+DIGITS = 4
+
+# Grey, and the orange and blue of Okabe and Ito, which every kind of colour blindness tells apart.
+AGREED, FALSE_POSITIVE, FALSE_NEGATIVE = (200, 200, 200), (230, 159, 0), (0, 114, 178)
+GAP, GAP_GREY = 8, 128  # between the pictures of a panel, in pixels
 
 
-def evaluate(predictor: Predictor, folder: Path, sources: Sequence[str]) -> dict[str, Any]:
-    """Mean IoU per source and mode, at full resolution and the default threshold, with every image's.
+@dataclass(frozen=True)
+class Counts:
+    """What masks and their ground truths have in common: pixels, and pixels of their outlines."""
+
+    pixels: metrics.Score
+    boundary: metrics.BoundaryScore
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """The counts of both, as of one larger image."""
+        return Counts(self.pixels + other.pixels, self.boundary + other.boundary)
+
+
+RATIOS: dict[str, Callable[[Counts], float]] = {
+    "iou": lambda counts: counts.pixels.iou,
+    "dice": lambda counts: counts.pixels.dice,
+    "precision": lambda counts: counts.pixels.precision,
+    "recall": lambda counts: counts.pixels.recall,
+    "boundary_f1": lambda counts: counts.boundary.f1,
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One image and how its masks compare with its ground truth.
+
+    Attributes:
+        name: the file's name; its path below the data where another file of the source has the same.
+        counts: by mode, at the model's threshold.
+        sweep: by mode, the IoU at each of `THRESHOLDS`.
+    """
+
+    name: str
+    sample: Sample
+    counts: Mapping[Mode, Counts]
+    sweep: Mapping[Mode, Sequence[float]]
+
+
+def score_source(predictor: Predictor, folder: Path, source: str) -> list[Scored]:
+    """Scores every image of a source; raises as `read_source` and `Sample.read` do."""
+    samples = read_source(folder, source)
+    files = Counter(sample.image.name for sample in samples)
+    scored = []
+    for sample in tqdm(samples, source, unit="image", disable=None):
+        unique = files[sample.image.name] == 1
+        name = sample.image.name if unique else sample.image.relative_to(folder).as_posix()
+        scored.append(_score(predictor, sample, name))
+    return scored
+
+
+def _score(predictor: Predictor, sample: Sample, name: str) -> Scored:
+    """One inference a mode gives all thresholds."""
+    page, cells = sample.read()
+    counts: dict[Mode, Counts] = {}
+    sweep: dict[Mode, list[float]] = {}
+    for mode in MODES:
+        prediction = predictor.predict(page, mode)
+        mask, logits = prediction.mask, prediction.logits
+        counts[mode] = Counts(metrics.score(mask, cells), metrics.score_boundary(mask, cells))
+        sweep[mode] = [metrics.score(logits >= logit(cut), cells).iou for cut in THRESHOLDS]
+    return Scored(name, sample, counts, sweep)
+
+
+def mean_iou(scored: Sequence[Scored], mode: Mode = "native") -> float:
+    """Mean over images of the IoU, 0..1, to the digits that are reported."""
+    return round(fmean(image.counts[mode].pixels.iou for image in scored), DIGITS)
+
+
+def summarise(scored: Sequence[Scored]) -> dict[str, Any]:
+    """The scores of one source as the manifest and scores.json carry them.
+
+    Returns:
+        `images`, their number; `mean_X` over images and `pooled_X` over all pixels together, each by mode,
+        for every X of `RATIOS`; `iou` by image and mode; `groups`, the same measures by cell line; `sweep`,
+        by mode the mean IoU at each threshold and the best threshold.
+    """
+    lines: dict[str, list[Scored]] = {}
+    for image in sorted(scored, key=lambda image: image.sample.group):
+        lines.setdefault(image.sample.group or "unnamed", []).append(image)
+    ious = {
+        image.name: {mode: round(image.counts[mode].pixels.iou, DIGITS) for mode in MODES} for image in scored
+    }
+    return _measures(scored) | {
+        "iou": ious,
+        "groups": {line: _measures(images) for line, images in lines.items()},
+        "sweep": {mode: _sweep([image.sweep[mode] for image in scored]) for mode in MODES},
+    }
+
+
+def _measures(scored: Sequence[Scored]) -> dict[str, Any]:
+    counts = {mode: [image.counts[mode] for image in scored] for mode in MODES}
+    pooled = {mode: sum(rest, first) for mode, (first, *rest) in counts.items()}
+    measures: dict[str, Any] = {"images": len(scored)}
+    for name, ratio in RATIOS.items():
+        measures[f"mean_{name}"] = {mode: round(fmean(map(ratio, counts[mode])), DIGITS) for mode in MODES}
+        measures[f"pooled_{name}"] = {mode: round(ratio(pooled[mode]), DIGITS) for mode in MODES}
+    return measures
+
+
+def _sweep(ious: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Mean IoU by threshold, of (images, thresholds) IoUs; of equally good ones the best is nearest 0.5."""
+    means = dict(zip(THRESHOLDS, map(fmean, zip(*ious, strict=True)), strict=True))
+    return {
+        "best": max(means, key=lambda threshold: (means[threshold], -abs(threshold - 0.5))),
+        "mean_iou": {f"{threshold:.2f}": round(mean, DIGITS) for threshold, mean in means.items()},
+    }
+
+
+def report(manifest: Manifest, scores: Mapping[str, Any]) -> str:
+    """The scores of some sources, as `summarise` gives them, in Markdown."""
+    titles = ["set", "mode", *(f"{threshold:.2f}" for threshold in THRESHOLDS), "best"]
+    rows = []
+    for source, score in scores.items():
+        for mode in MODES:
+            sweep = score["sweep"][mode]
+            means = [f"{mean:.3f}" for mean in sweep["mean_iou"].values()]
+            rows.append([source, mode, *means, f"{sweep['best']:.2f}"])
+    return (
+        f"# Scores\n\n{score_table(manifest, scores)}\n\n## Mean IoU by threshold\n\n{_table(titles, rows)}\n"
+    )
+
+
+def score_table(manifest: Manifest, scores: Mapping[str, Any]) -> str:
+    """The scores at the model's threshold, by set and mode, and by cell line where there are several."""
+    titles = ["set", "cell line", "images", "mode", "IoU", "Dice", "precision", "recall", "boundary F1"]
+    rows = []
+    for source, score in scores.items():
+        lines = score["groups"] if len(score["groups"]) > 1 else {}
+        for line, measures in [("all", score), *lines.items()]:
+            for mode in MODES:
+                ratios = [
+                    f"{measures[f'mean_{name}'][mode]:.3f} / {measures[f'pooled_{name}'][mode]:.3f}"
+                    for name in RATIOS
+                ]
+                rows.append([source, line, str(measures["images"]), mode, *ratios])
+    return (
+        f"{manifest.name} (sha256 {manifest.sha256[:12]}…) at full resolution and threshold "
+        f"{manifest.threshold:g}, without test-time averaging: mean over images / all pixels together. "
+        f"Outlines agree within {metrics.BOUNDARY_TOLERANCE} pixels.\n\n{_table(titles, rows)}"
+    )
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(" | ".join(["", *line, ""]).strip() for line in lines)
+
+
+def write_report(
+    predictor: Predictor, scored: Mapping[str, Sequence[Scored]], panels: int, out: Path
+) -> None:
+    """Writes scores.json, scores.md and the `panels` worst images, worst-1.png and so on, into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    scores = {source: summarise(images) for source, images in scored.items()}
+    (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    images = [image for images in scored.values() for image in images]
+    worst = sorted(images, key=lambda image: image.counts["native"].pixels.iou)[:panels]
+    text = [
+        report(predictor.manifest, scores),
+        "## Worst images, `native`\n",
+        "Image, ground truth, mask, and where these two disagree: grey is cell in both, orange in the mask",
+        "only (false positive), blue in the ground truth only (false negative).\n",
+    ]
+    for place, image in enumerate(worst, start=1):
+        page, cells = image.sample.read()
+        drawn = panel(page, cells, predictor.predict(page).mask)
+        Image.fromarray(drawn).save(out / f"worst-{place}.png")
+        iou = image.counts["native"].pixels.iou
+        text.append(f"`{image.name}`, IoU {iou:.3f}:\n\n![worst {place}](worst-{place}.png)\n")
+    (out / "scores.md").write_text("\n".join(text))
+
+
+def panel(page: NDArray[np.generic], cells: metrics.Mask, mask: metrics.Mask) -> NDArray[np.uint8]:
+    """Image, ground truth, mask and disagreement beside each other.
 
     Args:
-        predictor: the weights to score.
-        folder: holds index.csv.
-        sources: `source/split` each, as in a training configuration.
+        page: (H, W), any real dtype; its 0.5 and 99.5 percentiles become black and white.
+        cells: (H, W) bool, the ground truth.
+        mask: (H, W) bool.
+
+    Returns:
+        (H, 4 W + 3 GAP, 3) uint8.
     """
-    scores: dict[str, Any] = {}
-    for source in sources:
-        rows = read_index(folder, [source])
-        per_image: dict[str, dict[str, float]] = {}
-        for row in rows:
-            page = images.read_page(row.image).pixels
-            cells = images.read_page(row.mask).pixels > 0
-            per_image[row.image.name] = {
-                mode: round(metrics.score(predictor.predict(page, mode).mask, cells).iou, 4) for mode in MODES
-            }
-        means = {mode: sum(score[mode] for score in per_image.values()) / len(rows) for mode in MODES}
-        scores[source] = {
-            "images": len(rows),
-            "mean_iou": {mode: round(mean, 4) for mode, mean in means.items()},
-            "iou": per_image,
-        }
-    return scores
+    height, width = page.shape
+    low, high = np.percentile(page.astype(np.float64), (0.5, 99.5))
+    gain = 255 / (high - low) if high > low else 0.0
+    grey = np.clip((page.astype(np.float64) - low) * gain, 0, 255)
+    compared = np.zeros((height, width, 3), np.uint8)
+    compared[mask & cells] = AGREED
+    compared[mask & ~cells] = FALSE_POSITIVE
+    compared[~mask & cells] = FALSE_NEGATIVE
+    drawn = np.full((height, 4 * width + 3 * GAP, 3), GAP_GREY, np.uint8)
+    pictures = (grey[..., None], cells[..., None] * 255, mask[..., None] * 255, compared)
+    for place, picture in enumerate(pictures):
+        left = place * (width + GAP)
+        drawn[:, left : left + width] = picture
+    return drawn
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of the evaluation."""
     parser = argparse.ArgumentParser(description="Score exported weights.")
-    parser.add_argument("sources", nargs="+", help="rows of index.csv as source/split")
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds index.csv")
+    parser.add_argument(
+        "sources", nargs="+", help="as in a training configuration, such as livecell_like/val"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that the sources lie in")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="default: those that ship")
-    arguments = parser.parse_args()
-    scores = evaluate(Predictor(arguments.weights), arguments.data, arguments.sources)
-    print(json.dumps(scores, indent=1))
+    parser.add_argument("--out", type=Path, help="folder for scores.json, scores.md and panels; else print")
+    parser.add_argument(
+        "--panels", type=int, default=5, help="how many of the worst images to draw into --out"
+    )
+    parsed = parser.parse_args(arguments)
+    try:
+        predictor = Predictor(parsed.weights)
+        scored = {source: score_source(predictor, parsed.data, source) for source in parsed.sources}
+        if parsed.out:
+            write_report(predictor, scored, max(parsed.panels, 0), parsed.out)
+        else:
+            scores = {source: summarise(images) for source, images in scored.items()}
+            print(report(predictor.manifest, scores), end="")
+    except (OSError, ValueError, WeightsError) as error:
+        sys.exit(f"evaluate: {error}")
 
 
 if __name__ == "__main__":

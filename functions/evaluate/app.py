@@ -15,6 +15,7 @@ from cytomask.requests import Evaluation, Ignored, Refused, parse_evaluation
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from functions.evaluate.evaluator import Evaluator
+from functions.evaluate.indexer import Indexer
 
 logger = Logger()
 processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
@@ -23,12 +24,10 @@ processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failu
 def connect() -> Evaluator:
     """Makes the clients; an environment that is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
-    return Evaluator(
-        settings,
-        Storage(boto3.client("s3", config=CLIENTS)),
-        Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
-        logger,
-    )
+    storage = Storage(boto3.client("s3", config=CLIENTS))
+    jobs = Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
+    indexer = Indexer(settings, storage, jobs, boto3.client("sqs", config=CLIENTS), logger)
+    return Evaluator(settings, storage, jobs, indexer, logger)
 
 
 evaluator = connect()

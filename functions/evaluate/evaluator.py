@@ -1,7 +1,7 @@
 """One evaluation from its message to the scored row: read both masks, compare, end the row."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,13 +9,15 @@ import msgspec
 from aws_lambda_powertools import Logger
 
 from cytomask import images
+from cytomask.coco import draw_coco
 from cytomask.errors import ImageNotFound, ImageReplaced, MaskReplaced, RejectedInput
-from cytomask.ground_truths import read_ground_truth
+from cytomask.ground_truths import Size, read_ground_truth
 from cytomask.jobs import Jobs
-from cytomask.metrics import Mask, Score, score
-from cytomask.requests import Evaluation, S3Object, parse_uri
+from cytomask.metrics import BOUNDARY_TOLERANCE, BoundaryScore, Mask, Score, score, score_boundary
+from cytomask.requests import Evaluation, S3Object, coco_prefix, is_coco, parse_uri
 from cytomask.settings import Settings
 from cytomask.storage import Storage
+from functions.evaluate.indexer import Indexer, record_evaluation
 
 
 class Evaluator:
@@ -26,12 +28,15 @@ class Evaluator:
         settings: Settings,
         storage: Storage,
         jobs: Jobs,
+        indexer: Indexer,
         logger: Logger,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._settings = settings
         self._limits = images.Limits.within(settings.memory_mb)
         self._storage = storage
         self._jobs = jobs
+        self._indexer = indexer
         self._logger = logger
         self._clock = clock
 
@@ -52,19 +57,17 @@ class Evaluator:
         """Records an evaluation for every job whose ground truth came to lie at this address.
 
         The newest version counts, whichever of them was announced: a late notice of an older one finds
-        the newer one's evaluation recorded.
+        the newer one's evaluation recorded. A COCO file is indexed first; what it names is scored by
+        messages of its own.
         """
         found = self._storage.find(S3Object(uploaded.bucket, uploaded.key))
         if found is None:
             self._logger.info("event_ignored", what=uploaded.uri, reason="deleted since it was uploaded")
             return
+        if is_coco(found.key):
+            self._indexer.index(found)
         for job_id, noted in self._jobs.jobs_of_ground_truth(found.uri):
-            job = self._jobs.read(job_id) or {}
-            fields = {"image": noted["image"], "mask": noted["mask"], "group": job.get("group")}
-            row = self._jobs.queue_evaluation(
-                job_id, found.version, fields | {"ground_truth": found.uri}, self._clock()
-            )
-            yield Evaluation(job_id, row["record"], found, noted["result"])
+            yield record_evaluation(self._jobs, job_id, noted, found, self._clock())
             self._jobs.stop_awaiting(job_id, found.uri)
 
     def _score(self, evaluation: Evaluation) -> None:
@@ -74,7 +77,7 @@ class Evaluator:
             self._logger.info("duplicate_ignored", job_id=evaluation.job_id, record=evaluation.record)
             return
         try:
-            fields = self._compare(evaluation)
+            fields = self._compare(evaluation, row["image"])
         except RejectedInput as error:
             fields = {"error_code": error.code, "error": str(error)}
             self._end(evaluation, "REJECTED", fields)
@@ -91,28 +94,49 @@ class Evaluator:
                 **fields,
             )
 
-    def _compare(self, evaluation: Evaluation) -> dict[str, Any]:
+    def _compare(self, evaluation: Evaluation, image: str) -> dict[str, Any]:
         """The scores of all pages together, as the row keeps them."""
         pages = self._pages(evaluation)
-        truth = evaluation.ground_truth
-        truths = read_ground_truth(
-            self._storage.read_image(truth, self._limits),
-            truth.uri,
-            [(page["height"], page["width"]) for page in pages],
-            self._limits,
-        )
-        total, area = Score(0, 0, 0), 0
+        sizes = [(page["height"], page["width"]) for page in pages]
+        fields: dict[str, Any] = {}
+        if is_coco(evaluation.ground_truth.key):
+            cells, fields["ground_truth_mask"] = self._drawn(evaluation, image, sizes)
+            truths = iter([cells])
+        else:
+            truths = self._stored(evaluation.ground_truth, sizes)
+        total, outline, area = Score(0, 0, 0), BoundaryScore(0, 0, 0, 0), 0
         for page, cells in zip(pages, truths, strict=True):
-            total += score(self._mask(page), cells)
+            mask = self._mask(page)
+            total += score(mask, cells)
+            outline += score_boundary(mask, cells)
             area += cells.size
-        return asdict(total) | {
-            "iou": total.iou,
-            "dice": total.dice,
-            "precision": total.precision,
-            "recall": total.recall,
-            "confluence": (total.true_positive + total.false_positive) / area,
-            "true_confluence": (total.true_positive + total.false_negative) / area,
-        }
+        return (
+            fields
+            | asdict(total)
+            | {
+                "iou": total.iou,
+                "dice": total.dice,
+                "precision": total.precision,
+                "recall": total.recall,
+                "boundary_f1": outline.f1,
+                "boundary_tolerance": BOUNDARY_TOLERANCE,
+                "confluence": (total.true_positive + total.false_positive) / area,
+                "true_confluence": (total.true_positive + total.false_negative) / area,
+            }
+        )
+
+    def _stored(self, truth: S3Object, sizes: Sequence[Size]) -> Iterator[Mask]:
+        """The pages of a mask image."""
+        return read_ground_truth(
+            self._storage.read_image(truth, self._limits), truth.uri, sizes, self._limits
+        )
+
+    def _drawn(self, evaluation: Evaluation, image: str, sizes: Sequence[Size]) -> tuple[Mask, str]:
+        """What a COCO file says of the image, as a mask, and where it was written to be looked at."""
+        coco = evaluation.ground_truth
+        cells = draw_coco(self._indexer.part(coco, image), coco.uri, image, sizes)
+        key = f"{coco_prefix(coco)}/{evaluation.job_id}.mask.png"
+        return cells, self._storage.write(self._settings.output_bucket, key, images.encode_mask(cells)).uri
 
     def _pages(self, evaluation: Evaluation) -> list[dict[str, Any]]:
         """What the job's result says of each page; raises MaskReplaced where it is another job's now."""

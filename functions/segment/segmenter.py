@@ -17,13 +17,14 @@ from cytomask.errors import (
     NotAcceptable,
     RejectedInput,
 )
-from cytomask.jobs import Jobs, Lease, timestamp
+from cytomask.jobs import Jobs, Lease, coco_address, timestamp
 from cytomask.requests import (
     Evaluation,
     Parameters,
     S3Object,
     SegmentRequest,
     Work,
+    coco_name,
     ground_truth_keys,
     job_prefix,
     output_key,
@@ -350,27 +351,47 @@ class Segmenter:
         """
         if not result.get("mask"):
             return
-        now, places = self._clock(), self._places_of_ground_truth(work.request)
-        noted = {"image": work.request.image.uri, "mask": result["mask"]}
+        request, now = work.request, self._clock()
+        noted = {"image": request.image.uri, "mask": result["mask"]}
         fields = noted | {"group": group}
-        waiting = {"ground_truth": places[0].uri} if work.request.ground_truth else {}
+        waiting = {"ground_truth": request.ground_truth.uri} if request.ground_truth else {}
         self._jobs.expect_ground_truth(
-            work.job_id, [place.uri for place in places], noted | {"result": result["result"]}, now
+            work.job_id, self._addresses_of_ground_truth(request), noted | {"result": result["result"]}, now
         )
         self._jobs.await_ground_truth(work.job_id, fields | waiting, now)
-        found = next(filter(None, map(self._storage.find, places)), None)
-        if found is None:
-            return
-        row = self._jobs.queue_evaluation(
-            work.job_id, found.version, fields | {"ground_truth": found.uri}, now
-        )
-        if row["evaluation_status"] == "QUEUED":
-            message = Evaluation(work.job_id, row["record"], found, result["result"])
-            self._sqs.send_message(
-                QueueUrl=self._settings.evaluation_queue_url,
-                MessageBody=msgspec.json.encode(message).decode(),
+        for truth in self._ground_truths(request):
+            row = self._jobs.queue_evaluation(
+                work.job_id, truth.version, fields | {"ground_truth": truth.uri}, now
             )
-        self._jobs.stop_awaiting(work.job_id, found.uri)
+            if row["evaluation_status"] == "QUEUED":
+                message = Evaluation(work.job_id, row["record"], truth, result["result"])
+                self._sqs.send_message(
+                    QueueUrl=self._settings.evaluation_queue_url,
+                    MessageBody=msgspec.json.encode(message).decode(),
+                )
+            self._jobs.stop_awaiting(work.job_id, truth.uri)
+
+    def _addresses_of_ground_truth(self, request: SegmentRequest) -> list[str]:
+        """Under what the ground truth is looked for, as long as it is not there."""
+        addresses = [place.uri for place in self._places_of_ground_truth(request)]
+        return addresses if request.ground_truth else [*addresses, coco_address(coco_name(request.image.key))]
+
+    def _ground_truths(self, request: SegmentRequest) -> Iterator[S3Object]:
+        """What is there to score against: the first of the places, and the COCO files that name the image.
+
+        Of a COCO file that was replaced since it was indexed, the new version is indexed after the rows of
+        this job were written, and finds them.
+        """
+        found = next(filter(None, map(self._storage.find, self._places_of_ground_truth(request))), None)
+        if found:
+            yield found
+        if request.ground_truth:
+            return
+        for uri, noted in self._jobs.cocos_that_name(coco_name(request.image.key)):
+            if request.image.uri.startswith(noted.get("images", "")):
+                coco = self._storage.find(parse_uri(uri, "ground_truth"))
+                if coco and coco.version == noted["version"]:
+                    yield coco
 
     def _places_of_ground_truth(self, request: SegmentRequest) -> list[S3Object]:
         """Where the ground truth may come to lie: where the request says, else under the image's key."""

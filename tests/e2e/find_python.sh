@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Prints the path of a Python of Lambda's version, with pip and not a distribution's own, or says what to install.
+# BASE_PYTHON says another version.
 # usage: find_python.sh
 set -euo pipefail
 
-readonly VERSION=3.13
+readonly VERSION=${BASE_PYTHON:-3.13}
 
 for candidate in "$(command -v python$VERSION)" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$VERSION".*/bin/python$VERSION; do
     # pyenv's shims are there even where they lead nowhere; a distribution's own Python is all over /usr.

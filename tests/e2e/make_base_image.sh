@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes a stand-in for AWS's Lambda base image out of this machine's Python 3.13, for where nothing can be pulled.
+# Makes a stand-in for AWS's Lambda base image out of this machine's Python, for where nothing can be pulled.
+# BASE_PYTHON says which version: 3.13 where it is not set.
 # usage: make_base_image.sh TAG RUNTIME_INTERFACE_EMULATOR
 # The emulator lies in the aws-sam-cli wheel: samcli/local/rapid/aws-lambda-rie-x86_64.
 set -euo pipefail
 
-readonly VERSION=3.13
+readonly VERSION=${BASE_PYTHON:-3.13}
 readonly AWSLAMBDARIC=awslambdaric==4.2.2
 readonly LIBRARIES=usr/lib/x86_64-linux-gnu
 # What sam's own layer, a Dockerfile's RUN and AWS's entry point call. AWS's image has more.

@@ -14,7 +14,7 @@ OF_OURS = {
     "ApiFunction": "functions/api/app.py",
 }
 ZIPS = {
-    "EvaluateFunction": {"evaluate/__init__.py", "evaluate/app.py", "evaluate/evaluator.py"},
+    "EvaluateFunction": {f"evaluate/{name}.py" for name in ("__init__", "app", "evaluator", "indexer")},
     "ApiFunction": {"api/__init__.py", "api/app.py", "api/desk.py"},
 }
 

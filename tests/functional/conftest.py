@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import ClientError
-from factories import GROUND_TRUTH, INPUT, OUTPUT, failed_messages, s3_event, sqs_batch
+from factories import (
+    GROUND_TRUTH,
+    INPUT,
+    OUTPUT,
+    QUEUE_URL,
+    REGION,
+    SEGMENT_QUEUE_URL,
+    TABLE,
+    failed_messages,
+    s3_event,
+    sqs_batch,
+)
 from http_api import http_api
 from moto import mock_aws
 from moto.s3.models import s3_backends
@@ -24,10 +35,6 @@ from PIL import Image
 
 from model.predictor import Prediction, Predictor
 
-REGION = "eu-central-1"
-TABLE = "cytomask-jobs"
-QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-evaluation"
-SEGMENT_QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-segment"
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -238,8 +245,9 @@ class EvaluateFunction:
         return failed_messages(self.app.handler(sqs_batch(*bodies), LambdaContext("evaluation")))
 
     def deliver_queued(self) -> list[int]:
-        """Delivers what the segment function has queued."""
-        return self.deliver(*self.stack.evaluation_messages())
+        """Delivers what the functions have queued."""
+        messages = self.stack.evaluation_messages()
+        return self.deliver(*messages) if messages else []
 
     def upload(self, key: str, body: bytes) -> list[int]:
         """Uploads a ground truth and delivers its notification."""

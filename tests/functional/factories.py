@@ -15,6 +15,10 @@ from PIL import Image
 
 from infra.samples import phase_contrast_field
 
+REGION = "eu-central-1"
+TABLE = "cytomask-jobs"
+QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-evaluation"
+SEGMENT_QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-segment"
 INPUT = "cytomask-input-000000000000-eu-central-1"
 OUTPUT = "cytomask-output-000000000000-eu-central-1"
 GROUND_TRUTH = "cytomask-ground-truth-000000000000-eu-central-1"

@@ -19,7 +19,7 @@ from factories import (
 )
 from PIL import Image
 
-from cytomask.metrics import score
+from cytomask.metrics import score, score_boundary
 
 KEY = "plate 1/A172_Phase_C7_1.tif"
 TRUTH = "plate 1/A172_Phase_C7_1.png"
@@ -48,6 +48,9 @@ def test_a_ground_truth_that_comes_after_its_image_is_scored(stack, evaluate):
     row, expected = evaluate.row(), expected_score(stack, truth)
     assert 0 < expected.iou < 1
     assert ratios(row) == {name: getattr(expected, name) for name in RATIOS}
+    outline = score_boundary(stack.mask(f"{KEY}.mask.png") > 0, truth > 0)
+    assert 0 < outline.f1 < 1
+    assert (float(row["boundary_f1"]), row["boundary_tolerance"]) == (outline.f1, 2)
     assert (row["job_id"], row["evaluation_status"], row["group"]) == (result["job_id"], "SCORED", "A172")
     assert (row["ground_truth"], row["mask"]) == (f"s3://{GROUND_TRUTH}/{TRUTH}", result["mask"])
     assert row["image"] == f"s3://{INPUT}/{KEY}"
@@ -112,6 +115,8 @@ def test_a_stack_is_scored_over_all_its_pages(stack, evaluate):
     cells = [np.count_nonzero(mask) for mask in masks]
     assert float(evaluate.row()["iou"]) == cells[0] / sum(cells)
     assert float(evaluate.row()["true_confluence"]) == cells[0] / truth.size
+    outlines = [score_boundary(mask > 0, page > 0) for mask, page in zip(masks, truth, strict=True)]
+    assert float(evaluate.row()["boundary_f1"]) == (outlines[0] + outlines[1]).f1
 
 
 def test_messages_that_come_twice_are_scored_once(stack, evaluate):
@@ -155,6 +160,7 @@ def test_a_late_notice_of_an_older_ground_truth_changes_nothing(stack, evaluate)
         ("0 and 1", lambda cells: png(cells.astype(np.uint8))),
         ("soft", lambda cells: png(np.where(cells, 7, 0).astype(np.uint8))),
         ("soft, 16 bits", lambda cells: tiff(np.where(cells, 40_000, 0).astype(np.uint16))),
+        ("three classes", lambda cells: png(np.where(cells, np.arange(80) % 2 + 1, 0).astype(np.uint8))),
         ("labels", lambda cells: tiff(np.cumsum(cells).reshape(cells.shape).astype(np.int32) * cells)),
         ("RGB", lambda cells: png(np.stack([cells, cells * 0, cells * 0], -1).astype(np.uint8))),
     ],
@@ -267,7 +273,7 @@ def test_a_ground_truth_that_was_deleted_again_leaves_the_job_waiting(stack, eva
     "body",
     [
         event_file("s3_test_event"),
-        s3_event("plate 1/A172_Phase_C7_1.json", bucket=GROUND_TRUTH),
+        s3_event("plate 1/A172_Phase_C7_1.csv", bucket=GROUND_TRUTH),
         s3_event("plate 1/", bucket=GROUND_TRUTH),
         "no JSON",
         {"job_id": "a", "record": 7},

@@ -17,7 +17,8 @@ from infra.template import load_template, routes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 EXAMPLE = "plate 1/a.tif"
-OF_GROUND_TRUTHS = {"GROUND_TRUTH_MISMATCH", "MASK_REPLACED"}  # which end evaluations, and no call
+# Which end evaluations, and no call.
+OF_GROUND_TRUTHS = {"GROUND_TRUTH_MISMATCH", "IMAGE_NOT_NAMED", "MASK_REPLACED", "UNREADABLE_COCO"}
 document: dict[str, Any] = yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))
 
 CHECKED = {

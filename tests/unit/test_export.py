@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from infra.samples import phase_contrast_field
 from model import preprocess
-from model.export import load_checkpoint
+from model.export import load_checkpoint, main
 from model.predictor import WEIGHTS, Predictor, read_manifest
 from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 
@@ -117,3 +117,37 @@ def test_a_checkpoint_gives_the_network_it_was_saved_from(network: SwinUNet, tmp
     assert loaded.config == network.config == SwinUNetConfig(16, (2,), stem_width=4, detail_width=2)
     assert not loaded.training
     assert np.array_equal(by_torch(loaded, tiles(1)), by_torch(network, tiles(1)))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "reason"),
+    [
+        (None, "TypeError"),
+        ({}, "KeyError"),
+        ({"depths": [2], "widths": [8]}, "TypeError"),
+        ({"depths": [1]}, "Error"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    network: SwinUNet, tmp_path: Path, sizes: dict[str, list[int]] | None, reason: str
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file(network.state_dict(), path, metadata=sizes and {"config": json.dumps(sizes)})
+    with pytest.raises(ValueError, match=rf"other\.safetensors is no checkpoint of a Swin-UNet \(.*{reason}"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint, but longer than a header"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.safetensors is no checkpoint of a Swin-UNet"):
+        load_checkpoint(path)
+
+
+def test_an_export_says_where_to(capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights that ship are replaced by a promotion, which compares, and not by an export."""
+    given = "x.safetensors --name x --config x.json --source x --licence x --scores x.json"
+    with pytest.raises(SystemExit):
+        main(given.split())
+    assert "--out" in capsys.readouterr().err

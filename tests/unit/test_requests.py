@@ -351,6 +351,18 @@ def test_the_notice_of_a_ground_truth_names_its_object() -> None:
     assert parse_evaluation(json.dumps({"Records": [record]})) == [S3Object("truths", "a+b ü.png", None, "e")]
 
 
+@pytest.mark.parametrize("key", ["coco.json", "plate 1/COCO.JSON"])
+def test_a_json_file_is_a_ground_truth_and_no_image(key: str) -> None:
+    body = json.dumps(notification(key))
+    assert parse_evaluation(body) == [S3Object(BUCKET, key, None, "e")]
+    assert parse_body(body) == [Ignored(key, "a sidecar file, not an image")]
+
+
+def test_other_sidecars_of_a_ground_truth_are_ignored() -> None:
+    body = json.dumps(notification("Results.csv"))
+    assert parse_evaluation(body) == [Ignored("Results.csv", "a sidecar file, not an image")]
+
+
 @pytest.mark.parametrize("body", ["no JSON", '{"job_id": "job"}', "[]", '{"job_id": 1, "record": "EVAL#"}'])
 def test_what_the_evaluation_queue_cannot_mean_is_refused(body: str) -> None:
     (refused,) = parse_evaluation(body)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cytomask.requests import S3Object, coco_prefix
 from cytomask.settings import Settings
 from infra.emulator import HANDLERS
 from infra.template import NO_CODE, TEMPLATE, function_name, functions, load_template, without_local_code
@@ -238,7 +239,7 @@ def test_no_right_is_given_on_everything(role: str) -> None:
                 named = json.dumps(resource)
                 assert re.fullmatch(
                     r'\{"Fn::GetAtt": \["\w+", "Arn"\]\}'
-                    r'|\{"Fn::Sub": "\$\{(\w+Bucket\.Arn\}/\*|JobsTable\.Arn\}/index/\w+)"\}',
+                    r'|\{"Fn::Sub": "\$\{(\w+Bucket\.Arn\}/(\w+/)*\*|JobsTable\.Arn\}/index/\w+)"\}',
                     named,
                 )
 
@@ -255,7 +256,16 @@ def allowed(role: str, action: str) -> list[Any]:
 
 def test_the_output_bucket_is_the_only_one_that_is_written_to() -> None:
     assert allowed("SegmentRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]
-    assert allowed("EvaluateRole", "s3:PutObject") == allowed("ApiRole", "s3:PutObject") == []
+    assert allowed("EvaluateRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/jobs/coco/*"}]
+    assert allowed("ApiRole", "s3:PutObject") == []
+
+
+def test_the_parts_of_a_coco_file_lie_where_evaluate_may_write() -> None:
+    assert re.fullmatch("jobs/coco/[0-9a-f]{32}", coco_prefix(S3Object("truths", "a.json", etag="e")))
+
+
+def test_evaluate_may_queue_what_a_coco_file_names() -> None:
+    assert allowed("EvaluateRole", "sqs:SendMessage") == [{"Fn::GetAtt": ["EvaluationQueue", "Arn"]}]
 
 
 @pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole"])

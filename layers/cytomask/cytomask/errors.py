@@ -79,6 +79,18 @@ class GroundTruthMismatch(RejectedInput):
     code = "GROUND_TRUTH_MISMATCH"
 
 
+class UnreadableCoco(RejectedInput):
+    """A file that is no COCO file, too large a one, or one with annotations that nobody can draw."""
+
+    code = "UNREADABLE_COCO"
+
+
+class ImageNotNamed(RejectedInput):
+    """A COCO file that says nothing of the image, or not which of several it is."""
+
+    code = "IMAGE_NOT_NAMED"
+
+
 class MaskReplaced(RejectedInput):
     """A newer image's mask took the place of the one that was to be scored."""
 

@@ -3,7 +3,10 @@
 Status of a job: QUEUED where it was asked for over HTTP, RUNNING, then SUCCEEDED or REJECTED. A row is keyed
 by `job_id` and `record`: `JOB`, or `EVAL#<version>` for the ground truth of that version, or `EVAL#awaiting`
 while there is none. Rows of another kind lead from a ground truth to its jobs, whether it is there already or
-not: their `job_id` is `GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`.
+not: their `job_id` is `GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`. A COCO file has many
+images and its address is in no image's key, so it is also looked for as `coco:<image's name>`; a row
+`COCO#<image's name>` for every file that names the image leads the other way. `COCO_FILE#<address>` says what
+became of a file.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +19,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from cytomask.errors import JobHeld
+from cytomask.requests import S3Object
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -27,6 +31,8 @@ FINISHED = ("SUCCEEDED", "REJECTED")
 JOB = "JOB"
 AWAITING = "EVAL#awaiting"
 TRUTH_OF = "TRUTH_OF#"
+COCO = "COCO#"
+COCO_FILE = "COCO_FILE#"
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,31 @@ class Jobs:
         """The ids of the jobs that look for their ground truth at this address, and what was noted."""
         for row in self.rows(_of_ground_truth(uri)):
             yield row["record"].removeprefix(TRUTH_OF), row
+
+    def name_in_coco(self, name: str, coco: S3Object, fields: Row) -> None:
+        """Notes that a COCO file speaks of the image `name`, unless a later upload of it has done so."""
+        later = "attribute_not_exists(job_id) OR uploaded_at <= :uploaded_at"
+        values = fields | {"version": coco.version, "uploaded_at": coco.uploaded_at}
+        try:
+            self._update(f"{COCO}{name}", coco.uri, values, {}, later, {})
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
+
+    def cocos_that_name(self, name: str) -> Iterator[tuple[str, Row]]:
+        """The addresses of the COCO files that speak of the image `name`, and what was noted."""
+        for row in self.rows(f"{COCO}{name}"):
+            yield row["record"], row
+
+    def read_indexing(self, coco: S3Object) -> Row | None:
+        """What became of an upload of a COCO file; None while it is not indexed."""
+        return self.read(f"{COCO_FILE}{coco.uri}", _indexing(coco))
+
+    def end_indexing(self, coco: S3Object, status: str, fields: Row, now: float) -> None:
+        """Notes that an upload of a COCO file is INDEXED or REJECTED."""
+        values = fields | {"index_status": status, "updated_at": timestamp(now)}
+        first = {"created_at": timestamp(now)}
+        self._update(f"{COCO_FILE}{coco.uri}", _indexing(coco), values, first, None, {})
 
     def await_ground_truth(self, job_id: str, fields: Row, now: float) -> None:
         """Notes that a job's mask is to be scored once its ground truth is there."""
@@ -278,6 +309,16 @@ def timestamp(seconds: float) -> str:
 
 def _of_ground_truth(uri: str) -> str:
     return f"GROUND_TRUTH#{uri}"
+
+
+def coco_address(name: str) -> str:
+    """The address under which jobs look for a COCO file that speaks of the image `name`."""
+    return f"coco:{name}"
+
+
+def _indexing(coco: S3Object) -> str:
+    """Names an upload: the same bytes may come again after others, and are indexed again then."""
+    return f"INDEX#{coco.version} {coco.uploaded_at}"
 
 
 def _is_set(value: Any) -> bool:

@@ -14,12 +14,16 @@ BOUNDARY_TOLERANCE = 2
 class Score:
     """Pixels of agreement and disagreement between masks and their ground truths.
 
-    The rules of every score:
-        - Masks are compared at full resolution; masks of different size are not compared, nor resized.
-        - A pixel is cell or it is not: a ground truth's pixel is cell where it is not zero.
+    The rules of every score, for users in docs/scores.md:
+        - Masks are compared at full resolution. A ground truth of another size, or of another number of
+          pages, is rejected with both sizes named; nothing is resized or cropped.
+        - A pixel is cell or it is not. A ground truth's pixel is cell where what is stored is not zero: in
+          masks of 0 and 255 or 0 and 1, soft masks, RGB masks (any of the colours) and label images, whose
+          classes are not told apart. A COCO file's pixel is cell inside any annotation of the image.
         - Pixels are counted first, over all pages of an image, and divided last.
         - Two empty masks agree: every ratio is 1. Where only one is empty, every ratio is 0, those whose
           own denominator is 0 included (the precision of an empty mask, the recall of an empty ground truth).
+        - Outlines are compared by `score_boundary` with `BOUNDARY_TOLERANCE`, counted and divided likewise.
     """
 
     true_positive: int

@@ -112,16 +112,25 @@ class Refused:
     error: InvalidRequest
 
 
+Arrival = SegmentRequest | S3Object | Ignored | Refused
+
+
 def parse_body(body: str) -> list[SegmentRequest | Ignored | Refused]:
     """Reads a queue's message or a direct event, as JSON, whichever of the ways in it came by.
 
     Keys are decoded where S3 encodes them (its notifications) and nowhere else. What cannot be understood
     is one of the answers and no exception, for the sake of what came with it.
     """
-    try:
-        return _parse_event(decode(body))
-    except InvalidRequest as error:
-        return [Refused(body, error)]
+    return [_segmented(arrival) for arrival in _parse_body(body)]
+
+
+def _segmented(arrival: Arrival) -> SegmentRequest | Ignored | Refused:
+    """What the segment function makes of an arrival: an upload becomes a request for its mask."""
+    if not isinstance(arrival, S3Object):
+        return arrival
+    if PurePosixPath(arrival.key).suffix.lower() in SIDECARS:
+        return _sidecar(arrival)
+    return SegmentRequest(arrival)
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -142,16 +151,35 @@ class Evaluation(msgspec.Struct, frozen=True):
 def parse_evaluation(body: str) -> list[Evaluation | S3Object | Ignored | Refused]:
     """Reads a message of the evaluation queue: what to score, or the ground truths that were uploaded.
 
-    An upload of a ground truth is announced as that of an image is.
+    An upload of a ground truth is announced as that of an image is; a JSON file is one too, in COCO's format.
     """
     try:
         event = decode(body)
         if isinstance(event, dict) and "job_id" in event:
             return [_convert(event, Evaluation)]
-        arrivals = _parse_event(event)
     except InvalidRequest as error:
         return [Refused(body, error)]
-    return [arrival.image if isinstance(arrival, SegmentRequest) else arrival for arrival in arrivals]
+    return [_evaluated(arrival) for arrival in _parse_body(body)]
+
+
+def _evaluated(arrival: Arrival) -> S3Object | Ignored | Refused:
+    """What the evaluate function makes of an arrival: a ground truth is all that it can be."""
+    uploaded = arrival.image if isinstance(arrival, SegmentRequest) else arrival
+    if not isinstance(uploaded, S3Object) or is_coco(uploaded.key):
+        return uploaded
+    suffix = PurePosixPath(uploaded.key).suffix.lower()
+    return _sidecar(uploaded) if suffix in SIDECARS else uploaded
+
+
+def _sidecar(uploaded: S3Object) -> Ignored:
+    return Ignored(uploaded.key, "a sidecar file, not an image")
+
+
+def _parse_body(body: str) -> list[Arrival]:
+    try:
+        return _parse_event(decode(body))
+    except InvalidRequest as error:
+        return [Refused(body, error)]
 
 
 def decode(body: str | bytes) -> object:
@@ -164,12 +192,12 @@ def decode(body: str | bytes) -> object:
         ) from error
 
 
-def _parse_event(event: object) -> list[SegmentRequest | Ignored | Refused]:
+def _parse_event(event: object) -> list[Arrival]:
     match event:
         case {"Event": "s3:TestEvent"}:
             return [Ignored("s3:TestEvent", "S3 announces that the notification is set up")]
         case {"Type": "Notification", "Message": str(message)}:
-            return parse_body(message)
+            return _parse_body(message)
         case {"Records": [*records]}:
             return [request for record in records for request in _parse_record(record)]
         case {"detail-type": str(kind), "detail": {"bucket": _, "object": _} as detail}:
@@ -184,10 +212,10 @@ def _parse_event(event: object) -> list[SegmentRequest | Ignored | Refused]:
     raise InvalidRequest(NO_OBJECT)
 
 
-def _parse_record(record: object) -> list[SegmentRequest | Ignored | Refused]:
+def _parse_record(record: object) -> list[Arrival]:
     match record:
         case {"Sns": {"Message": str(message)}}:
-            return parse_body(message)
+            return _parse_body(message)
     try:
         return [_from_notification(record)]
     except InvalidRequest as error:
@@ -229,7 +257,7 @@ class _EventBridgeDetail(msgspec.Struct, frozen=True):
     object: _EventBridgeObject
 
 
-def _from_notification(record: object) -> SegmentRequest | Ignored:
+def _from_notification(record: object) -> S3Object | Ignored:
     notified = _convert(record, _S3Record)
     if "ObjectCreated:" not in notified.name:
         return Ignored(notified.name, "not an upload")
@@ -237,19 +265,17 @@ def _from_notification(record: object) -> SegmentRequest | Ignored:
     return _uploaded(notified.s3.bucket.name, unquote_plus(found.key), found.version_id, found.etag)
 
 
-def _from_eventbridge(kind: str, detail: object) -> SegmentRequest | Ignored:
+def _from_eventbridge(kind: str, detail: object) -> S3Object | Ignored:
     if kind != "Object Created":
         return Ignored(kind, "not an upload")
     found = _convert(detail, _EventBridgeDetail)
     return _uploaded(found.bucket.name, found.object.key, found.object.version_id, found.object.etag)
 
 
-def _uploaded(bucket: str, key: str, version: str | None, etag: str | None) -> SegmentRequest | Ignored:
+def _uploaded(bucket: str, key: str, version: str | None, etag: str | None) -> S3Object | Ignored:
     if key.endswith("/"):
         return Ignored(key, "a folder's marker")
-    if PurePosixPath(key).suffix.lower() in SIDECARS:
-        return Ignored(key, "a sidecar file, not an image")
-    return SegmentRequest(S3Object(bucket, key, version, etag))
+    return S3Object(bucket, key, version, etag)
 
 
 class _ParameterFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -439,3 +465,18 @@ def ground_truth_keys(key: str) -> Sequence[str]:
     stem = key.removesuffix(PurePosixPath(key).suffix)
     names = dict.fromkeys([key, f"{key}.png", f"{stem}.png", f"{stem}_mask.png"])
     return [name for name in names if len(name.encode()) <= LONGEST_KEY]
+
+
+def is_coco(key: str) -> bool:
+    """Whether a ground truth is a COCO file rather than a mask image, by its name."""
+    return key.lower().endswith(".json")
+
+
+def coco_name(key: str) -> str:
+    """The name by which a COCO file may speak of the image `key`: that of the file, without its folders."""
+    return PurePosixPath(key).name
+
+
+def coco_prefix(coco: S3Object) -> str:
+    """Where a version of a COCO file lies in parts, each image's under its `coco_name`."""
+    return f"jobs/coco/{hashlib.sha256(f'{coco.uri} {coco.version}'.encode()).hexdigest()[:32]}"

@@ -1,15 +1,18 @@
 """Objects in S3: which version an image is, its bytes, and outputs that never go backwards."""
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from botocore.exceptions import ClientError
 
 from cytomask.errors import ImageNotFound, ImageReplaced
+from cytomask.ground_truths import require_coco_size
 from cytomask.images import Limits, require_size
 from cytomask.requests import S3Object
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 CONTENT_TYPES = {"png": "image/png", "json": "application/json"}
 WRITE_ATTEMPTS = 10
@@ -54,21 +57,40 @@ class Storage:
             EmptyImage, ImageTooLarge: by its length, before the bytes are fetched.
             ImageNotFound, ImageReplaced: when it was deleted or overwritten since it was found.
         """
-        try:
-            answer = self._s3.get_object(
-                Bucket=image.bucket, Key=image.key, IfMatch=f'"{image.etag}"', **_version(image)
-            )
-        except ClientError as error:
-            if _status(error) == 404:
-                raise ImageNotFound(f"{image.uri} was deleted before it was read; upload it again") from error
-            if _status(error) == 412:
-                raise ImageReplaced(
-                    f"{image.uri} was overwritten meanwhile; the newer upload is a job of its own"
-                ) from error
-            raise
+        answer = self._get(image)
         with answer["Body"] as body:
             require_size(answer["ContentLength"], image.uri, limits)
             return body.read()
+
+    def read_coco(self, coco: S3Object) -> tuple[bytes, str]:
+        """The bytes of exactly this version, and the prefix of the images that it is meant for.
+
+        The prefix is the object's metadata `images`, percent-encoded as metadata has to be; empty means all.
+
+        Raises:
+            UnreadableCoco: by its length, before the bytes are fetched.
+            ImageNotFound, ImageReplaced: as `read_image`.
+        """
+        answer = self._get(coco)
+        with answer["Body"] as body:
+            require_coco_size(answer["ContentLength"], coco.uri)
+            return body.read(), unquote(answer["Metadata"].get("images", ""))
+
+    def _get(self, wanted: S3Object) -> "GetObjectOutputTypeDef":
+        try:
+            return self._s3.get_object(
+                Bucket=wanted.bucket, Key=wanted.key, IfMatch=f'"{wanted.etag}"', **_version(wanted)
+            )
+        except ClientError as error:
+            if _status(error) == 404:
+                raise ImageNotFound(
+                    f"{wanted.uri} was deleted before it was read; upload it again"
+                ) from error
+            if _status(error) == 412:
+                raise ImageReplaced(
+                    f"{wanted.uri} was overwritten meanwhile; the newer upload is a job of its own"
+                ) from error
+            raise
 
     def read_output(self, bucket: str, key: str) -> bytes | None:
         """An output written earlier; None where there is none."""

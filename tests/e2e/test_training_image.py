@@ -1,0 +1,172 @@
+"""The training image, built on a CPU's torch and run as SageMaker does: /opt/ml mounted, argument `train`."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from account import BRIDGE
+from PIL import Image
+from tools import PATIENCE_SECONDS, ROOT, run
+
+from infra.samples import phase_contrast_field
+from model.export import load_checkpoint
+from training.sagemaker_job import METRICS, build, encode
+
+PYTHON = "3.11"
+BASE = f"local/lambda-python:{PYTHON}"
+IMAGE = "local/cytomask-training"
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
+EXPERIMENT = {
+    "name": "two-steps",
+    "train": {"pairs:images:masks": 1.0},
+    "validation": ["pairs:images:masks"],
+    "epochs": 1,
+    "steps_per_epoch": 2,
+    "batch_size": 2,
+    "warmup_steps": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel of the CPU's torch that constraints.txt names."""
+    [version] = re.findall(r"^torch==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    folder = tmp_path_factory.mktemp("wheels")
+    platform = ("--python-version", PYTHON, "--platform", "manylinux_2_28_x86_64")
+    tries = ("--retries", "0", "--timeout", "20", "--find-links", CPU_WHEELS)
+    got = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                *platform,
+                *tries,
+            ),
+            *("--dest", str(folder), f"torch=={version}+cpu"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if got.returncode:
+        pytest.skip(
+            f"the training image is NOT TESTED: torch {version}+cpu cannot be had: {got.stderr[-300:]}"
+        )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(wheels: Path) -> Iterator[str]:
+    """The training image on the base made here, with the wheel served to its build."""
+    [emulator] = ROOT.glob(".venv-sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64")
+    run("tests/e2e/make_base_image.sh", BASE, emulator, BASE_PYTHON=PYTHON)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(wheels))
+    with ThreadingHTTPServer((BRIDGE, 0), handler) as server, pytest.MonkeyPatch.context() as patch:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        patch.setenv("DOCKER_BUILDKIT", "0")
+        place = f"TORCH_WHEELS=http://{BRIDGE}:{server.server_port}/"
+        build(IMAGE, [f"BASE={BASE}", place, f"PIP_TRUSTED_HOST={BRIDGE}"])
+        server.shutdown()
+    yield IMAGE
+
+
+@pytest.fixture
+def opt_ml(tmp_path: Path) -> Path:
+    """What SageMaker mounts, with two small fields and their masks in the channel `training`."""
+    training = tmp_path / "input" / "data" / "training"
+    for folder in ("images", "masks"):
+        (training / folder).mkdir(parents=True)
+    for seed in range(2):
+        field = phase_contrast_field(seed, 256, 256)
+        Image.fromarray(field.pixels).save(training / "images" / f"{seed}.png")
+        Image.fromarray(field.cells).save(training / "masks" / f"{seed}.png")
+    (tmp_path / "input" / "config").mkdir()
+    return tmp_path
+
+
+def started(opt_ml: Path, **changes: Any) -> str:
+    """Starts a container with the experiment's hyperparameters; returns its id."""
+    hyperparameters = {name: encode(value) for name, value in (EXPERIMENT | changes).items()}
+    (opt_ml / "input" / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
+    limits = ("--network=none", "--env=OMP_NUM_THREADS=1", f"--volume={opt_ml}:/opt/ml")
+    return run("docker", "run", "--detach", *limits, IMAGE, "train").stdout.strip()
+
+
+def ended(container: str) -> tuple[int, str]:
+    """Waits for a container's end and removes it; returns its exit code and its log."""
+    code = int(run("docker", "wait", container).stdout)
+    log = log_of(container)
+    run("docker", "rm", "--volumes", container)
+    return code, log
+
+
+def log_of(container: str) -> str:
+    logs = run("docker", "logs", container)
+    return logs.stdout + logs.stderr
+
+
+def stopped_after(container: str, epoch: int) -> tuple[int, str]:
+    """Stops a container as SageMaker does, once it has come to the end of an epoch."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while f"epoch {epoch}/" not in (log := log_of(container)):
+        running = run("docker", "inspect", "--format", "{{.State.Running}}", container).stdout.strip()
+        assert running == "true" and time.monotonic() < deadline, log
+        time.sleep(0.5)
+    run("docker", "stop", "--time=120", container)
+    return ended(container)
+
+
+@pytest.mark.usefixtures("image")
+def test_two_steps_leave_weights_and_metrics_where_sagemaker_collects_them(opt_ml: Path) -> None:
+    code, log = ended(started(opt_ml))
+    assert (code, (opt_ml / "output" / "failure").exists()) == (0, False), log
+    assert load_checkpoint(opt_ml / "model" / "swin_unet.safetensors").config.as_dict()
+    assert json.loads((opt_ml / "model" / "config.json").read_text())["name"] == "two-steps"
+    with (opt_ml / "output" / "data" / "metrics.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert row["step"] == "2"
+    assert (opt_ml / "output" / "data" / "curves.png").stat().st_size > 1000
+    assert (opt_ml / "checkpoints" / "last.pt").exists()
+    [line] = [line for line in log.splitlines() if line.startswith("epoch 1/1 ")]
+    assert [name for name in METRICS if f"{name} " not in line] == []
+
+
+@pytest.mark.usefixtures("image")
+def test_a_stopped_container_goes_on_from_its_checkpoint_in_the_next(opt_ml: Path) -> None:
+    code, _ = stopped_after(started(opt_ml, epochs=1000), epoch=1)
+    assert (code, (opt_ml / "output" / "failure").exists()) == (143, False)
+    _, log = stopped_after(started(opt_ml, epochs=1000), epoch=3)
+    assert "epoch 1/1000" not in log
+
+
+@pytest.mark.usefixtures("image")
+def test_what_training_refuses_becomes_the_failure_reason(opt_ml: Path) -> None:
+    code, _ = ended(started(opt_ml, train={"pairs:images:nothing": 1.0}))
+    failure = (opt_ml / "output" / "failure").read_text()
+    assert code == 1
+    assert failure.startswith("training ended with exit code 1: cannot train: ")
+    assert "nothing" in failure
+
+
+@pytest.mark.usefixtures("image")
+def test_it_holds_no_tests_no_functions_and_no_command_line() -> None:
+    code = "from pathlib import Path; print(*sorted(p.name for p in Path('.').iterdir()))"
+    listed = run("docker", "run", "--rm", "--entrypoint=python3", IMAGE, "-c", code).stdout.split()
+    assert listed == [
+        *("constraints.txt", "cytomask", "model", "pyproject.toml", "requirements.txt", "training"),
+    ]

@@ -1,0 +1,366 @@
+"""The commands that work on a stack, against faked AWS resources."""
+
+import argparse
+import json
+import re
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, NoCredentialsError
+from factories import (
+    GROUND_TRUTH,
+    INPUT,
+    OUTPUT,
+    QUEUE_URL,
+    REGION,
+    TABLE,
+    ground_truth,
+    request,
+    s3_event,
+    tiff,
+)
+
+from cli import evaluate as evaluate_command
+from cli import jobs as jobs_command
+from cli import stack as stack_module
+from cli.main import main
+from cli.stack import Stack, StackNotFound
+
+KEY = "plate 1/A172_Phase_C7_1.tif"
+OUTPUTS = {
+    "InputBucketName": INPUT,
+    "OutputBucketName": OUTPUT,
+    "GroundTruthBucketName": GROUND_TRUTH,
+    "EvaluationQueueUrl": QUEUE_URL,
+    "JobsTableName": TABLE,
+}
+COCO = {
+    "images": [{"id": 1, "file_name": "A172_Phase_C7_1.tif", "width": 80, "height": 64}],
+    "annotations": [{"id": 1, "image_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]]}],
+}
+
+
+class CloudFormation:
+    """What the commands ask of it."""
+
+    meta = argparse.Namespace(region_name=REGION)
+
+    def __init__(self, outputs):
+        self._outputs = outputs
+
+    def describe_stacks(self, StackName):  # boto3's name
+        if StackName != "cytomask":
+            answer = {"Error": {"Code": "ValidationError", "Message": "Stack does not exist"}}
+            raise ClientError(answer, "DescribeStacks")
+        outputs = [{"OutputKey": key, "OutputValue": value} for key, value in self._outputs.items()]
+        return {"Stacks": [{"Outputs": outputs}]}
+
+
+@pytest.fixture
+def deployed(stack, monkeypatch):
+    """The stack's resources as CloudFormation describes them: what a command is given."""
+    queue = stack.sqs.create_queue(QueueName="cytomask-segment")["QueueUrl"]
+    outputs = OUTPUTS | {"SegmentQueueUrl": queue}
+
+    def client(service, endpoint_url):
+        assert endpoint_url is None
+        return CloudFormation(outputs) if service == "cloudformation" else boto3.client(service)
+
+    monkeypatch.setattr(stack_module, "_client", client)
+    monkeypatch.delenv("CYTOMASK_STACK", raising=False)
+    return Stack.connect("cytomask")
+
+
+def sent(deployed):
+    answer = deployed.sqs.receive_message(QueueUrl=deployed.segment_queue, MaxNumberOfMessages=10)
+    return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+
+
+def keys_in(stack, bucket):
+    return {item["Key"] for item in stack.s3.list_objects_v2(Bucket=bucket).get("Contents", [])}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two images and their ground truths, with what else lies beside them."""
+    for name in ("images/plate 1/a.tif", "images/b.PNG", "masks/plate 1/a.png", "masks/coco.json"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(tiff())
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    (tmp_path / "images" / "table.json").write_text("{}")
+    return tmp_path
+
+
+def test_a_stack_is_found_by_its_outputs(deployed):
+    assert (deployed.input_bucket, deployed.table, deployed.api_url) == (INPUT, TABLE, None)
+
+
+def test_a_stack_that_is_not_there_is_said_to_be(deployed, capsys):
+    assert main(["jobs", "--stack", "elsewhere"]) == 2
+    said = capsys.readouterr().err
+    assert "there is no stack `elsewhere` in eu-central-1" in said
+    assert "--stack or CYTOMASK_STACK, or give --endpoint-url" in said
+
+
+def test_the_environment_names_the_stack(deployed, monkeypatch, capsys):
+    monkeypatch.setenv("CYTOMASK_STACK", "plates")
+    assert main(["jobs"]) == 2
+    assert "no stack `plates`" in capsys.readouterr().err
+
+
+def test_a_stack_without_an_output_is_named(deployed, monkeypatch):
+    monkeypatch.setattr(stack_module, "_client", lambda *_: CloudFormation({"InputBucketName": INPUT}))
+    with pytest.raises(StackNotFound, match="`cytomask` has no output 'OutputBucketName'; deploy it anew"):
+        Stack.connect("cytomask")
+
+
+def test_missing_credentials_are_a_sentence(deployed, monkeypatch, capsys):
+    def client(*_):
+        raise NoCredentialsError
+
+    monkeypatch.setattr(stack_module, "_client", client)
+    assert main(["jobs"]) == 2
+    assert "`aws configure`" in capsys.readouterr().err
+
+
+def test_an_emulator_that_does_not_answer_is_a_sentence(capsys):
+    assert main(["jobs", "--endpoint-url", "http://127.0.0.1:1"]) == 2
+    assert "the stack `cytomask` cannot be looked up: Could not connect" in capsys.readouterr().err
+
+
+def test_what_aws_refuses_is_a_sentence(deployed, stack, folders, capsys):
+    stack.s3.delete_bucket(Bucket=INPUT)
+    assert main(["upload", str(folders / "images")]) == 2
+    assert "NoSuchBucket" in capsys.readouterr().err
+
+
+def test_upload_sends_folders_with_what_lies_below_them(deployed, stack, folders, capsys):
+    assert main(["upload", str(folders / "images"), "--ground-truth", str(folders / "masks")]) == 0
+    assert keys_in(stack, INPUT) == {"plate 1/a.tif", "b.PNG"}
+    assert keys_in(stack, GROUND_TRUTH) == {"plate 1/a.png", "coco.json"}
+    assert stack.s3.get_object(Bucket=INPUT, Key="b.PNG")["Body"].read() == tiff()
+    assert f"s3://{INPUT}/plate 1/a.tif" in capsys.readouterr().out.splitlines()
+
+
+def test_upload_begins_nothing_where_two_files_would_get_one_address(deployed, stack, folders, capsys):
+    (folders / "more").mkdir()
+    (folders / "more" / "b.PNG").write_bytes(b"")
+    assert main(["upload", str(folders / "images"), str(folders / "more" / "b.PNG")]) == 2
+    assert "would both become" in capsys.readouterr().err
+    assert keys_in(stack, INPUT) == set()
+
+
+def test_upload_begins_nothing_where_a_file_is_missing(deployed, stack, folders, capsys):
+    assert main(["upload", str(folders / "images"), "missing.tif"]) == 2
+    assert "no such file: missing.tif" in capsys.readouterr().err
+    assert keys_in(stack, INPUT) == set()
+
+
+def test_upload_of_nothing_says_so(deployed, tmp_path, capsys):
+    assert main(["upload", str(tmp_path)]) == 2
+    assert "no images were named" in capsys.readouterr().err
+
+
+def test_submit_sends_a_request_for_each_image(deployed):
+    truth = f"s3://{GROUND_TRUTH}/coco.json"
+    images = [f"s3://{INPUT}/a.tif", f"s3://{INPUT}/plate 1/ü.tif"]
+    options = ["--ground-truth", truth, "--group", "HeLa", "--pages", "0-3", "--outputs", "mask", "overlay"]
+    assert main(["submit", *images, *options]) == 0
+    fields = {"ground_truth": truth, "group": "HeLa", "pages": "0-3", "outputs": ["mask", "overlay"]}
+    assert sent(deployed) == [{"image": image} | fields for image in images]
+
+
+def test_submit_says_no_more_than_was_asked_for(deployed):
+    assert main(["submit", f"s3://{INPUT}/a.tif", "--threshold", "0"]) == 0
+    assert sent(deployed) == [{"image": f"s3://{INPUT}/a.tif", "threshold": 0}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["s3://bucket/a.tif", "a.tif"], '`image`: "a.tif" is no S3 address'),
+        (["s3://bucket/a.tif", "--threshold", "2"], "`threshold`"),
+        (["s3://bucket/a.tif", "--pages", "x"], "`pages`"),
+        (
+            ["s3://bucket/a.tif", "--ground-truth", "truth.png"],
+            '`ground_truth`: "truth.png" is no S3 address',
+        ),
+        (
+            ["s3://bucket/a.tif", "s3://bucket/b.tif", "--ground-truth", "s3://bucket/truth.png"],
+            "s3://bucket/truth.png cannot be the ground truth of 2 images; submit them one by one",
+        ),
+    ],
+)
+def test_submit_sends_nothing_where_one_request_is_none(deployed, capsys, arguments, said):
+    assert main(["submit", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nothing was sent: ")
+    assert said in error
+    assert sent(deployed) == []
+
+
+@pytest.fixture
+def noticed(evaluate, monkeypatch):
+    """S3 and Lambda do their part while the command waits."""
+
+    def deliver(_):
+        keys = sorted(keys_in(evaluate.stack, GROUND_TRUTH))
+        assert evaluate.deliver(s3_event(*keys, bucket=GROUND_TRUTH)) == []
+        evaluate.deliver_queued()
+
+    monkeypatch.setattr(evaluate_command.time, "sleep", deliver)
+    return evaluate
+
+
+def coco_file(folder, content=COCO, name="coco.json"):
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def test_evaluate_uploads_a_coco_file_and_says_what_it_names(deployed, stack, noticed, tmp_path, capsys):
+    stack.segment(KEY, tiff())
+    assert main(["evaluate", "--coco", coco_file(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"uploaded s3://{GROUND_TRUTH}/coco.json\n1 images, 1 annotations" in said
+    assert noticed.row()["evaluation_status"] == "SCORED"
+
+
+def test_evaluate_narrows_the_file_to_a_prefix(deployed, stack, noticed, tmp_path, capsys):
+    stack.segment(KEY, tiff())
+    other = "plate ü/A172_Phase_C7_1.tif"
+    stack.segment(other, tiff())
+    prefix = f"s3://{INPUT}/plate ü/"
+    assert main(["evaluate", "--coco", coco_file(tmp_path), "--images", prefix]) == 0
+    assert f"uploaded s3://{GROUND_TRUTH}/{INPUT}/plate ü/coco.json" in capsys.readouterr().out
+    statuses = {row["image"]: row["evaluation_status"] for row in stack.rows("EVAL")}
+    assert statuses == {
+        f"s3://{INPUT}/{KEY}": "AWAITING_GROUND_TRUTH",
+        f"s3://{INPUT}/{other}": "SCORED",
+    }
+
+
+@pytest.mark.parametrize("bucket", [INPUT, GROUND_TRUTH])
+def test_evaluate_takes_a_file_that_is_in_s3(deployed, stack, noticed, bucket):
+    stack.segment(KEY, tiff())
+    stack.upload("annotations/coco.json", json.dumps(COCO).encode(), bucket=bucket)
+    assert main(["evaluate", "--coco", f"s3://{bucket}/annotations/coco.json"]) == 0
+    key = "coco.json" if bucket == INPUT else "annotations/coco.json"
+    assert noticed.row()["ground_truth"] == f"s3://{GROUND_TRUTH}/{key}"
+    assert noticed.row()["evaluation_status"] == "SCORED"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "images", "code", "said"),
+    [
+        ("no JSON", "coco.json", None, 1, "coco.json is no COCO file"),
+        (COCO | {"images": []}, "coco.json", None, 1, "coco.json lists no images"),
+        (COCO, "coco.txt", None, 2, "coco.txt is no COCO file by its name; call it *.json"),
+        (COCO, "coco.json", "plate 1/", 2, '--images: "plate 1/" is no S3 address'),
+    ],
+)
+def test_evaluate_uploads_nothing_of_what_it_can_refuse(
+    deployed, stack, tmp_path, capsys, content, name, images, code, said
+):
+    options = [] if images is None else ["--images", images]
+    assert main(["evaluate", "--coco", coco_file(tmp_path, content, name), *options]) == code
+    assert said in capsys.readouterr().err
+    assert keys_in(stack, GROUND_TRUTH) == set()
+
+
+def test_evaluate_says_that_a_file_is_missing(deployed, capsys):
+    assert main(["evaluate", "--coco", "missing.json"]) == 2
+    assert "missing.json cannot be read: No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (f"s3://{INPUT}/missing.json", f"there is no s3://{INPUT}/missing.json"),
+        ("s3://B/missing.json", '"s3://B/missing.json" is no S3 address'),
+    ],
+)
+def test_evaluate_says_that_an_object_is_missing(deployed, capsys, address, said):
+    assert main(["evaluate", "--coco", address]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_evaluate_says_why_the_function_rejected_the_file(deployed, stack, noticed, capsys):
+    stack.upload("coco.json", b"no JSON")
+    assert main(["evaluate", "--coco", f"s3://{INPUT}/coco.json"]) == 1
+    assert "rejected: UNREADABLE_COCO: s3://" in capsys.readouterr().err
+
+
+def test_evaluate_does_not_wait_for_ever(deployed, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate_command, "TIMEOUT_SECONDS", 0)
+    assert main(["evaluate", "--coco", coco_file(tmp_path)]) == 1
+    assert "is not indexed after 0 s" in capsys.readouterr().err
+
+
+def listed(capsys):
+    """The lines of the table, by image: status, confluence, IoU, Dice, group."""
+    lines = capsys.readouterr().out.splitlines()[1:]
+    return {line.split("  ")[-1].strip(): line.split()[1:6] for line in lines}
+
+
+def test_jobs_lists_every_job_with_its_score(deployed, stack, evaluate, capsys):
+    result = stack.segment(KEY, tiff())
+    evaluate.upload(f"{KEY}.png", ground_truth())
+    stack.segment("bad.tif", b"text")
+    stack.deliver("no JSON")
+    assert main(["jobs"]) == 0
+    row, lines = evaluate.row(), listed(capsys)
+    score = [f"{result['confluence']:.3f}", f"{row['iou']:.3f}", f"{row['dice']:.3f}", "A172"]
+    assert lines[f"s3://{INPUT}/{KEY}"] == ["SUCCEEDED", *score]
+    assert lines[f"s3://{INPUT}/bad.tif"] == ["REJECTED", "-", "-", "-", "-"]
+    assert lines["message 'no JSON'"][0] == "REJECTED"
+
+
+def test_jobs_are_narrowed_by_status_and_by_group(deployed, stack, capsys):
+    stack.segment(KEY, tiff())
+    stack.segment("A172_Phase_bad.tif", b"text")
+    stack.segment("other.tif", tiff())
+    good, bad, other = (f"s3://{INPUT}/{key}" for key in (KEY, "A172_Phase_bad.tif", "other.tif"))
+    for options, expected in [
+        (["--status", "succeeded"], {good, other}),
+        (["--group", "A172"], {good, bad}),
+        (["--group", "A172", "--status", "REJECTED"], {bad}),
+    ]:
+        assert main(["jobs", *options]) == 0
+        assert set(listed(capsys)) == expected
+    assert main(["jobs", "--group", "HeLa"]) == 0
+    assert capsys.readouterr().err == "no jobs\n"
+
+
+def test_jobs_refuses_a_status_that_there_is_not(deployed, capsys):
+    assert main(["jobs", "--status", "done"]) == 2
+    assert "no job is ever DONE; --status takes QUEUED, RUNNING" in capsys.readouterr().err
+
+
+def test_jobs_shows_the_newest_last_and_says_that_there_are_more(deployed, stack, monkeypatch, capsys):
+    monkeypatch.setattr(jobs_command, "MOST_JOBS", 2)
+    for name in ("a", "b", "c"):
+        stack.segment(f"{name}.tif", b"text")
+    assert main(["jobs"]) == 0
+    said = capsys.readouterr()
+    assert re.findall(r"(\w)\.tif", said.out) == ["b", "c"]
+    assert "the newest 2; there are more" in said.err
+
+
+def test_jobs_shows_one_job_in_full(deployed, stack, evaluate, capsys):
+    result = stack.segment(KEY, tiff())
+    stack.handle(request(KEY, group="plate 7"))
+    evaluate.upload(f"{KEY}.png", ground_truth())
+    assert main(["jobs", result["job_id"]]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^status +SUCCEEDED$", said, re.MULTILINE)
+    assert re.search(rf"^{re.escape(evaluate.row()['record'])}$", said, re.MULTILINE)
+    assert re.search(rf"^iou +{evaluate.row()['iou']}$", said, re.MULTILINE)
+    assert said.count("plate 7") == 2
+
+
+def test_a_job_that_there_is_not_is_said_to_be(deployed, capsys):
+    assert main(["jobs", "0" * 32]) == 1
+    said = capsys.readouterr().err
+    assert f"the stack `cytomask` has no job {'0' * 32}; `cytomask jobs` lists them" in said

@@ -1,0 +1,264 @@
+"""The report counts, measures and shows what is there, in one file, whatever the files are called."""
+
+import base64
+import csv
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from training import explore
+from training.dataset import read_source
+from training.explore import Seen, annotated_areas, component_areas, duplicates, look, report
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+COLUMNS = ("source", "split", "image", "mask", "cell")
+VOID = {"meta", "img", "wbr", "br"}
+
+
+def picture(seed: int, dtype: str = "uint8", shape: tuple[int, int] = (30, 40)) -> NDArray[Any]:
+    high = np.iinfo(dtype).max
+    return np.random.default_rng(seed).integers(0, high, shape, dtype)
+
+
+def square(side: int, shape: tuple[int, int] = (30, 40)) -> NDArray[np.bool_]:
+    mask = np.zeros(shape, np.bool_)
+    mask[3 : 3 + side, 3 : 3 + side] = True
+    return mask
+
+
+def add(
+    folder: Path, source: str, name: str, pixels: NDArray[Any], cells: NDArray[np.bool_], line: str = ""
+) -> None:
+    """One more row of the index, with its image as a TIFF and its mask as a PNG."""
+    paths = folder / source / f"{name}.tif", folder / source / f"{name}.png"
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(paths[0], pixels)
+    Image.fromarray(cells.astype(np.uint8) * 255).save(paths[1])
+    index = folder / "index.csv"
+    begun = index.is_file()
+    with index.open("a", newline="") as file:
+        rows = csv.writer(file)
+        if not begun:
+            rows.writerow(COLUMNS)
+        rows.writerow([*source.split("/"), *(str(path.relative_to(folder)) for path in paths), line])
+
+
+def look_at(folder: Path, *sources: str) -> list[Seen]:
+    return [look(source, sample) for source in sources for sample in read_source(folder, source)]
+
+
+class Page(HTMLParser):
+    """What a browser would find: text of every table row, pictures, tags left open, other files wanted."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.pictures: list[Image.Image] = []
+        self.open: list[str] = []
+        self.wanted: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        source = dict(attrs).get("src") or dict(attrs).get("href") or ""
+        kind, _, data = source.partition(",")
+        if kind == "data:image/png;base64":
+            self.pictures.append(Image.open(io.BytesIO(base64.b64decode(data))))
+        elif source:
+            self.wanted.append(source)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def test_a_look_measures_an_image_and_its_mask(tmp_path: Path) -> None:
+    pixels = np.full((30, 40), 4095, np.uint16)
+    pixels[:15] = 0
+    pixels[0, :24] = 65535  # 24 of 1,200 pixels
+    add(tmp_path, "ours/train", "A172_Phase_A1_1_00d00h00m_1", pixels, square(6))
+    [seen] = look_at(tmp_path, "ours/train")
+    assert (seen.shape, seen.kind, seen.line) == ((30, 40), "uint16", "A172")
+    assert seen.confluence == 36 / 1200
+    assert seen.areas.tolist() == [36]
+    assert seen.saturated == 24 / 1200
+    assert (seen.dark, seen.bright) == (0, 1)
+    assert seen.middle == pytest.approx(4095 / 65535)
+
+
+def test_floats_are_measured_by_their_own_maximum(tmp_path: Path) -> None:
+    add(tmp_path, "ours/train", "a", np.linspace(0, 500, 1200, dtype=np.float32).reshape(30, 40), square(6))
+    [seen] = look_at(tmp_path, "ours/train")
+    assert (seen.kind, seen.saturated) == ("float32", 0)
+    assert (seen.dark, seen.middle, seen.bright) == pytest.approx((0.01, 0.5, 0.99), abs=1e-3)
+
+
+def test_colours_are_told_from_grey(tmp_path: Path) -> None:
+    for folder in ("i", "m"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(np.full((30, 40, 3), 255, np.uint8)).save(tmp_path / "i" / "a.png")
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "m" / "a.png")
+    [seen] = look_at(tmp_path, "pairs:i:m")
+    assert seen.kind == "uint8 RGB"
+    assert seen.saturated == 1
+    assert seen.line == "not named"
+
+
+def test_cells_that_touch_at_a_corner_are_one_component() -> None:
+    mask = np.zeros((10, 10), np.bool_)
+    mask[1:3, 1:3] = mask[3:5, 3:5] = True
+    mask[8, 8] = True
+    assert sorted(component_areas(mask).tolist()) == [1, 8]
+    assert component_areas(np.zeros((4, 4), np.bool_)).tolist() == []
+
+
+def test_annotations_are_measured_one_by_one_even_where_they_overlap(tmp_path: Path) -> None:
+    def box(left: int, top: int, side: int) -> list[list[int]]:
+        return [[left, top, left + side, top, left + side, top + side, left, top + side]]
+
+    runs = {"counts": [0, 5, 1195], "size": [30, 40]}  # down the first column
+    annotations = [(1, box(0, 0, 10)), (1, box(5, 5, 10)), (2, box(0, 0, 4) + box(20, 20, 4)), (2, runs)]
+    content = {
+        "images": [{"id": at, "file_name": f"sub/{at}.tif", "height": 30, "width": 40} for at in (1, 2)],
+        "annotations": {
+            str(at): {"id": at, "image_id": image, "segmentation": outline}
+            for at, (image, outline) in enumerate(annotations)
+        },
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    areas = annotated_areas(tmp_path / "coco.json", {"1.tif": "A172", "2.tif": "BV2"})
+    assert areas["A172"].tolist() == [100, 100]
+    assert areas["BV2"].tolist() == [32, 5]
+
+
+def test_an_image_in_two_sources_is_a_leak_by_pixels_and_by_name(tmp_path: Path) -> None:
+    add(tmp_path, "ours/train", "a", picture(1), square(5))
+    add(tmp_path, "ours/train", "again", picture(9), square(5))
+    add(tmp_path, "ours/train", "and_again", picture(9), square(5))
+    add(tmp_path, "ours/train", "c", picture(2), square(5))
+    add(tmp_path, "ours/train", "alone", picture(3), square(5))
+    add(tmp_path, "ours/val", "renamed", picture(1), square(6))
+    add(tmp_path, "ours/val", "c", picture(4), square(5))
+    found = duplicates(look_at(tmp_path, "ours/train", "ours/val"))
+    assert [(how, [(one.source, one.sample.name) for one in same]) for how, same in found] == [
+        ("same pixels, different masks", [("ours/train", "a"), ("ours/val", "renamed")]),
+        ("same name, different pixels", [("ours/train", "c"), ("ours/val", "c")]),
+        ("same pixels, same mask", [("ours/train", "again"), ("ours/train", "and_again")]),
+    ]
+
+
+def test_the_same_values_of_another_type_or_shape_are_another_image(tmp_path: Path) -> None:
+    add(tmp_path, "ours/train", "a", np.ones((4, 6), np.uint8), square(2, (4, 6)))
+    add(tmp_path, "ours/train", "b", np.ones((6, 4), np.uint8), square(2, (6, 4)))
+    add(tmp_path, "ours/train", "c", np.ones((4, 3), np.uint16), square(2, (4, 3)))
+    assert duplicates(look_at(tmp_path, "ours/train")) == []
+
+
+def test_the_report_is_one_file_that_counts_every_image(tmp_path: Path) -> None:
+    for seed in range(7):
+        add(tmp_path, "ours/train", f"A172_Phase_{seed}", picture(seed), square(seed + 2))
+    add(tmp_path, "ours/val", "BV2_Phase_1", picture(8, "uint16"), square(20))
+    add(tmp_path, "ours/val", "dead", picture(9, shape=(20, 20)), square(0, (20, 20)), "BV2")
+    page = Page(report(look_at(tmp_path, "ours/train", "ours/val"), tmp_path))
+    assert page.open == []
+    assert page.wanted == []
+    assert "9 images from 2 sources, 2 cell lines, 8 outlined cells" in page.text
+    for row in (
+        ["cell line", "ours/train", "ours/val", "all"],
+        ["A172", "7", "·", "7"],
+        ["BV2", "·", "2", "2"],
+        ["all", "7", "2", "9"],
+        ["ours/val", "30 × 40", "uint16", "1"],
+        ["ours/val", "20 × 20", "uint8", "1"],
+        ["BV2", "2", "0.0%", "16.7%", "33.3%"],
+        ["BV2", "ours/val", "1", "400", "400", "400", "·"],
+        ["ours/val", "dead", "no cell in the ground truth"],
+    ):
+        assert row in page.rows
+    assert "None: no two images share their name or their pixels." in page.text
+    figures, panels = page.pictures[:3], page.pictures[3:]
+    assert all(figure.width > 1000 for figure in figures)
+    assert [panel.size for panel in panels] == [(80, 30)] * 4 + [(40, 20), (80, 30)]
+
+
+def test_no_name_can_break_the_page(tmp_path: Path) -> None:
+    name, line = "<script>alert('x')&amp;\"", "</td><b onload=x>"
+    add(tmp_path, "ours/train", name, picture(1), square(5), line)
+    add(tmp_path, "ours/train", "other", picture(2), square(0), line)
+    add(tmp_path, "ours/train", "same", picture(2), square(1), line)
+    html = report(look_at(tmp_path, "ours/train"), tmp_path)
+    assert "<script" not in html
+    assert "<b " not in html
+    page = Page(html)
+    assert page.open == []
+    assert [line, "3", "3"] in page.rows
+    assert ["same pixels, different masks", "within one source"] in [row[:2] for row in page.rows]
+    assert f"{name}, 2% cell" in page.text
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, folder: Path, *sources: str) -> Path:
+    out = folder / "reports" / "report.html"
+    arguments = ["explore", *sources, "--data", str(folder), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    explore.main()
+    return out
+
+
+def test_the_command_writes_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(tmp_path, "ours/train", "a", picture(1), square(5))
+    out = run_main(monkeypatch, tmp_path, "ours/train", "ours/train")
+    assert "1 image from 1 source, 1 cell line" in Page(out.read_text()).text
+    assert capsys.readouterr().out.startswith(f"{out}: 1 images, ")
+
+
+def test_an_empty_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path, "ours/train", "a", picture(1), square(5))
+    with pytest.raises(SystemExit, match=r"ours/tset in .* has no images"):
+        run_main(monkeypatch, tmp_path, "ours/train", "ours/tset")
+    assert not (tmp_path / "reports").exists()
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path, "ours/train", "a", picture(1), square(5))
+    add(tmp_path, "ours/train", "torn", picture(2), square(5))
+    torn = tmp_path / "ours/train/torn.tif"
+    torn.write_bytes(torn.read_bytes()[:600])
+    with pytest.raises(SystemExit, match=r"torn\.tif"):
+        run_main(monkeypatch, tmp_path, "ours/train")
+    assert not (tmp_path / "reports").exists()
+
+
+def test_data_without_an_index_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"index\.csv"):
+        run_main(monkeypatch, tmp_path, "ours/train")
+
+
+@pytest.mark.skipif(not (DATA / "index.csv").is_file(), reason=f"no real images: {DATA} is not there")
+def test_livecell_read_by_its_annotations_is_the_same_as_by_its_masks() -> None:
+    coco = "coco:livecell/livecell_coco_train.json:livecell/images"
+    seen = look_at(DATA, "livecell/train", coco)
+    assert [how for how, _ in duplicates(seen)] == ["same pixels, same mask"] * 5
+    sizes = explore.cell_sizes(seen, DATA)
+    counts = {line: len(areas) for (line, source), areas in sizes.items() if source == coco}
+    assert counts == {"BT474": 351, "Huh7": 73, "MCF7": 819}
+    assert len(sizes["MCF7", "livecell/train"]) == 67  # touching cells are one component

@@ -1,0 +1,367 @@
+"""A candidate replaces the weights that serve wholly or not at all, and only where it scores no lower."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.export import export_onnx
+from model.predictor import Manifest, Predictor, WeightsError, read_manifest
+from model.swin_unet import SwinUNet, SwinUNetConfig
+from training.promote import Candidate, LowerScore, fill_card, flattered, install, main, promote
+from training.train import save
+
+FILES = ["MODEL_CARD.md", "manifest.json", "swin_unet.onnx", "swin_unet.safetensors"]
+TRAINED = {"train": {"made/train": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of two networks and what they export to: `all` calls every pixel cell, `none` no pixel."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, bias in (("all", 5.0), ("none", -5.0)):
+        network = SwinUNet(
+            SwinUNetConfig(width=16, depths=(1,), bottleneck_depth=1, stem_width=4, detail_width=2)
+        )
+        with torch.no_grad():
+            network.head.logit.weight.zero_()
+            network.head.logit.bias.fill_(bias)
+        save(network, folder / f"{name}.safetensors")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
+            export_onnx(network, folder / f"{name}.onnx")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def exported_once(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the two networks' ONNX files from where they are: an export takes seconds."""
+
+    def copy(network: SwinUNet, path: Path) -> None:
+        name = "all" if network.head.logit.bias.item() > 0 else "none"
+        shutil.copyfile(checkpoints / f"{name}.onnx", path)
+
+    monkeypatch.setattr("model.export.export_onnx", copy)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise: `made/val` is 0.75 cell and 0.25 cell, `made/train` all cell, `empty/val` without any."""
+    folder = tmp_path_factory.mktemp("data")
+    lines = ["source,split,image,mask,cell"]
+    rows = {"made/val": (30, 10), "made/train": (40,), "empty/val": (0,)}
+    for row, tops in rows.items():
+        for top in tops:
+            truth = np.zeros((40, 40), np.uint8)
+            truth[:top] = 255
+            name = f"{row.replace('/', '_')}_{top}"
+            Image.fromarray(np.random.default_rng(top).integers(0, 256, (40, 40), np.uint8)).save(
+                folder / f"{name}.png"
+            )
+            Image.fromarray(truth).save(folder / f"{name}_mask.png")
+            lines.append(f"{row.replace('/', ',')},{name}.png,{name}_mask.png,L{top}")
+    (folder / "index.csv").write_text("\n".join(lines))
+    return folder
+
+
+def candidate(checkpoints: Path, name: str, **fields: Any) -> Candidate:
+    given = {"training": TRAINED, "training_data": ["made, 1 image: CC0"], "licence": "CC0"} | fields
+    return Candidate(checkpoints / f"{name}.safetensors", f"{name}-1", **given)
+
+
+@pytest.fixture
+def serving(checkpoints: Path, data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder in which `none` serves, with prose in its card and with a file that is none of promotion's."""
+    weights = tmp_path / "model" / "weights"
+    promote(candidate(checkpoints, getattr(request, "param", "none")), weights, data, ["made/val"])
+    (weights / "README.md").write_text("mine")
+    card = weights / "MODEL_CARD.md"
+    card.write_text(f"# Card\n\nProse.\n\n{card.read_text()}\n## Licence\n\nMore prose.\n")
+    return weights
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, and folders too: leftovers of a promotion would be seen."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in paths}
+
+
+@pytest.fixture
+def untouched(serving: Path) -> Iterator[None]:
+    """Nothing in or beside the folder that serves is changed by the test."""
+    before = contents(serving.parent)
+    yield
+    assert contents(serving.parent) == before
+
+
+def test_the_first_weights_replace_none(checkpoints: Path, data: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model" / "weights"
+    outcome = promote(candidate(checkpoints, "all", threshold=0.4), weights, data, ["made/val"])
+    assert outcome == "all-1 is promoted: its native mean IoU on 2 images is 0.5000"
+    assert [path.name for path in sorted(weights.iterdir())] == FILES
+    assert [path.name for path in weights.parent.iterdir()] == ["weights"]
+    manifest = Predictor(weights).manifest
+    assert (manifest.name, manifest.threshold, manifest.training) == ("all-1", 0.4, TRAINED)
+    assert (manifest.training_data, manifest.licence) == (["made, 1 image: CC0"], "CC0")
+    assert (weights / FILES[3]).read_bytes() == (checkpoints / "all.safetensors").read_bytes()
+
+
+def test_a_higher_score_replaces_all_of_a_model(checkpoints: Path, data: Path, serving: Path) -> None:
+    outcome = promote(candidate(checkpoints, "all"), serving, data, ["made/val"])
+    assert outcome == (
+        "all-1 is promoted: its native mean IoU on 2 images is 0.5000, that of none-1 on the same is 0.0000"
+    )
+    assert sorted(path.name for path in serving.iterdir()) == sorted([*FILES, "README.md"])
+    assert [path.name for path in serving.parent.iterdir()] == ["weights"]
+    assert (serving / FILES[3]).read_bytes() == (checkpoints / "all.safetensors").read_bytes()
+    predictor = Predictor(serving)
+    assert predictor.manifest.name == "all-1"
+    assert predictor.predict(np.arange(64).reshape(8, 8)).mask.all()
+
+
+def test_manifest_and_card_carry_the_scores(checkpoints: Path, data: Path, serving: Path) -> None:
+    promote(candidate(checkpoints, "all"), serving, data, ["made/val"])
+    manifest = read_manifest(serving)
+    assert list(manifest.scores) == ["made/val"]
+    scores = manifest.scores["made/val"]
+    assert (scores["images"], scores["mean_iou"]) == (2, {"native": 0.5, "resize": 0.5})
+    assert scores["iou"] == {
+        "made_val_30.png": {"native": 0.75, "resize": 0.75},
+        "made_val_10.png": {"native": 0.25, "resize": 0.25},
+    }
+    card = (serving / "MODEL_CARD.md").read_text()
+    assert card.startswith("# Card\n\nProse.\n\n## Scores\n\n<!-- scores -->\nall-1 (sha256 ")
+    assert card.endswith("|\n<!-- /scores -->\n\n## Licence\n\nMore prose.\n")
+    assert "| made/val | all | 2 | native | 0.500 / 0.500 |" in card
+    assert "| made/val | L30 | 1 | native | 0.750 / 0.750 |" in card
+    assert "none-1" not in card
+
+
+@pytest.mark.parametrize("serving", ["all"], indirect=True)
+@pytest.mark.usefixtures("untouched")
+def test_a_lower_score_is_refused_with_both_numbers(checkpoints: Path, data: Path, serving: Path) -> None:
+    with pytest.raises(LowerScore) as raised:
+        promote(candidate(checkpoints, "none"), serving, data, ["made/val"])
+    assert str(raised.value) == (
+        "none-1 is not promoted: its native mean IoU on 2 images is 0.0000, "
+        "that of all-1 on the same is 0.5000; nothing was changed"
+    )
+
+
+def test_an_equal_score_is_enough(checkpoints: Path, data: Path, serving: Path) -> None:
+    outcome = promote(candidate(checkpoints, "none", threshold=0.6), serving, data, ["made/val"])
+    assert outcome.startswith("none-1 is promoted: its native mean IoU on 2 images is 0.0000, that of none-1")
+    assert read_manifest(serving).threshold == 0.6
+
+
+@pytest.mark.usefixtures("untouched")
+def test_cells_on_an_empty_page_are_refused(checkpoints: Path, data: Path, serving: Path) -> None:
+    with pytest.raises(LowerScore, match=r"on 1 images is 0\.0000, that of none-1 on the same is 1\.0000"):
+        promote(candidate(checkpoints, "all"), serving, data, ["empty/val"])
+
+
+def test_the_mean_is_over_the_images_of_all_sources(checkpoints: Path, data: Path, serving: Path) -> None:
+    # 0.75, 0.25 and 0 against 0, 0 and 1.
+    outcome = promote(candidate(checkpoints, "all"), serving, data, ["made/val", "empty/val"])
+    assert outcome.endswith("on 3 images is 0.3333, that of none-1 on the same is 0.3333")
+
+
+def test_what_is_only_reported_decides_nothing(checkpoints: Path, data: Path, serving: Path) -> None:
+    promote(candidate(checkpoints, "all"), serving, data, ["made/val"], ["empty/val", "made/val"])
+    scores = read_manifest(serving).scores
+    assert {source: score["mean_iou"]["native"] for source, score in scores.items()} == {
+        "made/val": 0.5,
+        "empty/val": 0.0,
+    }
+
+
+def test_weights_trained_on_the_same_images_tell_data_and_licence(
+    checkpoints: Path, data: Path, serving: Path
+) -> None:
+    again = candidate(
+        checkpoints, "all", training={"train": ["made/train"], "steps": 9}, training_data=[], licence=""
+    )
+    promote(again, serving, data, ["made/val"])
+    manifest = read_manifest(serving)
+    assert (manifest.training_data, manifest.licence) == (["made, 1 image: CC0"], "CC0")
+    assert manifest.training == {"train": ["made/train"], "steps": 9}
+
+
+@pytest.mark.parametrize("given", [{"training_data": []}, {"licence": ""}])
+@pytest.mark.parametrize(
+    "other", [{"train": {"made/train": 1, "else/train": 1}}, TRAINED | {"hold_out": ["x"]}]
+)
+@pytest.mark.usefixtures("untouched")
+def test_weights_trained_on_other_images_do_not(
+    checkpoints: Path, data: Path, serving: Path, given: dict[str, Any], other: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"licence of all-1; give --trained-on and --licence"):
+        promote(candidate(checkpoints, "all", training=other, **given), serving, data, ["made/val"])
+
+
+@pytest.mark.usefixtures("untouched")
+def test_damaged_weights_are_not_replaced_unseen(
+    checkpoints: Path, data: Path, serving: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(serving, tmp_path / "damaged")
+    (damaged / "swin_unet.onnx").write_bytes(b"")
+    with pytest.raises(WeightsError, match="sha256"):
+        promote(candidate(checkpoints, "all"), damaged, data, ["made/val"])
+    assert (damaged / "swin_unet.onnx").read_bytes() == b""
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_full_disk_leaves_the_old_weights(
+    checkpoints: Path, data: Path, serving: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Manifest, folder: Path) -> None:
+        raise OSError(28, "No space left on device", str(folder))
+
+    monkeypatch.setattr("training.promote.write_manifest", full)
+    with pytest.raises(OSError, match="No space left"):
+        promote(candidate(checkpoints, "all"), serving, data, ["made/val"])
+
+
+@pytest.mark.parametrize("reached", ["a", "b", "manifest.json"])
+def test_an_interrupted_replacement_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: str
+) -> None:
+    staging, weights = tmp_path / "staging", tmp_path / "weights"
+    for folder, names in ((staging, ["manifest.json", "a", "b"]), (weights, ["manifest.json", "b", "c"])):
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(f"{name} of {folder.name}")
+    before = contents(weights)
+    replace = Path.replace
+
+    def interrupted(source: Path, target: Path) -> Path:
+        moved = replace(source, target)
+        if source == staging / reached:
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        install(staging, weights)
+    assert contents(weights) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["staging", "weights"]
+
+
+def test_the_manifest_is_replaced_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    staging, order = tmp_path / "staging", []
+    staging.mkdir()
+    for name in FILES:
+        (staging / name).write_text(name)
+    replace = Path.replace
+
+    def noted(source: Path, target: Path) -> Path:
+        order.append(source.name)
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    install(staging, tmp_path / "weights")
+    assert sorted(order) == FILES
+    assert order[-1] == "manifest.json"
+
+
+@pytest.mark.parametrize(
+    ("card", "filled"),
+    [
+        ("", "## Scores\n\n<!-- scores -->\nT\n<!-- /scores -->\n"),
+        ("# Card\n\nProse.\n", "# Card\n\nProse.\n\n## Scores\n\n<!-- scores -->\nT\n<!-- /scores -->\n"),
+        ("a <!-- scores -->\nold\n<!-- /scores --> z\n", "a <!-- scores -->\nT\n<!-- /scores --> z\n"),
+        ("<!-- scores --><!-- /scores -->", "<!-- scores -->\nT\n<!-- /scores -->"),
+    ],
+)
+def test_the_cards_scores_are_filled_in_and_its_prose_is_kept(card: str, filled: str) -> None:
+    assert fill_card(card, "T") == filled
+    assert fill_card(filled, "T") == filled
+
+
+@pytest.mark.parametrize(
+    "card", ["<!-- scores -->", "<!-- /scores -->", "<!-- /scores --> old <!-- scores -->"]
+)
+def test_a_card_with_one_marker_is_not_guessed_at(card: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"MODEL_CARD\.md needs <!-- scores --> and, below it, <!-- /scores -->"
+    ):
+        fill_card(card, "T")
+
+
+@pytest.mark.parametrize(
+    ("training", "seen"),
+    [
+        ({"train": {"made/val": 2.0}}, 2),
+        ({"train": ["made/val"]}, 2),
+        ({"train": ["made/val"], "hold_out": ["made_val_10"]}, 1),
+        ({"train": ["made/val"], "hold_out": ["made_val_10", "made_val_30"]}, 0),
+        ({"train": ["made/train"]}, 0),
+        ({}, 0),
+    ],
+)
+def test_images_that_a_model_was_trained_on_are_told(data: Path, training: dict[str, Any], seen: int) -> None:
+    sentence = f"small was trained on {seen} of the 2 images of made/val: they flatter it"
+    assert flattered("small", training, data, ["empty/val", "made/val"]) == [sentence] * (seen > 0)
+
+
+def run(checkpoints: Path, name: str, data: Path, weights: Path, *more: str) -> None:
+    config = checkpoints / "config.json"
+    config.write_text(json.dumps(TRAINED))
+    main(
+        [
+            *(str(checkpoints / f"{name}.safetensors"), "made/val", "made/train"),
+            *("--data", str(data), "--name", f"{name}-2", "--weights", str(weights), *more),
+        ]
+    )
+
+
+def test_the_command_promotes_and_warns_of_what_was_trained_on(
+    checkpoints: Path, data: Path, serving: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(checkpoints, "all", data, serving, "--report", "empty/val", "--threshold", "0.3")
+    said = capsys.readouterr()
+    assert said.out == (
+        "all-2 is promoted: its native mean IoU on 3 images is 0.6667, that of none-1 on the same is 0.0000\n"
+    )
+    assert said.err.splitlines() == [
+        f"warning: {name} was trained on 1 of the 1 images of made/train: they flatter it"
+        for name in ("all-2", "none-1")
+    ]
+    manifest = read_manifest(serving)
+    assert (manifest.name, manifest.threshold) == ("all-2", 0.3)
+    assert list(manifest.scores) == ["made/val", "made/train", "empty/val"]
+
+
+@pytest.mark.parametrize("serving", ["all"], indirect=True)
+@pytest.mark.usefixtures("untouched")
+def test_the_command_fails_with_the_refusal(checkpoints: Path, data: Path, serving: Path) -> None:
+    with pytest.raises(SystemExit) as raised:
+        run(checkpoints, "none", data, serving)
+    # A sentence for a code is printed, and the process ends with 1.
+    assert raised.value.code == (
+        "promote: none-2 is not promoted: its native mean IoU on 3 images is 0.0000, "
+        "that of all-1 on the same is 0.6667; nothing was changed"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("absent", [], "absent.safetensors"),
+        ("all", ["--report", "made/test"], "made/test in .* has no images"),
+        ("all", ["--config", "nowhere.json"], "nowhere.json"),
+    ],
+)
+@pytest.mark.usefixtures("untouched")
+def test_the_command_names_what_is_missing(
+    checkpoints: Path, data: Path, serving: Path, name: str, more: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match=rf"promote: .*{message}"):
+        run(checkpoints, name, data, serving, *more)

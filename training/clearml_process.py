@@ -1,0 +1,88 @@
+"""Speaks to ClearML for a training run, in a process of its own; `monitoring.ClearML` starts and feeds it.
+
+ClearML replaces signal handlers, `os.fork` and `os._exit`, ends a process that its server calls aborted, and
+waits for that server without end. Here all this befalls nobody else: the system's alarm ends this process
+when one call takes too long, and it ends by itself with the run's last line or with the run.
+"""
+
+import base64
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PROJECT = "cytomask"
+
+
+def main() -> None:
+    """Reads lines of JSON: first the run, then what it reports, at last `null`."""
+    lines = (json.loads(line) for line in sys.stdin)
+    run = next(lines)
+    with _at_most(run["seconds"]):
+        task = _start(run)
+    for report in lines:
+        if report is None:
+            break
+        with _at_most(run["seconds"]):
+            _send(task.get_logger(), report)
+    signal.setitimer(signal.ITIMER_REAL, run["seconds"])  # to the end: exit handlers wait for servers, too
+    task.close()
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Ends the process if what is done inside takes longer: SIGALRM needs no thread's consent."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _start(run: dict[str, Any]) -> Any:
+    """A ClearML task that knows the run's command and configuration."""
+    sys.argv = run["argv"]  # what ClearML takes for the script, and for its place in a repository
+    from clearml import Task  # noqa: PLC0415  # under the alarm: the import alone reads configuration
+
+    if not _has_server():
+        Task.set_offline(True)
+    task: Any = Task.init(
+        project_name=PROJECT,
+        task_name=run["name"],
+        reuse_last_task_id=False,
+        auto_connect_arg_parser=False,
+        auto_connect_frameworks=False,
+        auto_resource_monitoring=False,
+        auto_connect_streams=False,
+    )
+    task.connect(run["config"])
+    return task
+
+
+def _has_server() -> bool:
+    """Whether ClearML's own configuration, a file or the environment, names a server."""
+    files = [Path.home() / "clearml.conf", Path.home() / "trains.conf"]
+    return (
+        any(name.startswith("CLEARML_API_") for name in os.environ)
+        or "CLEARML_CONFIG_FILE" in os.environ
+        or any(file.is_file() for file in files)
+    )
+
+
+def _send(logger: Any, report: dict[str, Any]) -> None:
+    for name, value in report.get("scalars", {}).items():
+        graph, _, line = name.rpartition("/")
+        logger.report_scalar(graph or line, line, value, report["step"])
+    if "png" in report:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(report["png"]))))
+        logger.report_image(report["image"], report["image"], report["step"], image=pixels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Makes a checkpoint the weights that serve, if it scores no lower than those it replaces.
+
+`python -m training.promote CHECKPOINT SOURCE… --data DIR --name NAME` exports the checkpoint, scores it and
+the shipped weights on the same images with the predictor that serves, and replaces weights, manifest,
+checkpoint and the model card's scores, all of them or none.
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from model.export import export, load_checkpoint, write_manifest
+from model.predictor import MANIFEST, WEIGHTS, Manifest, Predictor, WeightsError, read_manifest
+from training.dataset import read_source
+from training.evaluate import Scored, mean_iou, score_source, score_table, summarise
+
+CHECKPOINT_FILE = "swin_unet.safetensors"
+CARD = "MODEL_CARD.md"
+SCORES_BEGIN, SCORES_END = "<!-- scores -->", "<!-- /scores -->"
+
+
+class LowerScore(Exception):
+    """The candidate scores lower than the weights that it would replace. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint and what its manifest will say of it.
+
+    Attributes:
+        checkpoint: the swin_unet.safetensors of a training run.
+        training: that run's configuration.
+        threshold: default probability that is cell, 0..1.
+        training_data, licence: the sources, and what their licences make of the weights; where empty, those
+            of the replaced weights.
+    """
+
+    checkpoint: Path
+    name: str
+    training: dict[str, Any]
+    threshold: float = 0.5
+    training_data: Sequence[str] = ()
+    licence: str = ""
+
+
+def promote(
+    candidate: Candidate, weights: Path, data: Path, sources: Sequence[str], reported: Sequence[str] = ()
+) -> str:
+    """Replaces the weights, or raises and leaves them untouched.
+
+    Args:
+        candidate: what is to serve.
+        weights: the folder that serves; what it lacks is made.
+        data: folder that the sources lie in.
+        sources: what both are scored on and compared by: the mean over all their images of the native IoU.
+        reported: what only the candidate is scored on, after it has passed, for manifest and model card.
+
+    Returns:
+        What became of it, in a sentence.
+
+    Raises:
+        LowerScore: by the comparison.
+        ValueError: no Swin-UNet, no such source, or no word of data and licence where the replaced weights
+            were trained on others.
+        FileNotFoundError: a file of a source is missing.
+        WeightsError: the folder holds weights that do not serve.
+    """
+    serving = Predictor(weights) if (weights / MANIFEST).exists() else None
+    training_data, licence = _provenance(candidate, serving.manifest if serving else None)
+    network = load_checkpoint(candidate.checkpoint)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(".partial", "promotion-", weights.parent) as name:
+        staging = Path(name)
+        manifest = export(
+            network,
+            staging,
+            name=candidate.name,
+            threshold=candidate.threshold,
+            training=candidate.training,
+            training_data=training_data,
+            licence=licence,
+            scores={},
+        )
+        predictor = Predictor(staging)
+        scored = {source: score_source(predictor, data, source) for source in sources}
+        outcome = _compare(manifest, _joined(scored), serving, data, sources)
+        scored |= {
+            source: score_source(predictor, data, source) for source in reported if source not in scored
+        }
+        scores = {source: summarise(images) for source, images in scored.items()}
+
+        write_manifest(msgspec.structs.replace(manifest, scores=scores), staging)
+        shutil.copyfile(candidate.checkpoint, staging / CHECKPOINT_FILE)
+        card = weights / CARD
+        text = card.read_text() if card.exists() else ""
+        (staging / CARD).write_text(fill_card(text, score_table(manifest, scores)))
+        install(staging, weights)
+    return outcome
+
+
+def _provenance(candidate: Candidate, replaced: Manifest | None) -> tuple[list[str], str]:
+    """Training data and licence; taken from the replaced weights only where both were trained on the same."""
+    if candidate.training_data and candidate.licence:
+        return list(candidate.training_data), candidate.licence
+    if replaced is None or _images_of(candidate.training) != _images_of(replaced.training):
+        raise ValueError(
+            f"no weights trained on the same images tell the data and the licence of {candidate.name}; give "
+            "--trained-on and --licence"
+        )
+    return list(candidate.training_data) or replaced.training_data, candidate.licence or replaced.licence
+
+
+def _images_of(training: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """The sources of a run, and the images of theirs that it left out."""
+    return set(training.get("train", ())), set(training.get("hold_out", ()))
+
+
+def _compare(
+    manifest: Manifest,
+    images: Sequence[Scored],
+    serving: Predictor | None,
+    data: Path,
+    sources: Sequence[str],
+) -> str:
+    """The candidate's score beside that of the weights that serve; raises LowerScore where it is lower."""
+    iou = mean_iou(images)
+    if serving is None:
+        return f"{manifest.name} is promoted: its native mean IoU on {len(images)} images is {iou:.4f}"
+    serving_iou = mean_iou(_joined({source: score_source(serving, data, source) for source in sources}))
+    both = (
+        f"its native mean IoU on {len(images)} images is {iou:.4f}, "
+        f"that of {serving.manifest.name} on the same is {serving_iou:.4f}"
+    )
+    if iou < serving_iou:
+        raise LowerScore(f"{manifest.name} is not promoted: {both}; nothing was changed")
+    return f"{manifest.name} is promoted: {both}"
+
+
+def _joined(scored: Mapping[str, Sequence[Scored]]) -> list[Scored]:
+    return [image for images in scored.values() for image in images]
+
+
+def fill_card(text: str, table: str) -> str:
+    """Puts the table between the model card's markers, or at its end in a section of its own.
+
+    Raises:
+        ValueError: one marker without the other, or in the wrong order.
+    """
+    section = f"{SCORES_BEGIN}\n{table}\n{SCORES_END}"
+    if SCORES_BEGIN not in text and SCORES_END not in text:
+        return f"{text.rstrip()}\n\n## Scores\n\n{section}\n".lstrip()
+    before, begin, rest = text.partition(SCORES_BEGIN)
+    _, end, after = rest.partition(SCORES_END)
+    if not (begin and end):
+        raise ValueError(f"{CARD} needs {SCORES_BEGIN} and, below it, {SCORES_END}; mend the card")
+    return before + section + after
+
+
+def install(staging: Path, weights: Path) -> None:
+    """Moves the files of one folder into another, all of them or none.
+
+    The manifest comes last: were the machine to stop in between, its sha256 would not be that of the weights,
+    and the predictor would serve neither.
+    """
+    weights.mkdir(exist_ok=True)
+    names = sorted((path.name for path in staging.iterdir()), key=lambda name: name == MANIFEST)
+    with tempfile.TemporaryDirectory(".partial", "replaced-", weights.parent) as kept:
+        replaced = [name for name in names if (weights / name).exists()]
+        for name in replaced:
+            shutil.copy2(weights / name, kept)
+        try:
+            for name in names:
+                (staging / name).replace(weights / name)
+        except BaseException:
+            for name in names:
+                if name in replaced:
+                    (Path(kept) / name).replace(weights / name)
+                else:
+                    (weights / name).unlink(missing_ok=True)
+            raise
+
+
+def flattered(name: str, training: Mapping[str, Any], data: Path, sources: Sequence[str]) -> list[str]:
+    """A sentence for each source that a model was trained on, by its training configuration.
+
+    Args:
+        name: of the model.
+        training: its `train` names sources, its `hold_out` images of theirs that were left out.
+        data: folder that the sources lie in.
+        sources: what it is to be scored on.
+    """
+    trained_on, held_out = _images_of(training)
+    sentences = []
+    for source in sources:
+        if source in trained_on:
+            samples = read_source(data, source)
+            seen = sum(sample.name not in held_out for sample in samples)
+            if seen:
+                sentences.append(
+                    f"{name} was trained on {seen} of the {len(samples)} images of {source}: they flatter it"
+                )
+    return sentences
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of the promotion."""
+    parser = argparse.ArgumentParser(
+        description="Make a checkpoint the weights that serve, if it scores no lower."
+    )
+    parser.add_argument("checkpoint", type=Path, help="swin_unet.safetensors of a training run")
+    parser.add_argument("sources", nargs="+", help="what candidate and shipped weights are compared on")
+    parser.add_argument("--data", type=Path, required=True, help="folder that the sources lie in")
+    parser.add_argument("--name", required=True, help="name of the model, with its version")
+    parser.add_argument("--config", type=Path, help="the run's config.json; default: beside the checkpoint")
+    parser.add_argument("--threshold", type=float, default=0.5, help="default probability that is cell")
+    parser.add_argument(
+        "--report",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="scored for manifest and model card once the candidate has passed, never compared; repeatable",
+    )
+    parser.add_argument(
+        "--trained-on",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a training source and its licence, repeatable; default: the shipped weights', if trained alike",
+    )
+    parser.add_argument(
+        "--licence", default="", help="what the sources' licences make of the weights; as above"
+    )
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder to promote into")
+    parsed = parser.parse_args(arguments)
+    # A terminated promotion is undone as an interrupted one is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        config = parsed.config or parsed.checkpoint.with_name("config.json")
+        training = json.loads(config.read_text())
+        models = [(parsed.name, training)]
+        if (parsed.weights / MANIFEST).exists():
+            serving = read_manifest(parsed.weights)
+            models.append((serving.name, serving.training))
+        for name, trained in models:
+            for sentence in flattered(name, trained, parsed.data, parsed.sources):
+                print(f"warning: {sentence}", file=sys.stderr)
+        candidate = Candidate(
+            parsed.checkpoint, parsed.name, training, parsed.threshold, parsed.trained_on, parsed.licence
+        )
+        print(promote(candidate, parsed.weights, parsed.data, parsed.sources, parsed.report))
+    except (LowerScore, OSError, ValueError, WeightsError) as error:
+        sys.exit(f"promote: {error}")
+    except KeyboardInterrupt:
+        print("promote: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
