@@ -9,10 +9,10 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 
 from cli.stack import Stack
+from cytomask.jobs import STATUSES
 
 Row = dict[str, Any]
 
-STATUSES = ("QUEUED", "RUNNING", "SUCCEEDED", "REJECTED", "FAILED")
 MOST_JOBS = 100
 
 
