@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from cli.demo import run_demo  # noqa: PLC0415  # needs the extra `local`
 
                 return run_demo(parsed)
-            case "upload" | "submit" | "evaluate" | "jobs":
+            case "upload" | "submit" | "evaluate" | "jobs" | "report":
                 return _run_on_stack(parsed)
             case _:
                 from cli.up import run_up  # noqa: PLC0415  # needs the extra `local`
@@ -38,11 +38,18 @@ def _run_on_stack(parsed: argparse.Namespace) -> int:
     """Runs a command that needs boto3, and a stack."""
     from cli.evaluate import run_evaluate  # noqa: PLC0415  # boto3 takes half a second
     from cli.jobs import run_jobs  # noqa: PLC0415
+    from cli.report import run_report  # noqa: PLC0415
     from cli.stack import run_on_stack  # noqa: PLC0415
     from cli.submit import run_submit  # noqa: PLC0415
     from cli.upload import run_upload  # noqa: PLC0415
 
-    commands = {"upload": run_upload, "submit": run_submit, "evaluate": run_evaluate, "jobs": run_jobs}
+    commands = {
+        "upload": run_upload,
+        "submit": run_submit,
+        "evaluate": run_evaluate,
+        "jobs": run_jobs,
+        "report": run_report,
+    }
     return run_on_stack(commands[parsed.command], parsed)
 
 
@@ -107,6 +114,17 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_argument("id", nargs="?", metavar="ID", help="all that is known of this job")
     jobs.add_argument("--status", type=str.upper, metavar="S", help="only those that are so, as FAILED")
     jobs.add_argument("--group", metavar="G", help="only those of this label")
+
+    report = commands.add_parser(
+        "report", parents=of_a_stack, help="how good the masks are, by model version and by group"
+    )
+    report.add_argument("--group", metavar="G", help="only images of this label")
+    report.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write a row for each job and each of its evaluations"
+    )
+    report.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the numbers and the worst, median and best images"
+    )
     return parser
 
 
