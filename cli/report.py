@@ -50,7 +50,7 @@ COLUMNS = (
     *OF_THE_JOB,
     *OF_THE_EVALUATION,
     "ground_truth_version",
-    "evaluated_at",
+    "evaluation_updated_at",
     "counts",
     "evaluation_error_code",
     "evaluation_error",
@@ -64,18 +64,17 @@ def run_report(stack: Stack, arguments: argparse.Namespace) -> int:
         of_group = f" of the group {arguments.group}" if arguments.group else ""
         print(f"the stack `{stack.name}` has no jobs{of_group}; nothing to report", file=sys.stderr)
         return 1
-    print_blocks(compare(jobs), [name_of(model) for model in models_of(jobs)])
-    warning = warn_of_different_images(jobs)
-    if warning:
-        print(f"\n{warning}", file=sys.stderr)
     try:
-        if arguments.csv:
-            _write(arguments.csv, table_of(jobs))
-        if arguments.html:
-            _write(arguments.html, render_page(Storage(stack.s3), f"Masks of the stack {stack.name}", jobs))
+        written = write_files(stack, jobs, arguments)
     except OSError as error:
         print(f"{error.filename} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
+    print_blocks(compare(jobs), [name_of(model) for model in models_of(jobs)])
+    for path in written:
+        print(f"wrote {path}")
+    warning = warn_of_different_images(jobs)
+    if warning:
+        print(f"\n{warning}", file=sys.stderr)
     return 0
 
 
@@ -104,6 +103,20 @@ def print_blocks(blocks: Iterable[Block], models: Sequence[str]) -> None:
             print(f"  {name:42}" + "".join(f"  {value:>12}" for value in values))
 
 
+def write_files(stack: Stack, jobs: Sequence[Job], arguments: argparse.Namespace) -> list[Path]:
+    """Writes what was asked for; returns the paths."""
+    contents: dict[Path, bytes] = {}
+    if arguments.csv:
+        contents[arguments.csv] = table_of(jobs)
+    if arguments.html:
+        title = f"Masks of the stack {stack.name}"
+        contents[arguments.html] = render_page(Storage(stack.s3), title, jobs)
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return list(contents)
+
+
 def table_of(jobs: Iterable[Job]) -> bytes:
     """A CSV of every job with every evaluation; `counts` is 1 for the one that the measures are made of."""
     table = io.StringIO(newline="")
@@ -121,14 +134,8 @@ def _columns_of(evaluation: Row, counts: bool) -> Row:
         return {}
     return {name: evaluation.get(name) for name in OF_THE_EVALUATION} | {
         "ground_truth_version": evaluation["record"].removeprefix(EVALUATION),
-        "evaluated_at": evaluation["updated_at"],
+        "evaluation_updated_at": evaluation["updated_at"],
         "counts": int(counts),
         "evaluation_error_code": evaluation.get("error_code"),
         "evaluation_error": evaluation.get("error"),
     }
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    print(f"wrote {path}")

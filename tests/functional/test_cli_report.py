@@ -83,7 +83,7 @@ def rows(deployed):
     """Two models and two groups; a refused image, a mask without a score, a corrected ground truth."""
     table = Table(deployed.table)
     table.job("a1")
-    table.evaluation("a1", "v1", (1, 9, 0))  # IoU 0.1
+    table.evaluation("a1", "v1", (1, 9, 0), updated_at="2027")  # IoU 0.1, scored after the correction
     table.evaluation("a1", "v2", (6, 2, 2))  # IoU 0.6, Dice 0.75
     table.job("b1", confluence=Decimal("0.25"))
     table.evaluation("b1", "v1", (90, 10, 0))  # IoU 0.9, Dice 0.947
