@@ -64,13 +64,16 @@ def run_report(stack: Stack, arguments: argparse.Namespace) -> int:
         of_group = f" of the group {arguments.group}" if arguments.group else ""
         print(f"the stack `{stack.name}` has no jobs{of_group}; nothing to report", file=sys.stderr)
         return 1
+    files = files_of(stack, jobs, arguments)
     try:
-        written = write_files(stack, jobs, arguments)
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     except OSError as error:
         print(f"{error.filename} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     print_blocks(compare(jobs), [name_of(model) for model in models_of(jobs)])
-    for path in written:
+    for path in files:
         print(f"wrote {path}")
     warning = warn_of_different_images(jobs)
     if warning:
@@ -103,18 +106,15 @@ def print_blocks(blocks: Iterable[Block], models: Sequence[str]) -> None:
             print(f"  {name:42}" + "".join(f"  {value:>12}" for value in values))
 
 
-def write_files(stack: Stack, jobs: Sequence[Job], arguments: argparse.Namespace) -> list[Path]:
-    """Writes what was asked for; returns the paths."""
-    contents: dict[Path, bytes] = {}
+def files_of(stack: Stack, jobs: Sequence[Job], arguments: argparse.Namespace) -> dict[Path, bytes]:
+    """What is to be written, by its path."""
+    files = {}
     if arguments.csv:
-        contents[arguments.csv] = table_of(jobs)
+        files[arguments.csv] = table_of(jobs)
     if arguments.html:
         title = f"Masks of the stack {stack.name}"
-        contents[arguments.html] = render_page(Storage(stack.s3), title, jobs)
-    for path, content in contents.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return list(contents)
+        files[arguments.html] = render_page(Storage(stack.s3), title, jobs)
+    return files
 
 
 def table_of(jobs: Iterable[Job]) -> bytes:
