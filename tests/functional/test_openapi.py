@@ -99,7 +99,7 @@ def is_of_the_stack(_context, body):
 
 @pytest.mark.usefixtures("served")
 @schema.parametrize()
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 def test_every_answer_is_one_that_the_document_promises(case):
     case.call_and_validate()
 
