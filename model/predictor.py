@@ -86,12 +86,7 @@ class Predictor:
     def __init__(self, weights: Path = WEIGHTS, threads: int = 0) -> None:
         """Loads `weights`, a folder with manifest and ONNX file; 0 threads means one per core."""
         self.manifest = read_manifest(weights)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            read_weights(weights, self.manifest), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(read_weights(weights, self.manifest), threads)
 
     def predict(
         self, page: NDArray[np.generic], mode: Mode = "native", threshold: float | None = None
@@ -115,6 +110,14 @@ class Predictor:
     def _infer(self, tiles: Pixels) -> Pixels:
         logits: Pixels = self._session.run(None, {"image": tiles})[0]
         return logits
+
+
+def open_session(network: bytes, threads: int = 0) -> Any:
+    """An ONNX file's content as a session of ONNX Runtime; 0 threads means one per core."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
 def logits_of_page(normalised: Pixels, mode: Mode, infer: Callable[[Pixels], Pixels]) -> Pixels:
