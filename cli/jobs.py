@@ -3,16 +3,17 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from heapq import merge
 from itertools import islice
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
 from cli.stack import Stack
+from cytomask.jobs import STATUSES
 
 Row = dict[str, Any]
 
-STATUSES = ("QUEUED", "RUNNING", "SUCCEEDED", "REJECTED", "FAILED")
 MOST_JOBS = 100
 
 
@@ -57,10 +58,8 @@ def newest_jobs(stack: Stack, status: str | None, group: str | None) -> Iterator
         found = _jobs_of(stack, "by_group", "group", group)
         return found if status is None else (row for row in found if row["status"] == status)
     wanted = STATUSES if status is None else (status,)
-    newest = [islice(_jobs_of(stack, "by_status", "status", each), MOST_JOBS + 1) for each in wanted]
-    return iter(
-        sorted((row for rows in newest for row in rows), key=lambda row: row["created_at"], reverse=True)
-    )
+    newest = [_jobs_of(stack, "by_status", "status", each) for each in wanted]
+    return merge(*newest, key=lambda row: row["created_at"], reverse=True)
 
 
 def _jobs_of(stack: Stack, index: str, name: str, value: str) -> Iterator[Row]:
@@ -74,9 +73,9 @@ def rows_of(stack: Stack, job_id: str) -> list[Row]:
 
 
 def newest_score(rows: Iterable[Row]) -> Row:
-    """The last evaluation that has its scores; empty where none has."""
+    """The scored evaluation against the newest version of the ground truth; empty where none is scored."""
     scored = [row for row in rows if row.get("evaluation_status") == "SCORED"]
-    return max(scored, key=lambda row: row["updated_at"], default={})
+    return max(scored, key=lambda row: row["created_at"], default={})
 
 
 def line_of(row: Row, score: Mapping[str, Any]) -> str:

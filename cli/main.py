@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from cli.demo import run_demo  # noqa: PLC0415  # needs the extra `local`
 
                 return run_demo(parsed)
-            case "upload" | "submit" | "evaluate" | "jobs" | "logs" | "failed" | "redrive":
+            case "upload" | "submit" | "evaluate" | "jobs" | "report" | "logs" | "failed" | "redrive":
                 return _run_on_stack(parsed)
             case _:
                 from cli.up import run_up  # noqa: PLC0415  # needs the extra `local`
@@ -40,6 +40,7 @@ def _run_on_stack(parsed: argparse.Namespace) -> int:
     from cli import operations  # noqa: PLC0415  # boto3 takes half a second
     from cli.evaluate import run_evaluate  # noqa: PLC0415
     from cli.jobs import run_jobs  # noqa: PLC0415
+    from cli.report import run_report  # noqa: PLC0415
     from cli.stack import run_on_stack  # noqa: PLC0415
     from cli.submit import run_submit  # noqa: PLC0415
     from cli.upload import run_upload  # noqa: PLC0415
@@ -49,6 +50,7 @@ def _run_on_stack(parsed: argparse.Namespace) -> int:
         "submit": run_submit,
         "evaluate": run_evaluate,
         "jobs": run_jobs,
+        "report": run_report,
         **operations.COMMANDS,
     }
     return run_on_stack(commands[parsed.command], parsed)
@@ -125,6 +127,17 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_argument("id", nargs="?", metavar="ID", help="all that is known of this job")
     jobs.add_argument("--status", type=str.upper, metavar="S", help="only those that are so, as FAILED")
     jobs.add_argument("--group", metavar="G", help="only those of this label")
+
+    report = commands.add_parser(
+        "report", parents=of_a_stack, help="how good the masks are, by model version and by group"
+    )
+    report.add_argument("--group", metavar="G", help="only images of this label")
+    report.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write a row for each job and each of its evaluations"
+    )
+    report.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the numbers and the worst, median and best images"
+    )
     return parser
 
 

@@ -15,6 +15,7 @@ from botocore.exceptions import ClientError
 
 from cli.stack import Stack
 from cytomask.jobs import JOB, Jobs, Row
+from cytomask.requests import awaited_by
 
 FUNCTIONS = ("segment", "evaluate", "failures", "api")
 TROUBLE = ("WARNING", "ERROR", "CRITICAL")
@@ -113,12 +114,11 @@ def _redrive(stack: Stack, jobs: Jobs, found: Row) -> bool:
     if row is None:
         return False
     of_image = row["record"] == JOB and "image" in row
-    job_id = {"DataType": "String", "StringValue": row["job_id"]}
     try:
         stack.sqs.send_message(
             QueueUrl=stack.segment_queue if of_image else stack.evaluation_queue,
             MessageBody=row["message"],
-            MessageAttributes={"redriven": job_id} if of_image else {},  # type: ignore[dict-item]
+            MessageAttributes=awaited_by(row["job_id"]) if of_image else {},
         )
     except BaseException:
         jobs.fail_again(row)

@@ -20,7 +20,15 @@ from botocore.exceptions import ClientError
 
 from infra.children import LOOPBACK, child, listening_socket
 from infra.session import CREDENTIALS, REGION, client
-from infra.template import NO_CODE, Template, function_name, functions, load_template, without_local_code
+from infra.template import (
+    NO_CODE,
+    Template,
+    function_name,
+    functions,
+    load_template,
+    routes,
+    without_local_code,
+)
 
 STACK_NAME = "cytomask"
 HANDLERS = MappingProxyType(
@@ -28,6 +36,7 @@ HANDLERS = MappingProxyType(
         "SegmentFunction": "functions.segment.app:handler",
         "EvaluateFunction": "functions.evaluate.app:handler",
         "FailuresFunction": "functions.failures.app:handler",
+        "ApiFunction": "functions.api.app:handler",
     }
 )
 
@@ -100,6 +109,7 @@ def emulated_stack(
             environment = _function_environment(endpoint, function_name(function, STACK_NAME))
             _start_front(running, fronts[name], handlers[name], environment, folder)
         _open_queues(endpoint)
+        outputs["ApiUrl"] = _open_routes(endpoint, template)
         yield EmulatedStack(endpoint, outputs, folder / LOG)
 
 
@@ -189,6 +199,25 @@ def _start_front(
     errors = folder / f"{environment['AWS_LAMBDA_FUNCTION_NAME']}.stderr.log"
     front = child("infra.front", [handler], environment, listener, folder / LOG, errors)
     running.enter_context(front).wait_until_ready("/", START_SECONDS)
+
+
+def _open_routes(endpoint: str, template: Template) -> str:
+    """Makes the routes of the HttpApi, which ministack has without any; returns where they are served."""
+    door = client("apigatewayv2", endpoint)
+    (made,) = door.get_apis()["Items"]
+    for function, method, path in routes(template):
+        integration = door.create_integration(
+            ApiId=made["ApiId"],
+            IntegrationType="AWS_PROXY",
+            IntegrationUri=function_name(template["Resources"][function], STACK_NAME),
+            PayloadFormatVersion="2.0",
+        )
+        door.create_route(
+            ApiId=made["ApiId"],
+            RouteKey=f"{method} {path}",
+            Target=f"integrations/{integration['IntegrationId']}",
+        )
+    return f"{endpoint}/_aws/execute-api/{made['ApiId']}/$default"
 
 
 def _open_queues(endpoint: str) -> None:

@@ -1,6 +1,7 @@
 """Reads template.yaml, the one source of the stack, and points it away from code that is not uploaded."""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -50,6 +51,14 @@ def functions(template: Template) -> dict[str, Template]:
         for name, resource in resources.items()
         if resource["Type"] == "AWS::Serverless::Function"
     }
+
+
+def routes(template: Template) -> Iterator[tuple[str, str, str]]:
+    """The logical id of the function, the method and the path of every route of the HttpApi."""
+    for name, function in functions(template).items():
+        for event in function["Properties"].get("Events", {}).values():
+            if event["Type"] == "HttpApi":
+                yield name, event["Properties"]["Method"], event["Properties"]["Path"]
 
 
 def function_name(function: Template, stack_name: str) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from pycocotools import mask as rle
 
@@ -134,8 +135,12 @@ def _load(sample: Sample) -> Labelled | ValueError:
 
 
 def _index_samples(folder: Path, source: str) -> list[Sample]:
-    with (folder / "index.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if f"{row['source']}/{row['split']}" == source]
+    index = folder / "index.csv"
+    with index.open(newline="") as file:
+        table = csv.DictReader(file)
+        if absent := {"source", "split", "image", "mask"}.difference(table.fieldnames or ()):
+            raise ValueError(f"{index} lacks the columns {', '.join(sorted(absent))}")
+        rows = [row for row in table if f"{row['source']}/{row['split']}" == source]
     _require_files(folder, (row[key] for row in rows for key in ("image", "mask")))
     return [
         Sample(
@@ -159,16 +164,10 @@ def _paired_samples(pictures: Path, masks: Path) -> list[Sample]:
 
 def _coco_samples(annotations: Path, pictures: Path) -> list[Sample]:
     """A sample for every file name; ids that share one (LIVECell's test set has some) share the image."""
-    content = read_coco(annotations)
-    outlines: dict[Any, list[Any]] = {picture["id"]: [] for picture in content["images"]}
-    for annotation in content["annotations"]:
-        if annotation["image_id"] in outlines:
-            outlines[annotation["image_id"]].append(annotation["segmentation"])
-    by_name: dict[str, tuple[tuple[int, int], list[Any]]] = {}
-    for picture in {picture["id"]: picture for picture in content["images"]}.values():
-        size = (picture["height"], picture["width"])
-        by_name.setdefault(picture["file_name"], (size, []))[1].extend(outlines[picture["id"]])
-
+    try:
+        by_name = _segmentations_by_name(read_coco(annotations))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{annotations} is not a COCO file: {error!r}") from error
     found = {path.name: path for path in _files_in(pictures)}
     missing = sorted(name for name in by_name if Path(name).name not in found)
     if missing:
@@ -184,6 +183,21 @@ def _coco_samples(annotations: Path, pictures: Path) -> list[Sample]:
         )
         for name, (size, segmentations) in by_name.items()
     ]
+
+
+def _segmentations_by_name(
+    content: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> dict[str, tuple[tuple[int, int], list[Any]]]:
+    """Height, width and segmentations of every file that a COCO file names."""
+    outlines: dict[Any, list[Any]] = {picture["id"]: [] for picture in content["images"]}
+    for annotation in content["annotations"]:
+        if annotation["image_id"] in outlines:
+            outlines[annotation["image_id"]].append(annotation["segmentation"])
+    by_name: dict[str, tuple[tuple[int, int], list[Any]]] = {}
+    for picture in {picture["id"]: picture for picture in content["images"]}.values():
+        size = (picture["height"], picture["width"])
+        by_name.setdefault(picture["file_name"], (size, []))[1].extend(outlines[picture["id"]])
+    return by_name
 
 
 def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -210,25 +224,33 @@ def union(segmentations: Iterable[Any], size: tuple[int, int], name: str) -> met
         name: what to call the image in errors.
 
     Raises:
-        ValueError: a polygon of fewer than three points, or what pycocotools cannot draw.
+        ValueError: a polygon of fewer than three points, run lengths of another image, or what pycocotools
+            cannot draw.
     """
-    runs = []
-    for segmentation in segmentations:
-        try:
-            if isinstance(segmentation, list):
-                if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-                    raise ValueError("a polygon needs three points or more, x and y each")
-                runs += rle.frPyObjects(segmentation, *size)
-            elif isinstance(segmentation["counts"], list):
-                runs.append(rle.frPyObjects(segmentation, *size))
-            else:
-                runs.append(segmentation)
-        except (TypeError, KeyError, ValueError, IndexError) as error:
-            raise ValueError(f"{name}: a segmentation cannot be drawn: {error}") from error
-    if not runs:
-        return np.zeros(size, np.bool_)
-    cells: metrics.Mask = rle.decode(rle.merge(runs)) > 0
+    try:
+        runs = [run for segmentation in segmentations for run in _run_lengths(segmentation, size)]
+        if not runs:
+            return np.zeros(size, np.bool_)
+        cells: metrics.Mask = rle.decode(rle.merge(runs)) > 0
+    except (TypeError, KeyError, ValueError, IndexError, OverflowError) as error:
+        raise ValueError(f"{name}: a segmentation cannot be drawn: {error}") from error
     return cells
+
+
+def _run_lengths(segmentation: Any, size: tuple[int, int]) -> list[Any]:
+    """One of COCO's segmentations as pycocotools' compressed run lengths."""
+    if isinstance(segmentation, list):
+        if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+            raise ValueError("a polygon needs three points or more, x and y each")
+        polygons: list[Any] = rle.frPyObjects(segmentation, *size)
+        return polygons
+    if segmentation["size"] != [*size]:
+        raise ValueError(f"its run lengths are of size {segmentation['size']}, the image is {[*size]}")
+    if not isinstance(segmentation["counts"], list):
+        return [rle.encode(rle.decode(segmentation))]  # merging what cannot be decoded would never end
+    if sum(segmentation["counts"]) != size[0] * size[1]:
+        raise ValueError("its run lengths do not add up to the image")
+    return [rle.frPyObjects(segmentation, *size)]
 
 
 def _outlined(segmentations: Sequence[Any], size: tuple[int, int], name: str) -> Callable[[], metrics.Mask]:
@@ -258,6 +280,11 @@ def _cell_line(name: str, otherwise: str = "") -> str:
     return found["line"] if found else otherwise
 
 
+Share = Annotated[float, Meta(ge=0, le=1)]
+NotNegative = Annotated[float, Meta(ge=0)]
+AboveZero = Annotated[float, Meta(gt=0)]
+
+
 class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a random crop may undergo; probabilities 0..1.
 
@@ -277,22 +304,27 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         contrast, brightness: largest relative and absolute change of normalised pixels.
     """
 
-    zoom: tuple[float, float] = (0.75, 1.3)
-    squash: float = 0.15
-    squash_window: float = 1.0
-    flip: float = 0.5
+    zoom: tuple[AboveZero, AboveZero] = (0.75, 1.3)
+    squash: Share = 0.15
+    squash_window: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    flip: Share = 0.5
     turn: bool = True
-    affine: float = 0.0
-    rotation: float = 45.0
-    shear: float = 10.0
-    shift: float = 0.1
-    blur: float = 0.0
-    blur_deviation: float = 1.5
-    gamma: float = 0.0
-    noise: float = 0.4
-    repage: float = 0.3
-    contrast: float = 0.2
-    brightness: float = 0.2
+    affine: Share = 0.0
+    rotation: Annotated[float, Meta(ge=0, le=180)] = 45.0
+    shear: Annotated[float, Meta(ge=0, lt=90)] = 10.0
+    shift: Share = 0.1
+    blur: Share = 0.0
+    blur_deviation: Annotated[float, Meta(ge=0.1)] = 1.5
+    gamma: NotNegative = 0.0
+    noise: NotNegative = 0.4
+    repage: Share = 0.3
+    contrast: Share = 0.2
+    brightness: NotNegative = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuses a zoom whose smallest side is not the smaller."""
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError(f"zoom {self.zoom[0]} is more than {self.zoom[1]}")
 
 
 Mix = Sequence[tuple[float, Sequence[Labelled]]]
@@ -339,7 +371,7 @@ def _window(
 ) -> tuple[slice, slice]:
     """A part of the page with its proportions, anywhere."""
     share = rng.uniform(augmentation.squash_window, 1)
-    lengths = [round(length * share) for length in shape]
+    lengths = [max(round(length * share), 1) for length in shape]
     starts = [int(rng.integers(whole - length + 1)) for whole, length in zip(shape, lengths, strict=True)]
     rows, columns = (slice(at, at + length) for at, length in zip(starts, lengths, strict=True))
     return rows, columns

@@ -12,6 +12,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from cytomask.clients import CLIENTS
 from cytomask.errors import JobHeld
 from cytomask.jobs import Jobs
+from cytomask.requests import waiting_job
 from cytomask.served_model import read_served_model
 from cytomask.settings import Settings
 from cytomask.storage import Storage
@@ -54,10 +55,10 @@ def record_message(record: SQSRecord) -> None:
     """
     logger.append_keys(message_id=record.message_id)
     try:
-        recorder.record(record.body, record.event_source_arn)
-        redriven = record.message_attributes["redriven"]
-        if redriven and redriven.string_value:
-            recorder.forget(redriven.string_value)
+        job_ids = recorder.record(record.body, record.event_source_arn)
+        waiting = waiting_job(record["messageAttributes"])
+        if waiting:
+            recorder.withdraw(waiting, job_ids)
     except JobHeld as error:
         logger.info("job_held", reason=str(error))
         raise

@@ -1,7 +1,7 @@
 """One dead letter to the rows of what it asked for: FAILED, with the message and the last error."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -60,14 +60,18 @@ class Recorder:
         self._metrics = metrics
         self._clock = clock
 
-    def record(self, body: str, queue_arn: str) -> None:
+    def record(self, body: str, queue_arn: str) -> list[str]:
         """Records whatever a dead letter asks for; a part that cannot be recorded holds up no other.
+
+        Returns:
+            The jobs that it asks for, of images; those that had ended before as well.
 
         Raises:
             JobHeld: while an invocation is still at work on one of the jobs.
             Exception: whatever S3 or DynamoDB answered.
         """
         of_evaluation = queue_arn.rpartition(":")[2] == self._evaluation_dlq
+        job_ids: list[str] = []
         faults: list[Exception] = []
         for arrival in parse_evaluation(body) if of_evaluation else self._images_of(body):
             try:
@@ -75,9 +79,9 @@ class Recorder:
                     case Ignored(what, reason):
                         self._logger.info("event_ignored", what=what, reason=reason)
                     case Refused():
-                        self._reject(arrival)
+                        job_ids.append(self._reject(arrival))
                     case SegmentRequest():
-                        self._fail_job(arrival, body)
+                        job_ids.append(self._fail_job(arrival, body))
                     case Evaluation():
                         self._fail_evaluation(arrival)
                     case uploaded:
@@ -86,15 +90,17 @@ class Recorder:
                 faults.append(error)
         if faults:
             raise faults[0]
+        return job_ids
 
     def _images_of(self, body: str) -> list[SegmentRequest | Ignored | Refused]:
         return [admitted(arrival, body, self._buckets) for arrival in parse_body(body)]
 
-    def forget(self, job_id: str) -> None:
-        """Takes away the row of a redrive whose message stands for another job by now."""
-        self._jobs.forget_queued(job_id)
+    def withdraw(self, job_id: str, recorded: Sequence[str]) -> None:
+        """Ends a job that waits for a message of which other jobs were recorded in its place."""
+        if error := self._jobs.withdraw(job_id, recorded, self._clock()):
+            self._logger.warning("job_withdrawn", job_id=job_id, error=error)
 
-    def _reject(self, refused: Refused) -> None:
+    def _reject(self, refused: Refused) -> str:
         """Records a message that nobody understands, whole: only the rejection itself can have failed."""
         job_id = rejected_message_id(refused.text)
         code, error = refused.error.code, str(refused.error)
@@ -102,8 +108,9 @@ class Recorder:
         self._jobs.reject_message(job_id, fields, self._clock())
         self._logger.warning("message_rejected", job_id=job_id, error_code=code, error=error)
         self._metrics.add_metric("Rejected", MetricUnit.Count, 1)
+        return job_id
 
-    def _fail_job(self, request: SegmentRequest, body: str) -> None:
+    def _fail_job(self, request: SegmentRequest, body: str) -> str:
         image = self._found(request.image) or request.image
         work = Work(replace(request, image=image), self._model.sha256, self._model.threshold)
         fields = {"image": request.image.uri, "group": request.group, "message": body}
@@ -111,6 +118,7 @@ class Recorder:
             self._report(work.job_id, JOB, "image", request.image.uri)
         else:
             self._logger.info("duplicate_ignored", job_id=work.job_id, image=request.image.uri)
+        return work.job_id
 
     def _found(self, wanted: S3Object) -> S3Object | None:
         """The object as it is now; None where it is gone, or where the bucket keeps it from us for good."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import boto3
 from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
@@ -14,17 +15,20 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cytomask.clients import CLIENTS
 from cytomask.errors import JobHeld
+from cytomask.http import is_http, make_door
 from cytomask.jobs import Jobs
-from cytomask.requests import Ignored, Refused, SegmentRequest, parse_body
+from cytomask.requests import Ignored, Refused, SegmentRequest, parse_body, waiting_job
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.telemetry import emitted
+from functions.segment.seg_mask import answer_seg_mask
 from functions.segment.segmenter import Invocation, Result, Segmenter
 from model.predictor import Predictor
 
 logger = Logger()
 metrics = Metrics()
 processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+door = make_door(logger, metrics)
 
 
 def connect() -> Segmenter:
@@ -51,10 +55,10 @@ def handler(event: Any, context: LambdaContext) -> Any:
 
     Returns:
         For an SQS batch, the messages to deliver again (`batchItemFailures`); for a plain S3 event,
-        EventBridge, SNS or a direct request, the list of results.
+        EventBridge, SNS or a direct request, the list of results; for HTTP, an answer in HttpApi's form.
 
     Raises:
-        Exception: outside SQS, the first fault that a retry can mend.
+        Exception: outside SQS and HTTP, the first fault that a retry can mend.
     """
     invocation = Invocation(
         context.aws_request_id,
@@ -69,18 +73,27 @@ def handler(event: Any, context: LambdaContext) -> Any:
 
 def answer(event: Any, context: LambdaContext, invocation: Invocation) -> Any:
     """Segments what an event names, by the way that it came; answers as `handler` does."""
+    if is_http(event):
+        door.context["invocation"] = invocation
+        return door.resolve(event, context)
     if not _is_queue_batch(event):
         return segment_all(json.dumps(event), invocation)
 
     def segment_message(record: SQSRecord) -> list[Result]:
         logger.append_keys(message_id=record.message_id)
         results = segment_all(record.body, invocation)
-        redriven = record.message_attributes["redriven"]
-        if redriven and redriven.string_value:
-            segmenter.forget(redriven.string_value)
+        waiting = waiting_job(record["messageAttributes"])
+        if waiting:
+            segmenter.withdraw(waiting, [result["job_id"] for result in results])
         return results
 
     return process_partial_response(event, segment_message, processor, context)
+
+
+@door.post("/seg_mask")
+def seg_mask() -> Response[bytes | str]:
+    """Segments one image while the caller waits."""
+    return answer_seg_mask(segmenter, door.current_event, door.context["invocation"])
 
 
 def segment_all(body: str, invocation: Invocation) -> list[Result]:

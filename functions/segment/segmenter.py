@@ -1,7 +1,7 @@
 """One request from the image to the stored mask: take the job, segment, write, finish the row."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,19 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 
 from cytomask import images, metrics
-from cytomask.errors import CytomaskError, ImageNotFound, ImageReplaced, RejectedInput
+from cytomask.errors import (
+    CytomaskError,
+    ImageNotFound,
+    ImageReplaced,
+    ImageTooLarge,
+    NotAcceptable,
+    RejectedInput,
+)
 from cytomask.jobs import Jobs, Lease, coco_address, timestamp
 from cytomask.requests import (
     Evaluation,
     Ignored,
+    Parameters,
     Refused,
     S3Object,
     SegmentRequest,
@@ -26,6 +34,7 @@ from cytomask.requests import (
     output_key,
     parse_uri,
     rejected_message_id,
+    require_served,
 )
 from cytomask.settings import Settings
 from cytomask.storage import Storage, SupersededError
@@ -40,6 +49,10 @@ Arrival = SegmentRequest | Ignored | Refused
 
 LEASE_MARGIN_SECONDS = 5
 LONGEST_BODY_KEPT = 4096
+
+# Of an image whose mask somebody waits for: a megapixel was measured to take 0.8 to 1.2 CPU seconds, and into
+# HttpApi's 30 s a slower processor and a cold start shall fit too.
+PIXELS_WHILE_WAITING = 8 * images.MEGA
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,10 @@ class Segmenter:
     def admit(self, arrival: Arrival, body: str) -> Arrival:
         """The arrival; refused where it names a bucket that the stack does not serve."""
         return admitted(arrival, body, self._settings.allowed_buckets)
+
+    def require_served(self, request: SegmentRequest) -> None:
+        """Raises ForeignBucket where a request names a bucket that the stack does not serve."""
+        require_served(request, self._settings.allowed_buckets)
 
     def segment(self, request: SegmentRequest, invocation: Invocation) -> Result:
         """Segments one image, or finds that it was done; a bad image ends as REJECTED.
@@ -118,6 +135,69 @@ class Segmenter:
             return self.segment(request, invocation)
         return result
 
+    def require_answer_in_time(self, request: SegmentRequest, one_mask: bool) -> None:
+        """Looks at an image's header while nothing is recorded of the request yet.
+
+        An image with another fault passes, for `segment` to reject it.
+
+        Raises:
+            ImageTooLarge: it cannot be segmented while somebody waits for the answer.
+            NotAcceptable: `one_mask` is wanted and it has several pages.
+        """
+        found = self._storage.find(request.image)
+        if found is None:
+            return
+        try:
+            with images.open_image(self._storage.read_image(found, self._limits), found.uri) as image:
+                wanted = request.parameters.selected(len(image.pages), found.uri)
+                images.check(image, wanted, request.parameters.channel, self._limits)
+        except RejectedInput:
+            return
+        _require_answer_in_time(image, wanted, one_mask)
+
+    def segment_content(
+        self, content: bytes, parameters: Parameters, one_mask: bool, invocation: Invocation
+    ) -> tuple[Result, list[bytes]]:
+        """Segments an image that lies nowhere, and records nothing.
+
+        Returns:
+            The result, and each page's mask as a PNG.
+
+        Raises:
+            RejectedInput: it cannot be segmented.
+            NotAcceptable: `one_mask` is wanted and it has several pages.
+        """
+        watch, name = Stopwatch(), "the image in the body"
+        images.require_size(len(content), name, self._limits)
+        with images.open_image(content, name) as image:
+            wanted = parameters.selected(len(image.pages), name)
+            images.check(image, wanted, parameters.channel, self._limits)
+            _require_answer_in_time(image, wanted, one_mask)
+            pages, masks = [], []
+            for page, prediction in self._predictions(image, parameters, watch):
+                pages.append(_describe(page, prediction))
+                with watch.stage("encode"):
+                    masks.append(images.encode_mask(prediction.mask))
+        result = self._provenance(parameters, invocation) | {
+            "status": "SUCCEEDED",
+            "confluence": _pooled_confluence(pages),
+            "pages": pages,
+        }
+        return result | self._spent(watch), masks
+
+    def read_mask(self, result: Result) -> bytes:
+        """The PNG of a result with one mask; raises ImageReplaced where it is gone."""
+        place = parse_uri(result.get("mask") or "", "mask")
+        mask = self._storage.read_output(place.bucket, place.key)
+        if mask is None:
+            raise ImageReplaced(f"{place.uri} is gone: the image was replaced meanwhile; ask again")
+        return mask
+
+    def withdraw(self, job_id: str, done: Sequence[str]) -> None:
+        """Ends a job that waits for a message of which other jobs were done in its place."""
+        if error := self._jobs.withdraw(job_id, done, self._clock()):
+            self._logger.warning("job_withdrawn", job_id=job_id, error=error)
+
     def reject_message(self, body: str, error: RejectedInput) -> Result:
         """Records a message that cannot be understood, with what is wrong, and ends it."""
         job_id = rejected_message_id(body)
@@ -130,10 +210,6 @@ class Segmenter:
         self._jobs.reject_message(job_id, _row_of(result) | {"message": result["message"]}, self._clock())
         self._log(result)
         return result
-
-    def forget(self, job_id: str) -> None:
-        """Takes away the row of a redrive whose message became another job: of a newer image or model."""
-        self._jobs.forget_queued(job_id)
 
     def _repeat(self, work: Work, row: dict[str, Any]) -> Result:
         """The stored result of finished work; a new label or ground truth is still taken in."""
@@ -179,7 +255,7 @@ class Segmenter:
     def _write_outputs(self, work: Work, prefix: str, present: bool, invocation: Invocation) -> Result:
         image = work.request.image
         watch = Stopwatch()
-        result = self._provenance(work, invocation)
+        result = self._identity(work) | self._provenance(work.request.parameters, invocation)
         result["result"] = self._uri(output_key(prefix, "result.json"))
         pages: list[dict[str, Any]] = []
         try:
@@ -194,13 +270,7 @@ class Segmenter:
             }
         except RejectedInput as error:
             result |= {"status": "REJECTED", "error": _error_fields(error)}
-        timings = watch.milliseconds()
-        result |= {
-            "pages": pages,
-            "finished_at": timestamp(self._clock()),
-            "timings_ms": timings,
-            "estimated_cost_usd": estimated_cost_usd(timings["total"], self._settings.memory_mb),
-        }
+        result |= {"pages": pages} | self._spent(watch)
         self._remove_stale(work, prefix, pages)
         self._write(work, prefix, "result.json", None, msgspec.json.encode(result))
         return result
@@ -225,15 +295,7 @@ class Segmenter:
         with watch.stage("read"):
             content = self._storage.read_image(image, self._limits)
         with images.open_image(content, image.uri) as opened:
-            wanted = parameters.selected(len(opened.pages), image.uri)
-            pages = images.read_pages(opened, wanted, parameters.channel, self._limits)
-            while True:
-                with watch.stage("decode"):
-                    page = next(pages, None)
-                if page is None:
-                    return
-                with watch.stage("infer"):
-                    prediction = self._predictor.predict(page.pixels, parameters.mode, work.threshold)
+            for page, prediction in self._predictions(opened, parameters, watch):
                 number = page.index if len(opened.pages) > 1 else None
                 described = _describe(page, prediction)
                 for output in parameters.outputs:
@@ -244,21 +306,55 @@ class Segmenter:
                     described |= {output: written.uri, f"{output}_etag": written.etag}
                 yield described
 
-    def _provenance(self, work: Work, invocation: Invocation) -> Result:
-        manifest, request = self._predictor.manifest, work.request
+    def _predictions(
+        self, image: images.ImageFile, parameters: Parameters, watch: Stopwatch
+    ) -> Iterator[tuple[images.Page, Prediction]]:
+        """The pages asked for, each with what the network says of it."""
+        wanted = parameters.selected(len(image.pages), image.name)
+        pages = images.read_pages(image, wanted, parameters.channel, self._limits)
+        while True:
+            with watch.stage("decode"):
+                page = next(pages, None)
+            if page is None:
+                return
+            with watch.stage("infer"):
+                prediction = self._predictor.predict(
+                    page.pixels, parameters.mode, self._threshold(parameters)
+                )
+            yield page, prediction
+
+    def _identity(self, work: Work) -> Result:
+        request = work.request
         return {
             "job_id": work.job_id,
             "image": {"uri": request.image.uri} | asdict(request.image),
             "group": request.group,
+        }
+
+    def _provenance(self, parameters: Parameters, invocation: Invocation) -> Result:
+        manifest = self._predictor.manifest
+        return {
             "model": {
                 "name": manifest.name,
                 "sha256": manifest.sha256,
                 "training_data_licence": manifest.licence,
             },
-            "parameters": asdict(request.parameters) | {"threshold": work.threshold},
+            "parameters": asdict(parameters) | {"threshold": self._threshold(parameters)},
             "normalisation": manifest.normalisation,
             "cold_start": invocation.cold_start,
             "request_id": invocation.request_id,
+        }
+
+    def _threshold(self, parameters: Parameters) -> float:
+        own = self._predictor.manifest.threshold
+        return own if parameters.threshold is None else parameters.threshold
+
+    def _spent(self, watch: Stopwatch) -> Result:
+        timings = watch.milliseconds()
+        return {
+            "finished_at": timestamp(self._clock()),
+            "timings_ms": timings,
+            "estimated_cost_usd": estimated_cost_usd(timings["total"], self._settings.memory_mb),
         }
 
     def _record_evaluation(self, work: Work, result: Result, group: str) -> None:
@@ -364,6 +460,20 @@ class Segmenter:
         self._metrics.add_metric("EstimatedCostUSD", MetricUnit.NoUnit, result["estimated_cost_usd"])
         for stage, milliseconds in result["timings_ms"].items():
             self._metrics.add_metric(f"{stage.capitalize()}Time", MetricUnit.Milliseconds, milliseconds)
+
+
+def _require_answer_in_time(image: images.ImageFile, wanted: Sequence[int], one_mask: bool) -> None:
+    if one_mask and len(wanted) > 1:
+        raise NotAcceptable(
+            f"{image.name} has {len(wanted)} pages and a PNG holds one mask; name a page with `pages`, "
+            "or accept application/json"
+        )
+    pixels = sum(image.pages[index].height * image.pages[index].width for index in wanted)
+    if pixels > PIXELS_WHILE_WAITING:
+        raise ImageTooLarge(
+            f"{image.name} has {pixels / images.MEGA:.1f} megapixels, and while you wait "
+            f"{PIXELS_WHILE_WAITING // images.MEGA} can be segmented; upload it and name it to POST /jobs"
+        )
 
 
 def _describe(page: images.Page, prediction: Prediction) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def function_environment(account: Account, outputs: Mapping[str, str]) -> dict[s
         "OUTPUT_BUCKET": outputs["OutputBucketName"],
         "GROUND_TRUTH_BUCKET": outputs["GroundTruthBucketName"],
         "JOBS_TABLE": outputs["JobsTableName"],
+        "SEGMENT_QUEUE_URL": outputs["SegmentQueueUrl"],
         "EVALUATION_QUEUE_URL": outputs["EvaluationQueueUrl"],
         "AWS_ENDPOINT_URL": account.endpoint,
     }
@@ -133,7 +134,7 @@ def keys_of(event: Path) -> list[str]:
     keys, people and EventBridge do not.
     """
     text = event.read_text(encoding="utf-8").replace('\\"', '"')
-    written = re.findall(r'"image": "s3://[^/]+/([^"]+)"', text)
+    written = re.findall(r'"image(?:_path)?": "s3://[^/]+/([^"]+)"', text)
     keys = re.findall(r'"key": "([^"]+)"', text)
     decoded = keys if '"detail-type"' in text else [unquote_plus(key) for key in keys]
     return [json.loads(f'"{key}"') for key in written + decoded]

@@ -1,19 +1,31 @@
 """Every way in, through `sam local invoke` and the real container."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
 from account import EVENTS, keys_of
-from tools import invoke_locally, mask_of_command_line
+from tools import invoke_locally, mask_of_command_line, pixels
 
 # What an event asks for beyond the defaults, in the command line's words.
 ASKED = {"direct": ["--mode", "resize"], "request_in_sqs": ["--threshold", "0.6"]}
 QUEUED = {"request_in_sqs", "s3_in_sqs"}
-NAMES = sorted(path.stem for path in EVENTS.glob("*.json"))
+NAMES = sorted(path.stem for path in EVENTS.glob("*.json") if not path.stem.startswith("http-"))
+OVER_HTTP = {
+    "http-seg-mask": ("SegmentFunction", 200),
+    "http-seg-mask-png": ("SegmentFunction", 200),
+    "http-seg-mask-body": ("SegmentFunction", 200),
+    "http-post-job": ("ApiFunction", 202),
+    "http-get-job": ("ApiFunction", 404),
+    "http-get-jobs": ("ApiFunction", 200),
+}
 
 
 def test_there_is_an_event_file_for_every_way_in():
     ways = {"s3_put", "s3_put_nasty_key", "two_s3_records", "s3_in_sqs", "request_in_sqs"}
     assert ways | {"eventbridge", "sns_wrapped", "s3_test_event", "direct"} <= set(NAMES)
+    assert {path.stem for path in EVENTS.glob("*.json")} == set(NAMES) | OVER_HTTP.keys()
 
 
 @pytest.mark.usefixtures("built")
@@ -33,3 +45,17 @@ def test_masks_of_an_event_are_those_of_the_command_line(name, store, pictures, 
         expected = mask_of_command_line(pictures[key], tmp_path, ASKED.get(name, []))
         assert job["status"] == "SUCCEEDED"
         np.testing.assert_array_equal(store.mask(job["mask"]), expected)
+
+
+@pytest.mark.usefixtures("built", "pictures")
+@pytest.mark.parametrize("name", OVER_HTTP)
+def test_a_call_over_http_is_answered_in_the_form_of_the_http_api(name, environment_file):
+    function, status = OVER_HTTP[name]
+    answer = invoke_locally(EVENTS / f"{name}.json", environment_file, function).answer
+    assert answer["statusCode"] == status
+    kind = answer["headers"]["Content-Type"]
+    if name in ("http-seg-mask-png", "http-seg-mask-body"):
+        assert (kind, answer["isBase64Encoded"]) == ("image/png", True)
+        pixels(io.BytesIO(base64.b64decode(answer["body"])))
+    else:
+        assert kind == ("application/json" if status < 400 else "application/problem+json")

@@ -1,16 +1,13 @@
 """`sam local start-lambda`: the function behind Lambda's own API, for boto3."""
 
 import json
-import os
-import signal
-import subprocess
 
 import boto3
 import numpy as np
 import pytest
-from account import LOOPBACK, free_port
+from account import LOOPBACK
 from botocore.config import Config
-from tools import ENVIRONMENT, PATIENCE_SECONDS, ROOT, SAM, mask_of_command_line, wait_for_port
+from tools import PATIENCE_SECONDS, left_running, mask_of_command_line
 
 from infra import emulator
 
@@ -18,28 +15,8 @@ from infra import emulator
 @pytest.fixture(scope="module")
 def lambdas(built, environment_file, tmp_path_factory):
     """A boto3 client of Lambda as sam plays it."""
-    port = free_port(LOOPBACK)
     log = tmp_path_factory.mktemp("start-lambda") / "log"
-    options = [
-        "--env-vars",
-        environment_file,
-        "--skip-pull-image",
-        "--warm-containers",
-        "LAZY",
-        "--port",
-        str(port),
-    ]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [SAM, "local", "start-lambda", *options],
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        wait_for_port(port)
+    with left_running("start-lambda", environment_file, log) as port:
         yield boto3.client(
             "lambda",
             endpoint_url=f"http://{LOOPBACK}:{port}",
@@ -48,9 +25,6 @@ def lambdas(built, environment_file, tmp_path_factory):
             aws_secret_access_key="test",
             config=Config(read_timeout=PATIENCE_SECONDS, retries={"total_max_attempts": 1}, proxies={}),
         )
-    finally:
-        os.kill(process.pid, signal.SIGINT)  # upon which it removes its container
-        process.wait(timeout=60)
 
 
 def invoke(lambdas, event):

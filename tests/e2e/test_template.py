@@ -8,12 +8,11 @@ from tools import ROOT, SAM, run
 from infra.template import load_template
 
 UNZIPPED_LIMIT = 250 * 2**20  # docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-OF_OURS = {
-    "CytomaskLayer": "python/cytomask/jobs.py",
-    "EvaluateFunction": "functions/evaluate/app.py",
-    "FailuresFunction": "functions/failures/app.py",
+# The zip functions, each with its modules beside the entry point.
+ZIPS = {"evaluate": ("evaluator", "indexer"), "failures": ("recorder",), "api": ("desk",)}
+OF_OURS = {"CytomaskLayer": "python/cytomask/jobs.py"} | {
+    f"{name.capitalize()}Function": f"functions/{name}/app.py" for name in ZIPS
 }
-MODULES = {"evaluate": ("evaluator", "indexer"), "failures": ("recorder",)}
 
 
 def size(folder):
@@ -34,7 +33,7 @@ def test_what_sam_zips_holds_our_code_and_fits_lambda_s_limit(built, name):
     assert 0 < size(built / name) < UNZIPPED_LIMIT
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", ZIPS)
 def test_a_function_and_its_layers_fit_lambda_s_limit_together(built, name):
     assert size(built / "CytomaskLayer") + size(built / f"{name.capitalize()}Function") < UNZIPPED_LIMIT
 
@@ -56,7 +55,7 @@ def test_the_layer_has_what_the_project_pins_and_no_network(built):
     assert not [name for name in installed if name.startswith(("onnxruntime", "torch", "scipy"))]
 
 
-@pytest.mark.parametrize(("name", "modules"), MODULES.items())
+@pytest.mark.parametrize(("name", "modules"), ZIPS.items())
 def test_a_zip_holds_its_own_function_only(built, name, modules):
     assert files(built / f"{name.capitalize()}Function") == {
         "functions/__init__.py",
@@ -66,7 +65,7 @@ def test_a_zip_holds_its_own_function_only(built, name, modules):
     }
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", ZIPS)
 def test_the_zip_and_the_layer_start_in_lambda_s_python(built, name):
     told = load_template()["Globals"]["Function"]["Environment"]["Variables"]
     run(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from account import LOOPBACK, free_port
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,6 +26,8 @@ SAM = ROOT / ".venv-sam" / "bin" / "sam"
 BUILT = ROOT / ".aws-sam" / "build"
 BASE_IMAGE = "local/lambda-python:3.13"
 IMAGE = "segmentfunction:segment"
+# Lambda's image for zips cannot be pulled where the base image cannot; the stand-in serves for both.
+LOCAL_IMAGES = ("--skip-pull-image", "--invoke-image", f"ApiFunction={BASE_IMAGE}")
 PATIENCE_SECONDS = 300
 ENVIRONMENT = {
     **os.environ,
@@ -58,11 +62,41 @@ class Invoked:
     log: str
 
 
-def invoke_locally(event: Path, environment_file: Path) -> Invoked:
-    """`sam local invoke SegmentFunction` with an event file."""
-    arguments = ("-e", event, "--env-vars", environment_file, "--skip-pull-image")
-    done = run(SAM, "local", "invoke", "SegmentFunction", *arguments)
+def invoke_locally(event: Path, environment_file: Path, function: str = "SegmentFunction") -> Invoked:
+    """`sam local invoke` with an event file."""
+    arguments = ("-e", event, "--env-vars", environment_file, *LOCAL_IMAGES)
+    done = run(SAM, "local", "invoke", function, *arguments)
     return Invoked(json.loads(done.stdout), done.stderr)
+
+
+@contextmanager
+def left_running(command: str, environment_file: Path, log: Path) -> Iterator[int]:
+    """`sam local start-lambda` or `start-api`, with warm containers; yields its port."""
+    port = free_port(LOOPBACK)
+    options = [
+        "--env-vars",
+        environment_file,
+        *LOCAL_IMAGES,
+        "--warm-containers",
+        "LAZY",
+        "--port",
+        str(port),
+    ]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [SAM, "local", command, *options],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        wait_for_port(port)
+        yield port
+    finally:
+        os.kill(process.pid, signal.SIGINT)  # upon which it removes its containers
+        process.wait(timeout=60)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import boto3
 import numpy as np
@@ -20,11 +21,13 @@ from factories import (
     OUTPUT,
     QUEUE_URL,
     REGION,
+    SEGMENT_QUEUE_URL,
     TABLE,
     failed_messages,
     s3_event,
     sqs_batch,
 )
+from http_api import http_api
 from moto import mock_aws
 from moto.s3.models import s3_backends
 from numpy.typing import NDArray
@@ -41,6 +44,7 @@ ENVIRONMENT = {
     "OUTPUT_BUCKET": OUTPUT,
     "GROUND_TRUTH_BUCKET": GROUND_TRUTH,
     "JOBS_TABLE": TABLE,
+    "SEGMENT_QUEUE_URL": SEGMENT_QUEUE_URL,
     "EVALUATION_QUEUE_URL": QUEUE_URL,
     "POWERTOOLS_METRICS_NAMESPACE": "cytomask",
     "POWERTOOLS_SERVICE_NAME": "segment",
@@ -152,9 +156,9 @@ class SegmentStack:
             json.dumps(self.app.handler(event, LambdaContext(f"invocation-{self.invocations}")))
         )
 
-    def deliver(self, *bodies: Any, redriven: str = "") -> list[int]:
+    def deliver(self, *bodies: Any, waiting: str = "") -> list[int]:
         """Delivers a batch of messages; returns the places of those that are to be delivered again."""
-        return failed_messages(self.handle(sqs_batch(*bodies, redriven=redriven)))
+        return failed_messages(self.handle(sqs_batch(*bodies, waiting=waiting)))
 
     def segment(self, key: str, body: bytes) -> dict[str, Any]:
         """Uploads an image, notifies of it, returns its result."""
@@ -217,11 +221,17 @@ class SegmentStack:
         self.set_status("RUNNING", lease_until=1)
 
     def evaluation_messages(self) -> list[dict[str, Any]]:
-        answer = self.sqs.receive_message(QueueUrl=QUEUE_URL, MaxNumberOfMessages=10)
+        return [json.loads(message["Body"]) for message in self.take_messages(QUEUE_URL)]
+
+    def take_messages(self, queue_url: str = SEGMENT_QUEUE_URL) -> list[dict[str, Any]]:
+        """Receives and deletes what lies in a queue."""
+        answer = self.sqs.receive_message(
+            QueueUrl=queue_url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+        )
         messages = answer.get("Messages", [])
         for message in messages:
-            self.sqs.delete_message(QueueUrl=QUEUE_URL, ReceiptHandle=message["ReceiptHandle"])
-        return [json.loads(message["Body"]) for message in messages]
+            self.sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+        return list(messages)
 
 
 @dataclass
@@ -257,9 +267,9 @@ class FailuresFunction:
 
     app: ModuleType
 
-    def deliver(self, *bodies: Any, queue: str = "cytomask-segment-dlq", redriven: str = "") -> list[int]:
+    def deliver(self, *bodies: Any, queue: str = "cytomask-segment-dlq", waiting: str = "") -> list[int]:
         """Delivers dead letters; returns the places of those that stay in their queue."""
-        batch = sqs_batch(*bodies, queue=queue, redriven=redriven)
+        batch = sqs_batch(*bodies, queue=queue, waiting=waiting)
         return failed_messages(self.app.handler(batch, LambdaContext("failures")))
 
     def deliver_evaluations(self, *bodies: Any) -> list[int]:
@@ -302,6 +312,7 @@ def stack(
         make_buckets(sessions.s3)
         make_table(sessions.dynamodb)
         sessions.sqs.create_queue(QueueName="cytomask-evaluation")
+        sessions.sqs.create_queue(QueueName="cytomask-segment")
         sessions.wire.mend()
         app = importlib.import_module("functions.segment.app")
         counting = CountingPredictor(predictor)
@@ -317,6 +328,91 @@ def evaluate(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.Monkey
     app = importlib.import_module("functions.evaluate.app")
     monkeypatch.setattr(app, "evaluator", app.connect())
     return EvaluateFunction(app, stack)
+
+
+@dataclass(frozen=True)
+class ApiFunction:
+    """The api function, on the resources of the segment function."""
+
+    app: ModuleType
+
+    def __call__(self, event: Any) -> Any:
+        return json.loads(json.dumps(self.app.handler(event, LambdaContext("api"))))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer, as the caller gets it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def kind(self) -> str:
+        return self.headers["Content-Type"]
+
+
+@dataclass
+class HttpDoor:
+    """The HTTP routes of template.yaml, and behind them the functions."""
+
+    application: Any
+    stack: SegmentStack
+    api: ApiFunction
+
+    def call(
+        self, method: str, path: str, body: bytes = b"", kind: str = "application/json", accept: str = ""
+    ) -> Answer:
+        path, _, query = path.partition("?")
+        environ = {
+            "REQUEST_METHOD": method,
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "CONTENT_TYPE": kind if body else "",
+            "CONTENT_LENGTH": str(len(body)),
+            "wsgi.input": io.BytesIO(body),
+        }
+        setup_testing_defaults(environ)
+        if accept:
+            environ["HTTP_ACCEPT"] = accept
+        started: list[Any] = []
+        content = b"".join(self.application(environ, lambda *given: started.append(given)))
+        ((status, headers),) = started
+        return Answer(int(status.split()[0]), dict(headers), content)
+
+    def post(self, path: str, fields: Any, accept: str = "") -> Answer:
+        return self.call("POST", path, json.dumps(fields).encode(), accept=accept)
+
+    def get(self, path: str) -> Answer:
+        return self.call("GET", path)
+
+    def deliver_queued(self) -> list[int]:
+        """Delivers what lies in the segment queue, with its attributes, to the segment function."""
+        queued = self.stack.take_messages()
+        batch = sqs_batch(*(message["Body"] for message in queued))
+        for record, message in zip(batch["Records"], queued, strict=True):
+            record["messageAttributes"] = {
+                name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
+                for name, value in message.get("MessageAttributes", {}).items()
+            }
+        return failed_messages(self.stack.handle(batch))
+
+
+@pytest.fixture
+def api(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> ApiFunction:
+    app = importlib.import_module("functions.api.app")
+    monkeypatch.setattr(app, "desk", app.connect())
+    return ApiFunction(app)
+
+
+@pytest.fixture
+def http(stack: SegmentStack, api: ApiFunction) -> HttpDoor:
+    return HttpDoor(http_api({"SegmentFunction": stack.handle, "ApiFunction": api}), stack, api)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from infra.samples import phase_contrast_field
 REGION = "eu-central-1"
 TABLE = "cytomask-jobs"
 QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-evaluation"
+SEGMENT_QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-segment"
 INPUT = "cytomask-input-000000000000-eu-central-1"
 OUTPUT = "cytomask-output-000000000000-eu-central-1"
 GROUND_TRUTH = "cytomask-ground-truth-000000000000-eu-central-1"
@@ -75,12 +76,12 @@ def request(key: str, **fields: Any) -> dict[str, Any]:
     return {"image": f"s3://{INPUT}/{key}"} | fields
 
 
-def sqs_batch(*bodies: Any, queue: str = "cytomask-segment", redriven: str = "") -> dict[str, Any]:
-    """A batch of messages `m0`, `m1`, …; what is not text yet becomes JSON."""
+def sqs_batch(*bodies: Any, queue: str = "cytomask-segment", waiting: str = "") -> dict[str, Any]:
+    """A batch of messages `m0`, `m1`, …, for which a job may wait; what is not text yet becomes JSON."""
     record = event_file("s3_in_sqs")["Records"][0]
     record["eventSourceARN"] = f"arn:aws:sqs:eu-central-1:000000000000:{queue}"
-    if redriven:
-        record["messageAttributes"] = {"redriven": {"stringValue": redriven, "dataType": "String"}}
+    if waiting:
+        record["messageAttributes"] = {"job_id": {"stringValue": waiting, "dataType": "String"}}
     texts = [body if isinstance(body, str) else json.dumps(body) for body in bodies]
     return {
         "Records": [record | {"messageId": f"m{index}", "body": text} for index, text in enumerate(texts)]

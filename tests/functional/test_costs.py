@@ -6,6 +6,8 @@ from pathlib import Path
 
 from factories import s3_event, tiff
 
+from infra.template import load_template
+
 COSTS = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
 READS, WRITES = ("HeadObject", "GetObject"), ("PutObject",)
 ROWS = ("UpdateItem", "PutItem", "DeleteItem")
@@ -37,3 +39,8 @@ def test_the_sum_is_that_of_its_lines():
     assert round(sum(map(float, lines)), 4) == float(
         re.search(r"\*\*(0\.\d{4})\*\* \|$", COSTS, re.MULTILINE)[1]
     )
+
+
+def test_the_alarms_are_as_many_as_the_template_has():
+    alarms = [each for each in load_template()["Resources"].values() if each["Type"].endswith("::Alarm")]
+    assert int(re.search(r"the template has (\d+) ", COSTS)[1]) == len(alarms)

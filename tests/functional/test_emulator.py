@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http import HTTPStatus
@@ -15,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from infra import emulator
 from infra.children import ROOT, ChildFailed, listening_socket
 from infra.emulator import EmulatedStack, StackFailed, emulated_stack
 from infra.front import Context, invoke
+from infra.template import load_template, routes
 
 RECORDING = "tests.functional.recording_handler:handler"
-HANDLERS = dict.fromkeys(("SegmentFunction", "EvaluateFunction", "FailuresFunction"), RECORDING)
+HANDLERS = dict.fromkeys(emulator.HANDLERS, RECORDING)
 VISIBILITY_SECONDS = 2
 RECEIVES = 2
 PARAMETERS = {"VisibilityTimeout": str(VISIBILITY_SECONDS), "MaxReceiveCount": str(RECEIVES)}
@@ -121,6 +124,21 @@ def test_nothing_listens_to_the_emulated_output_bucket(stack: EmulatedStack) -> 
     bucket = stack.outputs["OutputBucketName"]
     configured = stack.client("s3").get_bucket_notification_configuration(Bucket=bucket)
     assert [name for name in configured if name.endswith("Configurations")] == []
+
+
+def test_every_route_leads_to_its_function(stack: EmulatedStack) -> None:
+    for function, method, path in routes(load_template()):
+        body = b"\xff\xd8" if method == "POST" else None
+        address = f"{stack.outputs['ApiUrl']}{path.replace('{id}', 'any')}?group=a%2Bb"
+        request = urllib.request.Request(address, body, {"Content-Type": "image/jpeg"}, method=method)
+        urllib.request.urlopen(request).close()
+        (line,) = [
+            line for line in log_lines(stack) if line.get("event", {}).get("routeKey") == f"{method} {path}"
+        ]
+        event = line["event"]
+        assert line["function_name"] == f"cytomask-{function.removesuffix('Function').lower()}"
+        assert (event["version"], event["rawQueryString"]) == ("2.0", "group=a%2Bb")
+        assert (event.get("body"), event["isBase64Encoded"]) == (("/9g=", True) if body else (None, False))
 
 
 def test_two_stacks_run_side_by_side_and_an_exception_stops_its_own(

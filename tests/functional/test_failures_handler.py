@@ -153,26 +153,41 @@ def test_a_missing_table_keeps_the_dead_letters(stack, failures):
     assert failures.deliver(request("a.tif"), "no JSON") == [0, 1]
 
 
-def test_the_row_of_a_redrive_is_taken_away_when_its_message_became_another_job(stack, failures):
+@pytest.fixture
+def redriven(stack, failures):
+    """The id of a failed job that waits for its next attempt, while its image has been replaced."""
     stack.upload(KEY, tiff())
     failures.deliver(s3_event(KEY))
-    old = stack.row()["job_id"]
     stack.set_status("QUEUED", attempt=2)
     stack.upload(KEY, tiff(compression="lzw"))
-    assert stack.deliver(s3_event(KEY), redriven=old) == []
-    assert stack.row()["status"] == "SUCCEEDED"
-    assert stack.row()["job_id"] != old
+    return stack.row()["job_id"]
 
 
-def test_the_row_of_a_redrive_that_failed_again_as_another_job_is_taken_away(stack, failures):
+def assert_withdrawn(stack, job_id, new_status):
+    row = stack.job(job_id)
+    (other,) = (row for row in stack.rows() if row["job_id"] != job_id)
+    assert (row["status"], row["error_code"], row["attempt"]) == ("REJECTED", "IMAGE_REPLACED", 2)
+    assert other["job_id"] in row["error"]
+    assert "message" not in row
+    assert other["status"] == new_status
+
+
+def test_a_redrive_whose_message_became_another_job_is_rejected(stack, redriven):
+    assert stack.deliver(s3_event(KEY), waiting=redriven) == []
+    assert_withdrawn(stack, redriven, "SUCCEEDED")
+
+
+def test_a_redrive_whose_message_failed_as_another_job_is_rejected(stack, failures, redriven):
+    assert failures.deliver(s3_event(KEY), waiting=redriven) == []
+    assert_withdrawn(stack, redriven, "FAILED")
+
+
+def test_a_job_whose_message_failed_again_is_failed_and_not_rejected(stack, failures):
     stack.upload(KEY, tiff())
     failures.deliver(s3_event(KEY))
-    old = stack.row()["job_id"]
     stack.set_status("QUEUED", attempt=2)
-    stack.upload(KEY, tiff(compression="lzw"))
-    assert failures.deliver(s3_event(KEY), redriven=old) == []
-    assert stack.row()["status"] == "FAILED"
-    assert stack.row()["job_id"] != old
+    assert failures.deliver(s3_event(KEY), waiting=stack.row()["job_id"]) == []
+    assert (stack.row()["status"], stack.row()["attempt"]) == ("FAILED", 2)
 
 
 def queued_evaluation(stack):

@@ -19,10 +19,10 @@ STAGES = {"ReadTime", "DecodeTime", "InferTime", "EncodeTime", "WriteTime", "Tot
 
 
 @pytest.fixture
-def lines(stack, evaluate, failures) -> Iterator[Any]:
-    """What the three functions have logged so far, in one list."""
+def lines(stack, evaluate, failures, http) -> Iterator[Any]:
+    """What the four functions have logged so far, in one list."""
     written = io.StringIO()
-    handlers = [each.app.logger.registered_handler for each in (stack, evaluate, failures)]
+    handlers = [each.app.logger.registered_handler for each in (stack, evaluate, failures, http.api)]
     printed = [handler.stream for handler in handlers]
     for handler in handlers:
         handler.stream = written
@@ -31,8 +31,8 @@ def lines(stack, evaluate, failures) -> Iterator[Any]:
         handler.stream = stream
 
 
-def a_day(stack, evaluate, failures):
-    """One image from upload to score, one of each that goes wrong."""
+def a_day(stack, evaluate, failures, http):
+    """One image from upload to score, one asked for over HTTP, one of each that goes wrong."""
     stack.upload(KEY, tiff())
     stack.deliver(s3_event(KEY))
     stack.deliver(s3_event(KEY))
@@ -43,6 +43,9 @@ def a_day(stack, evaluate, failures):
     stack.wire.fail("PutObject", "SlowDown", 503)
     stack.deliver(request("c.tif"), request("b.tif"))
     failures.deliver(request("c.tif"))
+    http.post("/jobs", request("c.tif", threshold=0.4))
+    http.deliver_queued()
+    http.post("/jobs", {})
 
 
 def printed_metrics(capsys) -> list[dict[str, Any]]:
@@ -53,13 +56,13 @@ def named(line: dict[str, Any]) -> set[str]:
     return {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
 
 
-def test_one_id_runs_from_the_upload_to_the_score(stack, evaluate, failures, lines):
-    a_day(stack, evaluate, failures)
+def test_one_id_runs_from_the_upload_to_the_score(stack, evaluate, failures, http, lines):
+    a_day(stack, evaluate, failures, http)
     job_id = next(line["job_id"] for line in lines() if line.get("image") == f"s3://{INPUT}/{KEY}")
     told = [line["message"] for line in lines() if line.get("job_id") == job_id]
     assert told == ["job_taken", "mask_written", "duplicate_ignored", "evaluation_scored"]
     without = {line["message"] for line in lines() if "job_id" not in line}
-    assert without == set()
+    assert without == {"call_refused"}
 
 
 def test_a_line_about_one_image_does_not_carry_the_id_of_the_one_before(stack, lines):
@@ -87,11 +90,30 @@ def test_a_mask_is_counted_with_its_times_and_its_cost(stack, capsys):
     assert metrics["TotalTime"] == [result["timings_ms"]["total"]]
 
 
-def test_what_goes_wrong_is_counted(stack, evaluate, failures, capsys):
-    a_day(stack, evaluate, failures)
+def test_what_goes_wrong_is_counted(stack, evaluate, failures, http, capsys):
+    a_day(stack, evaluate, failures, http)
     names = [name for line in printed_metrics(capsys) for name in named(line)]
     for name in ("Rejected", "Duplicates", "AttemptsFailed", "Failed"):
         assert names.count(name) == 1
+
+
+def test_calls_over_http_are_counted_by_what_became_of_them(http, capsys):
+    capsys.readouterr()
+    http.stack.upload(KEY, tiff())
+    http.post("/jobs", request(KEY))
+    http.get("/jobs/nobody's")
+    http.stack.wire.fail("SendMessage", "ServiceUnavailable", 503)
+    http.post("/jobs", request(KEY))
+    assert [named(line) for line in printed_metrics(capsys)] == [
+        {"JobsQueued"},
+        {"CallsRefused"},
+        {"AttemptsFailed"},
+    ]
+    http.post("/seg_mask", {})
+    http.post("/seg_mask", request(KEY))
+    refused, done = printed_metrics(capsys)
+    assert named(refused) - {"ColdStarts"} == {"CallsRefused"}
+    assert done["MasksWritten"] == [1]
 
 
 def test_an_event_that_asks_for_nothing_prints_no_metrics(stack, capsys):
@@ -101,8 +123,8 @@ def test_an_event_that_asks_for_nothing_prints_no_metrics(stack, capsys):
     assert printed_metrics(capsys) == []
 
 
-def test_what_the_dashboard_and_the_alarms_show_is_printed(stack, evaluate, failures, capsys):
-    a_day(stack, evaluate, failures)
+def test_what_the_dashboard_and_the_alarms_show_is_printed(stack, evaluate, failures, http, capsys):
+    a_day(stack, evaluate, failures, http)
     printed = {name for line in printed_metrics(capsys) for name in named(line)} | {"ColdStarts"}
     resources = load_template()["Resources"]
     board = json.loads(resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"])
@@ -111,8 +133,8 @@ def test_what_the_dashboard_and_the_alarms_show_is_printed(stack, evaluate, fail
     assert shown == printed | {"IoU"}
 
 
-def test_no_image_and_no_signed_address_is_in_a_line(stack, evaluate, failures, lines):
-    a_day(stack, evaluate, failures)
+def test_no_image_and_no_signed_address_is_in_a_line(stack, evaluate, failures, http, lines):
+    a_day(stack, evaluate, failures, http)
     written = json.dumps(lines())
     assert "X-Amz-Signature" not in written
     assert "base64" not in written
@@ -139,17 +161,19 @@ def fields_of(query: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", [file.stem for file in QUERIES.glob("*.txt")])
-def test_every_field_that_a_saved_query_names_is_in_a_recorded_line(stack, evaluate, failures, lines, name):
-    a_day(stack, evaluate, failures)
+def test_every_field_that_a_saved_query_names_is_in_a_recorded_line(
+    stack, evaluate, failures, http, lines, name
+):
+    a_day(stack, evaluate, failures, http)
     recorded = {field for line in lines() for field in flattened(line)}
     assert fields_of((QUERIES / f"{name}.txt").read_text()) <= recorded
 
 
 @pytest.mark.parametrize("name", [file.stem for file in QUERIES.glob("*.txt")])
 def test_every_event_that_a_saved_query_looks_for_is_in_a_recorded_line(
-    stack, evaluate, failures, lines, name
+    stack, evaluate, failures, http, lines, name
 ):
-    a_day(stack, evaluate, failures)
+    a_day(stack, evaluate, failures, http)
     query = (QUERIES / f"{name}.txt").read_text()
     events = set(re.findall(r'"([a-z]+_[a-z_]+)"', query))
     assert events <= {line["message"] for line in lines()}

@@ -3,8 +3,10 @@
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,6 +44,24 @@ def test_an_upload_becomes_a_mask_a_result_and_a_job_row(stack: EmulatedStack) -
     result = json.loads(output(stack, f"{key}.result.json"))
     assert result["confluence"] == pytest.approx(np.count_nonzero(mask) / mask.size)
     assert result["job_id"] == row["job_id"]
+
+
+def test_a_job_asked_for_over_http_is_queued_done_and_told_of(stack: EmulatedStack) -> None:
+    upload(stack, "over http.tif")
+    image = f"s3://{stack.outputs['InputBucketName']}/over http.tif"
+    queued = call(stack, "/jobs", json.dumps({"image": image, "threshold": 0.4}).encode())
+    told = until(lambda: succeeded(json.loads(call(stack, f"/jobs/{json.loads(queued)['job_id']}"))))
+    assert told["image"] == image
+    mask = np.asarray(Image.open(io.BytesIO(output(stack, told["mask"].split("/", 3)[3]))))
+    assert told["confluence"] == pytest.approx(np.count_nonzero(mask) / mask.size)
+
+
+def test_an_image_in_the_body_comes_back_as_its_mask(stack: EmulatedStack) -> None:
+    file = io.BytesIO()
+    tifffile.imwrite(file, FIELD.pixels)
+    answer = call(stack, "/seg_mask", file.getvalue(), {"Content-Type": "image/tiff", "Accept": "image/png"})
+    mask = np.asarray(Image.open(io.BytesIO(answer), formats=("PNG",)))
+    assert (mask.shape, sorted(np.unique(mask))) == ((120, 150), [0, 255])
 
 
 def test_a_broken_message_is_rejected_and_its_neighbour_is_done(stack: EmulatedStack) -> None:
@@ -113,6 +133,22 @@ def without_bucket(stack: EmulatedStack, bucket: str) -> Iterator[None]:
         yield
     finally:
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+
+
+def call(
+    stack: EmulatedStack,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"}),
+) -> bytes:
+    request = urllib.request.Request(stack.outputs["ApiUrl"] + path, body, dict(headers))
+    with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        content: bytes = answer.read()
+        return content
+
+
+def succeeded(job: dict[str, Any]) -> dict[str, Any] | None:
+    return job if job["status"] == "SUCCEEDED" else None
 
 
 def upload(stack: EmulatedStack, key: str) -> None:

@@ -85,8 +85,8 @@ def test_redrive_sends_the_stored_message_and_the_next_attempt_is_counted(stack,
     assert not {"error", "error_code"} & row.keys()
     (message,) = sent(stack, queue)
     assert message["Body"] == body
-    assert message["MessageAttributes"]["redriven"]["StringValue"] == failed["job_id"]
-    assert stack.deliver(message["Body"], redriven=failed["job_id"]) == []
+    assert message["MessageAttributes"]["job_id"]["StringValue"] == failed["job_id"]
+    assert stack.deliver(message["Body"], waiting=failed["job_id"]) == []
     assert (stack.row()["status"], stack.row()["attempt"]) == ("SUCCEEDED", 2)
     assert cytomask("failed") == 0
 

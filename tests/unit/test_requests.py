@@ -21,9 +21,11 @@ from cytomask.requests import (
     fits,
     ground_truth_keys,
     job_prefix,
+    message_of,
     output_key,
     parse_body,
     parse_evaluation,
+    parse_parameters,
     parse_request,
     rejected_message_id,
 )
@@ -366,3 +368,50 @@ def test_what_the_evaluation_queue_cannot_mean_is_refused(body: str) -> None:
     (refused,) = parse_evaluation(body)
     assert isinstance(refused, Refused)
     assert refused.text == body
+
+
+requests = st.builds(
+    SegmentRequest,
+    st.builds(S3Object, st.just(BUCKET), keys),
+    st.builds(
+        Parameters,
+        st.none() | st.floats(0, 1),
+        st.sampled_from(["native", "resize"]),
+        st.sampled_from(["all", "0", "3-7"]),
+        st.none() | st.integers(0, 999),
+        st.sets(st.sampled_from(["mask", "overlay", "probability"]), min_size=1).map(sorted).map(tuple),
+    ),
+    st.none() | st.builds(S3Object, st.just(BUCKET), keys),
+    st.none() | st.text(unicode, max_size=30),
+)
+
+
+@given(requests)
+def test_a_request_that_is_sent_on_arrives_as_it_is_and_in_ascii(request: SegmentRequest) -> None:
+    message = message_of(request)
+    assert message.isascii()
+    assert parse_body(message) == [request]
+
+
+def test_parameters_are_read_from_text_alone() -> None:
+    fields = {"threshold": "0.25", "mode": "resize", "pages": "0-3", "channel": "2"}
+    assert parse_parameters(fields) == Parameters(0.25, "resize", "0-3", 2)
+    assert parse_parameters({}) == Parameters()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("threshold", "1.5"),
+        ("threshold", "nan"),
+        ("threshold", ""),
+        ("channel", "-1"),
+        ("channel", "null"),
+        ("mode", "NATIVE"),
+        ("pages", "3-1"),
+        ("pages", "٣"),
+    ],
+)
+def test_a_parameter_that_is_no_such_thing_is_refused_by_its_name(name: str, text: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"`{name}`"):
+        parse_parameters({name: text})

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,9 +71,10 @@ def test_no_right_is_on_everything(resources: Node) -> None:
 
 
 def is_in_one_bucket(text: str) -> bool:
-    """Whether a target is every object of one of the stack's buckets, for which rights know no other word."""
-    inside = text.removeprefix('{"Fn::Sub": "${').removesuffix('.Arn}/*"}')
-    return inside in ("InputBucket", "OutputBucket", "GroundTruthBucket")
+    """Whether a target is what lies in one of the stack's buckets, or in a folder of it: by no other word can
+    rights name objects."""
+    buckets = "InputBucket|OutputBucket|GroundTruthBucket"
+    return bool(re.fullmatch(rf'{{"Fn::Sub": "\$\{{({buckets})\.Arn\}}/(\w+/)*\*"}}', text))
 
 
 def test_nobody_unknown_is_let_in(resources: Node) -> None:
@@ -84,23 +86,46 @@ def test_nobody_unknown_is_let_in(resources: Node) -> None:
 
 def test_no_role_has_rights_that_others_write(resources: Node) -> None:
     roles = {name: each["Properties"] for name, each in resources.items() if each["Type"] == "AWS::IAM::Role"}
-    assert set(roles) >= {"SegmentRole", "EvaluateRole", "FailuresRole"}
+    assert set(roles) >= {"SegmentRole", "EvaluateRole", "FailuresRole", "ApiRole"}
     for role in roles.values():
         assert "ManagedPolicyArns" not in role
         assert len(role["Policies"]) == 1
 
 
-def test_the_failures_function_reads_dead_letters_and_sends_nothing(resources: Node) -> None:
-    rights = {
+def rights_of(role: Node) -> dict[str, list[Any]]:
+    """Action -> what it may be done to."""
+    return {
         action: listed(statement["Resource"])
-        for statement in allowing(resources["FailuresRole"])
+        for statement in allowing(role)
         if "Resource" in statement
         for action in listed(statement["Action"])
     }
+
+
+def test_the_failures_function_reads_dead_letters_and_sends_nothing(resources: Node) -> None:
+    rights = rights_of(resources["FailuresRole"])
     assert rights["sqs:ReceiveMessage"] == [
         {"Fn::GetAtt": [f"{name}DLQ", "Arn"]} for name in ("Segment", "Evaluation")
     ]
     assert not {"sqs:SendMessage", "s3:PutObject", "s3:DeleteObject", "dynamodb:Scan"} & rights.keys()
+
+
+def test_the_api_function_changes_no_job_and_takes_no_message(resources: Node) -> None:
+    rights = rights_of(resources["ApiRole"])
+    assert rights["sqs:SendMessage"] == [{"Fn::GetAtt": ["SegmentQueue", "Arn"]}]
+    changing = {"s3:PutObject", "s3:DeleteObject", "dynamodb:UpdateItem", "dynamodb:DeleteItem"}
+    assert not (changing | {"sqs:ReceiveMessage", "dynamodb:Scan"}) & rights.keys()
+
+
+def test_the_only_one_who_may_call_a_function_is_the_http_api_by_its_routes(resources: Node) -> None:
+    callers = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::Lambda::Permission"]
+    assert {caller["Principal"] for caller in callers} == {"apigateway.amazonaws.com"}
+    called = [caller["FunctionName"]["Ref"] for caller in callers]
+    assert sorted(called) == ["ApiFunction"] * 3 + ["SegmentFunction"]
+    sources = [json.dumps(caller["SourceArn"]) for caller in callers]
+    assert all('{"Ref": "HttpApi"}' in source for source in sources)
+    for method_and_path in ("POST/seg_mask", "POST/jobs", "GET/jobs", "GET/jobs/*"):
+        assert sum(f'{method_and_path}"' in source for source in sources) == 1
 
 
 def test_the_table_is_encrypted_and_can_be_put_back(resources: Node) -> None:

@@ -9,6 +9,7 @@ ENVIRONMENT = {
     "OUTPUT_BUCKET": "out",
     "GROUND_TRUTH_BUCKET": "truth",
     "JOBS_TABLE": "jobs",
+    "SEGMENT_QUEUE_URL": "https://sqs/segment",
     "EVALUATION_QUEUE_URL": "https://sqs/evaluation",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008",
 }
@@ -16,7 +17,9 @@ ENVIRONMENT = {
 
 def test_the_environment_of_the_template_is_read() -> None:
     settings = Settings.from_environment(ENVIRONMENT | {"PATH": "/bin"})
-    assert settings == Settings("in", "out", "truth", "jobs", "https://sqs/evaluation", 3008)
+    assert settings == Settings(
+        "in", "out", "truth", "jobs", "https://sqs/segment", "https://sqs/evaluation", 3008
+    )
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT)

@@ -46,7 +46,13 @@ queues = of_type("AWS::SQS::Queue")
 queries = of_type("AWS::Logs::QueryDefinition")
 alarms = of_type("AWS::CloudWatch::Alarm")
 segment = resources["SegmentFunction"]["Properties"]
+api = resources["ApiFunction"]["Properties"]
 shared = template["Globals"]["Function"]
+queued = [
+    name
+    for name, function in functions(template).items()
+    if any(event["Type"] == "SQS" for event in function["Properties"]["Events"].values())
+]
 notified = {
     name: bucket["NotificationConfiguration"]["QueueConfigurations"]
     for name, bucket in buckets.items()
@@ -54,18 +60,25 @@ notified = {
 }
 
 
-@pytest.mark.parametrize("function", functions(template))
+def mappings(function: str) -> list[dict[str, Any]]:
+    """What a function takes from queues."""
+    events = resources[function]["Properties"]["Events"].values()
+    return [event["Properties"] for event in events if event["Type"] == "SQS"]
+
+
+@pytest.mark.parametrize("function", queued)
 def test_a_message_stays_invisible_for_six_timeouts_of_its_function(function: str) -> None:
     properties = resources[function]["Properties"]
-    for event in properties["Events"].values():
-        source = event["Properties"]["Queue"]["Fn::GetAtt"][0]
+    for mapping in mappings(function):
+        source = mapping["Queue"]["Fn::GetAtt"][0]
         assert value(queues[source]["VisibilityTimeout"]) >= 6 * value(properties["Timeout"])
 
 
-@pytest.mark.parametrize("function", functions(template))
+@pytest.mark.parametrize("function", queued)
 def test_of_a_batch_only_what_failed_comes_again(function: str) -> None:
-    for event in resources[function]["Properties"]["Events"].values():
-        assert event["Properties"]["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert {tuple(mapping["FunctionResponseTypes"]) for mapping in mappings(function)} == {
+        ("ReportBatchItemFailures",)
+    }
 
 
 def test_the_figures_are_those_of_the_design() -> None:
@@ -76,16 +89,33 @@ def test_the_figures_are_those_of_the_design() -> None:
     assert "ReservedConcurrentExecutions" not in segment
 
 
-def test_the_functions_whose_tries_are_counted_fit_together_into_a_new_account() -> None:
-    events = [
-        event
-        for name in ("SegmentFunction", "EvaluateFunction")
-        for event in resources[name]["Properties"]["Events"].values()
+# A new account has ten concurrent executions in all; two are left for calls over HTTP. A message that finds
+# no place has been tried once more, which matters where its queue counts: what reads the others can wait.
+PLACES, OF_HTTP = 10, 2
+taken = [mapping for name in functions(template) for mapping in mappings(name)]
+counted = [mapping for mapping in taken if "RedrivePolicy" in queues[mapping["Queue"]["Fn::GetAtt"][0]]]
+
+
+def concurrency(found: list[dict[str, Any]]) -> list[int]:
+    return [value(mapping["ScalingConfig"]["MaximumConcurrency"]) for mapping in found]
+
+
+def test_what_can_run_out_of_tries_fits_into_a_new_account_beside_calls_over_http() -> None:
+    assert [mapping["Queue"] for mapping in counted] == [
+        {"Fn::GetAtt": [queue, "Arn"]} for queue in ("SegmentQueue", "EvaluationQueue")
     ]
-    assert sum(value(event["Properties"]["ScalingConfig"]["MaximumConcurrency"]) for event in events) <= 10
+    assert sum(concurrency(counted)) + OF_HTTP == PLACES
 
 
-@pytest.mark.parametrize("name", ["evaluate", "failures"])
+def test_what_is_tried_for_ever_takes_as_few_places_as_a_queue_can() -> None:
+    others = [mapping for mapping in taken if mapping not in counted]
+    assert [mapping["Queue"] for mapping in others] == [
+        {"Fn::GetAtt": [queue, "Arn"]} for queue in ("SegmentDLQ", "EvaluationDLQ")
+    ]
+    assert concurrency(others) == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["evaluate", "failures", "api"])
 def test_a_zip_function_has_the_layer_and_lambda_s_python(name: str) -> None:
     layer = resources["CytomaskLayer"]["Properties"]
     function = resources[f"{name.capitalize()}Function"]["Properties"]
@@ -95,12 +125,39 @@ def test_a_zip_function_has_the_layer_and_lambda_s_python(name: str) -> None:
     assert layer["CompatibleArchitectures"] == shared["Architectures"]
 
 
-@pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction", "FailuresFunction"])
+@pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction", "FailuresFunction", "ApiFunction"])
 def test_what_is_built_by_make_has_its_target(name: str) -> None:
     properties = resources[name]["Properties"]
     assert resources[name]["Metadata"]["BuildMethod"] == "makefile"
     folder = TEMPLATE.parent / properties.get("ContentUri", properties.get("CodeUri"))
     assert f"\nbuild-{name}:\n" in (folder / "Makefile").read_text()
+
+
+def test_every_call_over_http_is_signed_and_throttled() -> None:
+    door = resources["HttpApi"]["Properties"]
+    assert door["Auth"] == {"EnableIamAuthorizer": True, "DefaultAuthorizer": "AWS_IAM"}
+    assert door["DefaultRouteSettings"] == {"ThrottlingRateLimit": 20, "ThrottlingBurstLimit": 40}
+    assert door["RouteSettings"] == {"POST /seg_mask": {"ThrottlingRateLimit": 2, "ThrottlingBurstLimit": 4}}
+
+
+def test_every_route_is_of_that_door_and_none_has_an_authorisation_of_its_own() -> None:
+    routes = [
+        event["Properties"]
+        for name in functions(template)
+        for event in resources[name]["Properties"]["Events"].values()
+        if event["Type"] == "HttpApi"
+    ]
+    assert [f"{route['Method']} {route['Path']}" for route in routes] == [
+        "POST /seg_mask",
+        "POST /jobs",
+        "GET /jobs/{id}",
+        "GET /jobs",
+    ]
+    assert all(route["ApiId"] == {"Ref": "HttpApi"} and "Auth" not in route for route in routes)
+
+
+def test_the_api_function_ends_before_its_caller_is_answered_without_it() -> None:
+    assert value(api["Timeout"]) < 30
 
 
 def test_every_function_has_a_handler_in_the_emulated_stack() -> None:
@@ -216,7 +273,8 @@ def test_no_right_is_given_on_everything(role: str) -> None:
             for resource in _listed(statement["Resource"]):
                 named = json.dumps(resource)
                 assert re.fullmatch(
-                    r'\{"Fn::GetAtt": \["\w+", "Arn"\]\}|\{"Fn::Sub": "\$\{\w+Bucket\.Arn\}/(\w+/)*\*"\}',
+                    r'\{"Fn::GetAtt": \["\w+", "Arn"\]\}'
+                    r'|\{"Fn::Sub": "\$\{(\w+Bucket\.Arn\}/(\w+/)*\*|JobsTable\.Arn\}/index/\w+)"\}',
                     named,
                 )
 
@@ -235,6 +293,7 @@ def test_the_output_bucket_is_the_only_one_that_is_written_to() -> None:
     assert allowed("SegmentRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]
     assert allowed("EvaluateRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/jobs/coco/*"}]
     assert allowed("FailuresRole", "s3:PutObject") == []
+    assert allowed("ApiRole", "s3:PutObject") == []
 
 
 def test_the_parts_of_a_coco_file_lie_where_evaluate_may_write() -> None:
@@ -245,9 +304,31 @@ def test_evaluate_may_queue_what_a_coco_file_names() -> None:
     assert allowed("EvaluateRole", "sqs:SendMessage") == [{"Fn::GetAtt": ["EvaluationQueue", "Arn"]}]
 
 
-@pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole", "FailuresRole"])
+@pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole", "FailuresRole", "ApiRole"])
 def test_a_missing_object_can_be_told_from_a_forbidden_one(role: str) -> None:
     assert allowed(role, "s3:ListBucket") == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in buckets]]
+
+
+def test_the_api_function_reads_and_lists_jobs_adds_them_and_asks_for_masks_and_no_more() -> None:
+    statements = [
+        (action, resource)
+        for policy in resources["ApiRole"]["Properties"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        for action in _listed(statement["Action"])
+        for resource in _listed(statement["Resource"])
+        if not action.startswith("logs:")
+    ]
+    table = {"Fn::GetAtt": ["JobsTable", "Arn"]}
+    assert statements == [
+        *(("s3:GetObject", {"Fn::Sub": f"${{{bucket}.Arn}}/*"}) for bucket in buckets),
+        *(("s3:ListBucket", {"Fn::GetAtt": [bucket, "Arn"]}) for bucket in buckets),
+        ("dynamodb:GetItem", table),
+        ("dynamodb:PutItem", table),
+        ("dynamodb:Query", table),
+        ("dynamodb:Query", {"Fn::Sub": "${JobsTable.Arn}/index/by_status"}),
+        ("dynamodb:Query", {"Fn::Sub": "${JobsTable.Arn}/index/by_group"}),
+        ("sqs:SendMessage", {"Fn::GetAtt": ["SegmentQueue", "Arn"]}),
+    ]
 
 
 def test_a_ground_truth_that_segment_finds_can_be_read_by_evaluate() -> None:
@@ -310,6 +391,7 @@ def test_the_outputs_that_the_commands_look_for_are_there() -> None:
         "SegmentQueueUrl",
         "EvaluationQueueUrl",
         "JobsTableName",
+        "ApiUrl",
     }
 
 
@@ -336,13 +418,13 @@ def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queu
         name: emulated["Resources"][name]["Properties"] for name in (*functions(template), "CytomaskLayer")
     }
     assert copies["SegmentFunction"].pop("ImageUri") == "forwarded:latest"
-    located = [(name, "CodeUri") for name in ("EvaluateFunction", "FailuresFunction")]
-    for name, field in (*located, ("CytomaskLayer", "ContentUri")):
+    zips = [(name, "CodeUri") for name in ("EvaluateFunction", "FailuresFunction", "ApiFunction")]
+    for name, field in (*zips, ("CytomaskLayer", "ContentUri")):
         assert copies[name][field] == NO_CODE
         copies[name][field] = resources[name]["Properties"][field]
     for name in functions(template):
         for event in copies[name]["Events"].values():
-            assert event["Properties"].pop("Enabled") is False
+            assert event["Properties"].pop("Enabled", None) is (False if event["Type"] == "SQS" else None)
     assert emulated == template
     assert template == load_template(TEMPLATE)
 
@@ -354,17 +436,16 @@ def test_every_saved_query_is_the_file_of_its_name() -> None:
     }
     files = (TEMPLATE.parent / "infra" / "queries").glob("*.txt")
     assert saved == {file.stem: file.read_text() for file in files}
-    groups = [{"Ref": properties["LoggingConfig"]["LogGroup"]["Ref"]} for properties in zipped_and_image()]
+    groups = [
+        {"Ref": function["Properties"]["LoggingConfig"]["LogGroup"]["Ref"]}
+        for function in functions(template).values()
+    ]
     assert all(query["LogGroupNames"] == groups for query in queries.values())
 
 
 def test_saved_queries_are_left_to_aws_because_emulators_have_none() -> None:
     assert {resources[name].get("Condition") for name in queries} == {"OnAws"}
     assert template["Conditions"]["OnAws"] == {"Fn::Equals": [{"Ref": "EndpointUrl"}, ""]}
-
-
-def zipped_and_image() -> list[dict[str, Any]]:
-    return [resources[f"{name}Function"]["Properties"] for name in ("Segment", "Evaluate", "Failures")]
 
 
 @pytest.mark.parametrize("alarm", alarms)
@@ -387,7 +468,21 @@ def test_there_is_an_alarm_for_all_that_can_keep_a_mask_from_coming() -> None:
     for name in functions(template):
         for metric in ("Errors", "Throttles"):
             assert (metric, json.dumps({"Ref": name})) in watched
+    assert ("5xx", json.dumps({"Ref": "HttpApi"})) in watched
     assert {"Duration", "IoU"} <= {metric for metric, _ in watched}
+
+
+def test_the_dashboard_shows_the_errors_and_the_throttles_of_every_function() -> None:
+    board = json.loads(resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"])
+    shown = {
+        (metric[1], metric[3])
+        for widget in board["widgets"]
+        for metric in widget["properties"]["metrics"]
+        if metric[0] == "AWS/Lambda"
+    }
+    for function in functions(template).values():
+        name = function["Properties"]["FunctionName"]["Fn::Sub"]
+        assert {("Errors", name), ("Throttles", name)} <= shown
 
 
 def test_the_alarm_of_slow_batches_comes_before_they_are_ended() -> None:

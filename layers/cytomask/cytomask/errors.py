@@ -103,6 +103,40 @@ class MaskReplaced(RejectedInput):
     code = "MASK_REPLACED"
 
 
+class RefusedCall(CytomaskError):
+    """An HTTP request's own fault: answered, and recorded nowhere."""
+
+
+class BodyTooLarge(RefusedCall):
+    """More bytes in a body than the door lets in."""
+
+    code = "BODY_TOO_LARGE"
+
+
+class UnsupportedMediaType(RefusedCall):
+    """A body of a kind that the route does not take."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class NotAcceptable(RefusedCall):
+    """An answer that cannot be given in the form asked for."""
+
+    code = "NOT_ACCEPTABLE"
+
+
+class NoSuchJob(RefusedCall):
+    """The id of a job that the table does not have."""
+
+    code = "NO_SUCH_JOB"
+
+
+class NoSuchRoute(RefusedCall):
+    """A method and a path that lead nowhere."""
+
+    code = "NO_SUCH_ROUTE"
+
+
 class PassingFault(CytomaskError):
     """A fault that a retry can mend: the message goes back to its queue."""
 
@@ -111,6 +145,12 @@ class JobHeld(PassingFault):
     """Another invocation is working on the same job."""
 
     code = "JOB_HELD"
+
+
+class ServiceFault(PassingFault):
+    """What we build on did not answer as it should."""
+
+    code = "SERVICE_FAULT"
 
 
 class TriesUsedUp(CytomaskError):

@@ -197,7 +197,7 @@ def read_pages(
         UnreadableImage, NonFinitePixels, ImageTooLarge: when a page's pixels are read.
     """
     indices = range(len(image.pages)) if wanted is None else wanted
-    _check(image, indices, channel, limits or LIMITS)
+    check(image, indices, channel, limits or LIMITS)
     return (_read(image, index, channel) for index in indices)
 
 
@@ -280,7 +280,8 @@ def _png(image: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def _check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: Limits) -> None:
+def check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: Limits) -> None:
+    """Refuses pages by their headers; raises NoSuchPage, ImageTooLarge, AmbiguousChannels."""
     total = 0
     for index in wanted:
         if not 0 <= index < len(image.pages):

@@ -1,9 +1,10 @@
 """Job and evaluation rows in DynamoDB. The job row is the lock: who takes it, works.
 
-Status of a job: RUNNING, then SUCCEEDED or REJECTED, or FAILED when its queue has given it up; a redrive
-makes it QUEUED, to be taken again. A row is keyed by `job_id` and `record`: `JOB`, or `EVAL#<version>` for
-the ground truth of that version, or `EVAL#awaiting` while there is none. Rows of another kind lead from a
-ground truth to its jobs, whether it is there already or not: their `job_id` is
+Status of a job: QUEUED while it waits for its message, sent by HTTP or by a redrive; RUNNING; then
+SUCCEEDED or REJECTED, or FAILED when its queue has given it up, which a redrive makes QUEUED again. What is
+uploaded has no row before it is RUNNING. A row is keyed by `job_id` and `record`: `JOB`, or
+`EVAL#<version>` for the ground truth of that version, or `EVAL#awaiting` while there is none. Rows of
+another kind lead from a ground truth to its jobs, whether it is there already or not: their `job_id` is
 `GROUND_TRUTH#<its address>`, their `record` `TRUTH_OF#<job id>`. A COCO file has many images and its
 address is in no image's key, so it is also looked for as `coco:<image's name>`; a row `COCO#<image's name>`
 for every file that names the image leads the other way. `COCO_FILE#<address>` says what became of a file.
@@ -12,7 +13,8 @@ The index by status lists whatever failed: an evaluation has a `status` beside i
 that is FAILED.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
-from cytomask.errors import JobHeld
+from cytomask.errors import ImageReplaced, JobHeld
 from cytomask.requests import S3Object
 
 if TYPE_CHECKING:
@@ -29,10 +31,13 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+STATUSES = ("QUEUED", "RUNNING", "SUCCEEDED", "REJECTED", "FAILED")
 FINISHED = ("SUCCEEDED", "REJECTED")
+# A job that was withdrawn has no result, and can begin after all where an older version is the newest again.
 NOT_HELD = (
     "attribute_not_exists(job_id) OR #status IN (:queued, :failed) "
-    "OR (#status = :running AND lease_until < :now)"
+    "OR (#status = :running AND lease_until < :now) "
+    "OR (#status = :rejected AND error_code = :replaced AND attribute_not_exists(#result))"
 )
 JOB = "JOB"
 AWAITING = "EVAL#awaiting"
@@ -57,6 +62,29 @@ class Jobs:
         self._dynamodb = dynamodb
         self._table = table
 
+    def queue(self, job_id: str, fields: Row, now: float) -> Row:
+        """Notes that a job is asked for, unless it is known; returns its row as it is now."""
+        item = fields | {"job_id": job_id, "record": JOB, "status": "QUEUED"}
+        item |= {"created_at": timestamp(now), "updated_at": timestamp(now)}
+        return self._add(item)
+
+    def withdraw(self, job_id: str, others: Sequence[str], now: float) -> str | None:
+        """Rejects a job that waits for a message which has become other jobs.
+
+        Returns:
+            The error that its row has now; None where it does not wait, or is one of the others.
+        """
+        if job_id in others:
+            return None
+        error = (
+            "the image was replaced or deleted, or the model renewed, before the job began; "
+            f"done in its place: job {', '.join(others)}"
+        )
+        ended = {"status": "REJECTED", "error_code": ImageReplaced.code, "error": error, "message": None}
+        values = ended | {"updated_at": timestamp(now)}
+        rejected = self._update_where("#status = :queued", {":queued": "QUEUED"}, job_id, JOB, values)
+        return error if rejected else None
+
     def take(self, job_id: str, fields: Row, owner: str, now: float, seconds: float) -> Lease | Row:
         """Takes the job for `seconds`, or returns the row of a job that is finished already.
 
@@ -78,10 +106,8 @@ class Jobs:
             "updated_at": timestamp(now),
         }
         first = {"created_at": timestamp(now), "attempt": 1}
-        row = self._update_unless_held(job_id, values, first, now)
-        if row.get("status") in FINISHED:
-            return row
-        return Lease(job_id, owner, resumed=bool(row))
+        taken, row = self._update_unless_held(job_id, values, first, now)
+        return Lease(job_id, owner, resumed=bool(row)) if taken else row
 
     def finish(self, lease: Lease, status: str, fields: Row, now: float) -> bool:
         """Ends a job with its status; False where the lease was lost and another owner ends it."""
@@ -109,7 +135,8 @@ class Jobs:
         ended = {"status": "FAILED", "error_code": code, "owner": None, "lease_until": None}
         values = fields | ended | {"updated_at": timestamp(now)}
         first = {"created_at": timestamp(now), "attempt": 1, "error": without_a_word}
-        return self._update_unless_held(job_id, values, first, now).get("status") not in FINISHED
+        failed, _ = self._update_unless_held(job_id, values, first, now)
+        return failed
 
     def queue_again(self, job_id: str, record: str, now: float) -> Row | None:
         """Makes a failed job or evaluation wait for its next attempt; None where it is not FAILED (any more).
@@ -123,13 +150,8 @@ class Jobs:
             return None
         gone = {"status": None, "error": None, "error_code": None}
         values = gone | {name: "QUEUED", "attempt": row.get("attempt", 1) + 1, "updated_at": timestamp(now)}
-        try:
-            self._update(job_id, record, values, {}, f"#{name} = :failed", {":failed": "FAILED"})
-        except ClientError as error:
-            if _condition_failed(error):
-                return None
-            raise
-        return row
+        again = self._update_where(f"#{name} = :failed", {":failed": "FAILED"}, job_id, record, values)
+        return row if again else None
 
     def fail_again(self, row: Row) -> None:
         """Puts a row back that was to wait for its next attempt, where its message could not be sent."""
@@ -149,22 +171,12 @@ class Jobs:
 
     def forget_queued(self, job_id: str) -> None:
         """Takes a job's row away if it still waits for an attempt."""
-        try:
-            self._dynamodb.delete_item(
-                TableName=self._table,
-                Key=_key(job_id, JOB),
-                ConditionExpression="#status = :queued",
-                ExpressionAttributeNames={"#status": "status"},
-                ExpressionAttributeValues={":queued": {"S": "QUEUED"}},
-            )
-        except ClientError as error:
-            if not _condition_failed(error):
-                raise
+        self._delete_where("#status = :queued", {":queued": "QUEUED"}, job_id, JOB)
 
     def note_group(self, job_id: str, group: str, now: float) -> None:
         """Sets the label that a job is reported by, and its evaluations with it."""
         values = {"group": group, "updated_at": timestamp(now)}
-        for row in self._rows(job_id):
+        for row in self.rows(job_id):
             self._update(job_id, row["record"], values, {}, "attribute_exists(job_id)", {})
 
     def reject_message(self, job_id: str, fields: Row, now: float) -> None:
@@ -186,22 +198,18 @@ class Jobs:
 
     def jobs_of_ground_truth(self, uri: str) -> Iterator[tuple[str, Row]]:
         """The ids of the jobs that look for their ground truth at this address, and what was noted."""
-        for row in self._rows(_of_ground_truth(uri)):
+        for row in self.rows(_of_ground_truth(uri)):
             yield row["record"].removeprefix(TRUTH_OF), row
 
     def name_in_coco(self, name: str, coco: S3Object, fields: Row) -> None:
         """Notes that a COCO file speaks of the image `name`, unless a later upload of it has done so."""
         later = "attribute_not_exists(job_id) OR uploaded_at <= :uploaded_at"
         values = fields | {"version": coco.version, "uploaded_at": coco.uploaded_at}
-        try:
-            self._update(f"{COCO}{name}", coco.uri, values, {}, later, {})
-        except ClientError as error:
-            if not _condition_failed(error):
-                raise
+        self._update_where(later, {}, f"{COCO}{name}", coco.uri, values)
 
     def cocos_that_name(self, name: str) -> Iterator[tuple[str, Row]]:
         """The addresses of the COCO files that speak of the image `name`, and what was noted."""
-        for row in self._rows(f"{COCO}{name}"):
+        for row in self.rows(f"{COCO}{name}"):
             yield row["record"], row
 
     def read_indexing(self, coco: S3Object) -> Row | None:
@@ -227,6 +235,85 @@ class Jobs:
         """
         item = fields | {"job_id": job_id, "record": f"EVAL#{version}", "evaluation_status": "QUEUED"}
         item |= {"created_at": timestamp(now), "updated_at": timestamp(now)}
+        return self._add(item)
+
+    def stop_awaiting(self, job_id: str, uri: str) -> None:
+        """Ends the wait for a ground truth that has come, unless one of another address is waited for."""
+        of_this = "attribute_not_exists(ground_truth) OR ground_truth = :uri"
+        self._delete_where(of_this, {":uri": uri}, job_id, AWAITING)
+
+    def end_evaluation(self, job_id: str, record: str, status: str, fields: Row, now: float) -> bool:
+        """Ends a queued evaluation with its status; False where it has ended already."""
+        values = {"message": None} | fields | {"evaluation_status": status, "updated_at": timestamp(now)}
+        condition = "#evaluation_status = :queued"
+        return self._update_where(condition, {":queued": "QUEUED"}, job_id, record, values)
+
+    def listed(self, names: Mapping[str, str], start: Row | None, count: int) -> tuple[list[Row], Row | None]:
+        """Jobs with these values of `status`, `group` or both, by one of the indexes; the newest first.
+
+        Args:
+            names: what to look for, at least one of the two.
+            start: where an earlier list ended, as it said.
+            count: how many rows to look at; evaluations of a group, and those that failed, count too.
+
+        Returns:
+            The jobs, and where to go on; None at the end.
+        """
+        (name, value), *rest = sorted(names.items())  # a group is smaller than a status
+        filters = dict(rest) | {"record": JOB}
+        going_on: dict[str, Any] = {"ExclusiveStartKey": _typed(start)} if start else {}
+        answer = self._dynamodb.query(
+            TableName=self._table,
+            IndexName=f"by_{name}",
+            KeyConditionExpression=f"#{name} = :{name}",
+            ExpressionAttributeNames={f"#{each}": each for each in {name, *filters}},
+            ExpressionAttributeValues=_typed(
+                {f":{each}": text for each, text in {name: value, **filters}.items()}
+            ),
+            FilterExpression=" AND ".join(f"#{each} = :{each}" for each in filters),
+            ScanIndexForward=False,
+            Limit=count,
+            **going_on,
+        )
+        end = answer.get("LastEvaluatedKey")
+        return [_plain(item) for item in answer["Items"]], _plain(end) if end else None
+
+    def rows(self, partition: str) -> Iterator[Row]:
+        """All rows of a partition as they are now, by consistent reads: a job's own, and its evaluations."""
+        pages = self._dynamodb.get_paginator("query").paginate(
+            TableName=self._table,
+            KeyConditionExpression="job_id = :partition",
+            ExpressionAttributeValues={":partition": {"S": partition}},
+            ConsistentRead=True,
+        )
+        return (_plain(item) for page in pages for item in page["Items"])
+
+    def _update_unless_held(self, job_id: str, values: Row, first: Row, now: float) -> tuple[bool, Row]:
+        """Sets attributes of a job that is neither finished nor held.
+
+        Returns:
+            Whether it did, and the row as it was before: else that of a finished job.
+
+        Raises:
+            JobHeld: while an owner's lease lasts.
+        """
+        known: Row = {f":{status.lower()}": status for status in ("QUEUED", "FAILED", "RUNNING", "REJECTED")}
+        known |= {":replaced": ImageReplaced.code, ":now": Decimal(str(now))}
+        try:
+            return True, self._update(job_id, JOB, values, first, NOT_HELD, known)
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
+            row = self.read(job_id) or {}
+            if row.get("status") in FINISHED:
+                return False, row
+            raise JobHeld(f"another invocation works on job {job_id}; its message is tried again") from error
+
+    def _update_owned(self, lease: Lease, values: Row) -> bool:
+        return self._update_where("#owner = :mine", {":mine": lease.owner}, lease.job_id, JOB, values)
+
+    def _add(self, item: Row) -> Row:
+        """Adds a row unless it is there; returns it as it is now."""
         try:
             self._dynamodb.put_item(
                 TableName=self._table,
@@ -236,68 +323,33 @@ class Jobs:
         except ClientError as error:
             if not _condition_failed(error):
                 raise
-            return self.read(job_id, item["record"]) or item
+            return self.read(item["job_id"], item["record"]) or item
         return item
 
-    def stop_awaiting(self, job_id: str, uri: str) -> None:
-        """Ends the wait for a ground truth that has come, unless one of another address is waited for."""
+    def _update_where(self, condition: str, extra: Row, job_id: str, record: str, values: Row) -> bool:
+        """Sets attributes on a condition; False where it is not met."""
+        try:
+            self._update(job_id, record, values, {}, condition, extra)
+        except ClientError as error:
+            if _condition_failed(error):
+                return False
+            raise
+        return True
+
+    def _delete_where(self, condition: str, extra: Row, job_id: str, record: str) -> None:
+        """Takes a row away on a condition."""
+        named: dict[str, Any] = {"ExpressionAttributeNames": names} if (names := _reserved(condition)) else {}
         try:
             self._dynamodb.delete_item(
                 TableName=self._table,
-                Key=_key(job_id, AWAITING),
-                ConditionExpression="attribute_not_exists(ground_truth) OR ground_truth = :uri",
-                ExpressionAttributeValues={":uri": {"S": uri}},
+                Key=_key(job_id, record),
+                ConditionExpression=condition,
+                ExpressionAttributeValues=_typed(extra),
+                **named,
             )
         except ClientError as error:
             if not _condition_failed(error):
                 raise
-
-    def end_evaluation(self, job_id: str, record: str, status: str, fields: Row, now: float) -> bool:
-        """Ends a queued evaluation with its status; False where it has ended already."""
-        values = {"message": None} | fields | {"evaluation_status": status, "updated_at": timestamp(now)}
-        try:
-            self._update(job_id, record, values, {}, "#evaluation_status = :queued", {":queued": "QUEUED"})
-        except ClientError as error:
-            if _condition_failed(error):
-                return False
-            raise
-        return True
-
-    def _rows(self, partition: str) -> Iterator[Row]:
-        """All rows of a partition as they are now, by consistent reads."""
-        pages = self._dynamodb.get_paginator("query").paginate(
-            TableName=self._table,
-            KeyConditionExpression="job_id = :partition",
-            ExpressionAttributeValues={":partition": {"S": partition}},
-            ConsistentRead=True,
-        )
-        return (_plain(item) for page in pages for item in page["Items"])
-
-    def _update_unless_held(self, job_id: str, values: Row, first: Row, now: float) -> Row:
-        """Sets attributes of a job that is neither finished nor held; returns the row as it was before.
-
-        Raises:
-            JobHeld: while an owner's lease lasts.
-        """
-        known = {":queued": "QUEUED", ":failed": "FAILED", ":running": "RUNNING", ":now": Decimal(str(now))}
-        try:
-            return self._update(job_id, JOB, values, first, NOT_HELD, known)
-        except ClientError as error:
-            if not _condition_failed(error):
-                raise
-            row = self.read(job_id) or {}
-            if row.get("status") in FINISHED:
-                return row
-            raise JobHeld(f"another invocation works on job {job_id}; its message is tried again") from error
-
-    def _update_owned(self, lease: Lease, values: Row) -> bool:
-        try:
-            self._update(lease.job_id, JOB, values, {}, "#owner = :mine", {":mine": lease.owner})
-        except ClientError as error:
-            if _condition_failed(error):
-                return False
-            raise
-        return True
 
     def _update(
         self, job_id: str, record: str, values: Row, first: Row, condition: str | None, extra: Row
@@ -313,10 +365,7 @@ class Jobs:
         expression = f"SET {', '.join(sets)}" + (
             f" REMOVE {', '.join(f'#{name}' for name in gone)}" if gone else ""
         )
-        names = {f"#{name}": name for name in [*values, *first]}
-        for name in ("status", "owner"):
-            if condition and f"#{name}" in condition:
-                names[f"#{name}"] = name
+        names = {f"#{name}": name for name in [*values, *first]} | _reserved(condition or "")
         conditional: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
         answer = self._dynamodb.update_item(
             TableName=self._table,
@@ -349,6 +398,11 @@ def coco_address(name: str) -> str:
 def _indexing(coco: S3Object) -> str:
     """Names an upload: the same bytes may come again after others, and are indexed again then."""
     return f"INDEX#{coco.version} {coco.uploaded_at}"
+
+
+def _reserved(condition: str) -> dict[str, str]:
+    """The names that a condition writes with a #, because DynamoDB has words that are spelt the same."""
+    return {f"#{name}": name for name in re.findall(r"#(\w+)", condition)}
 
 
 def _is_set(value: Any) -> bool:

@@ -7,10 +7,10 @@ become `SegmentRequest`s. Pure: nothing here asks AWS.
 import hashlib
 import json
 import re
-from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -23,8 +23,10 @@ Shape = TypeVar("Shape")
 
 SIDECARS = {".json", ".csv", ".xml", ".txt", ".md", ".db"}
 S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
-PAGES = re.compile(r"all|\d{1,6}(-\d{1,6})?")
+PAGES = re.compile(r"all|[0-9]{1,6}(-[0-9]{1,6})?")
 LONGEST_KEY = 1024
+WAITING_JOB = "job_id"
+NO_OBJECT = 'the request is not a JSON object; send one, such as {"image": "s3://bucket/key"}'
 
 
 @dataclass(frozen=True)
@@ -136,16 +138,22 @@ def admitted(
     arrival: SegmentRequest | Ignored | Refused, body: str, buckets: Set[str]
 ) -> SegmentRequest | Ignored | Refused:
     """The arrival; refused where it names a bucket that is none of these. `body`: what it came in."""
-    if not isinstance(arrival, SegmentRequest):
-        return arrival
-    for named in (arrival.image, arrival.ground_truth):
+    if isinstance(arrival, SegmentRequest):
+        try:
+            require_served(arrival, buckets)
+        except ForeignBucket as error:
+            return Refused(body, error)
+    return arrival
+
+
+def require_served(request: SegmentRequest, buckets: Set[str]) -> None:
+    """Raises ForeignBucket where a request names a bucket that is none of these."""
+    for named in (request.image, request.ground_truth):
         if named and named.bucket not in buckets:
-            error = ForeignBucket(
+            raise ForeignBucket(
                 f"{named.uri} is in a bucket that this stack does not serve: copy it into one of its own, "
                 "or have whoever runs the stack add the bucket to AllowedBuckets"
             )
-            return Refused(body, error)
-    return arrival
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -169,7 +177,7 @@ def parse_evaluation(body: str) -> list[Evaluation | S3Object | Ignored | Refuse
     An upload of a ground truth is announced as that of an image is; a JSON file is one too, in COCO's format.
     """
     try:
-        event = _decode(body)
+        event = decode(body)
         if isinstance(event, dict) and "job_id" in event:
             return [_convert(event, Evaluation)]
     except InvalidRequest as error:
@@ -192,15 +200,16 @@ def _sidecar(uploaded: S3Object) -> Ignored:
 
 def _parse_body(body: str) -> list[Arrival]:
     try:
-        return _parse_event(_decode(body))
+        return _parse_event(decode(body))
     except InvalidRequest as error:
         return [Refused(body, error)]
 
 
-def _decode(body: str) -> object:
+def decode(body: str | bytes) -> object:
+    """Reads JSON; raises InvalidRequest."""
     try:
         return msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(
             f'the message is not JSON ({error}); send an object such as {{"image": "s3://bucket/key"}}'
         ) from error
@@ -223,7 +232,7 @@ def _parse_event(event: object) -> list[Arrival]:
                 f"the request names no image: give `image`, {ACCEPTED['image']} (found "
                 f"{', '.join(sorted(map(str, event)))[:300] or 'no field'})"
             )
-    raise InvalidRequest('the request is not a JSON object; send one, such as {"image": "s3://bucket/key"}')
+    raise InvalidRequest(NO_OBJECT)
 
 
 def _parse_record(record: object) -> list[Arrival]:
@@ -292,14 +301,17 @@ def _uploaded(bucket: str, key: str, version: str | None, etag: str | None) -> S
     return S3Object(bucket, key, version, etag)
 
 
-class _RequestFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    image: str | None = None
-    image_path: str | None = None
-    ground_truth: str | None = None
+class _ParameterFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     threshold: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     mode: Mode = "native"
     pages: int | str = "all"
     channel: Annotated[int, msgspec.Meta(ge=0, le=999)] | None = None
+
+
+class _RequestFields(_ParameterFields, frozen=True, forbid_unknown_fields=True):
+    image: str | None = None
+    image_path: str | None = None
+    ground_truth: str | None = None
     outputs: tuple[Output, ...] = ("mask",)
     group: Annotated[str, msgspec.Meta(max_length=256)] | None = None
 
@@ -319,6 +331,8 @@ ACCEPTED = {
 
 def parse_request(event: object) -> SegmentRequest:
     """Reads a request that a person or a program wrote; raises InvalidRequest."""
+    if not isinstance(event, dict):
+        raise InvalidRequest(NO_OBJECT)
     fields = _convert(event, _RequestFields)
     if (fields.image is None) == (fields.image_path is None):
         raise InvalidRequest(f"the request takes one of `image` and `image_path`: {ACCEPTED['image']}")
@@ -341,6 +355,45 @@ def parse_request(event: object) -> SegmentRequest:
     )
 
 
+def parse_parameters(fields: Mapping[str, str]) -> Parameters:
+    """Reads how to segment an image that comes without a request, from text alone; raises InvalidRequest."""
+    given = msgspec.convert(_query(fields), _ParameterFields)
+    return Parameters(given.threshold, given.mode, _parse_pages(given.pages), given.channel)
+
+
+def complete(event: object, fields: Mapping[str, str]) -> object:
+    """A request with what else is said of it in text; its own fields count more. Raises InvalidRequest."""
+    return _query(fields) | event if isinstance(event, dict) else event
+
+
+def _query(fields: Mapping[str, str]) -> dict[str, object]:
+    for name, text in fields.items():
+        if text.lower() == "null" and name in ACCEPTED:  # which msgspec takes for nothing
+            raise _refusal(name, f'"{text}" is none of these')
+    given: dict[str, object] = msgspec.to_builtins(_convert(fields, _ParameterFields, strict=False))
+    return given
+
+
+def message_of(request: SegmentRequest) -> str:
+    """The message that `parse_body` reads as this request, in ASCII: SQS does not take all of Unicode."""
+    fields = {"image": request.image.uri} | asdict(request.parameters) | {"group": request.label}
+    fields["ground_truth"] = request.ground_truth.uri if request.ground_truth else None
+    return json.dumps({name: value for name, value in fields.items() if value is not None})
+
+
+def awaited_by(job_id: str) -> dict[str, Any]:
+    """The attributes of a message for which a job waits as QUEUED, as SQS takes them."""
+    return {WAITING_JOB: {"DataType": "String", "StringValue": job_id}}
+
+
+def waiting_job(attributes: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The job that waits for a message with these attributes, as Lambda passes them on; None where none does.
+
+    The message may become another job: of an image or a model that is newer than the row.
+    """
+    return attributes.get(WAITING_JOB, {}).get("stringValue") or None
+
+
 def parse_uri(text: str, field: str) -> S3Object:
     """Reads `s3://bucket/key`; raises InvalidRequest, which names `field`."""
     match = S3_URI.fullmatch(text)
@@ -359,14 +412,15 @@ def _parse_pages(pages: int | str) -> str:
     return text if text == "all" else "-".join(map(str, dict.fromkeys([int(first), int(last or first)])))
 
 
-def _convert(event: object, shape: type[Shape]) -> Shape:
+def _convert(event: object, shape: type[Shape], strict: bool = True) -> Shape:
     try:
-        return msgspec.convert(event, shape)
+        return msgspec.convert(event, shape, strict=strict)
     except msgspec.ValidationError as error:
         field = re.search(r"`\$\.(\w+)", str(error))
         if field and field[1] in ACCEPTED:
             raise _refusal(field[1], str(error).partition(" - at")[0]) from error
-        raise InvalidRequest(f"{str(error)[:300]}; a request takes {', '.join(ACCEPTED)}") from error
+        taken = [name for name in ACCEPTED if name in getattr(shape, "__struct_fields__", ())] or ACCEPTED
+        raise InvalidRequest(f"{str(error)[:300]}; a request takes {', '.join(taken)}") from error
 
 
 def _refusal(field: str, fault: str) -> InvalidRequest:

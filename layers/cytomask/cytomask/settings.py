@@ -17,6 +17,7 @@ class Settings:
     output_bucket: str
     ground_truth_bucket: str
     jobs_table: str
+    segment_queue_url: str
     evaluation_queue_url: str
     memory_mb: int
     more_buckets: frozenset[str] = frozenset()
@@ -34,6 +35,7 @@ class Settings:
             "output_bucket": "OUTPUT_BUCKET",
             "ground_truth_bucket": "GROUND_TRUTH_BUCKET",
             "jobs_table": "JOBS_TABLE",
+            "segment_queue_url": "SEGMENT_QUEUE_URL",
             "evaluation_queue_url": "EVALUATION_QUEUE_URL",
         }
         values = {field: environment.get(name, "") for field, name in names.items()}

@@ -1,0 +1,200 @@
+"""What the report says of jobs in numbers: counts first, then ratios, by model version and by group."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from cli.jobs import newest_score
+from cytomask.metrics import Score
+
+Row = dict[str, Any]
+
+EVALUATION = "EVAL#"
+FAILURES = ("REJECTED", "FAILED")
+COUNTS = ("true_positive", "false_positive", "false_negative")
+NAMED_DIGITS = 12  # of a model's sha256
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's row and those of its evaluations, the oldest first."""
+
+    row: Row
+    evaluations: Sequence[Row] = ()
+
+    @property
+    def model(self) -> str:
+        """The model's sha256; empty where no model has worked on it."""
+        return str(self.row.get("model_sha256", ""))
+
+    @property
+    def group(self) -> str:
+        """The label that it is reported by; may be empty."""
+        return str(self.row.get("group", ""))
+
+    @property
+    def score(self) -> Row:
+        """The evaluation that counts, that against the newest ground truth; empty where none is scored."""
+        return newest_score(self.evaluations)
+
+    @property
+    def iou(self) -> float:
+        """Of the evaluation that counts, 0..1."""
+        return float(self.score["iou"])
+
+    @property
+    def failure(self) -> Row:
+        """The row that says what went wrong, with the image or with its newest ground truth; or empty."""
+        newest = next(iter(self.evaluations[-1:]), {})
+        if self.row["status"] in FAILURES:
+            return self.row
+        return newest if newest.get("evaluation_status") in FAILURES else {}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The measures of some jobs; None where there is nothing to take the mean of.
+
+    Attributes:
+        images: how many addresses; an image has several jobs where its bytes, the model or what was asked
+            for differ.
+        masks: how many jobs have one.
+        scored: how many of the masks have a score. Means are over these, each one counting the same;
+            pooled ratios are of the pixels of all of them together.
+        confluence: mean over all masks.
+        scored_confluence, true_confluence: means over the scored masks, and over their ground truths.
+        failures: how often each kind occurred.
+    """
+
+    images: int
+    jobs: int
+    masks: int
+    scored: int
+    mean_iou: float | None
+    pooled_iou: float | None
+    mean_dice: float | None
+    pooled_dice: float | None
+    mean_boundary_f1: float | None
+    confluence: float | None
+    scored_confluence: float | None
+    true_confluence: float | None
+    failures: Counter[str]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The measures of one group: their names, and the text of each by model."""
+
+    title: str
+    lines: Sequence[tuple[str, Sequence[str]]]
+
+
+MEASURES: dict[str, Callable[[Summary], float | None]] = {
+    "images": lambda summary: summary.images,
+    "jobs": lambda summary: summary.jobs,
+    "masks": lambda summary: summary.masks,
+    "scored": lambda summary: summary.scored,
+    "IoU, mean": lambda summary: summary.mean_iou,
+    "IoU, pooled": lambda summary: summary.pooled_iou,
+    "Dice, mean": lambda summary: summary.mean_dice,
+    "Dice, pooled": lambda summary: summary.pooled_dice,
+    "boundary F1, mean": lambda summary: summary.mean_boundary_f1,
+    "confluence, all masks": lambda summary: summary.confluence,
+    "confluence, scored": lambda summary: summary.scored_confluence,
+    "confluence, true": lambda summary: summary.true_confluence,
+}
+
+
+def models_of(jobs: Iterable[Job]) -> list[str]:
+    """The model versions, that of the oldest job first; no model comes last."""
+    oldest_first = sorted(jobs, key=lambda job: str(job.row["created_at"]))
+    return sorted(dict.fromkeys(job.model for job in oldest_first), key=lambda model: not model)
+
+
+def name_of(model: str) -> str:
+    """How a model version is called in a column's head."""
+    return model[:NAMED_DIGITS] or "no model"
+
+
+def compare(jobs: Sequence[Job]) -> list[Block]:
+    """The measures of all jobs, then of each group where there are several, by the models of `models_of`."""
+    models = models_of(jobs)
+    groups = sorted({job.group for job in jobs})
+    blocks = [_block("all", jobs, models)] if len(groups) > 1 else []
+    for group in groups:
+        title = f"group {group}" if group else "no group"
+        blocks.append(_block(title, [job for job in jobs if job.group == group], models))
+    return blocks
+
+
+def _block(title: str, jobs: Sequence[Job], models: Sequence[str]) -> Block:
+    summaries = [summarise([job for job in jobs if job.model == model]) for model in models]
+    lines = [(name, [_text(measure(summary)) for summary in summaries]) for name, measure in MEASURES.items()]
+    kinds = sorted({kind for summary in summaries for kind in summary.failures})
+    lines += [(kind, [str(summary.failures[kind]) for summary in summaries]) for kind in kinds]
+    return Block(title, lines)
+
+
+def summarise(jobs: Sequence[Job]) -> Summary:
+    """The measures of jobs by the rules of `metrics.Score`; of each only the score that counts."""
+    masks = [job.row for job in jobs if job.row["status"] == "SUCCEEDED"]
+    scores = [job.score for job in jobs if job.score]
+    pooled = sum((Score(*(int(row[name]) for name in COUNTS)) for row in scores), Score(0, 0, 0))
+    return Summary(
+        images=len({job.row["image"] for job in jobs if "image" in job.row}),
+        jobs=len(jobs),
+        masks=len(masks),
+        scored=len(scores),
+        mean_iou=_mean(scores, "iou"),
+        pooled_iou=pooled.iou if scores else None,
+        mean_dice=_mean(scores, "dice"),
+        pooled_dice=pooled.dice if scores else None,
+        mean_boundary_f1=_mean(scores, "boundary_f1"),
+        confluence=_mean(masks, "confluence"),
+        scored_confluence=_mean(scores, "confluence"),
+        true_confluence=_mean(scores, "true_confluence"),
+        failures=Counter(kind_of(job.failure) for job in jobs if job.failure),
+    )
+
+
+def kind_of(failure: Row) -> str:
+    """A failure's status and code, after `score` where it is an evaluation's."""
+    status = f"score {failure['evaluation_status']}" if "evaluation_status" in failure else failure["status"]
+    return f"{status} {failure.get('error_code', 'without a code')}"
+
+
+def warn_of_different_images(jobs: Sequence[Job]) -> str | None:
+    """A sentence where the models' numbers cannot be compared: they were scored on different images."""
+    images: dict[str, set[str]] = {}
+    for job in jobs:
+        if job.score:
+            images.setdefault(job.model, set()).add(job.row["image"])
+    common = set.intersection(*images.values()) if images else set()
+    if all(found == common for found in images.values()):
+        return None
+    return (
+        f"The models were scored on different images, {len(common)} of which all of them share: "
+        "their numbers are not comparable as they stand."
+    )
+
+
+def worst_median_best(jobs: Iterable[Job], most: int) -> dict[str, list[Job]]:
+    """The scored jobs with the lowest, middle and highest IoU, at most so many of each, none twice."""
+    ordered = sorted((job for job in jobs if job.score), key=lambda job: job.iou)
+    count = max(1, min(most, len(ordered) // 3))
+    worst, rest = ordered[:count], ordered[count:]
+    best, middle = rest[max(len(rest) - count, 0) :], rest[: max(len(rest) - count, 0)]
+    first = max(len(middle) - count, 0) // 2
+    return {"worst": worst, "median": middle[first : first + count], "best": best}
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    return fmean(float(row[name]) for row in rows) if rows else None
+
+
+def _text(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,0 +1,1 @@
+"""The zip function that takes jobs and tells of them over HTTP."""

@@ -1,0 +1,76 @@
+"""Entry point of the api function: jobs over HTTP."""
+
+import os
+from http import HTTPStatus
+from typing import Any
+
+import boto3
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from cytomask.clients import CLIENTS
+from cytomask.errors import InvalidRequest
+from cytomask.http import answer, make_door, read_json, read_query
+from cytomask.jobs import Jobs
+from cytomask.requests import decode, parse_request
+from cytomask.served_model import read_served_model
+from cytomask.settings import Settings
+from cytomask.storage import Storage
+from cytomask.telemetry import emitted
+from functions.api.desk import Desk, parse_search
+
+logger = Logger()
+metrics = Metrics()
+door = make_door(logger, metrics)
+
+
+def connect() -> Desk:
+    """Makes the clients; an environment that is wrong ends the cold start here."""
+    settings = Settings.from_environment(os.environ)
+    return Desk(
+        settings,
+        read_served_model(),
+        Storage(boto3.client("s3", config=CLIENTS)),
+        Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
+        boto3.client("sqs", config=CLIENTS),
+    )
+
+
+desk = connect()
+
+
+@logger.inject_lambda_context(clear_state=True)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answers one request of the HttpApi, in its own form."""
+    with emitted(metrics):
+        return door.resolve(event, context)
+
+
+@door.post("/jobs")
+def post_job() -> Response[bytes | str]:
+    """Queues what is asked for."""
+    _require_no_query()
+    job = desk.queue(parse_request(decode(read_json(door.current_event))))
+    logger.info("job_queued", job_id=job["job_id"], image=job["image"], status=job["status"])
+    metrics.add_metric("JobsQueued", MetricUnit.Count, 1)
+    return answer(HTTPStatus.ACCEPTED, job, {"Location": f"/jobs/{job['job_id']}"})
+
+
+@door.get("/jobs/<job_id>")
+def get_job(job_id: str) -> Response[bytes | str]:
+    """Tells of one job."""
+    _require_no_query()
+    return answer(HTTPStatus.OK, desk.job(job_id))
+
+
+@door.get("/jobs")
+def get_jobs() -> Response[bytes | str]:
+    """Lists jobs by status, group or both."""
+    return answer(HTTPStatus.OK, desk.jobs(parse_search(read_query(door.current_event))))
+
+
+def _require_no_query() -> None:
+    if door.current_event.raw_query_string:
+        raise InvalidRequest("this route takes no query; leave out what follows the `?`")

@@ -1,0 +1,169 @@
+"""What is done with jobs over HTTP: queue one, tell of one, list many."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from cytomask.errors import ImageNotFound, InvalidRequest, NoSuchJob
+from cytomask.jobs import JOB, STATUSES, Jobs, Row
+from cytomask.requests import SegmentRequest, Work, awaited_by, message_of, require_served
+from cytomask.served_model import ServedModel
+from cytomask.settings import Settings
+from cytomask.storage import Storage
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+LONGEST_GROUP = 256
+ROWS_AT_ONCE = 100
+READS = 10
+SIGNATURE_BYTES = 16
+OF_THE_WORK_ALONE = ("owner", "lease_until", "message")  # messages may be long, and an answer has 6 MB
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which jobs are listed: `names` maps `status`, `group` or both to a value. `cursor`: where to go on."""
+
+    names: Mapping[str, str]
+    cursor: str | None = None
+
+
+def parse_search(fields: Mapping[str, str]) -> Search:
+    """Reads a query; raises InvalidRequest."""
+    names = {name: value for name, value in fields.items() if name != "cursor"}
+    if set(names) - {"status", "group"} or not names:
+        raise InvalidRequest(
+            f"jobs are listed by `status`, `group` or both, and from a `cursor` on (found {_found(fields)})"
+        )
+    if names.get("status", STATUSES[0]) not in STATUSES:
+        raise InvalidRequest(f"`status`: it takes one of {', '.join(STATUSES)}")
+    if not 0 < len(names.get("group", "-")) <= LONGEST_GROUP:
+        raise InvalidRequest(f"`group`: it takes a label of 1 to {LONGEST_GROUP} characters")
+    return Search(names, fields.get("cursor"))
+
+
+def _found(fields: Mapping[str, str]) -> str:
+    return ", ".join(sorted(fields))[:300] or "nothing"
+
+
+class Desk:
+    """Everything the routes need, made once per cold start."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: ServedModel,
+        storage: Storage,
+        jobs: Jobs,
+        sqs: "SQSClient",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._queue_url = settings.segment_queue_url
+        self._buckets = settings.allowed_buckets
+        self._cursors = Cursors(settings.jobs_table.encode())
+        self._model = model
+        self._storage = storage
+        self._jobs = jobs
+        self._sqs = sqs
+        self._clock = clock
+
+    def queue(self, request: SegmentRequest) -> dict[str, Any]:
+        """Queues a job, and says how it stands: a job that is known may be further.
+
+        The row comes first. Its message is sent again with every repeat: it may bring a new ground truth or
+        group, and otherwise changes nothing.
+
+        Raises:
+            ForeignBucket: the stack does not serve a bucket that is named.
+            ImageNotFound: there is no such object now.
+        """
+        require_served(request, self._buckets)
+        found = self._storage.find(request.image)
+        if found is None:
+            raise ImageNotFound(f"{request.image.uri} is not there; upload it first")
+        work = Work(replace(request, image=found), self._model.sha256, self._model.threshold)
+        fields = {"image": request.image.uri, "group": request.group}
+        row = self._jobs.queue(work.job_id, fields, self._clock())
+        self._sqs.send_message(
+            QueueUrl=self._queue_url,
+            MessageBody=message_of(request),
+            MessageAttributes=awaited_by(work.job_id),
+        )
+        return {"job_id": work.job_id, "status": row["status"], "image": request.image.uri}
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job's row with its `evaluations`; raises NoSuchJob."""
+        rows = {row["record"]: row for row in self._jobs.rows(job_id)} if JOB_ID.fullmatch(job_id) else {}
+        job = rows.pop(JOB, None)
+        if job is None:
+            raise NoSuchJob(
+                f"there is no job {job_id[:100]}; its id has 32 hex digits, as POST /jobs answers it"
+            )
+        return _shown(job) | {"evaluations": [_shown(row) for row in rows.values()]}
+
+    def jobs(self, search: Search) -> dict[str, Any]:
+        """The newest `jobs` that are searched for, and a `cursor` where there are more.
+
+        Raises:
+            InvalidRequest: the cursor is not one of ours, or of another search.
+        """
+        start = self._cursors.read(search.cursor, search.names) if search.cursor is not None else None
+        found: list[Row] = []
+        for _ in range(READS):  # of rows that are filtered out there may be many
+            more, start = self._jobs.listed(search.names, start, ROWS_AT_ONCE - len(found))
+            found += more
+            if start is None or len(found) == ROWS_AT_ONCE:
+                break
+        cursor = self._cursors.write(start, search.names) if start else None
+        return {"jobs": [_shown(row) for row in found], "cursor": cursor}
+
+
+class Cursors:
+    """Where a list goes on, as text: signed, and good for the same search only.
+
+    The key keeps no secret, for whoever may call sees the same rows: it tells our cursors from others.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def write(self, start: Row, names: Mapping[str, str]) -> str:
+        """The cursor of a place in the table."""
+        place = msgspec.json.encode(start)
+        return base64.urlsafe_b64encode(self._signature(place, names) + place).decode()
+
+    def read(self, cursor: str, names: Mapping[str, str]) -> Row:
+        """The place of a cursor; raises InvalidRequest where it is not one of ours, or of another search."""
+        try:
+            signed = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
+        except (UnicodeEncodeError, binascii.Error):
+            signed = b""
+        signature, place = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
+        ours = hmac.compare_digest(signature, self._signature(place, names))
+        if not ours or base64.urlsafe_b64encode(signed).decode() != cursor:  # its last digit has spare bits
+            raise InvalidRequest(
+                "`cursor`: it is not one that this list gave; take it as it stands, with the same status and "
+                "group"
+            )
+        start: Row = msgspec.json.decode(place)
+        return start
+
+    def _signature(self, place: bytes, names: Mapping[str, str]) -> bytes:
+        signed = msgspec.json.encode([sorted(names.items()), place.decode(errors="replace")])
+        return hmac.digest(self._key, signed, hashlib.sha256)[:SIGNATURE_BYTES]
+
+
+def _shown(row: Row) -> Row:
+    """A row without what concerns only those who work on it; of an evaluation, the record is its name."""
+    hidden = {"record" if row["record"] == JOB else "job_id", *OF_THE_WORK_ALONE}
+    return {name: value for name, value in row.items() if name not in hidden}

@@ -1,0 +1,421 @@
+"""`cytomask report`, against faked AWS resources."""
+
+import base64
+import csv
+import io
+import re
+from decimal import Decimal
+from html import unescape
+
+import boto3
+import numpy as np
+import pytest
+from factories import (
+    GROUND_TRUTH,
+    HEIGHT,
+    INPUT,
+    OUTPUT,
+    QUEUE_URL,
+    TABLE,
+    WIDTH,
+    ground_truth,
+    page,
+    png,
+    request,
+    stack_of,
+    tiff,
+)
+from PIL import Image
+
+from cli import report_page
+from cli.main import main
+from cli.stack import Stack
+from cli.summary import Job, worst_median_best
+from infra.samples import phase_contrast_field
+
+OLD, NEW = "a" * 64, "b" * 64
+KEY = "plate 1/A172_Phase_C7_1.tif"
+
+
+@pytest.fixture
+def deployed(stack, monkeypatch):
+    """The stack's resources, as the command finds them."""
+    clients = {service: boto3.client(service) for service in ("s3", "sqs", "dynamodb", "logs")}
+    found = Stack("cytomask", INPUT, OUTPUT, GROUND_TRUTH, QUEUE_URL, QUEUE_URL, TABLE, None, **clients)
+    monkeypatch.setattr(Stack, "connect", lambda *_: found)
+    return stack
+
+
+class Table:
+    """Rows as the functions write them, each a second younger than the one before."""
+
+    def __init__(self, table):
+        self._table = table
+        self._seconds = 0
+
+    def put(self, row):
+        self._seconds += 1
+        written = f"2026-01-01T00:{self._seconds // 60:02d}:{self._seconds % 60:02d}.000Z"
+        self._table.put_item(Item={"created_at": written, "updated_at": written} | row)
+
+    def job(self, job_id, model=OLD, group="A172", **fields):
+        row = {"job_id": job_id, "record": "JOB", "status": "SUCCEEDED", "model_sha256": model}
+        row |= {"group": group, "image": f"s3://{INPUT}/{job_id[0]}.tif", "confluence": Decimal("0.5")}
+        row |= {"mask": f"s3://{OUTPUT}/{job_id}.mask.png", "result": f"s3://{OUTPUT}/{job_id}.result.json"}
+        self.put({name: value for name, value in (row | fields).items() if value not in (None, "")})
+
+    def evaluation(self, job_id, version, counts=None, **fields):
+        row = {"job_id": job_id, "record": f"EVAL#{version}", "evaluation_status": "SCORED"}
+        row |= {"ground_truth": f"s3://{GROUND_TRUTH}/{job_id[0]}.png"}
+        if counts:
+            agreed, found_only, true_only = counts
+            wrong = found_only + true_only
+            ratios = {"iou": agreed / (agreed + wrong), "dice": 2 * agreed / (2 * agreed + wrong)}
+            ratios |= {"boundary_f1": 0.25, "confluence": 0.5, "true_confluence": 0.125}
+            row |= {name: Decimal(str(value)) for name, value in ratios.items()}
+            names = ("true_positive", "false_positive", "false_negative")
+            row |= dict(zip(names, counts, strict=True))
+        self.put(row | fields)
+
+
+@pytest.fixture
+def rows(deployed):
+    """Two models and two groups; a refused image, a mask without a score, a corrected ground truth."""
+    table = Table(deployed.table)
+    table.job("a1")
+    table.evaluation("a1", "v1", (1, 9, 0), updated_at="2027")  # IoU 0.1, scored after the correction
+    table.evaluation("a1", "v2", (6, 2, 2))  # IoU 0.6, Dice 0.75
+    table.job("b1", confluence=Decimal("0.25"))
+    table.evaluation("b1", "v1", (90, 10, 0))  # IoU 0.9, Dice 0.947
+    table.job("c1", group="BV2", confluence=Decimal("0.75"))
+    table.put({"job_id": "c1", "record": "EVAL#awaiting", "evaluation_status": "AWAITING_GROUND_TRUTH"})
+    table.job(
+        "d1", group="BV2", status="REJECTED", confluence=None, error_code="EMPTY_IMAGE", error="d is <b>"
+    )
+    table.job("a2", NEW)
+    table.evaluation("a2", "v2", (8, 0, 0))  # IoU 1
+    table.job("b2", NEW)
+    table.evaluation(
+        "b2", "v1", evaluation_status="REJECTED", error_code="GROUND_TRUTH_MISMATCH", error="b.png is 1 x 1"
+    )
+    table.job("e0", "", "", status="FAILED", confluence=None, error_code="TIMED_OUT", error="too slow")
+    return table
+
+
+def blocks(capsys):
+    """What was printed: by block and measure, the values by model."""
+    found, block = {}, None
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("  "):
+            name, *values = re.split(r" {2,}", line.strip())
+            found[block][name] = values
+        elif line and not line.startswith("wrote"):
+            block, *models = re.split(r" {2,}", line.strip())
+            found[block] = {"model": models}
+    return found
+
+
+def test_measures_stand_side_by_side_by_model(rows, capsys):
+    assert main(["report"]) == 0
+    everything = blocks(capsys)["all"]
+    # Pooled for the old model: (6 + 90) of (6 + 2 + 2 + 90 + 10) pixels.
+    assert everything == {
+        "model": ["a" * 12, "b" * 12, "no model"],
+        "images": ["4", "2", "1"],
+        "jobs": ["4", "2", "1"],
+        "masks": ["3", "2", "0"],
+        "scored": ["2", "1", "0"],
+        "IoU, mean": ["0.750", "1.000", "-"],
+        "IoU, pooled": ["0.873", "1.000", "-"],
+        "Dice, mean": ["0.849", "1.000", "-"],
+        "Dice, pooled": ["0.932", "1.000", "-"],
+        "boundary F1, mean": ["0.250", "0.250", "-"],
+        "confluence, all masks": ["0.500", "0.500", "-"],
+        "confluence, scored": ["0.500", "0.500", "-"],
+        "confluence, true": ["0.125", "0.125", "-"],
+        "FAILED TIMED_OUT": ["0", "0", "1"],
+        "REJECTED EMPTY_IMAGE": ["1", "0", "0"],
+        "score REJECTED GROUND_TRUTH_MISMATCH": ["0", "1", "0"],
+    }
+
+
+def test_every_group_has_its_own_measures(rows, capsys):
+    assert main(["report"]) == 0
+    found = blocks(capsys)
+    assert list(found) == ["all", "no group", "group A172", "group BV2"]
+    assert found["group A172"]["IoU, pooled"] == ["0.873", "1.000", "-"]
+    assert found["group A172"]["confluence, all masks"] == ["0.375", "0.500", "-"]
+    assert found["group BV2"]["masks"] == ["1", "0", "0"]
+    assert found["group BV2"]["IoU, mean"] == ["-", "-", "-"]
+    assert found["group BV2"]["REJECTED EMPTY_IMAGE"] == ["1", "0", "0"]
+
+
+def test_one_group_can_be_asked_for(rows, capsys):
+    assert main(["report", "--group", "BV2"]) == 0
+    found = blocks(capsys)
+    assert list(found) == ["group BV2"]
+    assert found["group BV2"]["model"] == ["a" * 12]
+    assert found["group BV2"]["jobs"] == ["2"]
+
+
+def test_models_scored_on_different_images_are_not_compared_in_silence(rows, capsys):
+    assert main(["report"]) == 0
+    assert "scored on different images, 1 of which all of them share" in capsys.readouterr().err
+
+
+def test_models_scored_on_the_same_images_need_no_warning(rows, capsys):
+    rows.evaluation("b2", "v3", (8, 0, 0))
+    assert main(["report"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_to_report_is_said_and_no_file_written(deployed, tmp_path, capsys):
+    assert main(["report", "--group", "HeLa", "--csv", str(tmp_path / "scores.csv")]) == 1
+    assert "the stack `cytomask` has no jobs of the group HeLa" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_past_dynamodbs_page_of_one_megabyte_count(rows, capsys):
+    for number in range(5):
+        rows.job(f"x{number}", group="long", status="REJECTED", error_code="EMPTY_IMAGE", error="x" * 300_000)
+    assert main(["report"]) == 0
+    assert blocks(capsys)["group long"]["jobs"] == ["5", "0", "0"]
+    assert main(["report", "--group", "long"]) == 0
+    assert blocks(capsys)["group long"]["jobs"] == ["5"]
+
+
+def test_more_jobs_than_are_listed_count(rows, capsys):
+    for number in range(150):
+        rows.job(f"x{number}", group="many")
+    assert main(["report"]) == 0
+    assert blocks(capsys)["group many"]["masks"] == ["150", "0", "0"]
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_csv_has_a_row_for_each_job_and_evaluation(rows, tmp_path):
+    path = tmp_path / "deep" / "scores.csv"
+    rows.job("f1", image=f's3://{INPUT}/ü, "q"\nf.tif')
+    assert main(["report", "--csv", str(path)]) == 0
+    table = read_csv(path)
+    assert [(row["job_id"], row["ground_truth_version"], row["counts"]) for row in table] == [
+        ("f1", "", ""),
+        ("e0", "", ""),
+        ("b2", "v1", "0"),
+        ("a2", "v2", "1"),
+        ("d1", "", ""),
+        ("c1", "", ""),
+        ("b1", "v1", "1"),
+        ("a1", "v1", "0"),
+        ("a1", "v2", "1"),
+    ]
+    assert table[0]["image"] == f's3://{INPUT}/ü, "q"\nf.tif'
+    last = table[-1]
+    assert (last["iou"], last["dice"], last["confluence"]) == ("0.6", "0.75", "0.5")
+    assert [last[name] for name in ("true_positive", "false_positive", "false_negative")] == ["6", "2", "2"]
+    assert (table[2]["evaluation_status"], table[2]["evaluation_error_code"]) == (
+        "REJECTED",
+        "GROUND_TRUTH_MISMATCH",
+    )
+    assert (table[4]["status"], table[4]["error_code"], table[4]["error"]) == (
+        "REJECTED",
+        "EMPTY_IMAGE",
+        "d is <b>",
+    )
+
+
+def test_a_file_that_cannot_be_written_is_named(rows, tmp_path, capsys):
+    assert main(["report", "--csv", str(tmp_path)]) == 1
+    assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
+
+
+def scored(*ious):
+    row = {"evaluation_status": "SCORED", "created_at": "2026"}
+    return [Job({"job_id": str(iou)}, [row | {"iou": Decimal(str(iou))}]) for iou in ious]
+
+
+@pytest.mark.parametrize(
+    ("ious", "worst", "median", "best"),
+    [
+        ([], [], [], []),
+        ([0.5], [0.5], [], []),
+        ([0.5, 0.1], [0.1], [], [0.5]),
+        ([0.5, 0.1, 0.3], [0.1], [0.3], [0.5]),
+        ([0.5, 0.4, 0.1, 0.3, 0.2], [0.1], [0.3], [0.5]),
+        ([0.5, 0.4, 0.1, 0.3, 0.2, 0.6, 0.7], [0.1, 0.2], [0.3, 0.4], [0.6, 0.7]),
+        ([number / 100 for number in range(50)], [0.0, 0.01, 0.02], [0.23, 0.24, 0.25], [0.47, 0.48, 0.49]),
+    ],
+)
+def test_the_worst_the_median_and_the_best_are_chosen(ious, worst, median, best):
+    chosen = worst_median_best(scored(*ious), 3)
+    found = {which: [job.iou for job in jobs] for which, jobs in chosen.items()}
+    assert found == {"worst": worst, "median": median, "best": best}
+
+
+def html_of(folder, *options):
+    path = folder / "report.html"
+    assert main(["report", "--html", str(path), *options]) == 0
+    return path.read_text(encoding="utf-8")
+
+
+def pictures(html):
+    """The pixels of the pictures, in their order, by name."""
+    found = re.findall(r'<img alt="(\w+)" src="data:image/png;base64,([^"]+)">', html)
+    return [(name, np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))) for name, data in found]
+
+
+def cells(seed=0):
+    return phase_contrast_field(seed, HEIGHT, WIDTH).cells
+
+
+def test_the_page_shows_image_mask_and_disagreement(deployed, evaluate, tmp_path):
+    deployed.segment(KEY, tiff())
+    evaluate.upload(f"{KEY}.png", ground_truth())
+    (image, mask, disagreement) = pictures(html_of(tmp_path))
+    found = deployed.mask(f"{KEY}.mask.png") > 0
+    expected = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    expected[found & cells()] = 200
+    expected[found & ~cells()] = (0xE6, 0x9F, 0x00)
+    expected[~found & cells()] = (0x00, 0x72, 0xB2)
+    assert (image[0], mask[0], disagreement[0]) == ("image", "mask", "disagreement")
+    low, high = np.percentile(page(), (0.5, 99.5))
+    grey = np.clip((page() - low) / (high - low) * 255, 0, 255)
+    np.testing.assert_allclose(image[1], grey, atol=0.51)
+    np.testing.assert_array_equal(mask[1], found * np.uint8(255))
+    np.testing.assert_array_equal(disagreement[1], expected)
+
+
+def test_the_page_shows_what_was_scored_not_what_replaced_it(deployed, evaluate, tmp_path):
+    """The drawn counts are those of the row, though another ground truth has the key now."""
+    deployed.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
+    deployed.segment(KEY, tiff())
+    evaluate.upload(f"{KEY}.png", ground_truth())
+    deployed.upload(f"{KEY}.png", png(np.zeros((HEIGHT, WIDTH), np.uint8)), bucket=GROUND_TRUTH)
+    *_, (_, disagreement) = pictures(html_of(tmp_path))
+    agreed = np.count_nonzero((disagreement == 200).all(axis=-1))
+    assert agreed == evaluate.row()["true_positive"] > 0
+
+
+def test_a_coco_ground_truth_is_shown_as_it_was_drawn(deployed, evaluate, tmp_path):
+    deployed.segment(KEY, tiff())
+    coco = (
+        '{"images": [{"id": 1, "file_name": "A172_Phase_C7_1.tif", "width": 80, "height": 64}], '
+        '"annotations": [{"id": 1, "image_id": 1, "segmentation": [[0, 0, 80, 0, 80, 64, 0, 64]]}]}'
+    )
+    evaluate.upload("coco.json", coco.encode())
+    evaluate.deliver_queued()
+    *_, (_, disagreement) = pictures(html_of(tmp_path))
+    found = deployed.mask(f"{KEY}.mask.png") > 0
+    assert {tuple(colour) for colour in disagreement[~found]} == {report_page.FALSE_NEGATIVE}
+
+
+def test_of_a_stack_the_first_page_is_shown_and_said_to_be(deployed, evaluate, tmp_path):
+    deployed.upload(KEY, stack_of(3))
+    truth = np.stack([cells(seed) for seed in range(3)]).astype(np.uint8) * 255
+    deployed.upload(f"{KEY}.png", tiff(truth[1:], photometric="minisblack"), bucket=GROUND_TRUTH)
+    deployed.handle(request(KEY, pages="1-2"))
+    evaluate.deliver_queued()
+    html = html_of(tmp_path)
+    assert "shown is page 1, the first of the 2 that are scored together" in html
+    (_, (_, mask), _) = pictures(html)
+    (path,) = (key for key in deployed.outputs() if key.endswith(".p0001.mask.png"))
+    np.testing.assert_array_equal(mask, deployed.mask(path))
+
+
+def test_a_large_image_is_scaled_down_and_said_to_be(deployed, evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_page, "LONGEST_SIDE", 40)
+    deployed.segment(KEY, tiff())
+    evaluate.upload(f"{KEY}.png", ground_truth())
+    html = html_of(tmp_path)
+    assert "scaled down from 80 x 64 pixels" in html
+    assert {pixels.shape[:2] for _, pixels in pictures(html)} == {(32, 40)}
+
+
+def test_a_channel_is_shown_as_it_was_segmented(deployed, evaluate, tmp_path):
+    planes = np.stack([np.zeros_like(page()), page()])
+    deployed.upload(KEY, tiff(planes, metadata={"axes": "CYX"}, photometric="minisblack", ome=True))
+    deployed.upload(f"{KEY}.png", ground_truth(), bucket=GROUND_TRUTH)
+    deployed.handle(request(KEY, channel=1))
+    evaluate.deliver_queued()
+    (image, *_) = pictures(html_of(tmp_path))
+    assert image[1].max() == 255
+
+
+@pytest.mark.parametrize(
+    ("bucket", "key", "body", "said"),
+    [
+        (INPUT, KEY, None, f"s3://{INPUT}/{KEY} was deleted before it was read"),
+        (INPUT, KEY, b"other", f"s3://{INPUT}/{KEY} was overwritten meanwhile"),
+        (OUTPUT, f"{KEY}.mask.png", None, f"s3://{OUTPUT}/{KEY}.mask.png was deleted before it was read"),
+        (OUTPUT, f"{KEY}.result.json", None, f"s3://{OUTPUT}/{KEY}.result.json was deleted, or a newer"),
+        (
+            GROUND_TRUTH,
+            f"{KEY}.png",
+            None,
+            f"s3://{GROUND_TRUTH}/{KEY}.png is no longer there in the version",
+        ),
+        (
+            GROUND_TRUTH,
+            f"{KEY}.png",
+            b"other",
+            f"s3://{GROUND_TRUTH}/{KEY}.png is no longer there in the version that was scored",
+        ),
+    ],
+)
+def test_what_is_gone_is_said_in_the_pictures_place(deployed, evaluate, tmp_path, bucket, key, body, said):
+    deployed.segment(KEY, tiff())
+    evaluate.upload(f"{KEY}.png", ground_truth())
+    if body is None:
+        deployed.s3.delete_object(Bucket=bucket, Key=key)
+    else:
+        deployed.upload(key, body, bucket=bucket)
+    html = html_of(tmp_path)
+    assert f"not drawn: {said}" in html
+    assert pictures(html) == []
+    assert "IoU, mean" in html
+
+
+def test_what_s3_refuses_is_said_in_the_pictures_place(deployed, evaluate, tmp_path):
+    deployed.segment(KEY, tiff())
+    evaluate.upload(f"{KEY}.png", ground_truth())
+    deployed.wire.fail("GetObject", "AccessDenied", 403, key=KEY)
+    html = html_of(tmp_path)
+    assert "not drawn: GetObject was refused: injected" in html
+
+
+def test_keys_groups_and_errors_are_text_not_markup(deployed, evaluate, tmp_path):
+    nasty = "<script>alert('1')</script>\"&amp;ü.tif"
+    deployed.upload(nasty, tiff())
+    deployed.handle(request(nasty, group='</th><img src="http://x/">'))
+    evaluate.upload(f"{nasty}.png", ground_truth())
+    deployed.segment("<b>.tif", b"text")
+    html = html_of(tmp_path)
+    assert len(pictures(html)) == 3
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert re.findall(r'(?:src|href)="(?!data:image/png)', html) == []
+    assert nasty in unescape(html)
+    assert 'group </th><img src="http://x/">' in unescape(html)
+
+
+def test_the_page_lists_failures_and_asks_nothing_of_the_network(rows, tmp_path):
+    html = html_of(tmp_path)
+    assert "REJECTED EMPTY_IMAGE" in html
+    assert "d is &lt;b&gt;" in html
+    assert "default-src 'none'; img-src data:" in html
+    assert re.findall(r"https?://", html) == []
+
+
+def test_a_page_without_scores_says_so(deployed, tmp_path):
+    deployed.segment(KEY, tiff())
+    assert "No mask has a score, so there is nothing to show." in html_of(tmp_path)
+
+
+def test_the_newest_failures_are_listed_and_the_others_counted(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_page, "MOST_FAILURES", 1)
+    html = html_of(tmp_path)
+    assert "TIMED_OUT" in html.partition("<h2>Failures</h2>")[2]
+    assert "2 older ones are not shown; the CSV has them all." in html

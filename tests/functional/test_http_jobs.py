@@ -1,0 +1,361 @@
+"""/jobs: what is queued over HTTP, and what is told of it."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import boto3
+import pytest
+from factories import (
+    GROUND_TRUTH,
+    INPUT,
+    OUTPUT,
+    SEGMENT_QUEUE_URL,
+    TABLE,
+    event_file,
+    ground_truth,
+    request,
+    s3_event,
+    tiff,
+)
+from test_http_seg_mask import assert_problem
+
+from cli.operations import run_redrive
+from cytomask.http import LARGEST_BODY
+
+KEY = "plate 1/A172_Phase_a.tif"
+NOBODY = "0" * 32
+
+
+@pytest.fixture
+def many(http):
+    """Writes job rows: a job a second, of a group and a status."""
+
+    def write(count, group="plate 1", status="SUCCEEDED", record="JOB"):
+        ids = [f"{number:032x}" for number in range(count)]
+        with http.stack.table.batch_writer() as batch:
+            for number, job_id in enumerate(ids):
+                created = datetime.fromtimestamp(number, UTC).isoformat()
+                row = {"job_id": job_id, "record": record, "group": group, "created_at": created}
+                batch.put_item(Item=row | ({"status": status} if record == "JOB" else {}))
+        return ids[::-1]
+
+    return write
+
+
+def versioned(stack):
+    stack.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
+
+
+def ids(answer):
+    assert (answer.status, answer.kind) == (200, "application/json"), answer.body
+    return [job["job_id"] for job in answer.json["jobs"]]
+
+
+def test_a_job_is_queued_and_its_message_makes_the_mask(http):
+    http.stack.upload(KEY, tiff())
+    answer = http.post("/jobs", request(KEY, threshold=0.4, group="HeLa"))
+    job_id = answer.json["job_id"]
+    assert answer.status == 202
+    assert answer.json == {"job_id": job_id, "status": "QUEUED", "image": f"s3://{INPUT}/{KEY}"}
+    assert answer.headers["Location"] == f"/jobs/{job_id}"
+    assert http.get(f"/jobs/{job_id}").json["status"] == "QUEUED"
+    assert http.deliver_queued() == []
+    row = http.stack.row()
+    assert (row["job_id"], row["status"], row["group"]) == (job_id, "SUCCEEDED", "HeLa")
+    assert http.stack.result(f"jobs/{job_id}/{KEY}.result.json")["parameters"]["threshold"] == 0.4
+
+
+def test_the_job_is_the_one_that_an_upload_makes(http):
+    uploaded = http.stack.segment(KEY, tiff())
+    answer = http.post("/jobs", {"image_path": f"s3://{INPUT}/{KEY}"})
+    assert answer.json == {
+        "job_id": uploaded["job_id"],
+        "status": "SUCCEEDED",
+        "image": f"s3://{INPUT}/{KEY}",
+    }
+    assert http.deliver_queued() == []
+    assert http.stack.predictor.pages == 1
+
+
+def test_a_repeat_that_brings_a_ground_truth_has_it_scored(http):
+    http.stack.segment(KEY, tiff())
+    http.stack.upload("truth.png", ground_truth(), GROUND_TRUTH)
+    http.post("/jobs", request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/truth.png"))
+    http.deliver_queued()
+    (message,) = http.stack.evaluation_messages()
+    assert message["ground_truth"]["key"] == "truth.png"
+
+
+def test_a_job_whose_image_was_replaced_before_it_began_is_rejected(http):
+    http.stack.upload(KEY, tiff())
+    job_id = http.post("/jobs", request(KEY)).json["job_id"]
+    http.stack.upload(KEY, tiff(compression="lzw"))
+    assert http.deliver_queued() == []
+    (other,) = (row for row in http.stack.rows() if row["job_id"] != job_id)
+    told = http.get(f"/jobs/{job_id}").json
+    assert (told["status"], told["error_code"]) == ("REJECTED", "IMAGE_REPLACED")
+    assert other["job_id"] in told["error"]
+    assert other["status"] == "SUCCEEDED"
+
+
+def test_a_job_whose_image_was_deleted_before_it_began_is_rejected(http):
+    http.stack.upload(KEY, tiff())
+    job_id = http.post("/jobs", request(KEY)).json["job_id"]
+    http.stack.s3.delete_object(Bucket=INPUT, Key=KEY)
+    http.deliver_queued()
+    assert http.get(f"/jobs/{job_id}").json["status"] == "REJECTED"
+
+
+def test_a_job_that_was_withdrawn_is_done_once_its_version_is_the_newest_again(http):
+    versioned(http.stack)
+    http.stack.upload(KEY, tiff())
+    job_id = http.post("/jobs", request(KEY)).json["job_id"]
+    newer = http.stack.upload(KEY, tiff(compression="lzw"))
+    http.deliver_queued()
+    assert http.get(f"/jobs/{job_id}").json["status"] == "REJECTED"
+    http.stack.s3.delete_object(Bucket=INPUT, Key=KEY, VersionId=newer)
+    assert http.post("/jobs", request(KEY)).json["job_id"] == job_id
+    assert http.deliver_queued() == []
+    told = http.get(f"/jobs/{job_id}").json
+    assert told["status"] == "SUCCEEDED"
+    assert not {"error", "error_code"} & told.keys()
+
+
+@pytest.fixture
+def given_up(http, failures):
+    """A job asked for over HTTP whose message its queue gave up; its id."""
+    http.stack.upload(KEY, tiff())
+    job_id = http.post("/jobs", request(KEY, threshold=0.4)).json["job_id"]
+    (message,) = http.stack.take_messages()
+    assert failures.deliver(message["Body"], waiting=job_id) == []
+    return job_id
+
+
+def redrive(http):
+    """What `cytomask redrive` does, without its answers."""
+    arguments = SimpleNamespace(ids=[])
+    stack = SimpleNamespace(
+        dynamodb=boto3.client("dynamodb"), table=TABLE, sqs=http.stack.sqs, segment_queue=SEGMENT_QUEUE_URL
+    )
+    assert run_redrive(stack, arguments) == 0
+
+
+def test_a_job_that_its_queue_gave_up_is_told_as_failed_without_its_message(http, given_up):
+    told = http.get(f"/jobs/{given_up}").json
+    assert (told["status"], told["error_code"], "message" in told) == ("FAILED", "TRIES_USED_UP", False)
+    assert json.loads(http.stack.row()["message"])["threshold"] == 0.4
+    assert ids(http.get("/jobs?status=FAILED")) == [given_up]
+
+
+def test_a_job_that_failed_is_done_by_a_redrive(http, given_up):
+    redrive(http)
+    assert http.get(f"/jobs/{given_up}").json["status"] == "QUEUED"
+    assert http.deliver_queued() == []
+    told = http.get(f"/jobs/{given_up}").json
+    assert (told["status"], told["attempt"]) == ("SUCCEEDED", 2)
+    assert http.stack.result(f"jobs/{given_up}/{KEY}.result.json")["parameters"]["threshold"] == 0.4
+
+
+def test_a_job_that_failed_and_whose_image_was_replaced_before_its_redrive_is_rejected(http, given_up):
+    http.stack.upload(KEY, tiff(compression="lzw"))
+    redrive(http)
+    assert http.deliver_queued() == []
+    told = http.get(f"/jobs/{given_up}").json
+    assert (told["status"], told["error_code"]) == ("REJECTED", "IMAGE_REPLACED")
+    (other,) = (row for row in http.stack.rows() if row["job_id"] != given_up)
+    assert (other["status"], other["job_id"] in told["error"]) == ("SUCCEEDED", True)
+
+
+def test_a_job_whose_image_was_replaced_and_whose_message_was_given_up_is_rejected(http, failures):
+    http.stack.upload(KEY, tiff())
+    job_id = http.post("/jobs", request(KEY)).json["job_id"]
+    http.stack.upload(KEY, tiff(compression="lzw"))
+    (message,) = http.stack.take_messages()
+    assert failures.deliver(message["Body"], waiting=job_id) == []
+    (other,) = (row for row in http.stack.rows() if row["job_id"] != job_id)
+    assert (http.get(f"/jobs/{job_id}").json["status"], other["status"]) == ("REJECTED", "FAILED")
+
+
+def test_a_job_that_failed_is_tried_again_when_it_is_asked_for_again(http, given_up):
+    assert http.post("/jobs", request(KEY, threshold=0.4)).json["job_id"] == given_up
+    assert http.deliver_queued() == []
+    assert http.get(f"/jobs/{given_up}").json["status"] == "SUCCEEDED"
+
+
+def test_a_job_that_is_there_is_told_with_its_evaluations(http, evaluate):
+    http.stack.upload("truth.png", ground_truth(), GROUND_TRUTH)
+    http.stack.upload(KEY, tiff())
+    (result,) = http.stack.handle(request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/truth.png"))
+    evaluate.deliver_queued()
+    told = http.get(f"/jobs/{result['job_id']}").json
+    row = http.stack.row()
+    (scored,) = told.pop("evaluations")
+    assert told.keys() == row.keys() - {"record"}
+    assert told["mask"] == f"s3://{OUTPUT}/{KEY}.mask.png"
+    assert told["confluence"] == result["confluence"]
+    assert told["attempt"] == 1
+    assert (scored["evaluation_status"], scored["iou"]) == ("SCORED", float(evaluate.row()["iou"]))
+    assert scored["record"].startswith("EVAL#")
+
+
+def test_jobs_are_listed_by_status_and_by_group(http):
+    done = http.stack.segment(KEY, tiff())["job_id"]
+    http.stack.upload("other.tif", b"no image")
+    (refused,) = http.stack.handle(s3_event("other.tif"))
+    assert ids(http.get("/jobs?status=SUCCEEDED")) == [done]
+    assert ids(http.get("/jobs?status=REJECTED")) == [refused["job_id"]]
+    assert ids(http.get("/jobs?group=A172")) == [done]
+    assert ids(http.get("/jobs?group=A172&status=REJECTED")) == []
+    assert ids(http.get("/jobs?status=QUEUED")) == []
+    assert http.get("/jobs?group=nobody's").json == {"jobs": [], "cursor": None}
+
+
+def test_a_cursor_leads_through_all_jobs_the_newest_first(http, many):
+    expected = many(230)
+    for search in ("status=SUCCEEDED", "group=plate+1", "group=plate%201&status=SUCCEEDED"):
+        first = http.get(f"/jobs?{search}")
+        second = http.get(f"/jobs?{search}&cursor={first.json['cursor']}")
+        third = http.get(f"/jobs?{search}&cursor={second.json['cursor']}")
+        assert [len(ids(each)) for each in (first, second, third)] == [100, 100, 30]
+        assert ids(first) + ids(second) + ids(third) == expected
+        assert third.json["cursor"] is None
+
+
+def test_rows_that_are_no_jobs_do_not_fill_a_list(http, many):
+    (expected, *_) = many(1)
+    many(450, record="EVAL#version")
+    assert ids(http.get("/jobs?group=plate+1")) == [expected]
+
+
+def test_the_hundredth_of_a_hundred_jobs_ends_the_list(http, many):
+    many(100)
+    first = http.get("/jobs?status=SUCCEEDED").json
+    assert len(first["jobs"]) == 100
+    if first["cursor"]:
+        assert http.get(f"/jobs?status=SUCCEEDED&cursor={first['cursor']}").json == {
+            "jobs": [],
+            "cursor": None,
+        }
+
+
+@pytest.mark.parametrize("name", ["http-post-job", "http-get-job", "http-get-jobs"])
+def test_the_event_files_are_answered(http, api, name):
+    event = event_file(name)
+    if name == "http-post-job":
+        http.stack.upload(json.loads(event["body"])["image"].removeprefix(f"s3://{INPUT}/"), tiff())
+    elif name == "http-get-job":
+        job_id = event["pathParameters"]["id"]
+        http.stack.table.put_item(
+            Item={"job_id": job_id, "record": "JOB", "status": "RUNNING", "created_at": "2"}
+        )
+    assert api(event)["statusCode"] == {"http-post-job": 202}.get(name, 200)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "job_id", [NOBODY, "nonsense", "A" * 32, "..", "%2e%2e", "GROUND_TRUTH%23s3:%2F%2Fb%2Fk"]
+)
+def test_a_job_that_does_not_exist_is_not_found(http, api, job_id):
+    event = event_file("http-get-job") | {"rawPath": f"/jobs/{job_id}"}
+    answer = api(event)
+    told = json.loads(answer["body"])
+    assert (answer["statusCode"], told["status"]) == (404, 404)
+    assert told["code"] in ("NO_SUCH_JOB", "NO_SUCH_ROUTE")
+    assert_problem(http.get(f"/jobs/{NOBODY}"), 404, "NO_SUCH_JOB")
+
+
+def test_a_cursor_that_was_tampered_with_is_refused(http, many):
+    many(120)
+    cursor = http.get("/jobs?status=SUCCEEDED").json["cursor"]
+    signed = base64.urlsafe_b64decode(cursor)
+    place = json.loads(signed[16:])
+    elsewhere = signed[:16] + json.dumps(place | {"status": "FAILED"}).encode()
+    wrong = [
+        cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in range(len(cursor))
+    ]
+    wrong += [
+        "",
+        "x",
+        "ü",
+        cursor[:-1],
+        cursor + "A",
+        cursor[:4],
+        base64.urlsafe_b64encode(elsewhere).decode(),
+    ]
+    for each in dict.fromkeys(wrong):
+        answer = http.get(f"/jobs?status=SUCCEEDED&cursor={each}")
+        assert "`cursor`" in assert_problem(answer, 400, "INVALID_REQUEST")
+
+
+def test_a_cursor_of_another_search_is_refused(http, many):
+    many(120)
+    cursor = http.get("/jobs?status=SUCCEEDED").json["cursor"]
+    for search in ("status=REJECTED", "group=plate+1", "status=SUCCEEDED&group=plate+1"):
+        assert_problem(http.get(f"/jobs?{search}&cursor={cursor}"), 400, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("", "found nothing"),
+        ("?cursor=abc", "found cursor"),
+        ("?status=DONE", "QUEUED, RUNNING, SUCCEEDED, REJECTED, FAILED"),
+        ("?status=", "QUEUED, RUNNING"),
+        ("?group=", "`group`"),
+        (f"?group={'g' * 257}", "`group`"),
+        ("?status=FAILED&sttaus=QUEUED", "sttaus"),
+        ("?status=FAILED&status=QUEUED", "twice"),
+    ],
+)
+def test_a_search_that_nobody_can_understand_is_refused(http, query, said):
+    assert said in assert_problem(http.get(f"/jobs{query}"), 400, "INVALID_REQUEST")
+
+
+def test_a_job_of_an_image_that_is_not_there_is_refused_and_not_recorded(http):
+    detail = assert_problem(http.post("/jobs", request("missing.tif")), 422, "IMAGE_NOT_FOUND")
+    assert f"s3://{INPUT}/missing.tif is not there" in detail
+    assert (http.stack.rows(""), http.stack.take_messages()) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "named", [{"image": "s3://private/a.tif"}, request(KEY, ground_truth="s3://private/a.png")]
+)
+def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_of_it(http, named):
+    http.stack.upload(KEY, tiff())
+    http.stack.wire.fail("HeadObject", "asked", 500, times=10)
+    detail = assert_problem(http.post("/jobs", named), 403, "FOREIGN_BUCKET")
+    assert "s3://private/" in detail and "AllowedBuckets" in detail
+    assert (http.stack.rows(""), http.stack.take_messages()) == ([], [])
+
+
+def test_what_is_no_request_is_refused_and_not_recorded(http):
+    for body in (
+        b"not json",
+        b"[]",
+        b'{"image": "/mnt/a.tif"}',
+        b'{"image": "s3://bucket/k", "nuclei": 1}',
+        b"",
+    ):
+        assert_problem(http.call("POST", "/jobs", body or b" "), 400, "INVALID_REQUEST")
+    assert_problem(http.call("POST", "/jobs", b"x", "text/plain"), 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert_problem(http.call("POST", "/jobs", b" " * (LARGEST_BODY + 1)), 413, "BODY_TOO_LARGE")
+    assert (http.stack.rows(""), http.stack.take_messages()) == ([], [])
+
+
+def test_a_query_where_none_is_taken_is_refused(http):
+    http.stack.upload(KEY, tiff())
+    assert_problem(http.post("/jobs?threshold=0.5", request(KEY)), 400, "INVALID_REQUEST")
+    assert_problem(http.get(f"/jobs/{NOBODY}?verbose=1"), 400, "INVALID_REQUEST")
+
+
+def test_a_queue_that_refuses_leaves_a_job_that_can_be_asked_for_again(http):
+    http.stack.upload(KEY, tiff())
+    http.stack.wire.fail("SendMessage", "ServiceUnavailable", 503)
+    assert_problem(http.post("/jobs", request(KEY)), 503, "SERVICE_FAULT")
+    assert http.post("/jobs", request(KEY)).status == 202
+    assert http.deliver_queued() == []
+    assert http.stack.row()["status"] == "SUCCEEDED"

@@ -1,0 +1,129 @@
+"""docs/openapi.yaml against the handlers: schemathesis makes up requests and judges the answers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+import yaml
+from factories import INPUT, ground_truth, stack_of, tiff
+from hypothesis import settings
+from hypothesis import strategies as st
+from schemathesis.config import SchemathesisConfig
+
+from cytomask import errors, http
+from cytomask.jobs import STATUSES
+from cytomask.requests import S3_URI
+from infra.template import load_template, routes
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.yaml"
+EXAMPLE = "plate 1/a.tif"
+# Which end evaluations, and jobs that their queue gave up, and no call.
+OF_NO_CALL = {
+    "GROUND_TRUTH_MISMATCH",
+    "IMAGE_NOT_NAMED",
+    "MASK_REPLACED",
+    "TRIES_USED_UP",
+    "UNREADABLE_COCO",
+}
+document: dict[str, Any] = yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))
+
+CHECKED = {
+    # 403, 404 and 422 are for what a schema cannot say: whether a bucket is served, whether there is such a
+    # job or image, and what it shows.
+    "positive_data_acceptance": {"expected-statuses": [200, 202, 403, 404, 422]},
+    "unsupported_method": {"enabled": False},  # routes that are not there are API Gateway's matter
+}
+# A cursor cannot be made up, and of status and group one is needed.
+LISTS = {"include-operation-id": "jobs", "checks": {"positive_data_acceptance": {"enabled": False}}}
+
+
+IMAGES = ("image/tiff", "image/png", "image/jpeg", "application/octet-stream")
+contents = st.one_of(
+    st.binary(max_size=64), st.sampled_from([tiff(), stack_of(2), tiff()[:1000], ground_truth()])
+)
+for kind in IMAGES:
+    schemathesis.openapi.media_type(kind, contents)
+
+
+@schemathesis.serializer(*IMAGES)
+def as_it_is(_context, value):
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+schema = schemathesis.openapi.from_dict(
+    document | {"security": []},  # so are signatures
+    config=SchemathesisConfig.from_dict({"checks": CHECKED, "operations": [LISTS]}),
+)
+
+
+class Served:
+    """The application of the test that runs: schemathesis wants one before any is there."""
+
+    application: Any = None
+
+    def __call__(self, *arguments):
+        return self.application(*arguments)
+
+
+schema.app = Served()
+
+
+@pytest.fixture
+def served(http, monkeypatch):
+    http.stack.upload(EXAMPLE, tiff())
+    monkeypatch.setattr(Served, "application", staticmethod(http.application))
+
+
+@schema.hook("filter_case")
+def is_said_in_full(_context, case):
+    """Without what the schemas let pass: 3.0 for an integer, and a range that ends before it begins."""
+    given = case.body if isinstance(case.body, dict) else {}
+    for pages in (given.get("pages"), dict(case.query or {}).get("pages")):
+        first, _, last = str(pages).partition("-")
+        if isinstance(pages, float) or (first.isdecimal() and last.isdecimal() and int(last) < int(first)):
+            return False
+    return not isinstance(given.get("channel"), float)
+
+
+@schema.hook("map_body")
+def is_of_the_stack(_context, body):
+    """Every other image is put into a bucket that is served; what is said of the rest would be 403 alone."""
+    if isinstance(body, dict):
+        for name in ("image", "image_path"):
+            found = S3_URI.fullmatch(str(body.get(name)))
+            if found and len(found["key"]) % 2:
+                body = body | {name: f"s3://{INPUT}/{found['key']}"}
+    return body
+
+
+@pytest.mark.usefixtures("served")
+@schema.parametrize()
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_every_answer_is_one_that_the_document_promises(case):
+    case.call_and_validate()
+
+
+def test_the_document_has_the_routes_of_the_template():
+    described = {
+        f"{method.upper()} {path}" for path, operations in document["paths"].items() for method in operations
+    }
+    assert described == {f"{method} {path}" for _, method, path in routes(load_template())}
+
+
+def test_the_document_has_every_code_that_a_call_can_be_answered_with():
+    def codes(kind):
+        own = {kind.code} if "code" in vars(kind) else set()
+        return own.union(*map(codes, kind.__subclasses__()))
+
+    named = set(document["components"]["schemas"]["Code"]["enum"])
+    assert named == codes(errors.CytomaskError) - OF_NO_CALL
+
+
+def test_the_document_has_the_statuses_of_jobs_and_the_limit_of_a_body():
+    assert document["components"]["schemas"]["Status"]["enum"] == list(STATUSES)
+    assert f"{http.LARGEST_BODY:,} bytes" in document["paths"]["/seg_mask"]["post"]["description"]
+
+
+def test_the_example_of_the_document_is_the_image_that_is_tried():
+    assert document["components"]["schemas"]["S3Uri"]["examples"] == [f"s3://{INPUT}/{EXAMPLE}"]
