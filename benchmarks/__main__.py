@@ -8,6 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks import cold, figures, machine, runtimes
 from benchmarks.front import measure, plot
@@ -49,7 +50,7 @@ def main() -> None:
         compared = runtimes.compare(runtimes.known(parsed.openvino), image, (1, 2))
         say("one thread and two")
         native_ms = [native(image, threads) for threads in (1, 2)]
-    results = {
+    results: dict[str, Any] = {
         "machine": about,
         "figures": [*cold_starts, *warm, figures.accuracy(front), figures.environment_size(), limit],
         "graph": figures.graph(),

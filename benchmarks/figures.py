@@ -103,7 +103,7 @@ def warm(image: Path, threads: int) -> list[Figure]:
 
 def _median_ms(one: Worker, count: int) -> float:
     one.run(1)  # what the others threw out of the caches comes back
-    return median(one.run(count)["ms"])
+    return float(median(one.run(count)["ms"]))
 
 
 def _images_per_second(one: Worker, count: int) -> float:

@@ -58,7 +58,10 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    known = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    known: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        known[name.strip()] = value.strip()
     return (
         f"{known.get('model name', 'unknown')}, family {known.get('cpu family')} model {known.get('model')}"
     )

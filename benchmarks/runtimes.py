@@ -77,7 +77,7 @@ def _compare(runtimes: Sequence[Runtime], image: Path, threads: int) -> list[dic
 
 
 def _median_tile(started: Worker) -> float:
-    return median(started.run(TILES)["ms"])
+    return float(median(started.run(TILES)["ms"]))
 
 
 def _disk_mb(runtime: Runtime) -> float:

@@ -5,8 +5,6 @@ next, and one gather does what a roll, a partition and their inverses do in trai
 matrices, whose biases ONNX Runtime adds within the product; what follows from weights alone is computed once.
 """
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -98,10 +96,10 @@ class Reorder(nn.Module):
 class Stage(nn.Module):
     """The blocks of one resolution: (B, N, C) to the same, whose tokens are then in the order `order`."""
 
-    def __init__(self, blocks: Iterable[nn.Module], side: int, order: Order) -> None:
+    def __init__(self, blocks: nn.Module, side: int, order: Order) -> None:
         super().__init__()
         steps: list[nn.Module] = []
-        for block in blocks:
+        for block in blocks.children():
             assert isinstance(block, SwinBlock)
             shift = block.shift if side > WINDOW else 0
             wanted = window_order(side, shift)
@@ -128,7 +126,8 @@ class Block(nn.Module):
         rows = x.reshape(-1, width)  # B*N, C
         rows = rows + self.attention(self.norm_attention(rows))
         rows = rows + self.mlp(self.norm_mlp(rows))
-        return rows.reshape(-1, tokens, width)
+        out: Tensor = rows.reshape(-1, tokens, width)
+        return out
 
 
 class Attention(nn.Module):
@@ -164,8 +163,9 @@ class Attention(nn.Module):
 class Merge(nn.Module):
     """A `PatchMerging` of tokens that are brought four by four: (B, N, C) to (B, N/4, 2C)."""
 
-    def __init__(self, merge: PatchMerging, reorder: Reorder) -> None:
+    def __init__(self, merge: nn.Module, reorder: Reorder) -> None:
         super().__init__()
+        assert isinstance(merge, PatchMerging)
         self.norm, self.reduce, self.reorder = merge.norm, merge.reduce, reorder
 
     def forward(self, x: Tensor) -> Tensor:
