@@ -68,7 +68,8 @@ def _ways(threads: int) -> dict[str, Segment]:
 
 def tiled(normalised: Pixels, overlap: int, infer: Callable[[Pixels], Pixels]) -> Pixels:
     """Logits of a page, (H, W) float32, by tiles that overlap as the serving path's never do."""
-    plan = preprocess.plan_tiles(*normalised.shape, preprocess.TILE, overlap)
+    height, width = normalised.shape
+    plan = preprocess.plan_tiles(height, width, overlap=overlap)
     blend = Blend(plan)
     for row in plan.rows:
         tiles = preprocess.cut_row(normalised, plan, row)
