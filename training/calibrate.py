@@ -1,0 +1,72 @@
+"""Makes probabilities of logits: `python -m training.calibrate WEIGHTS SOURCE… --data DIR --out FILE`.
+
+The Lovász hinge is content with logits beyond -1 and 1, which says nothing of how sure the network is. One
+factor on all logits, as in temperature scaling (Guo et al. 2017, arXiv:1706.04599), mends that; masks at
+the threshold of 0.5 stay as they are.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from model.export import load_checkpoint
+from model.predictor import logits_of_page
+from training.dataset import load, read_source
+from training.train import save, tile_function
+
+FACTORS = np.geomspace(0.5, 8, 49)
+
+
+def best_factor(logits: NDArray[np.float32], cells: NDArray[np.bool_]) -> float:
+    """Of `FACTORS`, the one under which the cross-entropy of these pixels, both (pixels,), is least."""
+    given, truth = torch.from_numpy(logits), torch.from_numpy(cells.astype(np.float32))
+    entropies = [
+        functional.binary_cross_entropy_with_logits(given * float(factor), truth).item() for factor in FACTORS
+    ]
+    return float(FACTORS[int(np.argmin(entropies))])
+
+
+def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path) -> float:
+    """Writes the weights with their last layer scaled; returns the factor.
+
+    Raises:
+        ValueError, FileNotFoundError: as `load_checkpoint`, `read_source` and `load` do.
+    """
+    network = load_checkpoint(weights)
+    infer = tile_function(network, torch.device("cpu"))
+    items = [item for source in sources for item in load(read_source(data, source))]
+    logits = np.concatenate([logits_of_page(item.pixels, "native", infer).ravel() for item in items])
+    factor = best_factor(logits, np.concatenate([item.cells.ravel() for item in items]))
+    with torch.no_grad():
+        for parameter in network.head.logit.parameters():
+            parameter.mul_(factor)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(network, out)
+    return factor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of the calibration; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Scale the logits so that they are probabilities.")
+    parser.add_argument("weights", type=Path, help="swin_unet.safetensors of a training run")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="what to fit the factor on")
+    parser.add_argument("--data", type=Path, required=True, help="folder that the sources lie in")
+    parser.add_argument("--out", type=Path, required=True, help="the scaled weights")
+    given = parser.parse_args(arguments)
+    try:
+        factor = calibrate(given.weights, given.data, given.sources, given.out)
+    except (ValueError, OSError) as error:
+        print(f"cannot calibrate: {error}", file=sys.stderr)
+        return 1
+    print(f"the logits of {given.out} are {factor:.2f} times those of {given.weights}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
