@@ -10,12 +10,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.timing import environment
+from infra.template import load_template
 
 LINE = re.compile(r"import time:\s+(?P<own>\d+) \|\s+\d+ \| +(?P<module>\S+)$")
-# What template.yaml and Lambda give the function, whose module makes its clients when it is imported.
-FUNCTION = {
-    **{name: f"https://example/{name}" for name in ("INPUT_BUCKET", "OUTPUT_BUCKET", "GROUND_TRUTH_BUCKET")},
-    **{name: f"https://example/{name}" for name in ("JOBS_TABLE", "EVALUATION_QUEUE_URL")},
+LAMBDAS = {  # what Lambda gives the function, whose module makes its clients when it is imported
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008",
     "AWS_DEFAULT_REGION": "eu-central-1",
     "AWS_ACCESS_KEY_ID": "none",
@@ -42,7 +40,7 @@ def import_times(module: str, threads: int, runs: int) -> dict[str, float]:
 
 def _import_once(module: str, threads: int) -> dict[str, float]:
     command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
-    told = environment(threads) | FUNCTION
+    told = environment(threads) | _function_environment()
     output = subprocess.run(command, env=told, check=True, capture_output=True, text=True).stderr
     spent: Counter[str] = Counter()
     for line in output.splitlines():
@@ -57,7 +55,7 @@ def _import_once(module: str, threads: int) -> dict[str, float]:
 def modules_after(module: str) -> list[str]:
     """Every module that a process holds once it has imported this one."""
     program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
-    told = environment(1) | FUNCTION
+    told = environment(1) | _function_environment()
     output = subprocess.run(
         [sys.executable, "-c", program],
         cwd=Path(__file__).parents[1],
@@ -67,3 +65,9 @@ def modules_after(module: str) -> list[str]:
     ).stdout
     loaded: list[str] = json.loads(output)
     return loaded
+
+
+def _function_environment() -> dict[str, str]:
+    """Lambda's variables and those of template.yaml, whose values name nothing that exists."""
+    named = load_template()["Globals"]["Function"]["Environment"]["Variables"]
+    return {name: f"http://127.0.0.1/{name}" for name in named} | LAMBDAS

@@ -49,7 +49,7 @@ def measure(data: Path, threads: int) -> list[dict[str, Any]]:
 
 def _ways(threads: int) -> dict[str, Segment]:
     reference, predictor = Reference(threads), Predictor(threads=threads)
-    session = open_session((WEIGHTS / predictor.manifest.file).read_bytes(), threads)
+    session = open_session(WEIGHTS / predictor.manifest.file, threads)
     cut = logit(predictor.manifest.threshold)
 
     def infer(tiles: Pixels) -> Pixels:

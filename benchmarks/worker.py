@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def tile_onnxruntime(_: Path, threads: int) -> Way:
     from model.predictor import open_session  # noqa: PLC0415
 
     yield None
-    session, tile = open_session(WEIGHTS.read_bytes(), threads), np.zeros((1, 1, SIDE, SIDE), np.float32)
+    session, tile = open_session(WEIGHTS, threads), np.zeros((1, 1, SIDE, SIDE), np.float32)
     yield lambda count: one_by_one(lambda: session.run(None, {"image": tile}), count)
 
 
@@ -116,7 +117,10 @@ def product(_: Path, threads: int) -> Way:
     node = onnx.helper.make_node("MatMul", ["a", "b"], ["c"])
     graph = onnx.helper.make_graph([node], "product", matrices[:2], matrices[2:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10)
-    session = open_session(model.SerializeToString(), threads)
+    with TemporaryDirectory(prefix="cytomask-") as folder:
+        path = Path(folder) / "product.onnx"
+        path.write_bytes(model.SerializeToString())
+        session = open_session(path, threads)
     factor = np.random.default_rng(0).random(SQUARE, np.float32)
     yield lambda count: one_by_one(lambda: session.run(None, {"a": factor, "b": factor}), count)
 
