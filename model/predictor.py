@@ -119,7 +119,7 @@ def open_session(network: Path, threads: int = 0) -> Any:
     options.intra_op_num_threads = threads
     # Threads that spin while they wait take the time of the others where there is less than a core for each.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Both keep what they ever had; without them and with a tile at a time, a page leaves 140 MB instead of 425.
+    # Both keep what they ever had; without them, and a tile at a time, a page leaves 140 MB instead of 425.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     # From its path: of bytes the session would keep a copy.
