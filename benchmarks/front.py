@@ -92,12 +92,10 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure, panels = pyplot.subplots(1, len(sources), figsize=(5 * len(sources), 4), layout="constrained")
     for panel, source in zip(panels, sources, strict=True):
         for row in rows:
-            x, y = row["ms_per_megapixel"].median, fmean(row["iou"][source])
-            panel.plot(x, y, "o")
-            panel.annotate(row["way"], (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+            panel.plot(row["ms_per_megapixel"].median, fmean(row["iou"][source]), "o", label=row["way"])
         panel.set_xscale("log")
-        panel.margins(0.25, 0.15)
         panel.set(title=source, xlabel="ms per megapixel", ylabel="mean IoU")
         panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     pyplot.close(figure)
