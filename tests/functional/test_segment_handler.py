@@ -232,16 +232,6 @@ def test_a_constant_image_has_no_cells(stack):
     assert not stack.mask("flat.tif.mask.png").any()
 
 
-def test_an_image_of_another_bucket_is_segmented_under_its_job(stack):
-    stack.s3.create_bucket(Bucket="archive", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
-    stack.upload("a.tif", tiff(), bucket="archive")
-    (result,) = stack.handle({"image": "s3://archive/a.tif"})
-    assert stack.outputs() == {
-        f"jobs/{result['job_id']}/a.tif.mask.png",
-        f"jobs/{result['job_id']}/a.tif.result.json",
-    }
-
-
 def test_a_repeat_has_the_same_answer(stack):
     first = stack.segment(KEY, tiff())
     (repeated,) = stack.handle(s3_event(KEY))

@@ -235,13 +235,17 @@ def test_a_message_that_names_a_foreign_bucket_is_refused_and_nothing_is_asked_o
     assert stack.result(row["result"].split("/", 3)[3])["error"]["code"] == "FOREIGN_BUCKET"
 
 
-def test_a_bucket_that_is_allowed_is_served(stack, monkeypatch):
+def test_a_bucket_that_is_allowed_is_served_under_its_jobs(stack, monkeypatch):
     monkeypatch.setenv("ALLOWED_BUCKETS", "another, private")
     monkeypatch.setattr(stack.app, "segmenter", stack.app.connect())
     stack.s3.create_bucket(Bucket="private", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     stack.upload("a.tif", tiff(), bucket="private")
     (result,) = stack.handle({"image": "s3://private/a.tif"})
     assert result["status"] == "SUCCEEDED"
+    assert stack.outputs() == {
+        f"jobs/{result['job_id']}/a.tif.mask.png",
+        f"jobs/{result['job_id']}/a.tif.result.json",
+    }
 
 
 @pytest.mark.parametrize("event", [None, [], 7, "s3://bucket/key", {}, {"Records": None}])
