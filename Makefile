@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 SAM := .venv-sam
 
-.PHONY: run test lint tools e2e image-size explore train evaluate export clean
+.PHONY: run test lint tools e2e image-size bench bench-queue explore train evaluate export clean
 
 run: $(VENV)/local  ## the whole way of an image through the emulated stack; IMAGE=path.tif for your own
 	$(BIN)/cytomask demo $(if $(IMAGE),"$(IMAGE)")
@@ -26,6 +26,12 @@ e2e: tools  ## sam build, sam local, sam deploy and the real container; needs Do
 
 image-size: tools  ## the container image's layers, against their budget
 	tests/e2e/with_docker.sh tests/e2e/image_size.sh
+
+bench: $(VENV)/dev  ## the serving path against the reference path: DATA=folder for the IoU, OPENVINO=a Python that has it
+	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(if $(OPENVINO),--openvino "$(OPENVINO)") $(ARGS)
+
+bench-queue: $(VENV)/dev  ## a backlog through the emulated stack: IMAGES=1000
+	$(BIN)/python -m benchmarks.queue $(if $(IMAGES),--images $(IMAGES)) $(ARGS)
 
 explore: $(VENV)/dev  ## what is in the data: DATA=folder ROWS="livecell/train …" OUT=report.html
 	$(BIN)/python -m training.explore $(ROWS) --data "$(DATA)" --out "$(OUT)"

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from model import preprocess
 from model.predictor import MANIFEST, Manifest
+from model.serving_network import ServingNetwork
 from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 
 ONNX_FILE = "swin_unet.onnx"
@@ -45,11 +46,14 @@ def load_checkpoint(path: Path) -> SwinUNet:
 
 
 def export_onnx(network: SwinUNet, path: Path) -> None:
-    """Writes the network as ONNX: `image` (N, 1, 224, 224) float32 to `logits` of the same shape."""
+    """Writes the network as ONNX: `image` (N, 1, 224, 224) float32 to `logits` of the same shape.
+
+    The graph is that of `ServingNetwork`, and so is its speed.
+    """
     # The exporter takes a batch of 1 for a constant, whatever is said of the dimension.
     example = torch.zeros(2, 1, preprocess.TILE, preprocess.TILE)
     program = torch.onnx.export(
-        network.eval(),
+        ServingNetwork(network.eval()).eval(),
         (example,),
         dynamo=True,
         opset_version=OPSET,

@@ -1,0 +1,1 @@
+"""Measurements of the serving path against the reference path and the machine; nothing here is served."""

@@ -1,0 +1,188 @@
+"""The figures that the serving path is held to: each against the reference path, in turns."""
+
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from benchmarks.graph import count_flops, node_counts
+from benchmarks.machine import REFERENCE, SERVING, installed_mb
+from benchmarks.timing import Spread, Worker, in_turns, ratios, whole_process, worker
+from benchmarks.worker import WEIGHTS
+from model.preprocess import OVERLAP
+
+COLD_ROUNDS, WARM_ROUNDS, WARM_IMAGES = 7, 9, 3
+THROUGHPUT_ROUNDS, THROUGHPUT_IMAGES = 4, 25  # 100 images together
+PRODUCT_FLOP = 2 * 2048**3
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table.
+
+    Attributes:
+        reference, ours: what was measured, in `unit`.
+        ratio: of the two, by which the figure is held to its goal.
+        goal: in words; empty where the figure is only reported.
+        met: None where there is no goal, or where it could not be measured.
+    """
+
+    name: str
+    unit: str
+    reference: Spread | None
+    ours: Spread | None
+    ratio: Spread | None
+    goal: str = ""
+    met: bool | None = None
+
+
+def cold_starts(image: Path, threads: int) -> list[Figure]:
+    """From the start of a process to its end, with the mask written."""
+    with tempfile.TemporaryDirectory(prefix="cytomask-") as name:
+        out = Path(name)
+        segment = [sys.executable, "-m", "cli.main", "segment", str(image), "--out", str(out)]
+        commands = {
+            "reference": [sys.executable, "-m", "benchmarks.reference", str(image), str(out / "mask.png")],
+            "resize": [*segment, "--mode", "resize"],
+            "native": [*segment, "--mode", "native"],
+        }
+        runs = {way: partial(whole_process, command, threads) for way, command in commands.items()}
+        in_turns(runs, 1)  # files come into the page cache, bytecode onto the disk
+        spent = in_turns(runs, COLD_ROUNDS)
+    return [
+        _faster(f"process start to first mask, `{mode}`", "ms", spent["reference"], spent[mode], 6)
+        for mode in ("resize", "native")
+    ]
+
+
+def warm(image: Path, threads: int) -> list[Figure]:
+    """Time, throughput and memory of warm processes."""
+    ways = ("reference", "resize", "native", "resize_side_by_side")
+    with ExitStack() as running:
+        workers = {way: running.enter_context(worker(way, image, threads)) for way in ways}
+        single = {way: workers[way] for way in ways[:3]}
+        spent = in_turns(
+            {way: partial(_median_ms, one, WARM_IMAGES) for way, one in single.items()}, WARM_ROUNDS
+        )
+        together = {way: workers[way] for way in ways if way != "native"}
+        rates = in_turns(
+            {way: partial(_images_per_second, one, THROUGHPUT_IMAGES) for way, one in together.items()},
+            THROUGHPUT_ROUNDS,
+        )
+        peaks = {way: one.run(1)["peak_mb"] for way, one in single.items()}
+    times = ratios(spent["native"], spent["reference"])
+    memory = Spread.of([peaks["native"] / peaks["reference"]])
+    return [
+        _faster("warm, `resize`, file to PNG bytes", "ms", spent["reference"], spent["resize"], 3),
+        Figure(
+            "warm, `native`, file to PNG bytes",
+            "ms",
+            Spread.of(spent["reference"]),
+            Spread.of(spent["native"]),
+            times,
+            "at most 4 times the reference's",
+            times.median <= 4,
+        ),
+        Figure(
+            "peak resident memory, `native`, after 28 images",
+            "MB",
+            Spread.of([peaks["reference"]]),
+            Spread.of([peaks["native"]]),
+            memory,
+            "at most 0.5 of the reference's",
+            memory.median <= 0.5,
+        ),
+        _throughput("one after another", rates["reference"], rates["resize"]),
+        _throughput(f"{threads} side by side", rates["reference"], rates["resize_side_by_side"]),
+    ]
+
+
+def _median_ms(one: Worker, count: int) -> float:
+    one.run(1)  # what the others threw out of the caches comes back
+    return float(median(one.run(count)["ms"]))
+
+
+def _images_per_second(one: Worker, count: int) -> float:
+    return count / float(one.run(count)["seconds"])
+
+
+def _faster(name: str, unit: str, reference: list[float], ours: list[float], goal: float) -> Figure:
+    ratio = ratios(reference, ours)
+    return Figure(
+        name,
+        unit,
+        Spread.of(reference),
+        Spread.of(ours),
+        ratio,
+        f"at least {goal:g} times faster",
+        ratio.median >= goal,
+    )
+
+
+def _throughput(how: str, reference: list[float], ours: list[float]) -> Figure:
+    ratio = ratios(ours, reference)
+    name = f"throughput over 100 images, `resize`, {how}"
+    return Figure(
+        name,
+        "images/s",
+        Spread.of(reference),
+        Spread.of(ours),
+        ratio,
+        "at least 3 times",
+        ratio.median >= 3,
+    )
+
+
+def environment_size() -> Figure:
+    """What has to be installed to serve, against a server in torch."""
+    reference, ours = installed_mb(REFERENCE), installed_mb(SERVING)
+    ratio = ours / reference
+    return Figure(
+        "installed serving environment",
+        "MB",
+        Spread.of([reference]),
+        Spread.of([ours]),
+        Spread.of([ratio]),
+        "at most 0.35 of the reference's",
+        ratio <= 0.35,
+    )
+
+
+def accuracy(front: list[dict[str, Any]] | None) -> list[Figure]:
+    """What `native` is slower for: the mean IoU over the images of each source that may be looked at."""
+    goal = "at least 0.05 above the reference's"
+    if front is None:
+        return [Figure("mean IoU, `native`", "", None, None, None, f"{goal}; not measured: give DATA=folder")]
+    ious = {row["way"]: row["iou"] for row in front}
+    figures = []
+    for source, images in ious[f"native, overlap {OVERLAP}"].items():
+        reference, ours = fmean(ious["reference"][source]), fmean(images)
+        name, met = f"mean IoU, `native`, {source}", ours - reference >= 0.05
+        figures.append(Figure(name, "", Spread.of([reference]), Spread.of([ours]), None, goal, met))
+    return figures
+
+
+def against_the_limit(image: Path, threads: int) -> Figure:
+    """Time of one tile in the network against that of as many operations in a large matrix product."""
+    with ExitStack() as running:
+        tile, product = (
+            running.enter_context(worker(way, image, threads)) for way in ("tile_onnxruntime", "product")
+        )
+        spent = in_turns(
+            {"tile": partial(_median_ms, tile, 10), "product": partial(_median_ms, product, 10)}, WARM_ROUNDS
+        )
+    limit = [ms * count_flops(WEIGHTS) / PRODUCT_FLOP for ms in spent["product"]]
+    shares = ratios(limit, spent["tile"])
+    return Figure(
+        "network, one tile, against the limit", "ms", Spread.of(limit), Spread.of(spent["tile"]), shares
+    )
+
+
+def graph() -> dict[str, Any]:
+    """Nodes and operations of the network that serves."""
+    nodes = node_counts(WEIGHTS)
+    return {"nodes": sum(nodes.values()), "by_kind": dict(nodes.most_common()), "flop": count_flops(WEIGHTS)}

@@ -1,0 +1,101 @@
+"""IoU against milliseconds per megapixel, for the modes and for how far tiles overlap."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot
+from numpy.typing import NDArray
+
+from benchmarks.reference import Reference
+from benchmarks.timing import Spread, in_turns
+from cytomask import metrics
+from model import preprocess
+from model.predictor import TILES_AT_ONCE, WEIGHTS, Predictor, logit, open_session
+from model.preprocess import Blend, Pixels
+from training.dataset import read_source
+
+SOURCES = ("livecell_like/val", "deepcell/val")  # what may be looked at; `test` may not
+OVERLAPS = (0, 28, 56, 84, 112)
+ROUNDS = 3
+MEGA = 1e6
+
+Segment = Callable[[NDArray[Any]], metrics.Mask]
+
+
+def measure(data: Path, threads: int) -> list[dict[str, Any]]:
+    """IoU of each image by source, and milliseconds per megapixel from page to mask, of every way."""
+    samples = {source: [sample.read() for sample in read_source(data, source)] for source in SOURCES}
+    pages = [page for pairs in samples.values() for page, _ in pairs]
+    ways = _ways(threads)
+    spent = in_turns({name: partial(_ms_per_megapixel, way, pages) for name, way in ways.items()}, ROUNDS)
+    return [
+        {
+            "way": name,
+            "ms_per_megapixel": Spread.of(spent[name]),
+            "iou": {
+                source: [metrics.score(way(page), cells).iou for page, cells in pairs]
+                for source, pairs in samples.items()
+            },
+        }
+        for name, way in ways.items()
+    ]
+
+
+def _ways(threads: int) -> dict[str, Segment]:
+    reference, predictor = Reference(threads), Predictor(threads=threads)
+    session = open_session(WEIGHTS / predictor.manifest.file, threads)
+    cut = logit(predictor.manifest.threshold)
+
+    def infer(tiles: Pixels) -> Pixels:
+        logits: Pixels = session.run(None, {"image": tiles})[0]
+        return logits
+
+    def overlapping(overlap: int, page: NDArray[Any]) -> metrics.Mask:
+        return tiled(preprocess.normalise(page), overlap, infer) >= cut
+
+    return {
+        "reference": reference.mask,
+        "resize": lambda page: predictor.predict(page, "resize").mask,
+        **{f"native, overlap {overlap}": partial(overlapping, overlap) for overlap in OVERLAPS},
+    }
+
+
+def tiled(normalised: Pixels, overlap: int, infer: Callable[[Pixels], Pixels]) -> Pixels:
+    """Logits of a page, (H, W) float32, by tiles that overlap as the serving path's never do."""
+    height, width = normalised.shape
+    plan = preprocess.plan_tiles(height, width, overlap=overlap)
+    blend = Blend(plan)
+    for row in plan.rows:
+        tiles = preprocess.cut_row(normalised, plan, row)
+        batches = [tiles[at : at + TILES_AT_ONCE] for at in range(0, len(tiles), TILES_AT_ONCE)]
+        blend.add_row(np.concatenate([infer(batch) for batch in batches]), row)
+    return blend.result()
+
+
+def _ms_per_megapixel(segment: Segment, pages: Sequence[NDArray[Any]]) -> float:
+    started = time.perf_counter()
+    for page in pages:
+        segment(page)
+    return (time.perf_counter() - started) * 1000 / (sum(page.size for page in pages) / MEGA)
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draws one panel a source."""
+    mpl.use("Agg")
+    sources = list(rows[0]["iou"])
+    figure, panels = pyplot.subplots(1, len(sources), figsize=(5 * len(sources), 4), layout="constrained")
+    for panel, source in zip(panels, sources, strict=True):
+        for row in rows:
+            panel.plot(row["ms_per_megapixel"].median, fmean(row["iou"][source]), "o", label=row["way"])
+        panel.set_xscale("log")
+        panel.set(title=source, xlabel="ms per megapixel", ylabel="mean IoU")
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    pyplot.close(figure)

@@ -1,0 +1,116 @@
+"""What the figures were measured on, and how large what is installed there is."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("imagecodecs", "numpy", "onnxruntime", "pillow", "tifffile", "torch")
+SERVING = (
+    "aws-lambda-powertools",
+    "boto3",
+    "imagecodecs",
+    "msgspec",
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "tifffile",
+)
+# What a server in torch needs in place of onnxruntime and the codecs.
+REFERENCE = ("aws-lambda-powertools", "boto3", "numpy", "pillow", "safetensors", "torch")
+# As functions/segment/Dockerfile leaves out.
+UNUSED = (
+    "*/tests/*",
+    "*.pyi",
+    *(f"onnxruntime/{name}/*" for name in ("quantization", "tools", "transformers")),
+)
+SERVICES = ("dynamodb", "s3", "sqs", "sts")
+
+
+def describe(threads: int) -> dict[str, Any]:
+    """The machine, its versions, and how busy it was."""
+    manifest = msgspec.json.decode((ROOT / "model" / "weights" / "manifest.json").read_bytes())
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": platform.platform(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in PACKAGES},
+        "model": manifest["name"],
+        "model_sha256": manifest["sha256"],
+        "commit": _commit(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    known: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        known[name.strip()] = value.strip()
+    return (
+        f"{known.get('model name', 'unknown')}, family {known.get('cpu family')} model {known.get('model')}"
+    )
+
+
+def _commit() -> str:
+    shown = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    return shown.stdout.strip() or "unknown"
+
+
+def installed_mb(roots: Iterable[str], *, pruned: bool = False) -> float:
+    """MB of 10^6 bytes of the files of these packages and of all that they need, as pip recorded them.
+
+    Args:
+        roots: names of packages.
+        pruned: without what the segment function's image leaves out.
+    """
+    return sum(_size(name, pruned=pruned) for name in closure(roots)) / 1e6
+
+
+def closure(roots: Iterable[str]) -> set[str]:
+    """The packages and all that they need here, by their canonical names."""
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        if name in found:
+            continue
+        try:
+            needs = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # torch names setuptools, which newer environments do without
+        found.add(name)
+        wanted = [Requirement(need) for need in needs]
+        waiting += [need.name for need in wanted if not need.marker or need.marker.evaluate({"extra": ""})]
+    return found
+
+
+def _size(name: str, *, pruned: bool) -> int:
+    files = [file for file in metadata.files(name) or [] if not (pruned and _left_out(file.as_posix()))]
+    return sum(
+        Path(str(file.locate())).stat().st_size for file in files if Path(str(file.locate())).is_file()
+    )
+
+
+def _left_out(path: str) -> bool:
+    if path.startswith("../") or any(fnmatch(path, pattern) for pattern in UNUSED):
+        return True
+    parts = path.split("/")
+    return parts[:2] == ["botocore", "data"] and len(parts) > 3 and parts[2] not in SERVICES

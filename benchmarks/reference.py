@@ -1,0 +1,73 @@
+"""The reference path of every ratio: the shipped weights under torch eager, as a plain server would run them.
+
+`python -m benchmarks.reference IMAGE MASK`: an image squashed to 224x224, its mask stretched back.
+It uses nothing of the serving path, so that no speed-up there makes it faster or slower.
+"""
+
+import argparse
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from model.swin_unet import SwinUNet, SwinUNetConfig
+
+CHECKPOINT = Path(__file__).parents[1] / "model" / "weights" / "swin_unet.safetensors"
+SIDE = 224
+THRESHOLD = 0.5
+
+
+class Reference:
+    """The network in torch; 0 threads means torch's own choice, one per core."""
+
+    def __init__(self, threads: int = 0) -> None:
+        """Loads the shipped checkpoint."""
+        if threads:
+            torch.set_num_threads(threads)
+        with safe_open(CHECKPOINT, "pt") as file:
+            sizes = json.loads(file.metadata()["config"])
+        self._network = SwinUNet(SwinUNetConfig(**(sizes | {"depths": tuple(sizes["depths"])})))
+        self._network.load_state_dict(load_file(CHECKPOINT))
+        self._network.eval()
+
+    def segment(self, content: bytes) -> bytes:
+        """From the bytes of a grey TIFF or PNG to those of its mask, an 8-bit PNG of 0 and 255."""
+        with Image.open(io.BytesIO(content)) as image:
+            page = np.asarray(image)
+        stream = io.BytesIO()
+        Image.fromarray(self.mask(page).astype(np.uint8) * np.uint8(255)).save(stream, "PNG")
+        return stream.getvalue()
+
+    def mask(self, page: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """The cells of one page, (H, W) of any real dtype to (H, W) bool."""
+        pixels = page.astype(np.float32)
+        pixels = (pixels - pixels.mean()) / max(float(pixels.std()), 1e-6)
+        squashed = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        cells = Image.fromarray(self.probability(squashed) >= THRESHOLD)
+        return np.asarray(cells.resize(page.shape[::-1], Image.Resampling.NEAREST))
+
+    def probability(self, tile: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network alone: a normalised (224, 224) tile to its probabilities 0..1."""
+        with torch.inference_mode():
+            logits = self._network(torch.tensor(tile)[None, None])
+            probability: NDArray[np.float32] = torch.sigmoid(logits)[0, 0].numpy()
+        return probability
+
+
+def main() -> None:
+    """Segments one file."""
+    parser = argparse.ArgumentParser(description="Segment one image as the reference path does.")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("mask", type=Path)
+    parsed = parser.parse_args()
+    parsed.mask.write_bytes(Reference().segment(parsed.image.read_bytes()))
+
+
+if __name__ == "__main__":
+    main()

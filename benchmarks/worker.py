@@ -1,0 +1,191 @@
+"""One way from an image to its mask in a process of its own: `python -m benchmarks.worker WAY IMAGE THREADS`.
+
+It prints a JSON line once the first image is done, and another for every number of images that it reads from
+its standard input. Nothing runs in between, so that processes can take turns.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model.predictor import Mode
+
+WEIGHTS = Path(__file__).parents[1] / "model" / "weights" / "swin_unet.onnx"
+SIDE = 224
+OPSET = 20
+SQUARE = (2048, 2048)
+
+Run = Callable[[int], list[float]]
+# Yields None when its imports are done and then, loaded, what runs a number of images.
+Way = Iterator[Run | None]
+
+
+def reference(image: Path, threads: int) -> Way:
+    """The reference path."""
+    from benchmarks.reference import Reference  # noqa: PLC0415  # imports are what is measured
+
+    yield None
+    server, content = Reference(threads), image.read_bytes()
+    yield lambda count: one_by_one(lambda: server.segment(content), count)
+
+
+def resize(image: Path, threads: int) -> Way:
+    """The serving path, one squashed tile."""
+    yield from _served(image, threads, "resize")
+
+
+def native(image: Path, threads: int) -> Way:
+    """The serving path, overlapping tiles."""
+    yield from _served(image, threads, "native")
+
+
+def _served(image: Path, threads: int, mode: "Mode") -> Way:
+    from cytomask import images  # noqa: PLC0415
+    from model.predictor import Predictor  # noqa: PLC0415
+
+    yield None
+    predictor, content = Predictor(threads=threads), image.read_bytes()
+
+    def segment() -> None:
+        with images.open_image(content) as opened:
+            for page in images.read_pages(opened):
+                images.encode_mask(predictor.predict(page.pixels, mode).mask)
+
+    yield lambda count: one_by_one(segment, count)
+
+
+def resize_side_by_side(image: Path, threads: int) -> Way:
+    """The serving path, as many images at a time as there are threads, one thread each."""
+    (_, run) = resize(image, 1)
+    yield None
+    assert run is not None
+    with ThreadPoolExecutor(threads) as pool:
+        yield lambda count: [ms for spent in pool.map(run, [1] * count) for ms in spent]
+
+
+def tile_torch(_: Path, threads: int) -> Way:
+    """The network alone in torch eager."""
+    import numpy as np  # noqa: PLC0415
+
+    from benchmarks.reference import Reference  # noqa: PLC0415
+
+    yield None
+    network, tile = Reference(threads), np.zeros((SIDE, SIDE), np.float32)
+    yield lambda count: one_by_one(lambda: network.probability(tile), count)
+
+
+def tile_onnxruntime(_: Path, threads: int) -> Way:
+    """The network alone in ONNX Runtime, as the predictor loads it."""
+    import numpy as np  # noqa: PLC0415
+
+    from model.predictor import open_session  # noqa: PLC0415
+
+    yield None
+    session, tile = open_session(WEIGHTS, threads), np.zeros((1, 1, SIDE, SIDE), np.float32)
+    yield lambda count: one_by_one(lambda: session.run(None, {"image": tile}), count)
+
+
+def tile_openvino(_: Path, threads: int) -> Way:
+    """The network alone in OpenVINO, from the same ONNX file."""
+    import numpy as np  # noqa: PLC0415
+    import openvino  # noqa: PLC0415
+
+    yield None
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    settings["INFERENCE_PRECISION_HINT"] = "f32"
+    network = openvino.Core().compile_model(WEIGHTS, "CPU", settings)
+    tile = np.zeros((1, 1, SIDE, SIDE), np.float32)
+    yield lambda count: one_by_one(lambda: network([tile]), count)
+
+
+def product(_: Path, threads: int) -> Way:
+    """A product of two 2048x2048 float32 matrices in ONNX Runtime, whose kernels are the fastest here."""
+    import numpy as np  # noqa: PLC0415
+    import onnx  # noqa: PLC0415
+
+    from model.predictor import open_session  # noqa: PLC0415
+
+    yield None
+    matrices = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, SQUARE) for name in "abc"]
+    node = onnx.helper.make_node("MatMul", ["a", "b"], ["c"])
+    graph = onnx.helper.make_graph([node], "product", matrices[:2], matrices[2:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=10)
+    with TemporaryDirectory(prefix="cytomask-") as folder:
+        path = Path(folder) / "product.onnx"
+        path.write_bytes(model.SerializeToString())
+        session = open_session(path, threads)
+    factor = np.random.default_rng(0).random(SQUARE, np.float32)
+    yield lambda count: one_by_one(lambda: session.run(None, {"a": factor, "b": factor}), count)
+
+
+def one_by_one(work: Callable[[], object], count: int) -> list[float]:
+    """Milliseconds of each of `count` runs."""
+    spent = []
+    for _ in range(count):
+        started = time.perf_counter()
+        work()
+        spent.append((time.perf_counter() - started) * 1000)
+    return spent
+
+
+WAYS: dict[str, Callable[[Path, int], Way]] = {
+    way.__name__: way
+    for way in (
+        reference,
+        resize,
+        native,
+        resize_side_by_side,
+        tile_torch,
+        tile_onnxruntime,
+        tile_openvino,
+        product,
+    )
+}
+
+
+def peak_mb() -> float:
+    """The most memory that was resident in this process so far, in MB of 10^6 bytes."""
+    try:  # getrusage also counts the parent's, from before the program was replaced
+        status = Path("/proc/self/status").read_text()
+        kibibytes = float(status.partition("VmHWM:")[2].split()[0])
+    except OSError:
+        kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # bytes on macOS
+    return kibibytes * 1024 / 1e6
+
+
+def main() -> None:
+    """Starts, says how long that took, then runs what it is asked for."""
+    way = WAYS[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    began = time.perf_counter()
+    next(way)
+    imported = time.perf_counter()
+    run = next(way)
+    assert run is not None
+    loaded = time.perf_counter()
+    first = run(1)[0]
+    _say(
+        import_ms=(imported - began) * 1000,
+        load_ms=(loaded - imported) * 1000,
+        first_ms=first,
+        peak_mb=peak_mb(),
+    )
+    for line in sys.stdin:
+        started, busy = time.perf_counter(), time.process_time()
+        spent = run(int(line))
+        took, used = time.perf_counter() - started, time.process_time() - busy
+        _say(ms=spent, seconds=took, cpu_seconds=used, peak_mb=peak_mb())
+
+
+def _say(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    main()

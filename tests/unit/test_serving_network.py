@@ -1,0 +1,41 @@
+"""The network as it is exported says what the trained one says."""
+
+import pytest
+import torch
+
+from model.serving_network import ServingNetwork, children, raster_order, window_order
+from model.swin_unet import SwinUNet, SwinUNetConfig, shift_mask
+
+
+def logits(network: torch.nn.Module, tiles: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(tiles)
+    with torch.inference_mode():
+        out: torch.Tensor = network(torch.randn(tiles, 1, 224, 224, generator=generator))
+    return out
+
+
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_its_logits_are_those_of_the_network(network: SwinUNet, tiles: int) -> None:
+    expected = logits(network, tiles)
+    assert expected.std() > 1
+    torch.testing.assert_close(logits(ServingNetwork(network).eval(), tiles), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("depths", [(1, 1, 1), (2, 3)])
+def test_any_number_of_stages_and_blocks_can_be_exported(depths: tuple[int, ...]) -> None:
+    torch.manual_seed(1)
+    network = SwinUNet(SwinUNetConfig(width=16, depths=depths, bottleneck_depth=3, stem_width=4)).eval()
+    expected = logits(network, 1)
+    torch.testing.assert_close(logits(ServingNetwork(network).eval(), 1), expected, rtol=0, atol=1e-5)
+
+
+def test_tokens_of_one_window_follow_each_other() -> None:
+    assert window_order(14, 0)[:8].tolist() == [0, 1, 2, 3, 4, 5, 6, 14]
+    assert window_order(14, 0)[49:51].tolist() == [7, 8]
+    assert window_order(14, 3)[:2].tolist() == [3 * 14 + 3, 3 * 14 + 4]
+    assert torch.equal(window_order(14, 3).sort().values, raster_order(14))
+    assert shift_mask(14, 14, 3).shape == (4, 49, 49)
+
+
+def test_four_finer_tokens_follow_each_other() -> None:
+    assert children(raster_order(2), 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
