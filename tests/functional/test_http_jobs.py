@@ -11,6 +11,7 @@ from factories import (
     GROUND_TRUTH,
     INPUT,
     OUTPUT,
+    REGION,
     SEGMENT_QUEUE_URL,
     TABLE,
     event_file,
@@ -330,6 +331,14 @@ def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_
     detail = assert_problem(http.post("/jobs", named), 403, "FOREIGN_BUCKET")
     assert "s3://private/" in detail and "AllowedBuckets" in detail
     assert (http.stack.rows(""), http.stack.take_messages()) == ([], [])
+
+
+def test_an_image_of_another_bucket_that_is_allowed_is_queued(http, monkeypatch):
+    http.stack.s3.create_bucket(Bucket="archive", CreateBucketConfiguration={"LocationConstraint": REGION})
+    http.stack.upload("a.tif", tiff(), bucket="archive")
+    monkeypatch.setenv("ALLOWED_BUCKETS", "archive")
+    monkeypatch.setattr(http.api.app, "desk", http.api.app.connect())
+    assert http.post("/jobs", {"image": "s3://archive/a.tif"}).status == 202
 
 
 def test_what_is_no_request_is_refused_and_not_recorded(http):
