@@ -228,7 +228,7 @@ def union(segmentations: Iterable[Any], size: tuple[int, int], name: str) -> met
             cannot draw.
     """
     try:
-        runs = [run for segmentation in segmentations for run in _run_lengths(segmentation, size)]
+        runs = [run for segmentation in segmentations for run in run_lengths(segmentation, size)]
         if not runs:
             return np.zeros(size, np.bool_)
         cells: metrics.Mask = rle.decode(rle.merge(runs)) > 0
@@ -237,8 +237,16 @@ def union(segmentations: Iterable[Any], size: tuple[int, int], name: str) -> met
     return cells
 
 
-def _run_lengths(segmentation: Any, size: tuple[int, int]) -> list[Any]:
-    """One of COCO's segmentations as pycocotools' compressed run lengths."""
+def run_lengths(segmentation: Any, size: tuple[int, int]) -> list[Any]:
+    """One of COCO's segmentations as pycocotools' compressed run lengths, one for each polygon.
+
+    Args:
+        segmentation: a list of polygons, or run lengths, compressed or not.
+        size: height and width.
+
+    Raises:
+        TypeError, KeyError, ValueError, IndexError, OverflowError: what `union` refuses.
+    """
     if isinstance(segmentation, list):
         if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
             raise ValueError("a polygon needs three points or more, x and y each")

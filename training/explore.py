@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from cytomask import images, metrics
 from model import preprocess
-from training.dataset import Sample, read_coco, read_source
+from training.dataset import Sample, read_coco, read_source, run_lengths
 
 Areas = NDArray[np.int64]
 
@@ -130,18 +130,9 @@ def annotated_areas(annotations: Path, lines: Mapping[str, str]) -> dict[str, Ar
     areas = defaultdict(list)
     for annotation in content["annotations"]:
         if picture := pictures.get(annotation["image_id"]):
-            area = _area(annotation["segmentation"], picture["height"], picture["width"])
-            areas[lines[Path(picture["file_name"]).name]].append(area)
+            runs = run_lengths(annotation["segmentation"], (picture["height"], picture["width"]))
+            areas[lines[Path(picture["file_name"]).name]].append(int(rle.area(rle.merge(runs))))
     return {line: np.array(found, np.int64) for line, found in areas.items()}
-
-
-def _area(segmentation: Any, height: int, width: int) -> int:
-    """Pixels of one annotation: a list of polygons, or run lengths, compressed or not."""
-    if isinstance(segmentation, list):
-        return int(rle.area(rle.merge(rle.frPyObjects(segmentation, height, width))))
-    if isinstance(segmentation["counts"], list):
-        segmentation = rle.frPyObjects(segmentation, height, width)
-    return int(rle.area(segmentation))
 
 
 def cell_sizes(seen: Sequence[Seen], data: Path) -> dict[tuple[str, str], Areas]:
