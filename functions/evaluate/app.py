@@ -5,32 +5,34 @@ from typing import Any
 
 import boto3
 from aws_lambda_powertools import Logger
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch import process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cytomask.clients import CLIENTS
 from cytomask.jobs import Jobs
 from cytomask.requests import Evaluation, Ignored, Refused, parse_evaluation
+from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from functions.evaluate.evaluator import Evaluator
 from functions.evaluate.indexer import Indexer
 
 logger = Logger()
-processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 
 
-def connect() -> Evaluator:
+def connect() -> tuple[Evaluator, RetryingProcessor]:
     """Makes the clients; an environment that is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
     storage = Storage(boto3.client("s3", config=CLIENTS))
     jobs = Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
-    indexer = Indexer(settings, storage, jobs, boto3.client("sqs", config=CLIENTS), logger)
-    return Evaluator(settings, storage, jobs, indexer, logger)
+    sqs = boto3.client("sqs", config=CLIENTS)
+    indexer = Indexer(settings, storage, jobs, sqs, logger)
+    retrying = RetryingProcessor(sqs, settings.evaluation_queue_url, settings.retry_delay, logger)
+    return Evaluator(settings, storage, jobs, indexer, logger), retrying
 
 
-evaluator = connect()
+evaluator, processor = connect()
 
 
 @logger.inject_lambda_context(clear_state=True)

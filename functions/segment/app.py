@@ -9,15 +9,16 @@ import boto3
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.metrics import MetricUnit
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from aws_lambda_powertools.utilities.batch import process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cytomask.clients import CLIENTS
-from cytomask.errors import JobHeld
+from cytomask.errors import JobHeld, TimeShort
 from cytomask.http import is_http, make_door
 from cytomask.jobs import Jobs
 from cytomask.requests import Ignored, Refused, SegmentRequest, parse_body, waiting_job
+from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.telemetry import emitted
@@ -27,25 +28,26 @@ from model.predictor import Predictor
 
 logger = Logger()
 metrics = Metrics()
-processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 door = make_door(logger, metrics)
 
 
-def connect() -> Segmenter:
+def connect() -> tuple[Segmenter, RetryingProcessor]:
     """Loads the model and makes the clients; what is wrong with either ends the cold start here."""
     settings = Settings.from_environment(os.environ)
-    return Segmenter(
+    sqs = boto3.client("sqs", config=CLIENTS)
+    made = Segmenter(
         settings,
         Predictor(),
         Storage(boto3.client("s3", config=CLIENTS)),
         Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
-        boto3.client("sqs", config=CLIENTS),
+        sqs,
         logger,
         metrics,
     )
+    return made, RetryingProcessor(sqs, settings.segment_queue_url, settings.retry_delay, logger)
 
 
-segmenter = connect()
+segmenter, processor = connect()
 invocations = itertools.count()
 
 
@@ -79,8 +81,14 @@ def answer(event: Any, context: LambdaContext, invocation: Invocation) -> Any:
     if not _is_queue_batch(event):
         return segment_all(json.dumps(event), invocation)
 
+    whole = invocation.remaining_seconds()
+
     def segment_message(record: SQSRecord) -> list[Result]:
         logger.append_keys(message_id=record.message_id)
+        if invocation.remaining_seconds() < whole / 2:
+            raise TimeShort(
+                "the messages before it took half of the invocation's time; it goes back untouched"
+            )
         results = segment_all(record.body, invocation)
         waiting = waiting_job(record["messageAttributes"])
         if waiting:

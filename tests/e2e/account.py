@@ -123,6 +123,7 @@ def function_environment(account: Account, outputs: Mapping[str, str]) -> dict[s
         "JOBS_TABLE": outputs["JobsTableName"],
         "SEGMENT_QUEUE_URL": outputs["SegmentQueueUrl"],
         "EVALUATION_QUEUE_URL": outputs["EvaluationQueueUrl"],
+        "RETRY_DELAY": "1",
         "POWERTOOLS_METRICS_NAMESPACE": "cytomask",
         "AWS_ENDPOINT_URL": account.endpoint,
     }

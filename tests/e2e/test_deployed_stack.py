@@ -22,6 +22,7 @@ PARAMETERS = {
     "SegmentTimeout": "20",
     "VisibilityTimeout": "20",
     "MaxReceiveCount": "2",
+    "RetryDelay": "1",
     "LogRetentionDays": "1",
     "AllowedBuckets": "private",
 }

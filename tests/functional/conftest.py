@@ -46,6 +46,7 @@ ENVIRONMENT = {
     "JOBS_TABLE": TABLE,
     "SEGMENT_QUEUE_URL": SEGMENT_QUEUE_URL,
     "EVALUATION_QUEUE_URL": QUEUE_URL,
+    "RETRY_DELAY": "30",
     "POWERTOOLS_METRICS_NAMESPACE": "cytomask",
     "POWERTOOLS_SERVICE_NAME": "segment",
 }
@@ -318,7 +319,9 @@ def stack(
         counting = CountingPredictor(predictor)
         monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_the_function)  # moto has put another there
         monkeypatch.setattr(app, "Predictor", lambda: counting)
-        monkeypatch.setattr(app, "segmenter", app.connect())
+        segmenter, processor = app.connect()
+        monkeypatch.setattr(app, "segmenter", segmenter)
+        monkeypatch.setattr(app, "processor", processor)
         table = sessions.dynamodb.Table(TABLE)
         yield SegmentStack(app, counting, sessions.wire, sessions.s3, sessions.sqs, table)
 
@@ -326,7 +329,9 @@ def stack(
 @pytest.fixture
 def evaluate(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> EvaluateFunction:
     app = importlib.import_module("functions.evaluate.app")
-    monkeypatch.setattr(app, "evaluator", app.connect())
+    evaluator, processor = app.connect()
+    monkeypatch.setattr(app, "evaluator", evaluator)
+    monkeypatch.setattr(app, "processor", processor)
     return EvaluateFunction(app, stack)
 
 

@@ -136,7 +136,7 @@ def test_a_version_that_never_was_is_rejected(stack):
 
 def test_a_bucket_that_is_not_there_is_rejected(stack, monkeypatch):
     monkeypatch.setenv("ALLOWED_BUCKETS", "no-such-bucket")
-    monkeypatch.setattr(stack.app, "segmenter", stack.app.connect())
+    monkeypatch.setattr(stack.app, "segmenter", stack.app.connect()[0])
     (result,) = stack.handle({"image": "s3://no-such-bucket/a.tif"})
     assert result["error"]["code"] == "IMAGE_NOT_FOUND"
 
@@ -237,7 +237,7 @@ def test_a_message_that_names_a_foreign_bucket_is_refused_and_nothing_is_asked_o
 
 def test_a_bucket_that_is_allowed_is_served_under_its_jobs(stack, monkeypatch):
     monkeypatch.setenv("ALLOWED_BUCKETS", "another, private")
-    monkeypatch.setattr(stack.app, "segmenter", stack.app.connect())
+    monkeypatch.setattr(stack.app, "segmenter", stack.app.connect()[0])
     stack.s3.create_bucket(Bucket="private", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     stack.upload("a.tif", tiff(), bucket="private")
     (result,) = stack.handle({"image": "s3://private/a.tif"})

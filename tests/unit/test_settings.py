@@ -12,13 +12,14 @@ ENVIRONMENT = {
     "SEGMENT_QUEUE_URL": "https://sqs/segment",
     "EVALUATION_QUEUE_URL": "https://sqs/evaluation",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008",
+    "RETRY_DELAY": "30",
 }
 
 
 def test_the_environment_of_the_template_is_read() -> None:
     settings = Settings.from_environment(ENVIRONMENT | {"PATH": "/bin"})
     assert settings == Settings(
-        "in", "out", "truth", "jobs", "https://sqs/segment", "https://sqs/evaluation", 3008
+        "in", "out", "truth", "jobs", "https://sqs/segment", "https://sqs/evaluation", 3008, 30
     )
 
 
@@ -37,10 +38,11 @@ def test_all_that_lack_are_named_at_once() -> None:
         Settings.from_environment({})
 
 
-@pytest.mark.parametrize("memory", ["3 GB", "-1", "3008.0"])
-def test_a_memory_that_is_no_number_of_megabytes_is_named(memory: str) -> None:
-    with pytest.raises(ValueError, match="AWS_LAMBDA_FUNCTION_MEMORY_SIZE"):
-        Settings.from_environment(ENVIRONMENT | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": memory})
+@pytest.mark.parametrize("name", ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "RETRY_DELAY"])
+@pytest.mark.parametrize("value", ["3 GB", "-1", "3008.0"])
+def test_what_is_no_whole_number_is_named(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        Settings.from_environment(ENVIRONMENT | {name: value})
 
 
 def test_the_stack_s_own_buckets_are_allowed_and_those_that_are_listed() -> None:

@@ -232,6 +232,38 @@ def test_every_bucket_is_private_and_encrypted(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("bucket", buckets)
+def test_what_broke_off_while_it_was_uploaded_is_not_paid_for_longer_than_a_week(bucket: str) -> None:
+    rules = lifecycle_rules(bucket)
+    assert {"DaysAfterInitiation": 7} in [rule.get("AbortIncompleteMultipartUpload") for rule in rules]
+
+
+@pytest.mark.parametrize(
+    ("bucket", "parameter"), [("InputBucket", "ImageRetentionDays"), ("OutputBucket", "MaskRetentionDays")]
+)
+def test_objects_are_deleted_after_the_days_of_their_parameter_and_kept_where_it_is_0(
+    bucket: str, parameter: str
+) -> None:
+    (chosen,) = [rule["Fn::If"] for rule in lifecycle_rules(bucket) if "Fn::If" in rule]
+    condition, rule, otherwise = chosen
+    assert template["Conditions"][condition] == {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, 0]}]}
+    assert rule["ExpirationInDays"] == {"Ref": parameter}
+    assert otherwise == {"Ref": "AWS::NoValue"}
+    assert parameters[parameter] == 0
+
+
+def test_ground_truths_are_never_deleted() -> None:
+    assert [sorted(rule) for rule in lifecycle_rules("GroundTruthBucket")] == [
+        ["AbortIncompleteMultipartUpload", "Id", "Status"]
+    ]
+
+
+def lifecycle_rules(bucket: str) -> list[dict[str, Any]]:
+    """A bucket's lifecycle rules."""
+    rules: list[dict[str, Any]] = buckets[bucket]["LifecycleConfiguration"]["Rules"]
+    return rules
+
+
+@pytest.mark.parametrize("bucket", buckets)
 def test_every_bucket_refuses_what_comes_without_tls(bucket: str) -> None:
     denied = statements("AWS::S3::BucketPolicy", "Bucket", bucket)[0]
     assert denied == {
@@ -374,9 +406,11 @@ def _keys(keyed: dict[str, Any]) -> dict[str, str]:
 
 
 def test_the_function_is_told_all_that_its_settings_ask_for() -> None:
-    environment = {name: f"value of {name}" for name in shared["Environment"]["Variables"]}
-    settings = Settings.from_environment(environment | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008"})
+    variables = shared["Environment"]["Variables"]
+    told = {name: f"value of {name}" for name in variables} | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008"}
+    settings = Settings.from_environment(told | {"RETRY_DELAY": str(value(variables["RETRY_DELAY"]))})
     assert settings.jobs_table == "value of JOBS_TABLE"
+    assert settings.retry_delay == parameters["RetryDelay"]
 
 
 def test_the_endpoint_for_local_trials_is_empty_unless_given() -> None:

@@ -147,6 +147,12 @@ class JobHeld(PassingFault):
     code = "JOB_HELD"
 
 
+class TimeShort(PassingFault):
+    """The invocation has no time left for another message."""
+
+    code = "TIME_SHORT"
+
+
 class ServiceFault(PassingFault):
     """What we build on did not answer as it should."""
 

@@ -10,6 +10,7 @@ class Settings:
 
     Attributes:
         memory_mb: as Lambda bills it.
+        retry_delay: seconds until a message that failed for the first time is delivered again.
         more_buckets: beside the stack's own, those that messages may name.
     """
 
@@ -20,6 +21,7 @@ class Settings:
     segment_queue_url: str
     evaluation_queue_url: str
     memory_mb: int
+    retry_delay: int
     more_buckets: frozenset[str] = frozenset()
 
     @property
@@ -39,10 +41,10 @@ class Settings:
             "evaluation_queue_url": "EVALUATION_QUEUE_URL",
         }
         values = {field: environment.get(name, "") for field, name in names.items()}
-        memory = environment.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
+        number_names = {"memory_mb": "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "retry_delay": "RETRY_DELAY"}
+        numbers = {field: environment.get(name, "") for field, name in number_names.items()}
         wrong = [names[field] for field, value in values.items() if not value]
-        if not memory.isdecimal():
-            wrong.append("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")
+        wrong += [number_names[field] for field, value in numbers.items() if not value.isdecimal()]
         if wrong:
             raise ValueError(
                 f"the environment lacks {', '.join(wrong)}; template.yaml and Lambda set them, "
@@ -51,4 +53,9 @@ class Settings:
         if values["output_bucket"] in (values["input_bucket"], values["ground_truth_bucket"]):
             raise ValueError("OUTPUT_BUCKET is also an input: every mask would start a job of its own")
         more = frozenset(filter(None, map(str.strip, environment.get("ALLOWED_BUCKETS", "").split(","))))
-        return cls(memory_mb=int(memory), more_buckets=more, **values)
+        return cls(
+            memory_mb=int(numbers["memory_mb"]),
+            retry_delay=int(numbers["retry_delay"]),
+            more_buckets=more,
+            **values,
+        )

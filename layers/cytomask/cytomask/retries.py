@@ -1,0 +1,54 @@
+"""Messages that go back to their queue: when each is delivered again."""
+
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, ExceptionInfo, FailureResponse
+from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
+from botocore.exceptions import BotoCoreError, ClientError
+
+from cytomask.errors import TimeShort
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+GROWTH = 4
+LONGEST_DELAY_SECONDS = 3600
+
+
+def retry_delay(first: int, deliveries: int) -> int:
+    """Seconds until the next delivery of a message that failed `deliveries` times; `first` is after one."""
+    return min(first * int(GROWTH ** (deliveries - 1)), LONGEST_DELAY_SECONDS)
+
+
+class RetryingProcessor(BatchProcessor):
+    """Powertools' processor of SQS batches, which lets a failed message wait longer with every try.
+
+    The delay is the message's visibility timeout from now on
+    (docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html); where
+    it cannot be set, the queue's own applies.
+    """
+
+    def __init__(self, sqs: "SQSClient", queue_url: str, first_delay: int, logger: Logger) -> None:
+        """`first_delay` in seconds, after the first failure."""
+        super().__init__(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
+        self._sqs = sqs
+        self._queue_url = queue_url
+        self._first_delay = first_delay
+        self._logger = logger
+
+    def failure_handler(self, record: SQSRecord, exception: ExceptionInfo) -> FailureResponse:
+        """Notes the failure for the batch's answer and sets when the message comes again."""
+        deliveries = int(record.attributes.approximate_receive_count or 1)
+        short = isinstance(exception[1], TimeShort)
+        delay = 0 if short else retry_delay(self._first_delay, deliveries)
+        fields: dict[str, Any] = {"message_id": record.message_id, "deliveries": deliveries, "seconds": delay}
+        try:
+            self._sqs.change_message_visibility(
+                QueueUrl=self._queue_url, ReceiptHandle=record.receipt_handle, VisibilityTimeout=delay
+            )
+        except (BotoCoreError, ClientError) as error:
+            self._logger.warning("delay_not_set", error=str(error), **fields)
+        else:
+            self._logger.info("message_returned", **fields)
+        return super().failure_handler(record, exception)

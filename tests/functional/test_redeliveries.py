@@ -1,0 +1,92 @@
+"""When a message that failed comes again: the queue is told, and waits longer with every try."""
+
+import json
+import time
+
+import pytest
+from conftest import LambdaContext
+from factories import GROUND_TRUTH, QUEUE_URL, SEGMENT_QUEUE_URL, failed_messages, request, s3_event, tiff
+from moto.sqs.models import sqs_backends
+
+LONG = 5000
+
+
+def received(stack, *bodies, queue_url=SEGMENT_QUEUE_URL, deliveries=1):
+    """A batch as SQS delivers it: its messages lie in the queue, invisible for `LONG` seconds."""
+    for body in bodies:
+        text = body if isinstance(body, str) else json.dumps(body)
+        stack.sqs.send_message(QueueUrl=queue_url, MessageBody=text)
+    answer = stack.sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10, VisibilityTimeout=LONG)
+    return {
+        "Records": [
+            {
+                "messageId": f"m{place}",
+                "receiptHandle": message["ReceiptHandle"],
+                "body": message["Body"],
+                "attributes": {"ApproximateReceiveCount": str(deliveries)},
+                "messageAttributes": {},
+                "eventSource": "aws:sqs",
+                "eventSourceARN": "arn:aws:sqs:eu-central-1:123456789012:of-the-test",
+            }
+            for place, message in enumerate(answer["Messages"])
+        ]
+    }
+
+
+def seconds_until_visible(name="cytomask-segment"):
+    """Of every message of a queue, from now."""
+    (backend,) = (backends["eu-central-1"] for backends in sqs_backends.values())
+    return [message.visible_at / 1000 - time.time() for message in backend.queues[name]._messages]
+
+
+@pytest.mark.parametrize(("deliveries", "seconds"), [(1, 30), (2, 120), (4, 1920), (9, 3600)])
+def test_a_passing_fault_comes_again_later_with_every_try(stack, log_lines, deliveries, seconds):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("GetObject", "SlowDown", 503)
+    batch = received(stack, request("a.tif"), deliveries=deliveries)
+    assert failed_messages(stack.handle(batch)) == [0]
+    assert seconds_until_visible() == [pytest.approx(seconds, abs=20)]
+    (line,) = log_lines("message_returned")
+    assert (line["message_id"], line["deliveries"], line["seconds"]) == ("m0", deliveries, seconds)
+
+
+def test_what_was_done_or_rejected_is_left_to_lambda_to_delete(stack, log_lines):
+    stack.upload("a.tif", tiff())
+    batch = received(stack, request("a.tif"), "no JSON")
+    assert failed_messages(stack.handle(batch)) == []
+    assert seconds_until_visible() == [pytest.approx(LONG, abs=60)] * 2
+    assert log_lines("message_returned") == []
+
+
+def test_an_evaluation_comes_again_later_too(stack, evaluate):
+    stack.wire.fail("HeadObject", "SlowDown", 503)
+    batch = received(stack, s3_event("a.png", bucket=GROUND_TRUTH), queue_url=QUEUE_URL, deliveries=3)
+    assert failed_messages(evaluate.app.handler(batch, LambdaContext("evaluation"))) == [0]
+    assert seconds_until_visible("cytomask-evaluation") == [pytest.approx(480, abs=20)]
+
+
+def test_where_the_delay_cannot_be_set_the_queue_s_own_applies(stack, log_lines):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("GetObject", "SlowDown", 503)
+    stack.wire.fail("ChangeMessageVisibility", "InternalError", 500)
+    batch = received(stack, request("a.tif"))
+    assert failed_messages(stack.handle(batch)) == [0]
+    assert seconds_until_visible() == [pytest.approx(LONG, abs=60)]
+    (line,) = log_lines("delay_not_set")
+    assert (line["level"], line["message_id"]) == ("WARNING", "m0")
+
+
+def test_when_half_of_the_time_is_gone_the_rest_of_the_batch_goes_back_at_once(stack, log_lines, monkeypatch):
+    spent = iter([0, 0, 0, 0, 61, 61])  # the batch's start, then each look at the clock
+    monkeypatch.setattr(
+        LambdaContext, "get_remaining_time_in_millis", lambda self: (120 - next(spent, 61)) * 1000
+    )
+    for key in ("a.tif", "b.tif", "c.tif"):
+        stack.upload(key, tiff())
+    batch = received(stack, *(request(f"{key}.tif") for key in "abc"))
+    returned = failed_messages(stack.handle(batch))
+    assert returned and 0 not in returned
+    done = {row["image"].rpartition("/")[2] for row in stack.rows() if row["status"] == "SUCCEEDED"}
+    assert len(done) == 3 - len(returned)
+    assert len(stack.rows()) == len(done)  # what went back left no row that holds it
+    assert [line["seconds"] for line in log_lines("message_returned")] == [0] * len(returned)
