@@ -22,7 +22,7 @@ from model.swin_unet import (
 )
 
 TOKENS = WINDOW * WINDOW
-STRIDE = 4  # of the stem
+STRIDE = 8  # of the stem
 
 # Where the tokens of a square feature map are: (N,) int64, the raster index of each.
 Order = Tensor
@@ -65,7 +65,7 @@ class ServingNetwork(nn.Module):
         self.to_raster = Reorder(order, raster_order(side))
 
     def forward(self, image: Tensor) -> Tensor:
-        full, half, x = self.stem(image)
+        *fine, x = self.stem(image)
         side = x.shape[-1]
         x = x.flatten(2).transpose(1, 2)  # B, N, C
         skips = []
@@ -77,7 +77,7 @@ class ServingNetwork(nn.Module):
         for expand, stage in zip(self.expands, self.decoder, strict=True):
             x = stage(expand(x, skips.pop()))
         x = self.to_raster(self.norm(x)).transpose(1, 2)  # B, C, N
-        logits: Tensor = self.head(x.reshape(-1, x.shape[1], side, side), half, full)
+        logits: Tensor = self.head(x.reshape(-1, x.shape[1], side, side), *fine)
         return logits
 
 

@@ -1,9 +1,9 @@
 """The Swin-UNet in torch, for training and export only: serving runs the exported graph.
 
 A U-Net whose stages are shifted-window transformer blocks, after Liu et al. 2021 (Swin Transformer,
-arXiv:2103.14030) and Cao et al. 2021 (Swin-Unet, arXiv:2105.05537). Both ends are convolutional: the
-stem halves the resolution twice, and its full- and half-resolution features skip to the head, because
-the border of a cell is a matter of single pixels.
+arXiv:2103.14030) and Cao et al. 2021 (Swin-Unet, arXiv:2105.05537). Both ends are convolutional down to
+stride 4, and skip to each other at each resolution on the way: the border of a cell is a matter of single
+pixels, and windows of so many tokens would cost more than they see.
 
 Shapes use B batch, H and W rows and columns, C channels, h heads, T = window * window tokens.
 """
@@ -20,15 +20,22 @@ WINDOW = 7
 
 @dataclass(frozen=True)
 class SwinUNetConfig:
-    """Size of the network; the defaults are the model that ships (3.1 M parameters)."""
+    """Size of the network; the defaults are the model that ships (3.0 M parameters).
 
-    width: int = 32
-    depths: tuple[int, ...] = (2, 2, 2)
+    Attributes:
+        width: of the tokens at stride 8; they double with every coarser stage.
+        depths: blocks of each stage from stride 8 on, in the encoder and again in the decoder.
+        full_width, half_width, quarter_width: of the convolutions at strides 1, 2 and 4.
+    """
+
+    width: int = 64
+    depths: tuple[int, ...] = (2, 2)
     bottleneck_depth: int = 2
     head_width: int = 16
     mlp_ratio: int = 4
-    stem_width: int = 16
-    detail_width: int = 4
+    full_width: int = 4
+    half_width: int = 16
+    quarter_width: int = 32
 
     def as_dict(self) -> dict[str, Any]:
         """The sizes as plain values, as the manifest and the checkpoint carry them."""
@@ -40,7 +47,7 @@ class SwinUNet(nn.Module):
 
     Shape:
         input (B, 1, H, W) float32, H and W divisible by 224 (window 7 at every one of the strides
-        4, 8, 16 and 32); output (B, 1, H, W) float32 logits.
+        8, 16 and 32); output (B, 1, H, W) float32 logits.
     """
 
     def __init__(self, config: SwinUNetConfig | None = None) -> None:
@@ -71,8 +78,8 @@ class SwinUNet(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        full, half, x = self.stem(image)
-        x = x.permute(0, 2, 3, 1)  # B, H/4, W/4, C
+        *fine, x = self.stem(image)
+        x = x.permute(0, 2, 3, 1)  # B, H/8, W/8, C
 
         skips = []
         for stage, merge in zip(self.encoder, self.merges, strict=True):
@@ -80,52 +87,81 @@ class SwinUNet(nn.Module):
             skips.append(x)
             x = merge(x)
 
-        x = self.bottleneck(x)  # B, H/32, W/32, 8C
+        x = self.bottleneck(x)  # B, H/32, W/32, 4C
 
         for level in reversed(range(len(skips))):
             x = self.expands[level](x)
             x = self.fuses[level](torch.cat([x, skips[level]], dim=-1))
             x = self.decoder[level](x)
 
-        x = self.norm(x).permute(0, 3, 1, 2)  # B, C, H/4, W/4
-        logits: Tensor = self.head(x, half, full)
+        x = self.norm(x).permute(0, 3, 1, 2)  # B, C, H/8, W/8
+        logits: Tensor = self.head(x, *fine)
         return logits
 
 
 class Stem(nn.Module):
-    """Convolutional patch embedding of stride 4 that keeps its finer features for the head."""
+    """Convolutional patch embedding of stride 8 that keeps its finer features for the head."""
 
     def __init__(self, config: SwinUNetConfig) -> None:
         super().__init__()
-        self.at_full = convolution(1, config.detail_width)
-        self.at_half = nn.Sequential(
-            convolution(1, config.stem_width, stride=2), convolution(config.stem_width, config.stem_width)
-        )
-        self.at_quarter = nn.Conv2d(config.stem_width, config.width, 3, stride=2, padding=1)
+        full, half, quarter = config.full_width, config.half_width, config.quarter_width
+        self.at_full = convolution(1, full)
+        self.at_half = nn.Sequential(convolution(1, half, stride=2), convolution(half, half))
+        self.at_quarter = nn.Sequential(convolution(half, quarter, stride=2), Residual(quarter))
+        self.embed = nn.Conv2d(quarter, config.width, 3, stride=2, padding=1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        half = self.at_half(image)  # B, stem_width, H/2, W/2
-        return self.at_full(image), half, self.at_quarter(half)
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        half = self.at_half(image)  # B, half_width, H/2, W/2
+        quarter = self.at_quarter(half)  # B, quarter_width, H/4, W/4
+        return self.at_full(image), half, quarter, self.embed(quarter)
 
 
 class Head(nn.Module):
-    """From stride 4 back to pixels, meeting the stem's features on the way."""
+    """From stride 8 back to pixels, meeting the stem's features on the way."""
 
     def __init__(self, config: SwinUNetConfig) -> None:
         super().__init__()
-        self.to_half = nn.Conv2d(config.width, 4 * config.stem_width, 1)
-        self.fuse_half = convolution(2 * config.stem_width, config.stem_width)
-        self.to_full = nn.Conv2d(config.stem_width, 4 * config.detail_width, 1)
-        self.fuse_full = convolution(2 * config.detail_width, config.detail_width)
-        self.logit = nn.Conv2d(config.detail_width, 1, 1)
+        full, half, quarter = config.full_width, config.half_width, config.quarter_width
+        self.to_quarter = Finer(config.width, quarter)
+        self.fuse_quarter = nn.Sequential(convolution(2 * quarter, quarter), Residual(quarter))
+        self.to_half = Finer(quarter, half)
+        self.fuse_half = convolution(2 * half, half)
+        self.to_full = Finer(half, full)
+        self.fuse_full = convolution(2 * full, full)
+        self.logit = nn.Conv2d(full, 1, 1)
 
-    def forward(self, x: Tensor, half: Tensor, full: Tensor) -> Tensor:
-        x = functional.pixel_shuffle(self.to_half(x), 2)  # B, stem_width, H/2, W/2
-        x = self.fuse_half(torch.cat([x, half], dim=1))
-        x = functional.pixel_shuffle(self.to_full(x), 2)  # B, detail_width, H, W
-        x = self.fuse_full(torch.cat([x, full], dim=1))
+    def forward(self, x: Tensor, full: Tensor, half: Tensor, quarter: Tensor) -> Tensor:
+        x = self.fuse_quarter(torch.cat([self.to_quarter(x), quarter], dim=1))
+        x = self.fuse_half(torch.cat([self.to_half(x), half], dim=1))
+        x = self.fuse_full(torch.cat([self.to_full(x), full], dim=1))
         logits: Tensor = self.logit(x)
         return logits
+
+
+class Finer(nn.Module):
+    """Doubles the resolution by sub-pixels: (B, wide, H, W) to (B, narrow, 2H, 2W)."""
+
+    def __init__(self, wide: int, narrow: int) -> None:
+        super().__init__()
+        self.spread = nn.Conv2d(wide, 4 * narrow, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.pixel_shuffle(self.spread(x), 2)
+
+
+class Residual(nn.Module):
+    """Two convolutions around which the input passes (He et al. 2016, arXiv:1512.03385), shape kept."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            *convolution(width, width),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.change(x))
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -301,7 +301,8 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         squash: probability of a large window squashed to the tile, for `resize` mode.
         squash_window: smallest share of height and width that such a window has; the largest is all.
         flip: probability of the mirror image.
-        turn: whether quarter turns are taken, each as likely.
+        turn: whether quarter turns are taken, each as likely; of a squashed image half turns only, for its
+            pixels are of another height than width.
         affine: probability of a rotation by up to `rotation` degrees to either side, a shear of up to
             `shear` degrees and, of a squashed image, a shift by up to `shift` of its side.
         blur: probability of a Gaussian blur of up to `blur_deviation` pixels.
@@ -346,12 +347,6 @@ def draw_crop(mix: Mix, augmentation: Augmentation, rng: np.random.Generator) ->
     return random_crop(pool[int(rng.integers(len(pool)))], augmentation, rng)
 
 
-def draw_unlabelled(pool: Sequence[Labelled], augmentation: Augmentation, rng: np.random.Generator) -> Crop:
-    """One crop of a random image, degraded and as it was: two (1, 224, 224) float32 arrays."""
-    pixels, _ = _place(pool[int(rng.integers(len(pool)))], augmentation, rng)
-    return _degrade(pixels, augmentation, rng)[None], pixels[None]
-
-
 def random_crop(item: Labelled, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
     """One augmented crop: two (1, 224, 224) float32 arrays, pixels and 0/1 cells."""
     pixels, cells = _place(item, augmentation, rng)
@@ -360,7 +355,8 @@ def random_crop(item: Labelled, augmentation: Augmentation, rng: np.random.Gener
 
 def _place(item: Labelled, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
     """A tile from anywhere, at any scale and angle: two (224, 224) float32, pixels and 0/1 cells."""
-    if rng.random() < augmentation.squash:
+    squashed = rng.random() < augmentation.squash
+    if squashed:
         pixels, coverage = item.squashed(_window(item.pixels.shape, augmentation, rng))
         placement = _placement(pixels.shape, 1.0, augmentation.shift, augmentation, rng)
     else:
@@ -370,6 +366,8 @@ def _place(item: Labelled, augmentation: Augmentation, rng: np.random.Generator)
     cells = (_warp(coverage, placement) >= 0.5).astype(np.float32)
 
     turns = int(rng.integers(4)) if augmentation.turn else 0
+    if squashed:
+        turns -= turns % 2
     flipped = rng.random() < augmentation.flip
     return _turn(pixels, turns, flipped), _turn(cells, turns, flipped)
 

@@ -7,6 +7,7 @@ checkpoints that SageMaker brought back; what it makes goes where SageMaker coll
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -161,6 +162,7 @@ def command(layout: Layout, config: Path, out: Path) -> list[str]:
         "--standalone",
         f"--nproc-per-node={layout.gpus}",
         f"--shutdown-timeout={SHUTDOWN_SECONDS}",
+        "--tee=2",  # the processes' errors line by line, whose else run into each other
         "-m",
     )
     return [
@@ -194,9 +196,13 @@ def run(command: Sequence[str]) -> Ended:
 
 
 def reason(errors: str) -> str:
-    """The last line of what training wrote to standard error, before torchrun's report of it."""
+    """The last line of what training wrote to standard error, before torchrun's report of it.
+
+    torchrun writes `[default0]:` before what its first process says.
+    """
     lines = takewhile(lambda line: "torch/distributed/elastic/" not in line, errors.splitlines())
-    return next((line for line in reversed(list(lines)) if line.strip()), "it wrote no error")
+    said = (re.sub(r"^\[default\d+\]:", "", line) for line in reversed(list(lines)))
+    return next((line for line in said if line.strip()), "it wrote no error")
 
 
 def hand_over(out: Path, layout: Layout) -> None:

@@ -56,10 +56,8 @@ from training.dataset import (
     Mix,
     Share,
     draw_crop,
-    draw_unlabelled,
     load,
     read_source,
-    read_unlabelled,
 )
 from training.monitoring import Monitor, Panel, write_curves, write_samples
 
@@ -80,10 +78,6 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         train: sources, as `read_source` takes them, each with its share of the crops.
         validation: sources that are scored after every epoch.
         hold_out: names of images that are taken from `train` and scored as well.
-        unlabelled: folders of images whose ground truth is what the averaged network makes of them, before
-            they are degraded (a mean teacher: Tarvainen & Valpola 2017, arXiv:1703.01780). Only for a network
-            that can tell cells already.
-        unlabelled_crops: of a batch.
         network: `conv_unet` is the baseline.
         epochs, steps_per_epoch: how long; by default an epoch has as many crops as there are images.
         batch_size: crops of a step, over all devices together.
@@ -103,8 +97,6 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     train: Annotated[dict[str, Annotated[float, Meta(gt=0)]], Meta(min_length=1)]
     validation: tuple[str, ...] = ()
     hold_out: tuple[str, ...] = ()
-    unlabelled: tuple[str, ...] = ()
-    unlabelled_crops: Annotated[int, Meta(ge=0)] = 0
     network: Literal["swin_unet", "conv_unet"] = "swin_unet"
     epochs: Positive
     steps_per_epoch: Positive | None = None
@@ -149,10 +141,6 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             raise ValueError(f"experiment {name}: {error}") from error
         if config.early_stopping and not (config.validation or config.hold_out):
             raise ValueError(f"experiment {name}: early_stopping needs validation or hold_out")
-        if bool(config.unlabelled) != bool(config.unlabelled_crops):
-            raise ValueError(f"experiment {name}: unlabelled and unlabelled_crops need each other")
-        if config.unlabelled_crops >= config.batch_size:
-            raise ValueError(f"experiment {name}: unlabelled_crops must leave some of batch_size")
         return config
 
     def as_dict(self) -> dict[str, Any]:
@@ -277,21 +265,8 @@ class Run:
         """The averaged weights."""
         return cast(Network, self.averaged.module)
 
-    def step(self, pixels: Tensor, cells: Tensor, unlabelled: int) -> float:
-        """Learns from one batch and returns its loss.
-
-        Args:
-            pixels: (B, 1, 224, 224) float32.
-            cells: (B, 1, 224, 224) float32, 0 or 1; of the first crops what they were before degradation.
-            unlabelled: how many crops those are.
-        """
-        if unlabelled:
-            self.average.eval()
-            with (
-                torch.no_grad(),
-                torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.process.half),
-            ):
-                cells[:unlabelled] = (self.average(cells[:unlabelled]) >= 0).float()
+    def step(self, pixels: Tensor, cells: Tensor) -> float:
+        """Learns from one batch, both (B, 1, 224, 224) float32, cells 0 or 1; returns its loss."""
         self.trained.train()
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.process.half):
             logits = self.trained(pixels)
@@ -388,7 +363,6 @@ def train(
     if config.batch_size % process.count:
         raise ValueError(f"batch_size {config.batch_size} cannot be shared by {process.count} processes")
     mix, held_out = read_data(config, data)
-    unlabelled = [item for folder in config.unlabelled for item in read_unlabelled(data / folder)]
     images = sum(len(items) for _, items in mix)
     steps_per_epoch = config.steps_per_epoch or -(-images // config.batch_size)
     config = msgspec.structs.replace(config, steps_per_epoch=steps_per_epoch)
@@ -399,7 +373,7 @@ def train(
 
     with ExitStack() as stack:
         signalled = stack.enter_context(signals())
-        batches = stack.enter_context(Batches(mix, unlabelled, config, process))
+        batches = stack.enter_context(Batches(mix, config, process))
         monitor = None
         if process.leads:
             folders.make(config)
@@ -449,7 +423,7 @@ def train_epoch(run: Run, batches: "Batches", signalled: Sequence[int]) -> int:
         disable=None if run.process.leads else True,
     )
     for pixels, cells in bar:
-        progress.epoch_loss += run.step(pixels, cells, batches.unlabelled)
+        progress.epoch_loss += run.step(pixels, cells)
         progress.step += 1
         stop = greatest(signalled[0], run.process)
         if stop and progress.step % run.steps_per_epoch:
@@ -561,12 +535,9 @@ class Batches:
     however many threads and processes.
     """
 
-    def __init__(
-        self, mix: Mix, unlabelled: Sequence[Labelled], config: TrainingConfig, process: Process
-    ) -> None:
-        self._mix, self._unlabelled, self._config, self._process = mix, unlabelled, config, process
+    def __init__(self, mix: Mix, config: TrainingConfig, process: Process) -> None:
+        self._mix, self._config, self._process = mix, config, process
         self._places = range(process.rank, config.batch_size, process.count)
-        self.unlabelled = sum(place < config.unlabelled_crops for place in self._places)
         self._executor = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
 
     def __enter__(self) -> Self:
@@ -593,8 +564,6 @@ class Batches:
 
     def _crop(self, step: int, place: int) -> Crop:
         rng = np.random.default_rng((self._config.seed, step % 2**32, place))
-        if place < self._config.unlabelled_crops:
-            return draw_unlabelled(self._unlabelled, self._config.augmentation, rng)
         return draw_crop(self._mix, self._config.augmentation, rng)
 
 

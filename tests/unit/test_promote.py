@@ -28,7 +28,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
     for name, bias in (("all", 5.0), ("none", -5.0)):
         network = SwinUNet(
-            SwinUNetConfig(width=16, depths=(1,), bottleneck_depth=1, stem_width=4, detail_width=2)
+            SwinUNetConfig(
+                width=16, depths=(1,), bottleneck_depth=1, full_width=2, half_width=4, quarter_width=8
+            )
         )
         with torch.no_grad():
             network.head.logit.weight.zero_()
