@@ -76,17 +76,37 @@ def test_where_the_delay_cannot_be_set_the_queue_s_own_applies(stack, log_lines)
     assert (line["level"], line["message_id"]) == ("WARNING", "m0")
 
 
-def test_when_half_of_the_time_is_gone_the_rest_of_the_batch_goes_back_at_once(stack, log_lines, monkeypatch):
+@pytest.fixture
+def hurried(stack, monkeypatch):
+    """Three images in one batch, the first of which takes more than half of the invocation's time."""
     spent = iter([0, 0, 0, 0, 61, 61])  # the batch's start, then each look at the clock
     monkeypatch.setattr(
         LambdaContext, "get_remaining_time_in_millis", lambda self: (120 - next(spent, 61)) * 1000
     )
     for key in ("a.tif", "b.tif", "c.tif"):
         stack.upload(key, tiff())
-    batch = received(stack, *(request(f"{key}.tif") for key in "abc"))
-    returned = failed_messages(stack.handle(batch))
-    assert returned and 0 not in returned
+    return received(stack, *(request(f"{key}.tif") for key in "abc"), deliveries=5)
+
+
+def test_what_a_batch_has_no_time_for_is_sent_again_and_counts_no_try(stack, hurried, log_lines):
+    for record in hurried["Records"]:
+        record["messageAttributes"] = {"job_id": {"dataType": "String", "stringValue": "0" * 32}}
+    assert failed_messages(stack.handle(hurried)) == []
     done = {row["image"].rpartition("/")[2] for row in stack.rows() if row["status"] == "SUCCEEDED"}
-    assert len(done) == 3 - len(returned)
     assert len(stack.rows()) == len(done)  # what went back left no row that holds it
-    assert [line["seconds"] for line in log_lines("message_returned")] == [0] * len(returned)
+    fresh = stack.sqs.receive_message(
+        QueueUrl=SEGMENT_QUEUE_URL, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+    )["Messages"]
+    again = {json.loads(message["Body"])["image"].rpartition("/")[2] for message in fresh}
+    assert again and done | again == {"a.tif", "b.tif", "c.tif"} and not done & again
+    assert [message["MessageAttributes"]["job_id"]["StringValue"] for message in fresh] == ["0" * 32] * len(
+        again
+    )
+    assert len(log_lines("message_sent_again")) == len(again)
+
+
+def test_where_it_cannot_be_sent_again_it_is_returned_as_it_is(stack, hurried, log_lines):
+    stack.wire.fail("SendMessage", "InternalError", 500)
+    returned = failed_messages(stack.handle(hurried))
+    (line,) = log_lines("not_sent_again")
+    assert [f"m{place}" for place in returned] == [line["message_id"]]

@@ -3,7 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
-from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, ExceptionInfo, FailureResponse
+from aws_lambda_powertools.utilities.batch import (
+    BatchProcessor,
+    EventType,
+    ExceptionInfo,
+    FailureResponse,
+    SuccessResponse,
+)
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -39,9 +45,10 @@ class RetryingProcessor(BatchProcessor):
 
     def failure_handler(self, record: SQSRecord, exception: ExceptionInfo) -> FailureResponse:
         """Notes the failure for the batch's answer and sets when the message comes again."""
+        if isinstance(exception[1], TimeShort) and self._sent_again(record):
+            return self.success_handler(record, "sent again")
         deliveries = int(record.attributes.approximate_receive_count or 1)
-        short = isinstance(exception[1], TimeShort)
-        delay = 0 if short else retry_delay(self._first_delay, deliveries)
+        delay = retry_delay(self._first_delay, deliveries)
         fields: dict[str, Any] = {"message_id": record.message_id, "deliveries": deliveries, "seconds": delay}
         try:
             self._sqs.change_message_visibility(
@@ -52,3 +59,26 @@ class RetryingProcessor(BatchProcessor):
         else:
             self._logger.info("message_returned", **fields)
         return super().failure_handler(record, exception)
+
+    def _sent_again(self, record: SQSRecord) -> bool:
+        """Puts a message that was not looked at back as a new one: what it was received for counts as no try.
+
+        Else a backlog of images so large that a batch has time for one of them would use up the tries of the
+        others.
+        """
+        try:
+            sent = self._sqs.send_message(
+                QueueUrl=self._queue_url,
+                MessageBody=record.body,
+                MessageAttributes={
+                    name: {"DataType": value["dataType"], "StringValue": value["stringValue"]}
+                    for name, value in record["messageAttributes"].items()
+                },
+            )
+        except (BotoCoreError, ClientError) as error:
+            self._logger.warning("not_sent_again", message_id=record.message_id, error=str(error))
+            return False
+        self._logger.info(
+            "message_sent_again", message_id=record.message_id, new_message_id=sent["MessageId"]
+        )
+        return True
