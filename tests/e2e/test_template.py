@@ -74,5 +74,5 @@ def test_the_zip_and_the_layer_start_in_lambda_s_python(built, name):
         f"import functions.{name}.app",
         PYTHONPATH=f"{built / f'{name.capitalize()}Function'}:{built / 'CytomaskLayer' / 'python'}",
         AWS_LAMBDA_FUNCTION_MEMORY_SIZE="3008",
-        **{name: f"the-{name}" for name in told if name != "AWS_ENDPOINT_URL"},
+        **{name: f"the-{name}" for name in told if name != "AWS_ENDPOINT_URL"} | {"RETRY_DELAY": "30"},
     )
