@@ -25,7 +25,6 @@ from training.sagemaker_job import METRICS, build, encode
 PYTHON = "3.11"
 BASE = f"local/lambda-python:{PYTHON}"
 IMAGE = "local/cytomask-training"
-CPU_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
 EXPERIMENT = {
     "name": "two-steps",
     "train": {"pairs:images:masks": 1.0},
@@ -39,11 +38,11 @@ EXPERIMENT = {
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel of the CPU's torch that constraints.txt names."""
+    """A folder with the wheel of the CPU's torch that constraints.txt names, where pip is set up to find it."""
     [version] = re.findall(r"^torch==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     folder = tmp_path_factory.mktemp("wheels")
     platform = ("--python-version", PYTHON, "--platform", "manylinux_2_28_x86_64")
-    tries = ("--retries", "0", "--timeout", "20", "--find-links", CPU_WHEELS)
+    tries = ("--retries", "0", "--timeout", "20")
     got = subprocess.run(
         [
             *(
