@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 SAM := .venv-sam
 
-.PHONY: run test lint tools e2e image-size bench bench-queue explore train evaluate export clean
+.PHONY: run test lint tools e2e image-size bench bench-queue bench-container explore train evaluate export clean
 
 run: $(VENV)/local  ## the whole way of an image through the emulated stack; IMAGE=path.tif for your own
 	$(BIN)/cytomask demo $(if $(IMAGE),"$(IMAGE)")
@@ -32,6 +32,9 @@ bench: $(VENV)/dev  ## the serving path against the reference path: DATA=folder 
 
 bench-queue: $(VENV)/dev  ## a backlog through the emulated stack: IMAGES=1000
 	$(BIN)/python -m benchmarks.queue $(if $(IMAGES),--images $(IMAGES)) $(ARGS)
+
+bench-container: tools  ## a first and a second invocation in the real container: FIRST=a.tif SECOND=b.tif
+	tests/e2e/with_docker.sh benchmarks/container.sh "$(FIRST)" "$(SECOND)"
 
 explore: $(VENV)/dev  ## what is in the data: DATA=folder ROWS="livecell/train …" OUT=report.html
 	$(BIN)/python -m training.explore $(ROWS) --data "$(DATA)" --out "$(OUT)"
