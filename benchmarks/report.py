@@ -41,8 +41,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         runtime_table(results["runtimes"]),
         "## Lambda's memory sizes, by formula",
         "Not measured on Lambda: one vCPU for each 1,769 MB; a function with less gets its share of one "
-        "thread's time, and between one and two the rate grows evenly. `native`, file to PNG bytes; "
-        "docs/costs.md has prices.",
+        "thread's time, and between one and two the rate grows evenly. `native`, file to PNG bytes, warm, "
+        "Lambda alone; the endpoint is an ml.g4dn.xlarge that never rests. docs/costs.md has the prices.",
         lambda_table(results["lambda"]),
     ]
     if results["front"]:
@@ -102,13 +102,20 @@ def runtime_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def lambda_table(rows: Sequence[Mapping[str, float]]) -> str:
     """What the formula makes of Lambda's memory sizes."""
     return table(
-        ["memory, MB", "vCPUs", "ms an image", "GB-seconds for 1,000 images"],
+        [
+            "memory, MB",
+            "vCPUs",
+            "ms an image",
+            "US$ for 1,000 images",
+            "a GPU endpoint's price in images an hour",
+        ],
         [
             [
                 f"{row['memory_mb']:,.0f}",
                 f"{row['vcpus']:.2f}",
                 f"{row['ms']:.0f}",
-                f"{row['gb_seconds_per_1000']:,.0f}",
+                f"{row['usd_per_1000']:.4f}",
+                f"{row['break_even_per_hour']:,.0f}",
             ]
             for row in rows
         ],

@@ -12,10 +12,13 @@ from typing import Any
 
 from benchmarks.machine import closure
 from benchmarks.timing import Spread, Worker, in_turns, worker
+from cytomask.telemetry import estimated_cost_usd
 
 STARTS, ROUNDS, TILES = 3, 3, 10
 MB_PER_VCPU = 1769  # AWS: "at 1,769 MB, a function has the equivalent of one vCPU"
 SIZES_MB = (1024, 1769, 2048, 3008, 3538)
+# aws.amazon.com/sagemaker/pricing, real-time inference on ml.g4dn.xlarge, us-east-1, as known in November 2026
+GPU_ENDPOINT_USD_PER_HOUR = 0.736
 SIZE_OF_PACKAGES = """
 import sys
 from importlib.metadata import files
@@ -86,15 +89,24 @@ def _disk_mb(runtime: Runtime) -> float:
 
 
 def lambda_sizes(one_ms: float, two_ms: float) -> list[dict[str, float]]:
-    """Milliseconds of an image and GB-seconds of 1,000 at Lambda's sizes, from the times at 1 and 2 threads.
+    """Time and price of images at Lambda's sizes, from the milliseconds of one at 1 and at 2 threads.
 
     By formula, not measured on Lambda: below one vCPU a thread gets that share of the time; between one and
-    two, the rate grows evenly from that of one thread to that of two.
+    two, the rate grows evenly from that of one thread to that of two. A GPU endpoint that never rests costs
+    as much as `break_even_per_hour` images an hour, for all its speed.
     """
     rows = []
     for size in SIZES_MB:
         cpus = size / MB_PER_VCPU
         rate = min(cpus, 1) / one_ms + max(min(cpus, 2) - 1, 0) * (1 / two_ms - 1 / one_ms)
-        gb_seconds = size / 1024 / rate  # milliseconds of one image are seconds of 1,000
-        rows.append({"memory_mb": size, "vcpus": cpus, "ms": 1 / rate, "gb_seconds_per_1000": gb_seconds})
+        each = estimated_cost_usd(1 / rate, size)
+        rows.append(
+            {
+                "memory_mb": size,
+                "vcpus": cpus,
+                "ms": 1 / rate,
+                "usd_per_1000": 1000 * each,
+                "break_even_per_hour": GPU_ENDPOINT_USD_PER_HOUR / each,
+            }
+        )
     return rows

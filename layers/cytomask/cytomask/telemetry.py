@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from aws_lambda_powertools import Metrics
 
-# aws.amazon.com/lambda/pricing, x86, us-east-1, first tier, read in November 2026
+# aws.amazon.com/lambda/pricing, x86, us-east-1, first tier, as known in November 2026
 USD_PER_GB_SECOND = 0.0000166667
 USD_PER_REQUEST = 0.0000002
 
