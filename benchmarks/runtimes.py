@@ -17,7 +17,7 @@ from cytomask.telemetry import estimated_cost_usd
 STARTS, ROUNDS, TILES = 3, 3, 10
 MB_PER_VCPU = 1769  # AWS: "at 1,769 MB, a function has the equivalent of one vCPU"
 SIZES_MB = (1024, 1769, 2048, 3008, 3538)
-# aws.amazon.com/sagemaker/pricing, real-time inference on ml.g4dn.xlarge, us-east-1, as known in November 2026
+# aws.amazon.com/sagemaker/pricing, inference on ml.g4dn.xlarge, us-east-1, as known in November 2026
 GPU_ENDPOINT_USD_PER_HOUR = 0.736
 SIZE_OF_PACKAGES = """
 import sys
