@@ -36,6 +36,9 @@ bench-queue: $(VENV)/dev  ## a backlog through the emulated stack: IMAGES=1000
 bench-container: tools  ## a first and a second invocation in the real container: FIRST=a.tif SECOND=b.tif
 	tests/e2e/with_docker.sh benchmarks/container.sh "$(FIRST)" "$(SECOND)"
 
+storm: $(VENV)/dev  ## faults, kills and duplicates over the emulated stack, then a count of what is left: IMAGES=10000
+	$(BIN)/python -m benchmarks.storm $(if $(IMAGES),--images $(IMAGES))
+
 explore: $(VENV)/dev  ## what is in the data: DATA=folder ROWS="livecell/train …" OUT=report.html
 	$(BIN)/python -m training.explore $(ROWS) --data "$(DATA)" --out "$(OUT)"
 

@@ -18,6 +18,7 @@ import matplotlib as mpl
 from matplotlib import pyplot
 
 from benchmarks import machine
+from benchmarks.environments import environments
 from benchmarks.page import write_page
 from benchmarks.report import table
 from infra.emulator import HANDLERS, EmulatedStack, emulated_stack
@@ -55,7 +56,8 @@ def drain(images: int, workers: int) -> Invocations:
     Raises:
         RuntimeError: no image was done for `STALLED_SECONDS`.
     """
-    handlers = dict(HANDLERS) | {"SegmentFunction": f"benchmarks.queue_function:environments_{workers}"}
+    measured = environments(workers, "benchmarks.queue_function:measured")
+    handlers = dict(HANDLERS) | {"SegmentFunction": measured}
     with tempfile.TemporaryDirectory(prefix="cytomask-") as name:
         folder = Path(name)
         page = write_page(folder / "page.tif").read_bytes()

@@ -1,0 +1,57 @@
+"""Whether a storm has left what it should: one final status for each image and the quiet run's mask, once."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from cytomask.requests import parse_uri
+
+Row = Mapping[str, Any]
+
+MASK, RESULT = "mask.png", "result.json"
+
+
+def discrepancies(
+    rows: Iterable[Row], outputs: Mapping[str, bytes], masks: Mapping[str, bytes], final: Iterable[str]
+) -> list[str]:
+    """Everything that does not fit, a line each.
+
+    Args:
+        rows: of the jobs.
+        outputs: all that lies in the output bucket, by key.
+        masks: of a run without faults, by the key of each image that was uploaded.
+        final: the statuses that a job may have ended with.
+    """
+    jobs: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        jobs[parse_uri(row["image"], "image").key].append(row)
+    found = [f"{key}: nobody uploaded it" for key in sorted(jobs.keys() - masks.keys())]
+    for key, mask in masks.items():
+        found += [f"{key}: {what}" for what in _of_image(key, jobs[key], outputs, mask, tuple(final))]
+    belonging = {f"{key}.{kind}" for key in masks for kind in (MASK, RESULT)}
+    return found + [f"{key}: belongs to no image" for key in sorted(outputs.keys() - belonging)]
+
+
+def _of_image(
+    key: str, jobs: list[Row], outputs: Mapping[str, bytes], mask: bytes, final: tuple[str, ...]
+) -> Iterator[str]:
+    if len(jobs) != 1:
+        yield f"it has {len(jobs)} jobs"
+        return
+    (row,) = jobs
+    if row["status"] not in final:
+        yield f"it is {row['status']}"
+    if row.keys() & {"owner", "lease_until"}:
+        yield "its job is still held"
+    if row["status"] == "FAILED" and not (row.get("message") and row.get("error")):
+        yield "it failed without a message or a reason"
+    if row["status"] == "SUCCEEDED":
+        if not row["mask"].endswith(f"/{key}.{MASK}"):
+            yield f"its row names the mask {row['mask']}"
+        if outputs.get(f"{key}.{MASK}") != mask:
+            yield "its mask is not the quiet run's"
+        result = outputs.get(f"{key}.{RESULT}")
+        if result is None or msgspec.json.decode(result)["job_id"] != row["job_id"]:
+            yield "its result is not its job's"

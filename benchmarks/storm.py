@@ -1,0 +1,233 @@
+"""A storm over the whole stack: `python -m benchmarks.storm [--images N]`.
+
+Uploads small images into the emulated stack while one AWS call in twenty of its functions goes wrong, their
+processes are killed, and messages are repeated, late and out of order. Sends what failed again until all is
+done, then compares with a quiet run: exit 1 where anything was lost, done twice or is not the same.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import tifffile
+from boto3.dynamodb.types import TypeDeserializer
+from numpy.typing import NDArray
+
+from benchmarks.environments import environments
+from benchmarks.reconcile import MASK, discrepancies
+from benchmarks.report import table
+from benchmarks.storm_function import KINDS
+from cli.operations import run_redrive
+from cli.stack import Stack
+from cytomask.jobs import JOB
+from infra.emulator import HANDLERS, STACK_NAME, EmulatedStack, emulated_stack
+from infra.samples import phase_contrast_field
+
+SIDE = 64
+PICTURES = 50  # that differ; every upload is one of them
+SCATTERED = 0.1  # share of the images that are asked for more than once
+LATEST_SECONDS = 60
+
+# What a process that is killed was doing is free again after 20 + 5 seconds, and delivered again after 30.
+PARAMETERS = MappingProxyType({"SegmentTimeout": "20", "VisibilityTimeout": "30", "RetryDelay": "0"})
+STORMY = MappingProxyType(
+    dict(HANDLERS)
+    | {
+        "SegmentFunction": environments(2, "benchmarks.storm_function:segment"),
+        "FailuresFunction": environments(1, "benchmarks.storm_function:failures"),
+    }
+)
+
+POLL_SECONDS = 2
+SAID_EVERY_SECONDS = 60
+STALLED_SECONDS = 600
+MOST_ROUNDS = 20
+
+Uploads = dict[str, NDArray[np.uint16]]
+
+
+def main() -> int:
+    """Command line of the storm."""
+    parser = argparse.ArgumentParser(description="A storm of faults over the emulated stack.")
+    parser.add_argument("--images", type=int, default=10_000, metavar="N", help="default: 10000")
+    parsed = parser.parse_args()
+    pictures = [phase_contrast_field(seed, SIDE, SIDE).pixels for seed in range(PICTURES)]
+    uploads = {
+        f"plate {number % 7}/{number:06d}.tif": pictures[number % PICTURES] for number in range(parsed.images)
+    }
+    with tempfile.TemporaryDirectory(prefix="cytomask-") as folder:
+        quiet = quiet_masks(Path(folder) / "quiet", pictures)
+        masks = {key: quiet[number % PICTURES] for number, key in enumerate(uploads)}
+        with emulated_stack(Path(folder) / "storm", parameters=PARAMETERS, handlers=STORMY) as stack:
+            numbers, wrong = rage(stack, uploads, masks)
+    print(table(["what", "number"], [[name, str(number)] for name, number in numbers.items()]))
+    for line in wrong:
+        print(line)
+    return 1 if wrong else 0
+
+
+def quiet_masks(folder: Path, pictures: list[NDArray[np.uint16]]) -> list[bytes]:
+    """The mask of each picture as a stack without faults writes it."""
+    with emulated_stack(folder) as stack:
+        keys = [f"{number}.tif" for number in range(len(pictures))]
+        upload(stack, dict(zip(keys, pictures, strict=True)))
+        drain(stack)
+        written = outputs(stack)
+    return [written[f"{key}.{MASK}"] for key in keys]
+
+
+def rage(
+    stack: EmulatedStack, uploads: Uploads, masks: Mapping[str, bytes]
+) -> tuple[dict[str, int], list[str]]:
+    """Sends everything in, and what failed again; returns what happened, and what does not fit."""
+    started = time.monotonic()
+    shuffled = {key: uploads[key] for key in random.sample(sorted(uploads), len(uploads))}
+    more = upload(stack, shuffled, SCATTERED)
+    drain(stack)
+    failed = Counter(row["status"] for row in job_rows(stack))["FAILED"]
+    rounds, redriven = redrive_until_ended(stack)
+    rows = list(job_rows(stack))
+    wrong = discrepancies(rows, outputs(stack), masks, final=("SUCCEEDED",))
+    said = Counter(_events(stack.log))
+    twice = [job for job, times in Counter(_jobs_done(stack.log)).items() if times > 1]
+    wrong += [f"job {job} wrote its mask more than once" for job in twice]
+    numbers = {
+        "images uploaded": len(uploads),
+        "deliveries asked for beside": more,
+        "jobs taken": said["job_taken"],
+        "duplicates ignored": said["duplicate_ignored"],
+        "duplicates that waited": said["job_held"],
+        **{f"AWS calls {kind}": said[kind] for kind in KINDS},
+        "processes killed": said["killed"],
+        "attempts failed": said["attempt_failed"],
+        "images failed for good, at first": failed,
+        "sent again": redriven,
+        "rounds of that": rounds,
+        **{f"{status} in the end": count for status, count in Counter(_statuses(rows)).items()},
+        "does not reconcile": len(wrong),
+        "seconds": round(time.monotonic() - started),
+    }
+    return numbers, wrong
+
+
+def upload(stack: EmulatedStack, uploads: Uploads, scattered: float = 0) -> int:
+    """Puts images into the input bucket.
+
+    For a share of them, `scattered`, up to three messages that ask for the same are sent, to arrive at some
+    time after; returns how many.
+    """
+    s3, sqs = stack.client("s3"), stack.client("sqs")
+    bucket, queue = stack.outputs["InputBucketName"], stack.outputs["SegmentQueueUrl"]
+    sent = 0
+    for key, pixels in uploads.items():
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, pixels)
+        s3.put_object(Bucket=bucket, Key=key, Body=stream.getvalue())
+        for _ in range(random.randint(1, 3) if random.random() < scattered else 0):
+            body = json.dumps({"image": f"s3://{bucket}/{key}"})
+            sqs.send_message(QueueUrl=queue, MessageBody=body, DelaySeconds=random.randint(0, LATEST_SECONDS))
+            sent += 1
+    return sent
+
+
+def drain(stack: EmulatedStack) -> None:
+    """Waits until neither the segment queue nor its dead letters hold a message.
+
+    Raises:
+        RuntimeError: their number has not changed for `STALLED_SECONDS`.
+    """
+    sqs = stack.client("sqs")
+    dead_letters = sqs.get_queue_url(QueueName=f"{STACK_NAME}-segment-dlq")["QueueUrl"]
+    queues = [stack.outputs["SegmentQueueUrl"], dead_letters]
+    before, changed, said = -1, time.monotonic(), time.monotonic()
+    while waiting := sum(_messages(sqs, queue) for queue in queues):
+        now = time.monotonic()
+        if waiting != before:
+            before, changed = waiting, now
+        if now - changed > STALLED_SECONDS:
+            raise RuntimeError(f"{waiting} messages are left, and no fewer for {STALLED_SECONDS} s")
+        if now - said > SAID_EVERY_SECONDS:
+            print(f"{waiting} messages wait", file=sys.stderr)
+            said = now
+        time.sleep(POLL_SECONDS)
+
+
+def redrive_until_ended(stack: EmulatedStack) -> tuple[int, int]:
+    """Runs `cytomask redrive` until nothing is FAILED; returns the rounds, and the jobs sent again."""
+    connected = Stack.connect(STACK_NAME, stack.endpoint)
+    everything = argparse.Namespace(ids=[])
+    sent = 0
+    for rounds in range(MOST_ROUNDS):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            run_redrive(connected, everything)
+        again = len(printed.getvalue().splitlines())
+        if not again:
+            return rounds, sent
+        sent += again
+        drain(stack)
+    return MOST_ROUNDS, sent
+
+
+def job_rows(stack: EmulatedStack) -> Iterator[dict[str, Any]]:
+    """The rows of all jobs."""
+    deserialise = TypeDeserializer().deserialize
+    pages = stack.client("dynamodb").get_paginator("scan").paginate(TableName=stack.outputs["JobsTableName"])
+    for item in (item for page in pages for item in page["Items"]):
+        row = {name: deserialise(value) for name, value in item.items()}
+        if row["record"] == JOB:
+            yield row
+
+
+def outputs(stack: EmulatedStack) -> dict[str, bytes]:
+    """All that lies in the output bucket, by key."""
+    s3, bucket = stack.client("s3"), stack.outputs["OutputBucketName"]
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    return {key: s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+
+def _messages(sqs: Any, queue: str) -> int:
+    """Messages of a queue that wait, are late or are worked on."""
+    answer = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])
+    return sum(
+        int(number)
+        for name, number in answer["Attributes"].items()
+        if name.startswith("ApproximateNumberOfMessages")
+    )
+
+
+def log_lines(log: Path) -> Iterator[dict[str, Any]]:
+    """The handlers' log lines; a process that was killed may have left half of one."""
+    with log.open() as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
+
+
+def _events(log: Path) -> Iterator[str]:
+    """What each line tells of, and the kind where that is a fault."""
+    for line in log_lines(log):
+        yield line.get("kind", line.get("message", ""))
+
+
+def _jobs_done(log: Path) -> Iterator[str]:
+    return (line["job_id"] for line in log_lines(log) if line.get("message") == "mask_written")
+
+
+def _statuses(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["status"] for row in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""The function's process killed by SIGKILL at each step of an image's way; another one ends what it began."""
+
+import time
+
+import pytest
+from factories import page
+
+from benchmarks.environments import environments
+from benchmarks.reconcile import discrepancies
+from benchmarks.storm import drain, job_rows, log_lines, outputs, upload
+from infra import emulator
+from infra.emulator import emulated_stack
+from tests.functional.faults.killed_function import STEPS
+
+QUIET = "quiet.tif"
+KEYS = [f"plate 1/{step}.tif" for step in STEPS]
+# A lease lasts five seconds longer than an invocation may; the message comes again after that.
+PARAMETERS = {"SegmentTimeout": "3", "VisibilityTimeout": "9", "RetryDelay": "1", "MaxReceiveCount": "50"}
+HANDLERS = dict.fromkeys(emulator.HANDLERS, "tests.functional.recording_handler:handler") | {
+    "SegmentFunction": environments(1, "tests.functional.faults.killed_function:handler")
+}
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    """A stack in which a process was killed at every step, and all came to its end."""
+    with emulated_stack(
+        tmp_path_factory.mktemp("killed"), parameters=PARAMETERS, handlers=HANDLERS
+    ) as running:
+        upload(running, {QUIET: page()})
+        drain(running)
+        for count, key in enumerate(KEYS, start=1):
+            until(lambda living=count: len(said(running, "started")) == living)
+            upload(running, {key: page()})
+            until(lambda dead=count: len(said(running, "killed")) == dead)
+        drain(running)
+        yield running
+
+
+def until(look, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.05)
+
+
+def said(stack, message):
+    """The process of each line of the log that says so."""
+    return [line["process"] for line in log_lines(stack.log) if line.get("message") == message]
+
+
+def test_every_step_was_the_last_of_a_process_of_its_own(stack):
+    assert len(set(said(stack, "killed"))) == len(STEPS)
+
+
+def test_all_are_whole_in_the_end_and_have_the_mask_of_the_image_that_nobody_disturbed(stack):
+    written = outputs(stack)
+    quiet = written[f"{QUIET}.mask.png"]
+    masks = {key: quiet for key in [QUIET, *KEYS]}
+    assert discrepancies(job_rows(stack), written, masks, final=("SUCCEEDED",)) == []

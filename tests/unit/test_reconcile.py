@@ -1,0 +1,54 @@
+"""The storm's last look: what must fit, and that each thing that does not is named."""
+
+import json
+
+import pytest
+
+from benchmarks.reconcile import discrepancies
+
+KEY = "plate 1/a.tif"
+MASKS = {KEY: b"mask"}
+ROW = {
+    "job_id": "j1",
+    "image": f"s3://lab-in/{KEY}",
+    "status": "SUCCEEDED",
+    "mask": f"s3://lab-out/{KEY}.mask.png",
+}
+OUTPUTS = {f"{KEY}.mask.png": b"mask", f"{KEY}.result.json": json.dumps({"job_id": "j1"}).encode()}
+FAILED = {"job_id": "j1", "image": f"s3://lab-in/{KEY}", "status": "FAILED", "message": "{}", "error": "why"}
+
+
+def test_one_job_with_the_quiet_mask_and_its_result_fits() -> None:
+    assert discrepancies([ROW], OUTPUTS, MASKS, ("SUCCEEDED",)) == []
+
+
+def test_a_failed_job_fits_where_it_may_and_with_no_outputs() -> None:
+    assert discrepancies([FAILED], {}, MASKS, ("SUCCEEDED", "FAILED")) == []
+    assert discrepancies([FAILED], {}, MASKS, ("SUCCEEDED",)) == [f"{KEY}: it is FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "outputs", "said"),
+    [
+        ([], {}, "it has 0 jobs"),
+        ([ROW, ROW | {"job_id": "j2"}], OUTPUTS, "it has 2 jobs"),
+        ([ROW | {"status": "RUNNING"}], OUTPUTS, "it is RUNNING"),
+        ([ROW | {"lease_until": 1}], OUTPUTS, "its job is still held"),
+        ([ROW | {"mask": "s3://lab-out/jobs/j1/a.mask.png"}], OUTPUTS, "its row names the mask"),
+        ([ROW], OUTPUTS | {f"{KEY}.mask.png": b"other"}, "its mask is not the quiet run's"),
+        ([ROW], {f"{KEY}.mask.png": b"mask"}, "its result is not its job's"),
+        ([ROW | {"job_id": "j2"}], OUTPUTS, "its result is not its job's"),
+        ([FAILED | {"error": ""}], {}, "it failed without a message or a reason"),
+    ],
+)
+def test_what_does_not_fit_an_image_is_named(rows, outputs, said) -> None:  # type: ignore[no-untyped-def]
+    (line,) = discrepancies(rows, outputs, MASKS, ("SUCCEEDED", "FAILED"))
+    assert line.startswith(f"{KEY}: {said}")
+
+
+def test_what_belongs_to_no_upload_is_named() -> None:
+    other = ROW | {"image": "s3://lab-in/b.tif"}
+    assert discrepancies([ROW, other], OUTPUTS | {"jobs/j1/a.mask.png": b""}, MASKS, ("SUCCEEDED",)) == [
+        "b.tif: nobody uploaded it",
+        "jobs/j1/a.mask.png: belongs to no image",
+    ]
