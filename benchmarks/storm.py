@@ -40,7 +40,7 @@ SCATTERED = 0.1  # share of the images that are asked for more than once
 LATEST_SECONDS = 60
 
 # What a process that is killed was doing is free again after 20 + 5 seconds, and delivered again after 30.
-PARAMETERS = MappingProxyType({"SegmentTimeout": "20", "VisibilityTimeout": "30", "RetryDelay": "0"})
+PARAMETERS = MappingProxyType({"SegmentTimeout": "20", "VisibilityTimeout": "30", "RetryDelay": "1"})
 STORMY = MappingProxyType(
     dict(HANDLERS)
     | {

@@ -28,7 +28,9 @@ def connect() -> tuple[Evaluator, RetryingProcessor]:
     jobs = Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
     sqs = boto3.client("sqs", config=CLIENTS)
     indexer = Indexer(settings, storage, jobs, sqs, logger)
-    retrying = RetryingProcessor(sqs, settings.evaluation_queue_url, settings.retry_delay, logger)
+    retrying = RetryingProcessor(
+        sqs, settings.evaluation_queue_url, settings.retry_delay, settings.tries, logger
+    )
     return Evaluator(settings, storage, jobs, indexer, logger), retrying
 
 

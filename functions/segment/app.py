@@ -44,7 +44,9 @@ def connect() -> tuple[Segmenter, RetryingProcessor]:
         logger,
         metrics,
     )
-    return made, RetryingProcessor(sqs, settings.segment_queue_url, settings.retry_delay, logger)
+    return made, RetryingProcessor(
+        sqs, settings.segment_queue_url, settings.retry_delay, settings.tries, logger
+    )
 
 
 segmenter, processor = connect()

@@ -39,7 +39,7 @@ def seconds_until_visible(name="cytomask-segment"):
     return [message.visible_at / 1000 - time.time() for message in backend.queues[name]._messages]
 
 
-@pytest.mark.parametrize(("deliveries", "seconds"), [(1, 30), (2, 120), (4, 1920), (9, 3600)])
+@pytest.mark.parametrize(("deliveries", "seconds"), [(1, 30), (2, 120), (4, 1920), (5, 0)])
 def test_a_passing_fault_comes_again_later_with_every_try(stack, log_lines, deliveries, seconds):
     stack.upload("a.tif", tiff())
     stack.wire.fail("GetObject", "SlowDown", 503)

@@ -33,12 +33,17 @@ def test_a_variable_that_lacks_is_named(name: str, value: str | None) -> None:
         Settings.from_environment(environment)
 
 
+def test_how_often_a_message_is_tried_is_known_where_it_is_told() -> None:
+    assert Settings.from_environment(ENVIRONMENT | {"MAX_RECEIVE_COUNT": "5"}).tries == 5
+    assert Settings.from_environment(ENVIRONMENT).tries == 0
+
+
 def test_all_that_lack_are_named_at_once() -> None:
     with pytest.raises(ValueError, match=f"lacks {', '.join(ENVIRONMENT)};"):
         Settings.from_environment({})
 
 
-@pytest.mark.parametrize("name", ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "RETRY_DELAY"])
+@pytest.mark.parametrize("name", ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "RETRY_DELAY", "MAX_RECEIVE_COUNT"])
 @pytest.mark.parametrize("value", ["3 GB", "-1", "3008.0"])
 def test_what_is_no_whole_number_is_named(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=name):

@@ -408,9 +408,11 @@ def _keys(keyed: dict[str, Any]) -> dict[str, str]:
 def test_the_function_is_told_all_that_its_settings_ask_for() -> None:
     variables = shared["Environment"]["Variables"]
     told = {name: f"value of {name}" for name in variables} | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008"}
-    settings = Settings.from_environment(told | {"RETRY_DELAY": str(value(variables["RETRY_DELAY"]))})
+    numbers = {name: str(value(variables[name])) for name in ("RETRY_DELAY", "MAX_RECEIVE_COUNT")}
+    settings = Settings.from_environment(told | numbers)
     assert settings.jobs_table == "value of JOBS_TABLE"
     assert settings.retry_delay == parameters["RetryDelay"]
+    assert settings.tries == parameters["MaxReceiveCount"]
 
 
 def test_the_endpoint_for_local_trials_is_empty_unless_given() -> None:

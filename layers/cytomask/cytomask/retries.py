@@ -16,8 +16,14 @@ GROWTH = 4
 LONGEST_DELAY_SECONDS = 3600
 
 
-def retry_delay(first: int, deliveries: int) -> int:
-    """Seconds until the next delivery of a message that failed `deliveries` times; `first` is after one."""
+def retry_delay(first: int, deliveries: int, tries: int) -> int:
+    """Seconds until the next delivery of a message that failed `deliveries` times; `first` is after one.
+
+    After the last of the `tries` it is 0: the queue then moves the message to the dead letters when it would
+    deliver it, so a wait would only put off that its job is seen to have failed.
+    """
+    if deliveries == tries:
+        return 0
     return min(first * int(GROWTH ** (deliveries - 1)), LONGEST_DELAY_SECONDS)
 
 
@@ -29,12 +35,15 @@ class RetryingProcessor(BatchProcessor):
     it cannot be set, the queue's own applies.
     """
 
-    def __init__(self, sqs: "SQSClient", queue_url: str, first_delay: int, logger: Logger) -> None:
-        """`first_delay` in seconds, after the first failure."""
+    def __init__(
+        self, sqs: "SQSClient", queue_url: str, first_delay: int, tries: int, logger: Logger
+    ) -> None:
+        """`first_delay` in seconds, after the first failure; `tries` before the queue gives a message up."""
         super().__init__(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
         self._sqs = sqs
         self._queue_url = queue_url
         self._first_delay = first_delay
+        self._tries = tries
         self._logger = logger
 
     def failure_handler(self, record: SQSRecord, exception: ExceptionInfo) -> FailureResponse:
@@ -42,7 +51,7 @@ class RetryingProcessor(BatchProcessor):
         if isinstance(exception[1], TimeShort) and self._sent_again(record):
             return self.success_handler(record, "sent again")
         deliveries = int(record.attributes.approximate_receive_count or 1)
-        delay = retry_delay(self._first_delay, deliveries)
+        delay = retry_delay(self._first_delay, deliveries, self._tries)
         fields: dict[str, Any] = {"message_id": record.message_id, "deliveries": deliveries, "seconds": delay}
         try:
             self._sqs.change_message_visibility(

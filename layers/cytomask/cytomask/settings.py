@@ -12,6 +12,7 @@ class Settings:
         memory_mb: as Lambda bills it.
         retry_delay: seconds until a message that failed for the first time is delivered again.
         more_buckets: beside the stack's own, those that messages may name.
+        tries: deliveries after which the queue gives a message up; 0 where nobody says.
     """
 
     input_bucket: str
@@ -23,6 +24,7 @@ class Settings:
     memory_mb: int
     retry_delay: int
     more_buckets: frozenset[str] = frozenset()
+    tries: int = 0
 
     @property
     def allowed_buckets(self) -> frozenset[str]:
@@ -41,8 +43,13 @@ class Settings:
             "evaluation_queue_url": "EVALUATION_QUEUE_URL",
         }
         values = {field: environment.get(name, "") for field, name in names.items()}
-        number_names = {"memory_mb": "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "retry_delay": "RETRY_DELAY"}
-        numbers = {field: environment.get(name, "") for field, name in number_names.items()}
+        number_names = {
+            "memory_mb": "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+            "retry_delay": "RETRY_DELAY",
+            "tries": "MAX_RECEIVE_COUNT",
+        }
+        told = {"MAX_RECEIVE_COUNT": "0"} | dict(environment)
+        numbers = {field: told.get(name, "") for field, name in number_names.items()}
         wrong = [names[field] for field, value in values.items() if not value]
         wrong += [number_names[field] for field, value in numbers.items() if not value.isdecimal()]
         if wrong:
@@ -56,6 +63,7 @@ class Settings:
         return cls(
             memory_mb=int(numbers["memory_mb"]),
             retry_delay=int(numbers["retry_delay"]),
+            tries=int(numbers["tries"]),
             more_buckets=more,
             **values,
         )
