@@ -52,7 +52,7 @@ def main() -> None:
         native_ms = [native(image, threads) for threads in (1, 2)]
     results: dict[str, Any] = {
         "machine": about,
-        "figures": [*cold_starts, *warm, *figures.accuracy(front), figures.environment_size(), limit],
+        "figures": [*cold_starts, *warm, figures.accuracy(), figures.environment_size(), limit],
         "graph": figures.graph(),
         "cold": dissected,
         "runtimes": compared,

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib import pyplot
 from numpy.typing import NDArray
 
-from benchmarks.reference import Reference
 from benchmarks.timing import Spread, in_turns
 from cytomask import metrics
 from model import preprocess
@@ -48,7 +47,7 @@ def measure(data: Path, threads: int) -> list[dict[str, Any]]:
 
 
 def _ways(threads: int) -> dict[str, Segment]:
-    reference, predictor = Reference(threads), Predictor(threads=threads)
+    predictor = Predictor(threads=threads)
     session = open_session(WEIGHTS / predictor.manifest.file, threads)
     cut = logit(predictor.manifest.threshold)
 
@@ -60,7 +59,6 @@ def _ways(threads: int) -> dict[str, Segment]:
         return tiled(preprocess.normalise(page), overlap, infer) >= cut
 
     return {
-        "reference": reference.mask,
         "resize": lambda page: predictor.predict(page, "resize").mask,
         **{f"native, overlap {overlap}": partial(overlapping, overlap) for overlap in OVERLAPS},
     }

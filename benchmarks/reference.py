@@ -1,24 +1,21 @@
-"""The reference path of every ratio: the shipped weights under torch eager, as a plain server would run them.
+"""The reference path of every ratio: the network that cytomask replaces, in torch eager, in a plain server.
 
 `python -m benchmarks.reference IMAGE MASK`: an image squashed to 224x224, its mask stretched back.
-It uses nothing of the serving path, so that no speed-up there makes it faster or slower.
+It uses nothing of the serving path and none of our network, so that no speed-up in either makes it faster or
+slower. Its weights are random: its masks mean nothing.
 """
 
 import argparse
 import io
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file
 
-from model.swin_unet import SwinUNet, SwinUNetConfig
+from benchmarks.reference_network import ReferenceNetwork
 
-CHECKPOINT = Path(__file__).parents[1] / "model" / "weights" / "swin_unet.safetensors"
 SIDE = 224
 THRESHOLD = 0.5
 
@@ -27,14 +24,11 @@ class Reference:
     """The network in torch; 0 threads means torch's own choice, one per core."""
 
     def __init__(self, threads: int = 0) -> None:
-        """Loads the shipped checkpoint."""
+        """Makes the network; reading its weights, which a server does too, is spared."""
         if threads:
             torch.set_num_threads(threads)
-        with safe_open(CHECKPOINT, "pt") as file:
-            sizes = json.loads(file.metadata()["config"])
-        self._network = SwinUNet(SwinUNetConfig(**(sizes | {"depths": tuple(sizes["depths"])})))
-        self._network.load_state_dict(load_file(CHECKPOINT))
-        self._network.eval()
+        torch.manual_seed(0)
+        self._network = ReferenceNetwork().eval()
 
     def segment(self, content: bytes) -> bytes:
         """From the bytes of a grey TIFF or PNG to those of its mask, an 8-bit PNG of 0 and 255."""

@@ -25,8 +25,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     sections = [
         "# Benchmarks",
         "Made by `make bench`. Medians with quartiles in brackets; reference and ours took turns. The page "
-        "is 704x520, 8 bit, LZW; files are in the page cache. The reference is torch eager with the same "
-        "weights, the whole page squashed to 224x224, one image at a time (`benchmarks/reference.py`).",
+        "is 704x520, 8 bit, LZW; files are in the page cache. The reference is the network that "
+        "cytomask replaces in torch eager, the whole page squashed to 224x224, one image at a time "
+        "(`benchmarks/reference.py`).",
         f"Machine: {about}.",
         "## Against the reference",
         figure_table(results["figures"]),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from model.predictor import Mode
 
 WEIGHTS = Path(__file__).parents[1] / "model" / "weights" / "swin_unet.onnx"
+CHECKPOINT = WEIGHTS.with_suffix(".safetensors")
 SIDE = 224
 OPSET = 20
 SQUARE = (2048, 2048)
@@ -72,13 +73,15 @@ def resize_side_by_side(image: Path, threads: int) -> Way:
 
 def tile_torch(_: Path, threads: int) -> Way:
     """The network alone in torch eager."""
-    import numpy as np  # noqa: PLC0415
+    import torch  # noqa: PLC0415
 
-    from benchmarks.reference import Reference  # noqa: PLC0415
+    from model.export import load_checkpoint  # noqa: PLC0415
 
     yield None
-    network, tile = Reference(threads), np.zeros((SIDE, SIDE), np.float32)
-    yield lambda count: one_by_one(lambda: network.probability(tile), count)
+    torch.set_num_threads(threads)
+    network, tile = load_checkpoint(CHECKPOINT), torch.zeros(1, 1, SIDE, SIDE)
+    with torch.inference_mode():
+        yield lambda count: one_by_one(lambda: network(tile), count)
 
 
 def tile_onnxruntime(_: Path, threads: int) -> Way:
