@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.timing import environment
-from infra.template import load_template
+from infra.template import load_template, made_up_environment
 
 LINE = re.compile(r"import time:\s+(?P<own>\d+) \|\s+\d+ \| +(?P<module>\S+)$")
-TOLD = {  # what the function, whose module makes its clients when it is imported, does not take as a name
-    "RETRY_DELAY": "30",
+LAMBDAS = {  # what Lambda gives the function, whose module makes its clients when it is imported
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008",
     "AWS_DEFAULT_REGION": "eu-central-1",
     "AWS_ACCESS_KEY_ID": "none",
@@ -69,6 +68,4 @@ def modules_after(module: str) -> list[str]:
 
 
 def _function_environment() -> dict[str, str]:
-    """Lambda's variables and those of template.yaml, whose values name nothing that exists."""
-    named = load_template()["Globals"]["Function"]["Environment"]["Variables"]
-    return {name: f"http://127.0.0.1/{name}" for name in named} | TOLD
+    return made_up_environment(load_template()) | LAMBDAS

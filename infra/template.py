@@ -53,6 +53,19 @@ def functions(template: Template) -> dict[str, Template]:
     }
 
 
+def made_up_environment(template: Template) -> dict[str, str]:
+    """The functions' variables for a process that asks nothing of AWS.
+
+    Numbers are the parameters' defaults; the others are addresses that lead nowhere.
+    """
+    values = {}
+    for name, value in template["Globals"]["Function"]["Environment"]["Variables"].items():
+        parameter = template["Parameters"].get(value.get("Ref", ""), {})
+        is_number = parameter.get("Type") == "Number"
+        values[name] = str(parameter["Default"]) if is_number else f"http://127.0.0.1/{name}"
+    return values
+
+
 def routes(template: Template) -> Iterator[tuple[str, str, str]]:
     """The logical id of the function, the method and the path of every route of the HttpApi."""
     for name, function in functions(template).items():

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from tools import ROOT, SAM, run
 
-from infra.template import load_template
+from infra.template import load_template, made_up_environment
 
 UNZIPPED_LIMIT = 250 * 2**20  # docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 # The zip functions, each with its modules beside the entry point.
@@ -67,12 +67,11 @@ def test_a_zip_holds_its_own_function_only(built, name, modules):
 
 @pytest.mark.parametrize("name", ZIPS)
 def test_the_zip_and_the_layer_start_in_lambda_s_python(built, name):
-    told = load_template()["Globals"]["Function"]["Environment"]["Variables"]
     run(
         "python3.13",
         "-c",
         f"import functions.{name}.app",
         PYTHONPATH=f"{built / f'{name.capitalize()}Function'}:{built / 'CytomaskLayer' / 'python'}",
         AWS_LAMBDA_FUNCTION_MEMORY_SIZE="3008",
-        **{name: f"the-{name}" for name in told if name != "AWS_ENDPOINT_URL"} | {"RETRY_DELAY": "30"},
+        **made_up_environment(load_template()),
     )

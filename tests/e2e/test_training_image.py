@@ -38,7 +38,7 @@ EXPERIMENT = {
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel of the CPU's torch that constraints.txt names, where pip is set up to find it."""
+    """A folder with the wheel of the CPU's torch that constraints.txt names, where pip finds it."""
     [version] = re.findall(r"^torch==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     folder = tmp_path_factory.mktemp("wheels")
     platform = ("--python-version", PYTHON, "--platform", "manylinux_2_28_x86_64")

@@ -11,7 +11,15 @@ import pytest
 from cytomask.requests import S3Object, coco_prefix
 from cytomask.settings import Settings
 from infra.emulator import HANDLERS
-from infra.template import NO_CODE, TEMPLATE, function_name, functions, load_template, without_local_code
+from infra.template import (
+    NO_CODE,
+    TEMPLATE,
+    function_name,
+    functions,
+    load_template,
+    made_up_environment,
+    without_local_code,
+)
 
 TEMPLATE_LIMIT = 51_200  # bytes that CloudFormation takes directly, as the emulated stack gives them
 
@@ -406,11 +414,9 @@ def _keys(keyed: dict[str, Any]) -> dict[str, str]:
 
 
 def test_the_function_is_told_all_that_its_settings_ask_for() -> None:
-    variables = shared["Environment"]["Variables"]
-    told = {name: f"value of {name}" for name in variables} | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008"}
-    numbers = {name: str(value(variables[name])) for name in ("RETRY_DELAY", "MAX_RECEIVE_COUNT")}
-    settings = Settings.from_environment(told | numbers)
-    assert settings.jobs_table == "value of JOBS_TABLE"
+    told = made_up_environment(template) | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008"}
+    settings = Settings.from_environment(told)
+    assert settings.jobs_table == told["JOBS_TABLE"]
     assert settings.retry_delay == parameters["RetryDelay"]
     assert settings.tries == parameters["MaxReceiveCount"]
 
