@@ -8,14 +8,13 @@ from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib import pyplot
 from numpy.typing import NDArray
 
 from benchmarks.timing import Spread, in_turns
 from cytomask import metrics
 from model import preprocess
-from model.predictor import TILES_AT_ONCE, WEIGHTS, Predictor, logit, open_session
+from model.predictor import WEIGHTS, Infer, Predictor, logit, open_network
 from model.preprocess import Blend, Pixels
 from training.dataset import read_source
 
@@ -48,12 +47,8 @@ def measure(data: Path, threads: int) -> list[dict[str, Any]]:
 
 def _ways(threads: int) -> dict[str, Segment]:
     predictor = Predictor(threads=threads)
-    session = open_session(WEIGHTS / predictor.manifest.file, threads)
+    infer = open_network(WEIGHTS / predictor.manifest.file, threads)
     cut = logit(predictor.manifest.threshold)
-
-    def infer(tiles: Pixels) -> Pixels:
-        logits: Pixels = session.run(None, {"image": tiles})[0]
-        return logits
 
     def overlapping(overlap: int, page: NDArray[Any]) -> metrics.Mask:
         return tiled(preprocess.normalise(page), overlap, infer) >= cut
@@ -64,15 +59,13 @@ def _ways(threads: int) -> dict[str, Segment]:
     }
 
 
-def tiled(normalised: Pixels, overlap: int, infer: Callable[[Pixels], Pixels]) -> Pixels:
+def tiled(normalised: Pixels, overlap: int, infer: Infer) -> Pixels:
     """Logits of a page, (H, W) float32, by tiles that overlap as the serving path's never do."""
     height, width = normalised.shape
     plan = preprocess.plan_tiles(height, width, overlap=overlap)
     blend = Blend(plan)
     for row in plan.rows:
-        tiles = preprocess.cut_row(normalised, plan, row)
-        batches = [tiles[at : at + TILES_AT_ONCE] for at in range(0, len(tiles), TILES_AT_ONCE)]
-        blend.add_row(np.concatenate([infer(batch) for batch in batches]), row)
+        blend.add_row(infer(preprocess.cut_row(normalised, plan, row)), row)
     return blend.result()
 
 

@@ -7,7 +7,7 @@ on: `pairs:IMAGES:MASKS`.
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cytomask import images
-from model.predictor import Prediction, logits_of_page, open_session
+from model.predictor import Infer, Prediction, logits_of_page, open_network
 from model.preprocess import Pixels
 from training.dataset import read_unlabelled
 from training.train import load_network, tile_function
 
-TileFunction = Callable[[Pixels], Pixels]
 
-
-def teacher(weights: Path) -> TileFunction:
+def teacher(weights: Path) -> Infer:
     """A network as the predictor sees it: a checkpoint of a run, or an ONNX file of an earlier release.
 
     Raises:
@@ -33,18 +31,12 @@ def teacher(weights: Path) -> TileFunction:
     if weights.suffix != ".onnx":
         return tile_function(load_network(weights), torch.device("cpu"))
     try:
-        session = open_session(weights)
+        return open_network(weights)
     except Exception as error:  # ONNX Runtime's own classes have no public base
         raise ValueError(f"{weights} holds no network: {error}") from error
 
-    def infer(tiles: Pixels) -> Pixels:
-        logits: Pixels = session.run(None, {"image": tiles})[0]
-        return logits
 
-    return infer
-
-
-def agreed_probability(normalised: Pixels, teachers: Sequence[TileFunction]) -> NDArray[np.float32]:
+def agreed_probability(normalised: Pixels, teachers: Sequence[Infer]) -> NDArray[np.float32]:
     """Mean probability of cell over all teachers and the eight symmetries of the square.
 
     Args:
