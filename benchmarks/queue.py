@@ -19,7 +19,7 @@ from matplotlib import pyplot
 
 from benchmarks import machine
 from benchmarks.environments import environments
-from benchmarks.page import write_page
+from benchmarks.page import SIDES, write_page
 from benchmarks.report import table
 from infra.emulator import HANDLERS, EmulatedStack, emulated_stack
 
@@ -34,12 +34,22 @@ def main() -> None:
     """Command line of the queue's benchmark."""
     parser = argparse.ArgumentParser(description="Drain a backlog of uploads through the emulated stack.")
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="default: 1000")
+    parser.add_argument(
+        "--sides",
+        type=int,
+        nargs=2,
+        default=SIDES,
+        metavar="N",
+        help="height and width of a page, default: 520 704; small pages show the queue, not the network",
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     parsed = parser.parse_args()
-    runs = {workers: drain(parsed.images, workers) for workers in parsed.workers}
+    sides = (parsed.sides[0], parsed.sides[1])
+    runs = {workers: drain(parsed.images, sides, workers) for workers in parsed.workers}
     results = {
         "machine": machine.describe(os.cpu_count() or 1),
+        "sides": sides,
         "runs": [summarise(workers, parsed.images, run) for workers, run in runs.items()],
     }
     text = markdown(results)
@@ -50,7 +60,7 @@ def main() -> None:
     print(text)
 
 
-def drain(images: int, workers: int) -> Invocations:
+def drain(images: int, sides: tuple[int, int], workers: int) -> Invocations:
     """Uploads all images while nothing listens, then lets the function have them; its invocations in order.
 
     Raises:
@@ -60,7 +70,7 @@ def drain(images: int, workers: int) -> Invocations:
     handlers = dict(HANDLERS) | {"SegmentFunction": measured}
     with tempfile.TemporaryDirectory(prefix="cytomask-") as name:
         folder = Path(name)
-        page = write_page(folder / "page.tif").read_bytes()
+        page = write_page(folder / "page.tif", sides).read_bytes()
         with emulated_stack(folder / "stack", handlers=handlers) as stack:
             _listen(stack, to_it=False)
             s3 = stack.client("s3")
@@ -128,10 +138,12 @@ def markdown(results: dict[str, Any]) -> str:
         spent, resident = run["ms_per_image"], run["resident_mb"]
         numbers = [run["workers"], run["images"], run["seconds"], run["images_per_second"]]
         rows.append([str(one) for one in (*numbers, spent[0], spent[-1], resident[0], resident[-1])])
+    height, width = results["sides"]
     about = "; ".join(f"{name} {value}" for name, value in results["machine"].items())
     return (
-        "# A backlog through the emulated stack\n\nMade by `make bench-queue`. `native` mode, 704x520 pages; "
-        "the emulator works on the same cores; of several workers each has its share of the cores.\n\n"
+        "# A backlog through the emulated stack\n\nMade by `make bench-queue`. `native` mode, pages of "
+        f"{width}x{height}; the emulator works on the same cores; of several workers each has its share of the "
+        "cores.\n\n"
         f"Machine: {about}.\n\n{table(titles, rows)}\n\n![over the backlog](queue.png)\n"
     )
 
