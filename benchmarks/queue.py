@@ -142,8 +142,8 @@ def markdown(results: dict[str, Any]) -> str:
     about = "; ".join(f"{name} {value}" for name, value in results["machine"].items())
     return (
         "# A backlog through the emulated stack\n\nMade by `make bench-queue`. `native` mode, pages of "
-        f"{width}x{height}; the emulator works on the same cores; of several workers each has its share of the "
-        "cores.\n\n"
+        f"{width}x{height}; the emulator works on the same cores; of several workers each has its share of "
+        "them.\n\n"
         f"Machine: {about}.\n\n{table(titles, rows)}\n\n![over the backlog](queue.png)\n"
     )
 
