@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 SAM := .venv-sam
+AUDIT := .venv-audit
 
-.PHONY: run test lint tools e2e image-size bench bench-queue bench-container explore train evaluate export clean
+.PHONY: run test lint audit tools e2e image-size bench bench-queue bench-container explore train evaluate export clean
 
 run: $(VENV)/local  ## the whole way of an image through the emulated stack; IMAGE=path.tif for your own
 	$(BIN)/cytomask demo $(if $(IMAGE),"$(IMAGE)")
@@ -18,6 +19,9 @@ lint: $(VENV)/dev  ## format, lint, types and the import contract
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+audit: $(AUDIT)/ready  ## the template against checkov's rules; each that is passed over says why in its resource's Metadata
+	$(AUDIT)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
 
 tools: $(VENV)/dev $(SAM)/ready  ## what docs/local-testing.md needs beside Docker: the project's tools, and sam's
 
@@ -52,7 +56,7 @@ export: $(VENV)/dev  ## make a checkpoint the weights that serve, if no worse: C
 	$(BIN)/python -m training.promote "$(CHECKPOINT)" $(ROWS) --data "$(DATA)" --name "$(NAME)" $(ARGS)
 
 clean:  ## everything that was made
-	rm -rf $(VENV) $(SAM) .aws-sam out masks
+	rm -rf $(VENV) $(SAM) $(AUDIT) .aws-sam out masks
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -68,4 +72,9 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/pip
 $(SAM)/ready: tests/e2e/requirements.txt
 	$(PYTHON) -m venv $(SAM)
 	$(SAM)/bin/pip install --quiet --requirement $<
+	touch $@
+
+$(AUDIT)/ready: infra/audit-requirements.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --requirement $<
 	touch $@

@@ -544,3 +544,23 @@ def test_a_function_s_name_follows_from_the_stack_s() -> None:
     assert function_name(resources["SegmentFunction"], "cytomask") == "cytomask-segment"
     with pytest.raises(ValueError, match="uses more than"):
         function_name({"Properties": {"FunctionName": {"Fn::Sub": "f-${AWS::Region}"}}}, "cytomask")
+
+
+def test_every_call_over_http_leaves_a_line_that_says_whose_it_was_and_nothing_of_an_image() -> None:
+    settings = resources["HttpApi"]["Properties"]["AccessLogSettings"]
+    assert settings["DestinationArn"] == {"Fn::GetAtt": ["HttpLogGroup", "Arn"]}
+    told = json.loads(settings["Format"])
+    assert told["caller"] == "$context.identity.userArn"
+    assert set(told) == {"requestId", "time", "caller", "route", "status", "error"}
+    assert resources["HttpLogGroup"]["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+def test_every_rule_of_checkov_that_is_passed_over_says_why() -> None:
+    skipped = [
+        skip
+        for each in resources.values()
+        for skip in each.get("Metadata", {}).get("checkov", {}).get("skip", [])
+    ]
+    assert len(skipped) > 30
+    assert all(re.fullmatch(r"CKV_AWS_\d+", skip["id"]) for skip in skipped)
+    assert [skip for skip in skipped if len(skip["comment"].split()) < 6] == []
