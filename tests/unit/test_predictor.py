@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from infra.samples import phase_contrast_field
-from model.predictor import Mode, Predictor, WeightsError, logit, logits_of_page
+from model.predictor import Mode, Predictor, WeightsError, logit, logits_of_page, open_network
 from model.preprocess import TILE, Pixels
 
 MODES: tuple[Mode, ...] = ("native", "resize")
@@ -145,6 +145,14 @@ def test_threads_share_a_predictor(predictor: Predictor) -> None:
         shared = [prediction.logits for prediction in pool.map(predictor.predict, pages)]
     for one, other in zip(alone, shared, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_tiles_side_by_side_keep_their_places(weights: Path, threads: int) -> None:
+    infer = open_network(weights / "swin_unet.onnx", threads)
+    tiles = np.random.default_rng(0).normal(size=(5, 1, TILE, TILE)).astype(np.float32)
+    one_by_one = np.concatenate([infer(tile[None]) for tile in tiles])
+    np.testing.assert_allclose(infer(tiles), one_by_one, atol=1e-4)
 
 
 def test_errors_at_the_borders_of_tiles_do_not_become_lines() -> None:
