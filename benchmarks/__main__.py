@@ -24,6 +24,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the serving path against the reference path.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     parser.add_argument("--data", type=Path, help="folder of the labelled images, for the IoU")
+    parser.add_argument(
+        "--networks",
+        type=Path,
+        nargs="*",
+        default=(),
+        metavar="ONNX",
+        help="other networks, beside whose IoU and time that of ours is shown",
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: one per core")
     parser.add_argument(
         "--openvino", type=Path, metavar="PYTHON", help="a Python that has openvino and numpy"
@@ -45,7 +53,7 @@ def main() -> None:
         warm = figures.warm(image, parsed.threads)
         limit = figures.against_the_limit(image, parsed.threads)
         say("IoU against time" if parsed.data else "no IoU: --data was not given")
-        front = measure(parsed.data, parsed.threads) if parsed.data else None
+        front = measure(parsed.data, parsed.networks, parsed.threads) if parsed.data else None
         say("runtimes")
         compared = runtimes.compare(runtimes.known(parsed.openvino), image, (1, 2))
         say("one thread and two")

@@ -1,4 +1,4 @@
-"""IoU against milliseconds per megapixel, for the modes and for how far tiles overlap."""
+"""IoU against milliseconds per megapixel, for the modes, for how far tiles overlap, for other networks."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from benchmarks.timing import Spread, in_turns
 from cytomask import metrics
 from model import preprocess
-from model.predictor import WEIGHTS, Infer, Predictor, logit, open_network
+from model.predictor import WEIGHTS, Infer, logit, logits_of_page, open_network, read_manifest
 from model.preprocess import Blend, Pixels
 from training.dataset import read_source
 
@@ -26,11 +26,14 @@ MEGA = 1e6
 Segment = Callable[[NDArray[Any]], metrics.Mask]
 
 
-def measure(data: Path, threads: int) -> list[dict[str, Any]]:
-    """IoU of each image by source, and milliseconds per megapixel from page to mask, of every way."""
+def measure(data: Path, networks: Sequence[Path], threads: int) -> list[dict[str, Any]]:
+    """IoU of each image by source, and milliseconds per megapixel from page to mask, of every way.
+
+    `networks` are ONNX files beside the one that serves, with its normalisation and threshold.
+    """
     samples = {source: [sample.read() for sample in read_source(data, source)] for source in SOURCES}
     pages = [page for pairs in samples.values() for page, _ in pairs]
-    ways = _ways(threads)
+    ways = _ways(networks, threads)
     spent = in_turns({name: partial(_ms_per_megapixel, way, pages) for name, way in ways.items()}, ROUNDS)
     return [
         {
@@ -45,18 +48,28 @@ def measure(data: Path, threads: int) -> list[dict[str, Any]]:
     ]
 
 
-def _ways(threads: int) -> dict[str, Segment]:
-    predictor = Predictor(threads=threads)
-    infer = open_network(WEIGHTS / predictor.manifest.file, threads)
-    cut = logit(predictor.manifest.threshold)
+def _ways(networks: Sequence[Path], threads: int) -> dict[str, Segment]:
+    manifest = read_manifest(WEIGHTS)
+    cut = logit(manifest.threshold)
+    serving = open_network(WEIGHTS / manifest.file, threads)
 
-    def overlapping(overlap: int, page: NDArray[Any]) -> metrics.Mask:
+    def overlapping(infer: Infer, overlap: int, page: NDArray[Any]) -> metrics.Mask:
         return tiled(preprocess.normalise(page), overlap, infer) >= cut
 
-    return {
-        "resize": lambda page: predictor.predict(page, "resize").mask,
-        **{f"native, overlap {overlap}": partial(overlapping, overlap) for overlap in OVERLAPS},
+    def squashed(infer: Infer, page: NDArray[Any]) -> metrics.Mask:
+        return logits_of_page(preprocess.normalise(page), "resize", infer) >= cut
+
+    ways: dict[str, Segment] = {
+        "resize": partial(squashed, serving),
+        **{f"native, overlap {overlap}": partial(overlapping, serving, overlap) for overlap in OVERLAPS},
     }
+    for path in networks:
+        infer = open_network(path, threads)
+        ways |= {
+            f"{path.stem}, resize": partial(squashed, infer),
+            f"{path.stem}, native": partial(overlapping, infer, preprocess.OVERLAP),
+        }
+    return ways
 
 
 def tiled(normalised: Pixels, overlap: int, infer: Infer) -> Pixels:
