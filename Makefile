@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SAM := .venv-sam
 AUDIT := .venv-audit
 
-.PHONY: run test lint audit tools e2e image-size bench bench-queue bench-container explore train evaluate export clean
+.PHONY: run test lint audit lock tools e2e image-size bench bench-queue bench-container explore train evaluate export clean
 
 run: $(VENV)/local  ## the whole way of an image through the emulated stack; IMAGE=path.tif for your own
 	$(BIN)/cytomask demo $(if $(IMAGE),"$(IMAGE)")
@@ -22,6 +22,9 @@ lint: $(VENV)/dev  ## format, lint, types and the import contract
 
 audit: $(AUDIT)/ready  ## the template against checkov's rules; each that is passed over says why in its resource's Metadata
 	$(AUDIT)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+
+lock: $(VENV)/dev  ## the hashes of what the image and the layer install, after a change of their dependencies
+	$(BIN)/python -m infra.lock
 
 tools: $(VENV)/dev $(SAM)/ready  ## what docs/local-testing.md needs beside Docker: the project's tools, and sam's
 
