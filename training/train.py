@@ -217,7 +217,7 @@ class Process:
     def half(self) -> bool:
         """Whether the device multiplies bfloat16 faster than float32."""
         if self.device.type == "cuda":
-            return bool(torch.cuda.is_bf16_supported())
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
         return torch.cpu.get_capabilities().get("avx512_bf16", False) is True
 
 
@@ -266,11 +266,20 @@ class Run:
         return cast(Network, self.averaged.module)
 
     def step(self, pixels: Tensor, cells: Tensor) -> float:
-        """Learns from one batch, both (B, 1, 224, 224) float32, cells 0 or 1; returns its loss."""
+        """Learns from one batch, both (B, 1, 224, 224) float32, cells 0 or 1; returns its loss.
+
+        Raises:
+            ValueError: the loss is not a number; the weights are still those of the step before.
+        """
         self.trained.train()
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.process.half):
             logits = self.trained(pixels)
         loss = loss_of(logits.float(), cells, self.config.loss)
+        if not loss.isfinite():
+            raise ValueError(
+                f"the loss is {loss.item()} after {self.progress.step} steps; the last epoch's checkpoint "
+                "stands: lower learning_rate or clip_norm and train into another folder"
+            )
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
@@ -505,9 +514,12 @@ class Folders:
 def read_data(config: TrainingConfig, data: Path) -> tuple[Mix, list[Labelled]]:
     """The images to train on, by weighted source, and those to validate on.
 
+    What validation names is not trained on, even where `train` names it too: some of LIVECell's official
+    validation images stand in its training file (sartorius-research/LIVECell issue 26).
+
     Raises:
         FileNotFoundError, ValueError: as `read_source` and `load` do, the latter for all sources at once; a
-            name in `hold_out` that no source of `train` has, or a source of which none is left.
+            name in `hold_out` that no source of `train` has, or a source of which none is left to train on.
     """
     samples = {source: read_source(data, source) for source in (*config.train, *config.validation)}
     loaded = iter(load([sample for listed in samples.values() for sample in listed]))
@@ -519,11 +531,16 @@ def read_data(config: TrainingConfig, data: Path) -> tuple[Mix, list[Labelled]]:
     held_out = [item for items in sources.values() for item in items if item.name in config.hold_out]
     for source in config.validation:
         held_out += labelled[source]
+    validated = {sample.image for source in config.validation for sample in samples[source]}
     mix = []
     for source, items in sources.items():
-        kept = [item for item in items if item.name not in config.hold_out]
+        kept = [
+            item
+            for sample, item in zip(samples[source], items, strict=True)
+            if item.name not in config.hold_out and sample.image not in validated
+        ]
         if not kept:
-            raise ValueError(f"hold_out leaves nothing of {source}; take it out of train")
+            raise ValueError(f"hold_out and validation leave nothing of {source}; take it out of train")
         mix.append((config.train[source], kept))
     return mix, held_out
 

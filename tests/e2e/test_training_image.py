@@ -28,7 +28,7 @@ IMAGE = "local/cytomask-training"
 EXPERIMENT = {
     "name": "two-steps",
     "train": {"pairs:images:masks": 1.0},
-    "validation": ["pairs:images:masks"],
+    "hold_out": ["1"],
     "epochs": 1,
     "steps_per_epoch": 2,
     "batch_size": 2,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import resource
 import signal
@@ -33,6 +34,7 @@ from training.train import (
     Process,
     Run,
     TrainingConfig,
+    join,
     load_network,
     loss_of,
     lovasz_hinge,
@@ -742,13 +744,39 @@ def test_held_out_images_are_scored_and_not_trained_on(data: Path) -> None:
     assert [item.name for item in held_out] == ["1", "2"]
 
 
+def test_what_is_validated_is_not_trained_on_even_where_both_name_it(tmp_path: Path) -> None:
+    # LIVECell's official training file names some images of the validation file.
+    for seed in (0, 1):
+        write_field(tmp_path / f"{seed}.png", seed)
+    for split, names in {"train": ["0.png", "1.png"], "val": ["1.png"]}.items():
+        images = [{"id": at, "file_name": name, "height": 224, "width": 224} for at, name in enumerate(names)]
+        (tmp_path / f"{split}.json").write_text(json.dumps({"images": images, "annotations": []}))
+    both = {"train": {"coco:train.json:.": 1}, "validation": ["coco:val.json:."]}
+    mix, held_out = read_data(experiment(**both), tmp_path)
+    assert [(weight, [item.name for item in items]) for weight, items in mix] == [(1.0, ["0"])]
+    assert [item.name for item in held_out] == ["1"]
+
+
+def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        for kind in ("images", "masks"):
+            (tmp_path / folder / kind).mkdir(parents=True)
+            write_field(tmp_path / folder / kind / "1.png", 0)
+            (tmp_path / folder / kind / "1_mask.png").unlink()
+    sources = {"train": {"pairs:a/images:a/masks": 1}, "validation": ["pairs:b/images:b/masks"]}
+    mix, held_out = read_data(experiment(**sources), tmp_path)
+    assert (len(mix[0][1]), len(held_out)) == (1, 1)
+
+
 def test_unknown_names_in_hold_out_are_named(data: Path) -> None:
     with pytest.raises(ValueError, match=r"hold_out names images that train does not have: 2, nobody$"):
         read_data(experiment(hold_out=["nobody", "1", "2"]), data)
 
 
 def test_a_hold_out_that_leaves_nothing_is_refused(data: Path) -> None:
-    with pytest.raises(ValueError, match="hold_out leaves nothing of field/val; take it out of train"):
+    with pytest.raises(
+        ValueError, match="hold_out and validation leave nothing of field/val; take it out of train"
+    ):
         read_data(experiment(hold_out=["2"], train={"field/train": 1, "field/val": 1}), data)
 
 
@@ -972,6 +1000,32 @@ def batch(side: int = 224) -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     pixels = torch.randn(2, 1, side, side)
     return pixels, (pixels > 0).float()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_the_weights(start: Path) -> None:
+    run = Run(experiment(), 3, ALONE, start)
+    before = {name: value.clone() for name, value in run.network.named_parameters()}
+    pixels, cells = batch()
+    with pytest.raises(ValueError, match="the loss is nan after 0 steps; the last epoch's checkpoint stands"):
+        run.step(pixels * math.nan, cells)
+    assert_same(dict(run.network.named_parameters()), before)
+
+
+@pytest.mark.parametrize(("half", "computed"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_convolutions_run_in_bfloat16_where_the_device_is_fast_at_it(
+    start: Path, monkeypatch: pytest.MonkeyPatch, half: bool, computed: torch.dtype
+) -> None:
+    monkeypatch.setattr(Process, "half", half)
+    run = Run(experiment(), 3, ALONE, start)
+    seen = []
+    run.network.head.logit.register_forward_hook(lambda _, __, output: seen.append(output.dtype))  # type: ignore[union-attr]
+    run.step(*batch())
+    assert seen == [computed]
+
+
+def test_the_device_is_found_at_run_time() -> None:
+    with join("auto") as process:
+        assert process.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_the_gradient_is_clipped_to_its_norm(start: Path) -> None:
