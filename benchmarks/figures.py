@@ -155,7 +155,10 @@ def environment_size() -> Figure:
 
 def accuracy() -> Figure:
     """What `native` is slower for: the mean IoU over test images, the reference's as it was published."""
-    scores = read_manifest(WEIGHTS.parent).scores["livecell/test"]
+    goal = "at least 0.05 above the reference's"
+    scores = read_manifest(WEIGHTS.parent).scores.get("livecell/test")
+    if scores is None:
+        return Figure("mean IoU, `native`: the manifest has no livecell/test", "", None, None, None, goal)
     ours = float(scores["mean_iou"]["native"])
     return Figure(
         f"mean IoU, `native`: {scores['images']} of LIVECell's test images, the reference's over all 1,512",
@@ -163,7 +166,7 @@ def accuracy() -> Figure:
         Spread.of([REFERENCE_IOU]),
         Spread.of([ours]),
         None,
-        "at least 0.05 above the reference's",
+        goal,
         ours - REFERENCE_IOU >= 0.05,
     )
 

@@ -15,10 +15,9 @@ from benchmarks.timing import Spread, in_turns
 from cytomask import metrics
 from model import preprocess
 from model.predictor import WEIGHTS, Infer, logit, logits_of_page, open_network, read_manifest
-from model.preprocess import Blend, Pixels
 from training.dataset import read_source
 
-SOURCES = ("livecell_like/val", "deepcell/val")  # what may be looked at; `test` may not
+SOURCES = ("usiigaci/val", "deepcell/val")  # neither trained on nor kept for the test
 OVERLAPS = (0, 28, 56, 84, 112)
 ROUNDS = 3
 MEGA = 1e6
@@ -54,7 +53,7 @@ def _ways(networks: Sequence[Path], threads: int) -> dict[str, Segment]:
     serving = open_network(WEIGHTS / manifest.file, threads)
 
     def overlapping(infer: Infer, overlap: int, page: NDArray[Any]) -> metrics.Mask:
-        return tiled(preprocess.normalise(page), overlap, infer) >= cut
+        return logits_of_page(preprocess.normalise(page), "native", infer, overlap) >= cut
 
     def squashed(infer: Infer, page: NDArray[Any]) -> metrics.Mask:
         return logits_of_page(preprocess.normalise(page), "resize", infer) >= cut
@@ -70,16 +69,6 @@ def _ways(networks: Sequence[Path], threads: int) -> dict[str, Segment]:
             f"{path.stem}, native": partial(overlapping, infer, preprocess.OVERLAP),
         }
     return ways
-
-
-def tiled(normalised: Pixels, overlap: int, infer: Infer) -> Pixels:
-    """Logits of a page, (H, W) float32, by tiles that overlap as the serving path's never do."""
-    height, width = normalised.shape
-    plan = preprocess.plan_tiles(height, width, overlap=overlap)
-    blend = Blend(plan)
-    for row in plan.rows:
-        blend.add_row(infer(preprocess.cut_row(normalised, plan, row)), row)
-    return blend.result()
 
 
 def _ms_per_megapixel(segment: Segment, pages: Sequence[NDArray[Any]]) -> float:

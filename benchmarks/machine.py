@@ -4,7 +4,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
-from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
+GPU_ONLY = ("nvidia-", "cuda-", "triton")
 PACKAGES = ("imagecodecs", "numpy", "onnxruntime", "pillow", "tifffile", "torch")
 SERVING = (
     "aws-lambda-powertools",
@@ -26,13 +26,6 @@ SERVING = (
 )
 # What a server in torch needs in place of onnxruntime and the codecs.
 REFERENCE = ("aws-lambda-powertools", "boto3", "numpy", "pillow", "safetensors", "torch")
-# As functions/segment/Dockerfile leaves out.
-UNUSED = (
-    "*/tests/*",
-    "*.pyi",
-    *(f"onnxruntime/{name}/*" for name in ("quantization", "tools", "transformers")),
-)
-SERVICES = ("dynamodb", "s3", "sqs", "sts")
 
 
 def describe(threads: int) -> dict[str, Any]:
@@ -74,14 +67,13 @@ def _commit() -> str:
     return shown.stdout.strip() or "unknown"
 
 
-def installed_mb(roots: Iterable[str], *, pruned: bool = False) -> float:
+def installed_mb(roots: Iterable[str]) -> float:
     """MB of 10^6 bytes of the files of these packages and of all that they need, as pip recorded them.
 
-    Args:
-        roots: names of packages.
-        pruned: without what the segment function's image leaves out.
+    CUDA's libraries, which PyPI's torch brings along, are not counted: a server without a GPU does without.
     """
-    return sum(_size(name, pruned=pruned) for name in closure(roots)) / 1e6
+    names = (name for name in closure(roots) if not name.startswith(GPU_ONLY))
+    return sum(_size(name) for name in names) / 1e6
 
 
 def closure(roots: Iterable[str]) -> set[str]:
@@ -102,15 +94,6 @@ def closure(roots: Iterable[str]) -> set[str]:
     return found
 
 
-def _size(name: str, *, pruned: bool) -> int:
-    files = [file for file in metadata.files(name) or [] if not (pruned and _left_out(file.as_posix()))]
-    return sum(
-        Path(str(file.locate())).stat().st_size for file in files if Path(str(file.locate())).is_file()
-    )
-
-
-def _left_out(path: str) -> bool:
-    if path.startswith("../") or any(fnmatch(path, pattern) for pattern in UNUSED):
-        return True
-    parts = path.split("/")
-    return parts[:2] == ["botocore", "data"] and len(parts) > 3 and parts[2] not in SERVICES
+def _size(name: str) -> int:
+    paths = [Path(str(file.locate())) for file in metadata.files(name) or []]
+    return sum(path.stat().st_size for path in paths if path.is_file())

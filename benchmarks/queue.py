@@ -95,6 +95,7 @@ def _wait(log: Path, images: int) -> Invocations:
     moved = time.monotonic()
     with log.open() as lines:
         while (done := sum(one["images"] for one in invocations)) < images:
+            began = lines.tell()
             line = lines.readline()
             if line.endswith("\n"):
                 fields = json.loads(line) if line.startswith("{") else {}
@@ -102,7 +103,7 @@ def _wait(log: Path, images: int) -> Invocations:
                     invocations.append(fields)
                 moved = time.monotonic()
                 continue
-            lines.seek(lines.tell() - len(line))  # half a line comes again
+            lines.seek(began)  # half a line comes again
             if time.monotonic() - moved > STALLED_SECONDS:
                 raise RuntimeError(f"{done} of {images} images are done, and no more for 5 minutes")
             time.sleep(POLL_SECONDS)

@@ -1,8 +1,8 @@
 """The reference path of every ratio: the network that cytomask replaces, in torch eager, in a plain server.
 
 `python -m benchmarks.reference IMAGE MASK`: an image squashed to 224x224, its mask stretched back.
-It uses nothing of the serving path and none of our network, so that no speed-up in either makes it faster or
-slower. Its weights are random: its masks mean nothing.
+It uses nothing of the serving path, so that no speed-up there makes it faster or slower; its network has the
+attention blocks of ours in torch. Its weights are random: its masks mean nothing.
 """
 
 import argparse

@@ -117,8 +117,9 @@ def open_network(network: Path, threads: int = 0) -> Infer:
     Each thread has a tile of its own: that uses two cores better than one tile on both of them, whose steps
     are too short to share.
     """
+    threads = threads or cores()
     session = open_session(network, threads)
-    pool = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads)
 
     def run(tile: Pixels) -> Pixels:
         logits: Pixels = session.run(None, {"image": tile})[0]
@@ -132,8 +133,15 @@ def open_network(network: Path, threads: int = 0) -> Infer:
     return infer
 
 
-def open_session(network: Path, threads: int = 0) -> Any:
-    """An ONNX file as a session of ONNX Runtime; 0 threads means one per core."""
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def open_session(network: Path, threads: int) -> Any:
+    """An ONNX file as a session of ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -146,13 +154,14 @@ def open_session(network: Path, threads: int = 0) -> Any:
     return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
-def logits_of_page(normalised: Pixels, mode: Mode, infer: Infer) -> Pixels:
+def logits_of_page(normalised: Pixels, mode: Mode, infer: Infer, overlap: int = preprocess.OVERLAP) -> Pixels:
     """Logits of a whole page, by any network.
 
     Args:
         normalised: (H, W) float32, as `preprocess.normalise` returns it.
         mode: as in `Predictor.predict`.
         infer: the network.
+        overlap: what neighbouring tiles share at least, in pixels.
 
     Returns:
         (H, W) float32.
@@ -160,7 +169,8 @@ def logits_of_page(normalised: Pixels, mode: Mode, infer: Infer) -> Pixels:
     if mode == "resize":
         tile = preprocess.resize(normalised, preprocess.TILE, preprocess.TILE)
         return preprocess.resize(infer(tile[None, None])[0, 0], *normalised.shape)
-    plan = preprocess.plan_tiles(*normalised.shape)
+    height, width = normalised.shape
+    plan = preprocess.plan_tiles(height, width, overlap=overlap)
     blend = Blend(plan)
     for row in plan.rows:
         blend.add_row(infer(preprocess.cut_row(normalised, plan, row)), row)

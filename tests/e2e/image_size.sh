@@ -4,8 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 base=local/lambda-python:3.13
-image=$(DOCKER_BUILDKIT=0 docker build --quiet --build-arg "BASE_IMAGE=$base" \
-    --file functions/segment/Dockerfile . 2>/dev/null)
+image=$(DOCKER_BUILDKIT=0 docker build --quiet --build-arg "BASE_IMAGE=$base" --file functions/segment/Dockerfile .)
 # The newest layer comes first; see the Dockerfile's last stage.
 docker history --human=false --format '{{.Size}} {{.CreatedBy}}' "$image" |
     awk 'BEGIN {split("code weights packages", names); budget = 300000000}
