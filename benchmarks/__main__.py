@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ from benchmarks.front import measure, plot
 from benchmarks.page import write_page
 from benchmarks.report import figure_table, markdown, plain
 from benchmarks.timing import worker
+from model.predictor import cores
 
 IMPORT_RUNS, STARTS = 5, 3
 
@@ -32,28 +32,28 @@ def main() -> None:
         metavar="ONNX",
         help="other networks, beside whose IoU and time that of ours is shown",
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: one per core")
     parser.add_argument(
         "--openvino", type=Path, metavar="PYTHON", help="a Python that has openvino and numpy"
     )
     parsed = parser.parse_args()
 
+    threads = cores()  # as the command takes them
     began = time.monotonic()
 
     def say(step: str) -> None:
         print(f"{time.monotonic() - began:4.0f} s  {step}", file=sys.stderr, flush=True)
 
-    about = machine.describe(parsed.threads)
+    about = machine.describe(threads)
     with tempfile.TemporaryDirectory(prefix="cytomask-") as folder:
         image = write_page(Path(folder) / "page.tif")
         say("cold starts")
-        cold_starts = figures.cold_starts(image, parsed.threads)
-        dissected = dissect(image, parsed.threads)
+        cold_starts = figures.cold_starts(image, threads)
+        dissected = dissect(image, threads)
         say("warm processes")
-        warm = figures.warm(image, parsed.threads)
-        limit = figures.against_the_limit(image, parsed.threads)
+        warm = figures.warm(image, threads)
+        limit = figures.against_the_limit(image, threads)
         say("IoU against time" if parsed.data else "no IoU: --data was not given")
-        front = measure(parsed.data, parsed.networks, parsed.threads) if parsed.data else None
+        front = measure(parsed.data, parsed.networks, threads) if parsed.data else None
         say("runtimes")
         compared = runtimes.compare(runtimes.known(parsed.openvino), image, (1, 2))
         say("one thread and two")

@@ -7,6 +7,7 @@ the function's memory grows. Linux only: it reads /proc. The emulator works on t
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from itertools import accumulate
@@ -26,12 +27,13 @@ from infra.emulator import HANDLERS, EmulatedStack, emulated_stack
 PARTS = 10
 POLL_SECONDS = 0.5
 STALLED_SECONDS = 300
+MOST_GROWTH = {"ms_per_image": 1.5, "resident_mb": 1.2}
 
 Invocations = list[dict[str, Any]]
 
 
-def main() -> None:
-    """Command line of the queue's benchmark."""
+def main() -> int:
+    """Command line of the queue's benchmark; 1 where images took more time or memory the later they came."""
     parser = argparse.ArgumentParser(description="Drain a backlog of uploads through the emulated stack.")
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="default: 1000")
     parser.add_argument(
@@ -58,6 +60,9 @@ def main() -> None:
     (parsed.out / "queue.md").write_text(text)
     plot(runs, parsed.out / "queue.png")
     print(text)
+    grown = [sentence for run in results["runs"] for sentence in growth(run)]
+    print("\n".join(grown), file=sys.stderr)
+    return 1 if grown else 0
 
 
 def drain(images: int, sides: tuple[int, int], workers: int) -> Invocations:
@@ -125,6 +130,15 @@ def summarise(workers: int, images: int, invocations: Invocations) -> dict[str, 
     }
 
 
+def growth(run: dict[str, Any]) -> list[str]:
+    """What grew from the first tenth of a backlog to its last by more than this machine's noise."""
+    return [
+        f"{run['workers']} workers: {what} grew from {run[what][0]} to {run[what][-1]}"
+        for what, most in MOST_GROWTH.items()
+        if run[what][-1] > most * run[what][0]
+    ]
+
+
 def ms_per_image(invocation: dict[str, Any]) -> float:
     """Milliseconds that one image of a batch took."""
     return float((invocation["ended"] - invocation["started"]) * 1000 / invocation["images"])
@@ -167,4 +181,4 @@ def plot(runs: dict[int, Invocations], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

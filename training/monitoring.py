@@ -298,8 +298,8 @@ def write_samples(panels: Sequence[Panel], target: Path) -> None:
         row[2].set_title(
             f"prediction, IoU {metrics.score(mask, ground_truth).iou:.3f}", loc="left", fontsize="small"
         )
-        row[3].set_title("missed", loc="left", fontsize="small", color=VERMILION, weight="bold")
-        row[3].set_title("too much", loc="right", fontsize="small", color=BLUE, weight="bold")
+        row[3].set_title("missed", loc="left", fontsize="small", color=BLUE, weight="bold")
+        row[3].set_title("too much", loc="right", fontsize="small", color=VERMILION, weight="bold")
     _write(figure, target)
 
 
@@ -313,7 +313,7 @@ def _grey(pixels: Pixels) -> Pixels:
 def _disagreement(grey: Pixels, ground_truth: metrics.Mask, mask: metrics.Mask) -> Pixels:
     """The pale image, (H, W, 3) float32 in 0..1, coloured where only one of the masks has a cell."""
     shown: Pixels = np.repeat(grey[..., None] * 0.6 + 0.4, 3, axis=2)  # H, W, 3
-    for wrong, colour in ((ground_truth & ~mask, VERMILION), (mask & ~ground_truth, BLUE)):
+    for wrong, colour in ((ground_truth & ~mask, BLUE), (mask & ~ground_truth, VERMILION)):
         shown[wrong] = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     return shown
 

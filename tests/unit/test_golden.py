@@ -1,21 +1,39 @@
 """Whatever makes serving faster, its masks stay those of the network in torch, over a golden set of pages."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from cytomask import images
 from infra.samples import phase_contrast_field
 from model.export import load_checkpoint
 from model.predictor import WEIGHTS, Mode, Predictor, logit, logits_of_page
 from model.preprocess import Pixels, normalise
 
+LIVECELL = Path(__file__).parents[3] / "shared" / "data" / "livecell" / "images"
 CHECKPOINT = WEIGHTS / "swin_unet.safetensors"
 MOST_PIXELS = 0.001  # share of a page that may differ
 
 
-@pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"{CHECKPOINT.name} is not shipped beside the manifest")
+@pytest.fixture(params=["generated", "real"])
+def golden(request: pytest.FixtureRequest) -> list[NDArray[Any]]:
+    """Pages of several cultures, generated or LIVECell's."""
+    if request.param == "generated":
+        return [phase_contrast_field(seed, 240, 380).pixels for seed in range(4)]
+    paths = sorted(LIVECELL.glob("*.tif"))[::4]
+    if not paths:
+        pytest.skip(f"no LIVECell images in {LIVECELL.name}")
+    return [images.read_page(path).pixels for path in paths]
+
+
 @pytest.mark.parametrize("mode", ["native", "resize"])
-def test_masks_are_those_of_torch_within_a_thousandth_of_the_pixels(shipped: Predictor, mode: Mode) -> None:
+def test_masks_are_those_of_torch_within_a_thousandth_of_the_pixels(
+    shipped: Predictor, mode: Mode, golden: list[NDArray[Any]]
+) -> None:
     network = load_checkpoint(CHECKPOINT)
 
     def infer(tiles: Pixels) -> Pixels:
@@ -23,8 +41,7 @@ def test_masks_are_those_of_torch_within_a_thousandth_of_the_pixels(shipped: Pre
             logits: Pixels = network(torch.tensor(tiles)).numpy()
         return logits
 
-    for seed in range(4):  # a culture each
-        page = phase_contrast_field(seed, 240, 380).pixels
+    for page in golden:
         expected = logits_of_page(normalise(page), mode, infer) >= logit(shipped.manifest.threshold)
         mask = shipped.predict(page, mode).mask
         assert 0.02 < expected.mean() < 0.98

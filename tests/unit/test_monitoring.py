@@ -248,13 +248,13 @@ def test_samples_colour_what_was_missed_and_what_was_too_much(tmp_path: Path) ->
     write_samples(
         [("exact", pixels, truth, truth), ("tall", pixels[:, :20], mask[:, :20], mask[:, :20])], target
     )
-    without = pixels_of(target, VERMILION), pixels_of(target, BLUE)
+    without = pixels_of(target, BLUE), pixels_of(target, VERMILION)
     mask[15:35, 5:35] = True
     write_samples(
         [("wrong", pixels, truth, mask), ("tall", pixels[:, :20], mask[:, :20], mask[:, :20])], target
     )
     scale = (monitoring.PANEL_INCHES * 110 / 60) ** 2  # shown for each pixel
-    missed, too_much = pixels_of(target, VERMILION) - without[0], pixels_of(target, BLUE) - without[1]
+    missed, too_much = pixels_of(target, BLUE) - without[0], pixels_of(target, VERMILION) - without[1]
     assert missed == pytest.approx(300 * scale, rel=0.15)
     assert too_much == pytest.approx(450 * scale, rel=0.15)
 
