@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 SAM := .venv-sam
 AUDIT := .venv-audit
 
-.PHONY: run test lint audit lock tools e2e image-size bench bench-queue bench-container explore train evaluate export clean
+.PHONY: run test lint audit lock tools e2e image-size bench bench-queue bench-container storm explore train evaluate export clean
 
 run: $(VENV)/local  ## the whole way of an image through the emulated stack; IMAGE=path.tif for your own
 	$(BIN)/cytomask demo $(if $(IMAGE),"$(IMAGE)")

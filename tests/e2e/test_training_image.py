@@ -82,6 +82,7 @@ def image(wheels: Path) -> Iterator[str]:
         build(IMAGE, [f"BASE={BASE}", place, f"PIP_TRUSTED_HOST={BRIDGE}"])
         server.shutdown()
     yield IMAGE
+    run("docker", "image", "rm", "--force", IMAGE)  # with torch, the one that is large
 
 
 @pytest.fixture
