@@ -9,7 +9,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TIFF
 
+from cytomask import ome
 from cytomask.errors import (
     AmbiguousAxes,
     AmbiguousChannels,
@@ -357,6 +358,7 @@ class TiffImage:
         self.name = name
         file = tifffile.TiffFile(stream, name=name.rpartition("/")[2], is_ndpi=False)
         directories = _follow_chain(file, size, name)
+        ome.require_bounded(file, directories, LIMITS.file_pages, name)
         found = file.series
         _require_all_described(file, found, directories, name)
         series = [_TiffSeries(level, size, name) for one in found for level in _own_levels(one)]
@@ -633,18 +635,24 @@ def _lacks_pixels(directory: tifffile.TiffPage, size: int) -> bool:
 
 
 def _require_small_segments(directory: tifffile.TiffPage, name: str) -> None:
-    """Refuses a JPEG or the like inside a TIFF that is by its own header far larger than the page."""
-    if directory.compression not in TIFF.IMAGE_COMPRESSIONS:
+    """Refuses a JPEG or the like inside a TIFF that is far larger than the page, or does not say how large.
+
+    Decoders of such segments go by the segments' own headers, those of LZW, deflate and the like by the page.
+    """
+    if directory.compression not in (*TIFF.IMAGE_COMPRESSIONS, COMPRESSION.LERC):
         return
     handle = directory.parent.filehandle
     for offset, count in zip(directory.dataoffsets, directory.databytecounts, strict=True):
         handle.seek(offset)
-        with (
-            suppress(UnidentifiedImageError),  # a kind that only imagecodecs knows
-            Image.open(
-                io.BytesIO(handle.read(count)), formats=("JPEG", "JPEG2000", "PNG", "WEBP")
-            ) as segment,
-        ):
+        content = io.BytesIO(handle.read(count))
+        try:
+            segment = Image.open(content, formats=("JPEG", "JPEG2000", "PNG", "WEBP"))
+        except UnidentifiedImageError as error:
+            raise UnreadableImage(
+                f"{name} is packed as {COMPRESSION(directory.compression).name}, which does not tell its "
+                "size before it is unpacked; save it with LZW or deflate"
+            ) from error
+        with segment:
             if segment.width * segment.height > LIMITS.page_pixels:
                 raise ImageTooLarge(
                     f"{name} holds a {segment.format} of {segment.width} x {segment.height} pixels; "

@@ -1,0 +1,255 @@
+"""Image files that were made or damaged to do harm: they are read or refused, in bounded memory.
+
+What a search by random changes has found is kept here as plain tests.
+"""
+
+import io
+import json
+import struct
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from cytomask import images
+from cytomask.errors import ImageTooLarge, RejectedInput, UnreadableImage
+
+HEIGHT, WIDTH = 16, 20
+# So small that whatever is taken from a file's word shows beside them.
+SMALL = images.Limits(page_pixels=10_000, job_pixels=40_000, file_pages=100)
+MOST_BYTES = 8 * images.MEGA
+
+NUMBERS = (0, 1, 2, 7, 8, 255, 256, 9_999, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
+
+
+def noise(*shape: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def tiff(*arrays: NDArray[Any], writer: dict[str, Any] | None = None, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream, **(writer or {})) as file:
+        for array in arrays:
+            file.write(array, **{"contiguous": False, **options})
+    return stream.getvalue()
+
+
+def described(description: str, pages: int = 1) -> bytes:
+    """A TIFF whose first page has a description that somebody wrote."""
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        for number, page in enumerate(noise(pages, HEIGHT, WIDTH)):
+            text = {} if number else {"description": description}
+            file.write(page, contiguous=False, metadata=None, **text)
+    return stream.getvalue()
+
+
+def encoded(array: NDArray[Any], kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def ome(inside: str = "<TiffData/>", annotation: str = "", **pixels: int | str) -> str:
+    """An OME description of one image, by default of this file's one page."""
+    facts: dict[str, int | str] = {
+        "DimensionOrder": "XYCZT",
+        "Type": "uint8",
+        "SizeX": WIDTH,
+        "SizeY": HEIGHT,
+    }
+    facts |= {"SizeC": 1, "SizeZ": 1, "SizeT": 1} | pixels
+    told = " ".join(f'{name}="{value}"' for name, value in facts.items())
+    schema = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    return f'<OME xmlns="{schema}"><Image ID="I:0"><Pixels {told}>{inside}</Pixels></Image>{annotation}</OME>'
+
+
+@contextmanager
+def bounded_memory(most: int = MOST_BYTES) -> Iterator[None]:
+    """Fails where more than that is taken at a time, by Python or NumPy."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
+def read(source: bytes) -> list[NDArray[Any]]:
+    with images.open_image(source, "field.tif") as image:
+        return [page.pixels for page in images.read_pages(image)]
+
+
+def read_or_refuse(source: bytes) -> None:
+    try:
+        read(source)
+    except RejectedInput as error:
+        assert error.code
+
+
+FILES = {
+    "plain": tiff(*noise(2, 9, 20), metadata=None),
+    "lzw": tiff(*noise(2, 9, 20), metadata=None, compression="lzw"),
+    "deflate": tiff(*noise(2, 9, 20), metadata=None, compression="zlib", predictor=2, rowsperstrip=4),
+    "zstd": tiff(noise(9, 20), metadata=None, compression="zstd"),
+    "jpeg in tiff": tiff(noise(16, 16), metadata=None, compression="jpeg"),
+    "lerc": tiff(noise(16, 16), metadata=None, compression="lerc"),
+    "tiles": tiff(*noise(2, 16, 20), metadata=None, tile=(16, 16)),
+    "bigtiff": tiff(*noise(2, 9, 20), metadata=None, writer={"bigtiff": True}),
+    "big-endian": tiff(*noise(2, 9, 20), metadata=None, writer={"byteorder": ">"}),
+    "shaped": tiff(noise(2, 9, 20)),
+    "imagej": tiff(noise(2, 9, 20), writer={"imagej": True}, metadata={"axes": "TYX"}),
+    "ome": tiff(noise(2, 9, 20), writer={"ome": True}, metadata={"axes": "TYX"}),
+    "planes of colour": tiff(noise(3, 9, 20), metadata=None, photometric="rgb", planarconfig="separate"),
+    "png": encoded(noise(9, 11), "PNG"),
+    "jpeg": encoded(noise(16, 16), "JPEG"),
+    "progressive": encoded(noise(16, 16, 3), "JPEG", progressive=True),
+}
+
+changes = st.lists(
+    st.tuples(
+        st.floats(0, 1, exclude_max=True),  # where, as a share of the file
+        st.sampled_from(["<B", "<H", ">H", "<I", ">I"]),
+        st.sampled_from(NUMBERS) | st.integers(0, 2**32 - 1),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=25)
+@pytest.mark.parametrize("kind", FILES)
+@given(made=changes)
+def test_a_changed_file_is_read_or_refused_in_bounded_memory(
+    kind: str, made: list[tuple[float, str, int]]
+) -> None:
+    data = bytearray(FILES[kind])
+    for share, form, number in made:
+        size = struct.calcsize(form)
+        at = int(share * (len(data) - size))
+        struct.pack_into(form, data, at, number % 2 ** (8 * size))
+    with pytest.MonkeyPatch.context() as patch, bounded_memory():
+        patch.setattr(images, "LIMITS", SMALL)
+        read_or_refuse(bytes(data))
+
+
+@settings(max_examples=150)
+@given(
+    tag=st.sampled_from(
+        [256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339]
+    ),
+    kind=st.sampled_from([1, 3, 4, 13, 16]),
+    count=st.sampled_from([0, 1, 2, *NUMBERS]),
+    value=st.sampled_from(NUMBERS) | st.integers(0, 2**32 - 1),
+)
+def test_a_tiff_one_of_whose_facts_is_any_number_is_read_or_refused_in_bounded_memory(
+    tag: int, kind: int, count: int, value: int
+) -> None:
+    facts = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
+    entries = {each: (4, 1, number) for each, number in facts.items()} | {tag: (kind, count, value)}
+    body = b"".join(struct.pack("<HHII", each, *entry) for each, entry in sorted(entries.items()))
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4)
+    with pytest.MonkeyPatch.context() as patch, bounded_memory():
+        patch.setattr(images, "LIMITS", SMALL)
+        read_or_refuse(data)
+
+
+def test_a_description_of_one_page_is_read() -> None:
+    assert [page.shape for page in read(described(ome()))] == [(HEIGHT, WIDTH)]
+
+
+@pytest.mark.parametrize("number", [10**5, 10**9, 10**12])
+@pytest.mark.parametrize("fact", ["SizeT", "SizeZ", "SizeC"])
+def test_an_ome_description_of_more_planes_than_the_limit_takes_neither_memory_nor_time(
+    fact: str, number: int
+) -> None:
+    with bounded_memory(images.MEBI), pytest.raises(ImageTooLarge, match="more than 10000 planes"):
+        read(described(ome(**{fact: number})))
+
+
+def test_a_billion_planes_of_one_page_are_refused_too() -> None:
+    for claim in ('IFD="0" PlaneCount="1000000000"', 'NumPlanes="1000000000"'):
+        with bounded_memory(images.MEBI), pytest.raises(ImageTooLarge):
+            read(described(ome(f"<TiffData {claim}/>")))
+
+
+def test_an_ome_description_of_larger_pages_than_there_are_is_refused() -> None:
+    with bounded_memory(images.MEBI), pytest.raises(UnreadableImage, match="does not fit its pages"):
+        read(described(ome(SizeX=10**12)))
+
+
+@pytest.mark.parametrize("order", ["TCZYX", "XYTTT"])
+def test_an_ome_description_of_another_order_of_axes_is_refused(order: str) -> None:
+    with bounded_memory(images.MEBI), pytest.raises(UnreadableImage):
+        read(described(ome(DimensionOrder=order, SizeT=9_000)))
+
+
+@pytest.mark.parametrize("step", ["1", "0.000000001", "nan"])
+def test_an_annotation_that_spreads_an_axis_over_a_billion_labels_is_refused(step: str) -> None:
+    along = f'<ModuloAlongT Type="lifetime" Start="0" End="1000000000" Step="{step}"/>'
+    annotation = (
+        '<StructuredAnnotations><XMLAnnotation ID="A:0" Namespace="openmicroscopy.org/modulo"><Value><Modulo>'
+        f"{along}</Modulo></Value></XMLAnnotation></StructuredAnnotations>"
+    )
+    with bounded_memory(images.MEBI), pytest.raises(RejectedInput):
+        read(described(ome(annotation=annotation)))
+
+
+def test_a_page_named_a_hundred_thousand_times_is_refused_before_it_is_looked_up_as_often() -> None:
+    with pytest.raises(ImageTooLarge):
+        read(described(ome('<TiffData IFD="0"/>' * 100_000)))
+
+
+def test_entities_that_grow_a_thousandfold_are_not_unfolded() -> None:
+    grown = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
+    bomb = f'<!DOCTYPE OME [<!ENTITY e0 "0123456789">{grown}]>{ome("&e9;")}'
+    with bounded_memory(64 * images.MEBI):
+        read_or_refuse(described(bomb))
+
+
+@pytest.mark.parametrize("count", [10**6, 10**12])
+def test_imagej_s_and_our_own_descriptions_are_bounded_as_well(count: int) -> None:
+    for description in (
+        f"ImageJ=1.53t\nimages={count}\nframes={count}\n",
+        f"ImageJ=1.53t\nimages=1\nchannels={count}\nhyperstack=true\n",
+        json.dumps({"shape": [count, HEIGHT, WIDTH]}),
+    ):
+        with bounded_memory(images.MEBI), pytest.raises(RejectedInput):
+            read(described(description))
+
+
+def test_a_segment_that_does_not_tell_its_size_is_refused() -> None:
+    for packed in ("lerc", "jpegxl", "jpegxr"):
+        with pytest.raises(UnreadableImage, match="save it with LZW or deflate"):
+            read(tiff(noise(16, 16), metadata=None, compression=packed))
+
+
+@pytest.mark.parametrize("packed", ["deflate", "zstd"])
+def test_a_strip_that_unpacks_to_more_than_its_page_is_not_unpacked_whole(packed: str) -> None:
+    zeros = bytes(64 * images.MEBI)
+    number, strip = {
+        "deflate": (8, imagecodecs.zlib_encode(zeros)),
+        "zstd": (50_000, imagecodecs.zstd_encode(zeros)),
+    }[packed]
+    facts = {256: 16, 257: 16, 258: 8, 259: number, 262: 1, 273: 200, 277: 1, 278: 16, 279: len(strip)}
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in facts.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(facts)) + body + bytes(4)
+    with bounded_memory():
+        read_or_refuse(head.ljust(200, b"\0") + strip)
+
+
+def test_a_pickle_is_no_image() -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{"a": 1}], object), allow_pickle=True)
+    for data in (stream.getvalue(), b"\x80\x04\x95" + bytes(20)):
+        with pytest.raises(UnreadableImage, match="is not a TIFF, PNG or JPEG"):
+            read(data)
