@@ -227,6 +227,16 @@ def test_imagej_s_and_our_own_descriptions_are_bounded_as_well(count: int) -> No
             read(described(description))
 
 
+def test_a_slide_scanner_s_description_of_a_billion_planes_is_not_believed() -> None:
+    dimension = '<dimension r="0" ifd="0" c="1000000000" z="1000000000" sizeX="1" sizeY="1"/>'
+    slide = f'<image><pixels sizeX="1" sizeY="1">{dimension}</pixels><view offsetX="0" offsetY="0"/></image>'
+    collection = f'<collection sizeX="1" sizeY="1">{slide}</collection>'
+    schema = "http://www.leica-microsystems.com/scn/2010/10/01"
+    description = f'<?xml version="1.0"?><scn xmlns="{schema}">{collection}</scn>'
+    with bounded_memory(images.MEBI):
+        assert [page.shape for page in read(described(description))] == [(HEIGHT, WIDTH)]
+
+
 def test_a_segment_that_does_not_tell_its_size_is_refused() -> None:
     for packed in ("lerc", "jpegxl", "jpegxr"):
         with pytest.raises(UnreadableImage, match="save it with LZW or deflate"):

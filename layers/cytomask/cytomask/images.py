@@ -356,7 +356,8 @@ class TiffImage:
 
     def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self.name = name
-        file = tifffile.TiffFile(stream, name=name.rpartition("/")[2], is_ndpi=False)
+        # Read as plain TIFFs: what a slide scanner's reader believes of them may not fit in memory.
+        file = tifffile.TiffFile(stream, name=name.rpartition("/")[2], is_ndpi=False, is_scn=False)
         directories = _follow_chain(file, size, name)
         ome.require_bounded(file, directories, LIMITS.file_pages, name)
         found = file.series
