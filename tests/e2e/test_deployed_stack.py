@@ -1,8 +1,10 @@
 """`sam deploy` to the emulated account, then the whole way: upload, notification, queue, container, mask."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import numpy as np
@@ -105,6 +107,9 @@ def test_an_upload_becomes_a_mask_and_a_job_by_the_container_that_was_deployed(
     assert job["mask"] == f"s3://{deployed.outputs['OutputBucketName']}/{key}.mask.png"
     np.testing.assert_array_equal(deployed.mask(job["mask"]), mask_of_command_line(picture, tmp_path))
     assert f"{LOOPBACK}:{account.port}/cytomask" in run("docker", "ps", "--format={{.Image}}").stdout
+    command = Path(sys.executable).with_name("cytomask")
+    listed = run(command, "jobs", job["job_id"], "--stack", STACK, "--endpoint-url", account.endpoint).stdout
+    assert image in listed and "SUCCEEDED" in listed
 
 
 def test_of_two_bad_messages_the_broken_is_rejected_and_the_failing_ends_in_the_dead_letter_queue(
