@@ -25,7 +25,7 @@ class SwinUNetConfig:
     Attributes:
         width: of the tokens at stride 8; they double with every coarser stage.
         depths: blocks of each stage from stride 8 on, in the encoder and again in the decoder.
-        full_width, half_width, quarter_width: of the convolutions at strides 1, 2 and 4.
+        half_width, quarter_width: of the convolutions at strides 2 and 4.
     """
 
     width: int = 64
@@ -33,7 +33,6 @@ class SwinUNetConfig:
     bottleneck_depth: int = 2
     head_width: int = 16
     mlp_ratio: int = 4
-    full_width: int = 4
     half_width: int = 16
     quarter_width: int = 32
 
@@ -104,49 +103,42 @@ class Stem(nn.Module):
 
     def __init__(self, config: SwinUNetConfig) -> None:
         super().__init__()
-        full, half, quarter = config.full_width, config.half_width, config.quarter_width
-        self.at_full = convolution(1, full)
+        half, quarter = config.half_width, config.quarter_width
         self.at_half = nn.Sequential(convolution(1, half, stride=2), convolution(half, half))
         self.at_quarter = nn.Sequential(convolution(half, quarter, stride=2), Residual(quarter))
         self.embed = nn.Conv2d(quarter, config.width, 3, stride=2, padding=1)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         half = self.at_half(image)  # B, half_width, H/2, W/2
         quarter = self.at_quarter(half)  # B, quarter_width, H/4, W/4
-        return self.at_full(image), half, quarter, self.embed(quarter)
+        return half, quarter, self.embed(quarter)
 
 
 class Head(nn.Module):
-    """From stride 8 back to pixels, meeting the stem's features on the way."""
+    """From stride 8 back to pixels, meeting the stem's features on the way.
+
+    Convolutions of few channels at full resolution cost most for what they add: the last of them gives the
+    four pixels of every place at stride 2.
+    """
 
     def __init__(self, config: SwinUNetConfig) -> None:
         super().__init__()
-        full, half, quarter = config.full_width, config.half_width, config.quarter_width
-        self.to_quarter = Finer(config.width, quarter)
-        self.fuse_quarter = nn.Sequential(convolution(2 * quarter, quarter), Residual(quarter))
-        self.to_half = Finer(quarter, half)
-        self.fuse_half = convolution(2 * half, half)
-        self.to_full = Finer(half, full)
-        self.fuse_full = convolution(2 * full, full)
-        self.logit = nn.Conv2d(full, 1, 1)
+        half, quarter = config.half_width, config.quarter_width
+        self.to_quarter = nn.Conv2d(config.width, quarter, 1)
+        self.fuse_quarter = nn.Sequential(convolution(quarter, quarter), Residual(quarter))
+        self.to_half = nn.Conv2d(quarter, half, 1)
+        self.fuse_half = nn.Sequential(convolution(half, half), convolution(half, half))
+        self.logit = nn.Conv2d(half, 4, 1)
 
-    def forward(self, x: Tensor, full: Tensor, half: Tensor, quarter: Tensor) -> Tensor:
-        x = self.fuse_quarter(torch.cat([self.to_quarter(x), quarter], dim=1))
-        x = self.fuse_half(torch.cat([self.to_half(x), half], dim=1))
-        x = self.fuse_full(torch.cat([self.to_full(x), full], dim=1))
-        logits: Tensor = self.logit(x)
-        return logits
+    def forward(self, x: Tensor, half: Tensor, quarter: Tensor) -> Tensor:
+        x = self.fuse_quarter(doubled(self.to_quarter(x)) + quarter)
+        x = self.fuse_half(doubled(self.to_half(x)) + half)
+        return functional.pixel_shuffle(self.logit(x), 2)  # B, 1, H, W
 
 
-class Finer(nn.Module):
-    """Doubles the resolution by sub-pixels: (B, wide, H, W) to (B, narrow, 2H, 2W)."""
-
-    def __init__(self, wide: int, narrow: int) -> None:
-        super().__init__()
-        self.spread = nn.Conv2d(wide, 4 * narrow, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.pixel_shuffle(self.spread(x), 2)
+def doubled(x: Tensor) -> Tensor:
+    """Twice the resolution, every pixel four times: (B, C, H, W) to (B, C, 2H, 2W)."""
+    return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Residual(nn.Module):

@@ -29,13 +29,13 @@ def shipped() -> Predictor:
 def network() -> SwinUNet:
     """A small network with every kind of layer and with random weights, biases and statistics."""
     torch.manual_seed(0)
-    network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), full_width=2, half_width=4, quarter_width=8))
+    network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8))
     with torch.no_grad():
         for value in network.state_dict().values():
             if value.is_floating_point():
                 value.add_(0.2 * (torch.rand_like(value) - 0.5))
         # Logits from clear background to clear cell, or parity would compare nothing but halves.
-        network.head.logit.weight *= 20
+        network.head.logit.weight *= 40
     return network.eval()
 
 

@@ -7,8 +7,8 @@ from benchmarks.graph import count_flops, node_counts
 from benchmarks.worker import WEIGHTS
 
 # A little above what they are: what grows them on purpose raises them here, and says why.
-MOST_NODES = 470
-MOST_GFLOP = 1.6
+MOST_NODES = 355
+MOST_GFLOP = 1.45
 UNWANTED = {
     *(
         "cli.demo",
@@ -30,7 +30,7 @@ def test_the_shipped_graph_has_no_more_nodes_than_its_budget() -> None:
 
 
 def test_a_tile_takes_no_more_operations_than_its_budget() -> None:
-    assert 1.5e9 < count_flops(WEIGHTS) <= MOST_GFLOP * 1e9
+    assert 1.4e9 < count_flops(WEIGHTS) <= MOST_GFLOP * 1e9
 
 
 @pytest.mark.parametrize(("module", "most"), [("cli.segment", 285), ("functions.segment.app", 720)])

@@ -25,7 +25,7 @@ def weights(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "run" / "swin_unet.safetensors"
     path.parent.mkdir()
-    save(SwinUNet(SwinUNetConfig(width=16, depths=(2,), full_width=2, half_width=4, quarter_width=8)), path)
+    save(SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8)), path)
     return path
 
 

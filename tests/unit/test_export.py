@@ -68,7 +68,6 @@ def test_the_manifest_says_everything_of_the_network(network: SwinUNet, weights:
             "bottleneck_depth": 2,
             "head_width": 16,
             "mlp_ratio": 4,
-            "full_width": 2,
             "half_width": 4,
             "quarter_width": 8,
         },
@@ -115,11 +114,7 @@ def test_a_checkpoint_gives_the_network_it_was_saved_from(network: SwinUNet, tmp
     path = tmp_path / "checkpoint.safetensors"
     save_file(network.state_dict(), path, metadata={"config": json.dumps(network.config.as_dict())})
     loaded = load_checkpoint(path)
-    assert (
-        loaded.config
-        == network.config
-        == SwinUNetConfig(16, (2,), full_width=2, half_width=4, quarter_width=8)
-    )
+    assert loaded.config == network.config == SwinUNetConfig(16, (2,), half_width=4, quarter_width=8)
     assert not loaded.training
     assert np.array_equal(by_torch(loaded, tiles(1)), by_torch(network, tiles(1)))
 

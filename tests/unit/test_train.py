@@ -87,7 +87,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a network smaller than the one that ships."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("start") / "start.safetensors"
-    save(SwinUNet(SwinUNetConfig(width=16, depths=(2,), full_width=2, half_width=4, quarter_width=8)), path)
+    save(SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8)), path)
     return path
 
 
@@ -1053,7 +1053,7 @@ def test_the_weights_are_averaged_by_their_decay(start: Path, decay: float) -> N
 
 def constant_network(value: float) -> SwinUNet:
     """A network that gives every pixel this logit."""
-    network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), full_width=2, half_width=4, quarter_width=8))
+    network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8))
     with torch.no_grad():
         network.head.logit.weight.zero_()
         network.head.logit.bias.fill_(value)
