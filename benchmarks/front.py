@@ -20,6 +20,7 @@ from training.dataset import read_source
 SOURCES = ("usiigaci/val", "deepcell/val")  # neither trained on nor kept for the test
 OVERLAPS = (0, 28, 56, 84, 112)
 ROUNDS = 3
+TICKS = (10, 30, 100, 300, 1000)  # milliseconds
 MEGA = 1e6
 
 Segment = Callable[[NDArray[Any]], metrics.Mask]
@@ -87,6 +88,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         for row in rows:
             panel.plot(row["ms_per_megapixel"].median, fmean(row["iou"][source]), "o", label=row["way"])
         panel.set_xscale("log")
+        panel.set_xticks(TICKS, map("{:,}".format, TICKS))
+        panel.minorticks_off()
         panel.set(title=source, xlabel="ms per megapixel", ylabel="mean IoU")
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize=8)

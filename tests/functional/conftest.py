@@ -23,6 +23,7 @@ from factories import (
     REGION,
     SEGMENT_QUEUE_URL,
     TABLE,
+    LambdaContext,
     failed_messages,
     s3_event,
     sqs_batch,
@@ -66,19 +67,6 @@ class CountingPredictor:
     def predict(self, *arguments: Any) -> Prediction:
         self.pages += 1
         return self._predictor.predict(*arguments)
-
-
-@dataclass(frozen=True)
-class LambdaContext:
-    """What Lambda gives a handler beside the event."""
-
-    aws_request_id: str
-    function_name: str = "cytomask-segment"
-    memory_limit_in_mb: int = 3008
-    invoked_function_arn: str = f"arn:aws:lambda:{REGION}:000000000000:function:cytomask-segment"
-
-    def get_remaining_time_in_millis(self) -> int:
-        return 120_000
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,19 @@ GROUND_TRUTH = "cytomask-ground-truth-000000000000-eu-central-1"
 
 HEIGHT, WIDTH = 64, 80
 EVENTS = Path(__file__).parents[1] / "events"
+
+
+@dataclass(frozen=True)
+class LambdaContext:
+    """What Lambda gives a handler beside the event."""
+
+    aws_request_id: str
+    function_name: str = "cytomask-segment"
+    memory_limit_in_mb: int = 3008
+    invoked_function_arn: str = f"arn:aws:lambda:{REGION}:000000000000:function:cytomask-segment"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return 120_000
 
 
 @cache

@@ -4,8 +4,16 @@ import json
 import time
 
 import pytest
-from conftest import LambdaContext
-from factories import GROUND_TRUTH, QUEUE_URL, SEGMENT_QUEUE_URL, failed_messages, request, s3_event, tiff
+from factories import (
+    GROUND_TRUTH,
+    QUEUE_URL,
+    SEGMENT_QUEUE_URL,
+    LambdaContext,
+    failed_messages,
+    request,
+    s3_event,
+    tiff,
+)
 from moto.sqs.models import sqs_backends
 
 LONG = 5000
