@@ -12,7 +12,7 @@ export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_DEFAULT_REGION=eu-c
 export AWS_MAX_ATTEMPTS=1 SAM_CLI_TELEMETRY=0 DOCKER_BUILDKIT=0
 readonly BUCKET=cytomask-input-000000000000-eu-central-1
 logs=$(mktemp --directory)
-trap 'kill -INT "${started[@]}" 2>/dev/null; wait; rm -rf "$logs"' EXIT
+trap 'kill -INT "${started[@]}" 2>/dev/null || true; wait || true; rm -rf "$logs"' EXIT
 
 # usage: leave_running NAME SENTENCE COMMAND...   until it prints the sentence; its output is in the log of this name
 leave_running() {
