@@ -44,5 +44,6 @@ for place in 0 1; do
 done
 grep --text --only-matching 'REPORT RequestId.*' "$logs/lambda"
 container=$(docker ps --quiet --filter ancestor=segmentfunction:segment --filter ancestor=segmentfunction:rapid-x86_64 | head -n 1)
-docker exec "$container" sh -c 'cat /sys/fs/cgroup/memory.peak /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2>/dev/null' |
+docker exec "$container" sh -c \
+    'cat /sys/fs/cgroup/memory.peak 2>/dev/null || cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes' |
     awk '{printf "at most %.0f MB in the container\n", $1 / 1e6}'
