@@ -12,6 +12,7 @@ from factories import (
     failed_messages,
     request,
     s3_event,
+    sqs_batch,
     tiff,
 )
 from moto.sqs.models import sqs_backends
@@ -19,26 +20,16 @@ from moto.sqs.models import sqs_backends
 LONG = 5000
 
 
-def received(stack, *bodies, queue_url=SEGMENT_QUEUE_URL, deliveries=1):
+def received(stack, *bodies, queue_url=SEGMENT_QUEUE_URL, deliveries=1, waiting=""):
     """A batch as SQS delivers it: its messages lie in the queue, invisible for `LONG` seconds."""
-    for body in bodies:
-        text = body if isinstance(body, str) else json.dumps(body)
-        stack.sqs.send_message(QueueUrl=queue_url, MessageBody=text)
+    batch = sqs_batch(*bodies, waiting=waiting)
+    for record in batch["Records"]:
+        stack.sqs.send_message(QueueUrl=queue_url, MessageBody=record["body"])
     answer = stack.sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10, VisibilityTimeout=LONG)
-    return {
-        "Records": [
-            {
-                "messageId": f"m{place}",
-                "receiptHandle": message["ReceiptHandle"],
-                "body": message["Body"],
-                "attributes": {"ApproximateReceiveCount": str(deliveries)},
-                "messageAttributes": {},
-                "eventSource": "aws:sqs",
-                "eventSourceARN": "arn:aws:sqs:eu-central-1:123456789012:of-the-test",
-            }
-            for place, message in enumerate(answer["Messages"])
-        ]
-    }
+    for record, message in zip(batch["Records"], answer["Messages"], strict=True):
+        record |= {"receiptHandle": message["ReceiptHandle"], "body": message["Body"]}
+        record["attributes"] = record["attributes"] | {"ApproximateReceiveCount": str(deliveries)}
+    return batch
 
 
 def seconds_until_visible(name="cytomask-segment"):
@@ -93,12 +84,10 @@ def hurried(stack, monkeypatch):
     )
     for key in ("a.tif", "b.tif", "c.tif"):
         stack.upload(key, tiff())
-    return received(stack, *(request(f"{key}.tif") for key in "abc"), deliveries=5)
+    return received(stack, *(request(f"{key}.tif") for key in "abc"), deliveries=5, waiting="0" * 32)
 
 
 def test_what_a_batch_has_no_time_for_is_sent_again_and_counts_no_try(stack, hurried, log_lines):
-    for record in hurried["Records"]:
-        record["messageAttributes"] = {"job_id": {"dataType": "String", "stringValue": "0" * 32}}
     assert failed_messages(stack.handle(hurried)) == []
     done = {row["image"].rpartition("/")[2] for row in stack.rows() if row["status"] == "SUCCEEDED"}
     assert len(stack.rows()) == len(done)  # what went back left no row that holds it

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from tiffs import tiff
 
 from cytomask import images
 from cytomask.errors import ImageTooLarge, RejectedInput, UnreadableImage
@@ -33,14 +34,6 @@ NUMBERS = (0, 1, 2, 7, 8, 255, 256, 9_999, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2
 
 def noise(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-
-def tiff(*arrays: NDArray[Any], writer: dict[str, Any] | None = None, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    with tifffile.TiffWriter(stream, **(writer or {})) as file:
-        for array in arrays:
-            file.write(array, **{"contiguous": False, **options})
-    return stream.getvalue()
 
 
 def described(description: str, pages: int = 1) -> bytes:

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from tiffs import tiff
 
 from cytomask import images
 from cytomask.errors import (
@@ -40,15 +41,6 @@ def noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
 def planes(*lengths: int) -> NDArray[np.uint8]:
     """Planes that all differ: (*lengths, HEIGHT, WIDTH) uint8."""
     return noise(*lengths, HEIGHT, WIDTH)
-
-
-def tiff(*arrays: NDArray[Any], writer: dict[str, Any] | None = None, **options: Any) -> bytes:
-    """A TIFF into which each array is written on its own, as one page or one series."""
-    stream = io.BytesIO()
-    with tifffile.TiffWriter(stream, **(writer or {})) as file:
-        for array in arrays:
-            file.write(array, **{"contiguous": False, **options})
-    return stream.getvalue()
 
 
 def plain_tiff(*arrays: NDArray[Any], **options: Any) -> bytes:
