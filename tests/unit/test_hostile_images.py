@@ -3,6 +3,7 @@
 What a search by random changes has found is kept here as plain tests.
 """
 
+import gc
 import io
 import json
 import struct
@@ -89,6 +90,20 @@ def read_or_refuse(source: bytes) -> None:
         assert error.code
 
 
+def read_or_refuse_in_bounded_memory(source: bytes, most: int = MOST_BYTES) -> None:
+    """Fails where that takes too much three times: once, it may be what another test left behind."""
+    for again in (True, True, False):
+        try:
+            with bounded_memory(most):
+                read_or_refuse(source)
+        except AssertionError:
+            if not again:
+                raise
+            gc.collect()
+        else:
+            return
+
+
 FILES = {
     "plain": tiff(*noise(2, 9, 20), metadata=None),
     "lzw": tiff(*noise(2, 9, 20), metadata=None, compression="lzw"),
@@ -130,9 +145,9 @@ def test_a_changed_file_is_read_or_refused_in_bounded_memory(
         size = struct.calcsize(form)
         at = int(share * (len(data) - size))
         struct.pack_into(form, data, at, number % 2 ** (8 * size))
-    with pytest.MonkeyPatch.context() as patch, bounded_memory():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "LIMITS", SMALL)
-        read_or_refuse(bytes(data))
+        read_or_refuse_in_bounded_memory(bytes(data))
 
 
 @settings(max_examples=150)
@@ -151,9 +166,9 @@ def test_a_tiff_one_of_whose_facts_is_any_number_is_read_or_refused_in_bounded_m
     entries = {each: (4, 1, number) for each, number in facts.items()} | {tag: (kind, count, value)}
     body = b"".join(struct.pack("<HHII", each, *entry) for each, entry in sorted(entries.items()))
     data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4)
-    with pytest.MonkeyPatch.context() as patch, bounded_memory():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "LIMITS", SMALL)
-        read_or_refuse(data)
+        read_or_refuse_in_bounded_memory(data)
 
 
 def test_a_description_of_one_page_is_read() -> None:
@@ -205,8 +220,7 @@ def test_a_page_named_a_hundred_thousand_times_is_refused_before_it_is_looked_up
 def test_entities_that_grow_a_thousandfold_are_not_unfolded() -> None:
     grown = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
     bomb = f'<!DOCTYPE OME [<!ENTITY e0 "0123456789">{grown}]>{ome("&e9;")}'
-    with bounded_memory(64 * images.MEBI):
-        read_or_refuse(described(bomb))
+    read_or_refuse_in_bounded_memory(described(bomb), 64 * images.MEBI)
 
 
 @pytest.mark.parametrize("count", [10**6, 10**12])
@@ -246,8 +260,7 @@ def test_a_strip_that_unpacks_to_more_than_its_page_is_not_unpacked_whole(packed
     facts = {256: 16, 257: 16, 258: 8, 259: number, 262: 1, 273: 200, 277: 1, 278: 16, 279: len(strip)}
     body = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in facts.items())
     head = b"II*\0" + struct.pack("<IH", 8, len(facts)) + body + bytes(4)
-    with bounded_memory():
-        read_or_refuse(head.ljust(200, b"\0") + strip)
+    read_or_refuse_in_bounded_memory(head.ljust(200, b"\0") + strip)
 
 
 def test_a_pickle_is_no_image() -> None:

@@ -181,13 +181,13 @@ def test_the_real_clearml_writes_an_offline_session_without_a_server(tmp_path: P
     out, home = tmp_path / "out", tmp_path / "home"
     home.mkdir()
     script = (
-        "monitoring.CLOSE_SECONDS = 120\n"
+        "monitoring.CALL_SECONDS = monitoring.CLOSE_SECONDS = 300\n"
         f"with {monitor_in(out)} as monitor:\n"
         "    monitor.scalars({'loss': 0.5, 'validation/iou': monitoring.np.float32(0.75)}, 7)\n"
         "    monitor.image('samples', monitoring.np.zeros((8, 9, 3), 'uint8'), 7)\n"
         "assert 'clearml' not in sys.modules\n"
     )
-    outcome = run(script, 240, HOME=str(home), MPLCONFIGDIR=str(tmp_path))
+    outcome = run(script, 640, HOME=str(home), MPLCONFIGDIR=str(tmp_path))
     assert outcome.returncode == 0, outcome.stderr
     assert "ClearML is off" not in outcome.stderr, (out / "clearml.log").read_text()
     [session] = home.rglob("*.zip")
