@@ -1,13 +1,13 @@
 """The Swin-UNet as it is exported: the weights and logits of `model.swin_unet`, with fewer copies in between.
 
-Norms and MLPs do not mind the order of the tokens. So these stay in the order of the windows that attend
-next, and one gather does what a roll, a partition and their inverses do in training. Tokens are rows of
-matrices, whose biases ONNX Runtime adds within the product; what follows from weights alone is computed once.
+It takes one tile, and tokens are rows of one matrix from end to end. Norms and MLPs do not mind their order.
+So the rows stay in the order of the windows that attend next, and one gather does what a roll, a partition
+and their inverses do in training. What follows from weights alone is computed once. Attention is ONNX's own
+operator (https://onnx.ai/onnx/operators/onnx__Attention.html), which ONNX Runtime runs as one step.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model.preprocess import TILE
 from model.swin_unet import (
@@ -29,7 +29,7 @@ Order = Tensor
 
 
 class ServingNetwork(nn.Module):
-    """A trained network for tiles of 224 pixels: (B, 1, 224, 224) float32 to logits of the same shape."""
+    """A trained network for one tile of 224 pixels: (1, 1, 224, 224) float32 to logits of the same shape."""
 
     def __init__(self, network: SwinUNet) -> None:
         super().__init__()
@@ -66,8 +66,8 @@ class ServingNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         *fine, x = self.stem(image)
-        side = x.shape[-1]
-        x = x.flatten(2).transpose(1, 2)  # B, N, C
+        _, width, side, _ = x.shape
+        x = x.reshape(width, -1).T  # N, C
         skips = []
         for stage, merge in zip(self.encoder, self.merges, strict=True):
             x = stage(x)
@@ -76,13 +76,13 @@ class ServingNetwork(nn.Module):
         x = self.bottleneck(x)
         for expand, stage in zip(self.expands, self.decoder, strict=True):
             x = stage(expand(x, skips.pop()))
-        x = self.to_raster(self.norm(x)).transpose(1, 2)  # B, C, N
-        logits: Tensor = self.head(x.reshape(-1, x.shape[1], side, side), *fine)
+        x = self.to_raster(self.norm(x)).T  # C, N
+        logits: Tensor = self.head(x.reshape(1, width, side, side), *fine)
         return logits
 
 
 class Reorder(nn.Module):
-    """Takes tokens from one order to another: (B, N, C) to the same."""
+    """Takes tokens from one order to another: (N, C) to the same."""
 
     def __init__(self, present: Order, wanted: Order) -> None:
         super().__init__()
@@ -90,11 +90,11 @@ class Reorder(nn.Module):
         self.register_buffer("index", torch.argsort(present)[wanted])
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.index_select(x, 1, self.get_buffer("index")) if self.needed else x
+        return torch.index_select(x, 0, self.get_buffer("index")) if self.needed else x
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution: (B, N, C) to the same, whose tokens are then in the order `order`."""
+    """The blocks of one resolution: (N, C) to the same, whose tokens are then in the order `order`."""
 
     def __init__(self, blocks: nn.Module, side: int, order: Order) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Stage(nn.Module):
 
 
 class Block(nn.Module):
-    """A `SwinBlock` whose tokens lie window by window: (B, N, C) to the same."""
+    """A `SwinBlock` whose tokens lie window by window: (N, C) to the same."""
 
     def __init__(self, block: SwinBlock, side: int, shift: int) -> None:
         super().__init__()
@@ -122,46 +122,43 @@ class Block(nn.Module):
         self.attention = Attention(block.attention, side, shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        _, tokens, width = x.shape
-        rows = x.reshape(-1, width)  # B*N, C
-        rows = rows + self.attention(self.norm_attention(rows))
-        rows = rows + self.mlp(self.norm_mlp(rows))
-        out: Tensor = rows.reshape(-1, tokens, width)
+        x = x + self.attention(self.norm_attention(x))
+        out: Tensor = x + self.mlp(self.norm_mlp(x))
         return out
 
 
 class Attention(nn.Module):
-    """A `WindowAttention` over rows that lie window by window: (B*N, C) to the same."""
+    """A `WindowAttention` over tokens that lie window by window: (N, C) to the same."""
 
     def __init__(self, attention: WindowAttention, side: int, shift: int) -> None:
         super().__init__()
-        self.heads, self.project = attention.heads, attention.project
-        width = attention.project.in_features
-        scale = torch.ones(3 * width)
-        scale[:width] = attention.scale  # of the queries
-        bias = attention.relative_bias[attention.relative_index].permute(2, 0, 1)  # h, T, T
+        self.heads, self.scale = attention.heads, attention.scale
+        self.qkv, self.project = attention.qkv, attention.project
+        bias = attention.relative_bias[attention.relative_index].permute(2, 0, 1)[None]  # 1, h, T, T
         if shift:
             bias = bias + shift_mask(side, side, shift)[:, None]  # windows, h, T, T
-        self.register_buffer("weight", (attention.qkv.weight * scale[:, None]).detach())
-        self.register_buffer("offset", (attention.qkv.bias * scale).detach())
         self.register_buffer("bias", bias.detach().contiguous())
 
-    def forward(self, rows: Tensor) -> Tensor:
-        width = rows.shape[-1]
-        weight, offset, bias = (self.get_buffer(name) for name in ("weight", "offset", "bias"))
-        qkv = functional.linear(rows, weight, offset)
-        qkv = qkv.reshape(-1, TOKENS, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each B*windows, h, T, C/h
-        scores = query @ key.transpose(-2, -1)  # B*windows, h, T, T
-        scores = scores.reshape(-1, *bias.shape) + bias  # B, windows, h, T, T where shifted
-        scores = scores.reshape(-1, self.heads, TOKENS, TOKENS)
-        mixed = scores.softmax(dim=-1) @ value  # B*windows, h, T, C/h
-        out: Tensor = self.project(mixed.transpose(1, 2).reshape(-1, width))
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1]
+        query, key, value = (
+            part.reshape(-1, TOKENS, width) for part in self.qkv(x).chunk(3, dim=-1)
+        )  # each windows, T, C
+        mixed, *_ = torch.onnx.ops.attention(
+            query,
+            key,
+            value,
+            self.get_buffer("bias"),
+            q_num_heads=self.heads,
+            kv_num_heads=self.heads,
+            scale=self.scale,
+        )
+        out: Tensor = self.project(mixed.reshape(-1, width))
         return out
 
 
 class Merge(nn.Module):
-    """A `PatchMerging` of tokens that are brought four by four: (B, N, C) to (B, N/4, 2C)."""
+    """A `PatchMerging` of tokens that are brought four by four: (N, C) to (N/4, 2C)."""
 
     def __init__(self, merge: nn.Module, reorder: Reorder) -> None:
         super().__init__()
@@ -169,13 +166,12 @@ class Merge(nn.Module):
         self.norm, self.reduce, self.reorder = merge.norm, merge.reduce, reorder
 
     def forward(self, x: Tensor) -> Tensor:
-        _, tokens, width = x.shape
-        merged: Tensor = self.reduce(self.norm(self.reorder(x).reshape(-1, tokens // 4, 4 * width)))
+        merged: Tensor = self.reduce(self.norm(self.reorder(x).reshape(-1, 4 * x.shape[-1])))
         return merged
 
 
 class Expand(nn.Module):
-    """A `PatchExpanding`, fused with the skip: (B, N, wide) and (B, 4N, narrow) to (B, 4N, narrow)."""
+    """A `PatchExpanding`, fused with the skip: (N, wide) and (4N, narrow) to (4N, narrow)."""
 
     def __init__(self, expand: nn.Module, fuse: nn.Module, reorder: Reorder, reorder_skip: Reorder) -> None:
         super().__init__()
@@ -184,10 +180,8 @@ class Expand(nn.Module):
         self.fuse, self.reorder, self.reorder_skip = fuse, reorder, reorder_skip
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        tokens = 4 * x.shape[1]
-        x = self.expand(self.norm(x)).reshape(-1, tokens, self.narrow)
-        both = torch.cat([self.reorder(x), self.reorder_skip(skip)], dim=-1)  # B, 4N, 2*narrow
-        fused: Tensor = self.fuse(both.reshape(-1, 2 * self.narrow)).reshape(-1, tokens, self.narrow)
+        x = self.reorder(self.expand(self.norm(x)).reshape(-1, self.narrow))
+        fused: Tensor = self.fuse(torch.cat([x, self.reorder_skip(skip)], dim=-1))
         return fused
 
 

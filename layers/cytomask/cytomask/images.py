@@ -15,8 +15,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+import imagecodecs
 import numpy as np
 import tifffile
+from imagecodecs import PNG
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, TIFF
@@ -51,9 +53,6 @@ OUTLINE = np.array([230, 159, 0], np.uint8)  # the orange of Okabe and Ito, told
 TINT = 0.15
 SAMPLED_PIXELS = 4 * MEGA
 ROWS_AT_ONCE = 256
-# 704 x 520 pixels at the default level 6 and at 1: mask 9 and 3 ms (13 and 20 kB), probability 67 and
-# 29 ms (466 and 498 kB), overlay 136 and 31 ms (382 and 410 kB).
-PNG_LEVEL = 1
 
 # What tifffile complains of in free text is refused here by name, or does not matter.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -210,7 +209,7 @@ def read_page(path: Path, index: int = 0, channel: int | None = None) -> Page:
 
 def encode_mask(mask: NDArray[np.bool_]) -> bytes:
     """An 8-bit PNG of one channel, 0 or 255, from (H, W) bool."""
-    return _png(Image.fromarray(mask.astype(np.uint8) * np.uint8(255)))
+    return _png(mask.astype(np.uint8) * np.uint8(255), PNG.STRATEGY.RLE, PNG.FILTER.NONE)
 
 
 def encode_probability(probability: NDArray[np.float32]) -> bytes:
@@ -218,7 +217,7 @@ def encode_probability(probability: NDArray[np.float32]) -> bytes:
     levels = np.empty(probability.shape, np.uint16)
     for rows in _bands(probability.shape[0]):
         levels[rows] = np.rint(probability[rows] * FULL_16_BIT)
-    return _png(Image.fromarray(levels))
+    return _png(levels, PNG.STRATEGY.RLE, PNG.FILTER.PAETH)
 
 
 def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
@@ -235,16 +234,15 @@ def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
     shades = np.arange(256)[:, None]  # 256, 1
     plain = np.repeat(shades, RGB, axis=1).astype(np.uint8)  # 256, RGB
     tinted = (shades + (OUTLINE - shades) * TINT).astype(np.uint8)  # 256, RGB
-    height, width = pixels.shape
-    drawing = Image.new("RGB", (width, height))
-    for rows in _bands(height):
+    drawing = np.empty((*pixels.shape, RGB), np.uint8)
+    for rows in _bands(pixels.shape[0]):
         inside = mask[rows]
         shade = np.clip((pixels[rows].astype(np.float64) - low) * gain + 0.5, 0, 255).astype(np.uint8)
         colours = plain[shade]  # rows, W, RGB
         colours[inside] = tinted[shade[inside]]
         colours[_outline(mask, rows)] = OUTLINE
-        drawing.paste(Image.fromarray(colours), (0, rows.start))
-    return _png(drawing)
+        drawing[rows] = colours
+    return _png(drawing, PNG.STRATEGY.DEFAULT, PNG.FILTER.NONE)
 
 
 def _percentiles(pixels: NDArray[Any]) -> tuple[float, float]:
@@ -275,10 +273,13 @@ def _bands(height: int) -> Iterator[slice]:
     return (slice(top, min(top + ROWS_AT_ONCE, height)) for top in range(0, height, ROWS_AT_ONCE))
 
 
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=PNG_LEVEL)
-    return stream.getvalue()
+def _png(pixels: NDArray[np.uint8 | np.uint16], strategy: PNG.STRATEGY, filter_: PNG.FILTER) -> bytes:
+    """A PNG by libpng, which can be told how to filter and pack where Pillow tries every filter on every row.
+
+    704 x 520 pixels by the ways chosen here, and by Pillow at its fastest: mask 0.6 and 2.3 ms (9 and 16 kB),
+    probability 7 and 21 ms (490 and 515 kB), overlay 10 and 23 ms (349 and 463 kB).
+    """
+    return bytes(imagecodecs.png_encode(pixels, level=1, strategy=strategy, filter=filter_))
 
 
 def check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: Limits) -> None:
