@@ -51,7 +51,7 @@ def main() -> None:
         dissected = dissect(image, threads)
         say("warm processes")
         warm = figures.warm(image, threads)
-        limit = figures.against_the_limit(image, threads)
+        limits = figures.against_the_limit(image, threads)
         say("IoU against time" if parsed.data else "no IoU: --data was not given")
         front = measure(parsed.data, parsed.networks, threads) if parsed.data else None
         say("runtimes")
@@ -60,8 +60,8 @@ def main() -> None:
         native_ms = [native(image, threads) for threads in (1, 2)]
     results: dict[str, Any] = {
         "machine": about,
-        "figures": [*cold_starts, *warm, figures.accuracy(), figures.environment_size(), limit],
-        "graph": figures.graph(),
+        "figures": [*cold_starts, *warm, *figures.accuracies(), figures.environment_size(), *limits],
+        "graphs": figures.graphs(),
         "cold": dissected,
         "runtimes": compared,
         "lambda": runtimes.lambda_sizes(*native_ms),

@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from benchmarks.timing import Spread, in_turns
 from cytomask import metrics
 from model import preprocess
-from model.predictor import WEIGHTS, Infer, logit, logits_of_page, open_network, read_manifest
+from model.predictor import (
+    MODES,
+    WEIGHTS,
+    Infer,
+    load_network,
+    logit,
+    logits_of_page,
+    open_network,
+    read_manifest,
+)
 from training.dataset import read_source
 
 SOURCES = ("usiigaci/val", "deepcell/val")  # neither trained on nor kept for the test
@@ -29,7 +38,7 @@ Segment = Callable[[NDArray[Any]], metrics.Mask]
 def measure(data: Path, networks: Sequence[Path], threads: int) -> list[dict[str, Any]]:
     """IoU of each image by source, and milliseconds per megapixel from page to mask, of every way.
 
-    `networks` are ONNX files beside the one that serves, with its normalisation and threshold.
+    `networks` are ONNX files beside those that serve, with their normalisation and at a threshold of 0.5.
     """
     samples = {source: [sample.read() for sample in read_source(data, source)] for source in SOURCES}
     pages = [page for pairs in samples.values() for page, _ in pairs]
@@ -49,25 +58,26 @@ def measure(data: Path, networks: Sequence[Path], threads: int) -> list[dict[str
 
 
 def _ways(networks: Sequence[Path], threads: int) -> dict[str, Segment]:
-    manifest = read_manifest(WEIGHTS)
-    cut = logit(manifest.threshold)
-    serving = open_network(WEIGHTS / manifest.file, threads)
+    manifests = {mode: read_manifest(WEIGHTS / mode, mode) for mode in MODES}
+    cuts = {mode: logit(manifest.threshold) for mode, manifest in manifests.items()}
+    serving = {mode: load_network(WEIGHTS / mode, manifest, threads) for mode, manifest in manifests.items()}
 
-    def overlapping(infer: Infer, overlap: int, page: NDArray[Any]) -> metrics.Mask:
+    def overlapping(infer: Infer, cut: float, overlap: int, page: NDArray[Any]) -> metrics.Mask:
         return logits_of_page(preprocess.normalise(page), "native", infer, overlap) >= cut
 
-    def squashed(infer: Infer, page: NDArray[Any]) -> metrics.Mask:
+    def squashed(infer: Infer, cut: float, page: NDArray[Any]) -> metrics.Mask:
         return logits_of_page(preprocess.normalise(page), "resize", infer) >= cut
 
+    native = partial(overlapping, serving["native"], cuts["native"])
     ways: dict[str, Segment] = {
-        "resize": partial(squashed, serving),
-        **{f"native, overlap {overlap}": partial(overlapping, serving, overlap) for overlap in OVERLAPS},
+        "resize": partial(squashed, serving["resize"], cuts["resize"]),
+        **{f"native, overlap {overlap}": partial(native, overlap) for overlap in OVERLAPS},
     }
     for path in networks:
         infer = open_network(path, threads)
         ways |= {
-            f"{path.stem}, resize": partial(squashed, infer),
-            f"{path.stem}, native": partial(overlapping, infer, preprocess.OVERLAP),
+            f"{path.stem}, resize": partial(squashed, infer, 0.0),
+            f"{path.stem}, native": partial(overlapping, infer, 0.0, preprocess.OVERLAP),
         }
     return ways
 

@@ -14,11 +14,7 @@ def node_counts(path: Path) -> Counter[str]:
 
 def count_flops(path: Path) -> int:
     """Operations of one tile's convolutions and matrix products; a multiplication and an addition are two."""
-    model = onnx.load(path)
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    del model.graph.value_info[:]
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True).graph
     shapes = {value.name: _sides(value) for value in (*graph.input, *graph.value_info, *graph.output)}
     shapes |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
     total = 0
@@ -29,6 +25,9 @@ def count_flops(path: Path) -> int:
             total += (
                 2 * prod(shapes[node.output[0]]) * prod(shapes[node.input[1]]) // shapes[node.output[0]][-1]
             )
+        elif node.op_type == "Attention":
+            windows, tokens, width = shapes[node.input[0]]
+            total += 2 * (2 * windows * tokens * tokens * width)  # queries by keys, scores by values
         elif node.op_type == "Conv":
             total += 2 * prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
     return total

@@ -8,8 +8,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from packaging.requirements import Requirement
+
+from model.predictor import MODES, WEIGHTS, read_manifest
 
 ROOT = Path(__file__).parents[1]
 GPU_ONLY = ("nvidia-", "cuda-", "triton")
@@ -30,7 +31,7 @@ REFERENCE = ("aws-lambda-powertools", "boto3", "numpy", "pillow", "safetensors",
 
 def describe(threads: int) -> dict[str, Any]:
     """The machine, its versions, and how busy it was."""
-    manifest = msgspec.json.decode((ROOT / "model" / "weights" / "manifest.json").read_bytes())
+    manifests = {mode: read_manifest(WEIGHTS / mode, mode) for mode in MODES}
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -40,8 +41,7 @@ def describe(threads: int) -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
-        "model": manifest["name"],
-        "model_sha256": manifest["sha256"],
+        **{f"network, {mode}": f"{each.name}, {each.sha256}" for mode, each in manifests.items()},
         "commit": _commit(),
     }
 

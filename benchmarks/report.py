@@ -21,7 +21,10 @@ def plain(value: object) -> object:
 def markdown(results: Mapping[str, Any]) -> str:
     """Everything that was measured, each as a table."""
     about = "; ".join(f"{name} {value}" for name, value in results["machine"].items())
-    network = results["graph"]
+    networks = "; ".join(
+        f"`{mode}` {network['nodes']} nodes, {network['flop'] / 1e9:.3f} GFLOP a tile"
+        for mode, network in results["graphs"].items()
+    )
     sections = [
         "# Benchmarks",
         "Made by `make bench`. Medians with quartiles in brackets; reference and ours took turns. The page "
@@ -31,9 +34,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"Machine: {about}.",
         "## Against the reference",
         figure_table(results["figures"]),
-        "## Network",
-        f"{network['nodes']} nodes, {network['flop'] / 1e9:.3f} GFLOP a tile. The limit is the time of as "
-        "many operations in a product of two 2048x2048 float32 matrices in ONNX Runtime on the same threads.",
+        "## Networks",
+        f"{networks}. The limit is the time of as many operations in a product of two 2048x2048 float32 "
+        "matrices in ONNX Runtime on the same threads.",
         "## Cold start, dissected",
         cold_table(results["cold"]),
         "## Runtimes",

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from model.predictor import Mode
 
-WEIGHTS = Path(__file__).parents[1] / "model" / "weights" / "swin_unet.onnx"
-CHECKPOINT = WEIGHTS.with_suffix(".safetensors")
+WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
+NATIVE, RESIZE = (WEIGHTS / mode / "swin_unet.onnx" for mode in ("native", "resize"))
 SIDE = 224
 OPSET = 20
 SQUARE = (2048, 2048)
@@ -52,7 +52,8 @@ def _served(image: Path, threads: int, mode: "Mode") -> Way:
     from model.predictor import Predictor  # noqa: PLC0415
 
     yield None
-    predictor, content = Predictor(threads=threads), image.read_bytes()
+    predictor, content = Predictor(threads=threads, modes=[mode]), image.read_bytes()
+    predictor.wait()
 
     def segment() -> None:
         with images.open_image(content) as opened:
@@ -79,19 +80,28 @@ def tile_torch(_: Path, threads: int) -> Way:
 
     yield None
     torch.set_num_threads(threads)
-    network, tile = load_checkpoint(CHECKPOINT), torch.zeros(1, 1, SIDE, SIDE)
+    network, tile = load_checkpoint(NATIVE.with_suffix(".safetensors")), torch.zeros(1, 1, SIDE, SIDE)
     with torch.inference_mode():
         yield lambda count: one_by_one(lambda: network(tile), count)
 
 
 def tile_onnxruntime(_: Path, threads: int) -> Way:
-    """The network alone in ONNX Runtime, as the predictor loads it."""
+    """The network for `native` alone in ONNX Runtime, as the predictor loads it."""
+    yield from _tile(NATIVE, threads)
+
+
+def tile_resize(_: Path, threads: int) -> Way:
+    """The network for `resize`, likewise."""
+    yield from _tile(RESIZE, threads)
+
+
+def _tile(network: Path, threads: int) -> Way:
     import numpy as np  # noqa: PLC0415
 
     from model.predictor import open_session  # noqa: PLC0415
 
     yield None
-    session, tile = open_session(WEIGHTS, threads), np.zeros((1, 1, SIDE, SIDE), np.float32)
+    session, tile = open_session(network, threads), np.zeros((1, 1, SIDE, SIDE), np.float32)
     yield lambda count: one_by_one(lambda: session.run(None, {"image": tile}), count)
 
 
@@ -103,7 +113,7 @@ def tile_openvino(_: Path, threads: int) -> Way:
     yield None
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     settings["INFERENCE_PRECISION_HINT"] = "f32"
-    network = openvino.Core().compile_model(WEIGHTS, "CPU", settings)
+    network = openvino.Core().compile_model(NATIVE, "CPU", settings)
     tile = np.zeros((1, 1, SIDE, SIDE), np.float32)
     yield lambda count: one_by_one(lambda: network([tile]), count)
 
@@ -147,6 +157,7 @@ WAYS: dict[str, Callable[[Path, int], Way]] = {
         resize_side_by_side,
         tile_torch,
         tile_onnxruntime,
+        tile_resize,
         tile_openvino,
         product,
     )

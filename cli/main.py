@@ -17,9 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match parsed.command:
             case "segment":
-                from cli.segment import run_segment  # noqa: PLC0415  # loads the network's runtime
-
-                return run_segment(parsed)
+                return _segment(parsed)
             case "demo":
                 from cli.demo import run_demo  # noqa: PLC0415  # needs the extra `local`
 
@@ -33,6 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _segment(parsed: argparse.Namespace) -> int:
+    """Imports what reads images while the network is loaded: who has one image waits for both."""
+    from model.predictor import Predictor, WeightsError  # noqa: PLC0415
+
+    try:
+        predictor = Predictor(modes=[parsed.mode])
+        from cli.segment import run_segment  # noqa: PLC0415
+
+        return run_segment(parsed, predictor)
+    except WeightsError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 def _run_on_stack(parsed: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from cytomask import images, metrics
 from cytomask.errors import CytomaskError
 from cytomask.requests import output_key
-from model.predictor import Predictor, WeightsError
+from model.predictor import Predictor
 
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 OUTPUTS = (".mask.png", ".overlay.png")
@@ -44,8 +44,12 @@ class Row:
     error: str | None = None
 
 
-def run_segment(arguments: argparse.Namespace) -> int:
-    """Segments every file; returns 1 if any was refused, 2 if nothing could be begun."""
+def run_segment(arguments: argparse.Namespace, predictor: Predictor) -> int:
+    """Segments every file; returns 1 if any was refused, 2 if nothing could be begun.
+
+    Raises:
+        WeightsError: there are no weights to serve; nothing was written.
+    """
     tasks = find_tasks(arguments.paths, arguments.out)
     clashes = find_clashes(tasks)
     if clashes:
@@ -59,12 +63,6 @@ def run_segment(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    try:
-        predictor = Predictor()
-    except WeightsError as error:
-        print(error, file=sys.stderr)
-        return 2
-
     rows = []
     for task in _with_progress(tasks):
         for row in segment_file(task, predictor, arguments):

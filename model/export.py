@@ -84,11 +84,15 @@ def export(
     licence: str,
     scores: dict[str, Any],
 ) -> Manifest:
-    """Writes ONNX file and manifest into `folder`, as the predictor reads them."""
+    """Writes ONNX file and manifest into `folder`, as the predictor reads them.
+
+    The mode that it is for is that of the training, `native` where it does not say.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(network, folder / ONNX_FILE)
     manifest = Manifest(
         name=name,
+        mode=training.get("mode", "native"),
         file=ONNX_FILE,
         sha256=hashlib.sha256((folder / ONNX_FILE).read_bytes()).hexdigest(),
         parameters=count_parameters(network),

@@ -1,13 +1,13 @@
-"""From a page of pixels to a mask of living cells, with the exported network in ONNX Runtime."""
+"""From a page of pixels to a mask of living cells, with the exported networks in ONNX Runtime."""
 
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from model import preprocess
 from model.preprocess import Blend, Pixels, TilePlan
 
 Mode = Literal["native", "resize"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 # A network: (N, 1, 224, 224) float32 tiles to their logits, of the same shape.
 Infer = Callable[[Pixels], Pixels]
 
@@ -30,9 +31,10 @@ class WeightsError(Exception):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of the exported network; written by `model.export`, read at every start.
+    """What is known of an exported network; written by `model.export`, read at every start.
 
     Attributes:
+        mode: what it was trained for.
         file: name of the ONNX file beside the manifest.
         sha256: of that file, in hex.
         parameters: number of trained numbers.
@@ -43,6 +45,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
+    mode: Mode
     file: str
     sha256: str
     parameters: int
@@ -79,17 +82,33 @@ class Prediction:
 
 
 class Predictor:
-    """The exported network, loaded once; safe to share between threads.
+    """The exported networks, one for each mode, loaded once; safe to share between threads.
+
+    A page that is squashed shows its cells at a third of their size: a network that has learned those finds
+    more of their borders than one for both (model/weights/MODEL_CARD.md).
 
     Raises:
-        WeightsError: when the manifest or the weights are absent, cannot be read, do not fit each
-            other, or ask for a normalisation that this code does not have.
+        WeightsError: when a manifest is absent, cannot be read, or asks for a normalisation that this code
+            does not have.
     """
 
-    def __init__(self, weights: Path = WEIGHTS, threads: int = 0) -> None:
-        """Loads `weights`, a folder with manifest and ONNX file; 0 threads means one per core."""
-        self.manifest = read_manifest(weights)
-        self._infer = open_network(check_weights(weights, self.manifest), threads)
+    def __init__(self, weights: Path = WEIGHTS, threads: int = 0, modes: Sequence[Mode] = MODES) -> None:
+        """Begins to load the networks of `weights`, a folder with one below it for each mode.
+
+        0 threads means one per core.
+        """
+        self.manifests = {mode: read_manifest(weights / mode, mode) for mode in modes}
+        loader = ThreadPoolExecutor(1)
+        self._networks = {
+            mode: loader.submit(load_network, weights / mode, manifest, threads)
+            for mode, manifest in self.manifests.items()
+        }
+        loader.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Returns when all is loaded; raises WeightsError where a network is absent or not its manifest's."""
+        for network in self._networks.values():
+            network.result()
 
     def predict(
         self, page: NDArray[np.generic], mode: Mode = "native", threshold: float | None = None
@@ -100,15 +119,23 @@ class Predictor:
             page: grey values as the microscope gave them.
             mode: `native` for overlapping tiles at full resolution, `resize` for one squashed tile.
             threshold: probability, 0..1; the model's own where None.
+
+        Raises:
+            WeightsError: as `wait` does.
         """
         normalised = preprocess.normalise(page)
         if not normalised.any():
             logits = np.full(page.shape, -np.inf, np.float32)
         else:
-            logits = logits_of_page(normalised, mode, self._infer)
-        cut = logit(self.manifest.threshold if threshold is None else threshold)
+            logits = logits_of_page(normalised, mode, self._networks[mode].result())
+        cut = logit(self.manifests[mode].threshold if threshold is None else threshold)
         plan = preprocess.plan_tiles(*page.shape) if mode == "native" else None
         return Prediction(logits, logits >= cut, plan)
+
+
+def load_network(folder: Path, manifest: Manifest, threads: int = 0) -> Infer:
+    """The network of a folder of weights; raises WeightsError where it is not the manifest's."""
+    return open_network(check_weights(folder, manifest), threads)
 
 
 def open_network(network: Path, threads: int = 0) -> Infer:
@@ -186,9 +213,9 @@ def logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def read_manifest(weights: Path) -> Manifest:
-    """Reads the manifest of a folder of weights; raises WeightsError where it does not serve."""
-    path = weights / MANIFEST
+def read_manifest(folder: Path, mode: Mode) -> Manifest:
+    """Reads the manifest of a network for a mode; raises WeightsError where it does not serve."""
+    path = folder / MANIFEST
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
@@ -202,12 +229,14 @@ def read_manifest(weights: Path) -> Manifest:
             f"{path} was made for normalisation, tile and overlap {found}, this code has {expected}; "
             "serve it with the cytomask that exported it"
         )
+    if manifest.mode != mode:
+        raise WeightsError(f"{path} is of a network for {manifest.mode} where one for {mode} belongs")
     return manifest
 
 
-def check_weights(weights: Path, manifest: Manifest) -> Path:
+def check_weights(folder: Path, manifest: Manifest) -> Path:
     """The ONNX file of a manifest; raises WeightsError where it is absent or its sha256 is another."""
-    path = weights / manifest.file
+    path = folder / manifest.file
     try:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

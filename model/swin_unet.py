@@ -20,12 +20,13 @@ WINDOW = 7
 
 @dataclass(frozen=True)
 class SwinUNetConfig:
-    """Size of the network; the defaults are the model that ships (3.0 M parameters).
+    """Size of the network; the defaults are what ships for `native` mode (3.0 M parameters).
 
     Attributes:
         width: of the tokens at stride 8; they double with every coarser stage.
         depths: blocks of each stage from stride 8 on, in the encoder and again in the decoder.
         half_width, quarter_width: of the convolutions at strides 2 and 4.
+        half_depth: convolutions of the head at stride 2.
     """
 
     width: int = 64
@@ -35,6 +36,7 @@ class SwinUNetConfig:
     mlp_ratio: int = 4
     half_width: int = 16
     quarter_width: int = 32
+    half_depth: int = 2
 
     def as_dict(self) -> dict[str, Any]:
         """The sizes as plain values, as the manifest and the checkpoint carry them."""
@@ -64,16 +66,16 @@ class SwinUNet(nn.Module):
         self.expands = nn.ModuleList(PatchExpanding(2 * width, width) for width in widths)
         self.fuses = nn.ModuleList(nn.Linear(2 * width, width) for width in widths)
         self.decoder = nn.ModuleList(
-            self._stage(width, depth) for width, depth in zip(widths, self.config.depths, strict=True)
+            self._stage(width, depth, depth) for width, depth in zip(widths, self.config.depths, strict=True)
         )
         self.norm = nn.LayerNorm(widths[0])
         self.head = Head(self.config)
         self.apply(_initialise)
 
-    def _stage(self, width: int, depth: int) -> nn.Sequential:
-        """Blocks that alternate between plain and shifted windows."""
+    def _stage(self, width: int, depth: int, before: int = 0) -> nn.Sequential:
+        """Blocks that alternate between plain and shifted windows, from the number `before` them on."""
         return nn.Sequential(
-            *(SwinBlock(width, self.config, shifted=index % 2 == 1) for index in range(depth))
+            *(SwinBlock(width, self.config, shifted=(before + index) % 2 == 1) for index in range(depth))
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -127,7 +129,7 @@ class Head(nn.Module):
         self.to_quarter = nn.Conv2d(config.width, quarter, 1)
         self.fuse_quarter = nn.Sequential(convolution(quarter, quarter), Residual(quarter))
         self.to_half = nn.Conv2d(quarter, half, 1)
-        self.fuse_half = nn.Sequential(convolution(half, half), convolution(half, half))
+        self.fuse_half = nn.Sequential(*(convolution(half, half) for _ in range(config.half_depth)))
         self.logit = nn.Conv2d(half, 4, 1)
 
     def forward(self, x: Tensor, half: Tensor, quarter: Tensor) -> Tensor:

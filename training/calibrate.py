@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from model.export import load_checkpoint
-from model.predictor import logits_of_page
+from model.predictor import MODES, Mode, logits_of_page
 from training.dataset import load, read_source
 from training.train import save, tile_function
 
@@ -32,7 +32,7 @@ def best_factor(logits: NDArray[np.float32], cells: NDArray[np.bool_]) -> float:
     return float(FACTORS[int(np.argmin(entropies))])
 
 
-def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path) -> float:
+def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path, mode: Mode = "native") -> float:
     """Writes the weights with their last layer scaled; returns the factor.
 
     Raises:
@@ -41,7 +41,7 @@ def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path) -> f
     network = load_checkpoint(weights)
     infer = tile_function(network, torch.device("cpu"))
     items = [item for source in sources for item in load(read_source(data, source))]
-    logits = np.concatenate([logits_of_page(item.pixels, "native", infer).ravel() for item in items])
+    logits = np.concatenate([logits_of_page(item.pixels, mode, infer).ravel() for item in items])
     factor = best_factor(logits, np.concatenate([item.cells.ravel() for item in items]))
     with torch.no_grad():
         for parameter in network.head.logit.parameters():
@@ -58,9 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="what to fit the factor on")
     parser.add_argument("--data", type=Path, required=True, help="folder that the sources lie in")
     parser.add_argument("--out", type=Path, required=True, help="the scaled weights")
+    parser.add_argument("--mode", choices=MODES, default="native", help="what they were trained for")
     given = parser.parse_args(arguments)
     try:
-        factor = calibrate(given.weights, given.data, given.sources, given.out)
+        factor = calibrate(given.weights, given.data, given.sources, given.out, given.mode)
     except (ValueError, OSError) as error:
         print(f"cannot calibrate: {error}", file=sys.stderr)
         return 1

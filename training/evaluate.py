@@ -23,7 +23,6 @@ from cytomask import metrics
 from model.predictor import WEIGHTS, Manifest, Mode, Predictor, WeightsError, logit
 from training.dataset import Sample, read_source
 
-MODES: tuple[Mode, ...] = ("native", "resize")
 THRESHOLDS = tuple(twentieths / 20 for twentieths in range(4, 17))  # 0.2 to 0.8
 DIGITS = 4
 
@@ -70,7 +69,11 @@ class Scored:
 
 
 def score_source(predictor: Predictor, folder: Path, source: str) -> list[Scored]:
-    """Scores every image of a source; raises as `read_source` and `Sample.read` do."""
+    """Scores every image of a source in every mode that is served.
+
+    Raises:
+        ValueError, FileNotFoundError: as `read_source` and `Sample.read` do.
+    """
     samples = read_source(folder, source)
     files = Counter(sample.image.name for sample in samples)
     scored = []
@@ -86,7 +89,7 @@ def _score(predictor: Predictor, sample: Sample, name: str) -> Scored:
     page, cells = sample.read()
     counts: dict[Mode, Counts] = {}
     sweep: dict[Mode, list[float]] = {}
-    for mode in MODES:
+    for mode in predictor.manifests:
         prediction = predictor.predict(page, mode)
         mask, logits = prediction.mask, prediction.logits
         counts[mode] = Counts(metrics.score(mask, cells), metrics.score_boundary(mask, cells))
@@ -110,23 +113,24 @@ def summarise(scored: Sequence[Scored]) -> dict[str, Any]:
     lines: dict[str, list[Scored]] = {}
     for image in sorted(scored, key=lambda image: image.sample.group):
         lines.setdefault(image.sample.group or "unnamed", []).append(image)
+    modes = scored[0].counts
     ious = {
-        image.name: {mode: round(image.counts[mode].pixels.iou, DIGITS) for mode in MODES} for image in scored
+        image.name: {mode: round(image.counts[mode].pixels.iou, DIGITS) for mode in modes} for image in scored
     }
     return _measures(scored) | {
         "iou": ious,
         "groups": {line: _measures(images) for line, images in lines.items()},
-        "sweep": {mode: _sweep([image.sweep[mode] for image in scored]) for mode in MODES},
+        "sweep": {mode: _sweep([image.sweep[mode] for image in scored]) for mode in modes},
     }
 
 
 def _measures(scored: Sequence[Scored]) -> dict[str, Any]:
-    counts = {mode: [image.counts[mode] for image in scored] for mode in MODES}
+    counts = {mode: [image.counts[mode] for image in scored] for mode in scored[0].counts}
     pooled = {mode: sum(rest, first) for mode, (first, *rest) in counts.items()}
     measures: dict[str, Any] = {"images": len(scored)}
     for name, ratio in RATIOS.items():
-        measures[f"mean_{name}"] = {mode: round(fmean(map(ratio, counts[mode])), DIGITS) for mode in MODES}
-        measures[f"pooled_{name}"] = {mode: round(ratio(pooled[mode]), DIGITS) for mode in MODES}
+        measures[f"mean_{name}"] = {mode: round(fmean(map(ratio, counts[mode])), DIGITS) for mode in counts}
+        measures[f"pooled_{name}"] = {mode: round(ratio(pooled[mode]), DIGITS) for mode in counts}
     return measures
 
 
@@ -139,37 +143,40 @@ def _sweep(ious: Sequence[Sequence[float]]) -> dict[str, Any]:
     }
 
 
-def report(manifest: Manifest, scores: Mapping[str, Any]) -> str:
+def report(manifests: Mapping[Mode, Manifest], scores: Mapping[str, Any]) -> str:
     """The scores of some sources, as `summarise` gives them, in Markdown."""
     titles = ["set", "mode", *(f"{threshold:.2f}" for threshold in THRESHOLDS), "best"]
     rows = []
     for source, score in scores.items():
-        for mode in MODES:
+        for mode in manifests:
             sweep = score["sweep"][mode]
             means = [f"{mean:.3f}" for mean in sweep["mean_iou"].values()]
             rows.append([source, mode, *means, f"{sweep['best']:.2f}"])
-    return (
-        f"# Scores\n\n{score_table(manifest, scores)}\n\n## Mean IoU by threshold\n\n{_table(titles, rows)}\n"
-    )
+    by_threshold = f"## Mean IoU by threshold\n\n{_table(titles, rows)}"
+    return f"# Scores\n\n{score_table(manifests, scores)}\n\n{by_threshold}\n"
 
 
-def score_table(manifest: Manifest, scores: Mapping[str, Any]) -> str:
-    """The scores at the model's threshold, by set and mode, and by cell line where there are several."""
+def score_table(manifests: Mapping[Mode, Manifest], scores: Mapping[str, Any]) -> str:
+    """The scores at the networks' thresholds, by set and mode, and by cell line where there are several."""
     titles = ["set", "cell line", "images", "mode", "IoU", "Dice", "precision", "recall", "boundary F1"]
     rows = []
     for source, score in scores.items():
         lines = score["groups"] if len(score["groups"]) > 1 else {}
         for line, measures in [("all", score), *lines.items()]:
-            for mode in MODES:
+            for mode in manifests:
                 ratios = [
                     f"{measures[f'mean_{name}'][mode]:.3f} / {measures[f'pooled_{name}'][mode]:.3f}"
                     for name in RATIOS
                 ]
                 rows.append([source, line, str(measures["images"]), mode, *ratios])
+    networks = "; ".join(
+        f"`{mode}` by {manifest.name} (sha256 {manifest.sha256[:12]}…) at threshold {manifest.threshold:g}"
+        for mode, manifest in manifests.items()
+    )
     return (
-        f"{manifest.name} (sha256 {manifest.sha256[:12]}…) at full resolution and threshold "
-        f"{manifest.threshold:g}, without test-time averaging: mean over images / all pixels together. "
-        f"Outlines agree within {metrics.BOUNDARY_TOLERANCE} pixels.\n\n{_table(titles, rows)}"
+        f"{networks}. Masks are compared at the size of the page, without test-time averaging: mean over "
+        f"images / all pixels together. Outlines agree within {metrics.BOUNDARY_TOLERANCE} pixels.\n\n"
+        f"{_table(titles, rows)}"
     )
 
 
@@ -188,7 +195,7 @@ def write_report(
     images = [image for images in scored.values() for image in images]
     worst = sorted(images, key=lambda image: image.counts["native"].pixels.iou)[:panels]
     text = [
-        report(predictor.manifest, scores),
+        report(predictor.manifests, scores),
         "## Worst images, `native`\n",
         "Image, ground truth, mask, and where these two disagree: grey is cell in both, orange in the mask",
         "only (false positive), blue in the ground truth only (false negative).\n",
@@ -249,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_report(predictor, scored, max(parsed.panels, 0), parsed.out)
         else:
             scores = {source: summarise(images) for source, images in scored.items()}
-            print(report(predictor.manifest, scores), end="")
+            print(report(predictor.manifests, scores), end="")
     except (OSError, ValueError, WeightsError) as error:
         sys.exit(f"evaluate: {error}")
 

@@ -1,8 +1,8 @@
 """Makes a checkpoint the weights that serve, if it scores no lower than those it replaces.
 
 `python -m training.promote CHECKPOINT SOURCE… --data DIR --name NAME` exports the checkpoint, scores it and
-the shipped weights on the same images with the predictor that serves, and replaces weights, manifest,
-checkpoint and the model card's scores, all of them or none.
+the shipped weights on the same images with the predictor that serves, in the mode that it was trained for,
+and replaces that mode's weights, manifest and checkpoint and the card's scores, all of them or none.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from model.export import export, load_checkpoint, write_manifest
-from model.predictor import MANIFEST, WEIGHTS, Manifest, Predictor, WeightsError, read_manifest
+from model.predictor import MANIFEST, MODES, WEIGHTS, Manifest, Mode, Predictor, WeightsError, read_manifest
 from training.dataset import read_source
 from training.evaluate import Scored, mean_iou, score_source, score_table, summarise
 
@@ -51,6 +51,12 @@ class Candidate:
     training_data: Sequence[str] = ()
     licence: str = ""
 
+    @property
+    def mode(self) -> Mode:
+        """What it was trained for."""
+        mode: Mode = self.training.get("mode", "native")
+        return mode
+
 
 def promote(
     candidate: Candidate, weights: Path, data: Path, sources: Sequence[str], reported: Sequence[str] = ()
@@ -59,9 +65,9 @@ def promote(
 
     Args:
         candidate: what is to serve.
-        weights: the folder that serves; what it lacks is made.
+        weights: the folder that serves, with one below it for each mode; what it lacks is made.
         data: folder that the sources lie in.
-        sources: what both are scored on and compared by: the mean over all their images of the native IoU.
+        sources: what both are scored on and compared by: the mean over all their images of the IoU.
         reported: what only the candidate is scored on, after it has passed, for manifest and model card.
 
     Returns:
@@ -74,15 +80,16 @@ def promote(
         FileNotFoundError: a file of a source is missing.
         WeightsError: the folder holds weights that do not serve.
     """
-    serving = Predictor(weights) if (weights / MANIFEST).exists() else None
-    training_data, licence = _provenance(candidate, serving.manifest if serving else None)
+    mode = candidate.mode
+    serving = Predictor(weights, modes=[mode]) if (weights / mode / MANIFEST).exists() else None
+    training_data, licence = _provenance(candidate, serving.manifests[mode] if serving else None)
     network = load_checkpoint(candidate.checkpoint)
     weights.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(".partial", "promotion-", weights.parent) as name:
         staging = Path(name)
         manifest = export(
             network,
-            staging,
+            staging / mode,
             name=candidate.name,
             threshold=candidate.threshold,
             training=candidate.training,
@@ -90,7 +97,7 @@ def promote(
             licence=licence,
             scores={},
         )
-        predictor = Predictor(staging)
+        predictor = Predictor(staging, modes=[mode])
         scored = {source: score_source(predictor, data, source) for source in sources}
         outcome = _compare(manifest, _joined(scored), serving, data, sources)
         scored |= {
@@ -98,13 +105,25 @@ def promote(
         }
         scores = {source: summarise(images) for source, images in scored.items()}
 
-        write_manifest(msgspec.structs.replace(manifest, scores=scores), staging)
-        shutil.copyfile(candidate.checkpoint, staging / CHECKPOINT_FILE)
+        manifest = msgspec.structs.replace(manifest, scores=scores)
+        write_manifest(manifest, staging / mode)
+        shutil.copyfile(candidate.checkpoint, staging / mode / CHECKPOINT_FILE)
         card = weights / CARD
         text = card.read_text() if card.exists() else ""
-        (staging / CARD).write_text(fill_card(text, score_table(manifest, scores)))
+        (staging / CARD).write_text(fill_card(text, _tables(_served(weights) | {mode: manifest})))
         install(staging, weights)
     return outcome
+
+
+def _served(weights: Path) -> dict[Mode, Manifest]:
+    """The manifests of the modes that a folder serves."""
+    return {
+        mode: read_manifest(weights / mode, mode) for mode in MODES if (weights / mode / MANIFEST).exists()
+    }
+
+
+def _tables(manifests: Mapping[Mode, Manifest]) -> str:
+    return "\n\n".join(score_table({mode: each}, each.scores) for mode, each in manifests.items())
 
 
 def _provenance(candidate: Candidate, replaced: Manifest | None) -> tuple[list[str], str]:
@@ -132,13 +151,14 @@ def _compare(
     sources: Sequence[str],
 ) -> str:
     """The candidate's score beside that of the weights that serve; raises LowerScore where it is lower."""
-    iou = mean_iou(images)
+    mode = manifest.mode
+    iou = mean_iou(images, mode)
     if serving is None:
-        return f"{manifest.name} is promoted: its native mean IoU on {len(images)} images is {iou:.4f}"
-    serving_iou = mean_iou(_joined({source: score_source(serving, data, source) for source in sources}))
+        return f"{manifest.name} is promoted: its {mode} mean IoU on {len(images)} images is {iou:.4f}"
+    serving_iou = mean_iou(_joined({source: score_source(serving, data, source) for source in sources}), mode)
     both = (
-        f"its native mean IoU on {len(images)} images is {iou:.4f}, "
-        f"that of {serving.manifest.name} on the same is {serving_iou:.4f}"
+        f"its {mode} mean IoU on {len(images)} images is {iou:.4f}, "
+        f"that of {serving.manifests[mode].name} on the same is {serving_iou:.4f}"
     )
     if iou < serving_iou:
         raise LowerScore(f"{manifest.name} is not promoted: {both}; nothing was changed")
@@ -166,26 +186,29 @@ def fill_card(text: str, table: str) -> str:
 
 
 def install(staging: Path, weights: Path) -> None:
-    """Moves the files of one folder into another, all of them or none.
+    """Moves the files below one folder into another, all of them or none.
 
     The manifest comes last: were the machine to stop in between, its sha256 would not be that of the weights,
     and the predictor would serve neither.
     """
-    weights.mkdir(exist_ok=True)
-    names = sorted((path.name for path in staging.iterdir()), key=lambda name: name == MANIFEST)
-    with tempfile.TemporaryDirectory(".partial", "replaced-", weights.parent) as kept:
-        replaced = [name for name in names if (weights / name).exists()]
-        for name in replaced:
-            shutil.copy2(weights / name, kept)
+    files = [path.relative_to(staging) for path in sorted(staging.rglob("*")) if path.is_file()]
+    files.sort(key=lambda file: file.name == MANIFEST)
+    with tempfile.TemporaryDirectory(".partial", "replaced-", weights.parent) as name:
+        kept = Path(name)
+        replaced = [file for file in files if (weights / file).exists()]
+        for file in replaced:
+            (kept / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(weights / file, kept / file)
         try:
-            for name in names:
-                (staging / name).replace(weights / name)
+            for file in files:
+                (weights / file).parent.mkdir(parents=True, exist_ok=True)
+                (staging / file).replace(weights / file)
         except BaseException:
-            for name in names:
-                if name in replaced:
-                    (Path(kept) / name).replace(weights / name)
+            for file in files:
+                if file in replaced:
+                    (kept / file).replace(weights / file)
                 else:
-                    (weights / name).unlink(missing_ok=True)
+                    (weights / file).unlink(missing_ok=True)
             raise
 
 
@@ -246,16 +269,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         config = parsed.config or parsed.checkpoint.with_name("config.json")
         training = json.loads(config.read_text())
+        candidate = Candidate(
+            parsed.checkpoint, parsed.name, training, parsed.threshold, parsed.trained_on, parsed.licence
+        )
         models = [(parsed.name, training)]
-        if (parsed.weights / MANIFEST).exists():
-            serving = read_manifest(parsed.weights)
+        serving = _served(parsed.weights).get(candidate.mode)
+        if serving:
             models.append((serving.name, serving.training))
         for name, trained in models:
             for sentence in flattered(name, trained, parsed.data, parsed.sources):
                 print(f"warning: {sentence}", file=sys.stderr)
-        candidate = Candidate(
-            parsed.checkpoint, parsed.name, training, parsed.threshold, parsed.trained_on, parsed.licence
-        )
         print(promote(candidate, parsed.weights, parsed.data, parsed.sources, parsed.report))
     except (LowerScore, OSError, ValueError, WeightsError) as error:
         sys.exit(f"promote: {error}")

@@ -79,6 +79,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         validation: sources that are scored after every epoch.
         hold_out: names of images that are taken from `train` and scored as well.
         network: `conv_unet` is the baseline.
+        swin_unet: the sizes of the Swin-UNet.
         epochs, steps_per_epoch: how long; by default an epoch has as many crops as there are images.
         batch_size: crops of a step, over all devices together.
         learning_rate, min_learning_rate: at the start and at the end of the cosine.
@@ -98,6 +99,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     validation: tuple[str, ...] = ()
     hold_out: tuple[str, ...] = ()
     network: Literal["swin_unet", "conv_unet"] = "swin_unet"
+    swin_unet: SwinUNetConfig = SwinUNetConfig()
     epochs: Positive
     steps_per_epoch: Positive | None = None
     batch_size: Positive = 12
@@ -242,10 +244,10 @@ class Run:
     ) -> None:
         self.config, self.steps_per_epoch, self.process = config, steps_per_epoch, process
         torch.manual_seed(config.seed)
-        network = new_network(config.network)
+        network = ConvUNet() if config.network == "conv_unet" else SwinUNet(config.swin_unet)
         if start:
             begun = load_network(start)
-            if type(begun) is not type(network):
+            if begun.config != network.config:
                 raise ValueError(f"{start} does not hold a {config.network}, the network of {config.name}")
             network = begun
         self.network = network.to(process.device)
@@ -620,11 +622,6 @@ def tile_function(network: Network, device: torch.device) -> Callable[[preproces
         return logits
 
     return infer
-
-
-def new_network(name: str) -> Network:
-    """A network of random weights."""
-    return ConvUNet() if name == "conv_unet" else SwinUNet()
 
 
 def load_network(path: Path) -> Network:

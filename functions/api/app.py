@@ -15,7 +15,7 @@ from cytomask.errors import InvalidRequest
 from cytomask.http import answer, make_door, read_json, read_query
 from cytomask.jobs import Jobs
 from cytomask.requests import decode, parse_request
-from cytomask.served_model import read_served_model
+from cytomask.served_model import read_served_models
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.telemetry import emitted
@@ -31,7 +31,7 @@ def connect() -> Desk:
     settings = Settings.from_environment(os.environ)
     return Desk(
         settings,
-        read_served_model(),
+        read_served_models(),
         Storage(boto3.client("s3", config=CLIENTS)),
         Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
         boto3.client("sqs", config=CLIENTS),

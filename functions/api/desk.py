@@ -14,8 +14,8 @@ import msgspec
 
 from cytomask.errors import ImageNotFound, InvalidRequest, NoSuchJob
 from cytomask.jobs import JOB, STATUSES, Jobs, Row
-from cytomask.requests import SegmentRequest, Work, awaited_by, message_of, require_served
-from cytomask.served_model import ServedModel
+from cytomask.requests import SegmentRequest, awaited_by, message_of, require_served
+from cytomask.served_model import ServedModels, work_of
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 
@@ -62,7 +62,7 @@ class Desk:
     def __init__(
         self,
         settings: Settings,
-        model: ServedModel,
+        models: ServedModels,
         storage: Storage,
         jobs: Jobs,
         sqs: "SQSClient",
@@ -71,7 +71,7 @@ class Desk:
         self._queue_url = settings.segment_queue_url
         self._buckets = settings.allowed_buckets
         self._cursors = Cursors(settings.jobs_table.encode())
-        self._model = model
+        self._models = models
         self._storage = storage
         self._jobs = jobs
         self._sqs = sqs
@@ -91,7 +91,7 @@ class Desk:
         found = self._storage.find(request.image)
         if found is None:
             raise ImageNotFound(f"{request.image.uri} is not there; upload it first")
-        work = Work(replace(request, image=found), self._model.sha256, self._model.threshold)
+        work = work_of(replace(request, image=found), self._models)
         fields = {"image": request.image.uri, "group": request.group}
         row = self._jobs.queue(work.job_id, fields, self._clock())
         self._sqs.send_message(

@@ -13,7 +13,7 @@ from cytomask.clients import CLIENTS
 from cytomask.errors import JobHeld
 from cytomask.jobs import Jobs
 from cytomask.requests import waiting_job
-from cytomask.served_model import read_served_model
+from cytomask.served_model import read_served_models
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.telemetry import emitted
@@ -29,7 +29,7 @@ def connect() -> Recorder:
     settings = Settings.from_environment(os.environ)
     return Recorder(
         settings,
-        read_served_model(),
+        read_served_models(),
         Storage(boto3.client("s3", config=CLIENTS)),
         Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
         logger,

@@ -17,14 +17,13 @@ from cytomask.requests import (
     Refused,
     S3Object,
     SegmentRequest,
-    Work,
     admitted,
     is_coco,
     parse_body,
     parse_evaluation,
     rejected_message_id,
 )
-from cytomask.served_model import ServedModel
+from cytomask.served_model import ServedModels, work_of
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 
@@ -44,7 +43,7 @@ class Recorder:
     def __init__(
         self,
         settings: Settings,
-        model: ServedModel,
+        models: ServedModels,
         storage: Storage,
         jobs: Jobs,
         logger: Logger,
@@ -53,7 +52,7 @@ class Recorder:
     ) -> None:
         self._evaluation_dlq = f"{settings.evaluation_queue_url.rpartition('/')[2]}-dlq"
         self._buckets = settings.allowed_buckets
-        self._model = model
+        self._models = models
         self._storage = storage
         self._jobs = jobs
         self._logger = logger
@@ -112,7 +111,7 @@ class Recorder:
 
     def _fail_job(self, request: SegmentRequest, body: str) -> str:
         image = self._found(request.image) or request.image
-        work = Work(replace(request, image=image), self._model.sha256, self._model.threshold)
+        work = work_of(replace(request, image=image), self._models)
         fields = {"image": request.image.uri, "group": request.group, "message": body}
         if self._jobs.fail(work.job_id, fields, TriesUsedUp.code, WITHOUT_A_WORD, self._clock()):
             self._report(work.job_id, JOB, "image", request.image.uri)

@@ -32,18 +32,20 @@ door = make_door(logger, metrics)
 
 
 def connect() -> tuple[Segmenter, RetryingProcessor]:
-    """Loads the model and makes the clients; what is wrong with either ends the cold start here."""
+    """Loads the networks beside making the clients; what is wrong with any ends the cold start here."""
     settings = Settings.from_environment(os.environ)
+    predictor = Predictor()
     sqs = boto3.client("sqs", config=CLIENTS)
     made = Segmenter(
         settings,
-        Predictor(),
+        predictor,
         Storage(boto3.client("s3", config=CLIENTS)),
         Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
         sqs,
         logger,
         metrics,
     )
+    predictor.wait()
     return made, RetryingProcessor(
         sqs, settings.segment_queue_url, settings.retry_delay, settings.tries, logger
     )

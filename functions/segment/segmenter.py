@@ -104,11 +104,8 @@ class Segmenter:
             Exception: whatever S3, DynamoDB or SQS answered; the job is given back for a retry.
         """
         found = self._storage.find(request.image)
-        work = Work(
-            replace(request, image=found or request.image),
-            self._predictor.manifest.sha256,
-            self._predictor.manifest.threshold,
-        )
+        manifest = self._predictor.manifests[request.parameters.mode]
+        work = Work(replace(request, image=found or request.image), manifest.sha256, manifest.threshold)
         self._logger.append_keys(job_id=work.job_id)
         taken = self._jobs.take(
             work.job_id,
@@ -332,7 +329,7 @@ class Segmenter:
         }
 
     def _provenance(self, parameters: Parameters, invocation: Invocation) -> Result:
-        manifest = self._predictor.manifest
+        manifest = self._predictor.manifests[parameters.mode]
         return {
             "model": {
                 "name": manifest.name,
@@ -346,7 +343,7 @@ class Segmenter:
         }
 
     def _threshold(self, parameters: Parameters) -> float:
-        own = self._predictor.manifest.threshold
+        own = self._predictor.manifests[parameters.mode].threshold
         return own if parameters.threshold is None else parameters.threshold
 
     def _spent(self, watch: Stopwatch) -> Result:

@@ -81,7 +81,7 @@ def test_no_image_is_built_of_weights_that_are_not_the_manifests(tmp_path):
     for part in ("functions", "layers", "model", "pyproject.toml", "constraints.txt", ".dockerignore"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
-    onnx = next((tmp_path / "model" / "weights").glob("*.onnx"))
+    onnx = next((tmp_path / "model" / "weights" / "resize").glob("*.onnx"))
     onnx.write_bytes(onnx.read_bytes() + b"\0")
     dockerfile = tmp_path / "functions" / "segment" / "Dockerfile"
     base = f"--build-arg=BASE_IMAGE={BASE_IMAGE}"
@@ -97,24 +97,24 @@ def test_no_image_is_built_of_weights_that_are_not_the_manifests(tmp_path):
 
 
 def remove_manifest(weights: Path) -> None:
-    (weights / "manifest.json").unlink()
+    (weights / "native" / "manifest.json").unlink()
 
 
 def remove_onnx(weights: Path) -> None:
-    next(weights.glob("*.onnx")).unlink()
+    next(weights.glob("resize/*.onnx")).unlink()
 
 
 def swap_sha256(weights: Path) -> None:
-    manifest = json.loads((weights / "manifest.json").read_text())
-    (weights / "manifest.json").write_text(json.dumps(manifest | {"sha256": "0" * 64}))
+    path = weights / "native" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sha256": "0" * 64}))
 
 
 @pytest.mark.parametrize(
     ("spoil", "fault", "file"),
     [
-        (remove_manifest, "no weights to serve", "manifest.json"),
-        (remove_onnx, "no weights to serve", "swin_unet.onnx"),
-        (swap_sha256, f"but its manifest says {'0' * 64}", "swin_unet.onnx"),
+        (remove_manifest, "no weights to serve", "native/manifest.json"),
+        (remove_onnx, "no weights to serve", "resize/swin_unet.onnx"),
+        (swap_sha256, f"but its manifest says {'0' * 64}", "native/swin_unet.onnx"),
     ],
 )
 def test_without_the_right_weights_it_says_so_and_writes_no_mask(

@@ -38,9 +38,11 @@ def test_a_function_and_its_layers_fit_lambda_s_limit_together(built, name):
     assert size(built / "CytomaskLayer") + size(built / f"{name.capitalize()}Function") < UNZIPPED_LIMIT
 
 
-def test_the_layer_names_the_model_that_is_served(built):
-    shipped = ROOT / "model" / "weights" / "manifest.json"
-    assert (built / "CytomaskLayer/python/cytomask/manifest.json").read_bytes() == shipped.read_bytes()
+@pytest.mark.parametrize("mode", ["native", "resize"])
+def test_the_layer_names_the_network_that_is_served(built, mode):
+    shipped = ROOT / "model" / "weights" / mode / "manifest.json"
+    carried = built / "CytomaskLayer" / "python" / "cytomask" / f"manifest_{mode}.json"
+    assert carried.read_bytes() == shipped.read_bytes()
 
 
 def test_the_layer_has_what_the_project_pins_and_no_network(built):

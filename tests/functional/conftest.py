@@ -61,7 +61,7 @@ class CountingPredictor:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self.manifest = predictor.manifest
+        self.manifests = predictor.manifests
         self.pages = 0
 
     def predict(self, *arguments: Any) -> Prediction:

@@ -114,7 +114,7 @@ def test_the_result_of_a_body_holds_its_masks(http, predictor):
         found = predictor.predict(page(number)).mask
         assert np.array_equal(pixels(base64.b64decode(content)) == 255, found)
         assert described["confluence"] == pytest.approx(found.mean())
-    assert answer["model"]["sha256"] == predictor.manifest.sha256
+    assert answer["model"]["sha256"] == predictor.manifests["native"].sha256
     assert answer["timings_ms"].keys() == {"decode", "infer", "encode", "total"}
     assert "job_id" not in answer
 

@@ -25,7 +25,7 @@ def test_the_result_says_where_the_mask_comes_from(stack, predictor):
     result = stack.segment(KEY, tiff())
     mask = stack.mask(f"{KEY}.mask.png")
     etag = stack.s3.head_object(Bucket=INPUT, Key=KEY)["ETag"].strip('"')
-    manifest = predictor.manifest
+    manifest = predictor.manifests["native"]
     assert result == stack.result(f"{KEY}.result.json")
     assert result["status"] == "SUCCEEDED"
     assert result["image"] | {"uploaded_at": None} == {
@@ -91,7 +91,7 @@ def test_the_row_says_what_became_of_the_job(stack, predictor):
         "group": "A172",
         "attempt": 1,
         "pages": 1,
-        "model_sha256": predictor.manifest.sha256,
+        "model_sha256": predictor.manifests["native"].sha256,
     }
     assert {name: row[name] for name in expected} == expected
     assert float(row["confluence"]) == result["confluence"]
@@ -166,7 +166,7 @@ def test_a_higher_threshold_finds_no_more_cells(stack):
 
 def test_the_default_threshold_spelled_out_is_the_default_request(stack, predictor):
     stack.segment(KEY, tiff())
-    (repeated,) = stack.handle(request(KEY, threshold=predictor.manifest.threshold))
+    (repeated,) = stack.handle(request(KEY, threshold=predictor.manifests["native"].threshold))
     assert repeated["job_id"] == stack.row()["job_id"]
     assert stack.outputs() == {f"{KEY}.mask.png", f"{KEY}.result.json"}
     assert stack.predictor.pages == 1

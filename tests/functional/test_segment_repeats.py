@@ -1,5 +1,6 @@
 """The same work again, and newer work under the same name: one inference each, and never an older mask."""
 
+import msgspec
 import numpy as np
 import pytest
 from factories import INPUT, OUTPUT, page, request, s3_event, s3_record, stack_of, tiff
@@ -306,11 +307,8 @@ def test_keys_that_look_like_outputs_meet_no_output(stack):
 
 def test_another_model_makes_new_work(stack, predictor, monkeypatch):
     first = stack.segment("a.tif", tiff())
-    manifest = type(predictor.manifest)(
-        **{name: getattr(predictor.manifest, name) for name in predictor.manifest.__struct_fields__}
-        | {"sha256": "0" * 64}
-    )
-    monkeypatch.setattr(stack.predictor, "manifest", manifest)
+    manifest = msgspec.structs.replace(predictor.manifests["native"], sha256="0" * 64)
+    monkeypatch.setattr(stack.predictor, "manifests", predictor.manifests | {"native": manifest})
     (second,) = stack.handle(s3_event("a.tif"))
     assert second["job_id"] != first["job_id"]
     assert second["mask"] == first["mask"]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.export import main as export
-from model.predictor import Predictor
+from model.predictor import MODES, Predictor
 from model.swin_unet import SwinUNet, SwinUNetConfig
 
 
@@ -41,14 +41,16 @@ def network() -> SwinUNet:
 
 @pytest.fixture(scope="session")
 def weights(network: SwinUNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with that network, exported as the predictor reads it."""
+    """A folder with that network for both modes, exported as the predictor reads it."""
     run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("weights")
     checkpoint, config, scores = run / "swin_unet.safetensors", run / "config.json", run / "scores.json"
     save_file(network.state_dict(), checkpoint, metadata={"config": json.dumps(network.config.as_dict())})
-    config.write_text(json.dumps({"steps": 2}))
     scores.write_text(json.dumps({"noise": {"iou": 0.5, "images": 1}}))
-    given = f"--name small-1 --threshold 0.4 --source noise --source dust --licence CC0 --out {folder}"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
-        export([str(checkpoint), "--config", str(config), "--scores", str(scores), *given.split()])
+    given = "--name small-1 --threshold 0.4 --source noise --source dust --licence CC0"
+    files = [str(checkpoint), "--config", str(config), "--scores", str(scores)]
+    for mode in MODES:
+        config.write_text(json.dumps({"steps": 2, "mode": mode}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
+            export([*files, *given.split(), "--out", str(folder / mode)])
     return folder

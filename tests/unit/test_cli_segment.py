@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,14 @@ from PIL import Image
 
 from cli.main import main
 from infra.samples import phase_contrast_field
-from model.predictor import Predictor, WeightsError
+from model.predictor import Predictor
 
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Predictor) -> Path:
     """An empty current folder, and the network loaded once for all commands."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cli.segment.Predictor", lambda: shipped)
+    monkeypatch.setattr("model.predictor.Predictor", lambda **_: shipped)
     return tmp_path
 
 
@@ -259,17 +260,18 @@ def test_a_folder_without_images_is_refused(capsys: pytest.CaptureFixture[str]) 
     assert not Path("masks").exists()
 
 
+@pytest.mark.parametrize("lost", ["manifest.json", "swin_unet.onnx"])
 def test_without_weights_nothing_is_begun(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lost: str, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def absent() -> Predictor:
-        raise WeightsError("no weights to serve")
-
     write("a.tif")
-    monkeypatch.setattr("cli.segment.Predictor", absent)
-    assert main(["segment", "a.tif"]) == 2
-    assert capsys.readouterr().err == "no weights to serve\n"
+    spoilt = Path(shutil.copytree(weights, "weights"))
+    (spoilt / "resize" / lost).unlink()
+    monkeypatch.setattr("model.predictor.Predictor", lambda modes: Predictor(spoilt, modes=modes))
+    assert main(["segment", "a.tif", "--mode", "resize"]) == 2
+    assert capsys.readouterr().err.startswith(f"no weights to serve, {spoilt / 'resize' / lost}: No such")
     assert not Path("masks").exists()
+    assert main(["segment", "a.tif"]) == 0
 
 
 def test_an_interrupted_write_leaves_nothing(

@@ -15,11 +15,10 @@ from safetensors.torch import save_file
 from infra.samples import phase_contrast_field
 from model import preprocess
 from model.export import load_checkpoint, main
-from model.predictor import WEIGHTS, Predictor, read_manifest
+from model.predictor import MODES, WEIGHTS, Mode, Predictor
 from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 
 TOLERANCE = 1e-3  # of a probability
-CHECKPOINT = WEIGHTS / "swin_unet.safetensors"
 
 
 def tiles(count: int) -> preprocess.Pixels:
@@ -36,7 +35,7 @@ def by_torch(network: SwinUNet, images: preprocess.Pixels) -> NDArray[np.float64
 
 
 def by_onnx(weights: Path, images: preprocess.Pixels) -> NDArray[np.float64]:
-    session = onnxruntime.InferenceSession(weights / read_manifest(weights).file)
+    session = onnxruntime.InferenceSession(weights / "swin_unet.onnx")
     logits = [session.run(["logits"], {"image": image[None]})[0] for image in images]
     return probability(np.concatenate(logits))
 
@@ -44,23 +43,24 @@ def by_onnx(weights: Path, images: preprocess.Pixels) -> NDArray[np.float64]:
 def test_a_tile_gets_the_probabilities_of_torch(network: SwinUNet, weights: Path) -> None:
     expected = by_torch(network, tiles(3))
     assert expected.std() > 0.1
-    np.testing.assert_allclose(by_onnx(weights, tiles(3)), expected, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(by_onnx(weights / "native", tiles(3)), expected, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.skipif(not CHECKPOINT.is_file(), reason=f"{CHECKPOINT.name} is not shipped beside the manifest")
-def test_the_shipped_weights_are_those_of_the_shipped_checkpoint() -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_the_shipped_weights_are_those_of_the_shipped_checkpoint(mode: Mode) -> None:
     page = preprocess.normalise(phase_contrast_field(0, 224, 448).pixels)
     images = np.stack([page[None, :, :224], page[None, :, 224:]])
-    expected = by_torch(load_checkpoint(CHECKPOINT), images)
-    np.testing.assert_allclose(by_onnx(WEIGHTS, images), expected, rtol=0, atol=TOLERANCE)
+    expected = by_torch(load_checkpoint(WEIGHTS / mode / "swin_unet.safetensors"), images)
+    np.testing.assert_allclose(by_onnx(WEIGHTS / mode, images), expected, rtol=0, atol=TOLERANCE)
 
 
 def test_the_manifest_says_everything_of_the_network(network: SwinUNet, weights: Path) -> None:
-    manifest = json.loads((weights / "manifest.json").read_text())
+    manifest = json.loads((weights / "resize" / "manifest.json").read_text())
     assert manifest == {
         "name": "small-1",
+        "mode": "resize",
         "file": "swin_unet.onnx",
-        "sha256": hashlib.sha256((weights / "swin_unet.onnx").read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256((weights / "resize" / "swin_unet.onnx").read_bytes()).hexdigest(),
         "parameters": count_parameters(network),
         "architecture": {
             "width": 16,
@@ -70,12 +70,13 @@ def test_the_manifest_says_everything_of_the_network(network: SwinUNet, weights:
             "mlp_ratio": 4,
             "half_width": 4,
             "quarter_width": 8,
+            "half_depth": 2,
         },
         "normalisation": "page-zscore",
         "tile": 224,
         "overlap": 56,
         "threshold": 0.4,
-        "training": {"steps": 2},
+        "training": {"steps": 2, "mode": "resize"},
         "training_data": ["noise", "dust"],
         "licence": "CC0",
         "scores": {"noise": {"iou": 0.5, "images": 1}},
@@ -83,16 +84,17 @@ def test_the_manifest_says_everything_of_the_network(network: SwinUNet, weights:
 
 
 def test_a_folder_of_weights_holds_network_and_manifest_alone(weights: Path) -> None:
-    assert sorted(path.name for path in weights.iterdir()) == ["manifest.json", "swin_unet.onnx"]
+    for mode in MODES:
+        assert sorted(path.name for path in (weights / mode).iterdir()) == ["manifest.json", "swin_unet.onnx"]
 
 
 @pytest.mark.parametrize("trace", [str(Path.cwd()), str(Path.home()), "site-packages", ".py", "tests"])
 def test_no_path_of_the_exporting_machine_gets_into_the_file(weights: Path, trace: str) -> None:
-    assert trace.encode() not in (weights / "swin_unet.onnx").read_bytes()
+    assert trace.encode() not in (weights / "native" / "swin_unet.onnx").read_bytes()
 
 
 def test_the_file_takes_one_tile_of_224_pixels(weights: Path) -> None:
-    graph = onnx.load(weights / "swin_unet.onnx").graph
+    graph = onnx.load(weights / "native" / "swin_unet.onnx").graph
     sides = [
         [side.dim_value for side in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.output)

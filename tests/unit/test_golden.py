@@ -15,7 +15,6 @@ from model.predictor import WEIGHTS, Mode, Predictor, logit, logits_of_page
 from model.preprocess import Pixels, normalise
 
 LIVECELL = Path(__file__).parents[3] / "shared" / "data" / "livecell" / "images"
-CHECKPOINT = WEIGHTS / "swin_unet.safetensors"
 MOST_PIXELS = 0.001  # share of a page that may differ
 
 
@@ -34,7 +33,7 @@ def golden(request: pytest.FixtureRequest) -> list[NDArray[Any]]:
 def test_masks_are_those_of_torch_within_a_thousandth_of_the_pixels(
     shipped: Predictor, mode: Mode, golden: list[NDArray[Any]]
 ) -> None:
-    network = load_checkpoint(CHECKPOINT)
+    network = load_checkpoint(WEIGHTS / mode / "swin_unet.safetensors")
 
     def infer(tiles: Pixels) -> Pixels:
         with torch.inference_mode():
@@ -42,7 +41,7 @@ def test_masks_are_those_of_torch_within_a_thousandth_of_the_pixels(
         return logits
 
     for page in golden:
-        expected = logits_of_page(normalise(page), mode, infer) >= logit(shipped.manifest.threshold)
+        expected = logits_of_page(normalise(page), mode, infer) >= logit(shipped.manifests[mode].threshold)
         mask = shipped.predict(page, mode).mask
         assert 0.02 < expected.mean() < 0.98
         assert np.mean(mask != expected) <= MOST_PIXELS

@@ -1,22 +1,25 @@
 """From page to mask: shapes, thresholds, seams, and weights that must not be served."""
 
+import copy
 import json
 import shutil
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from infra.samples import phase_contrast_field
-from model.predictor import Mode, Predictor, WeightsError, logit, logits_of_page, open_network
+from model.export import export
+from model.predictor import MODES, Mode, Predictor, WeightsError, logit, logits_of_page, open_network
 from model.preprocess import TILE, Pixels
-
-MODES: tuple[Mode, ...] = ("native", "resize")
+from model.swin_unet import SwinUNet
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def copied(weights: Path, tmp_path: Path) -> Path:
 
 def change(folder: Path, **fields: object) -> None:
     """Changes fields of the manifest."""
-    path = folder / "manifest.json"
+    path = folder / "native" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
@@ -67,7 +70,7 @@ def test_a_pixel_is_cell_where_its_probability_reaches_the_threshold(
 def test_a_probability_equal_to_the_threshold_is_cell(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor, "_infer", np.zeros_like)
+    monkeypatch.setattr("model.predictor.logits_of_page", lambda page, *_: np.zeros_like(page))
     assert predictor.predict(noise(9, 9), threshold=0.5).mask.all()
     assert not predictor.predict(noise(9, 9), threshold=0.500001).mask.any()
 
@@ -149,7 +152,7 @@ def test_threads_share_a_predictor(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_tiles_side_by_side_keep_their_places(weights: Path, threads: int) -> None:
-    infer = open_network(weights / "swin_unet.onnx", threads)
+    infer = open_network(weights / "native" / "swin_unet.onnx", threads)
     tiles = np.random.default_rng(0).normal(size=(5, 1, TILE, TILE)).astype(np.float32)
     one_by_one = np.concatenate([infer(tile[None]) for tile in tiles])
     np.testing.assert_allclose(infer(tiles), one_by_one, atol=1e-4)
@@ -193,6 +196,34 @@ def test_without_a_manifest_nothing_is_served(tmp_path: Path) -> None:
         Predictor(tmp_path)
 
 
+def test_a_network_for_the_other_mode_is_not_served(copied: Path) -> None:
+    change(copied, mode="resize")
+    with pytest.raises(WeightsError, match="is of a network for resize where one for native belongs"):
+        Predictor(copied)
+
+
+def test_a_mode_that_is_not_asked_for_is_not_loaded(copied: Path) -> None:
+    shutil.rmtree(copied / "native")
+    Predictor(copied, modes=["resize"]).wait()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_has_its_own_network(copied: Path, network: SwinUNet, mode: Mode) -> None:
+    unchanged = Predictor(copied)
+    before = {each: unchanged.predict(noise(30, 30), each).logits for each in MODES}
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.head.logit.bias += 1
+    told = {"training": {"mode": mode}, "training_data": ["noise"], "licence": "CC0", "scores": {}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
+        export(other, copied / mode, name="other", threshold=0.5, **told)
+    changed = Predictor(copied)
+    for each in MODES:
+        after = changed.predict(noise(30, 30), each).logits
+        np.testing.assert_allclose(after, before[each] + (each == mode), atol=1e-4)
+
+
 def test_a_file_in_place_of_the_folder_is_not_served(tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
     with pytest.raises(WeightsError, match=r"manifest\.json: Not a directory.*model\.export"):
@@ -200,16 +231,18 @@ def test_a_file_in_place_of_the_folder_is_not_served(tmp_path: Path) -> None:
 
 
 def test_without_the_network_nothing_is_served(copied: Path) -> None:
-    (copied / "swin_unet.onnx").unlink()
-    with pytest.raises(WeightsError, match=r"swin_unet\.onnx: No such file.*model\.export"):
-        Predictor(copied)
+    (copied / "native" / "swin_unet.onnx").unlink()
+    predictor = Predictor(copied)
+    for serve in (predictor.wait, lambda: predictor.predict(noise(9, 9))):
+        with pytest.raises(WeightsError, match=r"swin_unet\.onnx: No such file.*model\.export"):
+            serve()
 
 
 def test_a_network_of_another_sha256_is_not_served(copied: Path) -> None:
-    network = copied / "swin_unet.onnx"
+    network = copied / "native" / "swin_unet.onnx"
     network.write_bytes(network.read_bytes() + b"\0")
     with pytest.raises(WeightsError, match=r"swin_unet\.onnx has sha256 [0-9a-f]{64} .* export the model"):
-        Predictor(copied)
+        Predictor(copied).wait()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +258,7 @@ def test_weights_made_for_other_pixels_are_not_served(copied: Path, field: str, 
     "content", [b"", b"{", b"[]", b'{"name": "half a manifest"}', b'{"name": "\xff"}', b"\xff\xfe"]
 )
 def test_a_broken_manifest_is_not_served(copied: Path, content: bytes) -> None:
-    (copied / "manifest.json").write_bytes(content)
+    (copied / "native" / "manifest.json").write_bytes(content)
     with pytest.raises(WeightsError, match=r"manifest\.json is not a manifest: .*model\.export"):
         Predictor(copied)
 

@@ -18,7 +18,7 @@ from model.swin_unet import SwinUNet, SwinUNetConfig
 from training.promote import Candidate, LowerScore, fill_card, flattered, install, main, promote
 from training.train import save
 
-FILES = ["MODEL_CARD.md", "manifest.json", "swin_unet.onnx", "swin_unet.safetensors"]
+FILES = ["MODEL_CARD.md", "native/manifest.json", "native/swin_unet.onnx", "native/swin_unet.safetensors"]
 TRAINED = {"train": {"made/train": 1.0}}
 
 
@@ -87,6 +87,11 @@ def serving(checkpoints: Path, data: Path, tmp_path: Path, request: pytest.Fixtu
     return weights
 
 
+def files_of(folder: Path) -> list[str]:
+    """Every file below a folder."""
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, and folders too: leftovers of a promotion would be seen."""
     paths = sorted(folder.rglob("*"))
@@ -105,9 +110,9 @@ def test_the_first_weights_replace_none(checkpoints: Path, data: Path, tmp_path:
     weights = tmp_path / "model" / "weights"
     outcome = promote(candidate(checkpoints, "all", threshold=0.4), weights, data, ["made/val"])
     assert outcome == "all-1 is promoted: its native mean IoU on 2 images is 0.5000"
-    assert [path.name for path in sorted(weights.iterdir())] == FILES
+    assert sorted(files_of(weights)) == FILES
     assert [path.name for path in weights.parent.iterdir()] == ["weights"]
-    manifest = Predictor(weights).manifest
+    manifest = read_manifest(weights / "native", "native")
     assert (manifest.name, manifest.threshold, manifest.training) == ("all-1", 0.4, TRAINED)
     assert (manifest.training_data, manifest.licence) == (["made, 1 image: CC0"], "CC0")
     assert (weights / FILES[3]).read_bytes() == (checkpoints / "all.safetensors").read_bytes()
@@ -118,26 +123,23 @@ def test_a_higher_score_replaces_all_of_a_model(checkpoints: Path, data: Path, s
     assert outcome == (
         "all-1 is promoted: its native mean IoU on 2 images is 0.5000, that of none-1 on the same is 0.0000"
     )
-    assert sorted(path.name for path in serving.iterdir()) == sorted([*FILES, "README.md"])
+    assert sorted(files_of(serving)) == sorted([*FILES, "README.md"])
     assert [path.name for path in serving.parent.iterdir()] == ["weights"]
     assert (serving / FILES[3]).read_bytes() == (checkpoints / "all.safetensors").read_bytes()
-    predictor = Predictor(serving)
-    assert predictor.manifest.name == "all-1"
+    predictor = Predictor(serving, modes=["native"])
+    assert predictor.manifests["native"].name == "all-1"
     assert predictor.predict(np.arange(64).reshape(8, 8)).mask.all()
 
 
 def test_manifest_and_card_carry_the_scores(checkpoints: Path, data: Path, serving: Path) -> None:
     promote(candidate(checkpoints, "all"), serving, data, ["made/val"])
-    manifest = read_manifest(serving)
+    manifest = read_manifest(serving / "native", "native")
     assert list(manifest.scores) == ["made/val"]
     scores = manifest.scores["made/val"]
-    assert (scores["images"], scores["mean_iou"]) == (2, {"native": 0.5, "resize": 0.5})
-    assert scores["iou"] == {
-        "made_val_30.png": {"native": 0.75, "resize": 0.75},
-        "made_val_10.png": {"native": 0.25, "resize": 0.25},
-    }
+    assert (scores["images"], scores["mean_iou"]) == (2, {"native": 0.5})
+    assert scores["iou"] == {"made_val_30.png": {"native": 0.75}, "made_val_10.png": {"native": 0.25}}
     card = (serving / "MODEL_CARD.md").read_text()
-    assert card.startswith("# Card\n\nProse.\n\n## Scores\n\n<!-- scores -->\nall-1 (sha256 ")
+    assert card.startswith("# Card\n\nProse.\n\n## Scores\n\n<!-- scores -->\n`native` by all-1 (sha256 ")
     assert card.endswith("|\n<!-- /scores -->\n\n## Licence\n\nMore prose.\n")
     assert "| made/val | all | 2 | native | 0.500 / 0.500 |" in card
     assert "| made/val | L30 | 1 | native | 0.750 / 0.750 |" in card
@@ -158,7 +160,7 @@ def test_a_lower_score_is_refused_with_both_numbers(checkpoints: Path, data: Pat
 def test_an_equal_score_is_enough(checkpoints: Path, data: Path, serving: Path) -> None:
     outcome = promote(candidate(checkpoints, "none", threshold=0.6), serving, data, ["made/val"])
     assert outcome.startswith("none-1 is promoted: its native mean IoU on 2 images is 0.0000, that of none-1")
-    assert read_manifest(serving).threshold == 0.6
+    assert read_manifest(serving / "native", "native").threshold == 0.6
 
 
 @pytest.mark.usefixtures("untouched")
@@ -175,7 +177,7 @@ def test_the_mean_is_over_the_images_of_all_sources(checkpoints: Path, data: Pat
 
 def test_what_is_only_reported_decides_nothing(checkpoints: Path, data: Path, serving: Path) -> None:
     promote(candidate(checkpoints, "all"), serving, data, ["made/val"], ["empty/val", "made/val"])
-    scores = read_manifest(serving).scores
+    scores = read_manifest(serving / "native", "native").scores
     assert {source: score["mean_iou"]["native"] for source, score in scores.items()} == {
         "made/val": 0.5,
         "empty/val": 0.0,
@@ -189,7 +191,7 @@ def test_weights_trained_on_the_same_images_tell_data_and_licence(
         checkpoints, "all", training={"train": ["made/train"], "steps": 9}, training_data=[], licence=""
     )
     promote(again, serving, data, ["made/val"])
-    manifest = read_manifest(serving)
+    manifest = read_manifest(serving / "native", "native")
     assert (manifest.training_data, manifest.licence) == (["made, 1 image: CC0"], "CC0")
     assert manifest.training == {"train": ["made/train"], "steps": 9}
 
@@ -211,10 +213,10 @@ def test_damaged_weights_are_not_replaced_unseen(
     checkpoints: Path, data: Path, serving: Path, tmp_path: Path
 ) -> None:
     damaged = shutil.copytree(serving, tmp_path / "damaged")
-    (damaged / "swin_unet.onnx").write_bytes(b"")
+    (damaged / "native" / "swin_unet.onnx").write_bytes(b"")
     with pytest.raises(WeightsError, match="sha256"):
         promote(candidate(checkpoints, "all"), damaged, data, ["made/val"])
-    assert (damaged / "swin_unet.onnx").read_bytes() == b""
+    assert (damaged / "native" / "swin_unet.onnx").read_bytes() == b""
 
 
 @pytest.mark.usefixtures("untouched")
@@ -229,13 +231,16 @@ def test_a_full_disk_leaves_the_old_weights(
         promote(candidate(checkpoints, "all"), serving, data, ["made/val"])
 
 
-@pytest.mark.parametrize("reached", ["a", "b", "manifest.json"])
+@pytest.mark.parametrize("reached", ["a", "in/b", "in/manifest.json"])
 def test_an_interrupted_replacement_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: str
 ) -> None:
     staging, weights = tmp_path / "staging", tmp_path / "weights"
-    for folder, names in ((staging, ["manifest.json", "a", "b"]), (weights, ["manifest.json", "b", "c"])):
-        folder.mkdir()
+    for folder, names in (
+        (staging, ["in/manifest.json", "a", "in/b"]),
+        (weights, ["in/manifest.json", "in/b", "c"]),
+    ):
+        (folder / "in").mkdir(parents=True)
         for name in names:
             (folder / name).write_text(f"{name} of {folder.name}")
     before = contents(weights)
@@ -256,19 +261,37 @@ def test_an_interrupted_replacement_is_undone(
 
 def test_the_manifest_is_replaced_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     staging, order = tmp_path / "staging", []
-    staging.mkdir()
+    (staging / "native").mkdir(parents=True)
     for name in FILES:
         (staging / name).write_text(name)
     replace = Path.replace
 
     def noted(source: Path, target: Path) -> Path:
-        order.append(source.name)
+        order.append(source.relative_to(staging).as_posix())
         return replace(source, target)
 
     monkeypatch.setattr(Path, "replace", noted)
     install(staging, tmp_path / "weights")
     assert sorted(order) == FILES
-    assert order[-1] == "manifest.json"
+    assert order[-1] == "native/manifest.json"
+
+
+def test_each_mode_has_weights_of_its_own_and_both_are_on_the_card(
+    checkpoints: Path, data: Path, serving: Path
+) -> None:
+    before = contents(serving / "native")
+    squashed = candidate(checkpoints, "all", training=TRAINED | {"mode": "resize"})
+    outcome = promote(squashed, serving, data, ["made/val"])
+    assert outcome == "all-1 is promoted: its resize mean IoU on 2 images is 0.5000"
+    assert contents(serving / "native") == before
+    assert read_manifest(serving / "resize", "resize").scores["made/val"]["mean_iou"] == {"resize": 0.5}
+    card = (serving / "MODEL_CARD.md").read_text()
+    assert card.index("`native` by none-1") < card.index("`resize` by all-1")
+    assert "| made/val | all | 2 | native | 0.000 / 0.000 |" in card
+    assert "| made/val | all | 2 | resize | 0.500 / 0.500 |" in card
+    with pytest.raises(LowerScore, match=r"its resize mean IoU on 2 images is 0\.0000, that of all-1"):
+        worse = candidate(checkpoints, "none", training=TRAINED | {"mode": "resize"})
+        promote(worse, serving, data, ["made/val"])
 
 
 @pytest.mark.parametrize(
@@ -334,7 +357,7 @@ def test_the_command_promotes_and_warns_of_what_was_trained_on(
         f"warning: {name} was trained on 1 of the 1 images of made/train: they flatter it"
         for name in ("all-2", "none-1")
     ]
-    manifest = read_manifest(serving)
+    manifest = read_manifest(serving / "native", "native")
     assert (manifest.name, manifest.threshold) == ("all-2", 0.3)
     assert list(manifest.scores) == ["made/val", "made/train", "empty/val"]
 

@@ -56,7 +56,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_every_image_gets_a_mask_from_checkpoints_and_onnx_files_together(
     network: SwinUNet, weights: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    checkpoint, onnx = tmp_path / "run.safetensors", weights / "swin_unet.onnx"
+    checkpoint, onnx = tmp_path / "run.safetensors", weights / "native" / "swin_unet.onnx"
     save(network, checkpoint)
     assert (
         main([str(checkpoint), str(onnx), "--images", str(pictures), "--out", str(tmp_path / "masks")]) == 0
@@ -78,7 +78,15 @@ def test_a_folder_without_images_is_refused(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        main([str(weights / "swin_unet.onnx"), "--images", str(tmp_path), "--out", str(tmp_path / "out")])
+        main(
+            [
+                str(weights / "native" / "swin_unet.onnx"),
+                "--images",
+                str(tmp_path),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
         == 1
     )
     assert capsys.readouterr().err.startswith("cannot label: ")

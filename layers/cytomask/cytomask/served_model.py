@@ -1,19 +1,37 @@
-"""Which model the stack serves, for the functions that name jobs without running it."""
+"""Which networks the stack serves, for the functions that name jobs without running them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
-MANIFEST = Path(__file__).parent / "manifest.json"  # the weights' own; the layer carries a copy
+from cytomask.requests import Mode, SegmentRequest, Work
+
+MANIFESTS = Path(
+    __file__
+).parent  # manifest_native.json and so on, the weights' own; the layer carries copies
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """What a job's id takes from the manifest. `threshold`: the model's own, 0..1."""
+    """What a job's id takes from a network's manifest. `threshold`: the network's own, 0..1."""
 
     sha256: str
     threshold: float
 
 
-def read_served_model() -> ServedModel:
-    """Reads the manifest that travels with the layer."""
-    return msgspec.json.decode(MANIFEST.read_bytes(), type=ServedModel)
+ServedModels = Mapping[Mode, ServedModel]
+
+
+def read_served_models() -> ServedModels:
+    """Reads the manifests that travel with the layer."""
+    return {
+        mode: msgspec.json.decode((MANIFESTS / f"manifest_{mode}.json").read_bytes(), type=ServedModel)
+        for mode in get_args(Mode)
+    }
+
+
+def work_of(request: SegmentRequest, models: ServedModels) -> Work:
+    """The request, of a known version of its image, and the network that its mode asks for."""
+    model = models[request.parameters.mode]
+    return Work(request, model.sha256, model.threshold)
