@@ -247,8 +247,10 @@ class Run:
         network = ConvUNet() if config.network == "conv_unet" else SwinUNet(config.swin_unet)
         if start:
             begun = load_network(start)
-            if begun.config != network.config:
+            if type(begun) is not type(network):
                 raise ValueError(f"{start} does not hold a {config.network}, the network of {config.name}")
+            if isinstance(begun, SwinUNet) and begun.config != config.swin_unet:
+                raise ValueError(f"{start} is of other sizes than {config.name} gives under swin_unet")
             network = begun
         self.network = network.to(process.device)
         self.averaged = AveragedModel(

@@ -49,7 +49,9 @@ from training.train import (
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 ALONE = Process(CPU)
+SIZES: dict[str, Any] = {"width": 16, "depths": [2], "half_width": 4, "quarter_width": 8}
 FIELDS: dict[str, Any] = {
+    "swin_unet": SIZES,
     "train": {"field/train": 1},
     "validation": ["field/val"],
     "epochs": 2,
@@ -87,7 +89,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a network smaller than the one that ships."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("start") / "start.safetensors"
-    save(SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8)), path)
+    save(SwinUNet(experiment().swin_unet), path)
     return path
 
 
@@ -457,9 +459,23 @@ def test_a_run_is_not_resumed_on_so_much_data_that_its_epochs_differ(
         train(experiment(steps_per_epoch=None), data, out, ALONE, start=start, resume=True)
 
 
-def test_a_run_from_other_start_weights_is_not_resumed_without_them(data: Path, out: Path) -> None:
+@pytest.mark.usefixtures("quick")
+def test_a_run_from_start_weights_of_other_sizes_is_not_resumed_without_them(
+    data: Path, tmp_path: Path
+) -> None:
+    start, baseline = tmp_path / "start.safetensors", experiment(network="conv_unet", epochs=1)
+    save(ConvUNet(ConvUNetConfig(widths=(4, 8, 12))), start)
+    train(baseline, data, tmp_path / "out", ALONE, start=start)
     with pytest.raises(ValueError, match=r"last\.pt is of another network; give the --start that the run"):
-        train(experiment(), data, out, ALONE, resume=True)
+        train(baseline, data, tmp_path / "out", ALONE, resume=True)
+
+
+@pytest.mark.parametrize("sizes", [{}, SIZES | {"half_depth": 1}])
+def test_start_weights_of_other_sizes_than_the_experiments_are_refused(
+    data: Path, start: Path, tmp_path: Path, sizes: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"start\.safetensors is of other sizes than tiny gives under swin_"):
+        train(experiment(swin_unet=sizes), data, tmp_path, ALONE, start=start)
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"])
