@@ -6,14 +6,17 @@ import io
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
+from threading import Event
 
 from cytomask import images, metrics
 from cytomask.errors import CytomaskError
 from cytomask.requests import output_key
-from model.predictor import Predictor
+from model.predictor import Predictor, cores
 
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 OUTPUTS = (".mask.png", ".overlay.png")
@@ -64,8 +67,8 @@ def run_segment(arguments: argparse.Namespace, predictor: Predictor) -> int:
         )
         return 2
     rows = []
-    for task in _with_progress(tasks):
-        for row in segment_file(task, predictor, arguments):
+    for rows_of_file in _with_progress(segment_files(tasks, predictor, arguments), len(tasks)):
+        for row in rows_of_file:
             rows.append(row)
             _print_row(row)
     refused = any(row.error for row in rows)
@@ -101,6 +104,29 @@ def find_clashes(tasks: Iterable[Task]) -> dict[Path, list[Path]]:
         for clashing in sources.values()
         if len(clashing) > 1
     }
+
+
+def segment_files(
+    tasks: Sequence[Task], predictor: Predictor, arguments: argparse.Namespace
+) -> Iterator[Iterable[Row]]:
+    """The rows of each file in turn; while one is read, another is in the network.
+
+    There are as many at a time as there are cores. Of a file on its own the rows come page by page.
+    """
+    if len(tasks) == 1:
+        yield segment_file(tasks[0], predictor, arguments)
+        return
+    stopped = Event()
+
+    def segment(task: Task) -> list[Row]:
+        return list(takewhile(lambda _: not stopped.is_set(), segment_file(task, predictor, arguments)))
+
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            yield from pool.map(segment, tasks)
+        finally:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def segment_file(task: Task, predictor: Predictor, arguments: argparse.Namespace) -> Iterator[Row]:
@@ -166,12 +192,12 @@ def _print_row(row: Row) -> None:
     print(line.encode(errors="backslashreplace").decode(), flush=True)
 
 
-def _with_progress(tasks: list[Task]) -> Iterable[Task]:
+def _with_progress(files: Iterator[Iterable[Row]], count: int) -> Iterable[Iterable[Row]]:
     """A progress bar on the terminal where there is much to do and tqdm (extra `local`) to draw it."""
-    if len(tasks) < MANY or not sys.stderr.isatty():
-        return tasks
+    if count < MANY or not sys.stderr.isatty():
+        return files
     try:
         from tqdm import tqdm  # noqa: PLC0415  # an extra that serving does without
     except ImportError:
-        return tasks
-    return tqdm(tasks, unit="image", file=sys.stderr)
+        return files
+    return tqdm(files, total=count, unit="image", file=sys.stderr)

@@ -5,7 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cli.main import main
+from cli.segment import Row, Task
 from infra.samples import phase_contrast_field
-from model.predictor import Predictor
+from model.predictor import Prediction, Predictor
 
 
 @pytest.fixture(autouse=True)
@@ -288,6 +292,43 @@ def test_an_interrupted_write_leaves_nothing(
     assert main(["segment", "a.tif"]) == 130
     assert capsys.readouterr().err == "stopped\n"
     assert below("masks") == []
+
+
+def test_files_come_in_their_order_however_long_each_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = Predictor.predict
+
+    def slow_when_wide(self: Predictor, page: NDArray[Any], *given: Any) -> Prediction:
+        time.sleep(0.3 if page.shape[1] > 100 else 0)
+        return whole(self, page, *given)
+
+    monkeypatch.setattr(Predictor, "predict", slow_when_wide)
+    names = [f"in/{letter}.tif" for letter in "abcdef"]
+    for place, name in enumerate(names):
+        write(name, width=50 if place % 3 else 150)
+    assert main(["segment", "in"]) == 0
+    assert [line.partition("  ")[0] for line in capsys.readouterr().out.splitlines()] == names
+
+
+def test_after_an_interruption_no_file_is_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = []
+
+    def interrupted(task: Task, *_: object) -> Iterator[Row]:
+        begun.append(task)
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+        time.sleep(0.01)
+        yield Row(str(task.source))
+
+    for number in range(500):
+        write(f"in/{number}.tif", height=2, width=3)
+    monkeypatch.setattr("cli.segment.segment_file", interrupted)
+    assert main(["segment", "in"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert len(begun) < 100
 
 
 def test_a_full_disk_is_told_with_the_mask_that_did_not_fit(
