@@ -226,24 +226,27 @@ def write_curves(metrics_csv: Path, target: Path) -> None:
     """Draws a run's losses, validation IoU and learning rate over its steps as one PNG.
 
     Args:
-        metrics_csv: columns step, seconds, learning_rate, loss, validation_loss and validation_iou; the
-            validation's cells may be empty.
+        metrics_csv: columns step, seconds, learning_rate, loss, validation_loss and validation_iou; where the
+            validation's cells are all empty, nothing is drawn of it.
         target: the PNG; replaced whole.
     """
     with metrics_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(8, 8), layout="constrained")
-    losses, ious, rates = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
+    validated = bool(_points(rows, "validation_iou"))
+    figure = Figure(figsize=(8, 8 if validated else 5), layout="constrained")
+    losses, *ious, rates = figure.subplots(
+        2 + validated, 1, sharex=True, height_ratios=(3, 3, 1) if validated else (3, 1)
+    )
 
     _plot(losses, rows, "loss", "training", {"color": BLUE})
-    _plot(
-        losses, rows, "validation_loss", "validation", {"color": VERMILION, "linestyle": "--", "marker": "o"}
-    )
     losses.set_ylabel("loss")
+    for axes in ious:
+        look = {"color": VERMILION, "linestyle": "--", "marker": "o"}
+        _plot(losses, rows, "validation_loss", "validation", look)
+        _plot(axes, rows, "validation_iou", "validation", look)
+        axes.set_ylabel("validation IoU")
+        _mark_best(axes, rows)
     losses.legend(frameon=False)
-    _plot(ious, rows, "validation_iou", "validation", {"color": VERMILION, "linestyle": "--", "marker": "o"})
-    ious.set_ylabel("validation IoU")
-    _mark_best(ious, rows)
     _plot(rates, rows, "learning_rate", "learning rate", {"color": GREY})
     rates.set_ylabel("learning rate")
     rates.set_ylim(bottom=0)
@@ -252,7 +255,7 @@ def write_curves(metrics_csv: Path, target: Path) -> None:
     if rows:
         passed = timedelta(seconds=round(float(rows[-1]["seconds"])))
         figure.suptitle(f"{len(rows)} epochs, {rows[-1]['step']} steps, {passed} h")
-    for axes in (losses, ious, rates):
+    for axes in (losses, *ious, rates):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     _write(figure, target)
@@ -269,11 +272,9 @@ def _points(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, f
 
 
 def _mark_best(axes: Axes, rows: Sequence[Mapping[str, str]]) -> None:
-    points = _points(rows, "validation_iou")
-    if points:
-        step, best = max(points, key=lambda point: point[1])
-        axes.axhline(best, color=GREY, linewidth=0.8, linestyle=":")
-        axes.set_title(f"best {best:.4f} at step {step}", loc="right", fontsize="medium", color=GREY)
+    step, best = max(_points(rows, "validation_iou"), key=lambda point: point[1])
+    axes.axhline(best, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_title(f"best {best:.4f} at step {step}", loc="right", fontsize="medium", color=GREY)
 
 
 def write_samples(panels: Sequence[Panel], target: Path) -> None:
