@@ -61,7 +61,7 @@ class CountingPredictor:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self.manifests = predictor.manifests
+        self.manifests, self.wait = predictor.manifests, predictor.wait
         self.pages = 0
 
     def predict(self, *arguments: Any) -> Prediction:

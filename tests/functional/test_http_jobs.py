@@ -89,6 +89,15 @@ def test_a_repeat_that_brings_a_ground_truth_has_it_scored(http):
     assert message["ground_truth"]["key"] == "truth.png"
 
 
+@pytest.mark.parametrize("mode", ["native", "resize"])
+def test_a_queued_job_is_the_one_that_is_segmented_whichever_network_does(http, mode):
+    http.stack.upload(KEY, tiff())
+    job_id = http.post("/jobs", request(KEY, mode=mode)).json["job_id"]
+    assert http.deliver_queued() == []
+    (row,) = http.stack.rows()
+    assert (row["job_id"], row["status"]) == (job_id, "SUCCEEDED")
+
+
 def test_a_job_whose_image_was_replaced_before_it_began_is_rejected(http):
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY)).json["job_id"]

@@ -195,6 +195,16 @@ def test_outputs_without_a_mask_leave_nothing_to_score(stack):
     assert stack.rows("EVAL") == []
 
 
+@pytest.mark.parametrize("mode", ["native", "resize"])
+def test_each_mode_names_the_network_that_made_its_mask(stack, predictor, mode):
+    stack.upload(KEY, tiff())
+    (result,) = stack.handle(request(KEY, mode=mode))
+    manifest = predictor.manifests[mode]
+    assert (result["model"]["name"], result["model"]["sha256"]) == (manifest.name, manifest.sha256)
+    assert result["parameters"]["threshold"] == manifest.threshold
+    assert stack.row()["model_sha256"] == manifest.sha256
+
+
 def test_resize_mode_has_no_tiles_and_a_mask_of_the_full_size(stack):
     stack.upload(KEY, tiff())
     (result,) = stack.handle(request(KEY, mode="resize"))
