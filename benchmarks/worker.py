@@ -64,8 +64,8 @@ def _served(image: Path, threads: int, mode: "Mode") -> Way:
 
 
 def resize_side_by_side(image: Path, threads: int) -> Way:
-    """The serving path, as many images at a time as there are threads, one thread each."""
-    (_, run) = resize(image, 1)
+    """The serving path, as many images at a time as there are threads, as `cytomask segment` takes files."""
+    (_, run) = resize(image, threads)
     yield None
     assert run is not None
     with ThreadPoolExecutor(threads) as pool:

@@ -5,6 +5,7 @@ import csv
 import io
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from model.predictor import Predictor, cores
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 OUTPUTS = (".mask.png", ".overlay.png")
 MANY = 10
+AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def segment_files(
 ) -> Iterator[Iterable[Row]]:
     """The rows of each file in turn; while one is read, another is in the network.
 
-    There are as many at a time as there are cores. Of a file on its own the rows come page by page.
+    There are as many at a time as there are cores, but no more than `AT_ONCE`: each may hold a page of a
+    gigabyte. Of a file on its own the rows come page by page.
     """
     if len(tasks) == 1:
         yield segment_file(tasks[0], predictor, arguments)
@@ -121,7 +124,9 @@ def segment_files(
     def segment(task: Task) -> list[Row]:
         return list(takewhile(lambda _: not stopped.is_set(), segment_file(task, predictor, arguments)))
 
-    with ThreadPoolExecutor(cores()) as pool:
+    # Readers turn warnings off around each page, and Python's filters are the whole process's.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(cores(), AT_ONCE)) as pool:
+        warnings.simplefilter("ignore")
         try:
             yield from pool.map(segment, tasks)
         finally:

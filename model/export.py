@@ -6,9 +6,9 @@ It asks nothing of them; `training.promote` does, and it alone writes the weight
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import onnx
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from model import preprocess
-from model.predictor import MANIFEST, Manifest
+from model.predictor import MANIFEST, MODES, Manifest, Mode
 from model.serving_network import ServingNetwork
 from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 
@@ -84,15 +84,12 @@ def export(
     licence: str,
     scores: dict[str, Any],
 ) -> Manifest:
-    """Writes ONNX file and manifest into `folder`, as the predictor reads them.
-
-    The mode that it is for is that of the training, `native` where it does not say.
-    """
+    """Writes ONNX file and manifest into `folder`, that of a mode in a folder that the predictor reads."""
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(network, folder / ONNX_FILE)
     manifest = Manifest(
         name=name,
-        mode=training.get("mode", "native"),
+        mode=mode_of(training),
         file=ONNX_FILE,
         sha256=hashlib.sha256((folder / ONNX_FILE).read_bytes()).hexdigest(),
         parameters=count_parameters(network),
@@ -110,6 +107,14 @@ def export(
     return manifest
 
 
+def mode_of(training: Mapping[str, Any]) -> Mode:
+    """The mode that a run's configuration names, `native` where it names none; raises ValueError."""
+    mode = training.get("mode", "native")
+    if mode not in MODES:
+        raise ValueError(f"a run for mode {mode}; the modes are {', '.join(MODES)}")
+    return cast(Mode, mode)
+
+
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Writes the manifest into a folder of weights."""
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
@@ -125,7 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--source", action="append", required=True, help="a training source, repeatable")
     parser.add_argument("--licence", required=True, help="what the sources' licences make of the weights")
     parser.add_argument("--scores", type=Path, required=True, help="JSON of mean IoU by set")
-    parser.add_argument("--out", type=Path, required=True, help="folder for ONNX file and manifest")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for ONNX file and manifest: WEIGHTS/native or WEIGHTS/resize",
+    )
     parsed = parser.parse_args(arguments)
     export(
         load_checkpoint(parsed.checkpoint),

@@ -123,11 +123,12 @@ class Predictor:
         Raises:
             WeightsError: as `wait` does.
         """
+        infer = self._networks[mode].result()
         normalised = preprocess.normalise(page)
         if not normalised.any():
             logits = np.full(page.shape, -np.inf, np.float32)
         else:
-            logits = logits_of_page(normalised, mode, self._networks[mode].result())
+            logits = logits_of_page(normalised, mode, infer)
         cut = logit(self.manifests[mode].threshold if threshold is None else threshold)
         plan = preprocess.plan_tiles(*page.shape) if mode == "native" else None
         return Prediction(logits, logits >= cut, plan)
@@ -211,6 +212,11 @@ def logit(probability: float) -> float:
     if probability >= 1:
         return math.inf
     return math.log(probability / (1 - probability))
+
+
+def served_modes(weights: Path) -> list[Mode]:
+    """The modes that a folder of weights has networks for."""
+    return [mode for mode in MODES if (weights / mode / MANIFEST).exists()]
 
 
 def read_manifest(folder: Path, mode: Mode) -> Manifest:

@@ -8,18 +8,20 @@ pixels, and windows of so many tokens would cost more than they see.
 Shapes use B batch, H and W rows and columns, C channels, h heads, T = window * window tokens.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
 WINDOW = 7
 
+Positive = Annotated[int, Meta(ge=1)]
 
-@dataclass(frozen=True)
-class SwinUNetConfig:
+
+class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Size of the network; the defaults are what ships for `native` mode (3.0 M parameters).
 
     Attributes:
@@ -29,18 +31,18 @@ class SwinUNetConfig:
         half_depth: convolutions of the head at stride 2.
     """
 
-    width: int = 64
-    depths: tuple[int, ...] = (2, 2)
-    bottleneck_depth: int = 2
-    head_width: int = 16
-    mlp_ratio: int = 4
-    half_width: int = 16
-    quarter_width: int = 32
-    half_depth: int = 2
+    width: Positive = 64
+    depths: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (2, 2)
+    bottleneck_depth: Positive = 2
+    head_width: Positive = 16
+    mlp_ratio: Positive = 4
+    half_width: Positive = 16
+    quarter_width: Positive = 32
+    half_depth: Positive = 2
 
     def as_dict(self) -> dict[str, Any]:
         """The sizes as plain values, as the manifest and the checkpoint carry them."""
-        return asdict(self)
+        return msgspec.structs.asdict(self)
 
 
 class SwinUNet(nn.Module):

@@ -32,7 +32,7 @@ def best_factor(logits: NDArray[np.float32], cells: NDArray[np.bool_]) -> float:
     return float(FACTORS[int(np.argmin(entropies))])
 
 
-def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path, mode: Mode = "native") -> float:
+def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path, mode: Mode) -> float:
     """Writes the weights with their last layer scaled; returns the factor.
 
     Raises:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="what to fit the factor on")
     parser.add_argument("--data", type=Path, required=True, help="folder that the sources lie in")
     parser.add_argument("--out", type=Path, required=True, help="the scaled weights")
-    parser.add_argument("--mode", choices=MODES, default="native", help="what they were trained for")
+    parser.add_argument("--mode", choices=MODES, required=True, help="what they were trained for")
     given = parser.parse_args(arguments)
     try:
         factor = calibrate(given.weights, given.data, given.sources, given.out, given.mode)

@@ -1,6 +1,6 @@
 """Scores exported weights: `python -m training.evaluate SOURCE… --data DIR [--weights DIR] [--out DIR]`.
 
-It runs the predictor that serves, so that the number is the product's: at full resolution, without
+It runs the predictor that serves, so that the number is the product's: at the size of the page, without
 test-time averaging. Pixels are counted first and divided last.
 """
 
@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cytomask import metrics
-from model.predictor import WEIGHTS, Manifest, Mode, Predictor, WeightsError, logit
+from model.predictor import MODES, WEIGHTS, Manifest, Mode, Predictor, WeightsError, logit, served_modes
 from training.dataset import Sample, read_source
 
 THRESHOLDS = tuple(twentieths / 20 for twentieths in range(4, 17))  # 0.2 to 0.8
@@ -193,18 +193,19 @@ def write_report(
     scores = {source: summarise(images) for source, images in scored.items()}
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     images = [image for images in scored.values() for image in images]
-    worst = sorted(images, key=lambda image: image.counts["native"].pixels.iou)[:panels]
+    mode = next(iter(predictor.manifests))
+    worst = sorted(images, key=lambda image: image.counts[mode].pixels.iou)[:panels]
     text = [
         report(predictor.manifests, scores),
-        "## Worst images, `native`\n",
+        f"## Worst images, `{mode}`\n",
         "Image, ground truth, mask, and where these two disagree: grey is cell in both, orange in the mask",
         "only (false positive), blue in the ground truth only (false negative).\n",
     ]
     for place, image in enumerate(worst, start=1):
         page, cells = image.sample.read()
-        drawn = panel(page, cells, predictor.predict(page).mask)
+        drawn = panel(page, cells, predictor.predict(page, mode).mask)
         Image.fromarray(drawn).save(out / f"worst-{place}.png")
-        iou = image.counts["native"].pixels.iou
+        iou = image.counts[mode].pixels.iou
         text.append(f"`{image.name}`, IoU {iou:.3f}:\n\n![worst {place}](worst-{place}.png)\n")
     (out / "scores.md").write_text("\n".join(text))
 
@@ -243,14 +244,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sources", nargs="+", help="as in a training configuration, such as livecell_like/val"
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that the sources lie in")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="default: those that ship")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=WEIGHTS,
+        help="a folder with one for each mode; default: those that ship",
+    )
     parser.add_argument("--out", type=Path, help="folder for scores.json, scores.md and panels; else print")
     parser.add_argument(
         "--panels", type=int, default=5, help="how many of the worst images to draw into --out"
     )
     parsed = parser.parse_args(arguments)
     try:
-        predictor = Predictor(parsed.weights)
+        predictor = Predictor(parsed.weights, modes=served_modes(parsed.weights) or MODES)
         scored = {source: score_source(predictor, parsed.data, source) for source in parsed.sources}
         if parsed.out:
             write_report(predictor, scored, max(parsed.panels, 0), parsed.out)

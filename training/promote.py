@@ -18,8 +18,17 @@ from typing import Any
 
 import msgspec
 
-from model.export import export, load_checkpoint, write_manifest
-from model.predictor import MANIFEST, MODES, WEIGHTS, Manifest, Mode, Predictor, WeightsError, read_manifest
+from model.export import export, load_checkpoint, mode_of, write_manifest
+from model.predictor import (
+    MANIFEST,
+    WEIGHTS,
+    Manifest,
+    Mode,
+    Predictor,
+    WeightsError,
+    read_manifest,
+    served_modes,
+)
 from training.dataset import read_source
 from training.evaluate import Scored, mean_iou, score_source, score_table, summarise
 
@@ -54,8 +63,7 @@ class Candidate:
     @property
     def mode(self) -> Mode:
         """What it was trained for."""
-        mode: Mode = self.training.get("mode", "native")
-        return mode
+        return mode_of(self.training)
 
 
 def promote(
@@ -117,9 +125,7 @@ def promote(
 
 def _served(weights: Path) -> dict[Mode, Manifest]:
     """The manifests of the modes that a folder serves."""
-    return {
-        mode: read_manifest(weights / mode, mode) for mode in MODES if (weights / mode / MANIFEST).exists()
-    }
+    return {mode: read_manifest(weights / mode, mode) for mode in served_modes(weights)}
 
 
 def _tables(manifests: Mapping[Mode, Manifest]) -> str:

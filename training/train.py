@@ -79,7 +79,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         validation: sources that are scored after every epoch.
         hold_out: names of images that are taken from `train` and scored as well.
         network: `conv_unet` is the baseline.
-        swin_unet: the sizes of the Swin-UNet.
+        swin_unet: the sizes of the Swin-UNet; the baseline has its own.
         epochs, steps_per_epoch: how long; by default an epoch has as many crops as there are images.
         batch_size: crops of a step, over all devices together.
         learning_rate, min_learning_rate: at the start and at the end of the cosine.
@@ -91,7 +91,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         early_stopping: epochs without a better validation IoU after which the run ends, once `min_epochs`
             have passed; never where None.
         loss: binary cross-entropy, alone, plus soft Dice or plus the Lovász hinge.
-        mode, threshold: how validation makes a mask, as serving would.
+        mode, threshold: how validation makes a mask, as serving would; the weights may serve this mode.
     """
 
     name: str

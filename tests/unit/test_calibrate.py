@@ -37,7 +37,7 @@ def test_all_logits_are_scaled_by_one_factor(
         (tmp_path / folder).mkdir()
         Image.fromarray(pixels).save(tmp_path / folder / "a.png")
     scaled = tmp_path / "made" / "scaled.safetensors"
-    given = [str(weights), "pairs:i:m", "--data", str(tmp_path), "--out", str(scaled)]
+    given = [str(weights), "pairs:i:m", "--mode", "native", "--data", str(tmp_path), "--out", str(scaled)]
     assert main(given) == 0
     factor = float(capsys.readouterr().out.rpartition(" are ")[2].split()[0])
     tile = torch.randn(1, 1, 224, 224)
@@ -50,5 +50,19 @@ def test_all_logits_are_scaled_by_one_factor(
 def test_what_cannot_be_calibrated_is_a_sentence(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(weights), "pairs:i:m", "--data", str(tmp_path), "--out", str(tmp_path / "x")]) == 1
+    assert (
+        main(
+            [
+                str(weights),
+                "pairs:i:m",
+                "--mode",
+                "native",
+                "--data",
+                str(tmp_path),
+                "--out",
+                str(tmp_path / "x"),
+            ]
+        )
+        == 1
+    )
     assert "cannot calibrate: " in capsys.readouterr().err

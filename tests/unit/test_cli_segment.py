@@ -264,15 +264,17 @@ def test_a_folder_without_images_is_refused(capsys: pytest.CaptureFixture[str]) 
     assert not Path("masks").exists()
 
 
+@pytest.mark.parametrize("image", ["a.tif", "blank.tif"])
 @pytest.mark.parametrize("lost", ["manifest.json", "swin_unet.onnx"])
 def test_without_weights_nothing_is_begun(
-    lost: str, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    image: str, lost: str, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("a.tif")
+    tifffile.imwrite("blank.tif", np.zeros((5, 7), np.uint8))
     spoilt = Path(shutil.copytree(weights, "weights"))
     (spoilt / "resize" / lost).unlink()
     monkeypatch.setattr("model.predictor.Predictor", lambda modes: Predictor(spoilt, modes=modes))
-    assert main(["segment", "a.tif", "--mode", "resize"]) == 2
+    assert main(["segment", image, "--mode", "resize"]) == 2
     assert capsys.readouterr().err.startswith(f"no weights to serve, {spoilt / 'resize' / lost}: No such")
     assert not Path("masks").exists()
     assert main(["segment", "a.tif"]) == 0

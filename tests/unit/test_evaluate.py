@@ -1,6 +1,7 @@
 """Scores come from the predictor that serves, counts before ratios, and the manifest's can be made again."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -248,6 +249,17 @@ def test_without_a_folder_the_report_is_printed(
     main(["made/val", "--data", str(noisy), "--weights", str(weights)])
     scores = summarise(score_source(Predictor(weights), noisy, "made/val"))
     assert capsys.readouterr().out == report(Predictor(weights).manifests, {"made/val": scores})
+
+
+def test_a_mode_without_weights_is_not_scored(noisy: Path, weights: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(weights / "resize", alone / "resize")
+    main(["made/val", "--data", str(noisy), "--weights", str(alone), "--out", str(tmp_path / "scores")])
+    text = (tmp_path / "scores" / "scores.md").read_text()
+    assert "## Worst images, `resize`" in text
+    assert "native" not in text
+    with pytest.raises(SystemExit, match=r"evaluate: no weights to serve, .*manifest\.json"):
+        main(["made/val", "--data", str(noisy), "--weights", str(tmp_path / "none")])
 
 
 @pytest.mark.parametrize(("source", "missing"), [("made/test", "made/test"), ("made/val", "masks/30.png")])

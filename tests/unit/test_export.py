@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from infra.samples import phase_contrast_field
 from model import preprocess
-from model.export import load_checkpoint, main
+from model.export import load_checkpoint, main, mode_of
 from model.predictor import MODES, WEIGHTS, Mode, Predictor
 from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 
@@ -153,3 +153,13 @@ def test_an_export_says_where_to(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(given.split())
     assert "--out" in capsys.readouterr().err
+
+
+def test_the_mode_is_that_of_the_run_and_native_where_it_names_none() -> None:
+    assert [mode_of(run) for run in ({}, {"mode": "native"}, {"mode": "resize"})] == [
+        "native",
+        "native",
+        "resize",
+    ]
+    with pytest.raises(ValueError, match="a run for mode tiles; the modes are native, resize"):
+        mode_of({"mode": "tiles"})

@@ -647,6 +647,19 @@ def test_a_huge_page_is_refused_by_its_header_alone() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1_000_001), (1_000_001, 1)])
+def test_a_page_longer_than_a_png_may_be_is_refused(height: int, width: int) -> None:
+    with pytest.raises(ImageTooLarge, match=f"{width} x {height} pixels; a side may have 1000000: crop it"):
+        read(tiff(np.zeros((height, width), np.uint8), metadata=None))
+
+
+def test_a_mask_of_the_longest_side_is_written() -> None:
+    mask = np.zeros((1, 1_000_000), np.bool_)
+    mask[0, ::3] = True
+    with Image.open(io.BytesIO(images.encode_mask(mask))) as written:
+        assert written.size == (1_000_000, 1)
+
+
 def test_less_memory_means_smaller_pages_and_the_refusal_says_so() -> None:
     data = plain_tiff(np.zeros((2000, 2000), np.uint8))
     assert images.Limits.within(3008) == images.LIMITS

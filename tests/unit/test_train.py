@@ -838,6 +838,9 @@ def test_an_experiment_is_read_from_its_file(tmp_path: Path) -> None:
     [
         ("epocs: 8", "unknown field `epocs`"),
         ("augmentation: {flipp: 1}", "unknown field `flipp`"),
+        ("swin_unet: {half_widht: 32}", "unknown field `half_widht`"),
+        ("swin_unet: {head_width: 0}", r"`\$.swin_unet.head_width`"),
+        ("swin_unet: {depths: []}", r"`\$.swin_unet.depths`"),
         ("min_learning_rate: 1e-3", r"Expected `float`, got `str` - at `\$.min_learning_rate`"),
         ("seed: yes", r"`\$.seed`"),
         ("batch_size: 0", r"`\$.batch_size`"),

@@ -53,6 +53,7 @@ OUTLINE = np.array([230, 159, 0], np.uint8)  # the orange of Okabe and Ito, told
 TINT = 0.15
 SAMPLED_PIXELS = 4 * MEGA
 ROWS_AT_ONCE = 256
+LONGEST_SIDE = MEGA  # of the PNGs that libpng writes
 
 # What tifffile complains of in free text is refused here by name, or does not matter.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
@@ -290,6 +291,11 @@ def check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: 
             raise NoSuchPage(f"{image.name} has no page {index}: it has {len(image.pages)}, counted from 0")
         page = image.pages[index]
         pixels = page.height * page.width
+        if max(page.height, page.width) > LONGEST_SIDE:
+            raise ImageTooLarge(
+                f"page {index} of {image.name} is {page.width} x {page.height} pixels; a side may have "
+                f"{LONGEST_SIDE}: crop it"
+            )
         if pixels > limits.page_pixels:
             raise ImageTooLarge(
                 f"page {index} of {image.name} is {page.width} x {page.height} pixels "

@@ -8,9 +8,8 @@ import msgspec
 
 from cytomask.requests import Mode, SegmentRequest, Work
 
-MANIFESTS = Path(
-    __file__
-).parent  # manifest_native.json and so on, the weights' own; the layer carries copies
+# manifest_native.json and so on: the weights' own, of which the layer carries copies.
+MANIFESTS = Path(__file__).parent
 
 
 class ServedModel(msgspec.Struct, frozen=True):
