@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.graph import count_flops, node_counts
 from benchmarks.machine import REFERENCE, SERVING, installed_mb
 from benchmarks.timing import Spread, Worker, in_turns, ratios, whole_process, worker
-from benchmarks.worker import NATIVE, RESIZE
-from model.predictor import MODES, WEIGHTS, Mode, read_manifest
+from benchmarks.worker import NETWORKS
+from model.predictor import WEIGHTS, Mode, read_manifest
 
 COLD_ROUNDS, WARM_ROUNDS, WARM_IMAGES = 7, 9, 3
 THROUGHPUT_ROUNDS, THROUGHPUT_IMAGES = 4, 25  # 100 images together
@@ -154,7 +154,7 @@ def environment_size() -> Figure:
 
 
 def accuracies() -> list[Figure]:
-    """What `native` is slower for: the mean IoU over test images, the reference's as it was published."""
+    """Mean IoU over test images, for which `native` is slower; the reference's as it was published."""
     return [_accuracy("native", "at least 0.05 above the reference's", 0.05), _accuracy("resize", "", None)]
 
 
@@ -181,7 +181,7 @@ def against_the_limit(image: Path, threads: int) -> list[Figure]:
         workers = {way: running.enter_context(worker(way, image, threads)) for way in ways}
         spent = in_turns({way: partial(_median_ms, one, 10) for way, one in workers.items()}, WARM_ROUNDS)
     figures = []
-    for mode, network, way in zip(MODES, (NATIVE, RESIZE), ways[1:], strict=True):
+    for (mode, network), way in zip(NETWORKS.items(), ways[1:], strict=True):
         limit = [ms * count_flops(network) / PRODUCT_FLOP for ms in spent["product"]]
         figures.append(
             Figure(
@@ -198,7 +198,7 @@ def against_the_limit(image: Path, threads: int) -> list[Figure]:
 def graphs() -> dict[str, dict[str, Any]]:
     """Nodes and operations of the networks that serve, by mode."""
     described: dict[str, dict[str, Any]] = {}
-    for mode, network in zip(MODES, (NATIVE, RESIZE), strict=True):
+    for mode, network in NETWORKS.items():
         nodes = node_counts(network)
         described[mode] = {
             "nodes": sum(nodes.values()),

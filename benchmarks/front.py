@@ -15,14 +15,13 @@ from benchmarks.timing import Spread, in_turns
 from cytomask import metrics
 from model import preprocess
 from model.predictor import (
-    MODES,
     WEIGHTS,
     Infer,
     load_network,
     logit,
     logits_of_page,
     open_network,
-    read_manifest,
+    read_manifests,
 )
 from training.dataset import read_source
 
@@ -58,7 +57,7 @@ def measure(data: Path, networks: Sequence[Path], threads: int) -> list[dict[str
 
 
 def _ways(networks: Sequence[Path], threads: int) -> dict[str, Segment]:
-    manifests = {mode: read_manifest(WEIGHTS / mode, mode) for mode in MODES}
+    manifests = read_manifests(WEIGHTS)
     cuts = {mode: logit(manifest.threshold) for mode, manifest in manifests.items()}
     serving = {mode: load_network(WEIGHTS / mode, manifest, threads) for mode, manifest in manifests.items()}
 

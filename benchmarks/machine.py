@@ -10,7 +10,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from model.predictor import MODES, WEIGHTS, read_manifest
+from model.predictor import WEIGHTS, read_manifests
 
 ROOT = Path(__file__).parents[1]
 GPU_ONLY = ("nvidia-", "cuda-", "triton")
@@ -31,7 +31,6 @@ REFERENCE = ("aws-lambda-powertools", "boto3", "numpy", "pillow", "safetensors",
 
 def describe(threads: int) -> dict[str, Any]:
     """The machine, its versions, and how busy it was."""
-    manifests = {mode: read_manifest(WEIGHTS / mode, mode) for mode in MODES}
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -41,7 +40,10 @@ def describe(threads: int) -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in PACKAGES},
-        **{f"network, {mode}": f"{each.name}, {each.sha256}" for mode, each in manifests.items()},
+        **{
+            f"network, {mode}": f"{each.name}, {each.sha256}"
+            for mode, each in read_manifests(WEIGHTS).items()
+        },
         "commit": _commit(),
     }
 

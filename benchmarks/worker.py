@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from model.predictor import Mode
 
 WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
-NATIVE, RESIZE = (WEIGHTS / mode / "swin_unet.onnx" for mode in ("native", "resize"))
+NETWORKS = {mode: WEIGHTS / mode / "swin_unet.onnx" for mode in ("native", "resize")}
 SIDE = 224
 OPSET = 20
 SQUARE = (2048, 2048)
@@ -80,19 +80,22 @@ def tile_torch(_: Path, threads: int) -> Way:
 
     yield None
     torch.set_num_threads(threads)
-    network, tile = load_checkpoint(NATIVE.with_suffix(".safetensors")), torch.zeros(1, 1, SIDE, SIDE)
+    network, tile = (
+        load_checkpoint(NETWORKS["native"].with_suffix(".safetensors")),
+        torch.zeros(1, 1, SIDE, SIDE),
+    )
     with torch.inference_mode():
         yield lambda count: one_by_one(lambda: network(tile), count)
 
 
 def tile_onnxruntime(_: Path, threads: int) -> Way:
     """The network for `native` alone in ONNX Runtime, as the predictor loads it."""
-    yield from _tile(NATIVE, threads)
+    yield from _tile(NETWORKS["native"], threads)
 
 
 def tile_resize(_: Path, threads: int) -> Way:
     """The network for `resize`, likewise."""
-    yield from _tile(RESIZE, threads)
+    yield from _tile(NETWORKS["resize"], threads)
 
 
 def _tile(network: Path, threads: int) -> Way:
@@ -113,7 +116,7 @@ def tile_openvino(_: Path, threads: int) -> Way:
     yield None
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     settings["INFERENCE_PRECISION_HINT"] = "f32"
-    network = openvino.Core().compile_model(NATIVE, "CPU", settings)
+    network = openvino.Core().compile_model(NETWORKS["native"], "CPU", settings)
     tile = np.zeros((1, 1, SIDE, SIDE), np.float32)
     yield lambda count: one_by_one(lambda: network([tile]), count)
 

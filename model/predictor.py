@@ -97,7 +97,7 @@ class Predictor:
 
         0 threads means one per core.
         """
-        self.manifests = {mode: read_manifest(weights / mode, mode) for mode in modes}
+        self.manifests = read_manifests(weights, modes)
         loader = ThreadPoolExecutor(1)
         self._networks = {
             mode: loader.submit(load_network, weights / mode, manifest, threads)
@@ -217,6 +217,11 @@ def logit(probability: float) -> float:
 def served_modes(weights: Path) -> list[Mode]:
     """The modes that a folder of weights has networks for."""
     return [mode for mode in MODES if (weights / mode / MANIFEST).exists()]
+
+
+def read_manifests(weights: Path, modes: Sequence[Mode] = MODES) -> dict[Mode, Manifest]:
+    """Reads the manifests of a folder of weights; raises WeightsError where one does not serve."""
+    return {mode: read_manifest(weights / mode, mode) for mode in modes}
 
 
 def read_manifest(folder: Path, mode: Mode) -> Manifest:

@@ -27,6 +27,7 @@ from model.predictor import (
     Predictor,
     WeightsError,
     read_manifest,
+    read_manifests,
     served_modes,
 )
 from training.dataset import read_source
@@ -89,7 +90,7 @@ def promote(
         WeightsError: the folder holds weights that do not serve.
     """
     mode = candidate.mode
-    serving = Predictor(weights, modes=[mode]) if (weights / mode / MANIFEST).exists() else None
+    serving = Predictor(weights, modes=[mode]) if mode in served_modes(weights) else None
     training_data, licence = _provenance(candidate, serving.manifests[mode] if serving else None)
     network = load_checkpoint(candidate.checkpoint)
     weights.parent.mkdir(parents=True, exist_ok=True)
@@ -118,14 +119,11 @@ def promote(
         shutil.copyfile(candidate.checkpoint, staging / mode / CHECKPOINT_FILE)
         card = weights / CARD
         text = card.read_text() if card.exists() else ""
-        (staging / CARD).write_text(fill_card(text, _tables(_served(weights) | {mode: manifest})))
+        (staging / CARD).write_text(
+            fill_card(text, _tables(read_manifests(weights, served_modes(weights)) | {mode: manifest}))
+        )
         install(staging, weights)
     return outcome
-
-
-def _served(weights: Path) -> dict[Mode, Manifest]:
-    """The manifests of the modes that a folder serves."""
-    return {mode: read_manifest(weights / mode, mode) for mode in served_modes(weights)}
 
 
 def _tables(manifests: Mapping[Mode, Manifest]) -> str:
@@ -279,8 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parsed.checkpoint, parsed.name, training, parsed.threshold, parsed.trained_on, parsed.licence
         )
         models = [(parsed.name, training)]
-        serving = _served(parsed.weights).get(candidate.mode)
-        if serving:
+        if candidate.mode in served_modes(parsed.weights):
+            serving = read_manifest(parsed.weights / candidate.mode, candidate.mode)
             models.append((serving.name, serving.training))
         for name, trained in models:
             for sentence in flattered(name, trained, parsed.data, parsed.sources):

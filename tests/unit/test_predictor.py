@@ -204,7 +204,10 @@ def test_a_network_for_the_other_mode_is_not_served(copied: Path) -> None:
 
 def test_a_mode_that_is_not_asked_for_is_not_loaded(copied: Path) -> None:
     shutil.rmtree(copied / "native")
-    Predictor(copied, modes=["resize"]).wait()
+    predictor = Predictor(copied, modes=["resize"])
+    predictor.wait()
+    assert list(predictor.manifests) == ["resize"]
+    assert predictor.predict(noise(9, 9), "resize").mask.shape == (9, 9)
 
 
 @pytest.mark.parametrize("mode", MODES)
