@@ -3,7 +3,6 @@
 One code for training and serving, so that the network is served what it was trained on.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from PIL import Image
 TILE = 224
 OVERLAP = 56
 NORMALISATION = "page-zscore"
-ROWS_AT_ONCE = 256
+PIXELS_AT_ONCE = 2**16  # in 64 bits they stay in a core's cache
 
 Pixels = NDArray[np.float32]
 
@@ -34,24 +33,31 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
     low, high = float(page.min()), float(page.max())
     if low == high:
         return np.zeros(page.shape, np.float32)
+    height, width = page.shape
+    rows = max(PIXELS_AT_ONCE // width, 1)
+    bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+    room = np.empty((rows, width), np.float64)  # for one band after the other
 
-    def stretched(rows: NDArray[np.generic]) -> NDArray[np.float64]:
+    def stretched(band: slice) -> NDArray[np.float64]:
         """To 0..1 first: copies that differ in gain and offset give the same numbers to the last bit."""
-        shifted: NDArray[np.float64] = np.subtract(rows, low, dtype=np.float64)
-        return shifted / (high - low)
+        values = room[: band.stop - band.start]
+        np.subtract(page[band], low, out=values, dtype=np.float64)
+        values /= high - low
+        return values
 
-    mean = sum(float(stretched(rows).sum()) for rows in _bands(page)) / page.size
-    squares = sum(float(np.square(stretched(rows) - mean).sum()) for rows in _bands(page))
+    mean = sum(float(stretched(band).sum()) for band in bands) / page.size
+
+    def centred(band: slice) -> NDArray[np.float64]:
+        values = stretched(band)
+        values -= mean
+        return values
+
+    squares = sum(float(np.square(values, out=values).sum()) for values in map(centred, bands))
     deviation = (squares / page.size) ** 0.5
     normalised = np.empty(page.shape, np.float32)
-    for source, target in zip(_bands(page), _bands(normalised), strict=True):
-        target[:] = (stretched(source) - mean) / deviation
+    for band in bands:
+        np.divide(centred(band), deviation, out=normalised[band], casting="same_kind")
     return normalised
-
-
-def _bands(page: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
-    """Views of a few rows each: 64-bit arithmetic over a whole large page would not fit in memory."""
-    return (page[top : top + ROWS_AT_ONCE] for top in range(0, page.shape[0], ROWS_AT_ONCE))
 
 
 @dataclass(frozen=True)
