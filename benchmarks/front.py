@@ -73,10 +73,11 @@ def _ways(networks: Sequence[Path], threads: int) -> dict[str, Segment]:
         **{f"native, overlap {overlap}": partial(native, overlap) for overlap in OVERLAPS},
     }
     for path in networks:
-        infer = open_network(path, threads)
         ways |= {
-            f"{path.stem}, resize": partial(squashed, infer, 0.0),
-            f"{path.stem}, native": partial(overlapping, infer, 0.0, preprocess.OVERLAP),
+            f"{path.stem}, resize": partial(squashed, open_network(path, "resize", threads), 0.0),
+            f"{path.stem}, native": partial(
+                overlapping, open_network(path, "native", threads), 0.0, preprocess.OVERLAP
+            ),
         }
     return ways
 

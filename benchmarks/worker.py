@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
 NETWORKS = {mode: WEIGHTS / mode / "swin_unet.onnx" for mode in ("native", "resize")}
 SIDE = 224
+TILES = {"native": 12, "resize": 1}  # of a page of 704x520
 OPSET = 20
 SQUARE = (2048, 2048)
 
@@ -89,23 +90,37 @@ def tile_torch(_: Path, threads: int) -> Way:
 
 
 def tile_onnxruntime(_: Path, threads: int) -> Way:
-    """The network for `native` alone in ONNX Runtime, as the predictor loads it."""
-    yield from _tile(NETWORKS["native"], threads)
-
-
-def tile_resize(_: Path, threads: int) -> Way:
-    """The network for `resize`, likewise."""
-    yield from _tile(NETWORKS["resize"], threads)
-
-
-def _tile(network: Path, threads: int) -> Way:
+    """The network for `native` alone in ONNX Runtime, all threads on one tile."""
     import numpy as np  # noqa: PLC0415
 
     from model.predictor import open_session  # noqa: PLC0415
 
     yield None
-    session, tile = open_session(network, threads), np.zeros((1, 1, SIDE, SIDE), np.float32)
+    session, tile = open_session(NETWORKS["native"], threads), np.zeros((1, 1, SIDE, SIDE), np.float32)
     yield lambda count: one_by_one(lambda: session.run(None, {"image": tile}), count)
+
+
+def tiles_native(_: Path, threads: int) -> Way:
+    """The network for `native` alone, with the tiles of a page, as the predictor runs it."""
+    yield from _tiles("native", threads)
+
+
+def tiles_resize(_: Path, threads: int) -> Way:
+    """The network for `resize`, likewise with its one tile."""
+    yield from _tiles("resize", threads)
+
+
+def _tiles(mode: "Mode", threads: int) -> Way:
+    import numpy as np  # noqa: PLC0415
+
+    from model.predictor import open_network  # noqa: PLC0415
+
+    yield None
+    infer, tiles = (
+        open_network(NETWORKS[mode], mode, threads),
+        np.zeros((TILES[mode], 1, SIDE, SIDE), np.float32),
+    )
+    yield lambda count: one_by_one(lambda: infer(tiles), count)
 
 
 def tile_openvino(_: Path, threads: int) -> Way:
@@ -160,7 +175,8 @@ WAYS: dict[str, Callable[[Path, int], Way]] = {
         resize_side_by_side,
         tile_torch,
         tile_onnxruntime,
-        tile_resize,
+        tiles_native,
+        tiles_resize,
         tile_openvino,
         product,
     )

@@ -136,29 +136,30 @@ class Predictor:
 
 def load_network(folder: Path, manifest: Manifest, threads: int = 0) -> Infer:
     """The network of a folder of weights; raises WeightsError where it is not the manifest's."""
-    return open_network(check_weights(folder, manifest), threads)
+    return open_network(check_weights(folder, manifest), manifest.mode, threads)
 
 
-def open_network(network: Path, threads: int = 0) -> Infer:
+def open_network(network: Path, mode: Mode, threads: int = 0) -> Infer:
     """An ONNX file as a function; 0 threads means one per core.
 
-    Each thread has a tile of its own: that uses two cores better than one tile on both of them, whose steps
-    are too short to share.
+    In `native` mode each thread has a tile of its own, for the steps of one tile are too short to share. In
+    `resize` mode there is but one tile, and the threads share it as well as they can.
     """
     threads = threads or cores()
-    session = open_session(network, threads)
-    pool = ThreadPoolExecutor(threads)
+    session = open_session(network, threads if mode == "resize" else 1)
 
-    def run(tile: Pixels) -> Pixels:
+    def infer_tile(tile: Pixels) -> Pixels:
         logits: Pixels = session.run(None, {"image": tile})[0]
         return logits
 
-    def infer(tiles: Pixels) -> Pixels:
-        if len(tiles) == 1:
-            return run(tiles)
-        return np.concatenate(list(pool.map(run, np.split(tiles, len(tiles)))))
+    if mode == "resize":
+        return infer_tile
+    pool = ThreadPoolExecutor(threads)
 
-    return infer
+    def infer_tiles(tiles: Pixels) -> Pixels:
+        return np.concatenate(list(pool.map(infer_tile, np.split(tiles, len(tiles)))))
+
+    return infer_tiles
 
 
 def cores() -> int:

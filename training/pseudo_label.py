@@ -31,7 +31,7 @@ def teacher(weights: Path) -> Infer:
     if weights.suffix != ".onnx":
         return tile_function(load_network(weights), torch.device("cpu"))
     try:
-        return open_network(weights)
+        return open_network(weights, "native")
     except Exception as error:  # ONNX Runtime's own classes have no public base
         raise ValueError(f"{weights} holds no network: {error}") from error
 
