@@ -124,6 +124,7 @@ def function_environment(account: Account, outputs: Mapping[str, str]) -> dict[s
         "SEGMENT_QUEUE_URL": outputs["SegmentQueueUrl"],
         "EVALUATION_QUEUE_URL": outputs["EvaluationQueueUrl"],
         "RETRY_DELAY": "1",
+        "MAX_RECEIVE_COUNT": "5",
         "POWERTOOLS_METRICS_NAMESPACE": "cytomask",
         "AWS_ENDPOINT_URL": account.endpoint,
     }

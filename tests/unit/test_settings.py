@@ -13,13 +13,14 @@ ENVIRONMENT = {
     "EVALUATION_QUEUE_URL": "https://sqs/evaluation",
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008",
     "RETRY_DELAY": "30",
+    "MAX_RECEIVE_COUNT": "5",
 }
 
 
 def test_the_environment_of_the_template_is_read() -> None:
     settings = Settings.from_environment(ENVIRONMENT | {"PATH": "/bin"})
     assert settings == Settings(
-        "in", "out", "truth", "jobs", "https://sqs/segment", "https://sqs/evaluation", 3008, 30
+        "in", "out", "truth", "jobs", "https://sqs/segment", "https://sqs/evaluation", 3008, 30, 5
     )
 
 
@@ -31,11 +32,6 @@ def test_a_variable_that_lacks_is_named(name: str, value: str | None) -> None:
         environment[name] = value
     with pytest.raises(ValueError, match=f"the environment lacks {name};"):
         Settings.from_environment(environment)
-
-
-def test_how_often_a_message_is_tried_is_known_where_it_is_told() -> None:
-    assert Settings.from_environment(ENVIRONMENT | {"MAX_RECEIVE_COUNT": "5"}).tries == 5
-    assert Settings.from_environment(ENVIRONMENT).tries == 0
 
 
 def test_all_that_lack_are_named_at_once() -> None:

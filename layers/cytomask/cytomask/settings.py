@@ -11,8 +11,8 @@ class Settings:
     Attributes:
         memory_mb: as Lambda bills it.
         retry_delay: seconds until a message that failed for the first time is delivered again.
+        tries: deliveries after which the queue gives a message up.
         more_buckets: beside the stack's own, those that messages may name.
-        tries: deliveries after which the queue gives a message up; 0 where nobody says.
     """
 
     input_bucket: str
@@ -23,8 +23,8 @@ class Settings:
     evaluation_queue_url: str
     memory_mb: int
     retry_delay: int
+    tries: int
     more_buckets: frozenset[str] = frozenset()
-    tries: int = 0
 
     @property
     def allowed_buckets(self) -> frozenset[str]:
@@ -48,8 +48,7 @@ class Settings:
             "retry_delay": "RETRY_DELAY",
             "tries": "MAX_RECEIVE_COUNT",
         }
-        told = {"MAX_RECEIVE_COUNT": "0"} | dict(environment)
-        numbers = {field: told.get(name, "") for field, name in number_names.items()}
+        numbers = {field: environment.get(name, "") for field, name in number_names.items()}
         wrong = [names[field] for field, value in values.items() if not value]
         wrong += [number_names[field] for field, value in numbers.items() if not value.isdecimal()]
         if wrong:
