@@ -7,8 +7,8 @@ from benchmarks.graph import count_flops, node_counts
 from benchmarks.worker import NETWORKS
 
 # A little above what they are: what grows them on purpose raises them here, and says why.
-MOST_NODES = {"native": 220, "resize": 155}
-MOST_GFLOP = {"native": 1.45, "resize": 1.46}
+MOST_NODES = {"native": 220, "resize": 138}
+MOST_GFLOP = {"native": 1.45, "resize": 1.08}
 UNWANTED = {
     *(
         "cli.demo",
@@ -32,7 +32,7 @@ def test_a_shipped_graph_has_no_more_nodes_than_its_budget(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MOST_GFLOP)
 def test_a_tile_takes_no_more_operations_than_its_budget(mode: str) -> None:
-    assert 1.4e9 < count_flops(NETWORKS[mode]) <= MOST_GFLOP[mode] * 1e9
+    assert 1e9 < count_flops(NETWORKS[mode]) <= MOST_GFLOP[mode] * 1e9
 
 
 @pytest.mark.parametrize(("module", "most"), [("cli.segment", 285), ("functions.segment.app", 720)])
