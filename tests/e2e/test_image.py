@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from tools import BASE_IMAGE, ENVIRONMENT, IMAGE, ROOT, container, mask_of_command_line, run
 
+from cytomask import images
 from infra.samples import phase_contrast_field
 
 MOST_ADDED_BYTES = 300_000_000
@@ -162,3 +163,13 @@ def test_the_same_memory_is_enough_for_an_ordinary_image(store, environment, pic
     with container(environment, memory_mb=512) as function:
         [result] = function.invoke({"image": image})
     np.testing.assert_array_equal(store.mask(result["mask"]), mask_of_command_line(picture, tmp_path))
+
+
+def test_the_largest_page_that_is_taken_fits_into_the_memory(store, environment, tmp_path):
+    width = images.Limits.within(512).page_pixels // 2000
+    noise = np.random.default_rng(0).normal(size=(2000, width))
+    tifffile.imwrite(tmp_path / "largest.tif", noise)
+    image = store.upload("largest.tif", tmp_path / "largest.tif")
+    with container(environment, memory_mb=512) as function:
+        [result] = function.invoke({"image": image, "outputs": ["mask", "probability", "overlay"]})
+    assert (result["status"], result["pages"][0]["width"]) == ("SUCCEEDED", width)
