@@ -20,8 +20,9 @@ lint: $(VENV)/dev  ## format, lint, types and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-audit: $(AUDIT)/ready  ## the template against checkov's rules; each that is passed over says why in its resource's Metadata
-	$(AUDIT)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+audit: $(AUDIT)/ready  ## template and Dockerfiles against checkov's rules; what is passed over says why, there
+	$(AUDIT)/bin/checkov --file template.yaml functions/segment/Dockerfile training/Dockerfile \
+		--framework cloudformation dockerfile --compact --quiet --skip-download
 
 lock: $(VENV)/dev  ## the hashes of what the image and the layer install, after a change of their dependencies
 	$(BIN)/python -m infra.lock
