@@ -32,10 +32,11 @@ def import_times(module: str, threads: int, runs: int) -> dict[str, float]:
     by_run = [_import_once(module, threads) for _ in range(runs)]
     packages = {name for spent in by_run for name in spent}
     shares = {name: median(spent.get(name, 0.0) for spent in by_run) for name in packages}
-    total = median(sum(spent.values()) for spent in by_run)
     largest = sorted(shares, key=lambda name: -shares[name])[:LARGEST]
     shown = {name: round(shares[name], 1) for name in largest}
-    return {"all": round(total, 1), **shown, "others": round(total - sum(shown.values()), 1)}
+    total = median(sum(spent.values()) for spent in by_run)
+    others = median(sum(spent.values()) - sum(spent.get(name, 0.0) for name in largest) for spent in by_run)
+    return {"all": round(total, 1), **shown, "others": round(others, 1)}
 
 
 def _import_once(module: str, threads: int) -> dict[str, float]:

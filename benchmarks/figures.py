@@ -89,7 +89,7 @@ def warm(image: Path, threads: int) -> list[Figure]:
             times.median <= 4,
         ),
         Figure(
-            "peak resident memory, `native`, after 28 images",
+            "peak resident memory, `native`",
             "MB",
             Spread.of([peaks["reference"]]),
             Spread.of([peaks["native"]]),

@@ -101,7 +101,7 @@ def tile_onnxruntime(_: Path, threads: int) -> Way:
 
 
 def tiles_native(_: Path, threads: int) -> Way:
-    """The network for `native` alone, with the tiles of a page, as the predictor runs it."""
+    """The network for `native` alone, with the tiles of a page, a thread each, all in one call."""
     yield from _tiles("native", threads)
 
 

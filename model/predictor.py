@@ -19,7 +19,7 @@ from model.preprocess import Blend, Pixels, TilePlan
 
 Mode = Literal["native", "resize"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-# A network: (N, 1, 224, 224) float32 tiles to their logits, of the same shape.
+# A network: (N, 1, 224, 224) float32 tiles to their logits, of the same shape. N is 1 in `resize` mode.
 Infer = Callable[[Pixels], Pixels]
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -142,8 +142,8 @@ def load_network(folder: Path, manifest: Manifest, threads: int = 0) -> Infer:
 def open_network(network: Path, mode: Mode, threads: int = 0) -> Infer:
     """An ONNX file as a function; 0 threads means one per core.
 
-    In `native` mode each thread has a tile of its own, for the steps of one tile are too short to share. In
-    `resize` mode there is but one tile, and the threads share it as well as they can.
+    In `native` mode each thread has tiles of its own: that takes less time than to share one after the
+    other, whose steps are short. In `resize` mode there is but one tile, and the threads share it.
     """
     threads = threads or cores()
     session = open_session(network, threads if mode == "resize" else 1)

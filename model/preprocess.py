@@ -86,7 +86,7 @@ class TilePlan:
 def plan_tiles(height: int, width: int, tile: int = TILE, overlap: int = OVERLAP) -> TilePlan:
     """Covers a page with the fewest tiles that overlap by at least `overlap`, evenly spread.
 
-    A page smaller than a tile gets one tile, which `cut` pads by reflection.
+    A page smaller than a tile gets one tile, which `cut_row` pads by reflection.
     """
     return TilePlan(
         height, width, _starts(height, tile, overlap), _starts(width, tile, overlap), tile, overlap

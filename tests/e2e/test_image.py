@@ -165,11 +165,31 @@ def test_the_same_memory_is_enough_for_an_ordinary_image(store, environment, pic
     np.testing.assert_array_equal(store.mask(result["mask"]), mask_of_command_line(picture, tmp_path))
 
 
-def test_the_largest_page_that_is_taken_fits_into_the_memory(store, environment, tmp_path):
-    width = images.Limits.within(512).page_pixels // 2000
-    noise = np.random.default_rng(0).normal(size=(2000, width))
-    tifffile.imwrite(tmp_path / "largest.tif", noise)
+@pytest.mark.parametrize(
+    ("dtype", "channels", "options"),
+    [
+        ("float64", 1, {}),
+        (
+            "float64",
+            3,
+            {"photometric": "rgb", "compression": "zlib", "predictor": True, "rowsperstrip": 2000},
+        ),
+        ("uint16", 24, {"photometric": "minisblack", "planarconfig": "contig", "compression": "zlib"}),
+    ],
+    ids=["grey", "colours in one strip", "channels"],
+)
+def test_the_largest_page_that_is_taken_fits_into_the_memory(
+    store, environment, tmp_path, dtype, channels, options
+):
+    decoded = channels * np.dtype(dtype).itemsize
+    limits = images.Limits.within(512)
+    width = limits.page_bytes // (decoded + max(decoded, images.BYTES_OF_WORK)) // 2000
+    page = np.random.default_rng(0).integers(0, 9, (2000, width, channels)).astype(dtype)
+    tifffile.imwrite(tmp_path / "largest.tif", page.squeeze(), **options)
     image = store.upload("largest.tif", tmp_path / "largest.tif")
+    asked = {"image": image, "outputs": ["mask", "probability", "overlay"]}
+    if options.get("photometric") == "minisblack":
+        asked["channel"] = 0
     with container(environment, memory_mb=512) as function:
-        [result] = function.invoke({"image": image, "outputs": ["mask", "probability", "overlay"]})
+        [result] = function.invoke(asked)
     assert (result["status"], result["pages"][0]["width"]) == ("SUCCEEDED", width)

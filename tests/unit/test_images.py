@@ -192,7 +192,7 @@ def test_a_constant_page_reads_as_it_is() -> None:
 
 def test_the_header_names_size_and_type_of_the_file() -> None:
     assert headers(plain_tiff(planes().astype(np.uint16))) == [
-        images.PageHeader(HEIGHT, WIDTH, channels=1, colour=False, dtype="uint16")
+        images.PageHeader(HEIGHT, WIDTH, 1, colour=False, dtype="uint16", decoded_bytes=2 * HEIGHT * WIDTH)
     ]
 
 
@@ -341,7 +341,8 @@ def test_channels_may_be_named_first_or_last(data: bytes) -> None:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         stored = file.asarray()
     last = stored.shape[-1] == 5
-    assert headers(data) == [images.PageHeader(HEIGHT, WIDTH, 5, colour=False, dtype="uint8")]
+    [header] = headers(data)
+    assert (header.height, header.width, header.channels, header.colour) == (HEIGHT, WIDTH, 5, False)
     assert np.array_equal(read_one(data, channel=2), stored[..., 2] if last else stored[2])
 
 
@@ -463,7 +464,7 @@ def test_a_page_out_of_range_is_refused_before_any_is_read(page: int) -> None:
 def test_a_grey_png_comes_back_as_it_is(dtype: str) -> None:
     stored = (planes().astype(np.uint32) * np.iinfo(dtype).max // 255).astype(dtype)
     data = encoded(stored, "PNG")
-    assert headers(data) == [images.PageHeader(HEIGHT, WIDTH, 1, colour=False, dtype=dtype)]
+    assert headers(data) == [images.PageHeader(HEIGHT, WIDTH, 1, False, dtype, stored.nbytes)]
     found = read_one(data)
     assert found.dtype == dtype
     assert np.array_equal(found, stored)
@@ -668,6 +669,26 @@ def test_less_memory_means_smaller_pages_and_the_refusal_says_so() -> None:
         pytest.raises(ImageTooLarge, match=r"\(9 megapixels\); the limit is 7\.2 megapixels.*its 512 MB"),
     ):
         images.read_pages(image, limits=images.Limits.within(512))
+
+
+@pytest.mark.parametrize(
+    ("data", "decoded"),
+    [
+        (tiff(noise(40, 50, 24), photometric="minisblack", planarconfig="contig"), 24 * 2000),
+        (tiff(noise(40, 50, 3).astype(np.float64), photometric="rgb", compression="zlib"), 24 * 2000),
+        (tiff(noise(7, 40, 50), metadata={"axes": "ZYX"}), 2000),
+        (tiff(noise(40, 50, 7), metadata={"axes": "YXT"}), 7 * 2000),
+        (encoded(noise(40, 50, 3), "PNG"), 4 * 2000),
+    ],
+    ids=["channels", "colours", "pages apart", "pages together", "png"],
+)
+def test_all_that_is_decoded_at_a_time_counts(data: bytes, decoded: int) -> None:
+    needed = decoded + max(decoded, 20 * 2000)
+    with images.open_image(data, "wide.tif") as image:
+        assert image.pages[0].decoded_bytes == decoded
+        assert list(images.read_pages(image, [0], 0, images.Limits(page_bytes=needed)))
+        with pytest.raises(ImageTooLarge, match=r"page 0 of wide\.tif takes .* MiB to be decoded alone"):
+            images.read_pages(image, [0], 0, images.Limits(page_bytes=needed - 1))
 
 
 def test_a_small_page_beside_a_huge_one_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

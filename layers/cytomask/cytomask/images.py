@@ -64,6 +64,7 @@ class Limits:
     """What fits into the function's memory and time; larger images are refused by their header."""
 
     page_pixels: int = 64 * MEGA
+    page_bytes: int = 2048 * MEBI  # what one page may take of the memory
     job_pixels: int = 256 * MEGA
     file_bytes: int = 640 * MEBI
     file_pages: int = 10_000  # whose headers alone take a second
@@ -75,21 +76,24 @@ class Limits:
         """The limits of a function with so many MB; of what it does not need itself, the file gets a quarter.
 
         Measured in the container over 8- to 64-bit pages of 1 to 64 megapixels, with every output: 175 MB,
-        the file, and 18 to 21 bytes a pixel, 25 where they have 64 bits.
+        the file, what is decoded at a time, and 17 to 20 bytes a pixel.
         """
-        spare = (memory_mb - RESIDENT_MB) * MEBI
-        page_pixels = max(spare * 3 // 4 // BYTES_PER_PIXEL, 0)
+        spare = max(memory_mb - RESIDENT_MB, 0) * MEBI
+        page_bytes = spare * 3 // 4
+        page_pixels = page_bytes // (BYTES_OF_WORK + LARGEST_ITEM)
         if page_pixels >= cls.page_pixels:
-            return cls()
+            return cls(page_bytes=min(cls.page_bytes, page_bytes))
         return cls(
             page_pixels=page_pixels,
-            file_bytes=min(cls.file_bytes, max(spare // 4, 0)),
+            page_bytes=page_bytes,
+            file_bytes=min(cls.file_bytes, spare // 4),
             more=f", or give the function more memory than its {memory_mb} MB",
         )
 
 
 RESIDENT_MB = 256
-BYTES_PER_PIXEL = 28
+BYTES_OF_WORK = 20  # for every pixel, beside those that are decoded
+LARGEST_ITEM = 8  # of a page with one channel
 LIMITS = Limits()
 
 
@@ -102,6 +106,7 @@ class PageHeader:
         channels: how many a caller can choose from; RGB counts as 3.
         colour: whether those channels are red, green and blue, which luma joins to one.
         dtype: NumPy's name of the stored type.
+        decoded_bytes: of all channels and pages that can only be decoded together with it, and of itself.
         zero: what a stored 0 decodes to; not 0 where the file calls 0 white.
     """
 
@@ -110,6 +115,7 @@ class PageHeader:
     channels: int
     colour: bool
     dtype: str
+    decoded_bytes: int
     zero: int = 0
 
 
@@ -302,6 +308,14 @@ def check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: 
                 f"({_megapixels(pixels)} megapixels); the limit is {_megapixels(limits.page_pixels)} "
                 f"megapixels a page: crop or bin it{limits.more}"
             )
+        # Some codecs hold two copies while they decode; what is decoded stays while the page is worked on.
+        needed = page.decoded_bytes + max(page.decoded_bytes, BYTES_OF_WORK * pixels)
+        if needed > limits.page_bytes:
+            raise ImageTooLarge(
+                f"page {index} of {image.name} takes {needed / MEBI:.0f} MiB of memory, "
+                f"{page.decoded_bytes / MEBI:.0f} MiB to be decoded alone; the limit is "
+                f"{limits.page_bytes / MEBI:.0f} MiB: save its pages and channels one by one{limits.more}"
+            )
         total += pixels
         if channel is None and page.channels > 1 and not page.colour:
             raise AmbiguousChannels(
@@ -467,6 +481,7 @@ class _TiffSeries:
             channels=outer * self._samples,
             colour=outer == 1 and self._samples == RGB and _is_coloured(self._keyframe),
             dtype=str(self._keyframe.dtype),
+            decoded_bytes=self._count_decoded_bytes(),
             zero=int(self._upright(np.zeros(1, self._keyframe.dtype))[0]),
         )
         self._directories = self._load_directories(size)
@@ -576,7 +591,6 @@ class _TiffSeries:
 
     def _plane(self, number: int) -> NDArray[Any]:
         """One plane as stored: (H, W, samples)."""
-        self._require_room(planes=1)
         if self._by_directory:
             directory = self._directories[number]
             _require_small_segments(directory, self._name)
@@ -595,7 +609,6 @@ class _TiffSeries:
     @cached_property
     def _all_planes(self) -> NDArray[Any]:
         """Where nothing smaller can be read: (planes, H, W, samples)."""
-        self._require_room(planes=self._planes.size)
         for directory in self._directories:
             _require_small_segments(directory, self._name)
         order = [index for index, axis in enumerate(self._axes) if axis not in "YXS"]
@@ -607,16 +620,12 @@ class _TiffSeries:
         planes: NDArray[Any] = stored.transpose(order).reshape(shape)
         return planes
 
-    def _require_room(self, planes: int) -> None:
-        """Refuses to decode more values at a time than a job may have pixels."""
+    def _count_decoded_bytes(self) -> int:
+        """Bytes that are decoded at a time: those of a plane, or of all where nothing smaller can be read."""
+        planes = 1 if self._by_directory or self._in_one_run else self._planes.size
         tile = self._keyframe.tilewidth * self._keyframe.tilelength * self._keyframe.tiledepth
-        area = max(self.header.height * self.header.width, tile)
-        values = planes * self._length("S") * area
-        if values > LIMITS.job_pixels:
-            raise ImageTooLarge(
-                f"{self._name} can only be decoded {values / MEGA:.0f} million values at a time, "
-                f"the limit is {LIMITS.job_pixels // MEGA}; save its pages and channels one by one"
-            )
+        area = max(self._length("Y") * self._length("X"), tile)
+        return int(planes * self._length("S") * area * np.dtype(self._keyframe.dtype).itemsize)
 
 
 def _is_coloured(page: tifffile.TiffPage) -> bool:
@@ -703,7 +712,10 @@ class PillowImage:
                     f"{name} is a PNG of 16-bit colours; save it in 16-bit grey, or as TIFF"
                 )
         dtype = "uint16" if self._mode == "I;16" else "uint8"
-        self.pages: Sequence[PageHeader] = (PageHeader(height, width, 1 if grey else RGB, not grey, dtype),)
+        decoded = height * width * (np.dtype(dtype).itemsize if grey else RGBA)
+        self.pages: Sequence[PageHeader] = (
+            PageHeader(height, width, 1 if grey else RGB, not grey, dtype, decoded),
+        )
 
     def decode(self, index: int, channel: int | None) -> NDArray[Any]:
         """As `ImageFile.decode`; transparency is left out."""
