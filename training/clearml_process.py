@@ -50,9 +50,9 @@ def _start(run: dict[str, Any]) -> Any:
     sys.argv = run["argv"]  # what ClearML takes for the script, and for its place in a repository
     from clearml import Task  # noqa: PLC0415  # under the alarm: the import alone reads configuration
 
-    # What clearml.conf calls sdk.development.report_use_subprocess, on by default, and no call or variable does:
-    # it forks, and where a thread is starting git just then, to see what is uncommitted, both processes hang.
-    Task._report_subprocess_enabled = False
+    # `sdk.development.report_use_subprocess` of clearml.conf, which no call and no variable turns off: it
+    # forks, and where a thread is starting git just then, to see what is uncommitted, both processes hang.
+    Task._report_subprocess_enabled = False  # type: ignore[assignment]  # a value read late
     if not _has_server():
         Task.set_offline(True)
     task: Any = Task.init(
