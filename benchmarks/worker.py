@@ -116,10 +116,8 @@ def _tiles(mode: "Mode", threads: int) -> Way:
     from model.predictor import open_network  # noqa: PLC0415
 
     yield None
-    infer, tiles = (
-        open_network(NETWORKS[mode], mode, threads),
-        np.zeros((TILES[mode], 1, SIDE, SIDE), np.float32),
-    )
+    infer = open_network(NETWORKS[mode], mode, threads)
+    tiles = np.zeros((TILES[mode], 1, SIDE, SIDE), np.float32)
     yield lambda count: one_by_one(lambda: infer(tiles), count)
 
 

@@ -32,7 +32,7 @@ def test_a_shipped_graph_has_no_more_nodes_than_its_budget(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MOST_GFLOP)
 def test_a_tile_takes_no_more_operations_than_its_budget(mode: str) -> None:
-    assert 0.95 < count_flops(NETWORKS[mode]) / (MOST_GFLOP[mode] * 1e9) <= 1
+    assert 0.97 < count_flops(NETWORKS[mode]) / (MOST_GFLOP[mode] * 1e9) <= 1
 
 
 @pytest.mark.parametrize(("module", "most"), [("cli.segment", 285), ("functions.segment.app", 720)])

@@ -27,7 +27,7 @@ from cytomask.errors import ImageTooLarge, RejectedInput, UnreadableImage
 
 HEIGHT, WIDTH = 16, 20
 # So small that whatever is taken from a file's word shows beside them.
-SMALL = images.Limits(page_pixels=10_000, job_pixels=40_000, file_pages=100)
+SMALL = images.Limits(page_pixels=10_000, page_bytes=400_000, job_pixels=40_000, file_pages=100)
 MOST_BYTES = 8 * images.MEGA
 
 NUMBERS = (0, 1, 2, 7, 8, 255, 256, 9_999, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1)

@@ -342,7 +342,7 @@ def test_channels_may_be_named_first_or_last(data: bytes) -> None:
         stored = file.asarray()
     last = stored.shape[-1] == 5
     [header] = headers(data)
-    assert (header.height, header.width, header.channels, header.colour) == (HEIGHT, WIDTH, 5, False)
+    assert header == images.PageHeader(HEIGHT, WIDTH, 5, False, "uint8", header.decoded_bytes)
     assert np.array_equal(read_one(data, channel=2), stored[..., 2] if last else stored[2])
 
 

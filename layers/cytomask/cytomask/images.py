@@ -712,6 +712,7 @@ class PillowImage:
                     f"{name} is a PNG of 16-bit colours; save it in 16-bit grey, or as TIFF"
                 )
         dtype = "uint16" if self._mode == "I;16" else "uint8"
+        # Pillow keeps a colour's three bytes in four.
         decoded = height * width * (np.dtype(dtype).itemsize if grey else RGBA)
         self.pages: Sequence[PageHeader] = (
             PageHeader(height, width, 1 if grey else RGB, not grey, dtype, decoded),
