@@ -18,14 +18,15 @@ lint: $(VENV)/dev  ## format, lint, types and the import contract
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
+	rm -rf build/imports && mkdir -p build/imports && cp -rL layers/cytomask/cytomask build/imports
+	PYTHONPATH=build/imports $(BIN)/lint-imports --no-logo
 
 audit: $(AUDIT)/ready  ## template and Dockerfiles against checkov's rules; what is passed over says why, there
 	$(AUDIT)/bin/checkov --file template.yaml functions/segment/Dockerfile training/Dockerfile \
 		--framework cloudformation dockerfile --compact --quiet --skip-download
 
 lock: $(VENV)/dev  ## the hashes of what the image and the layer install, after a change of their dependencies
-	$(BIN)/python -m infra.lock
+	$(BIN)/python -m cytomask.infra.lock
 
 tools: $(VENV)/dev $(SAM)/ready  ## what docs/local-testing.md needs beside Docker: the project's tools, and sam's
 
@@ -48,16 +49,16 @@ storm: $(VENV)/dev  ## faults, kills and duplicates over the emulated stack, the
 	$(BIN)/python -m benchmarks.storm $(if $(IMAGES),--images $(IMAGES))
 
 explore: $(VENV)/dev  ## what is in the data: DATA=folder ROWS="livecell/train …" OUT=report.html
-	$(BIN)/python -m training.explore $(ROWS) --data "$(DATA)" --out "$(OUT)"
+	$(BIN)/python -m cytomask.training.explore $(ROWS) --data "$(DATA)" --out "$(OUT)"
 
 train: $(VENV)/dev  ## weights from images: CONFIG=training/configs/swin_unet.yaml DATA=folder OUT=folder
-	$(BIN)/python -m training.train "$(CONFIG)" --data "$(DATA)" --out "$(OUT)" --resume $(ARGS)
+	$(BIN)/python -m cytomask.training.train "$(CONFIG)" --data "$(DATA)" --out "$(OUT)" --resume $(ARGS)
 
 evaluate: $(VENV)/dev  ## scores of the weights that serve: DATA=folder ROWS="livecell_like/val …" OUT=folder
-	$(BIN)/python -m training.evaluate $(ROWS) --data "$(DATA)" $(if $(OUT),--out "$(OUT)") $(ARGS)
+	$(BIN)/python -m cytomask.training.evaluate $(ROWS) --data "$(DATA)" $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 export: $(VENV)/dev  ## make a checkpoint the weights that serve, if no worse: CHECKPOINT= NAME= DATA= ROWS= ARGS=
-	$(BIN)/python -m training.promote "$(CHECKPOINT)" $(ROWS) --data "$(DATA)" --name "$(NAME)" $(ARGS)
+	$(BIN)/python -m cytomask.training.promote "$(CHECKPOINT)" $(ROWS) --data "$(DATA)" --name "$(NAME)" $(ARGS)
 
 clean:  ## everything that was made
 	rm -rf $(VENV) $(SAM) $(AUDIT) .aws-sam out masks

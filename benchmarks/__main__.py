@@ -14,7 +14,7 @@ from benchmarks.front import measure, plot
 from benchmarks.page import write_page
 from benchmarks.report import figure_table, markdown, plain
 from benchmarks.timing import worker
-from model.predictor import cores
+from cytomask.model.predictor import cores
 
 IMPORT_RUNS, STARTS = 5, 3
 
@@ -88,7 +88,7 @@ def dissect(image: Path, threads: int) -> dict[str, dict[str, float]]:
             step: round(median(start[f"{step}_ms"] for start in starts), 1)
             for step in ("import", "load", "first")
         }
-    for module in ("benchmarks.reference", "cli.segment", "functions.segment.app"):
+    for module in ("benchmarks.reference", "cytomask.cli.segment", "cytomask.functions.segment.app"):
         steps[f"imports of {module}"] = cold.import_times(module, threads, IMPORT_RUNS)
     return steps
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.timing import environment
-from infra.template import load_template, made_up_environment
+from cytomask.infra.template import load_template, made_up_environment
 
 LINE = re.compile(r"import time:\s+(?P<own>\d+) \|\s+\d+ \| +(?P<module>\S+)$")
 LAMBDAS = {  # what Lambda gives the function, whose module makes its clients when it is imported

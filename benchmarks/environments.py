@@ -43,7 +43,7 @@ def _start(handler: str, cores: list[int]) -> int:
     """Starts a front on our socket and these cores; it ends with our parent, whose pipe it inherits."""
     descriptor = sys.argv[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "infra.front", descriptor, handler], pass_fds=[int(descriptor)]
+        [sys.executable, "-m", "cytomask.infra.front", descriptor, handler], pass_fds=[int(descriptor)]
     )
     os.sched_setaffinity(process.pid, cores)
     return process.pid

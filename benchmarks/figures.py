@@ -13,7 +13,7 @@ from benchmarks.graph import count_flops, node_counts
 from benchmarks.machine import REFERENCE, SERVING, installed_mb
 from benchmarks.timing import Spread, Worker, in_turns, ratios, whole_process, worker
 from benchmarks.worker import NETWORKS, TILES
-from model.predictor import WEIGHTS, Mode, read_manifest
+from cytomask.model.predictor import WEIGHTS, Mode, read_manifest
 
 COLD_ROUNDS, WARM_ROUNDS, WARM_IMAGES = 7, 9, 3
 THROUGHPUT_ROUNDS, THROUGHPUT_IMAGES = 4, 25  # 100 images together
@@ -45,7 +45,7 @@ def cold_starts(image: Path, threads: int) -> list[Figure]:
     """From the start of a process to its end, with the mask written."""
     with tempfile.TemporaryDirectory(prefix="cytomask-") as name:
         out = Path(name)
-        segment = [sys.executable, "-m", "cli.main", "segment", str(image), "--out", str(out)]
+        segment = [sys.executable, "-m", "cytomask.cli.main", "segment", str(image), "--out", str(out)]
         commands = {
             "reference": [sys.executable, "-m", "benchmarks.reference", str(image), str(out / "mask.png")],
             "resize": [*segment, "--mode", "resize"],

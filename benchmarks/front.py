@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import Spread, in_turns
 from cytomask import metrics
-from model import preprocess
-from model.predictor import (
+from cytomask.model import preprocess
+from cytomask.model.predictor import (
     WEIGHTS,
     Infer,
     load_network,
@@ -23,7 +23,7 @@ from model.predictor import (
     open_network,
     read_manifests,
 )
-from training.dataset import read_source
+from cytomask.training.dataset import read_source
 
 SOURCES = ("usiigaci/val", "deepcell/val")  # neither trained on nor kept for the test
 OVERLAPS = (0, 28, 56, 84, 112)

@@ -10,7 +10,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from model.predictor import WEIGHTS, read_manifests
+from cytomask.model.predictor import WEIGHTS, read_manifests
 
 ROOT = Path(__file__).parents[1]
 GPU_ONLY = ("nvidia-", "cuda-", "triton")

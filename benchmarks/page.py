@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from infra.samples import phase_contrast_field
+from cytomask.samples.fields import phase_contrast_field
 
 SIDES = (520, 704)  # LIVECell's height and width, in pixels
 

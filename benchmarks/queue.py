@@ -22,7 +22,7 @@ from benchmarks import machine
 from benchmarks.environments import environments
 from benchmarks.page import SIDES, write_page
 from benchmarks.report import table
-from infra.emulator import HANDLERS, EmulatedStack, emulated_stack
+from cytomask.infra.emulator import HANDLERS, EmulatedStack, emulated_stack
 
 PARTS = 10
 POLL_SECONDS = 0.5

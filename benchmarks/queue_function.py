@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from functions.segment.app import handler
+from cytomask.functions.segment.app import handler
 
 
 def measured(event: Any, context: Any) -> Any:

@@ -7,7 +7,7 @@ not to be had, and time does not depend on them. The blocks are ours.
 import torch
 from torch import Tensor, nn
 
-from model.swin_unet import PatchMerging, SwinBlock, SwinUNetConfig
+from cytomask.model.swin_unet import PatchMerging, SwinBlock, SwinUNetConfig
 
 HEADS = 4
 WIDTHS = (32, 64, 128)  # at strides 4, 8 and 16; 256 at 32

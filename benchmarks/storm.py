@@ -28,11 +28,11 @@ from benchmarks.environments import environments
 from benchmarks.reconcile import MASK, discrepancies
 from benchmarks.report import table
 from benchmarks.storm_function import KINDS
-from cli.operations import run_redrive
-from cli.stack import Stack
+from cytomask.cli.operations import run_redrive
+from cytomask.cli.stack import Stack
+from cytomask.infra.emulator import HANDLERS, STACK_NAME, EmulatedStack, emulated_stack
 from cytomask.jobs import JOB
-from infra.emulator import HANDLERS, STACK_NAME, EmulatedStack, emulated_stack
-from infra.samples import phase_contrast_field
+from cytomask.samples.fields import phase_contrast_field
 
 SIDE = 64
 PICTURES = 50  # that differ; every upload is one of them

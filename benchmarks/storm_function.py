@@ -25,7 +25,7 @@ KINDS = (*REFUSALS, "slow", "lost")
 
 
 def __getattr__(name: str) -> Callable[[Any, Any], Any]:
-    """The handler of `functions.<name>.app`, behind clients that are struck."""
+    """The handler of `cytomask.functions.<name>.app`, behind clients that are struck."""
     if name.startswith("_"):
         raise AttributeError(name)
     boto3.setup_default_session()
@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Callable[[Any, Any], Any]:
     storm = Storm()
     events.register("provide-client-params", storm.before)
     events.register("after-call", storm.after)
-    handler: Callable[[Any, Any], Any] = importlib.import_module(f"functions.{name}.app").handler
+    handler: Callable[[Any, Any], Any] = importlib.import_module(f"cytomask.functions.{name}.app").handler
     return handler
 
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model.predictor import Mode
+    from cytomask.model.predictor import Mode
 
 WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
 NETWORKS = {mode: WEIGHTS / mode / "swin_unet.onnx" for mode in ("native", "resize")}
@@ -50,7 +50,7 @@ def native(image: Path, threads: int) -> Way:
 
 def _served(image: Path, threads: int, mode: "Mode") -> Way:
     from cytomask import images  # noqa: PLC0415
-    from model.predictor import Predictor  # noqa: PLC0415
+    from cytomask.model.predictor import Predictor  # noqa: PLC0415
 
     yield None
     predictor, content = Predictor(threads=threads, modes=[mode]), image.read_bytes()
@@ -77,7 +77,7 @@ def tile_torch(_: Path, threads: int) -> Way:
     """The network alone in torch eager."""
     import torch  # noqa: PLC0415
 
-    from model.export import load_checkpoint  # noqa: PLC0415
+    from cytomask.model.export import load_checkpoint  # noqa: PLC0415
 
     yield None
     torch.set_num_threads(threads)
@@ -93,7 +93,7 @@ def tile_onnxruntime(_: Path, threads: int) -> Way:
     """The network for `native` alone in ONNX Runtime, all threads on one tile."""
     import numpy as np  # noqa: PLC0415
 
-    from model.predictor import open_session  # noqa: PLC0415
+    from cytomask.model.predictor import open_session  # noqa: PLC0415
 
     yield None
     session, tile = open_session(NETWORKS["native"], threads), np.zeros((1, 1, SIDE, SIDE), np.float32)
@@ -113,7 +113,7 @@ def tiles_resize(_: Path, threads: int) -> Way:
 def _tiles(mode: "Mode", threads: int) -> Way:
     import numpy as np  # noqa: PLC0415
 
-    from model.predictor import open_network  # noqa: PLC0415
+    from cytomask.model.predictor import open_network  # noqa: PLC0415
 
     yield None
     infer = open_network(NETWORKS[mode], mode, threads)
@@ -139,7 +139,7 @@ def product(_: Path, threads: int) -> Way:
     import numpy as np  # noqa: PLC0415
     import onnx  # noqa: PLC0415
 
-    from model.predictor import open_session  # noqa: PLC0415
+    from cytomask.model.predictor import open_session  # noqa: PLC0415
 
     yield None
     matrices = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, SQUARE) for name in "abc"]

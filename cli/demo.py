@@ -13,9 +13,9 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 
 from cytomask import images
+from cytomask.infra.emulator import EmulatedStack, emulated_stack
 from cytomask.requests import parse_uri
-from infra.emulator import EmulatedStack, emulated_stack
-from infra.samples import write_samples
+from cytomask.samples.fields import write_samples
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cli.stack import Stack
+from cytomask.cli.stack import Stack
 from cytomask.coco import read_coco
 from cytomask.errors import InvalidRequest, UnreadableCoco
 from cytomask.ground_truths import require_coco_size

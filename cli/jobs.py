@@ -9,7 +9,7 @@ from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from cli.stack import Stack
+from cytomask.cli.stack import Stack
 from cytomask.jobs import STATUSES
 
 Row = dict[str, Any]

@@ -21,13 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "segment":
                 return _segment(parsed)
             case "demo":
-                from cli.demo import run_demo  # noqa: PLC0415  # needs the extra `local`
+                from cytomask.cli.demo import run_demo  # noqa: PLC0415  # needs the extra `local`
 
                 return run_demo(parsed)
             case "upload" | "submit" | "evaluate" | "jobs" | "report" | "logs" | "failed" | "redrive":
                 return _run_on_stack(parsed)
             case _:
-                from cli.up import run_up  # noqa: PLC0415  # needs the extra `local`
+                from cytomask.cli.up import run_up  # noqa: PLC0415  # needs the extra `local`
 
                 return run_up(parsed)
     except KeyboardInterrupt:
@@ -37,13 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _segment(parsed: argparse.Namespace) -> int:
     """Imports what reads images while the network is loaded: who has one image waits for both."""
-    from model.predictor import Predictor, WeightsError  # noqa: PLC0415
+    from cytomask.model.predictor import Predictor, WeightsError  # noqa: PLC0415
 
     # What is left at the end goes with the process; to look through all of it before takes 15 ms.
     atexit.register(gc.freeze)
     try:
         predictor = Predictor(modes=[parsed.mode])
-        from cli.segment import run_segment  # noqa: PLC0415
+        from cytomask.cli.segment import run_segment  # noqa: PLC0415
 
         return run_segment(parsed, predictor)
     except WeightsError as error:
@@ -53,13 +53,13 @@ def _segment(parsed: argparse.Namespace) -> int:
 
 def _run_on_stack(parsed: argparse.Namespace) -> int:
     """Runs a command that needs boto3, and a stack."""
-    from cli import operations  # noqa: PLC0415  # boto3 takes half a second
-    from cli.evaluate import run_evaluate  # noqa: PLC0415
-    from cli.jobs import run_jobs  # noqa: PLC0415
-    from cli.report import run_report  # noqa: PLC0415
-    from cli.stack import run_on_stack  # noqa: PLC0415
-    from cli.submit import run_submit  # noqa: PLC0415
-    from cli.upload import run_upload  # noqa: PLC0415
+    from cytomask.cli import operations  # noqa: PLC0415  # boto3 takes half a second
+    from cytomask.cli.evaluate import run_evaluate  # noqa: PLC0415
+    from cytomask.cli.jobs import run_jobs  # noqa: PLC0415
+    from cytomask.cli.report import run_report  # noqa: PLC0415
+    from cytomask.cli.stack import run_on_stack  # noqa: PLC0415
+    from cytomask.cli.submit import run_submit  # noqa: PLC0415
+    from cytomask.cli.upload import run_upload  # noqa: PLC0415
 
     commands = {
         "upload": run_upload,

@@ -13,7 +13,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from cli.stack import Stack
+from cytomask.cli.stack import Stack
 from cytomask.jobs import JOB, Jobs, Row
 from cytomask.requests import awaited_by
 

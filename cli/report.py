@@ -8,10 +8,19 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cli.jobs import newest_jobs, rows_of
-from cli.report_page import render_page
-from cli.stack import Stack
-from cli.summary import EVALUATION, Block, Job, Row, compare, models_of, name_of, warn_of_different_images
+from cytomask.cli.jobs import newest_jobs, rows_of
+from cytomask.cli.report_page import render_page
+from cytomask.cli.stack import Stack
+from cytomask.cli.summary import (
+    EVALUATION,
+    Block,
+    Job,
+    Row,
+    compare,
+    models_of,
+    name_of,
+    warn_of_different_images,
+)
 from cytomask.jobs import AWAITING, JOB
 from cytomask.storage import Storage
 

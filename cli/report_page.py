@@ -17,7 +17,8 @@ from botocore.exceptions import ClientError
 from numpy.typing import NDArray
 from PIL import Image
 
-from cli.summary import (
+from cytomask import images
+from cytomask.cli.summary import (
     EVALUATION,
     Block,
     Job,
@@ -29,13 +30,12 @@ from cli.summary import (
     warn_of_different_images,
     worst_median_best,
 )
-from cytomask import images
 from cytomask.errors import CytomaskError, ImageReplaced, MaskReplaced
 from cytomask.ground_truths import read_ground_truth
 from cytomask.metrics import Mask
+from cytomask.model.preprocess import resize
 from cytomask.requests import S3Object, parse_uri
 from cytomask.storage import Storage
-from model.preprocess import resize
 
 MOST_IMAGES = 3  # of the worst, of the median and of the best, for each model
 MOST_FAILURES = 100

@@ -16,8 +16,8 @@ from threading import Event
 
 from cytomask import images, metrics
 from cytomask.errors import CytomaskError
+from cytomask.model.predictor import Predictor, cores
 from cytomask.requests import output_key
-from model.predictor import Predictor, cores
 
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 OUTPUTS = (".mask.png", ".overlay.png")

@@ -10,7 +10,7 @@ import boto3
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
-from infra import session
+from cytomask.infra import session
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

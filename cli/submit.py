@@ -5,7 +5,7 @@ import json
 import sys
 from typing import Any
 
-from cli.stack import Stack
+from cytomask.cli.stack import Stack
 from cytomask.errors import InvalidRequest
 from cytomask.requests import is_coco, parse_request
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from cli.jobs import newest_score
+from cytomask.cli.jobs import newest_score
 from cytomask.metrics import Score
 
 Row = dict[str, Any]

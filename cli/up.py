@@ -5,7 +5,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from infra.emulator import emulated_stack
+from cytomask.infra.emulator import emulated_stack
 
 
 def run_up(arguments: argparse.Namespace) -> int:

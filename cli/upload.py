@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.stack import Stack
+from cytomask.cli.stack import Stack
 
 IMAGES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg"})
 GROUND_TRUTHS = IMAGES | {".json"}

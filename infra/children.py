@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 PASSED_ON = (
     "DYLD_LIBRARY_PATH",
     "HOME",

@@ -18,9 +18,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from infra.children import LOOPBACK, child, listening_socket
-from infra.session import CREDENTIALS, REGION, client
-from infra.template import (
+from cytomask.infra.children import LOOPBACK, child, listening_socket
+from cytomask.infra.session import CREDENTIALS, REGION, client
+from cytomask.infra.template import (
     NO_CODE,
     Template,
     function_name,
@@ -33,10 +33,10 @@ from infra.template import (
 STACK_NAME = "cytomask"
 HANDLERS = MappingProxyType(
     {
-        "SegmentFunction": "functions.segment.app:handler",
-        "EvaluateFunction": "functions.evaluate.app:handler",
-        "FailuresFunction": "functions.failures.app:handler",
-        "ApiFunction": "functions.api.app:handler",
+        "SegmentFunction": "cytomask.functions.segment.app:handler",
+        "EvaluateFunction": "cytomask.functions.evaluate.app:handler",
+        "FailuresFunction": "cytomask.functions.failures.app:handler",
+        "ApiFunction": "cytomask.functions.api.app:handler",
     }
 )
 
@@ -129,7 +129,7 @@ def _start_gateway(
         "TMPDIR": str(folder),
         **{f"MINISTACK_LAMBDA_PROXY_{name}": f"http://{LOOPBACK}:{to}/" for name, to in forwarded.items()},
     }
-    gateway = running.enter_context(child("infra.gateway", [], environment, listener, log, log))
+    gateway = running.enter_context(child("cytomask.infra.gateway", [], environment, listener, log, log))
     gateway.wait_until_ready("/_ministack/ready", START_SECONDS)
 
 
@@ -197,7 +197,7 @@ def _start_front(
     running: ExitStack, listener: socket.socket, handler: str, environment: Mapping[str, str], folder: Path
 ) -> None:
     errors = folder / f"{environment['AWS_LAMBDA_FUNCTION_NAME']}.stderr.log"
-    front = child("infra.front", [handler], environment, listener, folder / LOG, errors)
+    front = child("cytomask.infra.front", [handler], environment, listener, folder / LOG, errors)
     running.enter_context(front).wait_until_ready("/", START_SECONDS)
 
 

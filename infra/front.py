@@ -1,4 +1,6 @@
-"""The process of one Lambda function: `python -m infra.front FD MODULE:HANDLER` on an inherited socket.
+"""Serve one Lambda function over HTTP: `python -m cytomask.infra.front FD MODULE:HANDLER`.
+
+FD is an inherited listening socket.
 
 ministack posts an event, the handler's answer goes back. One invocation at a time, as in one environment of
 Lambda; unlike there, a handler that runs over its time is not stopped.
@@ -24,8 +26,8 @@ from typing import Any, TextIO
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from infra.children import end_with_parent
-from infra.session import client
+from cytomask.infra.children import end_with_parent
+from cytomask.infra.session import client
 
 Handler = Callable[[Any, "Context"], Any]
 

@@ -1,4 +1,4 @@
-"""The process of ministack, the AWS emulator: `python -m infra.gateway FD` serves on an inherited socket."""
+"""Serve ministack, the AWS emulator, on an inherited socket: `python -m cytomask.infra.gateway FD`."""
 
 import asyncio
 import importlib
@@ -7,7 +7,7 @@ import sys
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
-from infra.children import end_with_parent
+from cytomask.infra.children import end_with_parent
 
 
 def main() -> None:

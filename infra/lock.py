@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from infra.children import ROOT
+from cytomask.infra.children import ROOT
 
 PYTHONS = ("3.11", "3.12", "3.13")
 # Amazon Linux 2023 has glibc 2.34.

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-TEMPLATE = Path(__file__).parents[1] / "template.yaml"
+TEMPLATE = Path(__file__).resolve().parents[1] / "template.yaml"
 NO_CODE = MappingProxyType({"Bucket": "forwarded", "Key": "nothing.zip"})
 
 Template = dict[str, Any]

@@ -1,6 +1,6 @@
-"""Checkpoint to weights: `python -m model.export CHECKPOINT …` writes the ONNX file and its manifest.
+"""Export a checkpoint: `python -m cytomask.model.export CHECKPOINT …` writes the ONNX file and its manifest.
 
-It asks nothing of them; `training.promote` does, and it alone writes the weights that ship.
+It asks nothing of them; `cytomask.training.promote` does, and it alone writes the weights that ship.
 """
 
 import argparse
@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from model import preprocess
-from model.predictor import MANIFEST, MODES, Manifest, Mode
-from model.serving_network import ServingNetwork
-from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
+from cytomask.model import preprocess
+from cytomask.model.predictor import MANIFEST, MODES, Manifest, Mode
+from cytomask.model.serving_network import ServingNetwork
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 
 ONNX_FILE = "swin_unet.onnx"
 OPSET = 23  # the first that has Attention

@@ -14,8 +14,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model import preprocess
-from model.preprocess import Blend, Pixels, TilePlan
+from cytomask.model import preprocess
+from cytomask.model.preprocess import Blend, Pixels, TilePlan
 
 Mode = Literal["native", "resize"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -31,7 +31,7 @@ class WeightsError(Exception):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of an exported network; written by `model.export`, read at every start.
+    """What is known of an exported network; written by `cytomask.model.export`, read at every start.
 
     Attributes:
         mode: what it was trained for.

@@ -1,4 +1,4 @@
-"""The Swin-UNet as it is exported: the weights and logits of `model.swin_unet`, with fewer copies in between.
+"""The Swin-UNet as it is exported: the weights and logits of `swin_unet.py`, with fewer copies between.
 
 It takes one tile, and tokens are rows of one matrix from end to end. Norms and MLPs do not mind their order.
 So the rows stay in the order of the windows that attend next, and one gather does what a roll, a partition
@@ -9,8 +9,8 @@ operator (https://onnx.ai/onnx/operators/onnx__Attention.html), which ONNX Runti
 import torch
 from torch import Tensor, nn
 
-from model.preprocess import TILE
-from model.swin_unet import (
+from cytomask.model.preprocess import TILE
+from cytomask.model.swin_unet import (
     WINDOW,
     PatchExpanding,
     PatchMerging,

@@ -1,4 +1,6 @@
-"""Makes probabilities of logits: `python -m training.calibrate WEIGHTS SOURCE… --data DIR --out FILE`.
+"""Fit the scale that turns logits into probabilities.
+
+`python -m cytomask.training.calibrate WEIGHTS SOURCE… --data DIR --out FILE`
 
 The Lovász hinge is content with logits beyond -1 and 1, which says nothing of how sure the network is. One
 factor on all logits, as in temperature scaling (Guo et al. 2017, arXiv:1706.04599), mends that; masks at
@@ -15,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from model.export import load_checkpoint
-from model.predictor import MODES, Mode, logits_of_page
-from training.dataset import load, read_source
-from training.train import save, tile_function
+from cytomask.model.export import load_checkpoint
+from cytomask.model.predictor import MODES, Mode, logits_of_page
+from cytomask.training.dataset import load, read_source
+from cytomask.training.train import save, tile_function
 
 FACTORS = np.geomspace(0.5, 8, 49)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.swin_unet import convolution
+from cytomask.model.swin_unet import convolution
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pycocotools import mask as rle
 
 from cytomask import images, metrics
 from cytomask.errors import RejectedInput
-from model import preprocess
+from cytomask.model import preprocess
 
 LIVECELL_NAME = re.compile(r"(?P<line>[^_]+)_Phase_")
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}

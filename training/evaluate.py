@@ -1,4 +1,6 @@
-"""Scores exported weights: `python -m training.evaluate SOURCE… --data DIR [--weights DIR] [--out DIR]`.
+"""Score exported weights.
+
+`python -m cytomask.training.evaluate SOURCE… --data DIR [--weights DIR] [--out DIR]`
 
 It runs the predictor that serves, so that the number is the product's: at the size of the page, without
 test-time averaging. Pixels are counted first and divided last.
@@ -20,8 +22,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from cytomask import metrics
-from model.predictor import MODES, WEIGHTS, Manifest, Mode, Predictor, WeightsError, logit, served_modes
-from training.dataset import Sample, read_source
+from cytomask.model.predictor import (
+    MODES,
+    WEIGHTS,
+    Manifest,
+    Mode,
+    Predictor,
+    WeightsError,
+    logit,
+    served_modes,
+)
+from cytomask.training.dataset import Sample, read_source
 
 THRESHOLDS = tuple(twentieths / 20 for twentieths in range(4, 17))  # 0.2 to 0.8
 DIGITS = 4

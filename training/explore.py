@@ -1,4 +1,4 @@
-"""Shows what is in the data: `python -m training.explore SOURCE... --data DIR --out report.html`.
+"""Shows what is in the data: `python -m cytomask.training.explore SOURCE... --data DIR --out report.html`.
 
 One page that holds its pictures itself: counts, confluence, cell sizes, intensities, duplicates, overlays.
 """
@@ -29,8 +29,8 @@ from pycocotools import mask as rle
 from tqdm import tqdm
 
 from cytomask import images, metrics
-from model import preprocess
-from training.dataset import Sample, read_coco, read_source, run_lengths
+from cytomask.model import preprocess
+from cytomask.training.dataset import Sample, read_coco, read_source, run_lengths
 
 Areas = NDArray[np.int64]
 

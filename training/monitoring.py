@@ -29,7 +29,7 @@ from PIL import Image
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from cytomask import metrics
-from model.preprocess import Pixels
+from cytomask.model.preprocess import Pixels
 
 RGB = NDArray[np.uint8]
 Panel = tuple[str, Pixels, metrics.Mask, metrics.Mask]

@@ -1,8 +1,8 @@
 """Makes a checkpoint the weights that serve, if it scores no lower than those it replaces.
 
-`python -m training.promote CHECKPOINT SOURCE… --data DIR --name NAME` exports the checkpoint, scores it and
-the shipped weights on the same images with the predictor that serves, in the mode that it was trained for,
-and replaces that mode's weights, manifest and checkpoint and the card's scores, all of them or none.
+`python -m cytomask.training.promote CHECKPOINT SOURCE… --data DIR --name NAME` exports the checkpoint, scores
+it and the shipped weights on the same images with the predictor that serves, in the mode that it was trained
+for, and replaces that mode's weights, manifest and checkpoint and the card's scores, all of them or none.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
-from model.export import export, load_checkpoint, mode_of, write_manifest
-from model.predictor import (
+from cytomask.model.export import export, load_checkpoint, mode_of, write_manifest
+from cytomask.model.predictor import (
     MANIFEST,
     WEIGHTS,
     Manifest,
@@ -30,8 +30,8 @@ from model.predictor import (
     read_manifests,
     served_modes,
 )
-from training.dataset import read_source
-from training.evaluate import Scored, mean_iou, score_source, score_table, summarise
+from cytomask.training.dataset import read_source
+from cytomask.training.evaluate import Scored, mean_iou, score_source, score_table, summarise
 
 CHECKPOINT_FILE = "swin_unet.safetensors"
 CARD = "MODEL_CARD.md"

@@ -1,4 +1,6 @@
-"""Ground truths for images that have none: `python -m training.pseudo_label WEIGHTS… --images DIR --out DIR`.
+"""Draw ground truths for images that have none.
+
+`python -m cytomask.training.pseudo_label WEIGHTS… --images DIR --out DIR`
 
 Several networks, each shown the page in its eight orientations, agree on a mask that is better than any one
 of theirs (noisy student: Xie et al. 2020, arXiv:1911.04252). The folder that they leave is a source to train
@@ -16,10 +18,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cytomask import images
-from model.predictor import Infer, Prediction, logits_of_page, open_network
-from model.preprocess import Pixels
-from training.dataset import read_unlabelled
-from training.train import load_network, tile_function
+from cytomask.model.predictor import Infer, Prediction, logits_of_page, open_network
+from cytomask.model.preprocess import Pixels
+from cytomask.training.dataset import read_unlabelled
+from cytomask.training.train import load_network, tile_function
 
 
 def teacher(weights: Path) -> Infer:

@@ -1,4 +1,4 @@
-"""What runs in SageMaker's training container: `python -m training.sagemaker_entry train`.
+"""What runs in SageMaker's training container: `python -m cytomask.training.sagemaker_entry train`.
 
 Hyperparameters and SageMaker's folders become a command line of training.train, which goes on from the
 checkpoints that SageMaker brought back; what it makes goes where SageMaker collects it.
@@ -166,7 +166,13 @@ def command(layout: Layout, config: Path, out: Path) -> list[str]:
         "-m",
     )
     return [
-        *(sys.executable, "-m", *(launcher if layout.gpus > 1 else ()), "training.train", str(config)),
+        *(
+            sys.executable,
+            "-m",
+            *(launcher if layout.gpus > 1 else ()),
+            "cytomask.training.train",
+            str(config),
+        ),
         *("--data", str(layout.data), "--out", str(out), "--checkpoints", str(layout.checkpoints)),
         # A driver too old for torch shall end the job, not let it train on the CPU at a GPU's price.
         *("--resume", "--device", "cuda" if layout.gpus else "cpu"),

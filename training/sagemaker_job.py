@@ -1,4 +1,4 @@
-"""Starts a training job on SageMaker: `python -m training.sagemaker_job CONFIG.yaml --data S3URI …`.
+"""Starts a training job on SageMaker: `python -m cytomask.training.sagemaker_job CONFIG.yaml --data S3URI …`.
 
 The job is cheap to interrupt: it runs on spot instances and goes on from the checkpoints that it keeps in S3.
 """
@@ -22,10 +22,10 @@ import boto3
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
-from training.sagemaker_entry import decode
-from training.train import TrainingConfig
+from cytomask.training.sagemaker_entry import decode
+from cytomask.training.train import TrainingConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 # What training/Dockerfile copies. The repository's own .dockerignore is the segment function's.
 CONTEXT = ("constraints.txt", "layers/cytomask/cytomask", "model", "pyproject.toml", "training")
 CHECKPOINTS = "/opt/ml/checkpoints"
@@ -212,10 +212,15 @@ def build(tag: str, build_arguments: Sequence[str]) -> None:
         for part in CONTEXT:
             target = Path(context, part)
             if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, target, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(ROOT / part, target, ignore=_links_and_caches)
             else:
                 shutil.copyfile(ROOT / part, target)
         _docker("build", "--file", str(ROOT / "training" / "Dockerfile"), "--tag", tag, *options, context)
+
+
+def _links_and_caches(folder: str, names: list[str]) -> list[str]:
+    """Name what a copied folder leaves out: its links to other rooms, which are copied on their own."""
+    return [name for name in names if name == "__pycache__" or Path(folder, name).is_symlink()]
 
 
 def ensure_repository(image: EcrImage, ecr: Any) -> None:

@@ -1,7 +1,7 @@
-"""Trains the network: `python -m training.train CONFIG.yaml --data DIR --out DIR`.
+"""Trains the network: `python -m cytomask.training.train CONFIG.yaml --data DIR --out DIR`.
 
 Reads from top to bottom: configuration, losses, schedule, one run's state, the loop, score, checkpoints,
-command line. `torchrun --nproc-per-node N -m -- training.train …` trains on N devices.
+command line. `torchrun --nproc-per-node N -m -- cytomask.training.train …` trains on N devices.
 """
 
 import argparse
@@ -45,11 +45,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 from tqdm import tqdm
 
 from cytomask import metrics
-from model import preprocess
-from model.predictor import Mode, logit, logits_of_page
-from model.swin_unet import SwinUNet, SwinUNetConfig
-from training.conv_unet import ConvUNet, ConvUNetConfig
-from training.dataset import (
+from cytomask.model import preprocess
+from cytomask.model.predictor import Mode, logit, logits_of_page
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
+from cytomask.training.dataset import (
     Augmentation,
     Crop,
     Labelled,
@@ -59,7 +59,7 @@ from training.dataset import (
     load,
     read_source,
 )
-from training.monitoring import Monitor, Panel, write_curves, write_samples
+from cytomask.training.monitoring import Monitor, Panel, write_curves, write_samples
 
 Network = SwinUNet | ConvUNet
 

@@ -19,7 +19,8 @@ from cytomask.served_model import read_served_models
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.telemetry import emitted
-from functions.api.desk import Desk, parse_search
+
+from .desk import Desk, parse_search
 
 logger = Logger()
 metrics = Metrics()

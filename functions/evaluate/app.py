@@ -15,8 +15,9 @@ from cytomask.requests import Evaluation, Ignored, Refused, parse_evaluation
 from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
-from functions.evaluate.evaluator import Evaluator
-from functions.evaluate.indexer import Indexer
+
+from .evaluator import Evaluator
+from .indexer import Indexer
 
 logger = Logger()
 

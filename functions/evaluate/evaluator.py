@@ -17,7 +17,8 @@ from cytomask.metrics import BOUNDARY_TOLERANCE, BoundaryScore, Mask, Score, sco
 from cytomask.requests import Evaluation, S3Object, coco_prefix, is_coco, parse_uri
 from cytomask.settings import Settings
 from cytomask.storage import Storage
-from functions.evaluate.indexer import Indexer, record_evaluation
+
+from .indexer import Indexer, record_evaluation
 
 
 class Evaluator:

@@ -17,7 +17,8 @@ from cytomask.served_model import read_served_models
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.telemetry import emitted
-from functions.failures.recorder import Recorder
+
+from .recorder import Recorder
 
 logger = Logger()
 metrics = Metrics()

@@ -17,14 +17,15 @@ from cytomask.clients import CLIENTS
 from cytomask.errors import JobHeld, TimeShort
 from cytomask.http import is_http, make_door
 from cytomask.jobs import Jobs
+from cytomask.model.predictor import Predictor
 from cytomask.requests import Ignored, Refused, SegmentRequest, parse_body, waiting_job
 from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.telemetry import emitted
-from functions.segment.seg_mask import answer_seg_mask
-from functions.segment.segmenter import Invocation, Result, Segmenter
-from model.predictor import Predictor
+
+from .seg_mask import answer_seg_mask
+from .segmenter import Invocation, Result, Segmenter
 
 logger = Logger()
 metrics = Metrics()

@@ -9,7 +9,8 @@ from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
 from cytomask.errors import ImageReplaced, NotAcceptable, UnsupportedMediaType
 from cytomask.http import JSON, answer, media_type, prefers, problem_of, read_body, read_json, read_query
 from cytomask.requests import SegmentRequest, complete, decode, parse_parameters, parse_request
-from functions.segment.segmenter import Invocation, Result, Segmenter
+
+from .segmenter import Invocation, Result, Segmenter
 
 PNG = "image/png"
 IMAGES = ("image/tiff", PNG, "image/jpeg", "application/octet-stream")

@@ -19,6 +19,7 @@ from cytomask.errors import (
     RejectedInput,
 )
 from cytomask.jobs import Jobs, Lease, coco_address, timestamp
+from cytomask.model.predictor import Prediction, Predictor
 from cytomask.requests import (
     Evaluation,
     Ignored,
@@ -39,7 +40,6 @@ from cytomask.requests import (
 from cytomask.settings import Settings
 from cytomask.storage import Storage, SupersededError
 from cytomask.telemetry import Stopwatch, estimated_cost_usd
-from model.predictor import Prediction, Predictor
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -24,9 +24,9 @@ from urllib.parse import unquote_plus
 
 import tifffile
 
-from infra import emulator
-from infra.samples import phase_contrast_field
-from infra.template import Template, load_template
+from cytomask.infra import emulator
+from cytomask.infra.template import Template, load_template
+from cytomask.samples.fields import phase_contrast_field
 
 BRIDGE = "172.17.0.1"
 LOOPBACK = "127.0.0.1"

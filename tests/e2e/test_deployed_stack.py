@@ -14,7 +14,7 @@ from conftest import Store
 from ecr import login_to
 from tools import BUILT, SAM, mask_of_command_line, run
 
-from infra import emulator
+from cytomask.infra import emulator
 
 STACK = "cytomask-deployed"
 ARTEFACTS = "artefacts"

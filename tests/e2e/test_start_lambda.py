@@ -9,7 +9,7 @@ from account import LOOPBACK
 from botocore.config import Config
 from tools import PATIENCE_SECONDS, left_running, mask_of_command_line
 
-from infra import emulator
+from cytomask.infra import emulator
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from tools import ROOT, SAM, run
 
-from infra.template import load_template, made_up_environment
+from cytomask.infra.template import load_template, made_up_environment
 
 UNZIPPED_LIMIT = 250 * 2**20  # docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 # The zip functions, each with its modules beside the entry point.

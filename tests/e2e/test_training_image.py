@@ -18,9 +18,9 @@ from account import BRIDGE
 from PIL import Image
 from tools import PATIENCE_SECONDS, ROOT, run
 
-from infra.samples import phase_contrast_field
-from model.export import load_checkpoint
-from training.sagemaker_job import METRICS, build, encode
+from cytomask.model.export import load_checkpoint
+from cytomask.samples.fields import phase_contrast_field
+from cytomask.training.sagemaker_job import METRICS, build, encode
 
 PYTHON = "3.11"
 BASE = f"local/lambda-python:{PYTHON}"
@@ -167,6 +167,7 @@ def test_what_training_refuses_becomes_the_failure_reason(opt_ml: Path) -> None:
 def test_it_holds_no_tests_no_functions_and_no_command_line() -> None:
     code = "from pathlib import Path; print(*sorted(p.name for p in Path('.').iterdir()))"
     listed = run("docker", "run", "--rm", "--entrypoint=python3", IMAGE, "-c", code).stdout.split()
-    assert listed == [
-        *("constraints.txt", "cytomask", "model", "pyproject.toml", "requirements.txt", "training"),
-    ]
+    assert listed == ["constraints.txt", "cytomask", "pyproject.toml", "requirements.txt"]
+    code = "from pathlib import Path; print(*(p.name for p in Path('cytomask').iterdir() if p.is_dir()))"
+    rooms = run("docker", "run", "--rm", "--entrypoint=python3", IMAGE, "-c", code).stdout.split()
+    assert sorted(set(rooms) - {"__pycache__"}) == ["model", "training"]

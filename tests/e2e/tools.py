@@ -19,7 +19,7 @@ from account import LOOPBACK, free_port
 from numpy.typing import NDArray
 from PIL import Image
 
-from infra import emulator
+from cytomask.infra import emulator
 
 ROOT = Path(__file__).parents[2]
 SAM = ROOT / ".venv-sam" / "bin" / "sam"

@@ -34,7 +34,7 @@ from moto.s3.models import s3_backends
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.predictor import Prediction, Predictor
+from cytomask.model.predictor import Prediction, Predictor
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -304,7 +304,7 @@ def stack(
         sessions.sqs.create_queue(QueueName="cytomask-evaluation")
         sessions.sqs.create_queue(QueueName="cytomask-segment")
         sessions.wire.mend()
-        app = importlib.import_module("functions.segment.app")
+        app = importlib.import_module("cytomask.functions.segment.app")
         counting = CountingPredictor(predictor)
         monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_the_function)  # moto has put another there
         monkeypatch.setattr(app, "Predictor", lambda: counting)
@@ -317,7 +317,7 @@ def stack(
 
 @pytest.fixture
 def evaluate(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> EvaluateFunction:
-    app = importlib.import_module("functions.evaluate.app")
+    app = importlib.import_module("cytomask.functions.evaluate.app")
     evaluator, processor = app.connect()
     monkeypatch.setattr(app, "evaluator", evaluator)
     monkeypatch.setattr(app, "processor", processor)
@@ -399,7 +399,7 @@ class HttpDoor:
 
 @pytest.fixture
 def api(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> ApiFunction:
-    app = importlib.import_module("functions.api.app")
+    app = importlib.import_module("cytomask.functions.api.app")
     monkeypatch.setattr(app, "desk", app.connect())
     return ApiFunction(app)
 
@@ -411,7 +411,7 @@ def http(stack: SegmentStack, api: ApiFunction) -> HttpDoor:
 
 @pytest.fixture
 def failures(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> FailuresFunction:
-    app = importlib.import_module("functions.failures.app")
+    app = importlib.import_module("cytomask.functions.failures.app")
     monkeypatch.setattr(app, "recorder", app.connect())
     return FailuresFunction(app)
 

@@ -14,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from infra.samples import phase_contrast_field
+from cytomask.samples.fields import phase_contrast_field
 
 REGION = "eu-central-1"
 TABLE = "cytomask-jobs"

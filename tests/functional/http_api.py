@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
-from infra.template import load_template, routes
+from cytomask.infra.template import load_template, routes
 
 Invoke = Callable[[Any], Any]
 Environ = dict[str, Any]

@@ -27,11 +27,11 @@ from factories import (
 )
 from PIL import Image
 
-from cli import report_page
-from cli.main import main
-from cli.stack import Stack
-from cli.summary import Job, worst_median_best
-from infra.samples import phase_contrast_field
+from cytomask.cli import report_page
+from cytomask.cli.main import main
+from cytomask.cli.stack import Stack
+from cytomask.cli.summary import Job, worst_median_best
+from cytomask.samples.fields import phase_contrast_field
 
 OLD, NEW = "a" * 64, "b" * 64
 KEY = "plate 1/A172_Phase_C7_1.tif"

@@ -20,11 +20,11 @@ from factories import (
     tiff,
 )
 
-from cli import evaluate as evaluate_command
-from cli import jobs as jobs_command
-from cli import stack as stack_module
-from cli.main import main
-from cli.stack import Stack, StackNotFound
+from cytomask.cli import evaluate as evaluate_command
+from cytomask.cli import jobs as jobs_command
+from cytomask.cli import stack as stack_module
+from cytomask.cli.main import main
+from cytomask.cli.stack import Stack, StackNotFound
 
 KEY = "plate 1/A172_Phase_C7_1.tif"
 OUTPUTS = {

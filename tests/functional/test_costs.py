@@ -6,7 +6,7 @@ from pathlib import Path
 
 from factories import s3_event, tiff
 
-from infra.template import load_template
+from cytomask.infra.template import load_template
 
 COSTS = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
 READS, WRITES = ("HeadObject", "GetObject"), ("PutObject",)

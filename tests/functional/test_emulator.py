@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from infra import emulator
-from infra.children import ROOT, ChildFailed, listening_socket
-from infra.emulator import EmulatedStack, StackFailed, emulated_stack
-from infra.front import Context, invoke
-from infra.template import load_template, routes
+from cytomask.infra import emulator
+from cytomask.infra.children import ROOT, ChildFailed, listening_socket
+from cytomask.infra.emulator import EmulatedStack, StackFailed, emulated_stack
+from cytomask.infra.front import Context, invoke
+from cytomask.infra.template import load_template, routes
 
 RECORDING = "tests.functional.recording_handler:handler"
 HANDLERS = dict.fromkeys(emulator.HANDLERS, RECORDING)
@@ -31,7 +31,7 @@ PARAMETERS = {"VisibilityTimeout": str(VISIBILITY_SECONDS), "MaxReceiveCount": s
 HOLDING_A_STACK = """
 import json, signal, sys
 from pathlib import Path
-from infra.emulator import emulated_stack
+from cytomask.infra.emulator import emulated_stack
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with emulated_stack(Path(sys.argv[1]), handlers=json.loads(sys.argv[2])) as stack:

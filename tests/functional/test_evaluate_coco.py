@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from cytomask import ground_truths
 from cytomask.metrics import BOUNDARY_TOLERANCE, score, score_boundary
-from infra.samples import phase_contrast_field
+from cytomask.samples.fields import phase_contrast_field
 
 LIVECELL = Path(__file__).parents[3] / "shared" / "data" / "livecell" / "livecell_coco_test.json"
 KEY = "plate 1/A172_Phase_C7_1.tif"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
 
-from infra.template import load_template
+from cytomask.infra.template import load_template
 
 KEY = "plate 1/A172_Phase_C7_1.tif"
 TRUTH = "plate 1/A172_Phase_C7_1.png"

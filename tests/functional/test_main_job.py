@@ -15,10 +15,10 @@ import tifffile
 from boto3.dynamodb.types import TypeDeserializer
 from PIL import Image
 
-from cli.main import main
+from cytomask.cli.main import main
+from cytomask.infra.emulator import REGION, EmulatedStack, emulated_stack
 from cytomask.metrics import score
-from infra.emulator import REGION, EmulatedStack, emulated_stack
-from infra.samples import phase_contrast_field
+from cytomask.samples.fields import phase_contrast_field
 
 SECONDS = 60
 FIELD = phase_contrast_field(3, 120, 150, 0.4)

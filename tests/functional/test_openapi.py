@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from schemathesis.config import SchemathesisConfig
 
 from cytomask import errors, http
+from cytomask.infra.template import load_template, routes
 from cytomask.jobs import STATUSES
 from cytomask.requests import S3_URI
-from infra.template import load_template, routes
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 EXAMPLE = "plate 1/a.tif"

@@ -10,8 +10,8 @@ import boto3
 import pytest
 from factories import GROUND_TRUTH, INPUT, OUTPUT, ground_truth, request, tiff
 
-from cli.main import duration, main
-from cli.stack import Stack
+from cytomask.cli.main import duration, main
+from cytomask.cli.stack import Stack
 
 KEY = "plate 1/a b ü.tif"
 TRUTH = "plate 1/a b ü.png"

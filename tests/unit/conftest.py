@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.export import main as export
-from model.predictor import MODES, Predictor
-from model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.model.export import main as export
+from cytomask.model.predictor import MODES, Predictor
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 
 
 @pytest.fixture(scope="session", autouse=True)

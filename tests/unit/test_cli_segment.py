@@ -16,17 +16,17 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from cli.main import main
-from cli.segment import Row, Task
-from infra.samples import phase_contrast_field
-from model.predictor import Prediction, Predictor
+from cytomask.cli.main import main
+from cytomask.cli.segment import Row, Task
+from cytomask.model.predictor import Prediction, Predictor
+from cytomask.samples.fields import phase_contrast_field
 
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Predictor) -> Path:
     """An empty current folder, and the network loaded once for all commands."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("model.predictor.Predictor", lambda **_: shipped)
+    monkeypatch.setattr("cytomask.model.predictor.Predictor", lambda **_: shipped)
     return tmp_path
 
 
@@ -273,7 +273,7 @@ def test_without_weights_nothing_is_begun(
     tifffile.imwrite("blank.tif", np.zeros((5, 7), np.uint8))
     spoilt = Path(shutil.copytree(weights, "weights"))
     (spoilt / "resize" / lost).unlink()
-    monkeypatch.setattr("model.predictor.Predictor", lambda modes: Predictor(spoilt, modes=modes))
+    monkeypatch.setattr("cytomask.model.predictor.Predictor", lambda modes: Predictor(spoilt, modes=modes))
     assert main(["segment", image, "--mode", "resize"]) == 2
     assert capsys.readouterr().err.startswith(f"no weights to serve, {spoilt / 'resize' / lost}: No such")
     assert not Path("masks").exists()
@@ -327,7 +327,7 @@ def test_after_an_interruption_no_file_is_begun(
 
     for number in range(500):
         write(f"in/{number}.tif", height=2, width=3)
-    monkeypatch.setattr("cli.segment.segment_file", interrupted)
+    monkeypatch.setattr("cytomask.cli.segment.segment_file", interrupted)
     assert main(["segment", "in"]) == 130
     assert capsys.readouterr().err == "stopped\n"
     assert len(begun) < 100
@@ -362,7 +362,7 @@ def test_a_name_that_is_not_text_is_segmented_all_the_same() -> None:
     Path(os.fsdecode(b"\xff.tif")).touch()
     # A terminal in UTF-8 is as strict as this; pytest's own is not.
     strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
-    command = [sys.executable, "-m", "cli.main", "segment", ".", "--csv", "all.csv"]
+    command = [sys.executable, "-m", "cytomask.cli.main", "segment", ".", "--csv", "all.csv"]
     done = subprocess.run(command, env=strict, capture_output=True, check=False)
     assert done.returncode == 1
     assert below("masks") == [f"{name}.mask.png"]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.swin_unet import SwinUNet, count_parameters
-from training.conv_unet import ConvUNet, ConvUNetConfig
-from training.train import load_network, save
+from cytomask.model.swin_unet import SwinUNet, count_parameters
+from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
+from cytomask.training.train import load_network, save
 
 SMALL = ConvUNetConfig(widths=(4, 8, 12))
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 
-from model.preprocess import TILE, normalise
-from training.dataset import (
+from cytomask.model.preprocess import TILE, normalise
+from cytomask.training.dataset import (
     Augmentation,
     Labelled,
     draw_crop,
@@ -24,7 +24,7 @@ from training.dataset import (
     read_unlabelled,
     union,
 )
-from training.train import TrainingConfig
+from cytomask.training.train import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

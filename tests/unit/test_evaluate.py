@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cytomask import metrics
-from model.predictor import MODES, Mode, Prediction, Predictor
-from training.dataset import read_source
-from training.evaluate import GAP, THRESHOLDS, main, mean_iou, panel, report, score_source, summarise
+from cytomask.model.predictor import MODES, Mode, Prediction, Predictor
+from cytomask.training.dataset import read_source
+from cytomask.training.evaluate import GAP, THRESHOLDS, main, mean_iou, panel, report, score_source, summarise
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -14,9 +14,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from training import explore
-from training.dataset import read_source
-from training.explore import Seen, annotated_areas, component_areas, duplicates, look, report
+from cytomask.training import explore
+from cytomask.training.dataset import read_source
+from cytomask.training.explore import Seen, annotated_areas, component_areas, duplicates, look, report
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 COLUMNS = ("source", "split", "image", "mask", "cell")

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from infra.samples import phase_contrast_field
-from model import preprocess
-from model.export import load_checkpoint, main, mode_of
-from model.predictor import MODES, WEIGHTS, Mode, Predictor
-from model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
+from cytomask.model import preprocess
+from cytomask.model.export import load_checkpoint, main, mode_of
+from cytomask.model.predictor import MODES, WEIGHTS, Mode, Predictor
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
+from cytomask.samples.fields import phase_contrast_field
 
 TOLERANCE = 1e-3  # of a probability
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from cytomask import images
-from infra.samples import phase_contrast_field
-from model.export import load_checkpoint
-from model.predictor import WEIGHTS, Mode, Predictor, logit, logits_of_page
-from model.preprocess import Pixels, normalise
+from cytomask.model.export import load_checkpoint
+from cytomask.model.predictor import WEIGHTS, Mode, Predictor, logit, logits_of_page
+from cytomask.model.preprocess import Pixels, normalise
+from cytomask.samples.fields import phase_contrast_field
 
 LIVECELL = Path(__file__).parents[3] / "shared" / "data" / "livecell" / "images"
 MOST_PIXELS = 0.001  # share of a page that may differ

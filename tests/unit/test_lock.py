@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.children import ROOT
-from infra.lock import LOCKS, dependencies, written
+from cytomask.infra.children import ROOT
+from cytomask.infra.lock import LOCKS, dependencies, written
 
 LINE = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[\w.]+)( --hash=sha256:[0-9a-f]{64}){1,3}")
 

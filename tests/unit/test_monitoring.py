@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training import monitoring
-from training.monitoring import BLUE, VERMILION, Monitor, write_curves, write_samples
+from cytomask.training import monitoring
+from cytomask.training.monitoring import BLUE, VERMILION, Monitor, write_curves, write_samples
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = ("epoch", "step", "seconds", "learning_rate", "loss", "validation_loss", "validation_iou")

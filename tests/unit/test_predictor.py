@@ -15,11 +15,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from infra.samples import phase_contrast_field
-from model.export import export
-from model.predictor import MODES, Mode, Predictor, WeightsError, logit, logits_of_page, open_network
-from model.preprocess import TILE, Pixels
-from model.swin_unet import SwinUNet
+from cytomask.model.export import export
+from cytomask.model.predictor import MODES, Mode, Predictor, WeightsError, logit, logits_of_page, open_network
+from cytomask.model.preprocess import TILE, Pixels
+from cytomask.model.swin_unet import SwinUNet
+from cytomask.samples.fields import phase_contrast_field
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_pixel_is_cell_where_its_probability_reaches_the_threshold(
 def test_a_probability_equal_to_the_threshold_is_cell(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("model.predictor.logits_of_page", lambda page, *_: np.zeros_like(page))
+    monkeypatch.setattr("cytomask.model.predictor.logits_of_page", lambda page, *_: np.zeros_like(page))
     assert predictor.predict(noise(9, 9), threshold=0.5).mask.all()
     assert not predictor.predict(noise(9, 9), threshold=0.500001).mask.any()
 
@@ -275,9 +275,9 @@ def test_a_manifest_with_an_unknown_field_is_not_served(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("model.predictor", {"torch", "onnx", "scipy", "boto3", "PIL.ImageShow"}),
-        ("cli.segment", {"torch", "onnx", "scipy", "boto3", "botocore"}),
-        ("functions.segment.segmenter", {"torch", "onnx", "scipy"}),
+        ("cytomask.model.predictor", {"torch", "onnx", "scipy", "boto3", "PIL.ImageShow"}),
+        ("cytomask.cli.segment", {"torch", "onnx", "scipy", "boto3", "botocore"}),
+        ("cytomask.functions.segment.segmenter", {"torch", "onnx", "scipy"}),
     ],
 )
 def test_serving_imports_nothing_that_it_does_not_need(module: str, unwanted: set[str]) -> None:

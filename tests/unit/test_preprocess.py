@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model import preprocess
-from model.preprocess import OVERLAP, TILE, Blend, Pixels, TilePlan, cut_row, normalise, plan_tiles
+from cytomask.model import preprocess
+from cytomask.model.preprocess import OVERLAP, TILE, Blend, Pixels, TilePlan, cut_row, normalise, plan_tiles
 
 SIDES = st.integers(1, 3000)
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from model.export import export_onnx
-from model.predictor import Manifest, Predictor, WeightsError, read_manifest
-from model.swin_unet import SwinUNet, SwinUNetConfig
-from training.promote import Candidate, LowerScore, fill_card, flattered, install, main, promote
-from training.train import save
+from cytomask.model.export import export_onnx
+from cytomask.model.predictor import Manifest, Predictor, WeightsError, read_manifest
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.training.promote import Candidate, LowerScore, fill_card, flattered, install, main, promote
+from cytomask.training.train import save
 
 FILES = ["MODEL_CARD.md", "native/manifest.json", "native/swin_unet.onnx", "native/swin_unet.safetensors"]
 TRAINED = {"train": {"made/train": 1.0}}
@@ -48,7 +48,7 @@ def exported_once(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         name = "all" if network.head.logit.bias[0].item() > 0 else "none"
         shutil.copyfile(checkpoints / f"{name}.onnx", path)
 
-    monkeypatch.setattr("model.export.export_onnx", copy)
+    monkeypatch.setattr("cytomask.model.export.export_onnx", copy)
 
 
 @pytest.fixture(scope="module")

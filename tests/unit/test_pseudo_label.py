@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from cytomask import images
-from infra.samples import phase_contrast_field
-from model.preprocess import TILE, Pixels
-from model.swin_unet import SwinUNet
-from training.pseudo_label import agreed_probability, main, teacher
-from training.train import save
+from cytomask.model.preprocess import TILE, Pixels
+from cytomask.model.swin_unet import SwinUNet
+from cytomask.samples.fields import phase_contrast_field
+from cytomask.training.pseudo_label import agreed_probability, main, teacher
+from cytomask.training.train import save
 
 
 def bright(tiles: Pixels) -> Pixels:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from samtranslator.translator.transform import transform
 
-from infra.template import load_template, without_local_code
+from cytomask.infra.template import load_template, without_local_code
 
 Node = dict[str, Any]
 

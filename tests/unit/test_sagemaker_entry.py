@@ -15,11 +15,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from infra.samples import phase_contrast_field
-from model.export import load_checkpoint
-from training.sagemaker_entry import Layout, main, reason, run
-from training.sagemaker_job import ROOT, encode
-from training.train import TrainingConfig
+from cytomask.model.export import load_checkpoint
+from cytomask.samples.fields import phase_contrast_field
+from cytomask.training.sagemaker_entry import Layout, main, reason, run
+from cytomask.training.sagemaker_job import ROOT, encode
+from cytomask.training.train import TrainingConfig
 
 EXPERIMENT = {
     "name": "two-steps",
@@ -62,11 +62,12 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Puts a stub of training.train, which notes its arguments, before the real one; more code can follow."""
-    package = tmp_path / "stub" / "training"
+    package = tmp_path / "stub" / "cytomask" / "training"
     package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    monkeypatch.chdir(package.parent)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(package.parents[1]))
+    monkeypatch.chdir(package.parents[1])
 
     def write(more: str = "") -> None:
         (package / "train.py").write_text(STUB + textwrap.dedent(more))
@@ -202,7 +203,7 @@ def test_only_training_is_offered(base: Path, capsys: pytest.CaptureFixture[str]
 ENTRY = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from training.sagemaker_entry import main
+from cytomask.training.sagemaker_entry import main
 sys.exit(main())
 """
 WAIT_FOR_SIGNAL = """

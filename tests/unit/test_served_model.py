@@ -2,9 +2,9 @@
 
 import pytest
 
+from cytomask.model.predictor import MODES, Mode, Predictor
 from cytomask.requests import Parameters, S3Object, SegmentRequest
 from cytomask.served_model import read_served_models, work_of
-from model.predictor import MODES, Mode, Predictor
 
 
 def test_the_layer_names_the_networks_that_are_served(shipped: Predictor) -> None:

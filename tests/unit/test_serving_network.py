@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.serving_network import ServingNetwork, children, raster_order, window_order
-from model.swin_unet import SwinUNet, SwinUNetConfig, shift_mask
+from cytomask.model.serving_network import ServingNetwork, children, raster_order, window_order
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig, shift_mask
 
 
 def logits(network: torch.nn.Module) -> torch.Tensor:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.swin_unet import (
+from cytomask.model.swin_unet import (
     WINDOW,
     SwinBlock,
     SwinUNet,

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from cytomask.requests import S3Object, coco_prefix
-from cytomask.settings import Settings
-from infra.emulator import HANDLERS
-from infra.template import (
+from cytomask.infra.emulator import HANDLERS
+from cytomask.infra.template import (
     NO_CODE,
     TEMPLATE,
     function_name,
@@ -20,6 +18,8 @@ from infra.template import (
     made_up_environment,
     without_local_code,
 )
+from cytomask.requests import S3Object, coco_prefix
+from cytomask.settings import Settings
 
 TEMPLATE_LIMIT = 51_200  # bytes that CloudFormation takes directly, as the emulated stack gives them
 

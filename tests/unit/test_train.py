@@ -24,12 +24,12 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from infra.samples import phase_contrast_field
-from model.swin_unet import SwinUNet, SwinUNetConfig
-from training import train as script
-from training.conv_unet import ConvUNet, ConvUNetConfig
-from training.dataset import Augmentation, Crop, Labelled, load, read_source
-from training.train import (
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.samples.fields import phase_contrast_field
+from cytomask.training import train as script
+from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
+from cytomask.training.dataset import Augmentation, Crop, Labelled, load, read_source
+from cytomask.training.train import (
     Batches,
     Process,
     Run,
@@ -567,7 +567,7 @@ def environment() -> dict[str, str]:
 def test_sigterm_stops_a_process_with_143_and_a_checkpoint(
     command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    arguments = [sys.executable, "-m", "training.train", *command(epochs=1000, steps_per_epoch=1000)]
+    arguments = [sys.executable, "-m", "cytomask.training.train", *command(epochs=1000, steps_per_epoch=1000)]
     with subprocess.Popen(
         arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
     ) as process:
@@ -636,7 +636,7 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from training import train as script
+from cytomask.training import train as script
 
 folder, signalled, *arguments = sys.argv[1:]
 rank = os.environ["RANK"]

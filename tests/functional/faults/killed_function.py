@@ -58,7 +58,7 @@ def __getattr__(name: str) -> Any:
     boto3.setup_default_session()
     boto3.DEFAULT_SESSION.events.register("provide-client-params", kill.before)
     boto3.DEFAULT_SESSION.events.register("after-call", kill.after)
-    serve = importlib.import_module("functions.segment.app").handler
+    serve = importlib.import_module("cytomask.functions.segment.app").handler
 
     def handler(event: dict[str, Any], context: Any) -> Any:
         kill.arm(event)

@@ -8,8 +8,8 @@ from factories import page
 from benchmarks.environments import environments
 from benchmarks.reconcile import discrepancies
 from benchmarks.storm import drain, job_rows, log_lines, outputs, upload
-from infra import emulator
-from infra.emulator import emulated_stack
+from cytomask.infra import emulator
+from cytomask.infra.emulator import emulated_stack
 from tests.functional.faults.killed_function import STEPS
 
 QUIET = "quiet.tif"

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cytomask.requests import ground_truth_keys
-from infra.samples import CULTURES, DEMO, Field, Sample, phase_contrast_field, write_samples
+from cytomask.samples.fields import CULTURES, DEMO, Field, Sample, phase_contrast_field, write_samples
 
 SEEDS = range(len(CULTURES))
 LARGEST_OF_12_BITS = 4095

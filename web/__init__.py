@@ -1,0 +1,1 @@
+"""The page: a small local server and the modules that it serves."""
