@@ -202,7 +202,7 @@ def test_only_training_is_offered(base: Path, capsys: pytest.CaptureFixture[str]
 # The stub stands before the real training in the child's path only.
 ENTRY = f"""
 import sys
-sys.path.insert(0, {str(ROOT)!r})
+sys.path.insert(0, {str(ROOT / "layers" / "cytomask")!r})
 from cytomask.training.sagemaker_entry import main
 sys.exit(main())
 """
