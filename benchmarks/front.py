@@ -23,7 +23,7 @@ from cytomask.model.predictor import (
     open_network,
     read_manifests,
 )
-from cytomask.training.dataset import read_source
+from cytomask.training.sources import read_source
 
 SOURCES = ("usiigaci/val", "deepcell/val")  # neither trained on nor kept for the test
 OVERLAPS = (0, 28, 56, 84, 112)

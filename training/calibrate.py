@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from cytomask.model.export import load_checkpoint
 from cytomask.model.predictor import MODES, Mode, logits_of_page
-from cytomask.training.dataset import load, read_source
+from cytomask.training.sources import load, read_source
 from cytomask.training.train import save, tile_function
 
 FACTORS = np.geomspace(0.5, 8, 49)

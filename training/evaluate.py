@@ -32,7 +32,7 @@ from cytomask.model.predictor import (
     logit,
     served_modes,
 )
-from cytomask.training.dataset import Sample, read_source
+from cytomask.training.sources import Sample, read_source
 
 THRESHOLDS = tuple(twentieths / 20 for twentieths in range(4, 17))  # 0.2 to 0.8
 DIGITS = 4

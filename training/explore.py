@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from cytomask import images, metrics
 from cytomask.model import preprocess
-from cytomask.training.dataset import Sample, read_coco, read_source, run_lengths
+from cytomask.training.sources import Sample, read_coco, read_source, run_lengths
 
 Areas = NDArray[np.int64]
 

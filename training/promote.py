@@ -30,8 +30,8 @@ from cytomask.model.predictor import (
     read_manifests,
     served_modes,
 )
-from cytomask.training.dataset import read_source
 from cytomask.training.evaluate import Scored, mean_iou, score_source, score_table, summarise
+from cytomask.training.sources import read_source
 
 CHECKPOINT_FILE = "swin_unet.safetensors"
 CARD = "MODEL_CARD.md"

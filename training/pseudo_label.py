@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cytomask import images
 from cytomask.model.predictor import Infer, Prediction, logits_of_page, open_network
 from cytomask.model.preprocess import Pixels
-from cytomask.training.dataset import read_unlabelled
+from cytomask.training.sources import read_unlabelled
 from cytomask.training.train import load_network, tile_function
 
 

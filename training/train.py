@@ -49,17 +49,9 @@ from cytomask.model import preprocess
 from cytomask.model.predictor import Mode, logit, logits_of_page
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
-from cytomask.training.dataset import (
-    Augmentation,
-    Crop,
-    Labelled,
-    Mix,
-    Share,
-    draw_crop,
-    load,
-    read_source,
-)
+from cytomask.training.crops import Augmentation, Crop, Labelled, Mix, Share, draw_crop
 from cytomask.training.monitoring import Monitor, Panel, write_curves, write_samples
+from cytomask.training.sources import load, read_source
 
 Network = SwinUNet | ConvUNet
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from cytomask import metrics
 from cytomask.model.predictor import MODES, Mode, Prediction, Predictor
-from cytomask.training.dataset import read_source
 from cytomask.training.evaluate import GAP, THRESHOLDS, main, mean_iou, panel, report, score_source, summarise
+from cytomask.training.sources import read_source
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cytomask.training import explore
-from cytomask.training.dataset import read_source
 from cytomask.training.explore import Seen, annotated_areas, component_areas, duplicates, look, report
+from cytomask.training.sources import read_source
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 COLUMNS = ("source", "split", "image", "mask", "cell")

@@ -28,7 +28,8 @@ from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training import train as script
 from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
-from cytomask.training.dataset import Augmentation, Crop, Labelled, load, read_source
+from cytomask.training.crops import Augmentation, Crop, Labelled
+from cytomask.training.sources import load, read_source
 from cytomask.training.train import (
     Batches,
     Process,
