@@ -33,6 +33,13 @@ def test_what_sam_zips_holds_our_code_and_fits_lambda_s_limit(built, name):
     assert 0 < size(built / name) < UNZIPPED_LIMIT
 
 
+def test_the_layer_holds_its_own_modules_and_packages_and_no_other_room(built):
+    source = ROOT / "layers" / "cytomask" / "cytomask"
+    ours = {name for name in files(source) if not (source / name.partition("/")[0]).is_symlink()}
+    assert "images/tiff.py" in ours
+    assert files(built / "CytomaskLayer" / "python" / "cytomask") == ours
+
+
 @pytest.mark.parametrize("name", ZIPS)
 def test_a_function_and_its_layers_fit_lambda_s_limit_together(built, name):
     assert size(built / "CytomaskLayer") + size(built / f"{name.capitalize()}Function") < UNZIPPED_LIMIT

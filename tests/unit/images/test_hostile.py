@@ -78,24 +78,26 @@ def bounded_memory(most: int = MOST_BYTES) -> Iterator[None]:
         tracemalloc.stop()
 
 
-def read(source: bytes) -> list[NDArray[Any]]:
-    with images.open_image(source, "field.tif") as image:
-        return [page.pixels for page in images.read_pages(image)]
+def read(source: bytes, limits: images.Limits = images.LIMITS) -> list[NDArray[Any]]:
+    with images.open_image(source, "field.tif", limits) as image:
+        return [page.pixels for page in images.read_pages(image, limits=limits)]
 
 
-def read_or_refuse(source: bytes) -> None:
+def read_or_refuse(source: bytes, limits: images.Limits = images.LIMITS) -> None:
     try:
-        read(source)
+        read(source, limits)
     except RejectedInput as error:
         assert error.code
 
 
-def read_or_refuse_in_bounded_memory(source: bytes, most: int = MOST_BYTES) -> None:
+def read_or_refuse_in_bounded_memory(
+    source: bytes, most: int = MOST_BYTES, limits: images.Limits = images.LIMITS
+) -> None:
     """Fails where that takes too much three times: once, it may be what another test left behind."""
     for again in (True, True, False):
         try:
             with bounded_memory(most):
-                read_or_refuse(source)
+                read_or_refuse(source, limits)
         except AssertionError:
             if not again:
                 raise
@@ -145,9 +147,7 @@ def test_a_changed_file_is_read_or_refused_in_bounded_memory(
         size = struct.calcsize(form)
         at = int(share * (len(data) - size))
         struct.pack_into(form, data, at, number % 2 ** (8 * size))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "LIMITS", SMALL)
-        read_or_refuse_in_bounded_memory(bytes(data))
+    read_or_refuse_in_bounded_memory(bytes(data), limits=SMALL)
 
 
 @settings(max_examples=150)
@@ -166,9 +166,7 @@ def test_a_tiff_one_of_whose_facts_is_any_number_is_read_or_refused_in_bounded_m
     entries = {each: (4, 1, number) for each, number in facts.items()} | {tag: (kind, count, value)}
     body = b"".join(struct.pack("<HHII", each, *entry) for each, entry in sorted(entries.items()))
     data = b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "LIMITS", SMALL)
-        read_or_refuse_in_bounded_memory(data)
+    read_or_refuse_in_bounded_memory(data, limits=SMALL)
 
 
 def test_a_description_of_one_page_is_read() -> None:

@@ -1,0 +1,42 @@
+"""Read TIFF, PNG and JPEG files into grey pages, after a look at the header alone; write masks as PNG.
+
+Nothing is guessed: a file that does not hold rows and columns of one channel is refused by name.
+"""
+
+from cytomask.images.encode import OUTLINE, encode_mask, encode_overlay, encode_probability
+from cytomask.images.pages import (
+    BYTES_OF_WORK,
+    LIMITS,
+    MEBI,
+    MEGA,
+    ImageFile,
+    Limits,
+    Page,
+    PageHeader,
+    check,
+    require_size,
+)
+from cytomask.images.raster import JPEG_MAGIC, PNG_MAGIC
+from cytomask.images.reading import open_image, read_page, read_pages
+
+__all__ = [
+    "BYTES_OF_WORK",
+    "JPEG_MAGIC",
+    "LIMITS",
+    "MEBI",
+    "MEGA",
+    "OUTLINE",
+    "PNG_MAGIC",
+    "ImageFile",
+    "Limits",
+    "Page",
+    "PageHeader",
+    "check",
+    "encode_mask",
+    "encode_overlay",
+    "encode_probability",
+    "open_image",
+    "read_page",
+    "read_pages",
+    "require_size",
+]

@@ -1,0 +1,156 @@
+"""What is known of a page from its file's header, and the limits that it must keep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from cytomask.errors import AmbiguousChannels, EmptyImage, ImageTooLarge, NoSuchPage
+
+RGB, RGBA = 3, 4
+MEGA = 1_000_000
+MEBI = 2**20
+LONGEST_SIDE = MEGA  # of the PNGs that libpng writes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What fits into the function's memory and time; larger images are refused by their header."""
+
+    page_pixels: int = 64 * MEGA
+    page_bytes: int = 2048 * MEBI  # what one page may take of the memory
+    job_pixels: int = 256 * MEGA
+    file_bytes: int = 640 * MEBI
+    file_pages: int = 10_000  # whose headers alone take a second
+
+    more: str = ""  # what else than a smaller image helps
+
+    @classmethod
+    def within(cls, memory_mb: int) -> "Limits":
+        """The limits of a function with so many MB; of what it does not need itself, the file gets a quarter.
+
+        Measured in the container over 8- to 64-bit pages of 1 to 64 megapixels, with every output: 175 MB,
+        the file, what is decoded at a time, and 17 to 20 bytes a pixel.
+        """
+        spare = max(memory_mb - RESIDENT_MB, 0) * MEBI
+        page_bytes = spare * 3 // 4
+        page_pixels = page_bytes // (BYTES_OF_WORK + LARGEST_ITEM)
+        if page_pixels >= cls.page_pixels:
+            return cls(page_bytes=min(cls.page_bytes, page_bytes))
+        return cls(
+            page_pixels=page_pixels,
+            page_bytes=page_bytes,
+            file_bytes=min(cls.file_bytes, spare // 4),
+            more=f", or give the function more memory than its {memory_mb} MB",
+        )
+
+
+RESIDENT_MB = 256
+BYTES_OF_WORK = 20  # for every pixel, beside those that are decoded
+LARGEST_ITEM = 8  # of a page with one channel
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class PageHeader:
+    """One page as the file's header describes it.
+
+    Attributes:
+        height, width: in pixels.
+        channels: how many a caller can choose from; RGB counts as 3.
+        colour: whether those channels are red, green and blue, which luma joins to one.
+        dtype: NumPy's name of the stored type.
+        decoded_bytes: of all channels and pages that can only be decoded together with it, and of itself.
+        zero: what a stored 0 decodes to; not 0 where the file calls 0 white.
+    """
+
+    height: int
+    width: int
+    channels: int
+    colour: bool
+    dtype: str
+    decoded_bytes: int
+    zero: int = 0
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of pixels: (H, W) of any real dtype but bool, all finite. `dtype` is that of the file."""
+
+    index: int
+    pixels: NDArray[Any]
+    dtype: str
+
+
+class ImageFile(Protocol):
+    """An opened image: its headers are known, its pixels are not read yet."""
+
+    name: str
+    pages: Sequence[PageHeader]
+
+    def decode(self, index: int, channel: int | None) -> NDArray[Any]:
+        """Page `index`: (H, W) of the channel named or the only one, else (H, W, 3) colours.
+
+        Values are of any real dtype but bool and grow with brightness.
+        """
+
+
+def require_size(size: int, name: str, limits: Limits) -> None:
+    """Refuses a file by its length in bytes; raises EmptyImage, ImageTooLarge."""
+    if size == 0:
+        raise EmptyImage(f"{name} has no bytes; upload it again")
+    if size > limits.file_bytes:
+        raise ImageTooLarge(
+            f"{name} has {size / MEBI:.0f} MiB, the limit is {limits.file_bytes / MEBI:.0f} MiB; "
+            f"split the stack or compress it{limits.more}"
+        )
+
+
+def check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: Limits) -> None:
+    """Refuses pages by their headers; raises NoSuchPage, ImageTooLarge, AmbiguousChannels."""
+    total = 0
+    for index in wanted:
+        if not 0 <= index < len(image.pages):
+            raise NoSuchPage(f"{image.name} has no page {index}: it has {len(image.pages)}, counted from 0")
+        page = image.pages[index]
+        pixels = page.height * page.width
+        if max(page.height, page.width) > LONGEST_SIDE:
+            raise ImageTooLarge(
+                f"page {index} of {image.name} is {page.width} x {page.height} pixels; a side may have "
+                f"{LONGEST_SIDE}: crop it"
+            )
+        if pixels > limits.page_pixels:
+            raise ImageTooLarge(
+                f"page {index} of {image.name} is {page.width} x {page.height} pixels "
+                f"({_megapixels(pixels)} megapixels); the limit is {_megapixels(limits.page_pixels)} "
+                f"megapixels a page: crop or bin it{limits.more}"
+            )
+        # Some codecs hold two copies while they decode; what is decoded stays while the page is worked on.
+        needed = page.decoded_bytes + max(page.decoded_bytes, BYTES_OF_WORK * pixels)
+        if needed > limits.page_bytes:
+            raise ImageTooLarge(
+                f"page {index} of {image.name} takes {needed / MEBI:.0f} MiB of memory, "
+                f"{page.decoded_bytes / MEBI:.0f} MiB to be decoded alone; the limit is "
+                f"{limits.page_bytes / MEBI:.0f} MiB: save its pages and channels one by one{limits.more}"
+            )
+        total += pixels
+        if channel is None and page.channels > 1 and not page.colour:
+            raise AmbiguousChannels(
+                f"page {index} of {image.name} has {page.channels} channels; name the phase-contrast one "
+                f"as `channel`, 0 to {page.channels - 1}"
+            )
+        if channel is not None and not 0 <= channel < page.channels:
+            raise AmbiguousChannels(
+                f"page {index} of {image.name} has no channel {channel}: it has {page.channels}, "
+                "counted from 0"
+            )
+    if total > limits.job_pixels:
+        raise ImageTooLarge(
+            f"{image.name}: the {len(wanted)} pages asked for have {total / MEGA:.0f} megapixels, the limit "
+            f"is {limits.job_pixels // MEGA} a job; ask for fewer with `pages`"
+        )
+
+
+def _megapixels(pixels: int) -> str:
+    return f"{round(pixels / MEGA, 1):g}"
