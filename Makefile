@@ -1,4 +1,6 @@
-# Each target makes what it needs; nothing but Python 3.11 and make is expected of the machine.
+# Every target installs what it needs. The machine must offer only make and Python 3.11 or newer.
+.DEFAULT_GOAL := help
+
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,62 +8,67 @@ BIN := $(VENV)/bin
 SAM := .venv-sam
 AUDIT := .venv-audit
 
-.PHONY: run test lint audit lock tools e2e image-size bench bench-queue bench-container storm explore train evaluate export clean
+.PHONY: help run test lint audit lock tools e2e image-size bench bench-queue bench-container storm explore train \
+	evaluate export clean
 
-run: $(VENV)/local  ## the whole way of an image through the emulated stack; IMAGE=path.tif for your own
+help:  ## show this list
+	@echo "make TARGET [VARIABLE=value]"
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/local  ## segment images through the emulated stack; IMAGE=my.tif or IMAGE=folder for your own
 	$(BIN)/cytomask demo $(if $(IMAGE),"$(IMAGE)")
 
-test: $(VENV)/dev  ## unit and functional tests
+test: $(VENV)/dev  ## run the unit and functional tests
 	$(BIN)/pytest
 
-lint: $(VENV)/dev  ## format, lint, types and the import contract
+lint: $(VENV)/dev  ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	rm -rf build/imports && mkdir -p build/imports && cp -rL layers/cytomask/cytomask build/imports
 	PYTHONPATH=build/imports $(BIN)/lint-imports --no-logo
 
-audit: $(AUDIT)/ready  ## template and Dockerfiles against checkov's rules; what is passed over says why, there
+audit: $(AUDIT)/ready  ## check the template and the Dockerfiles with checkov; each skipped rule states its reason
 	$(AUDIT)/bin/checkov --file template.yaml functions/segment/Dockerfile training/Dockerfile \
 		--framework cloudformation dockerfile --compact --quiet --skip-download
 
-lock: $(VENV)/dev  ## the hashes of what the image and the layer install, after a change of their dependencies
+lock: $(VENV)/dev  ## rewrite the hashed requirements of image and layer; run it after changing a dependency
 	$(BIN)/python -m cytomask.infra.lock
 
-tools: $(VENV)/dev $(SAM)/ready  ## what docs/local-testing.md needs beside Docker: the project's tools, and sam's
+tools: $(VENV)/dev $(SAM)/ready  ## install what docs/local-testing.md needs, except Docker
 
-e2e: tools  ## sam build, sam local, sam deploy and the real container; needs Docker, or root on Debian
+e2e: tools  ## test sam build, sam local, sam deploy and the real container; needs Docker, or root on Debian
 	tests/e2e/with_docker.sh $(BIN)/pytest tests/e2e
 
-image-size: tools  ## the container image's layers, against their budget
+image-size: tools  ## compare the container image's layers with their budget
 	tests/e2e/with_docker.sh tests/e2e/image_size.sh
 
-bench: $(VENV)/dev  ## the serving path against the reference path: DATA=folder for the IoU, OPENVINO=a Python that has it
+bench: $(VENV)/dev  ## compare serving with the reference; DATA=folder adds IoU, OPENVINO=python adds OpenVINO
 	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(if $(OPENVINO),--openvino "$(OPENVINO)") $(ARGS)
 
-bench-queue: $(VENV)/dev  ## a backlog through the emulated stack: IMAGES=1000
+bench-queue: $(VENV)/dev  ## send a backlog through the emulated stack; IMAGES=1000
 	$(BIN)/python -m benchmarks.queue $(if $(IMAGES),--images $(IMAGES)) $(ARGS)
 
-bench-container: tools  ## a first and a second invocation in the real container: FIRST=a.tif SECOND=b.tif
+bench-container: tools  ## time a cold and a warm call in the real container; FIRST=a.tif SECOND=b.tif
 	tests/e2e/with_docker.sh benchmarks/container.sh "$(FIRST)" "$(SECOND)"
 
-storm: $(VENV)/dev  ## faults, kills and duplicates over the emulated stack, then a count of what is left: IMAGES=10000
+storm: $(VENV)/dev  ## upload amid faults, kills and duplicates, then count what is left; IMAGES=10000
 	$(BIN)/python -m benchmarks.storm $(if $(IMAGES),--images $(IMAGES))
 
-explore: $(VENV)/dev  ## what is in the data: DATA=folder ROWS="livecell/train …" OUT=report.html
+explore: $(VENV)/dev  ## describe a data set in one HTML file; DATA=folder ROWS="livecell/train …" OUT=report.html
 	$(BIN)/python -m cytomask.training.explore $(ROWS) --data "$(DATA)" --out "$(OUT)"
 
-train: $(VENV)/dev  ## weights from images: CONFIG=training/configs/swin_unet.yaml DATA=folder OUT=folder
+train: $(VENV)/dev  ## train a network; CONFIG=training/configs/swin_unet.yaml DATA=folder OUT=folder
 	$(BIN)/python -m cytomask.training.train "$(CONFIG)" --data "$(DATA)" --out "$(OUT)" --resume $(ARGS)
 
-evaluate: $(VENV)/dev  ## scores of the weights that serve: DATA=folder ROWS="livecell_like/val …" OUT=folder
+evaluate: $(VENV)/dev  ## score the served weights; DATA=folder ROWS="livecell_like/val …" OUT=folder
 	$(BIN)/python -m cytomask.training.evaluate $(ROWS) --data "$(DATA)" $(if $(OUT),--out "$(OUT)") $(ARGS)
 
-export: $(VENV)/dev  ## make a checkpoint the weights that serve, if no worse: CHECKPOINT= NAME= DATA= ROWS= ARGS=
+export: $(VENV)/dev  ## serve a checkpoint if it scores no lower; CHECKPOINT= NAME= DATA= ROWS= ARGS=
 	$(BIN)/python -m cytomask.training.promote "$(CHECKPOINT)" $(ROWS) --data "$(DATA)" --name "$(NAME)" $(ARGS)
 
-clean:  ## everything that was made
-	rm -rf $(VENV) $(SAM) $(AUDIT) .aws-sam out masks
+clean:  ## delete everything that make has made
+	rm -rf $(VENV) $(SAM) $(AUDIT) .aws-sam build out masks
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)

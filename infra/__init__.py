@@ -1,1 +1,1 @@
-"""What runs the stack on this machine, and the images that show it."""
+"""Run the stack on this machine, and lock the versions that get deployed."""

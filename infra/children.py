@@ -1,6 +1,7 @@
-"""Child processes that never outlive us, whatever ends us: their standard input is a pipe that we hold open.
+"""Child processes that never outlive their parent.
 
-When we end, even by SIGKILL, the kernel closes the pipe, and the child, which waits for that, ends too.
+The parent holds a pipe to each child's standard input. When the parent ends, even by SIGKILL, the kernel
+closes the pipe; the child watches its end and exits.
 """
 
 import http.client
@@ -32,12 +33,12 @@ PASSED_ON = (
 
 
 class ChildFailed(RuntimeError):
-    """A child process ended or stayed silent while it was waited for."""
+    """A child process ended, or did not become ready in time."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """A running child process that serves HTTP on `port`; its output is in `logs`."""
+    """A running child process that serves HTTP on `port` and writes its output to `logs`."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -45,22 +46,28 @@ class Child:
     logs: Sequence[Path]
 
     def wait_until_ready(self, path: str, seconds: float) -> None:
-        """Waits until GET `path` answers 200.
+        """Wait until GET `path` answers 200.
 
         Raises:
-            ChildFailed: with the logs' last lines, when the child ends or `seconds` pass first.
+            ChildFailed: the child ended or `seconds` passed; the message holds the logs' last lines.
         """
         deadline = time.monotonic() + seconds
         while not _answers(self.port, path):
             if self.process.poll() is not None:
-                raise ChildFailed(f"{self.name} ended with {self.process.returncode}:\n{_tail(self.logs)}")
+                raise ChildFailed(
+                    f"{self.name} exited with status {self.process.returncode}:\n{_tail(self.logs)}"
+                )
             if time.monotonic() > deadline:
-                raise ChildFailed(f"{self.name} is not ready after {seconds:.0f} s:\n{_tail(self.logs)}")
+                raise ChildFailed(f"{self.name} was not ready after {seconds:.0f} s:\n{_tail(self.logs)}")
             time.sleep(0.05)
 
 
 def listening_socket(port: int = 0) -> socket.socket:
-    """A listening socket on 127.0.0.1, to be inherited by a child: nobody else gets the port meanwhile."""
+    """Open a listening socket on 127.0.0.1 for a child to inherit, so that nobody takes the port meanwhile.
+
+    Raises:
+        ChildFailed: the port is in use.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -69,7 +76,7 @@ def listening_socket(port: int = 0) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ChildFailed(
-            f"port {port} of {LOOPBACK} cannot be used ({error}); choose another, or 0"
+            f"cannot listen on {LOOPBACK}:{port} ({error}); choose another port, or 0 for a free one"
         ) from error
     return listener
 
@@ -83,9 +90,10 @@ def child(
     stdout: Path,
     stderr: Path,
 ) -> Iterator[Child]:
-    """Runs `python -m module FD arguments…`, where FD is the listener's, which is closed on our side.
+    """Run `python -m module FD arguments…` while the context lasts; FD is the listener's file descriptor.
 
-    Its environment is what a Python needs and `environment`; nothing of the user's AWS settings or proxies.
+    The parent closes its own copy of the listener. The child sees `environment` and the variables in
+    `PASSED_ON`, and none of the user's AWS or proxy settings.
     """
     inherited = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     with stdout.open("ab") as out, stderr.open("ab") as err:
@@ -97,7 +105,7 @@ def child(
             stdout=out,
             stderr=err,
             pass_fds=[listener.fileno()],
-            start_new_session=True,  # Ctrl-C reaches us alone; we stop the child
+            start_new_session=True,  # Ctrl-C reaches only the parent, which stops the child
         )
     try:
         port = listener.getsockname()[1]
@@ -108,14 +116,14 @@ def child(
 
 
 def end_with_parent() -> None:
-    """For the child: ends this process as soon as its standard input is closed."""
+    """Exit this process, a child, as soon as its standard input closes."""
     threading.Thread(target=_wait_for_the_end, daemon=True).start()
 
 
 def _wait_for_the_end() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
-    os._exit(0)  # from a thread, and at once: nothing in a child is worth saving
+    os._exit(0)  # exits from a thread, without cleaning up: a child keeps nothing
 
 
 def _answers(port: int, path: str) -> bool:

@@ -1,9 +1,8 @@
 """Serve one Lambda function over HTTP: `python -m cytomask.infra.front FD MODULE:HANDLER`.
 
-FD is an inherited listening socket.
-
-ministack posts an event, the handler's answer goes back. One invocation at a time, as in one environment of
-Lambda; unlike there, a handler that runs over its time is not stopped.
+FD is an inherited listening socket. ministack posts an event and gets the handler's answer. Like one
+environment of Lambda, a front runs one invocation at a time; unlike Lambda, it does not stop a handler that
+exceeds its timeout.
 """
 
 import importlib
@@ -34,7 +33,7 @@ Handler = Callable[[Any, "Context"], Any]
 
 @dataclass(frozen=True)
 class Context:
-    """What Lambda tells a handler of its invocation, under Lambda's names. The memory is text there too."""
+    """The context that Lambda passes to a handler, with Lambda's names and types (memory is a string)."""
 
     function_name: str
     memory_limit_in_mb: str
@@ -47,23 +46,23 @@ class Context:
 
     @property
     def log_group_name(self) -> str:
-        """Where CloudWatch would keep the lines."""
+        """Name the log group that holds the function's lines."""
         return f"/aws/lambda/{self.function_name}"
 
     @property
     def log_stream_name(self) -> str:
-        """Which environment wrote them: this process."""
+        """Name the log stream, one for each process."""
         return f"local/{os.getpid()}"
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until whoever invoked gives up; never less than 0."""
+        """Return the milliseconds until the caller gives up; at least 0."""
         return max(0, self.deadline_ms - _now_ms())
 
 
 def main() -> None:
-    """Serves invocations until the parent ends."""
+    """Serve invocations until the parent ends."""
     end_with_parent()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log line a write
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # one write for each log line
     if os.environ.get("AWS_ENDPOINT_URL"):
         sys.stdout = ShippedOutput(sys.stdout)
     module, name = sys.argv[2].split(":")
@@ -73,24 +72,24 @@ def main() -> None:
 
 
 class ShippedOutput(io.TextIOBase):
-    """Standard output whose lines the emulator's CloudWatch Logs gets too, from a thread, in their order."""
+    """Standard output that also ships each line, in order, to the emulator's CloudWatch Logs."""
 
     def __init__(self, printed: TextIO) -> None:
-        """Writes to `printed`, and to the function's log group."""
+        """Write to `printed` and to the function's log group."""
         self._printed = printed
         self._unfinished = ""
         self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         threading.Thread(target=self._ship, daemon=True).start()
 
     def write(self, text: str) -> int:
-        """Prints the text; what it ends of lines is sent."""
+        """Write the text and ship each completed line."""
         *lines, self._unfinished = (self._unfinished + text).split("\n")
         for line in filter(None, lines):
             self._lines.put({"timestamp": _now_ms(), "message": line})
         return self._printed.write(text)
 
     def flush(self) -> None:
-        """Flushes what is printed."""
+        """Flush the underlying output."""
         self._printed.flush()
 
     def _ship(self) -> None:
@@ -99,7 +98,7 @@ class ShippedOutput(io.TextIOBase):
             "logGroupName": f"/aws/lambda/{os.environ['AWS_LAMBDA_FUNCTION_NAME']}",
             "logStreamName": f"local/{os.getpid()}",
         }
-        with suppress(BotoCoreError, ClientError):  # the file of what is printed has every line
+        with suppress(BotoCoreError, ClientError):  # the log file still has every line
             logs.create_log_stream(**place)
         while True:
             lines = [self._lines.get()]
@@ -110,11 +109,9 @@ class ShippedOutput(io.TextIOBase):
 
 
 def invoke(handler: Handler, event: Any, context: Context) -> tuple[HTTPStatus, bytes]:
-    """Calls the handler; an exception becomes Lambda's error, and a log line with its traceback."""
+    """Call the handler; turn an exception into Lambda's error object and a log line with its traceback."""
     if context.get_remaining_time_in_millis() == 0:
-        return _error(
-            "Sandbox.Timedout", "the invocation waited for the one before it until its time was up", []
-        )
+        return _error("Sandbox.Timedout", "the invocation timed out while it waited for the previous one", [])
     try:
         return HTTPStatus.OK, json.dumps(handler(event, context)).encode()
     except Exception as error:
@@ -133,7 +130,7 @@ def _server(descriptor: int, handler: Handler) -> HTTPServer:
             self._answer(*invoke(handler, event, self._context()))
 
         def log_message(self, format: str, *args: Any) -> None:
-            """The handlers' lines are the log; requests are not logged."""
+            """Log nothing: the handlers' own lines are the log."""
 
         def _context(self) -> Context:
             return Context(

@@ -11,11 +11,11 @@ from cytomask.infra.children import end_with_parent
 
 
 def main() -> None:
-    """Serves until the parent ends; everything is kept in memory."""
+    """Serve until the parent ends; keep all state in memory."""
     end_with_parent()
     config = Config()
     config.bind = [f"fd://{sys.argv[1]}"]
-    config.keep_alive_timeout = 75  # as ministack's own command has it: boto3 keeps its connections
+    config.keep_alive_timeout = 75  # the value of ministack's own command; boto3 keeps connections open
     asyncio.run(serve(importlib.import_module("ministack.app").app, config))
 
 

@@ -1,8 +1,8 @@
-"""Locks what is deployed, by hash: `make lock`, after a change of pyproject.toml or constraints.txt.
+"""Lock the deployed packages by hash: run `make lock` after changing a dependency.
 
-Writes one file for the segment function's image and one for the layer, which has no network to run. pip
-installs them with --require-hashes. Each names the versions of constraints.txt and the hashes of their wheels
-for Lambda's Linux, on each Python that the project runs on.
+One requirements file is for the segment function's image, the other for the layer, which needs no ONNX
+Runtime. pip installs both with --require-hashes. Each lists the versions from constraints.txt and the hashes
+of their wheels for Lambda's Linux, for every Python version that the project supports.
 """
 
 import json
@@ -19,7 +19,7 @@ from cytomask.infra.children import ROOT
 PYTHONS = ("3.11", "3.12", "3.13")
 # Amazon Linux 2023 has glibc 2.34.
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64")
-# What each leaves out of pyproject.toml's dependencies.
+# The dependencies in pyproject.toml that each file leaves out.
 LOCKS = MappingProxyType(
     {
         ROOT / "functions" / "segment" / "requirements.txt": (),
@@ -27,11 +27,11 @@ LOCKS = MappingProxyType(
     }
 )
 
-Locked = dict[str, set[str]]  # hashes of `name==version`
+Locked = dict[str, set[str]]  # `name==version` -> hashes of its wheels
 
 
 def main() -> None:
-    """Writes both files."""
+    """Write both files."""
     for path, left_out in LOCKS.items():
         locked: Locked = {}
         for python in PYTHONS:
@@ -41,14 +41,14 @@ def main() -> None:
 
 
 def dependencies(left_out: Sequence[str] = ()) -> list[str]:
-    """The project's own dependencies as pyproject.toml names them."""
+    """List the project's own dependencies, as written in pyproject.toml."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         named: list[str] = tomllib.load(file)["project"]["dependencies"]
     return [each for each in named if each.partition("==")[0] not in left_out]
 
 
 def wheels(named: Sequence[str], python: str) -> list[tuple[str, str]]:
-    """What pip would install of these and of what they need: `name==version` and sha256 of the wheel."""
+    """Resolve requirements as pip would; return `name==version` and the wheel's sha256 for each package."""
     platforms = [option for platform in PLATFORMS for option in ("--platform", platform)]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
@@ -72,7 +72,7 @@ def wheels(named: Sequence[str], python: str) -> list[tuple[str, str]]:
 
 
 def written(locked: Locked) -> str:
-    """The text of a file of requirements with their hashes."""
+    """Format locked packages as a requirements file."""
     lines = [f"# Made by `make lock`: wheels for Lambda's Linux on Python {', '.join(PYTHONS)}."]
     for requirement, digests in sorted(locked.items()):
         lines.append(" \\\n".join([requirement, *(f"    --hash=sha256:{one}" for one in sorted(digests))]))

@@ -1,4 +1,4 @@
-"""How clients reach an emulated account: dummy credentials, nothing of the user's AWS settings or proxies."""
+"""Clients of an emulated account: dummy credentials, and none of the user's AWS or proxy settings."""
 
 import os
 from types import MappingProxyType
@@ -13,7 +13,7 @@ CREDENTIALS = MappingProxyType({"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_
 
 
 def client(service: str, endpoint: str) -> Any:
-    """A boto3 client of the service that the emulator at `endpoint` offers."""
+    """Make a boto3 client for a service of the emulator at `endpoint`."""
     session = boto3.Session(
         botocore_session=botocore.session.Session(
             {
@@ -26,5 +26,5 @@ def client(service: str, endpoint: str) -> Any:
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
         region_name=REGION,
     )
-    make: Any = session.client  # typed by literal names only
+    make: Any = session.client  # boto3-stubs types it for literal service names only
     return make(service, endpoint_url=endpoint, config=Config(proxies={}))

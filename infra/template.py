@@ -1,4 +1,4 @@
-"""Reads template.yaml, the one source of the stack, and points it away from code that is not uploaded."""
+"""Read template.yaml, the single source of the stack, and remove its local code for an emulator."""
 
 import copy
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ Template = dict[str, Any]
 
 
 def load_template(path: Path = TEMPLATE) -> Template:
-    """The template with CloudFormation's short tags written out: `!Ref X` as `{"Ref": "X"}`."""
+    """Load the template and expand CloudFormation's short tags: `!Ref X` becomes `{"Ref": "X"}`."""
     loaded: Template = yaml.load(path.read_text(encoding="utf-8"), _CloudFormationLoader)
     return loaded
 
 
 def without_local_code(template: Template) -> Template:
-    """A copy for an emulator that forwards invocations, to where the functions' code is.
+    """Copy the template for an emulator that forwards invocations instead of running code.
 
-    Container functions name an image that nobody pulls, zip functions and layers the object `NO_CODE`, and
-    every queue holds its messages until its function's mapping is enabled: a message received before the
-    code is ready would count as tried.
+    Container functions get the name of an image that is never pulled; zip functions and layers get the
+    placeholder object `NO_CODE`. Queue mappings start disabled: a message received before the handlers run
+    would count as an attempt.
     """
     copied = copy.deepcopy(template)
     for resource in copied["Resources"].values():
@@ -44,7 +44,7 @@ def without_local_code(template: Template) -> Template:
 
 
 def functions(template: Template) -> dict[str, Template]:
-    """The template's Lambda functions by logical id."""
+    """Return the template's Lambda functions by logical id."""
     resources: dict[str, Template] = template["Resources"]
     return {
         name: resource
@@ -54,9 +54,9 @@ def functions(template: Template) -> dict[str, Template]:
 
 
 def made_up_environment(template: Template) -> dict[str, str]:
-    """The functions' variables for a process that asks nothing of AWS.
+    """Make the functions' environment variables for a process that never calls AWS.
 
-    Numbers are the parameters' defaults; the others are addresses that lead nowhere.
+    Numbers are the parameters' defaults; the other values are dead addresses.
     """
     values = {}
     for name, value in template["Globals"]["Function"]["Environment"]["Variables"].items():
@@ -67,7 +67,7 @@ def made_up_environment(template: Template) -> dict[str, str]:
 
 
 def routes(template: Template) -> Iterator[tuple[str, str, str]]:
-    """The logical id of the function, the method and the path of every route of the HttpApi."""
+    """Yield the logical id of the function, the method and the path of every HTTP route."""
     for name, function in functions(template).items():
         for event in function["Properties"].get("Events", {}).values():
             if event["Type"] == "HttpApi":
@@ -75,19 +75,21 @@ def routes(template: Template) -> Iterator[tuple[str, str, str]]:
 
 
 def function_name(function: Template, stack_name: str) -> str:
-    """A function's name in a stack; `FunctionName` may use the stack's name and nothing else."""
+    """Return a function's name in the given stack.
+
+    Raises:
+        ValueError: `FunctionName` uses another variable than the stack's name.
+    """
     written: str | dict[str, str] = function["Properties"]["FunctionName"]
     pattern = written if isinstance(written, str) else written["Fn::Sub"]
     name = pattern.replace("${AWS::StackName}", stack_name)
     if "$" in name:
-        raise ValueError(
-            f"FunctionName {pattern!r} uses more than ${{AWS::StackName}}; write it with that alone"
-        )
+        raise ValueError(f"FunctionName {pattern!r} may use only the variable ${{AWS::StackName}}")
     return name
 
 
 class _CloudFormationLoader(yaml.SafeLoader):
-    """YAML with `!Ref`, `!Sub`, `!GetAtt` and their like."""
+    """A YAML loader that understands `!Ref`, `!Sub`, `!GetAtt` and the other short tags."""
 
 
 def _written_out(loader: _CloudFormationLoader, tag: str, node: yaml.Node) -> Template:

@@ -1,1 +1,3 @@
-"""What every cytomask function needs, without any machine learning."""
+"""Masks of living cells from microscope images."""
+
+__version__ = "0.2.0"
