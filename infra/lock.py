@@ -1,8 +1,8 @@
 """Lock the deployed packages by hash: run `make lock` after changing a dependency.
 
-One requirements file is for the segment function's image, the other for the layer, which needs no ONNX
-Runtime. pip installs both with --require-hashes. Each lists the versions from constraints.txt and the hashes
-of their wheels for Lambda's Linux, for every Python version that the project supports.
+One requirements file is for the segment function's image, the other for the layer, which runs no network and
+encodes no masks. pip installs both with --require-hashes. Each lists the versions from constraints.txt and
+the hashes of their wheels for Lambda's Linux, for every Python version that the project supports.
 """
 
 import json
@@ -23,7 +23,7 @@ PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x8
 LOCKS = MappingProxyType(
     {
         ROOT / "functions" / "segment" / "requirements.txt": (),
-        ROOT / "layers" / "cytomask" / "requirements.txt": ("onnxruntime",),
+        ROOT / "layers" / "cytomask" / "requirements.txt": ("contourpy", "onnxruntime", "roifile"),
     }
 )
 

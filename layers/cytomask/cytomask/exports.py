@@ -1,0 +1,185 @@
+"""Masks in the formats that people work with: ImageJ/Fiji, QuPath, label images, OME-TIFF.
+
+Every format is written from a mask and nothing else, so that they all show the same cells. Coordinates are in
+pixels of the page, with (0, 0) at the upper left corner of its first pixel.
+"""
+
+import csv
+import hashlib
+import io
+import uuid
+import zipfile
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import roifile
+import tifffile
+from numpy.typing import NDArray
+
+from cytomask.errors import NotAcceptable
+from cytomask.regions import Mask, Regions
+
+CELL_COLOUR = (0, 158, 115)  # bluish green, told apart by colour-blind readers (Okabe and Ito 2008)
+LARGEST_ROI_SIDE = 32_767  # ImageJ keeps a ROI's box as 16-bit signed integers
+ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same mask gives the same bytes
+MOVE_TO, LINE_TO, CLOSE = 0.0, 1.0, 4.0  # java.awt.geom.PathIterator, as ij.gui.ShapeRoi stores a path
+UINT16_LABELS = 65_535
+LABEL_COLUMNS = ("label", "area_px", "left", "top", "width", "height", "touches_border")
+
+
+@dataclass(frozen=True)
+class PixelSize:
+    """The width and height of a pixel, in micrometres."""
+
+    width_um: float
+    height_um: float
+
+    @property
+    def area_um2(self) -> float:
+        """The area of a pixel in square micrometres."""
+        return self.width_um * self.height_um
+
+
+def encode_rois(regions: Regions) -> bytes:
+    """Encode regions as an ImageJ ROI set: a .zip with one .roi a region, holes kept.
+
+    A region without holes is a traced polygon, one with holes a composite ROI
+    (imagej.net/ij/source/ij/io/RoiDecoder.java).
+
+    Raises:
+        NotAcceptable: the page is larger than ImageJ's ROI format can address.
+    """
+    if max(regions.shape) > LARGEST_ROI_SIDE:
+        raise NotAcceptable(
+            f"a page of {regions.shape[1]} x {regions.shape[0]} pixels has no ROI set: ImageJ's format ends "
+            f"at {LARGEST_ROI_SIDE} pixels a side; ask for geojson or labels"
+        )
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for number, rings in enumerate(regions, 1):
+            name = f"cell-{number:06d}"
+            entry = zipfile.ZipInfo(f"{name}.roi", ZIP_EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, _roi(rings, name).tobytes())
+    return stream.getvalue()
+
+
+def _roi(rings: list[NDArray[np.int32]], name: str) -> roifile.ImagejRoi:
+    outline = rings[0]
+    if len(rings) == 1:
+        roi = roifile.ImagejRoi.frompoints(outline, name=name)
+        roi.roitype = roifile.ROI_TYPE.TRACED
+        return roi
+    (left, top), (right, bottom) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
+    path = np.concatenate([_path(ring) for ring in rings])
+    roi = roifile.ImagejRoi()
+    roi.name = name
+    roi.roitype = roifile.ROI_TYPE.RECT
+    roi.left, roi.top, roi.right, roi.bottom = left, top, right, bottom
+    roi.options = roifile.ROI_OPTIONS.OVERLAY_BACKGROUNDS | roifile.ROI_OPTIONS.OVERLAY_LABELS
+    roi.multi_coordinates = path
+    roi.shape_roi_size = len(path)
+    return roi
+
+
+def _path(ring: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Write a closed ring as the steps of a path: each an operation, with its point where it has one."""
+    steps = np.full((len(ring), 3), LINE_TO, np.float32)  # n, (operation, x, y)
+    steps[0, 0] = MOVE_TO
+    steps[:, 1:] = ring
+    return np.append(steps.ravel(), np.float32(CLOSE))
+
+
+def encode_geojson(regions: Regions, *, name: str, pixel_size: PixelSize | None = None) -> bytes:
+    """Encode regions as the feature collection that QuPath imports: one polygon a region, holes kept.
+
+    Each feature is an annotation of the class "Cell" with its area as a measurement
+    (qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html; RFC 7946 for the geometry,
+    though coordinates are pixels, with y pointing down as in every image).
+
+    Args:
+        regions: of the page.
+        name: of the page; the features' ids are made from it, so that they differ between pages.
+        pixel_size: adds the area in square micrometres.
+    """
+    page = uuid.uuid5(uuid.NAMESPACE_URL, name)
+    features = []
+    for number, (rings, area) in enumerate(zip(regions, regions.areas.tolist(), strict=True), 1):
+        measurements: dict[str, float] = {"Area px^2": area}
+        if pixel_size:
+            measurements["Area µm^2"] = area * pixel_size.area_um2
+        features.append(
+            {
+                "type": "Feature",
+                "id": str(uuid.uuid5(page, str(number))),
+                "geometry": {"type": "Polygon", "coordinates": [_closed(ring) for ring in rings]},
+                "properties": {
+                    "objectType": "annotation",
+                    "classification": {"name": "Cell", "color": CELL_COLOUR},
+                    "measurements": measurements,
+                },
+            }
+        )
+    return msgspec.json.encode({"type": "FeatureCollection", "features": features})
+
+
+def _closed(ring: NDArray[np.int32]) -> list[list[int]]:
+    """Repeat a ring's first point at its end, as GeoJSON wants it."""
+    points: list[list[int]] = ring.tolist()
+    return [*points, points[0]]
+
+
+def encode_labels(regions: Regions) -> bytes:
+    """Encode regions as a TIFF of labels: 0 is background, each region has its number, counted from 1.
+
+    The dtype is uint16, or uint32 where there are more than 65,535 regions.
+    """
+    dtype = np.uint16 if len(regions) <= UINT16_LABELS else np.uint32
+    return _encode_tiff(regions.labels().astype(dtype), ome=False, metadata=None)
+
+
+def encode_label_table(regions: Regions, pixel_size: PixelSize | None = None) -> bytes:
+    """Encode a CSV with a row for each label: its area, its box, and whether the page's border cuts it."""
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow((*LABEL_COLUMNS, "area_um2") if pixel_size else LABEL_COLUMNS)
+    facts = zip(regions.areas.tolist(), regions.boxes.tolist(), regions.touching_border.tolist(), strict=True)
+    for label, (area, (left, top, right, bottom), cut) in enumerate(facts, 1):
+        row = (label, area, left, top, right - left, bottom - top, int(cut))
+        writer.writerow((*row, f"{area * pixel_size.area_um2:.3f}") if pixel_size else row)
+    return stream.getvalue().encode()
+
+
+def encode_ome(
+    mask: Mask,
+    *,
+    pixel_size: PixelSize | None = None,
+    channel: str | None = None,
+    time_s: float | None = None,
+) -> bytes:
+    """Encode a mask as an OME-TIFF of 0 and 255 that viewers lay over its image.
+
+    Args:
+        mask: (H, W) bool.
+        pixel_size: of the image.
+        channel: name of the image's channel that was segmented.
+        time_s: seconds between the first frame and this one (OME's `DeltaT`).
+    """
+    content = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
+    metadata: dict[str, Any] = {"axes": "YX", "Channel": {"Name": channel or "cytomask"}}
+    metadata["UUID"] = str(uuid.uuid5(uuid.NAMESPACE_OID, content))
+    if pixel_size:
+        metadata |= {"PhysicalSizeX": pixel_size.width_um, "PhysicalSizeXUnit": "µm"}
+        metadata |= {"PhysicalSizeY": pixel_size.height_um, "PhysicalSizeYUnit": "µm"}
+    if time_s is not None:
+        metadata["Plane"] = {"DeltaT": [time_s], "DeltaTUnit": ["s"]}
+    return _encode_tiff(np.where(mask, np.uint8(255), np.uint8(0)), ome=True, metadata=metadata)
+
+
+def _encode_tiff(pixels: NDArray[Any], *, ome: bool, metadata: dict[str, Any] | None) -> bytes:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream, ome=ome) as writer:
+        writer.write(pixels, compression="zlib", photometric="minisblack", metadata=metadata)
+    return stream.getvalue()
