@@ -1,0 +1,312 @@
+"""Where and when an image was taken: plate, well, site, channel and time, read from its key or its metadata.
+
+Microscopes write all of this into file and folder names. The schemes of common instruments are in
+`naming.py`; `Pattern` is a user's own scheme. Pure: nothing here opens a file.
+"""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import msgspec
+
+from cytomask.errors import InvalidRequest
+from cytomask.naming import PRESETS
+from cytomask.wells import parse_well
+
+LONGEST_NAME = 128  # characters of a plate's name: it is a key in the table and a part of an address
+LONGEST_PATTERN = 500  # characters
+LONGEST_KEY = 1024  # bytes, S3's own limit
+SECONDS_TO_CHECK, SECONDS_TO_MATCH = 0.2, 0.05  # of CPU time
+
+
+class Acquisition(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where and when one image was taken, as far as anybody said.
+
+    Attributes:
+        plate: name of the plate, at most 128 characters.
+        well: row letters and two digits, `B02`.
+        site: the field of view within the well. A crop or a plane of a stack follows after a dot: `1.3`.
+        channel: as the microscope names it: `Phase`, `Ph`, `1`.
+        time: hours since the plate's first scan, or a date and time in ISO 8601 without a zone.
+        frame: number of the scan, where names count scans and tell no time.
+        cell_line: of a LIVECell-style name (`A172_Phase_C7_…`).
+        sources: what told it: `request`, a preset's name, `pattern`, `ome`, `tiff`.
+    """
+
+    plate: str | None = None
+    well: str | None = None
+    site: str | None = None
+    channel: str | None = None
+    time: float | str | None = None
+    frame: int | None = None
+    cell_line: str | None = None
+    sources: tuple[str, ...] = ()
+
+    @property
+    def placed(self) -> bool:
+        """Whether plate and well are known, so that the image is part of a plate."""
+        return self.plate is not None and self.well is not None
+
+    def filled_from(self, other: "Acquisition") -> "Acquisition":
+        """Return this with the fields that it lacks taken from `other`.
+
+        A time counts as told where either `time` or `frame` is; but a frame and a time from different places
+        are kept both, because the frame still orders the scans.
+        """
+        changes = {
+            name: value
+            for name in ("plate", "well", "site", "channel", "time", "frame", "cell_line")
+            if getattr(self, name) is None and (value := getattr(other, name)) is not None
+        }
+        if not changes:
+            return self
+        told = tuple(dict.fromkeys((*self.sources, *other.sources)))
+        return msgspec.structs.replace(self, **changes, sources=told)
+
+
+def read_acquisition(key: str, pattern: "Pattern | None" = None) -> Acquisition:
+    """Read where and when an image was taken from its key or path.
+
+    Args:
+        key: S3 key or path; backslashes count as slashes.
+        pattern: a user's own scheme, tried before the presets.
+
+    Returns:
+        What the name tells; an empty Acquisition for a name that tells nothing.
+    """
+    path = key.replace("\\", "/")[:LONGEST_KEY]
+    if pattern is not None and (told := pattern.read(path)) is not None:
+        return told
+    stem = _without_suffix(path)
+    for name, expression, read in PRESETS:
+        match = expression.search(stem)
+        if match is not None and (found := _told(name, read(match))) is not None:
+            return found
+    return Acquisition()
+
+
+def check_plate(name: str) -> str:
+    """Return a plate's name without surrounding space.
+
+    Raises:
+        InvalidRequest: it is empty, too long, or holds `/` or a control character.
+    """
+    name = name.strip()
+    if not name or len(name) > LONGEST_NAME or "/" in name or not name.isprintable():
+        raise InvalidRequest(
+            f"`plate`: {name[:60]!r} has {len(name)} characters; a plate's name takes 1 to {LONGEST_NAME} "
+            "printable ones and no `/`, because it is part of a web address"
+        )
+    return name
+
+
+def check_well(name: str) -> str:
+    """Return a well's name as `B02`; raises InvalidRequest where it is none."""
+    well = parse_well(name)
+    if well is None:
+        raise InvalidRequest(
+            f"`well`: {name[:60]!r} is not a well of a plate; write A1 to AF48, such as B2 or B02"
+        )
+    return well
+
+
+def check_time(time: float | str) -> float | str:
+    """Return elapsed hours, or a date and time in ISO 8601; raises InvalidRequest."""
+    if isinstance(time, str):
+        if (hours := _elapsed(time)) is not None:
+            return hours
+        if (date := iso_date(time)) is not None:
+            return date
+    elif 0 <= time < 1e6:
+        return float(time)
+    raise InvalidRequest(
+        f"`time`: {str(time)[:60]!r} is none of: hours since the first scan, 0 to 999,999; elapsed time as "
+        "00d04h30m; a date and time as 2026-11-25T13:20"
+    )
+
+
+class Pattern:
+    """A user's own naming scheme: a regular expression with named groups, searched for in the whole key.
+
+    The `regex` package runs it, because it stops after a given CPU time, which Python's `re` cannot: a key is
+    given up after 0.05 s. `(?P<well>…)` is required. Also read: `plate`, `site`, `channel`, `cell_line`,
+    `frame`, `days`, `hours`, `minutes` (elapsed, added up) and `date` (ISO 8601, or as IncuCyte writes it).
+    """
+
+    GROUPS = frozenset(
+        {"plate", "well", "site", "channel", "cell_line", "frame", "days", "hours", "minutes", "date"}
+    )
+
+    def __init__(self, text: str) -> None:
+        """Compile and check a pattern.
+
+        Raises:
+            InvalidRequest: it is too long, no regular expression, lacks `well`, has an unknown group, or
+                does not end in time on names made to keep it busy.
+        """
+        # 12 ms and 4 MB that only those pay who set a pattern.
+        import regex  # noqa: PLC0415
+
+        if len(text) > LONGEST_PATTERN:
+            raise InvalidRequest(f"the pattern has {len(text)} characters; it may have {LONGEST_PATTERN}")
+        try:
+            self._compiled: Any = regex.compile(text)
+        except (regex.error, RecursionError, OverflowError) as error:
+            raise InvalidRequest(f"the pattern is not a regular expression: {error}") from error
+        groups = set(self._compiled.groupindex)
+        if "well" not in groups:
+            raise InvalidRequest(
+                "the pattern has no group `well`, so it places no image; write the well's part as "
+                "(?P<well>[A-H][0-9]+)"
+            )
+        if groups - self.GROUPS:
+            raise InvalidRequest(
+                f"the pattern has the unknown group {', '.join(sorted(groups - self.GROUPS))}; it may have "
+                f"{', '.join(sorted(self.GROUPS))}"
+            )
+        self.text = text
+        self._require_an_end()
+
+    def read(self, key: str) -> Acquisition | None:
+        """Return what the pattern finds in a key; None where it does not match or takes too long."""
+        try:
+            match = self._compiled.search(key[:LONGEST_KEY], timeout=SECONDS_TO_MATCH)
+        except TimeoutError:
+            return None
+        if match is None:
+            return None
+        found = {name: value for name, value in match.groupdict().items() if value}
+        if {"days", "hours", "minutes"} & found.keys():
+            found["elapsed"] = str(_hours(found.get("days"), found.get("hours"), found.get("minutes")))
+        return _told("pattern", found)
+
+    def _require_an_end(self) -> None:
+        """Try names on which patterns that backtrack without end are known to hang."""
+        units, ends = ("a", "0", "_", "/", "A1_", "a/", "00d00h00m_"), ("!", ".tif!", "_B2.tif")
+        for unit, end in product(units, ends):  # some engines give up early where a literal end is missing
+            name = (unit * LONGEST_KEY)[: LONGEST_KEY - len(end)] + end
+            try:
+                self._compiled.search(name, timeout=SECONDS_TO_CHECK)
+            except TimeoutError:
+                raise InvalidRequest(
+                    "the pattern takes too long on a long name: it repeats a repetition, such as (a+)+, or "
+                    "has several `.*`; write what each part may hold, such as [^_/]+"
+                ) from None
+
+
+@lru_cache(maxsize=8)
+def parse_pattern(text: str) -> Pattern:
+    """Return the pattern of this text, checked; raises InvalidRequest."""
+    return Pattern(text)
+
+
+def iso_date(text: str) -> str | None:
+    """Read a date and time as ISO 8601, TIFF or IncuCyte write it; None where it is none of these.
+
+    Returns:
+        `2026-11-25T13:20:00`, without a zone. A zone in the text is dropped: a plate's scans share one clock.
+    """
+    text = text.strip()
+    match = INCUCYTE_DATE.fullmatch(text) or TIFF_DATE.fullmatch(text)
+    if match is not None:
+        text = "{}-{}-{}T{}:{}".format(*match.groups())
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=None, microsecond=0).isoformat()
+    except ValueError:
+        return None
+
+
+def from_metadata(date: str | None, delta_seconds: float | None, source: str) -> Acquisition:
+    """Return the time that a file's own metadata tells.
+
+    Args:
+        date: OME's `AcquisitionDate` or TIFF's `DateTime`, as written.
+        delta_seconds: OME's `DeltaT` of the plane: seconds since the date, or since the stack's beginning.
+        source: `ome` or `tiff`.
+    """
+    when = iso_date(date) if date else None
+    if when is not None:
+        taken = datetime.fromisoformat(when) + timedelta(seconds=delta_seconds or 0)
+        return Acquisition(time=taken.isoformat(timespec="seconds"), sources=(source,))
+    if delta_seconds is not None:
+        return Acquisition(time=delta_seconds / 3600, sources=(source,))
+    return Acquisition()
+
+
+INCUCYTE_DATE = re.compile(r"(\d{4})y(\d{2})m(\d{2})d[_ T-]?(\d{2})h(\d{2})m")
+TIFF_DATE = re.compile(r"(\d{4}):(\d{2}):(\d{2}) (\d{2}):(\d{2}(?::\d{2})?)")
+ELAPSED = re.compile(r"(?:(\d{1,4})d)?(\d{1,4})h(?:(\d{1,2})m)?")
+
+
+def _told(source: str, found: Mapping[str, str | None]) -> Acquisition | None:
+    """Return what a scheme found, in our own form; None where it names neither a well nor a time."""
+    raw_well = found.get("well")
+    well = parse_well(raw_well) if raw_well else None
+    if raw_well and well is None:
+        return None  # such as row Z: another scheme may fit
+    elapsed, date = found.get("elapsed"), found.get("date") or found.get("iso")
+    time: float | str | None = _elapsed(elapsed) if elapsed else None
+    if time is None and date:
+        time = iso_date(_spelt_out(date))
+    frame = found.get("frame") or found.get("frame_")
+    if well is None and time is None and frame is None:
+        return None
+    plate = (found.get("plate") or "").strip()
+    channel = (found.get("channel") or "").strip() or None
+    line = found.get("cell_line") or (
+        plate if channel == "Phase" and source.startswith("incucyte_e") else None
+    )
+    return Acquisition(
+        plate=plate if plate and len(plate) <= LONGEST_NAME and plate.isprintable() else None,
+        well=well,
+        site=_site(found),
+        channel=channel,
+        time=time,
+        frame=int(frame) if frame and frame.isdecimal() else None,
+        cell_line=line or None,
+        sources=(source,),
+    )
+
+
+def _site(found: Mapping[str, str | None]) -> str | None:
+    """Return the field's number without leading zeros, with its crop or plane where there are several."""
+    site = found.get("site")
+    if not site:
+        return None
+    site = str(int(site)) if site.isdecimal() else site
+    part = found.get("part")
+    if part:
+        return f"{site}.{int(part)}"
+    plane = found.get("plane") or found.get("plane_")
+    return f"{site}.z{int(plane)}" if plane and int(plane) > 1 else site
+
+
+def _elapsed(text: str) -> float | None:
+    """Return hours of `01d04h30m`, or of a bare number; None for anything else."""
+    match = ELAPSED.fullmatch(text)
+    if match is not None:
+        return _hours(*match.groups())
+    try:
+        hours = float(text)
+    except ValueError:
+        return None
+    return hours if 0 <= hours < 1e6 else None
+
+
+def _hours(days: str | None, hours: str | None, minutes: str | None) -> float:
+    return float(days or 0) * 24 + float(hours or 0) + float(minutes or 0) / 60
+
+
+def _spelt_out(date: str) -> str:
+    """Return `20261125_1320` and its like with all separators; anything else as it is."""
+    match = re.fullmatch(r"(\d{4})-?(\d{2})-?(\d{2})[T_ ](\d{2})[-:.]?(\d{2})", date)
+    return "{}-{}-{}T{}:{}".format(*match.groups()) if match else date
+
+
+def _without_suffix(path: str) -> str:
+    """Return the path without `.tif`, `.ome.tiff`, `.png` and the like."""
+    return re.sub(r"(\.ome)?\.[A-Za-z]{3,4}$", "", path)
