@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 from cytomask.cli.stack import Stack
-from cytomask.coco import read_coco
 from cytomask.errors import InvalidRequest, UnreadableCoco
-from cytomask.ground_truths import require_coco_size
 from cytomask.jobs import Jobs
 from cytomask.requests import S3Object, is_coco, parse_uri
 from cytomask.storage import Storage
+from cytomask.truths.coco import read_coco
+from cytomask.truths.limits import require_coco_size
 
 PREFIX = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", re.DOTALL)
 TIMEOUT_SECONDS = 600

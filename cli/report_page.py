@@ -31,11 +31,11 @@ from cytomask.cli.summary import (
     worst_median_best,
 )
 from cytomask.errors import CytomaskError, ImageReplaced, MaskReplaced
-from cytomask.ground_truths import read_ground_truth
 from cytomask.metrics import Mask
 from cytomask.model.preprocess import resize
 from cytomask.requests import S3Object, parse_uri
 from cytomask.storage import Storage
+from cytomask.truths.masks import read_ground_truth
 
 MOST_IMAGES = 3  # of the worst, of the median and of the best, for each model
 MOST_FAILURES = 100

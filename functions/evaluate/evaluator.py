@@ -9,14 +9,15 @@ import msgspec
 from aws_lambda_powertools import Logger
 
 from cytomask import images
-from cytomask.coco import draw_coco
 from cytomask.errors import ImageNotFound, ImageReplaced, MaskReplaced, RejectedInput
-from cytomask.ground_truths import Size, read_ground_truth
 from cytomask.jobs import Jobs
 from cytomask.metrics import BOUNDARY_TOLERANCE, BoundaryScore, Mask, Score, score, score_boundary
 from cytomask.requests import Evaluation, S3Object, coco_prefix, is_coco, parse_uri
 from cytomask.settings import Settings
 from cytomask.storage import Storage
+from cytomask.truths.coco import draw_coco
+from cytomask.truths.limits import Size
+from cytomask.truths.masks import read_ground_truth
 
 from .indexer import Indexer, record_evaluation
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aws_lambda_powertools import Logger
 
-from cytomask.coco import read_coco
 from cytomask.errors import ImageNotNamed, UnreadableCoco
 from cytomask.jobs import Jobs, coco_address
 from cytomask.requests import Evaluation, S3Object, coco_name, coco_prefix, parse_uri
 from cytomask.settings import Settings
 from cytomask.storage import Storage
+from cytomask.truths.coco import read_coco
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

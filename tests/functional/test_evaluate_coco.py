@@ -9,9 +9,9 @@ import pytest
 from factories import GROUND_TRUTH, HEIGHT, INPUT, OUTPUT, WIDTH, request, s3_event, stack_of, tiff
 from pycocotools.coco import COCO
 
-from cytomask import ground_truths
 from cytomask.metrics import BOUNDARY_TOLERANCE, score, score_boundary
 from cytomask.samples.fields import phase_contrast_field
+from cytomask.truths import limits
 
 LIVECELL = Path(__file__).parents[3] / "shared" / "data" / "livecell" / "livecell_coco_test.json"
 KEY = "plate 1/A172_Phase_C7_1.tif"
@@ -254,7 +254,7 @@ def test_a_file_that_is_not_coco_is_rejected_once_with_a_sentence(stack, evaluat
 
 
 def test_a_file_past_the_limit_is_rejected_before_it_is_fetched(stack, evaluate, monkeypatch):
-    monkeypatch.setattr(ground_truths, "MOST_COCO_BYTES", 100)
+    monkeypatch.setattr(limits, "MOST_COCO_BYTES", 100)
     stack.segment(KEY, tiff())
     assert upload(evaluate, coco(NAME)) == []
     row = only_indexing(stack)

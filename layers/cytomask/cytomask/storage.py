@@ -6,9 +6,9 @@ from urllib.parse import unquote
 from botocore.exceptions import ClientError
 
 from cytomask.errors import ImageNotFound, ImageReplaced
-from cytomask.ground_truths import require_coco_size
 from cytomask.images import Limits, require_size
 from cytomask.requests import S3Object
+from cytomask.truths.limits import require_coco_size
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as pycocotools
 
-from cytomask import coco, images
-from cytomask.coco import draw_coco, read_coco
+from cytomask import images
 from cytomask.errors import GroundTruthMismatch, ImageNotNamed, UnreadableCoco
-from cytomask.ground_truths import MOST_COCO_BYTES, require_coco_size
 from cytomask.metrics import Mask
+from cytomask.truths import coco
+from cytomask.truths.coco import draw_coco, read_coco
+from cytomask.truths.limits import MOST_COCO_BYTES, require_coco_size
 
 LIVECELL = Path(__file__).parents[3] / "shared" / "data" / "livecell"
 HEIGHT, WIDTH = 5, 7

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as pycocotools
 
 from cytomask.errors import GroundTruthMismatch, ImageNotNamed, UnreadableCoco
-from cytomask.ground_truths import Size
 from cytomask.metrics import Mask
+from cytomask.truths.limits import Size
 
 MEBI = 2**20
 MOST_OUTLINE_BYTES = 16 * MEBI

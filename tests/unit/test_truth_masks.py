@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cytomask.errors import AmbiguousChannels, GroundTruthMismatch, ImageTooLarge, UnreadableImage
-from cytomask.ground_truths import read_ground_truth
 from cytomask.images import LIMITS, Limits
 from cytomask.metrics import Mask
+from cytomask.truths.masks import read_ground_truth
 
 CELLS = np.zeros((5, 7), np.bool_)
 CELLS[1:3, 2:6] = True

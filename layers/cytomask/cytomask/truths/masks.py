@@ -1,20 +1,14 @@
 """Reads ground truths: mask images of any kind, in which every pixel that is not zero is cell.
 
-COCO files are read by `coco`, which a function that only looks for them need not load.
-
 What is stored counts, not what it looks like: tifffile and ImageJ write masks in which 0 is said to be white.
 """
 
 from collections.abc import Iterator, Sequence
 
-from cytomask.errors import AmbiguousChannels, GroundTruthMismatch, UnreadableCoco, UnreadableImage
+from cytomask.errors import AmbiguousChannels, GroundTruthMismatch, UnreadableImage
 from cytomask.images import JPEG_MAGIC, ImageFile, Limits, open_image, read_pages
 from cytomask.metrics import Mask
-
-Size = tuple[int, int]
-
-MEBI = 2**20
-MOST_COCO_BYTES = 256 * MEBI
+from cytomask.truths.limits import Size
 
 
 def read_ground_truth(content: bytes, name: str, sizes: Sequence[Size], limits: Limits) -> Iterator[Mask]:
@@ -40,15 +34,6 @@ def read_ground_truth(content: bytes, name: str, sizes: Sequence[Size], limits: 
         _require_one_channel(image)
         for page in read_pages(image, limits=limits):
             yield page.pixels != image.pages[page.index].zero
-
-
-def require_coco_size(size: int, name: str) -> None:
-    """Refuses a COCO file by its length in bytes; raises UnreadableCoco."""
-    if size > MOST_COCO_BYTES:
-        raise UnreadableCoco(
-            f"{name} has {size / MEBI:.0f} MiB, the limit is {MOST_COCO_BYTES // MEBI} MiB; "
-            "split it into files of fewer images"
-        )
 
 
 def _require_sizes(image: ImageFile, sizes: Sequence[Size]) -> None:
