@@ -203,8 +203,8 @@ def _places(
     for number in range(left):
         if block.first + number >= directories:
             raise UnreadableImage(
-                f"{name} is described as holding directory {block.first + number} and has {directories}; copy "
-                "it again"
+                f"{name} is described as holding directory {block.first + number} and has {directories}; "
+                "copy it again"
             )
         rest, place = plane + number, {}
         for axis in order:

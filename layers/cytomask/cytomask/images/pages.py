@@ -191,8 +191,8 @@ def _check_page(page: PageHeader, called: str, limits: Limits) -> None:
     if needed > limits.page_bytes:
         raise ImageTooLarge(
             f"{called} takes {needed / MEBI:.0f} MiB of memory, {page.decoded_bytes / MEBI:.0f} MiB to be "
-            f"decoded alone; the limit is {limits.page_bytes / MEBI:.0f} MiB: save its pages and channels one "
-            f"by one{limits.more}"
+            f"decoded alone; the limit is {limits.page_bytes / MEBI:.0f} MiB: save its pages and channels "
+            f"one by one{limits.more}"
         )
 
 
