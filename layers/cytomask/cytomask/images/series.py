@@ -24,6 +24,7 @@ from cytomask.images.samples import interpret
 NARROWEST_UNNAMED = 16
 # Of these the planes lie elsewhere than the directories say, so that they cannot be read without tifffile.
 NEEDED = ("is_imagej", "is_stk", "is_lsm", "is_shaped")
+OLD_SHAPE = re.compile(r"shape=\(([0-9, ]{1,200})\)")  # as tifffile wrote it until 2017
 
 Load = Callable[[int], tifffile.TiffPage]  # a directory of the chain, by its place
 
@@ -73,16 +74,17 @@ def misdescribed(name: str, count: int) -> UnreadableImage:
 def _is_tifffiles(page: tifffile.TiffPage) -> bool:
     """Whether a description in JSON is tifffile's; another program's may speak of a shape too."""
     text = page.shaped_description or ""
-    if not text.startswith("{"):
-        return True  # as tifffile wrote it until 2017
-    try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    shape = facts.get("shape") if isinstance(facts, dict) else None
+    if old := OLD_SHAPE.fullmatch(text):
+        shape: Any = [int(length) for length in old[1].split(",") if length.strip()]
+        axes = None
+    else:
+        try:
+            facts = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        shape, axes = (facts.get("shape"), facts.get("axes")) if isinstance(facts, dict) else (None, None)
     if not isinstance(shape, list) or not all(type(length) is int and length > 0 for length in shape):
         return False
-    axes = facts.get("axes")
     if axes is not None and not (isinstance(axes, str) and len(axes) == len(shape)):
         return False
     own = [length for length in page.shape if length > 1]
