@@ -88,7 +88,7 @@ def dissect(image: Path, threads: int) -> dict[str, dict[str, float]]:
             step: round(median(start[f"{step}_ms"] for start in starts), 1)
             for step in ("import", "load", "first")
         }
-    for module in ("benchmarks.reference", "cytomask.cli.segment", "cytomask.functions.segment.app"):
+    for module in ("benchmarks.reference", "cytomask.cli.segmentation", "cytomask.functions.segment.app"):
         steps[f"imports of {module}"] = cold.import_times(module, threads, IMPORT_RUNS)
     return steps
 

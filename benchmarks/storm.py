@@ -28,7 +28,7 @@ from benchmarks.environments import environments
 from benchmarks.reconcile import MASK, discrepancies
 from benchmarks.report import table
 from benchmarks.storm_function import KINDS
-from cytomask.cli.operations import run_redrive
+from cytomask.cli.redrive import run_redrive
 from cytomask.cli.stack import Stack
 from cytomask.infra.emulator import HANDLERS, STACK_NAME, EmulatedStack, emulated_stack
 from cytomask.jobs import JOB

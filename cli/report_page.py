@@ -4,35 +4,35 @@ An image is read in exactly the version that was segmented, a ground truth in th
 where either is gone, a sentence stands in the picture's place.
 """
 
-import base64
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from typing import Any
 
 import msgspec
 import numpy as np
 from botocore.exceptions import ClientError
 from numpy.typing import NDArray
-from PIL import Image
 
-from cytomask import images
+from cytomask import __version__, images
+from cytomask.cli.files import count_of
+from cytomask.cli.html import render
+from cytomask.cli.pictures import grey_page, png_uri, share_of
+from cytomask.cli.rows import Row
+from cytomask.cli.stack import refusal
 from cytomask.cli.summary import (
     EVALUATION,
-    Block,
+    MEASURES,
     Job,
-    Row,
     compare,
     kind_of,
     models_of,
-    name_of,
+    period_of,
+    text_of,
     warn_of_different_images,
     worst_median_best,
 )
 from cytomask.errors import CytomaskError, ImageReplaced, MaskReplaced
 from cytomask.metrics import Mask
-from cytomask.model.preprocess import resize
 from cytomask.requests import S3Object, parse_uri
 from cytomask.storage import Storage
 from cytomask.truths.masks import read_ground_truth
@@ -44,18 +44,11 @@ LONGEST_SIDE = 704  # pixels, which LIVECell's images have: these are shown as t
 # Grey, and the orange and blue of Okabe and Ito, which every kind of colour blindness tells apart.
 AGREED, FALSE_POSITIVE, FALSE_NEGATIVE = (200, 200, 200), (230, 159, 0), (0, 114, 178)
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; margin: 1em 0 }
-th, td { padding: .2em .8em; text-align: left; vertical-align: top; border-bottom: 1px solid #ddd }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-tbody th[colspan] { background: #eee }
-figure { margin: 1em 0 2em }
-.pictures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 8px }
-.pictures img { width: 100%; background: #000 }
-code { overflow-wrap: anywhere; white-space: pre-wrap; unicode-bidi: isolate }
-.key { display: inline-block; width: 1em; height: 1em; vertical-align: -.1em }
-"""
+COLOURS = {
+    "cell in both": AGREED,
+    "false positive, in the mask only": FALSE_POSITIVE,
+    "false negative, in the ground truth only": FALSE_NEGATIVE,
+}
 
 
 @dataclass(frozen=True)
@@ -74,86 +67,67 @@ class Compared:
     notes: list[str]
 
 
-def render_page(storage: Storage, title: str, jobs: Sequence[Job]) -> bytes:
-    """The whole file, in UTF-8; a picture that cannot be drawn is a sentence."""
-    models = models_of(jobs)
-    scored = [model for model in models if any(job.score for job in jobs if job.model == model)]
-    parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        # What a key might smuggle in is not run, and nothing is fetched.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        f"style-src 'unsafe-inline'\"><title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1>",
-        _paragraph(warn_of_different_images(jobs) or ""),
-        _measures(compare(jobs), models),
-        _paragraph(
-            "Mean: over scored masks. Pooled: of the pixels of all scored masks together. Of each mask the "
-            "score against its newest ground truth counts. Outlines and confluences have means only."
-        ),
-        _legend() if scored else _paragraph("No mask has a score, so there is nothing to show."),
-    ]
-    for model in scored:
-        parts.append(f"<h2>Model <code>{escape(name_of(model))}</code></h2>")
-        own = [job for job in jobs if job.model == model]
-        for which, chosen in worst_median_best(own, MOST_IMAGES).items():
-            parts += [_figure(storage, which, job) for job in chosen]
-    parts += [_failures([job for job in jobs if job.failure]), "</body></html>\n"]
-    return "\n".join(parts).encode()
+def render_page(storage: Storage, title: str, jobs: Sequence[Job], names: Mapping[str, str]) -> bytes:
+    """Render the whole file, in UTF-8; a picture that cannot be drawn is a sentence.
 
-
-def _measures(blocks: Iterable[Block], models: Sequence[str]) -> str:
-    heads = "".join(
-        f'<th scope="col" title="{escape(model)}"><code>{escape(name_of(model))}</code></th>'
-        for model in models
-    )
-    bodies = []
-    for block in blocks:
-        rows = [f'<tr><th scope="rowgroup" colspan="{len(models) + 1}">{escape(block.title)}</th></tr>']
-        for name, values in block.lines:
-            cells = "".join(f'<td class="number">{escape(value)}</td>' for value in values)
-            rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
-        bodies.append(f"<tbody>{''.join(rows)}</tbody>")
-    return f'<table><thead><tr><th scope="col">model</th>{heads}</tr></thead>{"".join(bodies)}</table>'
-
-
-def _legend() -> str:
-    colours = {
-        "cell in both": AGREED,
-        "false positive, in the mask only": FALSE_POSITIVE,
-        "false negative, in the ground truth only": FALSE_NEGATIVE,
-    }
-    keys = "".join(
-        f'<span class="key" style="background: rgb{colour}"></span> {what}; '
-        for what, colour in colours.items()
-    )
-    return (
-        "<h2>The worst, the median and the best by IoU</h2>"
-        f"<p>Image, mask, and how the mask compares: {keys}black is neither.</p>"
+    Args:
+        storage: where images, masks and ground truths are.
+        title: of the page.
+        jobs: at least one, the newest first.
+        names: of the models, by sha256.
+    """
+    failed = [job for job in jobs if job.failure]
+    return render(
+        "report.html",
+        title=title,
+        version=__version__,
+        count=count_of(len(jobs), "job"),
+        period=period_of(jobs),
+        warning=warn_of_different_images(jobs),
+        measures=list(MEASURES),
+        lines=[
+            {
+                "group": line.group,
+                "model": names[line.model],
+                "sha256": line.model,
+                "cells": [text_of(measure(line.summary)) for measure in MEASURES.values()],
+            }
+            for line in compare(jobs)
+        ],
+        sections=list(_sections(storage, jobs, names)),
+        colours=COLOURS,
+        failures=[_failure(job) for job in failed[:MOST_FAILURES]],
+        older_failures=max(len(failed) - MOST_FAILURES, 0),
     )
 
 
-def _figure(storage: Storage, which: str, job: Job) -> str:
+def _sections(storage: Storage, jobs: Sequence[Job], names: Mapping[str, str]) -> Iterator[Row]:
+    """For each model with scores, the figures of its worst, median and best masks."""
+    for model in models_of(jobs):
+        chosen = worst_median_best([job for job in jobs if job.model == model], MOST_IMAGES)
+        figures = [_figure(storage, which, job) for which, some in chosen.items() for job in some]
+        if figures:
+            yield {"model": names[model], "figures": figures}
+
+
+def _figure(storage: Storage, which: str, job: Job) -> Row:
     """One job's pictures, with what is known of it."""
-    score = f"IoU {float(job.score['iou']):.3f}, Dice {float(job.score['dice']):.3f}"
-    image, job_id = escape(job.row["image"]), escape(job.row["job_id"])
-    notes = [f"{which}: <code>{image}</code>", score, f"job <code>{job_id}</code>"]
+    notes, pictures = [], {}
     try:
         compared = read_compared(storage, job)
-        notes += map(escape, compared.notes)
-        pictures = "".join(
-            f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-            for name, png in draw(compared).items()
-        )
+        notes, pictures = compared.notes, draw(compared)
     except CytomaskError as error:
-        notes.append(f"not drawn: {escape(str(error))}")
-        pictures = ""
+        notes = [f"not drawn: {error}"]
     except ClientError as error:
-        reason = error.response.get("Error", {}).get("Message", str(error))
-        notes.append(f"not drawn: {error.operation_name} was refused: {escape(reason)}")
-        pictures = ""
-    return (
-        f'<figure><figcaption>{"; ".join(notes)}</figcaption><div class="pictures">{pictures}</div></figure>'
-    )
+        notes = [f"not drawn: {refusal(error)}"]
+    score = f"IoU {float(job.score['iou']):.3f}, Dice {float(job.score['dice']):.3f}"
+    known = {"which": which, "image": job.row["image"], "job_id": job.row["job_id"], "score": score}
+    return known | {"notes": notes, "pictures": pictures}
+
+
+def _failure(job: Job) -> tuple[str, ...]:
+    what = job.row.get("image") or f"message {job.row.get('message', '')}"
+    return what, job.group, kind_of(job.failure), job.failure.get("error", ""), job.row["job_id"]
 
 
 def read_compared(storage: Storage, job: Job) -> Compared:
@@ -213,52 +187,16 @@ def _pixels(storage: Storage, place: S3Object, index: int, channel: int | None) 
         return next(images.read_pages(opened, [index], channel)).pixels
 
 
-def draw(compared: Compared) -> dict[str, bytes]:
-    """The image, the mask and the disagreement as PNGs, scaled down to `LONGEST_SIDE`, by their names."""
-    height, width = compared.pixels.shape
-    shrink = min(LONGEST_SIDE / max(height, width), 1)
-    shape = max(round(height * shrink), 1), max(round(width * shrink), 1)
-    page = resize(compared.pixels.astype(np.float32), *shape)
-    low, high = (float(grey) for grey in np.percentile(page, (0.5, 99.5)))
-    gain = 255 / (high - low) if high > low else 0.0
-
-    kinds = (  # each of them scaled by itself, so that a thin line fades and does not break
+def draw(compared: Compared) -> dict[str, str]:
+    """Return the image, the mask and the disagreement as PNGs within the page, by their names."""
+    kinds = (  # each of them scaled by itself
         (compared.mask & compared.cells, AGREED),
         (compared.mask & ~compared.cells, FALSE_POSITIVE),
         (~compared.mask & compared.cells, FALSE_NEGATIVE),
     )
-    shares = [resize(pixels.astype(np.float32), *shape)[..., None] * colour for pixels, colour in kinds]
+    shares = [share_of(mask, LONGEST_SIDE)[..., None] * colour for mask, colour in kinds]
     return {
-        "image": _png(np.clip((page - low) * gain, 0, 255)),
-        "mask": _png(resize(compared.mask.astype(np.float32), *shape) * 255),
-        "disagreement": _png(np.sum(shares, axis=0)),  # H, W, 3
+        "image": png_uri(grey_page(compared.pixels, LONGEST_SIDE)),
+        "mask": png_uri(share_of(compared.mask, LONGEST_SIDE) * 255),
+        "disagreement": png_uri(np.sum(shares, axis=0)),  # H, W, 3
     }
-
-
-def _png(values: NDArray[Any]) -> bytes:
-    """An 8-bit PNG of (H, W) or (H, W, 3) values in 0..255."""
-    stream = io.BytesIO()
-    Image.fromarray(np.rint(values).astype(np.uint8)).save(stream, "PNG", optimize=True)
-    return stream.getvalue()
-
-
-def _failures(jobs: Sequence[Job]) -> str:
-    """A row for each of the newest failures."""
-    if not jobs:
-        return ""
-    rows = []
-    for job in jobs[:MOST_FAILURES]:
-        what = job.row.get("image") or f"message {job.row.get('message', '')}"
-        cells = (what, kind_of(job.failure), job.failure.get("error", ""), job.row["job_id"])
-        rows.append("".join(f"<td><code>{escape(cell)}</code></td>" for cell in cells))
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("image", "failure", "why", "job"))
-    more = len(jobs) - len(rows)
-    return (
-        f"<h2>Failures</h2><table><thead><tr>{heads}</tr></thead>"
-        f"<tbody>{''.join(f'<tr>{row}</tr>' for row in rows)}</tbody></table>"
-        + _paragraph(f"{more} older ones are not shown; the CSV has them all." if more else "")
-    )
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>" if text else ""

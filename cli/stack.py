@@ -1,8 +1,7 @@
 """The stack that a command works on, deployed or emulated, found through its CloudFormation outputs."""
 
-import argparse
-import sys
-from collections.abc import Callable, Mapping
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,8 @@ import boto3
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
+from cytomask.cli.console import complain
+from cytomask.cli.rows import Rows
 from cytomask.infra import session
 
 if TYPE_CHECKING:
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 
 
 class StackNotFound(Exception):
-    """There is no such stack, or none that is finished, or it cannot be reached."""
+    """The stack does not exist, is not finished, or cannot be reached."""
+
+
+class UnknownJob(Exception):
+    """An id, or the beginning of one, that names no job or more than one."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,10 @@ class Stack:
             ) from error
         except BotoCoreError as error:
             raise StackNotFound(f"the stack `{name}` cannot be looked up: {error}") from error
+        except ValueError as error:  # of an endpoint that is no address
+            raise StackNotFound(
+                f"--endpoint-url {endpoint_url}: {error}; give http://127.0.0.1:PORT"
+            ) from error
         try:
             return cls(
                 name,
@@ -83,17 +92,52 @@ class Stack:
         except KeyError as error:
             raise StackNotFound(f"the stack `{name}` has no output {error}; deploy it anew") from error
 
+    @property
+    def rows(self) -> Rows:
+        """The Jobs table, to read."""
+        return Rows(self.dynamodb, self.table)
 
-def run_on_stack(command: Callable[[Stack, argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    """Runs a command on the stack that its arguments name; what AWS refuses becomes one sentence and 2."""
+    def log_events(self, function: str, since: int, pattern: str) -> Iterator[Mapping[str, Any]]:
+        """The log events of a function since a time in ms; none if it has not logged anything yet."""
+        pages = self.logs.get_paginator("filter_log_events").paginate(
+            logGroupName=f"/aws/lambda/{self.name}-{function}", startTime=since, filterPattern=pattern
+        )
+        try:
+            yield from (event for page in pages for event in page["events"])
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "ResourceNotFoundException":
+                raise
+
+    def find_job(self, beginning: str) -> str:
+        """Return the id of the job whose id begins so, as the commands print it; raises UnknownJob."""
+        ids = self.rows.ids(beginning.lower())
+        if not ids:
+            raise UnknownJob(f"the stack `{self.name}` has no job {beginning}; `cytomask jobs` lists them")
+        if len(ids) > 1:
+            raise UnknownJob(
+                f"{beginning} is the beginning of {len(ids)} jobs: {', '.join(ids)}; give more of it"
+            )
+        return ids[0]
+
+
+def run_on_stack(command: Callable[[Stack, Namespace], int], arguments: Namespace) -> int:
+    """Run a command on the stack that its arguments name; whatever AWS refuses becomes one sentence."""
     try:
         return command(Stack.connect(arguments.stack, arguments.endpoint_url), arguments)
+    except UnknownJob as error:
+        complain(str(error))
+        return 1
     except (StackNotFound, BotoCoreError, Boto3Error) as error:
-        print(error, file=sys.stderr)
+        complain(" ".join(str(error).split()))
     except ClientError as error:
-        refusal = error.response.get("Error", {})
-        print(f"{error.operation_name} was refused: {refusal.get('Message', error)}", file=sys.stderr)
+        complain(refusal(error))
     return 2
+
+
+def refusal(error: ClientError) -> str:
+    """Say what AWS refused, and why."""
+    said = error.response.get("Error", {}).get("Message") or str(error)
+    return f"{error.operation_name} was refused: {said}"
 
 
 def _client(service: str, endpoint_url: str | None) -> Any:

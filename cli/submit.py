@@ -1,43 +1,157 @@
 """`cytomask submit`: requests for images that lie in S3 already."""
 
-import argparse
 import json
-import sys
-from typing import Any
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
-from cytomask.cli.stack import Stack
-from cytomask.errors import InvalidRequest
-from cytomask.requests import is_coco, parse_request
+from cytomask.cli.console import complain, say
+from cytomask.cli.options import Commands, Parser, add_command, channel, duration, on_stack
 
+if TYPE_CHECKING:
+    from cytomask.cli.stack import Stack
+
+EXAMPLES = (
+    "cytomask submit s3://bucket/a.tif --threshold 0.35     # prints the job's id",
+    "cytomask submit s3://bucket/a.tif --wait               # and waits for the outcome",
+    "cytomask submit s3://bucket/a.tif --group HeLa --ground-truth s3://bucket/truth.png",
+)
 FIELDS = ("ground_truth", "group", "threshold", "mode", "pages", "channel", "outputs")
+ENDED = ("SUCCEEDED", "REJECTED", "FAILED")
+POLL_SECONDS = 0.5
+CLOCKS_DIFFER = timedelta(minutes=5)  # how far this computer's clock may be ahead of the functions'
 
 
-def run_submit(stack: Stack, arguments: argparse.Namespace) -> int:
-    """Sends a request for each image; 2 if any of them is not one, and then none is sent."""
+@dataclass
+class Sent:
+    """A request that was sent. `before`: when its job's row was last changed, if there was one already."""
+
+    image: str
+    job_id: str
+    before: str | None
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "submit",
+        "ask for masks of images that are in S3",
+        on_stack(run_submit),
+        EXAMPLES,
+        description="Prints the id of each image's job. With --wait the exit code is 1 unless all succeeded.",
+        on_a_stack=True,
+    )
+    parser.add_argument("images", nargs="+", metavar="S3URI", help="s3://bucket/key")
+    parser.add_argument("--ground-truth", metavar="S3URI", help="a mask of the image, or a COCO file")
+    parser.add_argument("--group", metavar="G", help="a label to report by")
+    parser.add_argument("--threshold", type=float, metavar="T", help="0 to 1; default: the model's")
+    parser.add_argument("--mode", choices=("native", "resize"), help="default: native")
+    parser.add_argument("--pages", metavar="P", help="0, 0-3 or all, counted from 0; default: all")
+    parser.add_argument(
+        "--channel", type=channel, metavar="N", help="of multi-channel images, counted from 0"
+    )
+    parser.add_argument(
+        "--outputs", nargs="+", choices=("mask", "probability", "overlay"), help="default: mask"
+    )
+    parser.add_argument("--wait", action="store_true", help="wait until all jobs have ended, and show them")
+    parser.add_argument(
+        "--timeout", type=duration, default="15m", metavar="TIME", help="of --wait; default: 15m"
+    )
+
+
+def run_submit(stack: "Stack", arguments: Namespace) -> int:
+    """Send a request for each image; 2 if any of them is invalid, and then none is sent."""
+    from cytomask.errors import InvalidRequest  # msgspec and the layer behind it
+    from cytomask.requests import is_coco, parse_request
+
     requests = [request_for(image, arguments) for image in arguments.images]
     try:
         for request in requests:
             parse_request(request)
     except InvalidRequest as error:
-        print(f"nothing was sent: {error}", file=sys.stderr)
+        complain(f"nothing was sent: {error}")
         return 2
     truth = arguments.ground_truth
     if truth and len(requests) > 1 and not is_coco(truth):
-        print(
+        complain(
             f"nothing was sent: {truth} cannot be the ground truth of {len(requests)} images; submit them "
-            "one by one, or name a COCO file (.json)",
-            file=sys.stderr,
+            "one by one, or name a COCO file (.json)"
         )
         return 2
-    for request in requests:
-        stack.sqs.send_message(
-            QueueUrl=stack.segment_queue, MessageBody=json.dumps(request, ensure_ascii=False)
-        )
-        print(f"sent {request['image']}", flush=True)
-    return 0
+    sent = [_send(stack, request) for request in requests]
+    return _wait(stack, sent, arguments.timeout) if arguments.wait else 0
 
 
-def request_for(image: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def request_for(image: str, arguments: Namespace) -> dict[str, Any]:
     """The message for one image, with the fields that were given."""
     given = {name: getattr(arguments, name) for name in FIELDS}
     return {"image": image} | {name: value for name, value in given.items() if value is not None}
+
+
+def _send(stack: "Stack", request: dict[str, Any]) -> Sent:
+    """Send a request, and say which job it becomes."""
+    job_id = _job_id(stack, request)
+    row = _job_row(stack, job_id)
+    stack.sqs.send_message(QueueUrl=stack.segment_queue, MessageBody=json.dumps(request, ensure_ascii=False))
+    say(f"{job_id}  {request['image']}")
+    return Sent(request["image"], job_id, row["updated_at"] if row else None)
+
+
+def _job_id(stack: "Stack", request: dict[str, Any]) -> str:
+    """The id that the stack gives to the job, if it serves the weights that ship with this command."""
+    from cytomask.requests import parse_request
+    from cytomask.served_model import read_served_models, work_of
+    from cytomask.storage import Storage
+
+    asked = parse_request(request)
+    image = Storage(stack.s3).find(asked.image) or asked.image
+    return work_of(replace(asked, image=image), read_served_models()).job_id
+
+
+def _job_row(stack: "Stack", job_id: str) -> dict[str, Any] | None:
+    return next((row for row in stack.rows.of(job_id) if row["record"] == "JOB"), None)
+
+
+def _wait(stack: "Stack", sent: Sequence[Sent], timeout: timedelta) -> int:
+    """Wait until every job has ended, show them, and return the exit code."""
+    from cytomask.cli.jobs import print_jobs  # which is needed only here
+
+    deadline = time.monotonic() + timeout.total_seconds()
+    began = datetime.now(UTC) - CLOCKS_DIFFER
+    ended: dict[str, dict[str, Any]] = {}
+    while len(ended) < len(sent) and time.monotonic() < deadline:
+        for each in sent:
+            row = None if each.image in ended else _outcome(stack, each, began)
+            if row:
+                ended[each.image] = row
+        if len(ended) < len(sent):
+            time.sleep(POLL_SECONDS)
+    say()
+    print_jobs(stack, list(ended.values()))
+    for each in sent:
+        if each.image not in ended:
+            complain(
+                f"{each.image} has not ended after {timeout}; `cytomask jobs {each.job_id}` says more later"
+            )
+    return 0 if all(row["status"] == "SUCCEEDED" for row in ended.values()) and len(ended) == len(sent) else 1
+
+
+def _outcome(stack: "Stack", sent: Sent, began: datetime) -> dict[str, Any] | None:
+    """The row of a job that has ended since the request was sent.
+
+    A stack with another model gives the job another id: then the image tells it.
+    """
+    from cytomask.cli.rows import Search  # boto3 takes half a second
+
+    row = _job_row(stack, sent.job_id)
+    if row is None:
+        found = stack.rows.jobs(Search(since=began))
+        row = next((each for each in found if each.get("image") == sent.image), None)
+    if row is None or row["status"] not in ENDED:
+        return None
+    unchanged = row["status"] == "FAILED" and row["updated_at"] == sent.before
+    return None if unchanged else row

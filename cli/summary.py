@@ -1,20 +1,17 @@
 """What the report says of jobs in numbers: counts first, then ratios, by model version and by group."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-from cytomask.cli.jobs import newest_score
+from cytomask.cli.rows import Row, newest_score
 from cytomask.metrics import Score
-
-Row = dict[str, Any]
 
 EVALUATION = "EVAL#"
 FAILURES = ("REJECTED", "FAILED")
 COUNTS = ("true_positive", "false_positive", "false_negative")
-NAMED_DIGITS = 12  # of a model's sha256
+ALL, NO_GROUP = "all groups", "no group"
 
 
 @dataclass(frozen=True)
@@ -84,26 +81,28 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Block:
-    """The measures of one group: their names, and the text of each by model."""
+class Line:
+    """The measures of one model on one group; of `ALL` groups together where there are several."""
 
-    title: str
-    lines: Sequence[tuple[str, Sequence[str]]]
+    group: str
+    model: str
+    summary: Summary
 
 
-MEASURES: dict[str, Callable[[Summary], float | None]] = {
+MEASURES: Mapping[str, Callable[[Summary], float | None]] = {
     "images": lambda summary: summary.images,
     "jobs": lambda summary: summary.jobs,
     "masks": lambda summary: summary.masks,
     "scored": lambda summary: summary.scored,
-    "IoU, mean": lambda summary: summary.mean_iou,
-    "IoU, pooled": lambda summary: summary.pooled_iou,
-    "Dice, mean": lambda summary: summary.mean_dice,
-    "Dice, pooled": lambda summary: summary.pooled_dice,
-    "boundary F1, mean": lambda summary: summary.mean_boundary_f1,
-    "confluence, all masks": lambda summary: summary.confluence,
-    "confluence, scored": lambda summary: summary.scored_confluence,
-    "confluence, true": lambda summary: summary.true_confluence,
+    "IoU": lambda summary: summary.mean_iou,
+    "IoU pooled": lambda summary: summary.pooled_iou,
+    "Dice": lambda summary: summary.mean_dice,
+    "Dice pooled": lambda summary: summary.pooled_dice,
+    "boundary F1": lambda summary: summary.mean_boundary_f1,
+    "confluence": lambda summary: summary.confluence,
+    "confluence scored": lambda summary: summary.scored_confluence,
+    "confluence true": lambda summary: summary.true_confluence,
+    "failures": lambda summary: summary.failures.total(),
 }
 
 
@@ -113,28 +112,24 @@ def models_of(jobs: Iterable[Job]) -> list[str]:
     return sorted(dict.fromkeys(job.model for job in oldest_first), key=lambda model: not model)
 
 
-def name_of(model: str) -> str:
-    """How a model version is called in a column's head."""
-    return model[:NAMED_DIGITS] or "no model"
-
-
-def compare(jobs: Sequence[Job]) -> list[Block]:
-    """The measures of all jobs, then of each group where there are several, by the models of `models_of`."""
+def compare(jobs: Sequence[Job]) -> list[Line]:
+    """The measures of every model on all jobs, if there are several groups, and on each group."""
     models = models_of(jobs)
     groups = sorted({job.group for job in jobs})
-    blocks = [_block("all", jobs, models)] if len(groups) > 1 else []
-    for group in groups:
-        title = f"group {group}" if group else "no group"
-        blocks.append(_block(title, [job for job in jobs if job.group == group], models))
-    return blocks
+    parts = [(ALL, jobs)] if len(groups) > 1 else []
+    parts += [(group or NO_GROUP, [job for job in jobs if job.group == group]) for group in groups]
+    return [
+        Line(title, model, summarise(own))
+        for title, part in parts
+        for model in models
+        if (own := [job for job in part if job.model == model])
+    ]
 
 
-def _block(title: str, jobs: Sequence[Job], models: Sequence[str]) -> Block:
-    summaries = [summarise([job for job in jobs if job.model == model]) for model in models]
-    lines = [(name, [_text(measure(summary)) for summary in summaries]) for name, measure in MEASURES.items()]
-    kinds = sorted({kind for summary in summaries for kind in summary.failures})
-    lines += [(kind, [str(summary.failures[kind]) for summary in summaries]) for kind in kinds]
-    return Block(title, lines)
+def period_of(jobs: Iterable[Job]) -> str:
+    """The dates of the oldest and of the newest job."""
+    dates = sorted(str(job.row["created_at"])[:10] for job in jobs)
+    return dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
 
 
 def summarise(jobs: Sequence[Job]) -> Summary:
@@ -194,7 +189,8 @@ def _mean(rows: Sequence[Row], name: str) -> float | None:
     return fmean(float(row[name]) for row in rows) if rows else None
 
 
-def _text(value: float | None) -> str:
+def text_of(value: float | None) -> str:
+    """A count, a ratio with three decimals, or - where there is none."""
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"

@@ -1,23 +1,77 @@
 """`cytomask up`: the emulated stack, left running for boto3 or the AWS CLI."""
 
-import argparse
 import tempfile
 import threading
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cytomask.infra.emulator import emulated_stack
+from cytomask.cli.console import complain, say
+from cytomask.cli.options import Commands, Parser, add_command, port, require_extra
+
+if TYPE_CHECKING:
+    from cytomask.infra.emulator import EmulatedStack
+
+EXAMPLES = (
+    "cytomask up                                            # prints the endpoint, lines to copy, `ready`",
+    "cytomask up --port 4566                                # at the same address each time",
+    "cytomask upload plate/ --endpoint-url http://127.0.0.1:4566    # in another terminal",
+)
+EMULATOR = ("ministack", "samtranslator", "yaml")  # what the emulated stack imports of the extra `local`
 
 
-def run_up(arguments: argparse.Namespace) -> int:
-    """Prints the endpoint, the stack's outputs and `ready`, then serves until interrupted."""
-    with (
-        tempfile.TemporaryDirectory(prefix="cytomask-") as folder,
-        emulated_stack(Path(folder), arguments.port) as stack,
-    ):
-        print(stack.endpoint)
-        for name, value in sorted(stack.outputs.items()):
-            print(f"{name}={value}")
-        print(f"log={stack.log}")
-        print("ready", flush=True)
-        threading.Event().wait()
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "up",
+        "run the emulated stack until Ctrl-C",
+        run,
+        EXAMPLES,
+        description="The stack listens on 127.0.0.1, keeps everything in memory and needs no AWS account.",
+    )
+    parser.add_argument("--port", type=port, default=0, metavar="N", help="default: any that is free")
+
+
+def run(arguments: Namespace) -> int:
+    """Print the endpoint, the stack's outputs, lines to copy and `ready`; then serve until interrupted."""
+    require_extra("local", *EMULATOR)
+    from cytomask.infra.children import ChildFailed  # needs the extra `local`
+    from cytomask.infra.emulator import StackFailed, emulated_stack
+
+    complain("starting the emulated stack; this takes a few seconds ...")
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="cytomask-") as folder,
+            emulated_stack(Path(folder), arguments.port) as stack,
+        ):
+            _introduce(stack)
+            threading.Event().wait()
+    except (ChildFailed, StackFailed) as error:
+        for line in str(error).splitlines():
+            complain(line)
+        return 2
     return 0
+
+
+def _introduce(stack: "EmulatedStack") -> None:
+    say(stack.endpoint)
+    for name, value in sorted(stack.outputs.items()):
+        say(f"{name}={value}")
+    say(f"log={stack.log}")
+    say(f"export {' '.join(f'{name}={value}' for name, value in environment_of(stack.endpoint).items())}")
+    say(f"cytomask jobs --endpoint-url {stack.endpoint}")
+    say("ready")
+
+
+def environment_of(endpoint: str) -> Mapping[str, str]:
+    """Return the variables by which boto3 and the AWS CLI reach the emulated account."""
+    from cytomask.infra.session import CREDENTIALS, REGION  # boto3 takes half a second
+
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        **CREDENTIALS,
+        "AWS_DEFAULT_REGION": REGION,
+        "NO_PROXY": "127.0.0.1,localhost",
+    }

@@ -1,16 +1,29 @@
 """`cytomask upload`: local images, and their ground truths, into a stack's buckets."""
 
-import argparse
-import sys
-from collections import defaultdict
-from collections.abc import Iterable
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cytomask.cli.stack import Stack
+from cytomask.cli.console import complain, say, with_progress
+from cytomask.cli.files import SUFFIXES, Found, count_of, describe_passed_over, find_images
+from cytomask.cli.options import Commands, Parser, add_command, on_stack
 
-IMAGES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg"})
-GROUND_TRUTHS = IMAGES | {".json"}
+if TYPE_CHECKING:
+    from cytomask.cli.stack import Stack
+
+EXAMPLES = (
+    "cytomask upload plate/                                 # all images below plate/",
+    "cytomask upload plate/ --ground-truth masks/           # and their ground truths, which become scores",
+    "cytomask upload a.tif --endpoint-url http://127.0.0.1:4566    # into what `cytomask up` runs",
+)
+TRUTH_SUFFIXES = SUFFIXES | {".json"}
+NO_TRUTHS = (".probability.png", ".overlay.png", ".result.json")  # a corrected mask of ours may be one
+AT_ONCE = 4
+LONGEST_KEY = 1024  # bytes, by S3
+MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -27,43 +40,92 @@ class Upload:
         return f"s3://{self.bucket}/{self.key}"
 
 
-def run_upload(stack: Stack, arguments: argparse.Namespace) -> int:
-    """Uploads every file, ground truths first; 2 if nothing could be begun."""
-    uploads = find_uploads(arguments.ground_truth, stack.ground_truth_bucket, GROUND_TRUTHS)
-    uploads += find_uploads(arguments.paths, stack.input_bucket, IMAGES)
-    faults = find_faults(uploads)
-    if not uploads:
-        faults = ["no images were named, or none lie below the folders named"]
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "upload",
+        "upload images, and their ground truths, into a stack's buckets",
+        on_stack(run_upload),
+        EXAMPLES,
+        description="Keys are the paths below the folders that were named. Passed over and counted are\n"
+        "outputs of cytomask, ._ files of macOS, and files that are no images by their ending.",
+        on_a_stack=True,
+    )
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of them")
+    parser.add_argument(
+        "--ground-truth",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="masks named as their images, COCO files, or folders of both",
+    )
+
+
+def run_upload(stack: "Stack", arguments: Namespace) -> int:
+    """Upload every file, ground truths first; 1 if any could not be sent, 2 if nothing could be begun."""
+    truths = find_images(arguments.ground_truth, TRUTH_SUFFIXES, NO_TRUTHS)
+    pages = find_images(arguments.paths)
+    uploads = [*_uploads(truths, stack.ground_truth_bucket), *_uploads(pages, stack.input_bucket)]
+    passed_over = describe_passed_over(truths.passed_over + pages.passed_over)
+    faults = (
+        find_faults(uploads) if uploads else ["no images were named, or none lie below the folders named"]
+    )
     if faults:
-        print(*faults, "nothing was uploaded", sep="\n", file=sys.stderr)
+        for line in filter(None, [*faults, passed_over, "nothing was uploaded"]):
+            complain(line)
         return 2
-    for upload in uploads:
-        stack.s3.upload_file(str(upload.path), upload.bucket, upload.key)
-        print(upload.uri, flush=True)
-    return 0
-
-
-def find_uploads(paths: Iterable[Path], bucket: str, suffixes: Iterable[str]) -> list[Upload]:
-    """Files under their own names, and of folders what has one of the suffixes, under its path below them."""
-    uploads = []
-    for path in paths:
-        if not path.is_dir():
-            uploads.append(Upload(path, bucket, path.name))
-            continue
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in suffixes and file.is_file():
-                uploads.append(Upload(file, bucket, file.relative_to(path).as_posix()))
-    return uploads
+    sent = failed = size = 0
+    for upload, outcome in with_progress(_send_all(stack, uploads), len(uploads), "file"):
+        if isinstance(outcome, int):
+            sent, size = sent + 1, size + outcome
+            say(upload.uri)
+        else:
+            failed += 1
+            complain(f"{upload.path}  not sent: {outcome}")
+    parts = [f"{count_of(sent, 'file')} uploaded, {size / MEGABYTE:.1f} MB"]
+    parts += [f"{failed} not sent"] if failed else []
+    complain("; ".join(filter(None, [", ".join(parts), passed_over])))
+    return 1 if failed else 0
 
 
 def find_faults(uploads: Iterable[Upload]) -> list[str]:
-    """What stands in the way: files that are not there, and files that would get one address."""
-    faults = [f"no such file: {upload.path}" for upload in uploads if not upload.path.is_file()]
-    sources = defaultdict(list)
+    """Say what stands in the way: files that are not there, and files that would get one address."""
+    uploads = list(uploads)
+    sources: dict[str, list[str]] = {}
     for upload in uploads:
-        sources[upload.uri].append(str(upload.path))
-    return faults + [
+        sources.setdefault(upload.uri, []).append(str(upload.path))
+    return [f"no such file: {upload.path}" for upload in uploads if not upload.path.exists()] + [
         f"{' and '.join(paths)} would both become {uri}; upload the folder above them"
         for uri, paths in sources.items()
         if len(paths) > 1
     ]
+
+
+def _uploads(found: Found, bucket: str) -> Iterator[Upload]:
+    return (Upload(path, bucket, below.as_posix()) for path, below in found.images)
+
+
+def _send_all(stack: "Stack", uploads: Iterable[Upload]) -> Iterator[tuple[Upload, int | str]]:
+    """Send files, some at a time; yield each in turn with its size in bytes, or why it was not sent."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from pool.map(lambda upload: (upload, _send(stack, upload)), uploads)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _send(stack: "Stack", upload: Upload) -> int | str:
+    try:
+        key = upload.key.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8, as keys in S3 have to be; rename it"
+    if len(key) > LONGEST_KEY:
+        return f"its key has {len(key)} bytes, and S3 takes {LONGEST_KEY}; upload a folder further down"
+    try:
+        size = upload.path.stat().st_size
+        stack.s3.upload_file(str(upload.path), upload.bucket, upload.key)  # in parts, from 8 MB on
+    except OSError as error:
+        return error.strerror or str(error)
+    return size

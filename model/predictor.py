@@ -100,7 +100,7 @@ class Predictor:
         self.manifests = read_manifests(weights, modes)
         loader = ThreadPoolExecutor(1)
         self._networks = {
-            mode: loader.submit(load_network, weights / mode, manifest, threads)
+            mode: loader.submit(load_network, network_folder(weights, mode), manifest, threads)
             for mode, manifest in self.manifests.items()
         }
         loader.shutdown(wait=False)
@@ -222,7 +222,13 @@ def served_modes(weights: Path) -> list[Mode]:
 
 def read_manifests(weights: Path, modes: Sequence[Mode] = MODES) -> dict[Mode, Manifest]:
     """Reads the manifests of a folder of weights; raises WeightsError where one does not serve."""
-    return {mode: read_manifest(weights / mode, mode) for mode in modes}
+    return {mode: read_manifest(network_folder(weights, mode), mode) for mode in modes}
+
+
+def network_folder(weights: Path, mode: Mode) -> Path:
+    """Return the folder of a mode's network: below the weights, or their own if it was exported there."""
+    below = weights / mode
+    return weights if not below.exists() and (weights / MANIFEST).exists() else below
 
 
 def read_manifest(folder: Path, mode: Mode) -> Manifest:

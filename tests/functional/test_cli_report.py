@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import json
 import re
 from decimal import Decimal
 from html import unescape
@@ -49,8 +50,9 @@ def deployed(stack, monkeypatch):
 class Table:
     """Rows as the functions write them, each a second younger than the one before."""
 
-    def __init__(self, table):
-        self._table = table
+    def __init__(self, stack):
+        self.stack = stack
+        self._table = stack.table
         self._seconds = 0
 
     def put(self, row):
@@ -81,7 +83,7 @@ class Table:
 @pytest.fixture
 def rows(deployed):
     """Two models and two groups; a refused image, a mask without a score, a corrected ground truth."""
-    table = Table(deployed.table)
+    table = Table(deployed)
     table.job("a1")
     table.evaluation("a1", "v1", (1, 9, 0), updated_at="2027")  # IoU 0.1, scored after the correction
     table.evaluation("a1", "v2", (6, 2, 2))  # IoU 0.6, Dice 0.75
@@ -102,60 +104,90 @@ def rows(deployed):
     return table
 
 
-def blocks(capsys):
-    """What was printed: by block and measure, the values by model."""
-    found, block = {}, None
+def tables(capsys):
+    """What was printed: of each row of the tables, by group and model, its values by the column's name."""
+    found, heads = {}, []
     for line in capsys.readouterr().out.splitlines():
-        if line.startswith("  "):
-            name, *values = re.split(r" {2,}", line.strip())
-            found[block][name] = values
-        elif line and not line.startswith("wrote"):
-            block, *models = re.split(r" {2,}", line.strip())
-            found[block] = {"model": models}
+        cells = re.split(r" {2,}", line.strip())
+        if cells[:2] == ["group", "model"]:
+            heads = cells[2:]
+        elif len(cells) > 2:
+            found.setdefault((cells[0], cells[1]), {}).update(zip(heads, cells[2:], strict=True))
     return found
 
 
-def test_measures_stand_side_by_side_by_model(rows, capsys):
+def test_each_group_and_model_has_a_row_of_measures(rows, capsys):
     assert main(["report"]) == 0
-    everything = blocks(capsys)["all"]
+    found = tables(capsys)
     # Pooled for the old model: (6 + 90) of (6 + 2 + 2 + 90 + 10) pixels.
-    assert everything == {
-        "model": ["a" * 12, "b" * 12, "no model"],
-        "images": ["4", "2", "1"],
-        "jobs": ["4", "2", "1"],
-        "masks": ["3", "2", "0"],
-        "scored": ["2", "1", "0"],
-        "IoU, mean": ["0.750", "1.000", "-"],
-        "IoU, pooled": ["0.873", "1.000", "-"],
-        "Dice, mean": ["0.849", "1.000", "-"],
-        "Dice, pooled": ["0.932", "1.000", "-"],
-        "boundary F1, mean": ["0.250", "0.250", "-"],
-        "confluence, all masks": ["0.500", "0.500", "-"],
-        "confluence, scored": ["0.500", "0.500", "-"],
-        "confluence, true": ["0.125", "0.125", "-"],
-        "FAILED TIMED_OUT": ["0", "0", "1"],
-        "REJECTED EMPTY_IMAGE": ["1", "0", "0"],
-        "score REJECTED GROUND_TRUTH_MISMATCH": ["0", "1", "0"],
+    assert found["all groups", "a" * 12] == {
+        "images": "4",
+        "jobs": "4",
+        "masks": "3",
+        "failures": "1",
+        "confluence": "0.500",
+        "scored": "2",
+        "IoU": "0.750",
+        "IoU pooled": "0.873",
+        "Dice": "0.849",
+        "Dice pooled": "0.932",
+        "boundary F1": "0.250",
+        "confluence scored": "0.500",
+        "confluence true": "0.125",
+        "count": "1",
+        "failure": "REJECTED EMPTY_IMAGE",
     }
+    assert found["all groups", "b" * 12]["IoU"] == "1.000"
+    assert found["all groups", "b" * 12]["failure"] == "score REJECTED GROUND_TRUTH_MISMATCH"
+    assert found["all groups", "no model"]["failure"] == "FAILED TIMED_OUT"
 
 
 def test_every_group_has_its_own_measures(rows, capsys):
     assert main(["report"]) == 0
-    found = blocks(capsys)
-    assert list(found) == ["all", "no group", "group A172", "group BV2"]
-    assert found["group A172"]["IoU, pooled"] == ["0.873", "1.000", "-"]
-    assert found["group A172"]["confluence, all masks"] == ["0.375", "0.500", "-"]
-    assert found["group BV2"]["masks"] == ["1", "0", "0"]
-    assert found["group BV2"]["IoU, mean"] == ["-", "-", "-"]
-    assert found["group BV2"]["REJECTED EMPTY_IMAGE"] == ["1", "0", "0"]
+    found = tables(capsys)
+    assert list(dict.fromkeys(group for group, _ in found)) == ["all groups", "no group", "A172", "BV2"]
+    assert found["A172", "a" * 12]["IoU pooled"] == "0.873"
+    assert (found["A172", "a" * 12]["confluence"], found["A172", "b" * 12]["confluence"]) == (
+        "0.375",
+        "0.500",
+    )
+    assert found["BV2", "a" * 12]["masks"] == "1"
+    assert "IoU" not in found["BV2", "a" * 12]
+    assert found["BV2", "a" * 12]["failure"] == "REJECTED EMPTY_IMAGE"
+
+
+def test_the_report_says_when_it_was_made_and_of_which_days(rows, capsys):
+    assert main(["report"]) == 0
+    head = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"stack cytomask: 7 jobs of 2026-01-01; made \d{4}-\d\d-\d\d \d\d:\d\d UTC", head)
+
+
+def test_a_shipped_model_is_called_by_its_name(deployed, capsys):
+    deployed.segment(KEY, tiff())
+    capsys.readouterr()
+    assert main(["report"]) == 0
+    assert [model for _, model in tables(capsys)] == [deployed.predictor.manifests["native"].name]
+
+
+def test_another_model_is_called_by_the_name_in_its_results(rows, capsys):
+    written = {"job_id": "a1", "model": {"name": "mine-1", "sha256": OLD}}
+    rows.stack.s3.put_object(Bucket=OUTPUT, Key="a1.result.json", Body=json.dumps(written))
+    assert main(["report", "--group", "A172"]) == 0
+    assert [model for _, model in tables(capsys)] == ["mine-1", "b" * 12]
+
+
+def test_jobs_made_before_a_date_are_left_out(rows, capsys):
+    assert main(["report", "--since", "2026-01-01T00:00:10"]) == 0
+    found = tables(capsys)
+    assert {model for _, model in found} == {"b" * 12, "no model"}
+    assert main(["report", "--until", "2025-12-31"]) == 1
 
 
 def test_one_group_can_be_asked_for(rows, capsys):
     assert main(["report", "--group", "BV2"]) == 0
-    found = blocks(capsys)
-    assert list(found) == ["group BV2"]
-    assert found["group BV2"]["model"] == ["a" * 12]
-    assert found["group BV2"]["jobs"] == ["2"]
+    found = tables(capsys)
+    assert list(found) == [("BV2", "a" * 12)]
+    assert found["BV2", "a" * 12]["jobs"] == "2"
 
 
 def test_models_scored_on_different_images_are_not_compared_in_silence(rows, capsys):
@@ -171,7 +203,7 @@ def test_models_scored_on_the_same_images_need_no_warning(rows, capsys):
 
 def test_nothing_to_report_is_said_and_no_file_written(deployed, tmp_path, capsys):
     assert main(["report", "--group", "HeLa", "--csv", str(tmp_path / "scores.csv")]) == 1
-    assert "the stack `cytomask` has no jobs of the group HeLa" in capsys.readouterr().err
+    assert "the stack `cytomask` has no jobs that you asked for" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,16 +211,16 @@ def test_rows_past_dynamodbs_page_of_one_megabyte_count(rows, capsys):
     for number in range(5):
         rows.job(f"x{number}", group="long", status="REJECTED", error_code="EMPTY_IMAGE", error="x" * 300_000)
     assert main(["report"]) == 0
-    assert blocks(capsys)["group long"]["jobs"] == ["5", "0", "0"]
+    assert tables(capsys)["long", "a" * 12]["jobs"] == "5"
     assert main(["report", "--group", "long"]) == 0
-    assert blocks(capsys)["group long"]["jobs"] == ["5"]
+    assert tables(capsys)["long", "a" * 12]["jobs"] == "5"
 
 
 def test_more_jobs_than_are_listed_count(rows, capsys):
     for number in range(150):
         rows.job(f"x{number}", group="many")
     assert main(["report"]) == 0
-    assert blocks(capsys)["group many"]["masks"] == ["150", "0", "0"]
+    assert tables(capsys)["many", "a" * 12]["masks"] == "150"
 
 
 def read_csv(path):
@@ -375,7 +407,7 @@ def test_what_is_gone_is_said_in_the_pictures_place(deployed, evaluate, tmp_path
     html = html_of(tmp_path)
     assert f"not drawn: {said}" in html
     assert pictures(html) == []
-    assert "IoU, mean" in html
+    assert "IoU pooled" in html
 
 
 def test_what_s3_refuses_is_said_in_the_pictures_place(deployed, evaluate, tmp_path):
@@ -398,7 +430,7 @@ def test_keys_groups_and_errors_are_text_not_markup(deployed, evaluate, tmp_path
     assert "<b>" not in html
     assert re.findall(r'(?:src|href)="(?!data:image/png)', html) == []
     assert nasty in unescape(html)
-    assert 'group </th><img src="http://x/">' in unescape(html)
+    assert '</th><img src="http://x/">' in unescape(html)
 
 
 def test_the_page_lists_failures_and_asks_nothing_of_the_network(rows, tmp_path):

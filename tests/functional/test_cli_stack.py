@@ -21,7 +21,6 @@ from factories import (
 )
 
 from cytomask.cli import evaluate as evaluate_command
-from cytomask.cli import jobs as jobs_command
 from cytomask.cli import stack as stack_module
 from cytomask.cli.main import main
 from cytomask.cli.stack import Stack, StackNotFound
@@ -299,9 +298,15 @@ def test_evaluate_does_not_wait_for_ever(deployed, tmp_path, monkeypatch, capsys
 
 
 def listed(capsys):
-    """The lines of the table, by image: status, confluence, IoU, Dice, group."""
-    lines = capsys.readouterr().out.splitlines()[1:]
-    return {line.split("  ")[-1].strip(): line.split()[1:6] for line in lines}
+    """The lines of the table, by image: status, confluence, IoU, Dice, group, and the reason if any."""
+    lines = capsys.readouterr().out.splitlines()
+    head = next(place for place, line in enumerate(lines) if line.startswith("job "))
+    cells = [re.split(r" {2,}", line) for line in lines[head + 1 :]]
+    return {image: [*known, *reason] for (_, *known, image), reason in map(_reason_apart, cells)}
+
+
+def _reason_apart(cells):
+    return cells[:7], cells[7:]
 
 
 def test_jobs_lists_every_job_with_its_score(deployed, stack, evaluate, capsys):
@@ -313,8 +318,11 @@ def test_jobs_lists_every_job_with_its_score(deployed, stack, evaluate, capsys):
     row, lines = evaluate.row(), listed(capsys)
     score = [f"{result['confluence']:.3f}", f"{row['iou']:.3f}", f"{row['dice']:.3f}", "A172"]
     assert lines[f"s3://{INPUT}/{KEY}"] == ["SUCCEEDED", *score]
-    assert lines[f"s3://{INPUT}/bad.tif"] == ["REJECTED", "-", "-", "-", "-"]
+    *bad, reason = lines[f"s3://{INPUT}/bad.tif"]
+    assert bad == ["REJECTED", "-", "-", "-", "-"]
+    assert reason.startswith("UNREADABLE_IMAGE: bad.tif is not a TIFF, PNG or JPEG")
     assert lines["message 'no JSON'"][0] == "REJECTED"
+    assert lines["message 'no JSON'"][-1].startswith("INVALID_REQUEST: the message is not JSON")
 
 
 def test_jobs_are_narrowed_by_status_and_by_group(deployed, stack, capsys):
@@ -336,16 +344,15 @@ def test_jobs_are_narrowed_by_status_and_by_group(deployed, stack, capsys):
 
 def test_jobs_refuses_a_status_that_there_is_not(deployed, capsys):
     assert main(["jobs", "--status", "done"]) == 2
-    assert "no job is ever DONE; --status takes QUEUED, RUNNING" in capsys.readouterr().err
+    assert "invalid status DONE; use one of QUEUED, RUNNING" in capsys.readouterr().err
 
 
-def test_jobs_shows_the_newest_last_and_says_that_there_are_more(deployed, stack, monkeypatch, capsys):
-    monkeypatch.setattr(jobs_command, "MOST_JOBS", 2)
+def test_jobs_shows_the_newest_last_and_says_that_there_are_more(deployed, stack, capsys):
     for name in ("a", "b", "c"):
         stack.segment(f"{name}.tif", b"text")
-    assert main(["jobs"]) == 0
+    assert main(["jobs", "--limit", "2"]) == 0
     said = capsys.readouterr()
-    assert re.findall(r"(\w)\.tif", said.out) == ["b", "c"]
+    assert re.findall(r"(\w)\.tif  ", said.out) == ["b", "c"]
     assert "the newest 2; there are more" in said.err
 
 

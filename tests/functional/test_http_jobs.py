@@ -22,7 +22,7 @@ from factories import (
 )
 from test_http_seg_mask import assert_problem
 
-from cytomask.cli.operations import run_redrive
+from cytomask.cli.redrive import run_redrive
 from cytomask.http import LARGEST_BODY
 
 KEY = "plate 1/A172_Phase_a.tif"

@@ -10,7 +10,8 @@ import boto3
 import pytest
 from factories import GROUND_TRUTH, INPUT, OUTPUT, ground_truth, request, tiff
 
-from cytomask.cli.main import duration, main
+from cytomask.cli.main import main
+from cytomask.cli.options import duration
 from cytomask.cli.stack import Stack
 
 KEY = "plate 1/a b ü.tif"

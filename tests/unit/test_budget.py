@@ -11,7 +11,7 @@ MOST_NODES = {"native": 220, "resize": 138}
 MOST_GFLOP = {"native": 1.45, "resize": 1.08}
 UNWANTED = {
     *(
-        "cytomask.cli.demo",
+        "cytomask.cli.demonstration",
         "cv2",
         "matplotlib",
         "ministack",
@@ -36,7 +36,7 @@ def test_a_tile_takes_no_more_operations_than_its_budget(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "most"), [("cytomask.cli.segment", 285), ("cytomask.functions.segment.app", 720)]
+    ("module", "most"), [("cytomask.cli.segmentation", 285), ("cytomask.functions.segment.app", 720)]
 )
 def test_the_serving_path_imports_no_more_modules_than_its_budget(module: str, most: int) -> None:
     loaded = modules_after(module)

@@ -16,8 +16,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from cytomask.cli.ledger import COLUMNS, Row
 from cytomask.cli.main import main
-from cytomask.cli.segment import Row, Task
+from cytomask.cli.segmentation import Task
 from cytomask.model.predictor import Prediction, Predictor
 from cytomask.samples.fields import phase_contrast_field
 
@@ -185,18 +186,7 @@ def test_the_csv_has_a_row_for_each_page_and_each_refusal() -> None:
     Path("bad.tif").write_text("no image")
     assert main(["segment", "ü, x.tif", "bad.tif", "b.png", "--csv", "reports/all.csv"]) == 1
     first, second, bad, last = rows_of("reports/all.csv")
-    assert list(first) == [
-        "file",
-        "page",
-        "height",
-        "width",
-        "cell_pixels",
-        "confluence",
-        "milliseconds",
-        "mask",
-        "error_code",
-        "error",
-    ]
+    assert tuple(first) == COLUMNS
     assert [(row["file"], row["page"]) for row in (first, second)] == [("ü, x.tif", "0"), ("ü, x.tif", "1")]
     assert (last["height"], last["width"], last["page"]) == ("30", "70", "0")
     for row in (first, second, last):
@@ -260,7 +250,10 @@ def test_a_folder_without_images_is_refused(capsys: pytest.CaptureFixture[str]) 
     Path("in").mkdir()
     Path("in/notes.txt").touch()
     assert main(["segment", "in"]) == 2
-    assert "no images (.jpeg, .jpg, .png, .tif, .tiff) below in" in capsys.readouterr().err
+    assert (
+        "no images (.btf, .jfif, .jpe, .jpeg, .jpg, .lsm, .png, .stk, .tf2, .tf8, .tif, .tiff) below in"
+        in capsys.readouterr().err
+    )
     assert not Path("masks").exists()
 
 
@@ -327,7 +320,7 @@ def test_after_an_interruption_no_file_is_begun(
 
     for number in range(500):
         write(f"in/{number}.tif", height=2, width=3)
-    monkeypatch.setattr("cytomask.cli.segment.segment_file", interrupted)
+    monkeypatch.setattr("cytomask.cli.segmentation.segment_file", interrupted)
     assert main(["segment", "in"]) == 130
     assert capsys.readouterr().err == "stopped\n"
     assert len(begun) < 100

@@ -276,7 +276,7 @@ def test_a_manifest_with_an_unknown_field_is_not_served(copied: Path) -> None:
     ("module", "unwanted"),
     [
         ("cytomask.model.predictor", {"torch", "onnx", "scipy", "boto3", "PIL.ImageShow"}),
-        ("cytomask.cli.segment", {"torch", "onnx", "scipy", "boto3", "botocore"}),
+        ("cytomask.cli.segmentation", {"torch", "onnx", "scipy", "boto3", "botocore"}),
         ("cytomask.functions.segment.segmenter", {"torch", "onnx", "scipy"}),
     ],
 )

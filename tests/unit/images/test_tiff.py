@@ -119,9 +119,11 @@ def test_values_of_which_0_is_white_are_turned_round() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_rgb_becomes_luma(dtype: str) -> None:
+@pytest.mark.parametrize("planarconfig", ["contig", "separate"])
+def test_rgb_becomes_luma(dtype: str, planarconfig: str) -> None:
     rgb = noise(HEIGHT, WIDTH, 3).astype(dtype)
-    found = read_one(plain_tiff(rgb, photometric="rgb"))
+    stored = np.moveaxis(rgb, -1, 0) if planarconfig == "separate" else rgb
+    found = read_one(plain_tiff(stored, photometric="rgb", planarconfig=planarconfig))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, luma_of(rgb), rtol=1e-5, atol=1e-3)
 

@@ -3,8 +3,7 @@
 Nothing is guessed: a file that does not hold rows and columns of one channel is refused by name.
 """
 
-from cytomask.images.encode import OUTLINE, encode_mask, encode_overlay, encode_probability
-from cytomask.images.jpeg import JPEG_MAGIC
+from cytomask.images.encode import OUTLINE, display_range, encode_mask, encode_overlay, encode_probability
 from cytomask.images.pages import (
     BYTES_OF_WORK,
     LIMITS,
@@ -14,12 +13,11 @@ from cytomask.images.pages import (
     Limits,
     Page,
     PageHeader,
-    StoredPage,
     check,
     require_size,
 )
-from cytomask.images.png import PNG_MAGIC
-from cytomask.images.reading import open_image, read_page, read_pages, read_stored
+from cytomask.images.raster import JPEG_MAGIC, PNG_MAGIC
+from cytomask.images.reading import open_image, read_page, read_pages
 
 __all__ = [
     "BYTES_OF_WORK",
@@ -33,14 +31,13 @@ __all__ = [
     "Limits",
     "Page",
     "PageHeader",
-    "StoredPage",
     "check",
+    "display_range",
     "encode_mask",
     "encode_overlay",
     "encode_probability",
     "open_image",
     "read_page",
     "read_pages",
-    "read_stored",
     "require_size",
 ]

@@ -40,7 +40,7 @@ def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
         pixels: (H, W), any real dtype, finite values.
         mask: (H, W) bool.
     """
-    low, high = _percentiles(pixels)
+    low, high = display_range(pixels)
     gain = 255 / (high - low) if high > low else 0.0
     shades = np.arange(256)[:, None]  # 256, 1
     plain = np.repeat(shades, RGB, axis=1).astype(np.uint8)  # 256, RGB
@@ -56,7 +56,7 @@ def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
     return _png(drawing, PNG.STRATEGY.DEFAULT, PNG.FILTER.NONE)
 
 
-def _percentiles(pixels: NDArray[Any]) -> tuple[float, float]:
+def display_range(pixels: NDArray[Any]) -> tuple[float, float]:
     """The 0.5 and 99.5 percentiles; of a large page those of a grid of its pixels, which look the same."""
     step = math.isqrt(pixels.size // SAMPLED_PIXELS) + 1
     low, high = np.percentile(pixels[::step, ::step].astype(np.float64), (0.5, 99.5))

@@ -1,0 +1,98 @@
+"""The page of `cytomask demo`: every image with its mask, its overlay and its numbers, in one HTML file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cytomask import __version__, images
+from cytomask.cli.files import count_of, write_whole
+from cytomask.cli.html import render
+from cytomask.cli.pictures import fitted, grey_page, png_uri
+from cytomask.cli.rows import Row
+from cytomask.cli.tables import number
+
+LONGEST_SIDE = 352  # pixels: half of LIVECell's images
+MOST_PAGES = 120  # with pictures; a page weighs some 150 kB
+
+
+@dataclass(frozen=True)
+class ShownPage:
+    """One page of an image, and the files of its mask and overlay."""
+
+    source: Path
+    number: int
+    channel: int | None
+    mask: Path
+    overlay: Path
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One job of the demo.
+
+    Attributes:
+        name: the image's key, or the message.
+        asked: which parameters were asked for, where they are not the usual ones.
+        score: the evaluation's row; empty where there is none.
+        reason: why there is no mask; empty where there is one.
+        pages: those that have a mask.
+    """
+
+    row: Row
+    name: str
+    asked: str
+    score: Mapping[str, Any]
+    reason: str
+    pages: Sequence[ShownPage]
+
+
+def write_page(path: Path, shown: Sequence[Shown]) -> Path:
+    """Write the page, and return its path; raises OSError."""
+    cards = [card for each in shown for card in _cards(each)]
+    html = render(
+        "demo.html",
+        title="What cytomask found",
+        version=__version__,
+        count=count_of(len(shown), "job"),
+        jobs=[_numbers(each) for each in shown],
+        cards=[card | {"pictures": _pictures(card["page"])} for card in cards[:MOST_PAGES]],
+        more=max(len(cards) - MOST_PAGES, 0),
+    )
+    write_whole(path, html)
+    return path
+
+
+def _numbers(shown: Shown) -> dict[str, str]:
+    row, score = shown.row, shown.score
+    return {
+        "image": shown.name,
+        "asked": shown.asked,
+        "status": row["status"],
+        "confluence": number(row.get("confluence")),
+        "true": number(score.get("true_confluence")),
+        "iou": number(score.get("iou")),
+        "dice": number(score.get("dice")),
+        "ms": number(row.get("milliseconds"), 0),
+        "reason": shown.reason,
+    }
+
+
+def _cards(shown: Shown) -> Iterator[dict[str, Any]]:
+    for page in shown.pages:
+        title = f"{shown.name}, page {page.number}" if len(shown.pages) > 1 else shown.name
+        yield {"title": title, "page": page, "job": _numbers(shown)}
+
+
+def _pictures(page: ShownPage) -> dict[str, str]:
+    """The page, its mask and its overlay, small."""
+    pixels = images.read_page(page.source, page.number, page.channel).pixels
+    found = {"page": png_uri(grey_page(pixels, LONGEST_SIDE))}
+    for name, path in (("mask", page.mask), ("overlay", page.overlay)):
+        with Image.open(path) as image:
+            height, width = fitted((image.height, image.width), LONGEST_SIDE)
+            found[name] = png_uri(np.asarray(image.resize((width, height), Image.Resampling.BOX)))
+    return found

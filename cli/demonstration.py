@@ -1,0 +1,252 @@
+"""The work of `cytomask demo`: send images in by every way, wait, and show what came out."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cytomask import images
+from cytomask.cli.console import complain, say, with_progress
+from cytomask.cli.demo_page import Shown, ShownPage, write_page
+from cytomask.cli.download import local_path
+from cytomask.cli.files import count_of, describe_passed_over, find_images, write_whole
+from cytomask.cli.jobs import SHORT_ID, reason_of
+from cytomask.cli.rows import Row, Search, newest_score
+from cytomask.cli.stack import Stack
+from cytomask.cli.tables import number, print_table
+from cytomask.infra.emulator import EmulatedStack, emulated_stack
+from cytomask.requests import parse_uri
+from cytomask.samples.fields import write_samples
+from cytomask.served_model import read_served_models
+from cytomask.storage import Storage
+
+LONGEST_NAME = 60  # characters of an image's name, or of a message, in the table
+STALL_SECONDS = 120  # without any job ending
+POLL_SECONDS = 0.3
+ENDED = ("SUCCEEDED", "REJECTED", "FAILED")
+HEADS = ("job", "image", "asked for", "status", "confluence", "IoU", "Dice", "ms")
+TO_THE_RIGHT = ("confluence", "IoU", "Dice", "ms")
+PLAIN = {"mode": "native", "pages": "all", "channel": None}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image on disk, the key it gets, and its ground truth if one is known."""
+
+    path: Path
+    key: str
+    ground_truth: Path | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """How the jobs have to end."""
+
+    masks: int
+    rejections: int = 0
+    scores: int = 0
+
+
+def demonstrate(paths: Sequence[Path], out: Path, folder: Path) -> int:
+    """Send the images, or generated samples where there are none, and show what came out.
+
+    Args:
+        paths: files and folders of the user's.
+        out: where masks, overlays, the page and the log go.
+        folder: for what is needed only meanwhile.
+
+    Returns:
+        0, or 1 if an image did not end as it should, 2 if there is none.
+
+    Raises:
+        ChildFailed, StackFailed: the emulated stack did not start.
+        OSError: `out` cannot be written.
+    """
+    uploads = _choose(paths, folder / "samples")
+    if not uploads:
+        complain("no images were named, or none lie below the folders named")
+        return 2
+    say("starting the emulated stack; nothing leaves this computer ...")
+    with emulated_stack(folder / "stack") as emulated:
+        try:
+            stack = Stack.connect("cytomask", emulated.endpoint)
+            expected = _send(emulated, stack, uploads) if paths else _send_every_way(emulated, stack, uploads)
+            return _show(stack, uploads, expected, out)
+        finally:
+            out.mkdir(parents=True, exist_ok=True)
+            if emulated.log.exists():
+                shutil.copyfile(emulated.log, out / "log.jsonl")
+
+
+def _choose(paths: Sequence[Path], folder: Path) -> list[Upload]:
+    if not paths:
+        return [Upload(sample.image, sample.key, sample.ground_truth) for sample in write_samples(folder)]
+    found = find_images(paths)
+    if found.passed_over:
+        complain(describe_passed_over(found.passed_over))
+    return [Upload(path, below.as_posix()) for path, below in found.images]
+
+
+def _send(emulated: EmulatedStack, stack: Stack, uploads: Sequence[Upload]) -> Expected:
+    """Upload the user's images, and wait until each has ended."""
+    say(f"uploading {count_of(len(uploads), 'image')} to s3://{stack.input_bucket} ...")
+    for upload in uploads:
+        stack.s3.upload_file(str(upload.path), stack.input_bucket, upload.key)
+    _wait(lambda: len(_ended(stack)), len(uploads))
+    return Expected(len(uploads))
+
+
+def _send_every_way(emulated: EmulatedStack, stack: Stack, uploads: Sequence[Upload]) -> Expected:
+    """Upload samples, send messages and call the function, one of the messages with a typing error.
+
+    Half of the ground truths come before their images and half after their masks.
+    """
+    first = f"s3://{stack.input_bucket}/{uploads[0].key}"
+    messages = [
+        {"image": first, "threshold": 0.35, "outputs": ["mask", "overlay"], "group": "low threshold"},
+        {"image": first, "treshold": 0.35},
+    ]
+    say(f"sending {len(uploads)} uploads, {len(messages)} messages and 1 direct call ...")
+    _upload_truths(stack, uploads[::2])
+    for upload in uploads:
+        stack.s3.upload_file(str(upload.path), stack.input_bucket, upload.key)
+    for message in messages:
+        stack.sqs.send_message(
+            QueueUrl=stack.segment_queue, MessageBody=json.dumps(message, ensure_ascii=False)
+        )
+    emulated.client("lambda").invoke(
+        FunctionName=emulated.outputs["SegmentFunctionName"],
+        Payload=json.dumps({"image": first, "mode": "resize"}).encode(),
+    )
+    masks, rejections = len(uploads) + 2, 1
+    _wait(lambda: len(_ended(stack)), masks + rejections)
+    _upload_truths(stack, uploads[1::2])
+    scores = sum(upload.ground_truth is not None for upload in uploads) + 2  # the first image has three masks
+    _wait(lambda: sum(bool(score) for score in _scores(stack, _ended(stack)).values()), scores)
+    return Expected(masks, rejections, scores)
+
+
+def _upload_truths(stack: Stack, uploads: Iterable[Upload]) -> None:
+    """Upload the ground truths that are known, each under its image's key with another ending."""
+    for upload in uploads:
+        if upload.ground_truth:
+            key = str(PurePosixPath(upload.key).with_suffix(upload.ground_truth.suffix))
+            stack.s3.upload_file(str(upload.ground_truth), stack.ground_truth_bucket, key)
+
+
+def _ended(stack: Stack) -> list[Row]:
+    """The jobs that nothing more will happen to, the oldest first."""
+    return [row for row in stack.rows.jobs(Search()) if row["status"] in ENDED][::-1]
+
+
+def _scores(stack: Stack, rows: Sequence[Row]) -> dict[str, Row]:
+    """The score of each job that has a mask, by its id; empty where it has none."""
+    masks = [row for row in rows if row["status"] == "SUCCEEDED"]
+    found = zip(masks, stack.rows.of_each(masks), strict=True)
+    return {row["job_id"]: newest_score(own) for row, own in found}
+
+
+def _wait(count: Callable[[], int], wanted: int) -> None:
+    """Return once so many are done, or nothing more happens; show how far it is."""
+
+    def steps() -> Iterator[int]:
+        done, last = 0, time.monotonic()
+        while done < wanted and time.monotonic() - last < STALL_SECONDS:
+            now = count()
+            if now > done:
+                yield from range(done, min(now, wanted))
+                done, last = now, time.monotonic()
+            else:
+                time.sleep(POLL_SECONDS)
+
+    for _ in with_progress(steps(), wanted, "image"):
+        pass
+
+
+def _show(stack: Stack, uploads: Sequence[Upload], expected: Expected, out: Path) -> int:
+    """Print the table, write masks, overlays and the page, and say where they are."""
+    rows = _ended(stack)
+    scores = _scores(stack, rows)
+    shown = [_shown(stack, row, scores.get(row["job_id"], {}), uploads, out) for row in rows]
+    page = write_page(out / "index.html", shown)
+    say()
+    print_table(HEADS, [_line(each) for each in shown], TO_THE_RIGHT)
+    for each in shown:
+        if each.reason:
+            say()
+            say(f"{each.row['job_id'][:SHORT_ID]} was {each.row['status'].lower()}: {each.reason}")
+    say()
+    say(f"masks     {out}/….mask.png")
+    say(f"overlays  {out}/….overlay.png")
+    say(f"log       {out / 'log.jsonl'}")
+    say(f"page      {page.resolve().as_uri()}   <- open this in a browser")
+    found = Expected(
+        sum(row["status"] == "SUCCEEDED" for row in rows),
+        sum(row["status"] == "REJECTED" for row in rows),
+        sum(bool(score) for score in scores.values()),
+    )
+    if found != expected:
+        complain(
+            f"expected {expected.masks} masks, {expected.rejections} rejections, {expected.scores} scores; "
+            f"found {found.masks}, {found.rejections}, {found.scores}; {out / 'log.jsonl'} says more"
+        )
+        return 1
+    return 0
+
+
+def _shown(stack: Stack, row: Row, score: Row, uploads: Sequence[Upload], out: Path) -> Shown:
+    """Fetch what a job made, and draw its overlays."""
+    name = row["image"].split("/", 3)[3] if "image" in row else f"message {row.get('message', '')}"
+    result = _result(stack, row)
+    sources = {f"s3://{stack.input_bucket}/{upload.key}": upload.path for upload in uploads}
+    pages = list(_store(stack, result, sources[row["image"]], out)) if result.get("pages") else []
+    asked = result.get("parameters", {})
+    changed = [f"{name} {value}" for name, value in asked.items() if _is_changed(name, value, result)]
+    return Shown(row, name, ", ".join(changed), score, reason_of(row), pages)
+
+
+def _is_changed(name: str, value: Any, result: Mapping[str, Any]) -> bool:
+    """Whether a parameter decides the mask and differs from what an upload gets."""
+    if name == "threshold":
+        return bool(value != read_served_models()[result["parameters"]["mode"]].threshold)
+    return bool(value != PLAIN.get(name, value))
+
+
+def _result(stack: Stack, row: Row) -> dict[str, Any]:
+    if "result" not in row:
+        return {}
+    place = parse_uri(row["result"], "result")
+    stored = Storage(stack.s3).read_output(place.bucket, place.key)
+    result: dict[str, Any] = json.loads(stored) if stored else {}
+    return result
+
+
+def _store(stack: Stack, result: Mapping[str, Any], source: Path, out: Path) -> Iterator[ShownPage]:
+    """Write each page's mask and overlay."""
+    for written in result["pages"]:
+        place = parse_uri(written["mask"], "mask")
+        mask = local_path(out, place.key)
+        body = Storage(stack.s3).read_output(place.bucket, place.key)
+        write_whole(mask, body or b"")
+        channel = result["parameters"]["channel"]
+        page = images.read_page(source, written["page"], channel)
+        overlay = mask.with_name(mask.name.replace(".mask.png", ".overlay.png"))
+        write_whole(overlay, images.encode_overlay(page.pixels, images.read_page(mask).pixels > 0))
+        yield ShownPage(source, written["page"], channel, mask, overlay)
+
+
+def _line(shown: Shown) -> tuple[str, ...]:
+    row, score = shown.row, shown.score
+    return (
+        row["job_id"][:SHORT_ID],
+        shown.name if len(shown.name) <= LONGEST_NAME else f"{shown.name[: LONGEST_NAME - 1]}…",
+        shown.asked or "-",
+        row["status"],
+        number(row.get("confluence")),
+        number(score.get("iou")),
+        number(score.get("dice")),
+        number(row.get("milliseconds"), 0),
+    )

@@ -1,0 +1,193 @@
+"""`cytomask download`: masks, results and other outputs of jobs, into a folder."""
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from cytomask.cli.console import complain, say, with_progress
+from cytomask.cli.files import count_of, find_clashes
+from cytomask.cli.options import Commands, Parser, add_command, moment, on_stack
+
+if TYPE_CHECKING:
+    from cytomask.cli.stack import Stack
+
+EXAMPLES = (
+    "cytomask download d4adc4fe --out masks                 # what one job wrote",
+    "cytomask download --group HeLa --since 1d --out masks  # of a label, since yesterday",
+    'cytomask download --prefix "plate 1/" --out masks      # of all images whose key begins so',
+)
+KINDS = {
+    "mask": ".mask.png",
+    "probability": ".probability.png",
+    "overlay": ".overlay.png",
+    "result": ".result.json",
+}
+AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Output:
+    """An object in the output bucket, and the file that it becomes."""
+
+    bucket: str
+    key: str
+    path: Path
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "download",
+        "fetch masks and results into a folder",
+        on_stack(run_download),
+        EXAMPLES,
+        description="Files keep their keys in the output bucket. A file that is there and has not changed\n"
+        "is not fetched again.",
+        on_a_stack=True,
+    )
+    parser.add_argument("ids", nargs="*", metavar="ID", help="of jobs, or how they begin")
+    parser.add_argument(
+        "--prefix",
+        metavar="KEY",
+        help="of images in the input bucket: how their keys begin, or s3://bucket/key",
+    )
+    parser.add_argument("--group", metavar="G", help="jobs of this label")
+    parser.add_argument("--since", type=moment, metavar="TIME", help="with --group: only jobs made since")
+    parser.add_argument("--out", type=Path, default=Path("masks"), metavar="DIR", help="default: masks")
+    parser.add_argument(
+        "--only", nargs="+", choices=tuple(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)}; default: all"
+    )
+
+
+def run_download(stack: "Stack", arguments: Namespace) -> int:
+    """Fetch every output that is asked for; 1 if there is none or one fails, 2 for wrong usage."""
+    ways = [bool(arguments.ids), arguments.prefix is not None, arguments.group is not None]
+    if sum(ways) != 1 or (arguments.since and arguments.group is None):
+        complain("give the ids of jobs, --prefix, or --group with or without --since")
+        return 2
+    own = f"s3://{stack.input_bucket}/"
+    if arguments.prefix and arguments.prefix.startswith("s3://") and not arguments.prefix.startswith(own):
+        complain(f"--prefix {arguments.prefix} is not in the input bucket; give {own}…, or only the key")
+        return 2
+    endings = tuple(KINDS[kind] for kind in arguments.only or KINDS)
+    found = sorted({place for place in _places(stack, arguments) if place[1].endswith(endings)})
+    outputs = [Output(bucket, key, local_path(arguments.out, key)) for bucket, key in found]
+    if not outputs:
+        complain("there is nothing to download; `cytomask jobs` shows which jobs have a mask")
+        return 1
+    clashes = find_clashes((Path(output.key), output.path) for output in outputs)
+    for path, keys in clashes.items():
+        complain(f"{' and '.join(map(str, keys))} would both become {path}; download them apart")
+    if clashes:
+        return 2
+    fetched = kept = failed = 0
+    for output, fault in with_progress(_fetch_all(stack, outputs), len(outputs), "file"):
+        if fault:
+            complain(f"s3://{output.bucket}/{output.key}  not fetched: {fault}")
+        else:
+            say(str(output.path))
+        failed, kept, fetched = failed + bool(fault), kept + (fault is None), fetched + (fault == "")
+    parts = [f"{count_of(fetched, 'file')} fetched"]
+    parts += [f"{kept} there already"] if kept else []
+    parts += [f"{failed} not fetched"] if failed else []
+    complain(f"{', '.join(parts)}; they are in {arguments.out}")
+    return 1 if failed else 0
+
+
+def local_path(folder: Path, key: str) -> Path:
+    """Return the file of a key below a folder.
+
+    A part of the key that would lead out of the folder, or that no file can be called, is percent-encoded.
+    """
+    return folder.joinpath(*map(_file_name, key.split("/")))
+
+
+def _file_name(part: str) -> str:
+    if part in ("", ".", ".."):
+        return quote(part, safe="").replace(".", "%2E") or "%"
+    return part.replace("\0", "%00").replace("\\", "%5C") if os.sep == "/" else quote(part, safe=" ()+,;=@")
+
+
+def _places(stack: "Stack", arguments: Namespace) -> Iterator[tuple[str, str]]:
+    """The bucket and key of every output that is asked for."""
+    if arguments.prefix is not None:
+        yield from _below(stack, arguments.prefix)
+        return
+    from cytomask.cli.rows import Search  # boto3 takes half a second
+
+    if arguments.group is not None:
+        rows: Iterable[dict[str, Any]] = stack.rows.jobs(Search(group=arguments.group, since=arguments.since))
+    else:
+        rows = (row for each in arguments.ids for row in stack.rows.of(stack.find_job(each)))
+    for row in rows:
+        if row["record"] == "JOB" and "result" in row:
+            yield from _outputs_of(stack, row["result"])
+
+
+def _below(stack: "Stack", prefix: str) -> Iterator[tuple[str, str]]:
+    """The outputs named after images whose key begins so."""
+    key = prefix.removeprefix(f"s3://{stack.input_bucket}/")
+    pages = stack.s3.get_paginator("list_objects_v2").paginate(Bucket=stack.output_bucket, Prefix=key)
+    for page in pages:
+        for found in page.get("Contents", []):
+            if not found["Key"].startswith("jobs/"):
+                yield stack.output_bucket, found["Key"]
+
+
+def _outputs_of(stack: "Stack", result: str) -> Iterator[tuple[str, str]]:
+    """What a job wrote, by its result; the result itself too."""
+    from cytomask.requests import parse_uri  # msgspec and the layer behind it
+    from cytomask.storage import Storage
+
+    place = parse_uri(result, "result")
+    yield place.bucket, place.key
+    stored = Storage(stack.s3).read_output(place.bucket, place.key)
+    for page in json.loads(stored).get("pages", []) if stored else ():
+        for kind in KINDS:
+            if page.get(kind):
+                output = parse_uri(page[kind], kind)
+                yield output.bucket, output.key
+
+
+def _fetch_all(stack: "Stack", outputs: Iterable[Output]) -> Iterator[tuple[Output, str | None]]:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from pool.map(lambda output: (output, _fetch(stack, output)), outputs)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetch(stack: "Stack", output: Output) -> str | None:
+    """Fetch an object; return why it could not be, empty if it was, None if it is there already."""
+    from botocore.exceptions import ClientError
+
+    from cytomask.cli.stack import refusal
+
+    partial = output.path.with_name(f"{output.path.name}.partial")
+    try:
+        head = stack.s3.head_object(Bucket=output.bucket, Key=output.key)
+        modified = head["LastModified"].timestamp()
+        if output.path.is_file():
+            there = output.path.stat()
+            if (there.st_size, there.st_mtime) == (head["ContentLength"], modified):
+                return None
+        output.path.parent.mkdir(parents=True, exist_ok=True)
+        stack.s3.download_file(output.bucket, output.key, str(partial))
+        os.utime(partial, (modified, modified))
+        partial.replace(output.path)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ClientError as error:
+        return refusal(error)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return ""

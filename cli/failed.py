@@ -1,0 +1,43 @@
+"""`cytomask failed`: which jobs and evaluations failed, and why."""
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from cytomask.cli.console import complain, say
+from cytomask.cli.options import Commands, Parser, add_command, on_stack
+
+if TYPE_CHECKING:
+    from cytomask.cli.stack import Stack
+
+EXAMPLES = (
+    "cytomask failed                                        # what to mend",
+    "cytomask redrive                                       # then send it all again",
+)
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    add_command(
+        commands,
+        "failed",
+        "list the jobs and scores that failed, and why",
+        on_stack(run_failed),
+        EXAMPLES,
+        description="The exit code is 1 if anything failed.",
+        on_a_stack=True,
+    )
+
+
+def run_failed(stack: "Stack", arguments: Namespace) -> int:
+    """Print which jobs and evaluations failed, the latest first; 1 if any did."""
+    from cytomask.jobs import JOB, Jobs  # boto3 takes half a second
+
+    rows = list(Jobs(stack.dynamodb, stack.table).failed())
+    for row in rows:
+        what = row.get("image", row.get("ground_truth", ""))
+        say(f"{row['job_id']}  {row['updated_at']}  attempt {row.get('attempt', 1)}  {what}")
+        if row["record"] != JOB:
+            say(f"    scored against {row['ground_truth']}")
+        say(f"    {row['error_code']}: {row['error']}")
+    complain(f"{len(rows)} failed; `cytomask redrive` sends them again" if rows else "nothing failed")
+    return 1 if rows else 0

@@ -1,0 +1,132 @@
+"""Files on the user's disk: which of them are images, and how one is written whole."""
+
+import os
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# The endings of what the readers know. STK, LSM and BTF are TIFFs; JFIF and JPE are JPEGs.
+SUFFIXES = frozenset(
+    {".tif", ".tiff", ".stk", ".lsm", ".btf", ".tf2", ".tf8", ".png", ".jpg", ".jpeg", ".jpe", ".jfif"}
+)
+OWN_OUTPUTS = (".mask.png", ".probability.png", ".overlay.png", ".result.json")
+APPLE_DOUBLE = "._"  # macOS keeps what a foreign disk cannot hold in a file of this beginning
+
+
+@dataclass
+class Found:
+    """Images on the disk.
+
+    Attributes:
+        images: each with its path below the folder that was named, or its name if it was named itself.
+        passed_over: how many files of each kind were left out.
+    """
+
+    images: list[tuple[Path, Path]] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+def find_images(
+    paths: Iterable[Path], suffixes: Iterable[str] = SUFFIXES, left_out: Sequence[str] = OWN_OUTPUTS
+) -> Found:
+    """Find the files that were named, and below folders those that are images.
+
+    Our own outputs and macOS's ._ files are passed over even if they were named: a shell's `*` names them.
+
+    Args:
+        paths: files and folders.
+        suffixes: the endings of images, in lower case.
+        left_out: the endings of what we have written ourselves.
+    """
+    found = Found()
+    for path in paths:
+        if not os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises where a folder may not be entered
+            kind = _never_sent(path, left_out)
+            if kind:
+                found.passed_over[kind] += 1
+            else:
+                found.images.append((path, Path(path.name)))
+            continue
+        for file in _walk(path, found.passed_over):
+            kind = _never_sent(file, left_out) or _no_image(file, suffixes)
+            if kind:
+                found.passed_over[kind] += 1
+            else:
+                found.images.append((file, file.relative_to(path)))
+    return found
+
+
+def describe_passed_over(passed_over: Counter[str]) -> str:
+    """Say how many files of which kinds were passed over; empty where none were."""
+    if not passed_over:
+        return ""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
+    return f"passed over {count_of(passed_over.total(), 'file')}: {kinds}"
+
+
+def count_of(count: int, what: str) -> str:
+    """A number with its noun, such as 1 image and 2 images."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
+    """The files below a folder in the order of their paths; folders that cannot be read are counted."""
+
+    def count_unreadable(_: OSError) -> None:
+        passed_over["folder that cannot be read"] += 1
+
+    files = [
+        Path(root, name) for root, _, names in os.walk(folder, onerror=count_unreadable) for name in names
+    ]
+    return iter(sorted(files))
+
+
+def _never_sent(file: Path, left_out: Sequence[str]) -> str:
+    """What a file is that nobody wants segmented; empty where it may be an image."""
+    if file.name.startswith(APPLE_DOUBLE):
+        return "._ of macOS"
+    if file.name.endswith(tuple(left_out)):
+        return "written by cytomask"
+    return ""
+
+
+def _no_image(file: Path, suffixes: Iterable[str]) -> str:
+    """The kind of a file that is no image by its ending; empty where it is one."""
+    if file.suffix.lower() not in suffixes:
+        return printable_kind(file)
+    if not os.path.isfile(file):  # noqa: PTH113  # Path.is_file raises where a name is too long
+        return "broken link" if file.is_symlink() else "not a plain file"
+    return ""
+
+
+def printable_kind(file: Path) -> str:
+    """The kind of a file by its ending, or by its name if it has none but a dot before it."""
+    return file.suffix.lower() or (file.name if file.name.startswith(".") else "without an ending")
+
+
+def find_clashes(targets: Iterable[tuple[Path, Path]]) -> dict[Path, list[Path]]:
+    """Return the targets that more than one source would write, with those sources.
+
+    Capitals and Unicode forms do not tell names apart: on macOS and Windows they are one file.
+    """
+    sources: defaultdict[str, list[tuple[Path, Path]]] = defaultdict(list)
+    for source, target in targets:
+        sources[unicodedata.normalize("NFC", str(target)).casefold()].append((source, target))
+    return {
+        clashing[0][1]: [source for source, _ in clashing]
+        for clashing in sources.values()
+        if len(clashing) > 1
+    }
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a whole file or none: an interruption leaves no half; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,168 @@
+"""`cytomask logs`: the functions' structured log lines, from CloudWatch."""
+
+import json
+import re
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cytomask.cli.console import complain, say
+from cytomask.cli.options import Commands, Parser, add_command, moment, on_stack
+
+if TYPE_CHECKING:
+    from cytomask.cli.stack import Stack
+
+EXAMPLES = (
+    "cytomask logs                                          # of the last hour, the oldest first",
+    "cytomask logs --job d4adc4fe                           # one job, from its upload to its score",
+    "cytomask logs --errors --since 1d                      # what failed or was rejected since yesterday",
+)
+FUNCTIONS = ("segment", "evaluate", "failures", "api")
+TROUBLE = ("WARNING", "ERROR", "CRITICAL")
+REJECTED = "_rejected"  # how the events end that tell of a rejection, whatever their level
+# What Lambda says in words of its own of an invocation that was ended.
+ENDED = re.compile(r"Task timed out|Runtime exited|Runtime\.\w+|signal: killed")
+LEVELS = " || ".join(f'$.level = "{level}"' for level in TROUBLE)
+ERROR_PATTERNS = (
+    f'{{ {LEVELS} || $.message = "*{REJECTED}" }}',
+    '"Task timed out"',
+    '"Runtime exited"',
+)
+# Lambda's own words of every invocation, and what is said in another column or to machines.
+NOISE = re.compile(r"(INIT_START|START|END|REPORT|XRAY) ")
+HIDDEN = ("function_", "location", "service", "cold_start", "xray_trace_id", "level", "timestamp", "message")
+TRACES = ("exception", "stack_trace", "stackTrace")
+
+Place = tuple[str, int, str]  # what tells lines apart, of which the emulator has no ids
+
+
+@dataclass(frozen=True)
+class Line:
+    """A log line.
+
+    Attributes:
+        at: milliseconds since 1970.
+        fields: of a structured line; empty where Lambda speaks in plain text.
+    """
+
+    at: int
+    function: str
+    text: str
+    fields: dict[str, Any]
+
+    @property
+    def request_id(self) -> str | None:
+        """Of the invocation that wrote it."""
+        return self.fields.get("function_request_id")
+
+    def is_of(self, job_id: str) -> bool:
+        """Whether it tells of the job: it names it, or names none and so tells of the whole invocation."""
+        return job_id in self.text or ("job_id" not in self.fields and not NOISE.match(self.text))
+
+    def is_trouble(self) -> bool:
+        """Whether it tells of something that failed or was rejected."""
+        if not self.fields:
+            return bool(ENDED.search(self.text))
+        return self.fields.get("level") in TROUBLE or str(self.fields.get("message")).endswith(REJECTED)
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "logs",
+        "show what the functions logged, the oldest first",
+        on_stack(run_logs),
+        EXAMPLES,
+        description="The exit code is 1 if there is no such line.",
+        on_a_stack=True,
+    )
+    parser.add_argument("--job", metavar="ID", help="of this job, from its upload to its score")
+    parser.add_argument(
+        "--since",
+        type=moment,
+        default="1h",
+        metavar="TIME",
+        help="how far to look back: 30m, 2h, 7d, or a date, in UTC; default: 1h",
+    )
+    parser.add_argument("--errors", action="store_true", help="only what failed or was rejected")
+
+
+def run_logs(stack: "Stack", arguments: Namespace) -> int:
+    """Print the lines asked for, the oldest first; 1 if there is none."""
+    since = max(0, int(arguments.since.timestamp() * 1000))
+    if arguments.job:
+        ids = stack.rows.ids(arguments.job.lower())
+        # A job whose row is gone may still have its lines.
+        lines = _lines_of_job(stack, ids[0] if len(ids) == 1 else arguments.job, since)
+    elif arguments.errors:
+        lines = _lines(stack, since, *ERROR_PATTERNS)
+    else:
+        lines = _lines(stack, since)
+    wanted = [line for line in lines if line.is_trouble()] if arguments.errors else lines
+    for line in wanted:
+        for text in _shown(line):
+            say(text)
+    if not wanted:
+        complain("no such line; --since says how far to look back")
+    return 0 if wanted else 1
+
+
+def _lines(stack: "Stack", since: int, *patterns: str) -> list[Line]:
+    """The lines that CloudWatch finds by any of the patterns, or all; oldest first, each once."""
+    found: dict[Place, Line] = {}
+    for function in FUNCTIONS:
+        for pattern in patterns or ("",):
+            found |= dict(_filtered(stack, function, since, pattern))
+    return sorted(found.values(), key=lambda line: line.at)
+
+
+def _lines_of_job(stack: "Stack", job_id: str, since: int) -> list[Line]:
+    """The lines that name a job, and those of their invocations that name no other."""
+    naming = _lines(stack, since, f'"{job_id}"')
+    requests = sorted({line.request_id for line in naming if line.request_id})
+    if not requests:
+        return naming
+    return [
+        line for line in _lines(stack, since, *(f'"{request}"' for request in requests)) if line.is_of(job_id)
+    ]
+
+
+def _filtered(stack: "Stack", function: str, since: int, pattern: str) -> Iterator[tuple[Place, Line]]:
+    for event in stack.log_events(function, since, pattern):
+        text = event["message"].rstrip()
+        fields = _fields(text)
+        if "_aws" not in fields:
+            place = (event["logStreamName"], event["timestamp"], text)
+            yield place, Line(event["timestamp"], function, text, fields)
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _shown(line: Line) -> Iterator[str]:
+    """The line as a person reads it; a traceback follows on lines of its own."""
+    at = datetime.fromtimestamp(line.at / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if not line.fields:
+        yield f"{at}  {line.function:8}  {line.text}"
+        return
+    said = line.fields
+    pairs = "  ".join(_pairs(said.items()))
+    yield f"{at}  {line.function:8}  {said.get('level', ''):8}  {said.get('message', '')}  {pairs}".rstrip()
+    trace = next((said[name] for name in TRACES if said.get(name)), "")
+    for text in "".join(trace).strip().split("\n") if trace else ():
+        yield f"    {text}"
+
+
+def _pairs(fields: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    """Fields as `name=value`, without Lambda's own."""
+    for name, value in fields:
+        if name not in TRACES and not name.startswith(HIDDEN) and value not in (None, ""):
+            yield f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"

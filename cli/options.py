@@ -1,0 +1,157 @@
+"""What the parsers of the commands share: how a command is added, and the kinds of values they read."""
+
+import argparse
+import os
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, NoReturn
+
+from cytomask.cli.console import printable
+
+if TYPE_CHECKING:
+    from cytomask.cli.stack import Stack
+
+Commands = argparse._SubParsersAction  # the only name that argparse has for it
+Run = Callable[[Namespace], int]
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+LONGEST_TIME = timedelta(days=36_500)
+MOST_CHANNELS = 1000
+
+
+class MissingExtra(Exception):
+    """A command needs packages that are not installed."""
+
+
+class Parser(ArgumentParser):
+    """A parser whose complaints are safe to print: a shell's `*` may have put any file's name into them."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with usage, the message and exit code 2."""
+        super().error(printable(message))
+
+
+def add_command(
+    commands: "Commands[Parser]",
+    name: str,
+    summary: str,
+    run: Run,
+    examples: Sequence[str],
+    *,
+    description: str = "",
+    on_a_stack: bool = False,
+) -> Parser:
+    """Add a command's own parser.
+
+    Args:
+        commands: where to add it.
+        name: of the command.
+        summary: one line, for the list of commands and the top of its help.
+        run: what it does with its arguments; returns the exit code.
+        examples: command lines, each with what it does after a #.
+        description: more than the summary says.
+        on_a_stack: whether it takes --stack and --endpoint-url.
+    """
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}." + (f"\n\n{description}" if description else ""),
+        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    if on_a_stack:
+        stack = parser.add_argument_group("which stack")
+        stack.add_argument(
+            "--stack",
+            default=os.environ.get("CYTOMASK_STACK") or "cytomask",
+            metavar="NAME",
+            help="its name in CloudFormation; default: CYTOMASK_STACK, or cytomask",
+        )
+        stack.add_argument(
+            "--endpoint-url", metavar="URL", help="the first line that `cytomask up` prints; default: AWS"
+        )
+    return parser
+
+
+def on_stack(command: "Callable[[Stack, Namespace], int]") -> Run:
+    """Return a command that connects to its stack before it runs."""
+
+    def run(arguments: Namespace) -> int:
+        from cytomask.cli.stack import run_on_stack  # boto3 takes half a second
+
+        return run_on_stack(command, arguments)
+
+    return run
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Raise MissingExtra if a module that the extra brings is not installed."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise MissingExtra(
+            f"this needs {', '.join(missing)}, which the extra `{extra}` brings: "
+            f"pip install 'cytomask[{extra}]'"
+        )
+
+
+def duration(text: str) -> timedelta:
+    """Read a time such as 90s, 30m, 2h or 7d."""
+    number, unit = text[:-1], text[-1:]
+    if not number.isdecimal() or unit not in UNITS:
+        raise ArgumentTypeError(f"{text[:50]!r} is no time; give a number with s, m, h or d, such as 2h")
+    try:
+        time = timedelta(**{UNITS[unit]: int(number)})
+    except (OverflowError, ValueError):
+        time = LONGEST_TIME + timedelta(days=1)
+    if time > LONGEST_TIME:
+        raise ArgumentTypeError(f"{text[:50]} is too long a time; give at most {LONGEST_TIME.days}d")
+    return time
+
+
+def moment(text: str) -> datetime:
+    """Read a point in time: how long ago (2h, 7d), or a date (2026-11-25, 2026-11-25T14:30), in UTC."""
+    if text[-1:] in UNITS and text[:-1].isdecimal():
+        return datetime.now(UTC) - duration(text)
+    try:
+        date = datetime.fromisoformat(text)
+        return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ArgumentTypeError(
+            f"{text[:50]!r} is no time; give how long ago, such as 2h or 7d, or a date, such as 2026-11-25"
+        ) from None
+
+
+def probability(text: str) -> float:
+    """Read a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"{text[:50]!r} is not between 0 and 1")
+    return value
+
+
+def channel(text: str) -> int:
+    """Read the number of a channel, counted from 0."""
+    return _number(text, 0, MOST_CHANNELS - 1, "channel, counted from 0")
+
+
+def port(text: str) -> int:
+    """Read the number of a port; 0 takes any that is free."""
+    return _number(text, 0, 65_535, "port")
+
+
+def count(text: str) -> int:
+    """Read how many, at least one."""
+    return _number(text, 1, 1_000_000, "number")
+
+
+def _number(text: str, least: int, most: int, what: str) -> int:
+    value = int(text) if text.isdecimal() and len(text) < 10 else -1
+    if not least <= value <= most:
+        raise ArgumentTypeError(f"{text[:50]!r} is no {what}; give a whole number from {least} to {most}")
+    return value

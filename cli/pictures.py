@@ -1,0 +1,43 @@
+"""Pages, masks and overlays as small PNGs inside an HTML file."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cytomask import images
+from cytomask.metrics import Mask
+from cytomask.model.preprocess import resize
+
+Plane = NDArray[np.float32]
+
+
+def fitted(shape: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Return a height and width with the same ratio, neither above `longest` nor above what they are."""
+    height, width = shape
+    shrink = min(longest / max(height, width), 1)
+    return max(round(height * shrink), 1), max(round(width * shrink), 1)
+
+
+def grey_page(pixels: NDArray[np.generic], longest: int) -> Plane:
+    """Scale a page (H, W) of any real dtype to grey values in 0..255, at most `longest` on a side."""
+    low, high = images.display_range(pixels)
+    gain = 255 / (high - low) if high > low else 0.0
+    # In this order: a page may have values that float32 cannot hold.
+    grey = np.clip((pixels.astype(np.float64) - low) * gain, 0, 255).astype(np.float32)
+    return resize(grey, *fitted(grey.shape, longest))
+
+
+def share_of(mask: Mask, longest: int) -> Plane:
+    """Scale a mask (H, W) to the share of cell in each pixel, 0..1: a thin line fades and does not break."""
+    return resize(mask.astype(np.float32), *fitted(mask.shape, longest))
+
+
+def png_uri(values: NDArray[Any]) -> str:
+    """Return (H, W) or (H, W, 3) values in 0..255 as the address of an 8-bit PNG within the page."""
+    stream = io.BytesIO()
+    Image.fromarray(np.rint(values).astype(np.uint8)).save(stream, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

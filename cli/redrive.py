@@ -1,0 +1,71 @@
+"""`cytomask redrive`: send the messages of failed jobs and evaluations again."""
+
+import time
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from cytomask.cli.console import complain, say
+from cytomask.cli.options import Commands, Parser, add_command, on_stack
+
+if TYPE_CHECKING:
+    from cytomask.cli.stack import Stack
+    from cytomask.jobs import Jobs, Row
+
+EXAMPLES = (
+    "cytomask redrive                                       # everything that failed",
+    "cytomask redrive 1f3a77c0 77c0d4ad                     # some of it",
+)
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands, "redrive", "send failed jobs again", on_stack(run_redrive), EXAMPLES, on_a_stack=True
+    )
+    parser.add_argument(
+        "ids", nargs="*", metavar="ID", help="of the jobs, or how they begin; default: all that failed"
+    )
+
+
+def run_redrive(stack: "Stack", arguments: Namespace) -> int:
+    """Send failed jobs again; 1 if an id names none of them."""
+    from cytomask.jobs import Jobs  # boto3 takes half a second
+
+    jobs = Jobs(stack.dynamodb, stack.table)
+    failed = list(jobs.failed())
+    wanted = [row for row in failed if not arguments.ids or row["job_id"].startswith(tuple(arguments.ids))]
+    for row in wanted:
+        if _redrive(stack, jobs, row):
+            say(f"{row['job_id']}  {row.get('image', row.get('ground_truth', ''))}")
+    unknown = [each for each in arguments.ids if not any(row["job_id"].startswith(each) for row in failed)]
+    for each in unknown:
+        complain(f"{each} names no failed job; `cytomask failed` lists them")
+    if not failed:
+        complain("nothing failed")
+    return 1 if unknown else 0
+
+
+def _redrive(stack: "Stack", jobs: "Jobs", found: "Row") -> bool:
+    """Send the message of a failed row again; return False if it is not FAILED any more.
+
+    The row becomes QUEUED first, for the function may be quick; it is put back if the message cannot be sent.
+    """
+    from cytomask.jobs import JOB
+    from cytomask.requests import awaited_by
+
+    row = jobs.queue_again(found["job_id"], found["record"], time.time())
+    if row is None:
+        return False
+    of_image = row["record"] == JOB and "image" in row
+    try:
+        stack.sqs.send_message(
+            QueueUrl=stack.segment_queue if of_image else stack.evaluation_queue,
+            MessageBody=row["message"],
+            MessageAttributes=awaited_by(row["job_id"]) if of_image else {},
+        )
+    except BaseException:
+        jobs.fail_again(row)
+        raise
+    if row["record"] == JOB and not of_image:
+        jobs.forget_queued(row["job_id"])  # a notice's row: the evaluations that it asks for have their own
+    return True

@@ -1,0 +1,167 @@
+"""The work of `cytomask report`: its tables on the terminal, and its files."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cytomask.cli.console import complain, say
+from cytomask.cli.files import count_of, write_whole
+from cytomask.cli.models import name_models
+from cytomask.cli.rows import Row, Search
+from cytomask.cli.stack import Stack
+from cytomask.cli.summary import (
+    EVALUATION,
+    MEASURES,
+    Job,
+    Line,
+    compare,
+    period_of,
+    text_of,
+    warn_of_different_images,
+)
+from cytomask.cli.tables import print_table, write_csv
+from cytomask.jobs import AWAITING, JOB
+from cytomask.storage import Storage
+
+OF_MASKS = ("images", "jobs", "masks", "failures", "confluence")
+OF_SCORES = (
+    "scored",
+    "IoU",
+    "IoU pooled",
+    "Dice",
+    "Dice pooled",
+    "boundary F1",
+    "confluence scored",
+    "confluence true",
+)
+OF_THE_JOB = (
+    "job_id",
+    "image",
+    "group",
+    "status",
+    "model_sha256",
+    "created_at",
+    "pages",
+    "confluence",
+    "milliseconds",
+    "estimated_cost_usd",
+    "mask",
+    "error_code",
+    "error",
+)
+OF_THE_EVALUATION = (
+    "evaluation_status",
+    "ground_truth",
+    "iou",
+    "dice",
+    "precision",
+    "recall",
+    "boundary_f1",
+    "boundary_tolerance",
+    "true_confluence",
+    "true_positive",
+    "false_positive",
+    "false_negative",
+)
+COLUMNS = (
+    *OF_THE_JOB[:5],
+    "model",
+    *OF_THE_JOB[5:],
+    *OF_THE_EVALUATION,
+    "ground_truth_version",
+    "evaluation_updated_at",
+    "counts",
+    "evaluation_error_code",
+    "evaluation_error",
+)
+
+
+def read_jobs(stack: Stack, search: Search) -> list[Job]:
+    """Read the jobs asked for, the newest first, with their evaluations against ground truths that came."""
+    rows = list({row["job_id"]: row for row in stack.rows.jobs(search)}.values())
+    masks = [row for row in rows if row["status"] == "SUCCEEDED"]  # without a mask there is no evaluation
+    found = zip(masks, stack.rows.of_each(masks), strict=True)
+    evaluations = {row["job_id"]: _evaluations(own) for row, own in found}
+    return [Job(row, evaluations.get(row["job_id"], [])) for row in rows]
+
+
+def _evaluations(rows: Iterable[Row]) -> list[Row]:
+    came = [row for row in rows if row["record"] not in (JOB, AWAITING)]
+    return sorted(came, key=lambda row: str(row["created_at"]))
+
+
+def print_report(stack: Stack, jobs: Sequence[Job]) -> None:
+    """Print what was made, the scores and what failed, with a row for each group and model."""
+    names = name_models(Storage(stack.s3), jobs)
+    made_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    say(f"stack {stack.name}: {count_of(len(jobs), 'job')} of {period_of(jobs)}; made {made_at}")
+    lines = compare(jobs)
+    _print_lines(lines, names, OF_MASKS)
+    scored = [line for line in lines if line.summary.scored]
+    if scored:
+        _print_lines(scored, names, OF_SCORES)
+    failures = [
+        (line.group, names[line.model], str(count), kind)
+        for line in lines
+        for kind, count in sorted(line.summary.failures.items())
+    ]
+    if failures:
+        say()
+        print_table(("group", "model", "count", "failure"), failures, ["count"])
+    warning = warn_of_different_images(jobs)
+    if warning:
+        complain(warning)
+
+
+def _print_lines(lines: Iterable[Line], names: dict[str, str], measures: Sequence[str]) -> None:
+    say()
+    print_table(
+        ("group", "model", *measures),
+        [
+            (line.group, names[line.model], *(text_of(MEASURES[name](line.summary)) for name in measures))
+            for line in lines
+        ],
+        measures,
+    )
+
+
+def write_files(stack: Stack, jobs: Sequence[Job], csv: Path | None, html: Path | None) -> int:
+    """Write the files asked for; return 1 if one cannot be written."""
+    storage = Storage(stack.s3)
+    names = name_models(storage, jobs)
+    makers: dict[Path, Callable[[], None]] = {}
+    if csv:
+        rows = [row for job in jobs for row in _rows_of(job, names[job.model])]
+        makers[csv] = lambda: write_csv(csv, COLUMNS, rows)
+    if html:
+        from cytomask.cli.report_page import render_page  # needs the extra `local`
+
+        page = render_page(storage, f"Masks of the stack {stack.name}", jobs, names)
+        makers[html] = lambda: write_whole(html, page)
+    for path, make in makers.items():
+        try:
+            make()
+        except OSError as error:
+            complain(f"{path} cannot be written: {error.strerror}")
+            return 1
+        say(f"wrote {path}")
+    return 0
+
+
+def _rows_of(job: Job, model: str) -> Iterable[Row]:
+    """A row for each evaluation; `counts` is 1 for the one that the measures are made of."""
+    own = {name: job.row.get(name) for name in OF_THE_JOB} | {"model": model}
+    for evaluation in job.evaluations or [{}]:
+        yield own | _columns_of(evaluation, evaluation == job.score)
+
+
+def _columns_of(evaluation: Row, counts: bool) -> Row:
+    if not evaluation:
+        return {}
+    return {name: evaluation.get(name) for name in OF_THE_EVALUATION} | {
+        "ground_truth_version": evaluation["record"].removeprefix(EVALUATION),
+        "evaluation_updated_at": evaluation["updated_at"],
+        "counts": int(counts),
+        "evaluation_error_code": evaluation.get("error_code"),
+        "evaluation_error": evaluation.get("error"),
+    }

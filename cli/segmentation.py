@@ -1,0 +1,227 @@
+"""The work of `cytomask segment`: read, segment, write, and say so, page by page."""
+
+import errno
+import time
+import warnings
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from threading import Event
+
+from cytomask import __version__, images, metrics
+from cytomask.cli.console import OutputClosed, complain, printable, say, with_progress
+from cytomask.cli.files import (
+    SUFFIXES,
+    count_of,
+    describe_passed_over,
+    find_clashes,
+    find_images,
+    write_whole,
+)
+from cytomask.cli.ledger import Ledger, Row, Settings, outputs_of
+from cytomask.errors import CytomaskError, InvalidRequest
+from cytomask.model.predictor import Prediction, Predictor, cores, logit
+from cytomask.requests import Output, parse_parameters
+
+AT_ONCE = 4
+LIKELY, UNSURE = 0.7, 0.3  # a confluence is given at these probabilities too
+
+
+@dataclass(frozen=True)
+class Task:
+    """A file to read, and the path of its outputs except for their ending."""
+
+    source: Path
+    target: Path
+
+
+def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
+    """Segment every file; return 1 if any was refused, 2 if nothing could be begun.
+
+    Raises:
+        WeightsError: there are no weights to serve; nothing was written.
+    """
+    try:
+        settings = settings_of(arguments, predictor)
+    except InvalidRequest as error:
+        complain(str(error))
+        return 2
+    found = find_images(arguments.paths)
+    tasks = [Task(source, arguments.out / below) for source, below in found.images]
+    clashes = find_clashes((task.source, task.target) for task in tasks)
+    for target, sources in clashes.items():
+        complain(f"{' and '.join(map(str, sources))} would both write {target}.mask.png")
+    if clashes:
+        complain("nothing was read: give them different names, or segment them apart")
+        return 2
+    if not tasks:
+        complain(f"no images ({', '.join(sorted(SUFFIXES))}) below {', '.join(map(str, arguments.paths))}")
+        _complain_if(describe_passed_over(found.passed_over))
+        return 2
+    with Ledger(arguments.csv) as ledger:
+        done = ledger.resume(((task.source, task.target) for task in tasks), settings)
+        open_tasks = [task for task in tasks if task.source not in done]
+        _complain_if(_resumed(len(done), arguments.csv))
+        try:
+            summary = _segment_all(open_tasks, predictor, settings, ledger)
+        except OutputClosed:
+            complain("stopped: whatever reads the output has closed it")
+            raise
+    if len(tasks) > 1 or found.passed_over:
+        complain(summary.line(len(done), found.passed_over))
+    if ledger.fault:
+        complain(f"the masks are written, {arguments.csv} is not: {ledger.fault}")
+    return 1 if summary.refused or ledger.fault else 0
+
+
+def settings_of(arguments: Namespace, predictor: Predictor) -> Settings:
+    """Return what decides the masks; raises InvalidRequest if the pages asked for make no sense."""
+    manifest = predictor.manifests[arguments.mode]
+    outputs: list[Output] = ["mask", "overlay"] if arguments.overlay else []
+    return Settings(
+        model=manifest.name,
+        model_sha256=manifest.sha256,
+        mode=arguments.mode,
+        threshold=manifest.threshold if arguments.threshold is None else arguments.threshold,
+        pages=parse_parameters({"pages": arguments.pages}).pages,
+        channel=arguments.channel,
+        outputs=tuple(sorted({*arguments.outputs, *outputs})),
+        version=__version__,
+    )
+
+
+@dataclass
+class Summary:
+    """What became of the files of one run."""
+
+    files: int = 0
+    refused: int = 0
+    pages: int = 0
+    confluence: float = 0.0
+    started: float = 0.0
+
+    def add(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Count a file's rows, and pass them on."""
+        self.files += 1
+        for row in rows:
+            if row.error:
+                self.refused += 1
+            else:
+                self.pages += 1
+                self.confluence += row.confluence or 0.0
+            yield row
+
+    def line(self, done_before: int, passed_over: Counter[str]) -> str:
+        """Say it in one line."""
+        parts = [f"{count_of(self.files, 'image')}, {count_of(self.pages, 'page')} segmented"]
+        if self.refused:
+            parts.append(f"{self.refused} refused")
+        if done_before:
+            parts.append(f"{done_before} done before")
+        if self.pages:
+            parts.append(f"mean confluence {self.confluence / self.pages:.3f}")
+        parts.append(f"{time.perf_counter() - self.started:.1f} s")
+        return "; ".join([", ".join(parts), *filter(None, [describe_passed_over(passed_over)])])
+
+
+def _segment_all(tasks: Sequence[Task], predictor: Predictor, settings: Settings, ledger: Ledger) -> Summary:
+    summary = Summary(started=time.perf_counter())
+    for rows in with_progress(segment_files(tasks, predictor, settings), len(tasks), "image"):
+        for row in summary.add(rows):
+            ledger.add(row)
+            _say_row(row)
+    return summary
+
+
+def segment_files(tasks: Sequence[Task], predictor: Predictor, settings: Settings) -> Iterator[Iterable[Row]]:
+    """Yield the rows of each file in turn; while one is read, another is in the network.
+
+    There are as many at a time as there are cores, but at most `AT_ONCE`: each may hold a page of a
+    gigabyte. The rows of a single file come page by page.
+    """
+    if len(tasks) == 1:
+        yield segment_file(tasks[0], predictor, settings)
+        return
+    stopped = Event()
+
+    def segment(task: Task) -> list[Row]:
+        return list(takewhile(lambda _: not stopped.is_set(), segment_file(task, predictor, settings)))
+
+    # Readers turn warnings off around each page, and Python's filters are the whole process's.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(cores(), AT_ONCE)) as pool:
+        warnings.simplefilter("ignore")
+        try:
+            yield from pool.map(segment, tasks)
+        finally:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterator[Row]:
+    """Segment and write every page of a file; a refusal is the last row."""
+    name = str(task.source)
+    try:
+        if task.source.exists() and not task.source.is_file():
+            raise OSError(errno.EINVAL, "not a plain file", name)
+        with images.open_image(task.source) as image:
+            pages = len(image.pages)
+            wanted = settings.selected(pages, name)
+            started = time.perf_counter()
+            for page in images.read_pages(image, wanted, settings.channel):
+                prediction = predictor.predict(page.pixels, settings.mode, settings.threshold)
+                written = outputs_of(task.target, page.index, pages, settings.outputs)
+                for output, path in written.items():
+                    write_whole(path, _encode(output, page, prediction))
+                finished = time.perf_counter()
+                height, width = page.pixels.shape
+                yield Row(
+                    name,
+                    page.index,
+                    pages,
+                    height,
+                    width,
+                    cell_pixels=int(prediction.mask.sum()),
+                    confluence=round(metrics.confluence(prediction.mask), 6),
+                    confluence_low=round(metrics.confluence(prediction.logits >= logit(LIKELY)), 6),
+                    confluence_high=round(metrics.confluence(prediction.logits >= logit(UNSURE)), 6),
+                    milliseconds=round((finished - started) * 1000, 1),
+                    mask=str(written["mask"]) if "mask" in written else None,
+                    settings=settings,
+                )
+                started = finished
+    except CytomaskError as error:
+        yield Row(name, settings=settings, error_code=error.code, error=str(error))
+    except OSError as error:
+        about = f"{error.filename or task.target}: {error.strerror or error}"
+        yield Row(name, settings=settings, error_code="FILE_ERROR", error=about)
+
+
+def _encode(output: Output, page: images.Page, prediction: Prediction) -> bytes:
+    match output:
+        case "mask":
+            return images.encode_mask(prediction.mask)
+        case "probability":
+            return images.encode_probability(prediction.probability)
+        case "overlay":
+            return images.encode_overlay(page.pixels, prediction.mask)
+
+
+def _say_row(row: Row) -> None:
+    if row.error:
+        complain(f"{row.file}  refused, {row.error_code}: {row.error}")
+        return
+    page = f" page {row.page}" if (row.pages or 1) > 1 else ""
+    say(f"{row.file}{page}  confluence {row.confluence:.3f}  {row.milliseconds:.0f} ms")
+
+
+def _resumed(done: int, path: Path | None) -> str:
+    return f"{count_of(done, 'image')} done before, by {printable(str(path))}" if done else ""
+
+
+def _complain_if(line: str) -> None:
+    if line:
+        complain(line)

@@ -1,0 +1,100 @@
+"""Tables for people and for programs: columns on the terminal, CSV files that no spreadsheet executes."""
+
+import csv
+import io
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cytomask.cli.console import printable, say
+from cytomask.cli.files import write_whole
+
+GAP = "  "
+NARROWEST_LAST = 20  # characters that the last column keeps, however narrow the terminal is
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
+    """Print rows under their heads; on a terminal the last column is cut to fit.
+
+    Args:
+        heads: of the columns.
+        rows: as many texts in each.
+        right: heads of the columns that are aligned to the right.
+    """
+    cells = [[printable(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    to_the_right = {place for place, head in enumerate(heads) if head in set(right)}
+    room = _room_for_last(widths)
+    for row in cells:
+        cut = [*row[:-1], _cut(row[-1], room)]
+        padded = [
+            _pad(cell, width, place in to_the_right)
+            for place, (cell, width) in enumerate(zip(cut, widths, strict=True))
+        ]
+        say(GAP.join(padded).rstrip())
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with so many decimals, or - where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a cell as it is, with ' before a text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def csv_line(values: Iterable[Any]) -> str:
+    """One line of a CSV, with its end."""
+    line = io.StringIO(newline="")
+    csv.writer(line).writerow(map(csv_cell, values))
+    return line.getvalue()
+
+
+def csv_bytes(text: str) -> bytes:
+    """Encode a CSV; names of files that are not UTF-8 keep their bytes."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole CSV file or none; raises OSError."""
+    lines = [csv_line(columns), *(csv_line(row.get(name) for name in columns) for row in rows)]
+    write_whole(path, csv_bytes("".join(lines)))
+
+
+def _room_for_last(widths: Sequence[int]) -> int | None:
+    if not sys.stdout.isatty():
+        return None
+    used = sum(widths[:-1]) + len(GAP) * (len(widths) - 1)
+    return max(shutil.get_terminal_size().columns - used, NARROWEST_LAST)
+
+
+def _cut(text: str, room: int | None) -> str:
+    if room is None or _width(text) <= room:
+        return text
+    kept = text[:room]
+    while _width(kept) >= room:
+        kept = kept[:-1]
+    return f"{kept}…"
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    spaces = " " * (width - _width(text))
+    return spaces + text if right else text + spaces
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
