@@ -170,4 +170,5 @@ def test_it_holds_no_tests_no_functions_and_no_command_line() -> None:
     assert listed == ["constraints.txt", "cytomask", "pyproject.toml", "requirements.txt"]
     code = "from pathlib import Path; print(*(p.name for p in Path('cytomask').iterdir() if p.is_dir()))"
     rooms = run("docker", "run", "--rm", "--entrypoint=python3", IMAGE, "-c", code).stdout.split()
-    assert sorted(set(rooms) - {"__pycache__"}) == ["model", "training"]
+    assert {"model", "training"} <= set(rooms)
+    assert not {"cli", "functions", "infra", "web"} & set(rooms)
