@@ -115,6 +115,11 @@ def phase_contrast_field(seed: int, height: int = 520, width: int = 704, conflue
     dish = Dish(height + 2 * MARGIN, width + 2 * MARGIN)
     while np.count_nonzero(dish.nearest[page] < 1) < confluence * height * width:
         settle(rng, culture, dish)
+    return render(rng, dish, page)
+
+
+def render(rng: np.random.Generator, dish: "Dish", page: tuple[slice, slice]) -> Field:
+    """Take a picture of a part of the dish."""
     body = bodies(dish)
     light = transfer(body + organelles(rng, body, dish) + debris(rng, dish)) + background(rng, body.shape)
     return Field(expose(rng, light[page]), dish.nearest[page] < 1)

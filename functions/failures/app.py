@@ -5,6 +5,7 @@ from typing import Any
 
 import boto3
 from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -65,4 +66,5 @@ def record_message(record: SQSRecord) -> None:
         raise
     except Exception:
         logger.exception("recording_failed", text=record.body)
+        metrics.add_metric("RecordingsFailed", MetricUnit.Count, 1)
         raise

@@ -481,6 +481,8 @@ def _describe(page: images.Page, prediction: Prediction) -> dict[str, Any]:
         "height": height,
         "width": width,
         "dtype": page.dtype,
+        "orientation": page.orientation,
+        "turned": page.turned,
         "confluence": metrics.confluence(prediction.mask),
         "tiles": plan and {"count": plan.count, "tile": plan.tile, "overlap": plan.overlap},
     }

@@ -186,7 +186,7 @@ def test_a_refused_parameter_says_why(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with listening_socket() as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ChildFailed, match=f"port {port} "), emulated_stack(tmp_path, port=port):
+        with pytest.raises(ChildFailed, match=f":{port} "), emulated_stack(tmp_path, port=port):
             pass
 
 

@@ -102,6 +102,16 @@ def test_what_a_batch_has_no_time_for_is_sent_again_and_counts_no_try(stack, hur
     assert len(log_lines("message_sent_again")) == len(again)
 
 
+def test_what_is_sent_again_keeps_its_group_so_that_a_backfill_stays_behind_uploads(stack, hurried):
+    for record in hurried["Records"]:
+        record["attributes"]["MessageGroupId"] = "backfill"
+    stack.handle(hurried)
+    fresh = stack.sqs.receive_message(
+        QueueUrl=SEGMENT_QUEUE_URL, MaxNumberOfMessages=10, AttributeNames=["MessageGroupId"]
+    )["Messages"]
+    assert {message["Attributes"]["MessageGroupId"] for message in fresh} == {"backfill"}
+
+
 def test_where_it_cannot_be_sent_again_it_is_returned_as_it_is(stack, hurried, log_lines):
     stack.wire.fail("SendMessage", "InternalError", 500)
     returned = failed_messages(stack.handle(hurried))

@@ -58,6 +58,8 @@ def test_the_result_says_where_the_mask_comes_from(stack, predictor):
             "height": HEIGHT,
             "width": WIDTH,
             "dtype": "uint16",
+            "orientation": 1,
+            "turned": False,
             "confluence": result["confluence"],
             "tiles": {"count": 1, "tile": 224, "overlap": 56},
             "mask": result["mask"],

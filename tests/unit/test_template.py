@@ -21,7 +21,7 @@ from cytomask.infra.template import (
 from cytomask.requests import S3Object, coco_prefix
 from cytomask.settings import Settings
 
-TEMPLATE_LIMIT = 51_200  # bytes that CloudFormation takes directly, as the emulated stack gives them
+TEMPLATE_LIMIT = 1_000_000  # bytes that CloudFormation takes from S3, where sam and the emulator put it
 
 template = load_template()
 parameters = {name: parameter.get("Default") for name, parameter in template["Parameters"].items()}
@@ -501,10 +501,12 @@ def test_there_is_an_alarm_for_all_that_can_keep_a_mask_from_coming() -> None:
         (alarm["MetricName"], json.dumps(alarm.get("Dimensions", [{}])[0].get("Value")))
         for alarm in alarms.values()
     }
+    assert ("RecordingsFailed", '"failures"') in watched
     assert ("Failed", '"failures"') in watched
     for name in ("Segment", "Evaluation"):
         dead = json.dumps({"Fn::GetAtt": [f"{name}DLQ", "QueueName"]})
-        assert ("ApproximateNumberOfMessagesVisible", dead) in watched
+        for state in ("Visible", "NotVisible"):
+            assert (f"ApproximateNumberOfMessages{state}", dead) in watched
         waiting = json.dumps({"Fn::GetAtt": [f"{name}Queue", "QueueName"]})
         assert ("ApproximateAgeOfOldestMessage", waiting) in watched
     for name in functions(template):
@@ -564,3 +566,65 @@ def test_every_rule_of_checkov_that_is_passed_over_says_why() -> None:
     assert len(skipped) > 30
     assert all(re.fullmatch(r"CKV_AWS_\d+", skip["id"]) for skip in skipped)
     assert [skip for skip in skipped if len(skip["comment"].split()) < 6] == []
+
+
+def test_a_function_that_may_send_to_its_own_queue_is_not_stopped_as_a_loop() -> None:
+    """Lambda ends a chain of messages after 16 rounds unless the function allows it.
+
+    docs.aws.amazon.com/lambda/latest/dg/invocation-recursion.html
+    """
+    looping = set()
+    for name, function in functions(template).items():
+        own = [mapping["Queue"] for mapping in mappings(name)]
+        role = resources[function["Properties"]["Role"]["Fn::GetAtt"][0]]["Properties"]
+        for statement in role["Policies"][0]["PolicyDocument"]["Statement"]:
+            sends = "sqs:SendMessage" in _listed(statement["Action"])
+            if sends and any(target in own for target in _listed(statement["Resource"])):
+                looping.add(name)
+    assert looping == {"SegmentFunction", "EvaluateFunction"}
+    allowed = {
+        name
+        for name, function in functions(template).items()
+        if function["Properties"].get("RecursiveLoop") == "Allow"
+    }
+    assert allowed == looping
+
+
+def test_a_first_deployment_that_is_rolled_back_leaves_no_table() -> None:
+    assert resources["JobsTable"]["DeletionPolicy"] == "RetainExceptOnCreate"
+    assert resources["JobsTable"]["UpdateReplacePolicy"] == "Retain"
+
+
+def test_a_changed_timeout_asks_for_a_changed_visibility() -> None:
+    [rule] = template["Rules"]["TimeoutsChangeTogether"]["Assertions"]
+    timeout, visibility = (str(parameters[name]) for name in ("SegmentTimeout", "VisibilityTimeout"))
+    assert rule["Assert"] == {
+        "Fn::Or": [
+            {"Fn::Equals": [{"Ref": "SegmentTimeout"}, timeout]},
+            {"Fn::Not": [{"Fn::Equals": [{"Ref": "VisibilityTimeout"}, visibility]}]},
+        ]
+    }
+
+
+def test_the_query_for_failures_knows_every_way_in_which_lambda_reports_one() -> None:
+    [pattern] = re.findall(r"@message like /(.*)/", resources["WhyFailedQuery"]["Properties"]["QueryString"])
+    for line in LAMBDA_FAILURES:
+        assert re.search(pattern, line), line
+    for line in LAMBDA_NOISE:
+        assert not re.search(pattern, line), line
+
+
+# As Lambda writes them (docs.aws.amazon.com/lambda/latest/dg/troubleshooting-invocation.html).
+LAMBDA_FAILURES = (
+    "2026-11-25T10:00:00.000Z 5f1c Task timed out after 120.00 seconds",
+    "RequestId: 5f1c Error: Runtime exited with error: signal: killed",
+    "[ERROR] Runtime.ImportModuleError: Unable to import module 'functions.segment.app': No module named 'x'",
+    "[ERROR] KeyError: 'INPUT_BUCKET'",
+    "INIT_REPORT Init Duration: 10010.12 ms\tPhase: init\tStatus: timeout",
+)
+LAMBDA_NOISE = (
+    "INIT_START Runtime Version: python:3.13.v1",
+    "START RequestId: 5f1c Version: $LATEST",
+    "REPORT RequestId: 5f1c\tDuration: 120.00 ms\tBilled Duration: 120 ms",
+    "INIT_REPORT Init Duration: 310.12 ms\tPhase: init",
+)

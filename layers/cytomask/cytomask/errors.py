@@ -91,6 +91,12 @@ class UnreadableCoco(RejectedInput):
     code = "UNREADABLE_COCO"
 
 
+class InvalidPlateMap(RejectedInput):
+    """A plate map that cannot be read, contradicts itself, or is another plate's."""
+
+    code = "INVALID_PLATE_MAP"
+
+
 class ImageNotNamed(RejectedInput):
     """A COCO file that says nothing of the image, or not which of several it is."""
 

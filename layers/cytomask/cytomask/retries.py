@@ -70,6 +70,8 @@ class RetryingProcessor(BatchProcessor):
         others.
         """
         try:
+            group = record.attributes.get("MessageGroupId")  # of a backfill: fresh uploads come before it
+            fair: dict[str, Any] = {"MessageGroupId": group} if group else {}
             sent = self._sqs.send_message(
                 QueueUrl=self._queue_url,
                 MessageBody=record.body,
@@ -77,6 +79,7 @@ class RetryingProcessor(BatchProcessor):
                     name: {"DataType": value["dataType"], "StringValue": value["stringValue"]}
                     for name, value in record["messageAttributes"].items()
                 },
+                **fair,
             )
         except (BotoCoreError, ClientError) as error:
             self._logger.warning("not_sent_again", message_id=record.message_id, error=str(error))

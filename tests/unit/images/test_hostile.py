@@ -200,14 +200,16 @@ def test_an_ome_description_of_another_order_of_axes_is_refused(order: str) -> N
 
 
 @pytest.mark.parametrize("step", ["1", "0.000000001", "nan"])
-def test_an_annotation_that_spreads_an_axis_over_a_billion_labels_is_refused(step: str) -> None:
+def test_an_annotation_that_spreads_an_axis_over_a_billion_labels_is_passed_over(
+    step: str,
+) -> None:
     along = f'<ModuloAlongT Type="lifetime" Start="0" End="1000000000" Step="{step}"/>'
     annotation = (
         '<StructuredAnnotations><XMLAnnotation ID="A:0" Namespace="openmicroscopy.org/modulo"><Value><Modulo>'
         f"{along}</Modulo></Value></XMLAnnotation></StructuredAnnotations>"
     )
-    with bounded_memory(images.MEBI), pytest.raises(RejectedInput):
-        read(described(ome(annotation=annotation)))
+    with bounded_memory(images.MEBI):
+        assert len(read(described(ome(annotation=annotation)))) == 1
 
 
 def test_a_page_named_a_hundred_thousand_times_is_refused_before_it_is_looked_up_as_often() -> None:

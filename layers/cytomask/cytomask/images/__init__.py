@@ -4,6 +4,7 @@ Nothing is guessed: a file that does not hold rows and columns of one channel is
 """
 
 from cytomask.images.encode import OUTLINE, display_range, encode_mask, encode_overlay, encode_probability
+from cytomask.images.jpeg import JPEG_MAGIC
 from cytomask.images.pages import (
     BYTES_OF_WORK,
     LIMITS,
@@ -13,11 +14,12 @@ from cytomask.images.pages import (
     Limits,
     Page,
     PageHeader,
+    StoredPage,
     check,
     require_size,
 )
-from cytomask.images.raster import JPEG_MAGIC, PNG_MAGIC
-from cytomask.images.reading import open_image, read_page, read_pages
+from cytomask.images.png import PNG_MAGIC
+from cytomask.images.reading import open_image, read_page, read_pages, read_stored
 
 __all__ = [
     "BYTES_OF_WORK",
@@ -31,6 +33,7 @@ __all__ = [
     "Limits",
     "Page",
     "PageHeader",
+    "StoredPage",
     "check",
     "display_range",
     "encode_mask",
@@ -39,5 +42,6 @@ __all__ = [
     "open_image",
     "read_page",
     "read_pages",
+    "read_stored",
     "require_size",
 ]

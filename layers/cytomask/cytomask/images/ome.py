@@ -1,89 +1,301 @@
-"""What the OME description of a TIFF claims, looked at before tifffile acts on it.
+"""Reads from an OME description which plane of the image each TIFF directory of this file holds.
 
-tifffile makes room and spends time for every plane that a description speaks of, in the file or not; so a
-thousand bytes could take all of an invocation's memory and time.
+We read it ourselves, in one pass that keeps only the few elements that matter. tifffile makes room and spends
+time for every plane that a description speaks of, whether it is in the file or not, takes elements of other
+schemas for OME's, and opens other files that are named.
 """
 
 import math
-from collections.abc import Iterator
-from itertools import permutations
-from xml.etree import ElementTree as etree
-
-import tifffile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from xml.parsers import expat
 
 from cytomask.errors import ImageTooLarge, UnreadableImage
+from cytomask.images.pages import Limits
 
 LONGEST_DESCRIPTION = 8 * 2**20  # 10,000 planes, each with its own elements, take 3 to 5 MB
-ORDERS = tuple(f"XY{''.join(rest)}" for rest in permutations("CTZ"))  # of OME's DimensionOrder
 MOST_SAMPLES = 4  # SizeC counts the samples of a colour pixel one by one
+AXES = "CTZ"
+SCHEMA = "openmicroscopy.org"
 
 
-def require_bounded(file: tifffile.TiffFile, directories: int, most: int, name: str) -> None:
-    """Refuses a file by its OME description; one without is left alone.
+@dataclass(frozen=True)
+class Block:
+    """A TiffData element: planes that follow each other from directory `first` on.
+
+    Attributes:
+        start: where its first plane lies along C, T and Z.
+        first: directory, counted from 0.
+        planes: how many; None for all that there are.
+        uuid, file: of the file that holds them, where it is named.
+    """
+
+    start: dict[str, int]
+    first: int
+    planes: int | None
+    uuid: str | None = None
+    file: str | None = None
+
+
+@dataclass
+class Picture:
+    """A Pixels element: a stack of planes of one size."""
+
+    height: int
+    width: int
+    lengths: dict[str, int]  # along C, T and Z
+    order: str  # of C, T and Z; the first changes fastest
+    samples: list[int] = field(default_factory=list)  # of each Channel
+    blocks: list[Block] = field(default_factory=list)
+
+
+@dataclass
+class Description:
+    """What an OME description says of this file's planes."""
+
+    uuid: str | None = None
+    elsewhere: bool = False  # its metadata lie in another file
+    pictures: list[Picture] = field(default_factory=list)
+
+
+# One page: the directory of each of its channels.
+Page = tuple[int, ...]
+
+
+def describe(text: str, name: str) -> Description | None:
+    """Read an OME description; None where the text is another program's XML or cannot be followed.
+
+    Raises:
+        ImageTooLarge: it is too long.
+        UnreadableImage: it is OME's and its numbers are none.
+    """
+    if not text.rstrip()[-10:].endswith("OME>") or "<" not in text:
+        return None
+    if len(text) > LONGEST_DESCRIPTION:
+        raise ImageTooLarge(f"{name} has an OME description of {len(text)} characters; export it anew")
+    reader = _Reader()
+    try:
+        reader.read(text)
+    except (expat.ExpatError, _NotOme):
+        return None
+    except (KeyError, ValueError) as error:
+        raise UnreadableImage(
+            f"{name} has an OME description that lacks a number or has a wrong one ({error}); save the stack "
+            "anew"
+        ) from error
+    return reader.found
+
+
+def is_broken(text: str) -> bool:
+    """Whether a text means to be an OME description and cannot be followed."""
+    return text.lstrip()[:512].find("<OME") >= 0
+
+
+def pages(
+    found: Description, sizes: Sequence[tuple[int, int, int]], file: str, limits: Limits, name: str
+) -> list[Page]:
+    """List the pages of this file, in the order of its description; each has a directory for every channel.
+
+    Where the planes of a picture lie in several files, those of this one are its pages.
 
     Args:
-        file: whose series were not asked for yet.
-        directories: pages in the file's chain.
-        most: planes that a file may have.
+        found: the description.
+        sizes: height, width and samples of each directory of the file.
+        file: the file's own name, without folders.
+        limits: of its pages.
         name: what to call it in errors.
 
     Raises:
-        ImageTooLarge: it speaks of more planes than that.
-        UnreadableImage: what it says is no OME, or is said of pages of another size.
+        ImageTooLarge: it speaks of more planes than the limit.
+        UnreadableImage: its planes are not there, are of another size, or do not fit together.
     """
-    if not file.is_ome:
-        return
-    description = file.pages.first.description
-    if len(description) > LONGEST_DESCRIPTION:
-        raise ImageTooLarge(f"{name} has an OME description of {len(description)} characters; export it anew")
-    try:
-        root = etree.fromstring(description)
-    except etree.ParseError:
-        return  # tifffile passes it over too
-    planes = uses = 0
-    for pixels in _ending(root, "Pixels"):
-        planes += math.prod(int(pixels.attrib[f"Size{axis}"]) for axis in "CTZ")
-        uses += sum(_pages_of(data, directories) for data in _ending(pixels, "TiffData"))
-        _require_pages_of_its_size(file, pixels, directories, name)
-    for along in root.iter():
-        if "Start" in along.attrib:
-            planes = max(planes, _labels(along))
-    if planes > most * MOST_SAMPLES or uses > most:
+    uses = sum(_planes_claimed(block, len(sizes)) for one in found.pictures for block in one.blocks)
+    planes = sum(math.prod(one.lengths.values()) for one in found.pictures)
+    if planes > limits.file_pages * MOST_SAMPLES or uses > limits.file_pages:
         raise ImageTooLarge(
-            f"{name} is described as having more than {most} planes, the limit; split the stack"
+            f"{name} is described as having more than {limits.file_pages} planes, the limit; split the stack"
         )
+    own = _names_of_this_file(found, file)
+    return [page for one in found.pictures for page in _pages_of(one, own, sizes, name)]
 
 
-def _ending(root: etree.Element, kind: str) -> Iterator[etree.Element]:
-    """The elements of a kind, whatever their namespace."""
-    return (element for element in root.iter() if str(element.tag).endswith(kind))
+@dataclass(frozen=True)
+class _Own:
+    """How the description names the file that it lies in."""
+
+    uuid: str | None
+    file: str
+
+    def has(self, block: Block) -> bool:
+        if block.uuid is not None and self.uuid is not None:
+            return block.uuid == self.uuid
+        return block.file is None or block.file == self.file
 
 
-def _pages_of(data: etree.Element, directories: int) -> int:
-    """How many pages a TiffData element lays claim to."""
-    counts = [abs(int(data.attrib.get(count, 0))) for count in ("PlaneCount", "NumPlanes")]
-    return max(*counts, 1 if "IFD" in data.attrib else directories)
+def _names_of_this_file(found: Description, file: str) -> _Own:
+    """A file that was renamed is still the one file that its description names."""
+    named = {block.file for one in found.pictures for block in one.blocks if block.file is not None}
+    uuids = {block.uuid for one in found.pictures for block in one.blocks if block.uuid is not None}
+    if len(named) <= 1 and len(uuids) <= 1:
+        return _Own(next(iter(uuids), None), next(iter(named), file))
+    return _Own(found.uuid if found.uuid in uuids else None, file)
 
 
-def _require_pages_of_its_size(
-    file: tifffile.TiffFile, pixels: etree.Element, directories: int, name: str
-) -> None:
-    """How many planes tifffile makes room for, it reckons from the size of one of these pages."""
-    size = int(pixels.attrib["SizeY"]), int(pixels.attrib["SizeX"])
-    first = {int(data.attrib.get("IFD", 0)) for data in _ending(pixels, "TiffData")}
-    there = [number for number in first if number < directories]
-    sizes = {
-        (page.imagelength, page.imagewidth) for page in (file.pages[number].aspage() for number in there)
-    }
-    if pixels.attrib["DimensionOrder"] not in ORDERS or min(first, default=0) < 0 or sizes - {size}:
+def _pages_of(
+    picture: Picture, own: _Own, sizes: Sequence[tuple[int, int, int]], name: str
+) -> Iterator[Page]:
+    channels = _channels(picture, sizes, own)
+    lengths = picture.lengths | {"C": channels}
+    blocks = picture.blocks or [Block(dict.fromkeys(AXES, 0), 0, None)]
+    at: dict[tuple[int, int, int], int] = {}  # C, T, Z to a directory
+    for block in blocks:
+        if own.has(block):
+            at |= dict(_places(block, picture.order, lengths, len(sizes), name))
+    several_files = not all(own.has(block) for block in blocks)
+    if not at and several_files:
+        return
+    if not several_files and len(at) < math.prod(lengths.values()):
+        raise UnreadableImage(
+            f"{name} is described as holding {math.prod(lengths.values())} planes, of which {len(at)} are "
+            "there; copy it again, or save the whole stack as one file"
+        )
+    if any(sizes[number][:2] != (picture.height, picture.width) for number in at.values()):
         raise UnreadableImage(
             f"{name} has an OME description that does not fit its pages; save the stack anew as one file"
         )
+    slow, fast = [axis for axis in reversed(picture.order) if axis != "C"]
+    held = {(place[AXES.index(slow)], place[AXES.index(fast)]): [] for place in at}  # type: dict[tuple[int, int], list[int]]
+    for channel, time, depth in sorted(at):
+        place = {"T": time, "Z": depth}
+        held[place[slow], place[fast]].append(channel)
+    if len({tuple(found) for found in held.values()}) > 1:
+        raise UnreadableImage(
+            f"{name} holds different channels of different planes; save the whole stack as one file"
+        )
+    for outer, inner in sorted(held):
+        place = {slow: outer, fast: inner}
+        yield tuple(at[channel, place["T"], place["Z"]] for channel in held[outer, inner])
 
 
-def _labels(along: etree.Element) -> int:
-    """How many labels a modulo annotation spreads an axis over; 0 where tifffile refuses it."""
-    start, end, step = (
-        float(along.attrib.get(part, default)) for part, default in (("Start", 0), ("End", 0), ("Step", 1))
+def _channels(picture: Picture, sizes: Sequence[tuple[int, int, int]], own: _Own) -> int:
+    """How many planes a page has: SizeC counts samples, of which a colour pixel has several."""
+    samples = max(picture.samples, default=1)
+    first = next((block.first for block in picture.blocks if own.has(block)), 0)
+    stored = sizes[first][2] if first < len(sizes) else 1
+    if samples == 1 and stored > 1 and picture.lengths["C"] % stored == 0:
+        samples = stored  # older writers say nothing
+    return max(picture.lengths["C"] // samples, 1)
+
+
+def _places(
+    block: Block, order: str, lengths: dict[str, int], directories: int, name: str
+) -> Iterator[tuple[tuple[int, int, int], int]]:
+    """Each plane of a block, with the directory that holds it."""
+    plane, step = 0, 1
+    for axis in order:
+        plane += block.start[axis] * step
+        step *= lengths[axis]
+    left = min(step - plane, directories - block.first) if block.planes is None else block.planes
+    if plane < 0 or block.first < 0 or left < 0 or plane + left > step:
+        raise UnreadableImage(
+            f"{name} has an OME description that counts past its planes; save the stack anew"
+        )
+    for number in range(left):
+        if block.first + number >= directories:
+            raise UnreadableImage(
+                f"{name} is described as holding directory {block.first + number} and has {directories}; "
+                "copy it again"
+            )
+        rest, place = plane + number, {}
+        for axis in order:
+            rest, place[axis] = divmod(rest, lengths[axis])
+        yield (place["C"], place["T"], place["Z"]), block.first + number
+
+
+def _planes_claimed(block: Block, directories: int) -> int:
+    return directories if block.planes is None else abs(block.planes)
+
+
+class _NotOme(Exception):
+    """The text is XML of another kind, or has what an OME description never has."""
+
+
+class _Reader:
+    """Keeps what matters of an OME description as the parser passes it."""
+
+    def __init__(self) -> None:
+        self.found = Description()
+        self._path: list[str] = []
+        self._parser = expat.ParserCreate(namespace_separator=" ")
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+        self._parser.StartDoctypeDeclHandler = self._refuse_doctype
+        self._parser.buffer_text = True
+        self._block: Block | None = None
+        self._uuid: tuple[str, str | None] | None = None  # text, file
+
+    def read(self, text: str) -> None:
+        """Parse the whole text."""
+        self._parser.Parse(text.encode(errors="replace"), True)
+
+    def _refuse_doctype(self, *_: object) -> None:
+        raise _NotOme("a document type, whose entities may grow without end")
+
+    def _start(self, tag: str, facts: dict[str, str]) -> None:
+        schema, _, kind = tag.rpartition(" ")
+        if not self._path:
+            if kind != "OME" or (schema and SCHEMA not in schema):
+                raise _NotOme(tag)
+            self.found.uuid = facts.get("UUID")
+        self._path.append(kind if not schema or SCHEMA in schema else "")
+        match self._path[1:]:
+            case ["BinaryOnly"]:
+                self.found.elsewhere = True
+            case ["Image", "Pixels"]:
+                self.found.pictures.append(_picture(facts))
+            case ["Image", "Pixels", "Channel"]:
+                self.found.pictures[-1].samples.append(int(facts.get("SamplesPerPixel", 1)))
+            case ["Image", "Pixels", "TiffData"]:
+                self._block = _block(facts)
+            case ["Image", "Pixels", "TiffData", "UUID"]:
+                self._uuid = "", facts.get("FileName")
+
+    def _text(self, text: str) -> None:
+        if self._uuid is not None:
+            self._uuid = self._uuid[0] + text, self._uuid[1]
+
+    def _end(self, _: str) -> None:
+        match self._path[1:]:
+            case ["Image", "Pixels", "TiffData", "UUID"] if self._uuid and self._block:
+                (uuid, file), self._uuid = self._uuid, None
+                self._block = Block(
+                    self._block.start,
+                    self._block.first,
+                    self._block.planes,
+                    uuid.strip() or None,
+                    file.replace("\\", "/").rpartition("/")[2].lower() if file else None,
+                )
+            case ["Image", "Pixels", "TiffData"] if self._block:
+                self.found.pictures[-1].blocks.append(self._block)
+                self._block = None
+        self._path.pop()
+
+
+def _picture(facts: dict[str, str]) -> Picture:
+    order = facts["DimensionOrder"]
+    if sorted(order) != sorted("XY" + AXES) or not order.startswith("XY"):
+        raise ValueError(f"DimensionOrder {order}")
+    lengths = {axis: int(facts[f"Size{axis}"]) for axis in AXES}
+    if min(lengths.values()) < 1:
+        raise ValueError(f"sizes {lengths}")
+    return Picture(int(facts["SizeY"]), int(facts["SizeX"]), lengths, order[2:])
+
+
+def _block(facts: dict[str, str]) -> Block:
+    planes = facts.get("PlaneCount", facts.get("NumPlanes"))
+    return Block(
+        {axis: int(facts.get(f"First{axis}", 0)) for axis in AXES},
+        int(facts.get("IFD", 0)),
+        int(planes) if planes is not None else (1 if "IFD" in facts else None),
     )
-    return math.ceil(abs((end - start) / step)) if step else 0

@@ -63,6 +63,10 @@ class PageHeader:
         dtype: NumPy's name of the stored type.
         decoded_bytes: of all channels and pages that can only be decoded together with it, and of itself.
         zero: what a stored 0 decodes to; not 0 where the file calls 0 white.
+        palette: whether the channels are the colours of a palette.
+        orientation: 1 to 8, as EXIF or TIFF's tag 274 states it.
+        turned: whether pixels are turned upright by it; those of a TIFF are read as they are stored.
+        doubt: why three or four channels may be frames that were called colours; empty where they are not.
     """
 
     height: int
@@ -72,15 +76,43 @@ class PageHeader:
     dtype: str
     decoded_bytes: int
     zero: int = 0
+    palette: bool = False
+    orientation: int = 1
+    turned: bool = False
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page of pixels: (H, W) of any real dtype but bool, all finite. `dtype` is that of the file."""
+    """One page of pixels.
+
+    Attributes:
+        index: counted from 0.
+        pixels: (H, W) of any real dtype but bool, all finite.
+        dtype: NumPy's name of the type that the file stores.
+        orientation, turned: as in `PageHeader`.
+    """
 
     index: int
     pixels: NDArray[Any]
     dtype: str
+    orientation: int = 1
+    turned: bool = False
+
+
+@dataclass(frozen=True)
+class StoredPage:
+    """One page as its file stores it: no palette is looked up, and 0 stays 0 where the file calls 0 white.
+
+    Attributes:
+        index: of the page, counted from 0.
+        values: (H, W), or (H, W, channels) where there are several, of any real dtype but bool.
+        alpha: (H, W) of any real dtype, 0 where the page is transparent; None where it has none.
+    """
+
+    index: int
+    values: NDArray[Any]
+    alpha: NDArray[Any] | None = None
 
 
 class ImageFile(Protocol):
@@ -95,6 +127,9 @@ class ImageFile(Protocol):
         Values are of any real dtype but bool and grow with brightness.
         """
 
+    def stored(self, index: int) -> StoredPage:
+        """Page `index` as stored, turned upright where `decode` turns it."""
+
 
 def require_size(size: int, name: str, limits: Limits) -> None:
     """Refuses a file by its length in bytes; raises EmptyImage, ImageTooLarge."""
@@ -108,47 +143,56 @@ def require_size(size: int, name: str, limits: Limits) -> None:
 
 
 def check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: Limits) -> None:
-    """Refuses pages by their headers; raises NoSuchPage, ImageTooLarge, AmbiguousChannels."""
+    """Refuse pages by their headers; raises NoSuchPage, ImageTooLarge, AmbiguousChannels."""
+    check_sizes(image, wanted, limits)
+    for index in wanted:
+        page = image.pages[index]
+        if channel is None and page.channels > 1 and not page.colour:
+            raise AmbiguousChannels(
+                f"page {index} of {image.name} has {page.channels} channels; name the phase-contrast one "
+                f"as `channel`, 0 to {page.channels - 1}{page.doubt and f'; {page.doubt}'}"
+            )
+        if channel is not None and not 0 <= channel < page.channels:
+            raise AmbiguousChannels(
+                f"page {index} of {image.name} has no channel {channel}: it has {page.channels}, counted "
+                "from 0"
+            )
+
+
+def check_sizes(image: ImageFile, wanted: Sequence[int], limits: Limits) -> None:
+    """Refuse pages by their headers for their size alone; raises NoSuchPage, ImageTooLarge."""
     total = 0
     for index in wanted:
         if not 0 <= index < len(image.pages):
             raise NoSuchPage(f"{image.name} has no page {index}: it has {len(image.pages)}, counted from 0")
         page = image.pages[index]
-        pixels = page.height * page.width
-        if max(page.height, page.width) > LONGEST_SIDE:
-            raise ImageTooLarge(
-                f"page {index} of {image.name} is {page.width} x {page.height} pixels; a side may have "
-                f"{LONGEST_SIDE}: crop it"
-            )
-        if pixels > limits.page_pixels:
-            raise ImageTooLarge(
-                f"page {index} of {image.name} is {page.width} x {page.height} pixels "
-                f"({_megapixels(pixels)} megapixels); the limit is {_megapixels(limits.page_pixels)} "
-                f"megapixels a page: crop or bin it{limits.more}"
-            )
-        # Some codecs hold two copies while they decode; what is decoded stays while the page is worked on.
-        needed = page.decoded_bytes + max(page.decoded_bytes, BYTES_OF_WORK * pixels)
-        if needed > limits.page_bytes:
-            raise ImageTooLarge(
-                f"page {index} of {image.name} takes {needed / MEBI:.0f} MiB of memory, "
-                f"{page.decoded_bytes / MEBI:.0f} MiB to be decoded alone; the limit is "
-                f"{limits.page_bytes / MEBI:.0f} MiB: save its pages and channels one by one{limits.more}"
-            )
-        total += pixels
-        if channel is None and page.channels > 1 and not page.colour:
-            raise AmbiguousChannels(
-                f"page {index} of {image.name} has {page.channels} channels; name the phase-contrast one "
-                f"as `channel`, 0 to {page.channels - 1}"
-            )
-        if channel is not None and not 0 <= channel < page.channels:
-            raise AmbiguousChannels(
-                f"page {index} of {image.name} has no channel {channel}: it has {page.channels}, "
-                "counted from 0"
-            )
+        total += page.height * page.width
+        _check_page(page, f"page {index} of {image.name}", limits)
     if total > limits.job_pixels:
         raise ImageTooLarge(
             f"{image.name}: the {len(wanted)} pages asked for have {total / MEGA:.0f} megapixels, the limit "
             f"is {limits.job_pixels // MEGA} a job; ask for fewer with `pages`"
+        )
+
+
+def _check_page(page: PageHeader, called: str, limits: Limits) -> None:
+    pixels = page.height * page.width
+    if max(page.height, page.width) > LONGEST_SIDE:
+        raise ImageTooLarge(
+            f"{called} is {page.width} x {page.height} pixels; a side may have {LONGEST_SIDE}: crop it"
+        )
+    if pixels > limits.page_pixels:
+        raise ImageTooLarge(
+            f"{called} is {page.width} x {page.height} pixels ({_megapixels(pixels)} megapixels); the limit "
+            f"is {_megapixels(limits.page_pixels)} megapixels a page: crop or bin it{limits.more}"
+        )
+    # Some codecs hold two copies while they decode; what is decoded stays while the page is worked on.
+    needed = page.decoded_bytes + max(page.decoded_bytes, BYTES_OF_WORK * pixels)
+    if needed > limits.page_bytes:
+        raise ImageTooLarge(
+            f"{called} takes {needed / MEBI:.0f} MiB of memory, {page.decoded_bytes / MEBI:.0f} MiB to be "
+            f"decoded alone; the limit is {limits.page_bytes / MEBI:.0f} MiB: save its pages and channels "
+            f"one by one{limits.more}"
         )
 
 

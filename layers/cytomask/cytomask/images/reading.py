@@ -4,19 +4,38 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cytomask.errors import ImageTooLarge, NonFinitePixels, RejectedInput, UnreadableImage
-from cytomask.images.pages import LIMITS, ImageFile, Limits, Page, check, require_size
-from cytomask.images.raster import JPEG_MAGIC, PNG_MAGIC, PillowImage
+from cytomask.images.colours import luma, require_one_picture
+from cytomask.images.jpeg import JPEG_MAGIC
+from cytomask.images.pages import (
+    LIMITS,
+    ImageFile,
+    Limits,
+    Page,
+    StoredPage,
+    check,
+    check_sizes,
+    require_size,
+)
+from cytomask.images.png import PNG_MAGIC
+from cytomask.images.raster import JpegImage, PngImage
 from cytomask.images.tiff import TIFF_MAGIC, TiffImage
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+# AppleDouble and AppleSingle: what macOS keeps beside a file, called ._NAME, on disks of other systems.
+APPLE = (b"\0\x05\x16\x07", b"\0\x05\x16\0")
+RAW = "is a camera's raw data"
+PREVIEWS = {
+    ".vsi": "lies in a folder beside it (_NAME_/…/frame_t.ets)",
+    ".mrxs": "lies in a folder beside it",
+    **dict.fromkeys((".arw", ".cr2", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"), RAW),
+}
 
 
 @contextmanager
@@ -37,20 +56,37 @@ def open_image(source: bytes | Path, name: str | None = None, limits: Limits = L
     called = name or str(source if isinstance(source, Path) else "image")
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     require_size(size, called, limits)
+    _require_no_container(called)
     with io.BytesIO(source) if isinstance(source, bytes) else io.BufferedReader(_LoneFile(source)) as stream:
         magic = stream.read(8)
         stream.seek(0)
         with _refusing(called):
-            image: ImageFile
-            if magic[:4] in TIFF_MAGIC:
-                image = TiffImage(stream, size, called, limits)
-            elif magic == PNG_MAGIC or magic.startswith(JPEG_MAGIC):
-                image = PillowImage(stream, called)
-            else:
-                raise UnreadableImage(
-                    f"{called} is not a TIFF, PNG or JPEG: it begins with {magic!r}; export it as TIFF"
-                )
+            image = _open(stream, size, magic, called, limits)
         yield image
+
+
+def _open(stream: IO[bytes], size: int, magic: bytes, name: str, limits: Limits) -> ImageFile:
+    if magic[:4] in TIFF_MAGIC:
+        return TiffImage(stream, size, name, limits)
+    if magic == PNG_MAGIC:
+        return PngImage(stream, size, name)
+    if magic.startswith(JPEG_MAGIC):
+        return JpegImage(stream, size, name)
+    if magic[:4] in APPLE:
+        raise UnreadableImage(
+            f"{name} is no image: macOS keeps notes about another file in it; upload that file alone"
+        )
+    raise UnreadableImage(f"{name} is not a TIFF, PNG or JPEG: it begins with {magic!r}; export it as TIFF")
+
+
+def _require_no_container(name: str) -> None:
+    """Refuse files that hold a preview in a format that we read, and their picture elsewhere."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in PREVIEWS:
+        raise UnreadableImage(
+            f"{name} holds only a preview; its picture {PREVIEWS[suffix]}: export it as TIFF from "
+            "the program that made it"
+        )
 
 
 def read_pages(
@@ -82,31 +118,58 @@ def read_page(path: Path, index: int = 0, channel: int | None = None) -> Page:
         return next(read_pages(image, [index], channel))
 
 
-def _read(image: ImageFile, index: int, channel: int | None) -> Page:
-    header = image.pages[index]
+def read_stored(
+    image: ImageFile, wanted: Sequence[int] | None = None, limits: Limits = LIMITS
+) -> Iterator[StoredPage]:
+    """Read pages as their file stores them, for labels: no palette is looked up and nothing is inverted.
+
+    Args:
+        image: an opened image.
+        wanted: pages counted from 0; all of them where None.
+        limits: of pages and of all of them together.
+
+    Raises:
+        NoSuchPage, ImageTooLarge: before any pixel is read.
+        UnreadableImage: when a page's pixels are read.
+    """
+    indices = range(len(image.pages)) if wanted is None else wanted
+    check_sizes(image, indices, limits)
+    return (_read_stored(image, index) for index in indices)
+
+
+def _read_stored(image: ImageFile, index: int) -> StoredPage:
     with _refusing(image.name):
-        stored = image.decode(index, channel)
+        page = image.stored(index)
+    _require_size_as_said(image, index, page.values)
+    return page
+
+
+def _require_size_as_said(image: ImageFile, index: int, stored: NDArray[Any]) -> None:
+    header = image.pages[index]
     if stored.shape[:2] != (header.height, header.width):
         raise UnreadableImage(
             f"page {index} of {image.name} holds {stored.shape[1]} x {stored.shape[0]} pixels, not "
             f"{header.width} x {header.height} as it says; export it anew"
         )
-    pixels = _luma(stored) if header.colour and channel is None else stored
+
+
+def _read(image: ImageFile, index: int, channel: int | None) -> Page:
+    header = image.pages[index]
+    with _refusing(image.name):
+        stored = image.decode(index, channel)
+    _require_size_as_said(image, index, stored)
+    pixels = stored
+    if header.colour and channel is None:
+        if not header.palette:
+            require_one_picture(stored, index, image.name)
+        pixels = luma(stored)
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         bad = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
         raise NonFinitePixels(
             f"page {index} of {image.name} has {bad} pixels that are NaN or infinite; "
             "replace them and upload it again"
         )
-    return Page(index, pixels, header.dtype)
-
-
-def _luma(colours: NDArray[Any]) -> NDArray[np.float32]:
-    """(H, W, 3) of any real dtype to (H, W) float32, one colour at a time to spare memory."""
-    grey = np.zeros(colours.shape[:2], np.float32)
-    for sample, weight in enumerate(LUMA):
-        grey += np.multiply(colours[..., sample], weight, dtype=np.float32, casting="same_kind")
-    return grey
+    return Page(index, pixels, header.dtype, header.orientation, header.turned)
 
 
 class _LoneFile(io.FileIO):

@@ -1,0 +1,321 @@
+"""The curves that confluence follows over time, fitted to the window of scans that fits best.
+
+Least squares on the logarithm of confluence, as is usual for growth curves (Hall et al. 2014, "Growth rates
+made easy", doi:10.1093/molbev/mst187). Two kinds of curve are tried: the exponential, and the logistic curve
+(Verhulst 1838; Tsoularis & Wallace 2002, doi:10.1016/S0025-5564(02)00096-2), which slows as cells run out of
+room:
+
+    d ln(c)/dt = rate * (1 - c / limit)
+
+Both have the same `rate` while cells are few. How strongly the data speak for each curve decides its weight
+(Bayesian model averaging: Hoeting et al. 1999, doi:10.1214/ss/1009212519), so that the interval covers the
+choice too. Pure: NumPy alone.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hours = NDArray[np.float64]
+Shares = NDArray[np.float64]
+Grid = NDArray[np.float64]
+Prior = NDArray[np.float64]  # (K,), probability of each curve of CROWDING; sums to 1
+
+LOWEST, HIGHEST = 0.03, 0.8  # confluence: below, debris counts as much as cells; above, wells are full
+FEWEST_POINTS = 5
+# 1/limit of the curves that are tried; 0 is the exponential. Wells that fill up end at 0.7 to 1.1.
+CROWDING = np.array([0, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.7, 2, 2.4, 3, 4])
+# Before any well is looked at: a curve that slows is as likely as one that does not.
+EVEN = np.where(CROWDING > 0, 0.5 / (CROWDING.size - 1), 0.5)
+EVEN_SHARE = 0.1  # of a plate's wells: as much does the even prior count
+UNLIKELY = 0.02  # of a curve, by the other wells of its plate
+SMALLEST_NOISE = 0.02  # of a logarithm: masks err by 2 %, and in the same way from scan to scan
+CURVED = 2.0  # standard errors of a window's bend from which it counts as not straight
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Confluence over time of one well or site.
+
+    Attributes:
+        hours: (N,) float64, increasing, since the plate's first scan.
+        confluence: (N,) float64, 0..1.
+    """
+
+    hours: Hours
+    confluence: Shares
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A window's fitted curve.
+
+    Attributes:
+        rate, error: growth rate per hour and its standard error.
+        freedom: degrees of freedom of the error.
+        start: logarithm of confluence at time 0, and the crowding (1/limit) of the likeliest curve.
+        r2: share of the logarithm's variance that the curve explains.
+        first, last: the window, as indices.
+        weights, evidence: (K,) probability of each curve, and the logarithm of its likelihood.
+    """
+
+    rate: float
+    error: float
+    freedom: int
+    start: float
+    crowding: float
+    r2: float
+    first: int
+    last: int
+    weights: Shares
+    evidence: Shares
+
+
+def best_fit(hours: Hours, confluence: Shares, prior: Prior = EVEN) -> Fit | None:
+    """Return the fit of the best window; None where fewer than five scans can be used.
+
+    Of the windows that follow a curve without a bend, the one whose rate is the most precise wins, so that a
+    long window is preferred to a lucky short one. Where every window bends, precision alone decides; misfit
+    counts as noise.
+    """
+    where = np.flatnonzero(usable(confluence))
+    if where.size < FEWEST_POINTS:
+        return None
+    time, share = hours[where], confluence[where]
+    likely = CROWDING[prior >= UNLIKELY * prior.max()]
+    noise = noise_of(time, share)
+    scores = score_windows(time, share, noise, likely)
+    if not np.isfinite(scores).any():
+        return None
+    first, last = np.unravel_index(int(np.argmin(scores)), scores.shape)
+    window = slice(int(first), int(last) + 1)
+    return fit_window(time[window], share[window], int(where[first]), int(where[last]), noise, prior)
+
+
+def learn_prior(fits: Sequence[Fit]) -> Prior:
+    """Return how likely each curve is on a plate, from the fits of its wells.
+
+    A few rounds of expectation and maximisation; the even prior counts as a tenth of the wells, so that
+    a few that differ from the rest are not overruled.
+    """
+    told = [fit for fit in fits if fit.rate - 2 * fit.error > 0 and fit.r2 > 0.8]
+    prior = EVEN
+    for _ in range(20):
+        seen = max(2.0, EVEN_SHARE * len(told)) * EVEN
+        for fit in told:
+            weights = prior * np.exp(fit.evidence - fit.evidence.max())
+            seen = seen + weights / weights.sum()
+        prior = seen / seen.sum()
+    return prior
+
+
+def score_windows(hours: Hours, confluence: Shares, noise: float, curves: Shares) -> Grid:
+    """Score every window of at least five scans; lower is better, infinite is no window.
+
+    Args:
+        hours: (N,) float64.
+        confluence: (N,) float64, within 0.03..0.8.
+        noise: standard deviation of the logarithm of a scan.
+        curves: (L,) float64, the values of `CROWDING` to try.
+
+    Returns:
+        (N, N) float64: for the window from row to column, the relative standard error of its rate, plus 10
+        where the window bends.
+    """
+    count = hours.size
+    time = hours - hours.mean()
+    scores = np.full((count, count), np.inf)
+    points = np.arange(count)[None, :] - np.arange(count)[:, None] + 1
+    for crowding in curves:
+        room = 1 - crowding * confluence
+        if (room < 0.05).any():
+            continue  # this curve ends below what was seen
+        straight = np.log(confluence / room)
+        moments = _window_moments(time, straight, room**2)
+        with np.errstate(all="ignore"):
+            slope, spread, misfit, bend = _line(moments)
+            variance = np.maximum(misfit / np.maximum(points - 2, 1), noise**2)
+            error = np.sqrt(variance / spread)
+            score = error / slope
+            bent = (np.abs(bend[0]) > CURVED * np.sqrt(variance) * bend[1]) & (points > FEWEST_POINTS)
+            loose = misfit > noise**2 * (points + 4 * np.sqrt(2.0 * points))
+        score = np.where(bent | loose, 10 + score, score)
+        fits = (points >= FEWEST_POINTS) & (slope > 0) & np.isfinite(score)
+        scores = np.where(fits & (score < scores), score, scores)
+    return scores
+
+
+def fit_window(hours: Hours, confluence: Shares, first: int, last: int, noise: float, prior: Prior) -> Fit:
+    """Fit all curves to a window by least squares on the logarithm, and average them by their likelihood."""
+    count = hours.size
+    rates, errors, starts, misfits = fit_curves(hours - hours[0], np.log(confluence), noise)
+    evidence = -0.5 * count * np.log(misfits + count * SMALLEST_NOISE**2)
+    weights = prior * np.exp(evidence - evidence.max())
+    weights /= weights.sum()
+    mean = float(weights @ rates)
+    likeliest = int(np.argmax(weights))
+    log = np.log(confluence)
+    spread = float(np.sum((log - log.mean()) ** 2))
+    return Fit(
+        rate=mean,
+        error=math.sqrt(float(weights @ (errors**2 + (rates - mean) ** 2))),
+        freedom=max(count - 3, 1),
+        start=float(starts[likeliest]),
+        crowding=float(CROWDING[likeliest]),
+        r2=1 - float(misfits[likeliest]) / spread if spread else 0.0,
+        first=first,
+        last=last,
+        weights=weights,
+        evidence=evidence,
+    )
+
+
+def fit_curves(time: Hours, log: Shares, noise: float) -> tuple[Shares, Shares, Shares, Shares]:
+    """Fit each curve of `CROWDING` to one window by Gauss-Newton steps.
+
+    Args:
+        time: (N,) float64, hours since the window's first scan.
+        log: (N,) float64, logarithm of confluence.
+        noise: its standard deviation at the least, as the whole curve shows it: a window may be lucky.
+
+    Returns:
+        Rate, its standard error, logarithm at the window's start and sum of squares, each (K,) float64.
+    """
+    crowding = CROWDING[:, None]
+    # Where a curve ends below what was seen, the line below begins with what room it leaves.
+    room = np.maximum(1 - crowding * np.exp(log), 0.03)
+    straight, weight = log - np.log(room), room**2
+    total = weight.sum(axis=1)
+    middle = (weight * time).sum(axis=1) / total
+    level = (weight * straight).sum(axis=1) / total
+    off = time - middle[:, None]
+    rate = (weight * off * straight).sum(axis=1) / (weight * off**2).sum(axis=1)
+    line = level - rate * middle
+    start = line - np.log1p(CROWDING * np.exp(np.minimum(line, 50)))
+    for _ in range(6):
+        share, by_start, by_rate = _curves(time, start, rate)
+        residual = log - np.log(share)
+        (aa, ab, bb), (ra, rb) = _normal(by_start, by_rate, residual)
+        both = np.maximum(aa * bb - ab**2, 1e-18)
+        start = np.clip(start + (bb * ra - ab * rb) / both, -12, -np.log(np.maximum(CROWDING, 0.5)) - 1e-3)
+        rate = np.clip(rate + (aa * rb - ab * ra) / both, -2, 2)
+    share, by_start, by_rate = _curves(time, start, rate)
+    residual = log - np.log(share)
+    (aa, ab, bb), _ = _normal(by_start, by_rate, residual)
+    misfit = (residual**2).sum(axis=1)
+    freedom = np.maximum(log.size - np.where(CROWDING > 0, 3, 2), 1)
+    variance = np.maximum(misfit / freedom, noise**2)
+    error = np.sqrt(variance * aa / np.maximum(aa * bb - ab**2, 1e-18))
+    return rate, error, start, misfit
+
+
+def interval(fit: Fit) -> tuple[float, float]:
+    """Return the 95 % interval of the rate."""
+    reach = student(fit.freedom) * fit.error
+    return fit.rate - reach, fit.rate + reach
+
+
+def student(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t; to 1 % from three degrees of freedom on (Fisher)."""
+    z = 1.959964
+    if freedom < 3:
+        return 12.706 if freedom == 1 else 4.303
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return math.fsum(term / freedom**power for power, term in enumerate(terms))
+
+
+def noise_of(hours: Hours, confluence: Shares) -> float:
+    """Return the deviation of a scan's logarithm, from how far scans lie off their neighbours."""
+    if hours.size < 3:
+        return SMALLEST_NOISE
+    log = np.log(np.maximum(confluence, 1e-3))
+    share = (hours[1:-1] - hours[:-2]) / np.maximum(hours[2:] - hours[:-2], 1e-9)
+    off = log[1:-1] - (1 - share) * log[:-2] - share * log[2:]
+    off = off / np.sqrt(1 + share**2 + (1 - share) ** 2)
+    middle = float(np.median(np.abs(off))) / 0.6745
+    return max(middle, SMALLEST_NOISE)
+
+
+def usable(confluence: Shares) -> NDArray[np.bool_]:
+    """Scans within the limits, up to the highest confluence: what falls afterwards is no growth."""
+    inside = (confluence >= LOWEST) & (confluence <= HIGHEST)
+    smooth = running_median(confluence)
+    full = np.flatnonzero(smooth > HIGHEST)
+    end = int(full[0]) if full.size else int(np.argmax(smooth)) + 2
+    inside[end:] = False
+    return inside
+
+
+def _window_moments(time: Hours, value: Shares, weight: Shares) -> NDArray[np.float64]:
+    """(8, N, N) float64: weighted sums over each window from row to column of t^0..4, y, ty, yy and t²y."""
+    terms = np.stack(
+        [
+            weight,
+            weight * time,
+            weight * time**2,
+            weight * time**3,
+            weight * time**4,
+            weight * value,
+            weight * time * value,
+            weight * value**2,
+            weight * time**2 * value,
+        ]
+    )
+    sums = np.concatenate([np.zeros((len(terms), 1)), np.cumsum(terms, axis=1)], axis=1)
+    windows: NDArray[np.float64] = sums[:, None, 1:] - sums[:, :-1, None]
+    return windows
+
+
+def _line(moments: Grid) -> tuple[Grid, Grid, Grid, tuple[Grid, Grid]]:
+    """Fit a line, and the bend that is left, to each window.
+
+    Returns:
+        Slope, weighted spread of the times, misfit (sum of squares), and the bend with its standard error for
+        noise of 1, each (N, N).
+    """
+    s0, s1, s2, s3, s4, y0, y1, yy, y2 = moments
+    mean, level = s1 / s0, y0 / s0
+    spread = s2 - mean * s1
+    along = y1 - mean * y0
+    slope = along / spread
+    misfit = np.maximum(yy - level * y0 - slope * along, 0)
+    # The square of time, freed of its constant and its line.
+    curve_along = s3 - mean * s2
+    turn = curve_along / spread
+    curve = s4 - s2**2 / s0 - turn * curve_along
+    left = (y2 - level * s2) - turn * along
+    curve = np.maximum(curve, 1e-12)
+    return slope, spread, misfit, (left / curve, 1 / np.sqrt(curve))
+
+
+def _curves(time: Hours, start: Shares, rate: Shares) -> tuple[Grid, Grid, Grid]:
+    """Confluence of each curve, and its logarithm's derivatives by start and by rate, each (K, N)."""
+    decay = np.exp(np.clip(-rate[:, None] * time, -50, 50))
+    entry = np.exp(-start)[:, None]
+    rest = (entry - CROWDING[:, None]) * decay
+    share = 1 / np.maximum(CROWDING[:, None] + rest, 1e-6)
+    return share, entry * decay * share, time * rest * share
+
+
+def _normal(
+    by_start: Grid, by_rate: Grid, residual: Grid
+) -> tuple[tuple[Shares, Shares, Shares], tuple[Shares, Shares]]:
+    """Sums of the normal equations, each (K,)."""
+    products = (by_start**2).sum(1), (by_start * by_rate).sum(1), (by_rate**2).sum(1)
+    return products, ((by_start * residual).sum(1), (by_rate * residual).sum(1))
+
+
+def running_median(values: Shares) -> Shares:
+    """(N,) float64: each value's median with its two neighbours; the ends stay as they are."""
+    if values.size < 3:
+        return values.copy()
+    middle = np.median(np.stack([values[:-2], values[1:-1], values[2:]]), axis=0)
+    return np.concatenate([values[:1], middle, values[-1:]])

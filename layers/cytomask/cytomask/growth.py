@@ -1,0 +1,333 @@
+"""Growth of a well from its confluence over time: doubling time, lag, plateau, and what went wrong.
+
+The doubling time is ln(2) over the growth rate while cells are few, from the curves of `curves.py`. A
+straight line through the logarithms of a curve that slows says up to twice as much, and depends on where the
+window ends; other programs report it, so it is given beside as `plain_doubling_time_h`.
+
+Lag is where the fitted curve, carried back, meets the first confluence (Zwietering et al. 1990,
+doi:10.1128/aem.56.6.1875-1881.1990).
+
+Confluence is area, not number: cells that spread, shrink or round up change it without dividing, and a full
+well hides further divisions. Compare doubling times between wells of one plate; they are no cell counts.
+
+Pure: NumPy alone.
+"""
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cytomask.curves import (
+    EVEN,
+    FEWEST_POINTS,
+    HIGHEST,
+    LOWEST,
+    Curve,
+    Fit,
+    Grid,
+    Hours,
+    Prior,
+    Shares,
+    best_fit,
+    interval,
+    learn_prior,
+    noise_of,
+    running_median,
+    usable,
+)
+
+GONE = 0.75  # of its highest confluence: a well that ends below is falling
+STEP, SPIKE = 0.35, 0.25  # logarithms: a change between scans, a scan off its neighbours
+NOTICEABLE = 0.04  # confluence: smaller changes are no jump
+PLAIN_LOWEST, PLAIN_HIGHEST = 0.08, 0.6  # confluence between which a straight line is usual
+
+
+class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How one well, or one site, grew. Hours count from the plate's first scan; confluence is 0..1.
+
+    Attributes:
+        doubling_time_h: hours in which the covered area doubles while cells are few; None where it does not.
+        plain_doubling_time_h: what a straight line through the logarithms of confluence 0.08 to 0.6 says.
+        doubling_time_low_h, doubling_time_high_h: 95 % interval; high is None where growth may have stopped.
+        r2: of the logarithm of confluence, within the window.
+        from_h, to_h: the window's first and last scan.
+        lag_h: hours from the first scan until growth began.
+        half_h, eighty_h: when confluence passed 0.5 and 0.8.
+        plateau: confluence at which it stopped growing; None while it grows.
+        area_h: area under the curve, in hours at full confluence.
+        limit: where the fitted curve would end; None where growth does not slow.
+        points: scans that were used.
+        notes: what went wrong, a sentence each.
+    """
+
+    doubling_time_h: float | None = None
+    plain_doubling_time_h: float | None = None
+    doubling_time_low_h: float | None = None
+    doubling_time_high_h: float | None = None
+    r2: float | None = None
+    from_h: float | None = None
+    to_h: float | None = None
+    lag_h: float | None = None
+    half_h: float | None = None
+    eighty_h: float | None = None
+    plateau: float | None = None
+    area_h: float | None = None
+    limit: float | None = None
+    points: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rate(self) -> float | None:
+        """Growth rate per hour, ln(2) over the doubling time."""
+        return math.log(2) / self.doubling_time_h if self.doubling_time_h else None
+
+
+def pool_sites(hours: Hours, cells: Grid, pixels: Grid) -> Curve:
+    """Pool the sites of a well by area: cell pixels of all sites over their pixels.
+
+    Where a site lacks a scan, the others stand for it: their share is scaled by how all sites together
+    compare with these at the nearest scans that have all. Without that, a missing site looks like a jump.
+
+    Args:
+        hours: (T,) float64, increasing.
+        cells: (S, T) float64, cell pixels of each site; NaN where it lacks the scan.
+        pixels: (S, T) float64, the page's pixels; NaN likewise.
+    """
+    there = np.isfinite(cells)
+    some = there.any(axis=0)
+    hours, cells, pixels, there = hours[some], cells[:, some], pixels[:, some], there[:, some]
+    share = np.nansum(cells, axis=0) / np.maximum(np.nansum(pixels, axis=0), 1)
+    whole = np.flatnonzero(there.all(axis=0))
+    if 0 < whole.size < hours.size:
+        for index in np.flatnonzero(~there.all(axis=0)):
+            seen = there[:, index]
+            of_these = cells[np.ix_(seen, whole)].sum(0) / pixels[np.ix_(seen, whole)].sum(0)
+            ratio = (share[whole] + 1e-4) / (of_these + 1e-4)
+            share[index] *= float(np.interp(hours[index], hours[whole], ratio))
+    return Curve(hours, np.minimum(share, 1.0))
+
+
+def measure_plate(curves: Mapping[str, Curve], scans: Hours | None = None) -> dict[str, Growth]:
+    """Measure how every well of a plate grew.
+
+    Whether growth slows before wells are full depends on the cells and the microscope. So wells of one plate
+    learn from each other (empirical Bayes): a curve that hardly any well follows weighs less, which helps
+    wells that were watched too briefly to tell.
+
+    Args:
+        curves: by well.
+        scans: (M,) float64, hours at which the plate was scanned, to name scans that a well lacks.
+    """
+    fits = [fit for curve in curves.values() if (fit := best_fit(*_without_spikes(curve))) is not None]
+    prior = learn_prior(fits)
+    return {well: measure_growth(curve, scans, prior) for well, curve in curves.items()}
+
+
+def measure_growth(curve: Curve, scans: Hours | None = None, prior: Prior = EVEN) -> Growth:
+    """Measure how a well grew.
+
+    Args:
+        curve: of the well.
+        scans: (M,) float64, hours at which the plate was scanned, to name scans that the well lacks.
+        prior: how likely each curve is; `learn_prior` knows more of a whole plate.
+
+    Returns:
+        The growth; without a doubling time where none can be told, which the notes explain.
+    """
+    hours, confluence = curve.hours, curve.confluence
+    notes = missing_scans(hours, scans)
+    if hours.size == 0:
+        return Growth(notes=(*notes, "no page of this well was measured"))
+    spikes, jumps = find_jumps(hours, confluence)
+    notes += jumps
+    kept_hours, kept = hours[~spikes], confluence[~spikes]
+    described = Growth(
+        half_h=first_crossing(kept_hours, kept, 0.5),
+        eighty_h=first_crossing(kept_hours, kept, 0.8),
+        plateau=find_plateau(kept_hours, kept),
+        area_h=float(np.trapezoid(kept, kept_hours)) if kept.size > 1 else None,
+        points=int(kept.size),
+    )
+    fit = best_fit(kept_hours, kept, prior)
+    trouble = stands_still(kept_hours, kept, fit)
+    notes += falling(kept_hours, kept)
+    if trouble is not None or fit is None:
+        return msgspec.structs.replace(described, notes=(*notes, *([trouble] if trouble else [])))
+    low, high = interval(fit)
+    return msgspec.structs.replace(
+        described,
+        doubling_time_h=math.log(2) / fit.rate,
+        plain_doubling_time_h=plain_doubling_time(kept_hours, kept),
+        doubling_time_low_h=math.log(2) / high,
+        doubling_time_high_h=math.log(2) / low if low > 0 else None,
+        r2=fit.r2,
+        from_h=float(kept_hours[fit.first]),
+        to_h=float(kept_hours[fit.last]),
+        lag_h=lag(kept_hours, kept, fit),
+        limit=1 / fit.crowding if fit.crowding else None,
+        notes=notes,
+    )
+
+
+def plain_doubling_time(hours: Hours, confluence: Shares) -> float | None:
+    """Return what a straight line through the logarithms of 0.08 to 0.6 says; None where it falls."""
+    inside = usable(confluence) & (confluence >= PLAIN_LOWEST) & (confluence <= PLAIN_HIGHEST)
+    if np.count_nonzero(inside) < FEWEST_POINTS:
+        return None
+    slope = _slope(hours[inside], np.log(confluence[inside]))
+    return math.log(2) / slope if slope > 0 else None
+
+
+def find_jumps(hours: Hours, confluence: Shares) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Find scans that do not fit their neighbours, as a changed focus or a moved plate makes.
+
+    Returns:
+        (N,) bool, single scans off both neighbours, which are left out; and a sentence for each of these and
+        for each step after which confluence stays changed.
+    """
+    count = hours.size
+    spikes = np.zeros(count, np.bool_)
+    if count < FEWEST_POINTS:
+        return spikes, ()
+    log = np.log(np.maximum(confluence, LOWEST / 3))
+    noise = noise_of(hours, confluence)
+    notes = []
+    for index in range(1, count - 1):
+        before, after = index - 1, index + 1
+        share = (hours[index] - hours[before]) / (hours[after] - hours[before])
+        expected = (1 - share) * log[before] + share * log[after]
+        off = log[index] - expected
+        steady = abs(log[after] - log[before]) < abs(off)
+        seen = abs(confluence[index] - math.exp(expected)) > NOTICEABLE
+        if abs(off) > max(SPIKE, 5 * noise) and steady and seen and not spikes[before]:
+            spikes[index] = True
+            notes.append(
+                f"the scan at {hours[index]:g} h is off its neighbours ({confluence[index]:.2f} between "
+                f"{confluence[before]:.2f} and {confluence[after]:.2f}) and was left out: look at its focus"
+            )
+    kept = np.flatnonzero(~spikes)
+    steps = np.diff(log[kept])
+    usual = float(np.median(steps))
+    limit = max(STEP, 6 * float(np.median(np.abs(steps - usual))) / 0.6745)
+    for number in np.flatnonzero(np.abs(steps - usual) > limit):
+        left, right = kept[number], kept[number + 1]
+        stays = _stays(confluence, kept, int(number))
+        if number == 0 and steps[0] > 0:
+            continue  # cells that were just sown spread
+        if abs(confluence[right] - confluence[left]) > NOTICEABLE and stays:
+            notes.append(
+                f"confluence jumps from {confluence[left]:.2f} to {confluence[right]:.2f} between "
+                f"{hours[left]:g} h and {hours[right]:g} h: a changed focus, or a moved plate?"
+            )
+    return spikes, tuple(notes)
+
+
+def _without_spikes(curve: Curve) -> tuple[Hours, Shares]:
+    spikes, _ = find_jumps(curve.hours, curve.confluence)
+    return curve.hours[~spikes], curve.confluence[~spikes]
+
+
+def missing_scans(hours: Hours, scans: Hours | None) -> tuple[str, ...]:
+    """Name how many of the plate's scans a well lacks."""
+    if scans is None or scans.size == 0:
+        return ()
+    lacking = np.setdiff1d(np.round(scans, 4), np.round(hours, 4))
+    if lacking.size == 0:
+        return ()
+    which = ", ".join(f"{hour:g} h" for hour in lacking[:5]) + (", …" if lacking.size > 5 else "")
+    return (f"{lacking.size} of {scans.size} scans are missing ({which})",)
+
+
+def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | None:
+    """Say why there is no doubling time; None where there is one."""
+    highest = float(confluence.max())
+    if highest < LOWEST:
+        return f"no growth: confluence never reaches {LOWEST:g} (highest {highest:.3f})"
+    begins, ends = float(np.median(confluence[:3])), float(np.median(confluence[-3:]))
+    span = float(hours[-1] - hours[0])
+    no_growth = f"no growth: confluence goes from {begins:.2f} to {ends:.2f} in {span:g} h"
+    if confluence.size >= FEWEST_POINTS and running_median(confluence).max() < begins * 1.15:
+        return no_growth
+    if fit is None:
+        inside = int(np.count_nonzero(usable(confluence)))
+        return (
+            f"too few scans: {inside} with a confluence of {LOWEST:g} to {HIGHEST:g}; a doubling time needs "
+            f"{FEWEST_POINTS}"
+        )
+    low, _ = interval(fit)
+    return no_growth if low <= 0 or math.log(2) / fit.rate > 4 * span else None
+
+
+def falling(hours: Hours, confluence: Shares) -> tuple[str, ...]:
+    """Name a well that ends well below its highest confluence."""
+    if confluence.size < FEWEST_POINTS:
+        return ()
+    smooth = running_median(confluence)
+    top = int(np.argmax(smooth))
+    ends = float(np.median(confluence[-3:]))
+    if ends < GONE * smooth[top] and smooth[top] - ends > NOTICEABLE:
+        return (
+            f"falling: from {smooth[top]:.2f} at {hours[top]:g} h to {ends:.2f} at {hours[-1]:g} h; "
+            "do cells die or detach?",
+        )
+    return ()
+
+
+def find_plateau(hours: Hours, confluence: Shares) -> float | None:
+    """Return the confluence at which growth has stopped; None while it goes on, or where it never grew.
+
+    It has stopped where the last quarter of the scans, at least four, rises less than a tenth as fast as the
+    fastest quarter.
+    """
+    size = max(confluence.size // 4, 4)
+    if confluence.size < 2 * size:
+        return None
+    slopes = [
+        _slope(hours[i : i + size], confluence[i : i + size]) for i in range(confluence.size - size + 1)
+    ]
+    fastest = max(slopes)
+    level = float(np.median(confluence[-size:]))
+    grown = level - float(np.median(confluence[:3])) > NOTICEABLE
+    return level if grown and abs(slopes[-1]) < 0.1 * fastest else None
+
+
+def first_crossing(hours: Hours, confluence: Shares, level: float) -> float | None:
+    """Return the hour at which confluence passes a level and stays there for two scans."""
+    above = confluence >= level
+    lasting = above & np.append(above[1:], True)
+    index = int(np.argmax(lasting))
+    if not lasting.any():
+        return None
+    if index == 0:
+        return float(hours[0])
+    low, high = confluence[index - 1], confluence[index]
+    share = (level - low) / (high - low) if high > low else 0.0
+    return float(hours[index - 1] + share * (hours[index] - hours[index - 1]))
+
+
+def lag(hours: Hours, confluence: Shares, fit: Fit) -> float:
+    """Return the hours from the first scan until the fitted curve leaves the first confluence; at least 0."""
+    begins = max(float(np.min(confluence[: min(3, fit.first + 1)])), LOWEST / 3)
+    room = 1 - fit.crowding * begins
+    if room <= 0:
+        return 0.0
+    # In ln(c/(1 - c/limit)) the curve is a straight line.
+    entry = math.exp(fit.start)
+    line = math.log(entry / max(1 - fit.crowding * entry, 1e-6))
+    meets = hours[fit.first] + (math.log(begins / room) - line) / fit.rate
+    return max(float(meets - hours[0]), 0.0)
+
+
+def _stays(confluence: Shares, kept: NDArray[np.intp], step: int) -> bool:
+    """Whether the level changes for good at a step, by the medians of three scans on each side."""
+    before = float(np.median(confluence[kept[max(step - 2, 0) : step + 1]]))
+    after = float(np.median(confluence[kept[step + 1 : step + 4]]))
+    return abs(math.log(max(after, 1e-3) / max(before, 1e-3))) > STEP
+
+
+def _slope(hours: Hours, values: Shares) -> float:
+    time = hours - hours.mean()
+    return float(time @ values / max(float(time @ time), 1e-9))

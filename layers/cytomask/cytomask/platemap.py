@@ -1,0 +1,362 @@
+"""Plate maps: what is in each well. IncuCyte's `.PlateMap` files, and tables as spreadsheets write them.
+
+The XML's layout is that of IncuCyte Zoom, read from the examples of github.com/chapmandu2/IncucyteDRC
+(`inst/extdata/*.PlateMap`): wells with zero-based `row` and `col`, in each of them items of type Compound
+(`concentration`, `concentrationUnits`), CellType (`passage`, `seedingDensity`) and GrowthCondition, which
+refer to names. Pure: bytes in, a map out.
+"""
+
+import codecs
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from xml.etree import ElementTree as etree
+
+import msgspec
+
+from cytomask.errors import InvalidPlateMap
+from cytomask.wells import FORMATS, parse_well, smallest_format, well_name, well_position
+
+LARGEST_FILE = 4 * 2**20  # bytes: 1,536 wells with three compounds each take 1 MB
+LONGEST_TEXT = 200  # characters of a condition or a compound
+RANGE = re.compile(r"([A-Za-z]{1,2}\d{1,3})\s*[:-]\s*([A-Za-z]{1,2}\d{1,3})")
+SETTING = re.compile(r"#\s*(plate|control|expected[ _]pages)\s*[:=;,\t]\s*(.*?)[\s;,]*$", re.IGNORECASE)
+COLUMNS = {
+    "well": ("well", "wells", "position"),
+    "condition": ("condition", "treatment", "group", "sample"),
+    "compound": ("compound", "drug", "substance"),
+    "dose": ("dose", "concentration", "conc"),
+    "unit": ("unit", "units", "dose_unit", "concentration_units", "concentrationunits"),
+    "cell_type": ("cell_type", "celltype", "cell_line", "cells"),
+    "density": ("density", "seeding_density", "seedingdensity"),
+}
+
+
+class Compound(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A substance in a well. `dose` is None where the map gives none; `unit` as the map writes it."""
+
+    name: str
+    dose: float | None = None
+    unit: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and dose, as `DMSO 0.1 %`."""
+        dose = "" if self.dose is None else f" {self.dose:g}"
+        return f"{self.name}{dose}{f' {self.unit}' if self.unit and dose else ''}"
+
+
+class MappedWell(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is in a well. Wells with the same `condition` are replicates."""
+
+    condition: str
+    compounds: tuple[Compound, ...] = ()
+    cell_type: str = ""
+    density: str = ""
+
+
+class PlateMap(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is in the wells of one plate.
+
+    Attributes:
+        wells: by name (`B02`); a well that is absent is empty.
+        size: wells of the plate that the map describes.
+        plate: whose map it is, where the file says so.
+        control: the condition that others are compared with, where the file says so.
+        expected_pages: of the whole experiment, where the file says so.
+    """
+
+    wells: dict[str, MappedWell]
+    size: int
+    plate: str | None = None
+    control: str | None = None
+    expected_pages: int | None = None
+
+    def conditions(self) -> dict[str, list[str]]:
+        """Wells by condition, in the order of the map."""
+        found: dict[str, list[str]] = {}
+        for well, mapped in self.wells.items():
+            found.setdefault(mapped.condition, []).append(well)
+        return found
+
+
+def parse_plate_map(content: bytes, name: str) -> PlateMap:
+    """Read a plate map, whatever of the known forms it has.
+
+    Args:
+        content: of the file: IncuCyte's XML; a table with a column `well`; or a grid of conditions.
+        name: what to call it in errors.
+
+    Raises:
+        InvalidPlateMap: it is none of these, too large, or contradicts itself.
+    """
+    if len(content) > LARGEST_FILE:
+        raise InvalidPlateMap(f"{name} has {len(content)} bytes; a plate map has at most {LARGEST_FILE}")
+    text = _decode(content)
+    if not text.strip():
+        raise InvalidPlateMap(f"{name} is empty; a plate map has at least the line `well,condition`")
+    return _from_xml(text, name) if text.lstrip().startswith("<") else _from_table(text, name)
+
+
+def require_fit(plate_map: PlateMap, wells: Iterable[str], name: str) -> None:
+    """Check a map against the wells that have images.
+
+    Raises:
+        InvalidPlateMap: images lie in wells that a plate of the map's format does not have, or none of the
+            mapped wells has an image.
+    """
+    wells = list(wells)
+    rows, columns = FORMATS[plate_map.size]
+    outside = [well for well in wells if (at := well_position(well))[0] >= rows or at[1] >= columns]
+    if outside:
+        raise InvalidPlateMap(
+            f"{name} is a map of {plate_map.size} wells, and the plate has images of {_some(outside)}, which "
+            f"needs {smallest_format(wells)}: is it another plate's map?"
+        )
+    if wells and not set(wells) & plate_map.wells.keys():
+        raise InvalidPlateMap(
+            f"{name} describes {_some(plate_map.wells)}, and the plate has images of {_some(wells)}: is it "
+            "another plate's map?"
+        )
+
+
+def _from_xml(text: str, name: str) -> PlateMap:
+    # Entities can make a small file huge, and no plate map declares any.
+    if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
+        raise InvalidPlateMap(f"{name} declares a document type, which no plate map needs; export it again")
+    text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
+    try:
+        root = etree.fromstring(text)
+    except (etree.ParseError, ValueError, RecursionError) as error:
+        raise InvalidPlateMap(f"{name} is not well-formed XML ({error}); export it again") from error
+    wells: dict[str, MappedWell] = {}
+    positions = []
+    for element in root.iter():
+        if _tag(element) != "well":
+            continue
+        position = _position(element, name)
+        positions.append(position)
+        mapped = _xml_well(element)
+        if mapped is not None:
+            wells[well_name(*position)] = mapped
+    if not positions:
+        raise InvalidPlateMap(
+            f"{name} is XML without a `well` element; IncuCyte's plate maps end in .PlateMap"
+        )
+    if len({mapped.cell_type for mapped in wells.values()}) > 1:  # then they are part of what is compared
+        wells = {well: _with_cell_type(mapped) for well, mapped in wells.items()}
+    return PlateMap(wells, _size_of(positions, name))
+
+
+def _with_cell_type(mapped: MappedWell) -> MappedWell:
+    if not mapped.cell_type or mapped.condition == mapped.cell_type:
+        return mapped
+    return msgspec.structs.replace(mapped, condition=f"{mapped.cell_type}: {mapped.condition}")
+
+
+def _position(element: etree.Element, name: str) -> tuple[int, int]:
+    """Row and column of a well, both counted from 0."""
+    row, column = element.get("row", ""), element.get("col", "")
+    if not (row.isdecimal() and column.isdecimal()) or int(row) > 31 or int(column) > 47:
+        raise InvalidPlateMap(
+            f"{name} has a well in row {row[:20]!r}, column {column[:20]!r}; rows count from 0 to 31 and "
+            "columns from 0 to 47"
+        )
+    return int(row), int(column)
+
+
+def _xml_well(element: etree.Element) -> MappedWell | None:
+    """What is in a well; None for an empty one."""
+    compounds, others = [], []
+    cell_type = density = ""
+    for item in element.iter():
+        if _tag(item) != "wellItem":
+            continue
+        reference = next((child for child in item if _tag(child) == "referenceItem"), item)
+        label = (reference.get("displayName") or reference.get("description") or "").strip()[:LONGEST_TEXT]
+        kind = item.get("type", "")
+        if kind == "Compound" and label:
+            dose, unit = item.get("concentration", ""), item.get("concentrationUnits", "")
+            compounds.append(Compound(label, _number(dose), unit.strip()[:20]))
+        elif kind == "CellType":
+            cell_type = label
+            density = f"{item.get('seedingDensity', '')} {item.get('seedingDensityUnits', '')}".strip()
+        elif label:
+            others.append(label)
+    told = [compound.label for compound in compounds] + others
+    if not told and not cell_type:
+        return None
+    condition = " + ".join(told) or cell_type
+    return MappedWell(condition[:LONGEST_TEXT], tuple(compounds), cell_type, density[:LONGEST_TEXT])
+
+
+def _from_table(text: str, name: str) -> PlateMap:
+    settings, lines = _settings(text)
+    table = [row for row in _rows(lines) if any(cell for cell in row)]
+    if not table:
+        raise InvalidPlateMap(f"{name} has no line but comments; a plate map has the line `well,condition`")
+    header = [re.sub(r"[\s-]+", "_", cell.lower()) for cell in table[0]]
+    known = {
+        column: header.index(alias) for column in COLUMNS for alias in COLUMNS[column] if alias in header
+    }
+    wells = _from_list(table, known, name) if "well" in known else _from_grid(table, name)
+    positions = [well_position(well) for well in wells]
+    return msgspec.structs.replace(
+        PlateMap(wells, _size_of(positions, name)),
+        plate=settings.get("plate") or None,
+        control=settings.get("control") or None,
+        expected_pages=_expected(settings.get("expected_pages"), name),
+    )
+
+
+def _from_list(table: Sequence[Sequence[str]], known: Mapping[str, int], name: str) -> dict[str, MappedWell]:
+    """Read a table with a well, or a range of wells, a line."""
+    wells: dict[str, MappedWell] = {}
+    for number, row in enumerate(table[1:], start=2):
+        told = {
+            column: row[index][:LONGEST_TEXT] if index < len(row) else "" for column, index in known.items()
+        }
+        if not told["well"]:
+            continue
+        mapped = _list_well(told)
+        if mapped is None:
+            continue
+        for well in _wells_of(told["well"], f"line {number} of {name}"):
+            known_as = wells.setdefault(well, mapped)
+            if known_as != mapped:
+                raise InvalidPlateMap(
+                    f"{name} maps {well} twice, to {known_as.condition!r} and to {mapped.condition!r} (line "
+                    f"{number}); leave one"
+                )
+    if not wells:
+        raise InvalidPlateMap(f"{name} maps no well; below its header it takes lines such as `A1:A12,DMSO`")
+    return wells
+
+
+def _list_well(told: Mapping[str, str]) -> MappedWell | None:
+    dose = _number(told.get("dose", ""))
+    compound = told.get("compound", "")
+    compounds = (Compound(compound, dose, told.get("unit", "")),) if compound else ()
+    condition = (
+        told.get("condition") or " + ".join(each.label for each in compounds) or told.get("cell_type", "")
+    )
+    if not condition:
+        return None
+    if not compounds and dose is not None:
+        compounds = (Compound(condition, dose, told.get("unit", "")),)
+    return MappedWell(condition, compounds, told.get("cell_type", ""), told.get("density", ""))
+
+
+def _from_grid(table: Sequence[Sequence[str]], name: str) -> dict[str, MappedWell]:
+    """Read a grid of conditions, with row letters and column numbers around it or without."""
+    head = [cell for cell in table[0] if cell]
+    numbered = bool(head) and all(re.fullmatch(r"0?\d{1,2}(\.0)?", cell) for cell in head)
+    lettered = all(re.fullmatch(r"[A-Za-z]{1,2}", row[0]) for row in table[1 if numbered else 0 :])
+    rows = table[1:] if numbered and lettered else table
+    widths = {down: across for down, across in FORMATS.values()}
+    width = max(len(row) for row in rows) if rows else 0
+    if not (numbered and lettered and rows) and widths.get(len(rows)) != width:
+        raise InvalidPlateMap(
+            f"{name} has neither a column `well` nor the form of a plate: it has {len(rows)} rows of {width}, "
+            f"and plates have {', '.join(f'{down} x {across}' for down, across in FORMATS.values())}"
+        )
+    wells = {}
+    for number, row in enumerate(rows):
+        cells = row[1:] if lettered else row
+        letters = row[0] if lettered else well_name(number, 0)[:-2]
+        for column, cell in enumerate(cells):
+            if cell:
+                well = parse_well(f"{letters}{column + 1}")
+                if well is None:
+                    raise InvalidPlateMap(
+                        f"{name} has something in {letters}{column + 1}, which no plate has"
+                    )
+                wells[well] = MappedWell(cell[:LONGEST_TEXT])
+    if not wells:
+        raise InvalidPlateMap(f"{name} is an empty grid; write a condition into each well that has one")
+    return wells
+
+
+def _wells_of(text: str, where: str) -> Iterator[str]:
+    """Wells of `A1`, of `A1:H12` (a rectangle), or of several of these apart by space, `;` or `,`."""
+    text = RANGE.sub(r"\1:\2", text)
+    for part in re.split(r"[\s;,+]+", text.strip()):
+        first, _, last = part.partition(":")
+        begin, end = parse_well(first), parse_well(last or first)
+        if begin is None or end is None:
+            raise InvalidPlateMap(f'{where}: "{part[:40]}" is no well; write A1, or a range such as A1:A12')
+        (top, left), (bottom, right) = well_position(begin), well_position(end)
+        for row in range(min(top, bottom), max(top, bottom) + 1):
+            for column in range(min(left, right), max(left, right) + 1):
+                yield well_name(row, column)
+
+
+def _settings(text: str) -> tuple[dict[str, str], list[str]]:
+    """The settings in lines that begin with `#`, and the other lines."""
+    settings, lines = {}, []
+    for line in text.splitlines():
+        match = SETTING.match(line.strip('"'))
+        if match:
+            settings[re.sub(r"[ _]", "_", match[1].lower())] = match[2].strip().strip('"')[:LONGEST_TEXT]
+        elif not line.startswith("#"):
+            lines.append(line)
+    return settings, lines
+
+
+def _rows(lines: Sequence[str]) -> list[list[str]]:
+    """Cells of a table; columns are apart by `;`, a tab or `,`, whichever its first lines have most of."""
+    sample = "\n".join(lines[:5])
+    delimiter = max(";\t,", key=lambda each: (sample.count(each), each != ","))
+    if delimiter == "," and ";" in lines[0]:
+        delimiter = ";"  # the commas are those of numbers
+    table = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter)
+    return [[cell.strip() for cell in row] for row in table]
+
+
+def _decode(content: bytes) -> str:
+    """Text of a file as Excel and IncuCyte save it: UTF-8 or UTF-16 with a mark, UTF-8, or Windows-1252."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace").lstrip("\ufeff")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def _number(text: str) -> float | None:
+    """A number with a decimal point or comma; None where it is none."""
+    text = text.strip().replace("\u00a0", "").replace("\u2212", "-")
+    if text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _expected(text: str | None, name: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or not 0 < int(text) <= 10_000_000:
+        raise InvalidPlateMap(f'{name}: expected pages are a number from 1 to 10,000,000, not "{text[:40]}"')
+    return int(text)
+
+
+def _size_of(positions: Iterable[tuple[int, int]], name: str) -> int:
+    """Wells of the smallest plate that holds these positions."""
+    try:
+        return smallest_format(well_name(row, column) for row, column in positions)
+    except StopIteration:
+        raise InvalidPlateMap(f"{name} has more rows or columns than a plate of 1,536 wells") from None
+
+
+def _tag(element: etree.Element) -> str:
+    return str(element.tag).rpartition("}")[2]
+
+
+def _some(wells: Iterable[str]) -> str:
+    names = sorted(wells)
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,203 @@
+"""Which directories of a TIFF are pictures, and that each is read by its own facts."""
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from image_files import HEIGHT, WIDTH, headers, luma_of, noise, plain_tiff, planes, read, same, tiff_of_writes
+from numpy.typing import NDArray
+from tiffs import tiff
+
+from cytomask import images
+from cytomask.errors import AmbiguousChannels, RejectedInput, UnreadableImage
+
+SMALL = (6, 9)
+REDUCED, PAGE, MASK = 1, 2, 4
+GREY, WHITE_IS_ZERO = "minisblack", "miniswhite"
+
+
+def small(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Pages that differ: (count, 6, 9) uint8."""
+    return noise(count, *SMALL, seed=seed)
+
+
+def flagged(flags: list[int]) -> tuple[bytes, NDArray[np.uint8]]:
+    """A TIFF whose pages have these values of NewSubfileType, and its pages."""
+    stack = small(len(flags))
+    writes: list[tuple[NDArray[Any], dict[str, Any]]] = [
+        (page, {"metadata": None, "contiguous": False, "extratags": [(254, 4, 1, flag, False)]})
+        for page, flag in zip(stack, flags, strict=True)
+    ]
+    return tiff_of_writes(*writes), stack
+
+
+def without_tag(data: bytes, unwanted: int) -> bytes:
+    """A little-endian TIFF of one page, of which one tag becomes another that nobody knows."""
+    changed = bytearray(data)
+    place = struct.unpack_from("<I", data, 4)[0]
+    for number in range(struct.unpack_from("<H", data, place)[0]):
+        at = place + 2 + 12 * number
+        if struct.unpack_from("<H", data, at)[0] == unwanted:
+            struct.pack_into("<H", changed, at, 65_000)
+    return bytes(changed)
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=6))
+def test_copies_and_masks_are_no_pages_unless_nothing_else_is_there(flags: list[int]) -> None:
+    data, stack = flagged(flags)
+    own = [at for at, flag in enumerate(flags) if not flag & (REDUCED | MASK)]
+    copies = [at for at, flag in enumerate(flags) if not flag & MASK]
+    expected = own or copies or list(range(len(flags)))
+    assert same(read(data), stack[expected])
+
+
+def test_of_copies_alone_the_largest_are_pages() -> None:
+    page = planes()
+    copy: dict[str, Any] = {"subfiletype": REDUCED, "metadata": None}
+    data = tiff_of_writes((page[::2, ::2], copy), (page, copy), (page[::4, ::4], copy))
+    assert same(read(data), page[None])
+
+
+def test_a_page_in_the_older_words_for_a_copy_is_no_page() -> None:
+    page = planes()
+    old = {"extratags": [(255, 3, 1, 2, False)], "metadata": None}
+    assert same(read(tiff_of_writes((page, {"metadata": None}), (page[::2, ::2], old))), page[None])
+
+
+def test_a_transparency_mask_without_a_flag_is_no_page() -> None:
+    page = planes()
+    mask: dict[str, Any] = {"photometric": "mask", "metadata": None}
+    assert same(read(tiff_of_writes((page, {"metadata": None}), (page > 99, mask))), page[None])
+
+
+def test_a_raw_file_whose_pages_are_previews_is_refused() -> None:
+    page = planes()
+    data = tiff_of_writes(
+        (page[::4, ::4], {"subifds": 1, "subfiletype": REDUCED, "metadata": None}), (page, {"metadata": None})
+    )
+    with pytest.raises(UnreadableImage, match="camera's raw file"):
+        read(data)
+
+
+@given(
+    st.lists(st.sampled_from([GREY, WHITE_IS_ZERO, "palette"]), min_size=1, max_size=5),
+    st.integers(0, 2**32 - 1),
+)
+def test_each_page_is_read_by_its_own_photometric_and_palette(kinds: list[str], seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    stack = small(len(kinds), seed)
+    expected, writes = [], []
+    for page, kind in zip(stack, kinds, strict=True):
+        options: dict[str, Any] = {"metadata": None, "contiguous": False, "photometric": kind}
+        shown: NDArray[Any] = 255 - page if kind == WHITE_IS_ZERO else page
+        if kind == "palette":
+            options["colormap"] = chance.integers(0, 65_536, (3, 256), np.uint16)
+            shown = luma_of(np.moveaxis(options["colormap"][:, page], 0, -1))
+        writes.append((page, options))
+        expected.append(shown)
+    data = tiff_of_writes(*writes)
+    for found, shown in zip(read(data), expected, strict=True):
+        np.testing.assert_allclose(found, shown, rtol=1e-5)
+    with images.open_image(data) as image:
+        assert [page.zero for page in image.pages] == [255 if kind == WHITE_IS_ZERO else 0 for kind in kinds]
+        for page, stored in zip(images.read_stored(image), stack, strict=True):
+            assert np.array_equal(page.values, stored)
+            assert page.alpha is None
+
+
+@pytest.mark.parametrize("writer", [{"imagej": True}, {"ome": True}, {}], ids=str)
+def test_a_described_stack_of_which_0_is_white_is_turned_round(writer: dict[str, Any]) -> None:
+    stack = planes(3)
+    data = tiff(stack, writer=writer, photometric=WHITE_IS_ZERO, metadata={"axes": "TYX"})
+    assert same(read(data), 255 - stack)
+
+
+def test_a_page_that_does_not_say_its_photometric_is_read_as_libtiff_reads_it() -> None:
+    page, rgb = small(1)[0], noise(*SMALL, 3)
+    assert same(read(without_tag(plain_tiff(page), 262)), page[None])
+    [found] = read(without_tag(plain_tiff(rgb, photometric="rgb"), 262))
+    np.testing.assert_allclose(found, luma_of(rgb), atol=1e-3)
+
+
+@given(st.integers(1, 8))
+def test_a_tiff_s_orientation_is_said_and_its_pixels_are_left_as_they_are(orientation: int) -> None:
+    page = small(1)[0]
+    data = plain_tiff(page, extratags=[(274, 3, 1, orientation, True)])
+    [header] = headers(data)
+    assert (header.orientation, header.turned, header.height, header.width) == (orientation, False, *SMALL)
+    with images.open_image(data) as image:
+        [found] = images.read_pages(image)
+    assert np.array_equal(found.pixels, page)
+    assert (found.orientation, found.turned) == (orientation, False)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize("axes", ["TYX", "ZYX"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_frames_that_tifffile_took_for_colours_are_pages_where_their_axis_is_named(
+    count: int, axes: str, compression: str | None
+) -> None:
+    stack = planes(count)
+    assert same(read(written_by_default(stack, metadata={"axes": axes}, compression=compression)), stack)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_frames_that_tifffile_took_for_colours_are_refused_where_no_axis_is_named(count: int) -> None:
+    stack = planes(count)
+    for data in (written_by_default(stack), written_by_default(stack, metadata=None)):
+        with pytest.raises(AmbiguousChannels, match=f"{count} channels.*calls planes that lie apart red"):
+            read(data)
+        assert same(read(data, channel=count - 1), stack[-1:])
+
+
+def written_by_default(stack: NDArray[Any], **options: Any) -> bytes:
+    """As `tifffile.imwrite(path, stack)` writes it: three or four planes as colours."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, stack, **options)
+    return stream.getvalue()
+
+
+def blobs(seed: int) -> NDArray[np.uint8]:
+    """A picture with structure: (48, 64) uint8."""
+    coarse = noise(HEIGHT // 8, WIDTH // 8, seed=seed)
+    return np.kron(coarse, np.ones((8, 8), np.uint8))
+
+
+@given(st.integers(0, 2**31), st.integers(0, 20))
+def test_frames_saved_as_interleaved_colours_are_refused_and_colours_are_not(
+    seed: int, noise_level: int
+) -> None:
+    frames = np.stack([blobs(seed + at) for at in range(3)], axis=-1)  # H, W, 3
+    with pytest.raises(AmbiguousChannels, match="differ as different pictures do"):
+        read(plain_tiff(frames, photometric="rgb"))
+    shot = np.random.default_rng(seed).integers(0, noise_level + 1, (HEIGHT, WIDTH, 3))
+    tinted = (blobs(seed)[..., None] * np.array([0.9, 0.7, 0.5]) + 10 + shot).astype(np.uint8)
+    [found] = read(plain_tiff(tinted, photometric="rgb"))
+    np.testing.assert_allclose(found, luma_of(tinted), atol=1e-3)
+
+
+def test_inks_and_mosaics_are_refused_by_name() -> None:
+    inks = plain_tiff(noise(*SMALL, 4), photometric="separated")
+    mosaic = plain_tiff(small(1)[0], photometric="cfa", extratags=[(33421, 3, 2, (2, 2), True)])
+    for data, said in ((inks, "inks"), (mosaic, "mosaic")):
+        with pytest.raises(UnreadableImage, match=said):
+            read(data)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([256, 257, 258, 262, 273, 274, 277, 278, 279, 320, 338]))
+def test_no_fact_of_a_page_makes_it_anything_but_pages_or_a_refusal(value: int, tag: int) -> None:
+    data = bytearray(plain_tiff(small(1)[0], extratags=[(274, 3, 1, 1, True)]))
+    place = struct.unpack_from("<I", data, 4)[0]
+    for number in range(struct.unpack_from("<H", data, place)[0]):
+        at = place + 2 + 12 * number
+        if struct.unpack_from("<H", data, at)[0] == tag:
+            struct.pack_into("<I", data, at + 8, value)
+    try:
+        read(bytes(data))
+    except RejectedInput as error:
+        assert str(error)

@@ -1,0 +1,33 @@
+"""The simulation of fair queues, where its answer is known by arithmetic."""
+
+import numpy as np
+import pytest
+
+from benchmarks.fairness import Load, is_noisy, waiting_times
+
+SMALL = Load(backlog=400, uploads=20, interval=1.0, consumers=4, seconds=0.5)
+
+
+def test_without_a_group_uploads_wait_for_the_whole_backlog() -> None:
+    waits = waiting_times(SMALL, grouped=False)
+    assert waits[0] == pytest.approx(400 * 0.5 / 4)
+    assert (np.diff(waits) <= 0).all()
+
+
+def test_with_a_group_uploads_wait_for_the_next_free_consumer() -> None:
+    assert waiting_times(SMALL, grouped=True)[1:].max() <= SMALL.seconds
+
+
+def test_an_empty_queue_makes_nobody_wait() -> None:
+    empty = Load(backlog=0, uploads=5, interval=1.0, consumers=2, seconds=0.5)
+    assert waiting_times(empty, grouped=True).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("shares", "noisy"),
+    [((11, 100, 0, 6), True), ((10, 100, 6, 6), False), ((0, 0, 29, 60), False), ((0, 0, 30, 60), True)],
+)
+def test_the_documented_thresholds_make_a_tenant_noisy(
+    shares: tuple[int, int, int, int], noisy: bool
+) -> None:
+    assert is_noisy(*shares) == noisy

@@ -1,0 +1,198 @@
+"""Doubling times and troubles of wells whose growth is known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cytomask.curves import Curve, student
+from cytomask.growth import Growth, first_crossing, measure_growth, measure_plate, pool_sites
+from cytomask.samples.plates import Kind, Well, measured, random_well
+
+SCANS = np.arange(0, 88, 4.0)
+LONG = np.arange(0, 168, 2.0)
+
+
+def curve_of(well: Well, hours: NDArray[np.float64] = SCANS) -> Curve:
+    return Curve(hours, well.confluence(hours))
+
+
+def grown(well: Well, hours: NDArray[np.float64] = SCANS) -> Growth:
+    return measure_growth(curve_of(well, hours), hours)
+
+
+@pytest.mark.parametrize("hours", [14.0, 20.0, 40.0])
+@pytest.mark.parametrize("kind", ["exponential", "logistic"])
+def test_a_curve_without_noise_gives_its_doubling_time(kind: Kind, hours: float) -> None:
+    growth = grown(Well(kind, hours, begins=0.05, limit=1.0), LONG)
+    assert growth.doubling_time_h == pytest.approx(hours, rel=0.01)
+    assert growth.r2 == pytest.approx(1, abs=1e-3)
+    assert growth.notes == ()
+
+
+def test_a_straight_line_through_a_curve_that_slows_says_more() -> None:
+    growth = grown(Well("logistic", 15.0, begins=0.05))
+    assert growth.doubling_time_h == pytest.approx(15, rel=0.01)
+    assert growth.plain_doubling_time_h is not None
+    assert growth.plain_doubling_time_h > 20
+
+
+def errors_of(kind: Kind, seed: int, plates: int = 1) -> tuple[NDArray[np.float64], float]:
+    """Relative errors of the doubling times of simulated plates, and the share of intervals that cover."""
+    rng = np.random.default_rng(seed)
+    errors, covered = [], []
+    for _ in range(plates):
+        wells = {str(number): random_well(rng, kind) for number in range(96)}
+        curves = {name: Curve(*measured(rng, well, LONG[:60])) for name, well in wells.items()}
+        for name, growth in measure_plate(curves, LONG[:60]).items():
+            true = wells[name].doubling_time_h
+            assert growth.doubling_time_h is not None, growth.notes
+            assert growth.doubling_time_low_h is not None
+            errors.append(growth.doubling_time_h / true - 1)
+            covered.append(growth.doubling_time_low_h <= true <= (growth.doubling_time_high_h or math.inf))
+    return np.abs(errors), float(np.mean(covered))
+
+
+@pytest.mark.parametrize("kind", ["exponential", "logistic"])
+def test_doubling_times_of_noisy_plates_with_missing_scans_are_right(kind: Kind) -> None:
+    errors, coverage = errors_of(kind, seed=1)
+    assert np.median(errors) <= 0.03
+    assert np.quantile(errors, 0.9) <= 0.08
+    assert coverage >= 0.9
+
+
+def test_lag_is_the_time_until_growth_begins() -> None:
+    growth = grown(Well("exponential", 20.0, begins=0.05, lag_h=16.0), LONG)
+    assert growth.lag_h == pytest.approx(16, abs=1.5)
+    assert growth.doubling_time_h == pytest.approx(20, rel=0.03)
+    assert growth.from_h is not None
+    assert growth.from_h >= 14
+
+
+def test_times_to_half_and_to_eighty_per_cent_lie_between_scans() -> None:
+    well = Well("logistic", 15.0, begins=0.05, limit=1.0)
+    growth, rate = grown(well, LONG), math.log(2) / 15
+    assert growth.half_h == pytest.approx(math.log(19) / rate, abs=0.2)
+    assert growth.eighty_h == pytest.approx(math.log(19 * 4) / rate, abs=0.2)
+
+
+def test_a_level_that_is_passed_by_one_scan_alone_is_not_passed() -> None:
+    hours, share = np.arange(5.0), np.array([0.1, 0.6, 0.2, 0.5, 0.7])
+    assert first_crossing(hours, share, 0.5) == 3.0
+    assert first_crossing(hours, share, 0.9) is None
+
+
+def test_plateau_and_area_of_a_well_that_filled_up() -> None:
+    growth = grown(Well("logistic", 12.0, begins=0.1, limit=0.9), LONG)
+    assert growth.plateau == pytest.approx(0.9, abs=0.01)
+    assert growth.limit == pytest.approx(0.9, abs=0.06)
+    assert growth.area_h == pytest.approx(
+        float(np.trapezoid(Well("logistic", 12.0, 0.1, 0.9).confluence(LONG), LONG))
+    )
+    assert grown(Well("exponential", 40.0, begins=0.05)).plateau is None
+
+
+def test_a_well_that_does_not_grow_is_named() -> None:
+    growth = measure_growth(Curve(SCANS, np.full(SCANS.size, 0.1)), SCANS)
+    assert growth.doubling_time_h is None
+    assert growth.notes == ("no growth: confluence goes from 0.10 to 0.10 in 84 h",)
+
+
+def test_a_well_without_cells_is_named() -> None:
+    growth = measure_growth(Curve(SCANS, np.full(SCANS.size, 0.004)), SCANS)
+    assert growth.notes == ("no growth: confluence never reaches 0.03 (highest 0.004)",)
+
+
+def test_a_well_that_falls_is_named_and_its_growth_before_is_measured() -> None:
+    share = Well("exponential", 16.0, begins=0.05).confluence(LONG)
+    share[30:] = share[29] * np.exp(-0.03 * np.arange(share.size - 30))
+    growth = measure_growth(Curve(LONG, share), LONG)
+    assert any(note.startswith("falling: from 0.62 at 58 h to 0.13") for note in growth.notes)
+    assert growth.doubling_time_h == pytest.approx(16, rel=0.05)
+
+
+def test_a_scan_out_of_focus_is_left_out_and_named() -> None:
+    share = Well("logistic", 18.0).confluence(SCANS)
+    share[8] *= 0.4
+    growth = measure_growth(Curve(SCANS, share), SCANS)
+    assert growth.doubling_time_h == pytest.approx(18, rel=0.03)
+    assert growth.points == SCANS.size - 1
+    assert len(growth.notes) == 1
+    assert growth.notes[0].startswith("the scan at 32 h is off its neighbours")
+
+
+def test_a_jump_that_lasts_is_named() -> None:
+    share = Well("logistic", 24.0, begins=0.1).confluence(SCANS)
+    share[10:] *= 0.5
+    notes = measure_growth(Curve(SCANS, share), SCANS).notes
+    assert any("confluence jumps from 0.24 to 0.13" in note and "36 h and 40 h" in note for note in notes)
+
+
+def test_missing_scans_are_named() -> None:
+    kept = np.delete(SCANS, [3, 9])
+    growth = measure_growth(curve_of(Well(), kept), SCANS)
+    assert growth.notes == ("2 of 22 scans are missing (12 h, 36 h)",)
+
+
+def test_too_few_scans_give_no_doubling_time() -> None:
+    growth = measure_growth(curve_of(Well(), SCANS[:4]), SCANS[:4])
+    assert growth.doubling_time_h is None
+    assert growth.notes == ("too few scans: 4 with a confluence of 0.03 to 0.8; a doubling time needs 5",)
+
+
+def test_a_well_that_was_never_measured_is_named() -> None:
+    growth = measure_growth(Curve(np.array([]), np.array([])))
+    assert growth.notes == ("no page of this well was measured",)
+
+
+def test_a_well_that_is_full_from_the_beginning_has_no_doubling_time() -> None:
+    growth = measure_growth(Curve(SCANS, np.full(SCANS.size, 0.95)))
+    assert growth.doubling_time_h is None
+    assert growth.notes
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 500), st.floats(0, 1)), max_size=40, unique_by=lambda pair: round(pair[0], 2)
+    )
+)
+def test_any_curve_is_measured_without_an_error(points: list[tuple[float, float]]) -> None:
+    hours, share = np.array(sorted(points)).T if points else np.zeros((2, 0))
+    growth = measure_growth(Curve(hours, share), hours)
+    if growth.doubling_time_h is not None:
+        assert growth.doubling_time_low_h is not None
+        assert 0 < growth.doubling_time_low_h <= growth.doubling_time_h
+        assert growth.doubling_time_h <= (growth.doubling_time_high_h or math.inf)
+    else:
+        assert growth.notes
+
+
+def test_sites_are_pooled_by_area() -> None:
+    cells, pixels = np.array([[10.0, 20.0], [60.0, 90.0]]), np.array([[100.0, 100.0], [300.0, 300.0]])
+    assert pool_sites(np.array([0.0, 4.0]), cells, pixels).confluence == pytest.approx([70 / 400, 110 / 400])
+
+
+def test_a_missing_site_makes_no_jump() -> None:
+    true = Well("logistic", 20.0).confluence(SCANS)
+    pixels = np.full((2, SCANS.size), 1000.0)
+    cells = np.stack([1.4 * true, 0.6 * true]) * 1000
+    whole = pool_sites(SCANS, cells.copy(), pixels.copy())
+    cells[0, 7] = pixels[0, 7] = np.nan
+    patched = pool_sites(SCANS, cells, pixels)
+    assert patched.confluence == pytest.approx(whole.confluence, rel=1e-3)
+
+
+def test_a_scan_that_every_site_lacks_is_left_out() -> None:
+    cells = np.array([[1.0, np.nan, 3.0]])
+    curve = pool_sites(np.array([0.0, 1.0, 2.0]), cells, np.where(np.isfinite(cells), 10.0, np.nan))
+    assert list(curve.hours) == [0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (1, 12.706)]
+)
+def test_students_quantile(freedom: int, quantile: float) -> None:
+    assert student(freedom) == pytest.approx(quantile, rel=0.01)

@@ -1,0 +1,180 @@
+"""Plate maps as IncuCyte and spreadsheets write them, and those that are refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cytomask.errors import InvalidPlateMap
+from cytomask.platemap import Compound, MappedWell, PlateMap, parse_plate_map, require_fit
+
+
+def item(kind: str, name: str, **attributes: str) -> str:
+    extra = "".join(f' {key}="{value}"' for key, value in attributes.items())
+    return f'<wellItem type="{kind}"{extra}><referenceItem type="{kind}" displayName="{name}"/></wellItem>'
+
+
+def xml(wells: dict[tuple[int, int], str], rows: int = 8, columns: int = 12) -> bytes:
+    """A .PlateMap of a plate with these rows and columns; `wells` maps positions to their items."""
+    body = "".join(
+        f'<well row="{row}" col="{column}">{wells.get((row, column), "")}</well>'
+        for row in range(rows)
+        for column in range(columns)
+    )
+    body = f"<plateMap><wellStore><wells>{body}</wells></wellStore></plateMap>"
+    text = f"<?xml version='1.0' encoding='utf-8'?>{body}"
+    return b"\xef\xbb\xbf" + text.encode()
+
+
+def read(text: str) -> PlateMap:
+    return parse_plate_map(text.encode(), "map.csv")
+
+
+def conditions(text: str) -> dict[str, str]:
+    return {well: mapped.condition for well, mapped in read(text).wells.items()}
+
+
+def test_incucytes_rows_and_columns_count_from_zero() -> None:
+    dose = item("Compound", "DMSO", concentration="0.1", concentrationUnits="%")
+    found = parse_plate_map(xml({(1, 2): dose}), "x.PlateMap")
+    assert found.wells == {"B03": MappedWell("DMSO 0.1 %", (Compound("DMSO", 0.1, "%"),))}
+    assert found.size == 96
+
+
+def test_compounds_conditions_cells_and_density_are_read() -> None:
+    well = (
+        item("Compound", "PI-103", concentration="3.3", concentrationUnits="µM")
+        + item("Compound", "DMSO")
+        + item("GrowthCondition", "low serum")
+        + item("CellType", "A172", passage="4", seedingDensity="2000")
+    )
+    (mapped,) = parse_plate_map(xml({(0, 0): well}), "x").wells.values()
+    assert mapped.condition == "PI-103 3.3 µM + DMSO + low serum"
+    assert mapped.compounds == (Compound("PI-103", 3.3, "µM"), Compound("DMSO"))
+    assert (mapped.cell_type, mapped.density) == ("A172", "2000")
+
+
+def test_several_cell_types_are_part_of_the_condition() -> None:
+    drug = item("Compound", "X")
+    found = parse_plate_map(
+        xml({(0, 0): drug + item("CellType", "A172"), (0, 1): drug + item("CellType", "BV2")}), "x"
+    )
+    assert [mapped.condition for mapped in found.wells.values()] == ["A172: X", "BV2: X"]
+
+
+@pytest.mark.parametrize(("rows", "columns", "size"), [(2, 3, 6), (16, 24, 384), (32, 48, 1536)])
+def test_the_format_is_that_of_the_map(rows: int, columns: int, size: int) -> None:
+    assert parse_plate_map(xml({(0, 0): item("Compound", "X")}, rows, columns), "x").size == size
+
+
+@pytest.mark.parametrize(
+    "declaration", ["<!DOCTYPE x [<!ENTITY a 'b'>]>", "<!doctype x SYSTEM 'file:///etc/passwd'>"]
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_document_type_is_refused_before_it_can_grow(declaration: str, encoding: str) -> None:
+    bomb = f"<?xml version='1.0'?>{declaration}<plateMap>&a;</plateMap>".encode(encoding)
+    with pytest.raises(InvalidPlateMap, match="declares a document type"):
+        parse_plate_map(bomb, "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"<plateMap>", "not well-formed XML"),
+        (b"<html></html>", "XML without a `well` element"),
+        (b"<w><well row='32' col='0'/></w>", "row '32', column '0'; rows count from 0 to 31"),
+        (b"<w><well row='-1' col='0'/></w>", "row '-1'"),
+        (b"<w><well/></w>", "row ''"),
+        (b"", "is empty"),
+        (b"\n\n", "is empty"),
+        (b"# control: DMSO\n", "no line but comments"),
+        (b"a,b\nc,d\n", "neither a column `well` nor the form of a plate"),
+        (b"well,condition\n", r"maps no well; below its header"),
+        (b"well,condition\nX99,DMSO\n", r'line 2 of map.csv: "X99" is no well'),
+        (b"well,condition\nA1,DMSO\na01,drug\n", "maps A01 twice, to 'DMSO' and to 'drug' .line 3"),
+        (b"# expected pages: many\nwell,condition\nA1,x\n", "expected pages are a number from 1"),
+        (b"x" * (4 * 2**20 + 1), "has at most 4194304"),
+    ],
+)
+def test_what_is_no_plate_map_is_refused_with_a_sentence(content: bytes, sentence: str) -> None:
+    with pytest.raises(InvalidPlateMap, match=sentence):
+        parse_plate_map(content, "map.csv")
+
+
+def test_ranges_are_rectangles() -> None:
+    assert conditions("well,condition\nA1:A3,DMSO\nB1:C2,drug\n") == {
+        **dict.fromkeys(["A01", "A02", "A03"], "DMSO"),
+        **dict.fromkeys(["B01", "B02", "C01", "C02"], "drug"),
+    }
+
+
+def test_a_line_may_name_several_wells() -> None:
+    assert list(conditions('well,condition\n"A1, A3; B2-B3",x\n')) == ["A01", "A03", "B02", "B03"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_spreadsheets_bom_semicolons_and_decimal_commas(encoding: str, delimiter: str) -> None:
+    lines = ["Well;Condition;Concentration;Units", "A1;Ü;0,5;µM", "A2;Ü;1.234,5;µM", "A3;Ü;2;µM"]
+    text = "\r\n".join(lines).replace(";", delimiter)
+    wells = parse_plate_map(text.encode(encoding), "x.csv").wells
+    assert wells["A01"].compounds == (Compound("Ü", 0.5, "µM"),)
+    assert wells["A02"].compounds == ()  # nobody knows which of the two marks the decimals
+    assert wells["A03"].compounds == (Compound("Ü", 2.0, "µM"),)
+
+
+def test_a_condition_is_made_of_compound_and_dose_where_none_is_named() -> None:
+    assert conditions("well,compound,dose,unit\nA1,PI-103,3.3,µM\n") == {"A01": "PI-103 3.3 µM"}
+
+
+def test_a_grid_with_letters_and_numbers() -> None:
+    rows = [",1,2,3", "A,DMSO,DMSO,", "B,,drug,drug"]
+    assert conditions("\n".join(rows)) == {"A01": "DMSO", "A02": "DMSO", "B02": "drug", "B03": "drug"}
+
+
+def test_a_bare_grid_of_a_plates_form() -> None:
+    rows = [",".join(f"c{row}" for _ in range(12)) for row in range(8)]
+    found = conditions("\n".join(rows))
+    assert len(found) == 96
+    assert found["H12"] == "c7"
+
+
+def test_a_bare_grid_of_doses_is_not_taken_for_numbered_columns() -> None:
+    found = conditions("\n".join([",".join(["1", "10", "30"])] * 2))
+    assert found == {"A01": "1", "A02": "10", "A03": "30", "B01": "1", "B02": "10", "B03": "30"}
+
+
+def test_settings_stand_in_comments() -> None:
+    found = read("# plate: VID7\n# Control: DMSO\n# expected pages: 2016\nwell,condition\nA1,DMSO\n")
+    assert (found.plate, found.control, found.expected_pages) == ("VID7", "DMSO", 2016)
+
+
+def test_conditions_list_their_wells() -> None:
+    assert read("well,condition\nA1:A2,x\nB1,y\n").conditions() == {"x": ["A01", "A02"], "y": ["B01"]}
+
+
+def test_a_map_of_another_format_than_the_plate_is_refused() -> None:
+    small = read("well,condition\nA1:B3,x\n")
+    with pytest.raises(
+        InvalidPlateMap, match="map of 6 wells, and the plate has images of H12, which needs 96"
+    ):
+        require_fit(small, ["A01", "H12"], "map.csv")
+
+
+def test_a_map_of_other_wells_than_the_plate_is_refused() -> None:
+    with pytest.raises(InvalidPlateMap, match="describes A01, A02, and the plate has images of B03"):
+        require_fit(read("well,condition\nA1:A2,x\n"), ["B03"], "map.csv")
+    require_fit(read("well,condition\nA1:A2,x\n"), ["A02", "B03"], "map.csv")
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_map_or_refused(content: bytes) -> None:
+    try:
+        found = parse_plate_map(content, "x")
+    except InvalidPlateMap:
+        return
+    assert found.size in (6, 12, 24, 48, 96, 384, 1536)
+
+
+@given(st.text(alphabet="well,condition\nA1:B2;\t\"'#<>/", max_size=200))
+def test_any_text_is_a_map_or_refused(text: str) -> None:
+    test_any_bytes_are_a_map_or_refused.hypothesis.inner_test(text.encode())  # type: ignore[attr-defined]

@@ -1,0 +1,50 @@
+"""The simulated plates: what their truth says is what is drawn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from cytomask.acquisition import read_acquisition
+from cytomask.samples.plates import DEMO_HOURS, DEMO_WELLS, PAGE, SamplePage, Well, measured, write_plate
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> list[SamplePage]:
+    return write_plate(tmp_path_factory.mktemp("plate"))
+
+
+def test_the_demo_plate_has_a_page_for_each_well_and_hour(pages: list[SamplePage]) -> None:
+    places = {(found.well, found.time) for page in pages if (found := read_acquisition(page.key))}
+    assert places == {(well, float(hour)) for well in DEMO_WELLS for hour in DEMO_HOURS}
+    assert {tifffile.imread(page.image).shape for page in pages} == {PAGE}
+
+
+def test_pages_show_the_true_confluence(pages: list[SamplePage]) -> None:
+    for page in pages:
+        found = read_acquisition(page.key)
+        well = DEMO_WELLS[found.well or ""]
+        hour = np.array([float(found.time or 0)])
+        true = 0.08 if well.truth is None else float(well.truth.confluence(hour)[0])
+        assert true <= page.confluence < true + 0.04  # less than one cell more
+
+
+def test_a_plate_map_lies_beside_the_pages(pages: list[SamplePage]) -> None:
+    text = (Path(pages[0].image).parent / "platemap.csv").read_text()
+    assert text.splitlines()[:2] == ["well,condition", "A01,control"]
+
+
+def test_a_well_doubles_in_its_doubling_time() -> None:
+    hours = np.array([0.0, 20.0, 40.0])
+    assert Well("exponential", 20.0, begins=0.1).confluence(hours) == pytest.approx([0.1, 0.2, 0.4])
+    assert Well("logistic", 20.0, begins=1e-4).confluence(hours) == pytest.approx(
+        [1e-4, 2e-4, 4e-4], rel=1e-3
+    )
+
+
+def test_measurements_have_their_noise_and_lack_their_share() -> None:
+    hours = np.arange(0.0, 4000.0)
+    kept, seen = measured(np.random.default_rng(0), Well("exponential", 1e9, begins=0.5), hours)
+    assert kept.size == pytest.approx(3600, abs=80)
+    assert seen.std() == pytest.approx(0.025, rel=0.05)
