@@ -15,9 +15,10 @@ from cytomask.metrics import BOUNDARY_TOLERANCE, BoundaryScore, Mask, Score, sco
 from cytomask.requests import Evaluation, S3Object, coco_prefix, is_coco, parse_uri
 from cytomask.settings import Settings
 from cytomask.storage import Storage
-from cytomask.truths.coco import draw_coco
+from cytomask.truths.coco import read_part
 from cytomask.truths.limits import Size
 from cytomask.truths.masks import read_ground_truth
+from cytomask.truths.names import clean
 
 from .indexer import Indexer, record_evaluation
 
@@ -107,11 +108,13 @@ class Evaluator:
         else:
             truths = self._stored(evaluation.ground_truth, sizes)
         total, outline, area = Score(0, 0, 0), BoundaryScore(0, 0, 0, 0), 0
-        for page, cells in zip(pages, truths, strict=True):
-            mask = self._mask(page)
+        for page in pages:
+            mask = self._mask(page)  # first, since a newer mask has its own evaluation
+            cells = next(truths)
             total += score(mask, cells)
             outline += score_boundary(mask, cells)
             area += cells.size
+        next(truths, None)  # what is wrong with all pages together is said after the last
         return (
             fields
             | asdict(total)
@@ -136,7 +139,9 @@ class Evaluator:
     def _drawn(self, evaluation: Evaluation, image: str, sizes: Sequence[Size]) -> tuple[Mask, str]:
         """What a COCO file says of the image, as a mask, and where it was written to be looked at."""
         coco = evaluation.ground_truth
-        cells = draw_coco(self._indexer.part(coco, image), coco.uri, image, sizes)
+        part = read_part(self._indexer.part(coco, image), coco.uri)
+        key = parse_uri(image, "image").key
+        cells = part.draw(part.find(image, {image: [clean(key)]}), sizes)
         key = f"{coco_prefix(coco)}/{evaluation.job_id}.mask.png"
         return cells, self._storage.write(self._settings.output_bucket, key, images.encode_mask(cells)).uri
 

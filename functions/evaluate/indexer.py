@@ -77,7 +77,7 @@ class Indexer:
         part = self._storage.read_output(self._settings.output_bucket, _part_key(coco, name))
         if part is None:
             raise ImageNotNamed(
-                f"{coco.uri} names no image called {name}; add it, or rename the image as its file_name says"
+                f"{coco.uri} does not name {image}; add it, or rename the image as its file_name says"
             )
         return part
 
@@ -87,7 +87,7 @@ class Indexer:
         file = read_coco(content, coco.uri)
         with ThreadPoolExecutor(WORKERS) as pool:
             published = pool.map(
-                lambda name: self._publish(coco, images, name, file.part(name)), file.by_name
+                lambda name: self._publish(coco, images, name, file.part(name)), file.by_base
             )
             list(published)  # raises what a worker raised
         return {

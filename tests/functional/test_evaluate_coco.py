@@ -229,14 +229,14 @@ def test_a_named_file_that_says_nothing_of_the_image_is_rejected(stack, evaluate
     evaluate.deliver_queued()
     row = evaluate.row()
     assert (row["evaluation_status"], row["error_code"]) == ("REJECTED", "IMAGE_NOT_NAMED")
-    assert f"s3://{GROUND_TRUTH}/{FILE} names no image called {NAME}; add it" in row["error"]
+    assert f"s3://{GROUND_TRUTH}/{FILE} does not name s3://{INPUT}/{KEY}; add it" in row["error"]
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"no JSON", "is no COCO file"),
-        (b"", "is no COCO file"),
+        (b"no JSON", "is not a COCO file"),
+        (b"", "is not a COCO file"),
         (b'{"plate": 7}', "missing"),
         (b'{"images": [], "annotations": []}', "lists no images"),
     ],
@@ -268,8 +268,8 @@ def test_a_file_past_the_limit_is_rejected_before_it_is_fetched(stack, evaluate,
     [
         (coco(NAME, outline=[[1, 1, 2]]), "UNREADABLE_COCO", f"annotation 90 of {NAME}"),
         (coco(NAME, outline={"size": [1, 1], "counts": "x"}), "UNREADABLE_COCO", "run lengths"),
-        (coco(NAME, width=81), "GROUND_TRUTH_MISMATCH", "is 81 x 64 pixels and the mask 80 x 64"),
-        (coco(f"a/{NAME}", f"b/{NAME}"), "IMAGE_NOT_NAMED", f"several images called {NAME}"),
+        (coco(NAME, width=81), "GROUND_TRUTH_MISMATCH", "is 81 x 64 pixels, and the image is 80 x 64"),
+        (coco(f"a/{NAME}", f"b/{NAME}"), "IMAGE_NOT_NAMED", f"names a/{NAME}, b/{NAME}, which does not tell"),
     ],
 )
 def test_what_is_wrong_with_one_image_leaves_the_others(stack, evaluate, content, code, said):
@@ -290,7 +290,7 @@ def test_a_stack_is_rejected(stack, evaluate):
     stack.segment("stack.tif", stack_of(2))
     upload(evaluate, coco("stack.tif"))
     assert evaluate.row()["error_code"] == "GROUND_TRUTH_MISMATCH"
-    assert "describes one page of stack.tif and the mask has 2" in evaluate.row()["error"]
+    assert "describes one page of stack.tif and the image has 2" in evaluate.row()["error"]
 
 
 @pytest.mark.skipif(not LIVECELL.is_file(), reason="LIVECell's annotations are not on this machine")

@@ -181,7 +181,7 @@ def jpeg():
     ("truth", "code", "named"),
     [
         (png(np.zeros((80, 64), np.uint8)), "GROUND_TRUTH_MISMATCH", ["64 x 80", "80 x 64"]),
-        (stack_of(2), "GROUND_TRUTH_MISMATCH", ["2 pages", "the mask 1"]),
+        (stack_of(2), "GROUND_TRUTH_MISMATCH", ["2 pages", "the image 1"]),
         (b"text", "UNREADABLE_IMAGE", [TRUTH]),
         (tiff()[:-100], "UNREADABLE_IMAGE", [TRUTH, "cut short"]),
         (jpeg(), "UNREADABLE_IMAGE", [TRUTH, "PNG or TIFF"]),

@@ -1,21 +1,36 @@
-"""How ground truths are read, whatever they are stored as."""
+"""How mask images are read, whatever they are stored as: what is stored counts, not how it looks."""
 
 import io
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytomask.errors import AmbiguousChannels, GroundTruthMismatch, ImageTooLarge, UnreadableImage
+from cytomask.errors import (
+    AmbiguousChannels,
+    GroundTruthMismatch,
+    ImageTooLarge,
+    NoBackground,
+    NonFinitePixels,
+    UnreadableImage,
+)
 from cytomask.images import LIMITS, Limits
 from cytomask.metrics import Mask
 from cytomask.truths.masks import read_ground_truth
 
 CELLS = np.zeros((5, 7), np.bool_)
 CELLS[1:3, 2:6] = True
+WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (200, 0, 0)
+
+Labels = NDArray[np.uint8]
 
 
 def tiff(pixels: NDArray[Any], **options: Any) -> bytes:
@@ -30,10 +45,21 @@ def picture(image: Image.Image, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
-def of_palette() -> bytes:
-    image = Image.fromarray(CELLS.astype(np.uint8) * 3).convert("P")
-    image.putpalette([0, 0, 0, 9, 9, 9, 0, 200, 0, 0, 0, 1])
+def palette_png(labels: NDArray[np.integer[Any]], *colours: tuple[int, int, int]) -> bytes:
+    image = Image.frombytes("P", labels.shape[::-1], labels.astype(np.uint8).tobytes())
+    image.putpalette([part for colour in colours for part in colour])
     return picture(image)
+
+
+def palette_tiff(labels: NDArray[np.integer[Any]], *colours: tuple[int, int, int]) -> bytes:
+    entries = np.zeros((3, 256), np.uint16)
+    entries[:, : len(colours)] = np.array(colours).T * 257
+    return tiff(labels.astype(np.uint8), photometric="palette", colormap=entries)
+
+
+def with_alpha(colours: NDArray[Any], alpha: NDArray[Any]) -> Image.Image:
+    """RGBA of (H, W) grey values and (H, W) alpha, both 0..255."""
+    return Image.fromarray(np.dstack([colours] * 3 + [alpha]).astype(np.uint8))
 
 
 def read(content: bytes, pages: int = 1, limits: Limits = LIMITS) -> list[Mask]:
@@ -49,7 +75,22 @@ def read(content: bytes, pages: int = 1, limits: Limits = LIMITS) -> list[Mask]:
         picture(Image.fromarray(CELLS.astype(np.uint16) * 65_535)),
         picture(Image.fromarray(np.dstack([CELLS * 0, CELLS * 0, CELLS * 1]).astype(np.uint8))),
         picture(Image.fromarray(np.dstack([CELLS * 255] * 3 + [CELLS * 0]).astype(np.uint8))),
-        of_palette(),
+        palette_png(CELLS * 3, BLACK, RED, RED, (0, 0, 1)),
+        palette_png(CELLS * 1, WHITE, BLACK),
+        palette_png(CELLS * 1, WHITE, RED),
+        palette_png(CELLS * 2, BLACK, RED, BLACK),
+        palette_tiff(CELLS * 1, WHITE, BLACK),
+        palette_tiff(CELLS * 2, BLACK, RED, BLACK),
+        picture(with_alpha(CELLS * 0 + 255, CELLS * 255)),
+        picture(with_alpha(CELLS * 0, CELLS * 128)),
+        picture(with_alpha(CELLS * 255, CELLS * 255)),
+        picture(with_alpha(CELLS * 255, CELLS * 254 + 1)),
+        picture(Image.fromarray(np.dstack([CELLS * 0 + 9, CELLS * 255]).astype(np.uint8))),
+        tiff(
+            np.dstack([CELLS * 0 + 255] * 3 + [CELLS * 255]).astype(np.uint8),
+            photometric="rgb",
+            extrasamples=["unassalpha"],
+        ),
         tiff(CELLS),  # in which tifffile calls 0 white
         tiff(CELLS, photometric="minisblack"),
         tiff(CELLS.astype(np.uint8) * 255, photometric="miniswhite"),
@@ -64,6 +105,85 @@ def test_what_is_not_zero_is_cell(content: bytes) -> None:
     np.testing.assert_array_equal(mask, CELLS)
 
 
+def as_bits(labels: Labels) -> bytes:
+    return picture(Image.fromarray(labels > 0))
+
+
+WRITERS: dict[str, Callable[[Labels], bytes]] = {
+    "PNG, 8 bits": lambda labels: picture(Image.fromarray(labels)),
+    "PNG, 1 bit": as_bits,
+    "PNG, 16 bits": lambda labels: picture(Image.fromarray(labels.astype(np.uint16) * 257)),
+    "PNG, RGB": lambda labels: picture(Image.fromarray(np.dstack([labels * 0, labels, labels * 0]))),
+    "PNG, alpha alone": lambda labels: picture(with_alpha(labels * 0 + 77, labels)),
+    "PNG, opaque": lambda labels: picture(with_alpha(labels, labels * 0 + 255)),
+    "PNG, palette": lambda labels: palette_png(labels % 4, WHITE, BLACK, RED, WHITE),
+    "TIFF, palette": lambda labels: palette_tiff(labels % 4, WHITE, BLACK, RED, WHITE),
+    "TIFF, bool": lambda labels: tiff(labels > 0),
+    "TIFF, 0 is white": lambda labels: tiff(labels, photometric="miniswhite"),
+    "TIFF, 0 is black": lambda labels: tiff(labels, photometric="minisblack", compression="deflate"),
+    "TIFF, 32 bits": lambda labels: tiff(labels.astype(np.int32) * -1),
+    "TIFF, soft": lambda labels: tiff(labels / np.float32(1000)),
+    "TIFF, soft, 0 is white": lambda labels: tiff(labels / np.float32(1000), photometric="miniswhite"),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@given(
+    labels=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 255))
+)
+def test_a_label_is_what_is_stored_in_every_form(writer: str, labels: Labels) -> None:
+    stored = labels % 4 if "palette" in writer else labels
+    content, size = WRITERS[writer](labels), [labels.shape]
+    if stored.all():
+        if "alpha" in writer or "opaque" in writer:
+            return  # without any background the other of the two tells
+        with pytest.raises(NoBackground, match="truth has no background"):
+            list(read_ground_truth(content, "truth", size))
+        return
+    if "alpha" in writer and not stored.any():
+        return  # transparent everywhere: the colours tell
+    (cells,) = read_ground_truth(content, "truth", size)
+    np.testing.assert_array_equal(cells, stored != 0)
+
+
+@pytest.mark.parametrize(
+    "labels", [CELLS + 1, CELLS * 0 + 255, CELLS * 0 + 1], ids=["1 and 2", "all 255", "all 1"]
+)
+def test_a_truth_without_background_is_refused(labels: Labels) -> None:
+    for content in (tiff(labels.astype(np.uint8)), picture(Image.fromarray(labels.astype(np.uint8)))):
+        with pytest.raises(NoBackground, match=r"truth has no background: no pixel is stored as 0\. Save"):
+            read(content)
+
+
+def test_a_page_of_a_stack_may_be_all_cell_if_another_is_not() -> None:
+    stack = np.stack([CELLS, np.ones_like(CELLS)])
+    assert [cells.mean() for cells in read(tiff(stack, photometric="minisblack"), pages=2)] == [
+        CELLS.mean(),
+        1,
+    ]
+
+
+def test_colours_that_transparency_hides_are_refused() -> None:
+    other = np.roll(CELLS, 1, axis=1)
+    with pytest.raises(AmbiguousChannels, match="page 0 of truth has colours that its transparency hides"):
+        read(picture(with_alpha(CELLS * 255, other * 255)))
+
+
+def test_values_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(NonFinitePixels, match="page 0 of truth has pixels that are NaN"):
+        read(tiff(np.where(CELLS, np.nan, 0).astype(np.float32)))
+
+
+def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
+    path = tmp_path / "truth.png"
+    path.write_bytes(palette_png(CELLS * 1, WHITE, BLACK))
+    (cells,) = read_ground_truth(path, "truth", [(5, 7)])
+    np.testing.assert_array_equal(cells, CELLS)
+    path.write_bytes(picture(Image.fromarray(CELLS.astype(np.uint8)), "JPEG"))
+    with pytest.raises(UnreadableImage, match="PNG or TIFF"):
+        list(read_ground_truth(path, "truth", [(5, 7)]))
+
+
 def test_a_stack_has_a_mask_for_each_page() -> None:
     first, second = read(tiff(np.stack([CELLS, ~CELLS]), photometric="minisblack"), pages=2)
     np.testing.assert_array_equal(first, CELLS)
@@ -71,12 +191,12 @@ def test_a_stack_has_a_mask_for_each_page() -> None:
 
 
 def test_another_size_is_refused_with_both() -> None:
-    with pytest.raises(GroundTruthMismatch, match="truth is 5 x 7 pixels and the mask 7 x 5;"):
+    with pytest.raises(GroundTruthMismatch, match="truth is 5 x 7 pixels and the image 7 x 5;"):
         read(tiff(CELLS.T.copy()))
 
 
 def test_another_number_of_pages_is_refused_with_both() -> None:
-    with pytest.raises(GroundTruthMismatch, match="truth has 1 pages and the mask 2;"):
+    with pytest.raises(GroundTruthMismatch, match="truth has 1 pages and the image 2;"):
         read(tiff(CELLS), pages=2)
 
 

@@ -103,6 +103,18 @@ class ImageNotNamed(RejectedInput):
     code = "IMAGE_NOT_NAMED"
 
 
+class NoBackground(RejectedInput):
+    """A ground truth in which no pixel is background, so that nothing says which pixels are cell."""
+
+    code = "NO_BACKGROUND"
+
+
+class NothingDrawn(RejectedInput):
+    """A COCO file whose annotations of an image cover none of its pixels, or whose annotations got lost."""
+
+    code = "NOTHING_DRAWN"
+
+
 class MaskReplaced(RejectedInput):
     """A newer image's mask took the place of the one that was to be scored."""
 

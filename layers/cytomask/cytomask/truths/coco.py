@@ -1,270 +1,382 @@
-"""COCO files: split into a small one for each image name, drawn as the union of an image's annotations.
+"""Reads COCO files: which images they list, and the union of an image's annotations.
 
-A whole data set's file has hundreds of megabytes. Its outlines are therefore passed on as the text that they
-are, and read only when the one image that they belong to is scored.
+A data set's file has hundreds of megabytes. Outlines stay text until the image that they belong to is drawn,
+and `Coco.part` makes a small file for each image name. What is wrong with one image or one annotation rejects
+that image and leaves the others.
 """
 
-import math
+import codecs
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Annotated
+from functools import cached_property
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as pycocotools
 
-from cytomask.errors import GroundTruthMismatch, ImageNotNamed, UnreadableCoco
+from cytomask.errors import GroundTruthMismatch, ImageNotNamed, NothingDrawn, UnreadableCoco
 from cytomask.metrics import Mask
+from cytomask.truths import names
 from cytomask.truths.limits import Size
+from cytomask.truths.outlines import Outline, draw, measure, require_affordable
 
-MEBI = 2**20
-MOST_OUTLINE_BYTES = 16 * MEBI
-LONGEST_OUTLINE = 2_000_000  # pixels, for each of which pycocotools takes some 100 bytes
-LONGEST_NAME = 255
+LONGEST_NAME = 255  # bytes of a file's name
+MOST_IMAGES = 20_000  # LIVECell has 5,239; the function indexes some 200 a second
 
-Id = int | str
-Polygons = list[list[float]]
+NOT_A_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|(-?\b(?:NaN|Infinity)\b)')
+WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
+
+Number = int | float | str
 
 
-class _Image(msgspec.Struct, gc=False):
-    id: Id
-    file_name: Annotated[str, msgspec.Meta(min_length=1)]
-    width: Annotated[int, msgspec.Meta(ge=1)]
-    height: Annotated[int, msgspec.Meta(ge=1)]
+class _Listed(msgspec.Struct, gc=False):
+    """An image as the file lists it."""
 
-    @property
-    def name(self) -> str:
-        return PurePosixPath(self.file_name).name
-
-    @property
-    def size(self) -> Size:
-        return self.height, self.width
+    file_name: str
+    id: Number | None = None
+    width: Number | None = None
+    height: Number | None = None
+    fault: str = ""  # only our own parts say so
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    image_id: Id
-    segmentation: msgspec.Raw
-    id: Id | None = None
+    image_id: Number | None = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    id: Number | None = None
 
 
 class _File(msgspec.Struct):
-    images: list[_Image]
+    images: list[msgspec.Raw] | dict[str, msgspec.Raw]
+    annotations: list[msgspec.Raw] | dict[str, msgspec.Raw]
+    annotations_without_image: int = 0  # of the whole file; only our own parts say so
+
+
+class Entry(msgspec.Struct, gc=False, omit_defaults=True):
+    """An image that a file lists.
+
+    Attributes:
+        id: as text, whichever type it had: 1, 1.0 and "1" are the same.
+        file_name: as the file writes it.
+        width, height: in pixels.
+        fault: why it cannot be drawn, where it cannot.
+    """
+
+    id: str
+    file_name: str
+    width: int = 0
+    height: int = 0
+    fault: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its whole name in the form in which names are compared."""
+        return names.clean(self.file_name)
+
+
+class _Part(msgspec.Struct):
+    """What `Coco.part` writes; `read_part` reads it as any COCO file."""
+
+    images: list[Entry]
     annotations: list[_Annotation]
-
-
-class _RunLengths(msgspec.Struct):
-    size: tuple[int, int]
-    counts: list[Annotated[int, msgspec.Meta(ge=0)]] | str
+    annotations_without_image: int
 
 
 @dataclass(frozen=True)
 class Coco:
-    """A COCO file that was read; `annotations_without_image` belong to no image that it lists."""
+    """A COCO file that was read.
 
-    by_name: dict[str, list[_Image]]
-    by_image: dict[Id, list[_Annotation]]
+    Attributes:
+        called: the file's name in errors.
+        entries: the images that it lists, by their whole names; an image that is listed twice has two.
+        annotations: how many there are.
+        annotations_without_image: how many belong to no image that is listed.
+        unnamed: how many listed images have no file name.
+    """
+
+    called: str
+    entries: dict[str, list[Entry]]
+    by_image: dict[str, list[_Annotation]]
     annotations: int
     annotations_without_image: int
+    unnamed: int
 
     @property
     def images(self) -> int:
         """How many images it names, each once however often it is listed."""
-        return len(self.by_name)
+        return len(self.entries)
 
-    def part(self, name: str) -> bytes:
-        """A COCO file of all that is said of the images with this base name, a key of `by_name`."""
-        images = self.by_name[name]
-        ids = dict.fromkeys(image.id for image in images)
+    @cached_property
+    def by_base(self) -> dict[str, list[str]]:
+        """The whole names of the images, by their base names."""
+        found = defaultdict(list)
+        for name in self.entries:
+            found[names.base(name)].append(name)
+        return dict(found)
+
+    @cached_property
+    def faults(self) -> dict[str, str]:
+        """Images that are listed in a way in which they cannot be drawn, each with its fault."""
+        return {
+            name: entry.fault for name, entries in self.entries.items() for entry in entries if entry.fault
+        }
+
+    @cached_property
+    def unannotated(self) -> list[str]:
+        """Images without annotations: their ground truth is an empty page."""
+        return [
+            name
+            for name, entries in self.entries.items()
+            if not any(self.by_image.get(entry.id) for entry in entries)
+        ]
+
+    def part(self, base: str) -> bytes:
+        """Return a COCO file of everything that this one says of images with that base name."""
+        entries = [entry for name in self.by_base[base] for entry in self.entries[name]]
+        ids = dict.fromkeys(entry.id for entry in entries)
         annotations = [annotation for each in ids for annotation in self.by_image.get(each, [])]
-        return msgspec.json.encode(_File(images, annotations))
+        return msgspec.json.encode(_Part(entries, annotations, self.annotations_without_image))
+
+    def find(self, image: str, images: Mapping[str, Sequence[str]]) -> str:
+        """Find the entry that speaks of an image; return its key in `entries`.
+
+        Args:
+            image: a key of `images`.
+            images: the images that the file may speak of and that have a base name of its own, each with its
+                names as `names.relative` gives them.
+
+        Raises:
+            ImageNotNamed: the file does not name the image, or its name also fits another image or entry.
+        """
+        found = names.assign(images, {name: [name] for name in self.entries})
+        if image in found.truths:
+            return found.truths[image]
+        entries = ", ".join(found.doubtful.get(image, []))
+        if not entries:
+            raise ImageNotNamed(
+                f"{self.called} does not name {image}; add it, or rename the image as its file_name says"
+            )
+        others = names.listed(
+            other for other in images if other != image and found.doubtful.get(other) == found.doubtful[image]
+        )
+        raise ImageNotNamed(
+            f"{self.called} names {entries}, which does not tell whether {image}"
+            f"{' or ' + others if others else ''} is meant; write folders into its file names, or upload "
+            "a file for each folder with `cytomask evaluate --images`"
+        )
+
+    def draw(self, name: str, sizes: Sequence[Size]) -> Mask:
+        """Draw the ground truth of one image: every pixel inside an annotation of whatever category.
+
+        An image that is listed more than once has the annotations of all its entries.
+
+        Args:
+            name: a key of `entries`.
+            sizes: of every page of the image.
+
+        Returns:
+            (H, W) bool.
+
+        Raises:
+            GroundTruthMismatch: the image has several pages or another size than the file says.
+            UnreadableCoco: an annotation that cannot be drawn, or too much to draw.
+            NothingDrawn: there are annotations, and no pixel is inside any.
+        """
+        entries = self.entries[name]
+        for entry in entries:
+            if entry.fault:
+                raise UnreadableCoco(f"{self.called}: {entry.fault}")
+        size = _require_size(entries, self.called, sizes)
+        outlines = list(self._outlines(name))
+        if not outlines and self.annotations_without_image:
+            raise NothingDrawn(
+                f"{self.called} has no annotation of {name}, and {self.annotations_without_image} "
+                "annotations of images that it does not list; correct their `image_id`, or remove them"
+            )
+        require_affordable(outlines, size, f"{name} in {self.called}")
+        cells = draw(outlines, size)
+        if outlines and not cells.any():
+            raise NothingDrawn(
+                f"{self.called} has {len(outlines)} annotations of {name} and none covers a pixel of its "
+                f"{size[1]} x {size[0]}; give coordinates in pixels of the image"
+            )
+        return cells
+
+    def areas(self, name: str) -> list[int]:
+        """Return the pixels of each annotation of an image; raises as `draw`."""
+        size = _require_size(self.entries[name], self.called, [])
+        outlines = list(self._outlines(name))
+        require_affordable(outlines, size, f"{name} in {self.called}")
+        return [measure(outline, size) for outline in outlines]
+
+    def _outlines(self, name: str) -> Iterator[Outline]:
+        entries = self.entries[name]
+        for image_id in dict.fromkeys(entry.id for entry in entries):
+            for annotation in self.by_image.get(image_id, []):
+                called = f"annotation {annotation.id} of {entries[0].file_name} in {self.called}"
+                yield Outline(annotation.segmentation, called)
 
 
-def read_coco(content: bytes, name: str) -> Coco:
-    """Reads a COCO file but for its outlines.
+def read_coco(content: bytes, called: str) -> Coco:
+    """Read a COCO file but for its outlines.
 
     Args:
         content: the file's bytes.
-        name: what to call it in errors.
+        called: what to call it in errors.
 
     Raises:
-        UnreadableCoco: not JSON, no images, a field missing, or one id for two images.
+        UnreadableCoco: not JSON, no image that can be used, or annotations that belong to none of its images.
     """
-    file = _decode(content, name)
-    if not file.images:
-        raise UnreadableCoco(f"{name} lists no images; export it anew, with its images")
-    named: dict[Id, _Image] = {}
-    by_name = defaultdict(list)
-    for image in file.images:
-        if not 1 <= len(image.name.encode()) <= LONGEST_NAME:
-            raise UnreadableCoco(
-                f"{name} has an image whose file_name is no file's: {image.file_name[:100]!r}; correct it"
-            )
-        first = named.setdefault(image.id, image)
-        if first.file_name != image.file_name:
-            raise UnreadableCoco(
-                f"{name} gives the id {image.id} to {first.file_name} and to {image.file_name}; "
-                "export it anew, with an id for each image"
-            )
-        by_name[image.name].append(image)
-    by_image = defaultdict(list)
-    for annotation in file.annotations:
-        by_image[annotation.image_id].append(annotation)
-    orphans = sum(len(each) for image_id, each in by_image.items() if image_id not in named)
-    return Coco(dict(by_name), dict(by_image), len(file.annotations), orphans)
-
-
-def draw_coco(part: bytes, name: str, image_uri: str, sizes: Sequence[Size]) -> Mask:
-    """The ground truth of one image, (H, W) bool: every pixel inside an annotation of whatever category.
-
-    An image that is listed more than once has the annotations of all its entries.
-
-    Args:
-        part: what `Coco.part` says of images with this one's base name.
-        name: what to call the COCO file in errors.
-        image_uri: of the image; where several folders of the file have its name, its own folders decide.
-        sizes: height and width of every page of the mask.
-
-    Raises:
-        ImageNotNamed: only images of the same name in other folders are listed, and more than one.
-        GroundTruthMismatch: the mask has several pages or another size.
-        UnreadableCoco: an annotation that is no polygon and no run-length encoding of the image's size.
-    """
-    file = _decode(part, name)
-    images = _images_of(file, name, image_uri)
-    size = _require_size(images, name, sizes)
-    ids = {image.id for image in images}
-    encoded: list[object] = []
-    cells = np.zeros(size, np.bool_)
-    for annotation in file.annotations:
-        if annotation.image_id not in ids:
-            continue
-        called = f"annotation {annotation.id} of {images[0].file_name} in {name}"
-        outline = _decode_outline(annotation, called)
-        if isinstance(outline, _RunLengths):
-            cells |= _paint(outline, size, called)
-        else:
-            _require_drawable(outline, size, called)
-            encoded += pycocotools.frPyObjects(outline, *size)
-    if encoded:
-        cells |= pycocotools.decode(pycocotools.merge(encoded)) > 0
-    return cells
-
-
-def _decode(content: bytes, name: str) -> _File:
-    try:
-        return msgspec.json.decode(content, type=_File)
-    except (msgspec.DecodeError, RecursionError) as error:  # a ValidationError is a DecodeError
-        raise UnreadableCoco(f"{name} is no COCO file ({error}); export it anew") from error
-
-
-def _images_of(file: _File, name: str, uri: str) -> list[_Image]:
-    """The entries of one image: of its file_name as a whole where folders differ."""
-    files = {image.file_name for image in file.images}
-    if len(files) > 1:
-        files = {each for each in files if uri.endswith(f"/{each}")}
-    if len(files) != 1:
-        raise ImageNotNamed(
-            f"{name} lists several images called {PurePosixPath(uri).name}, and the folders of {uri} do "
-            "not say which it is; split it by folder, and upload each with `cytomask evaluate --images`"
+    coco = read_part(content, called)
+    if not coco.entries and not coco.unnamed:
+        raise UnreadableCoco(f"{called} lists no images; export it anew, with its images")
+    if not coco.entries:
+        raise UnreadableCoco(f"{called} has no image with a `file_name`; export it anew, with file names")
+    if len(coco.faults) == len(coco.entries):
+        raise UnreadableCoco(f"{called}: {next(iter(coco.faults.values()))}")
+    if coco.annotations and coco.annotations == coco.annotations_without_image:
+        listed = names.listed({entry.id for entries in coco.entries.values() for entry in entries}, 3)
+        raise UnreadableCoco(
+            f"none of the {coco.annotations} annotations of {called} belongs to an image that it lists "
+            f"(their `id`: {listed}); correct the annotations' `image_id`"
         )
-    return [image for image in file.images if image.file_name in files]
+    return coco
 
 
-def _require_size(images: Sequence[_Image], name: str, sizes: Sequence[Size]) -> Size:
-    if len(sizes) != 1:
+def require_few_images(coco: Coco) -> None:
+    """Refuse a file that lists more images than one invocation can index; raises UnreadableCoco."""
+    if coco.images > MOST_IMAGES:
+        raise UnreadableCoco(
+            f"{coco.called} lists {coco.images} images, the limit is {MOST_IMAGES}; split it into several"
+        )
+
+
+def read_part(content: bytes, called: str) -> Coco:
+    """Read what `Coco.part` wrote; raises UnreadableCoco where it is not a COCO file."""
+    file = _decode(content, called)
+    entries: dict[str, list[Entry]] = defaultdict(list)
+    first: dict[str, Entry] = {}
+    unnamed = 0
+    for raw in _values(file.images):
+        entry = _entry(raw)
+        if entry is None:
+            unnamed += 1
+            continue
+        known = first.setdefault(entry.id, entry)
+        if entry.id and known.name != entry.name:
+            fault = (
+                f"the id {entry.id} belongs to {known.file_name} and to {entry.file_name}; export it anew, "
+                "with an id for each image"
+            )
+            known.fault = entry.fault = fault
+        entries[entry.name].append(entry)
+    by_image: dict[str, list[_Annotation]] = defaultdict(list)
+    total = orphans = 0
+    for raw in _values(file.annotations):
+        total += 1
+        annotation = _annotation(raw)
+        image_id = _id(annotation.image_id) if annotation else None
+        if annotation and image_id in first:
+            by_image[image_id].append(annotation)
+        else:
+            orphans += 1
+    orphans = max(orphans, file.annotations_without_image)
+    return Coco(called, dict(entries), dict(by_image), total, orphans, unnamed)
+
+
+def _decode(content: bytes, called: str) -> _File:
+    """Decode the file's outer form: whatever lies inside images and annotations is read one by one."""
+    text = _utf8(content)
+    try:
+        try:
+            return msgspec.json.decode(text, type=_File)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # Python writes NaN and Infinity, which are not JSON
+            repaired = NOT_A_NUMBER.sub(lambda found: b"null" if found[1] else found[0], text)
+            return msgspec.json.decode(repaired, type=_File)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise UnreadableCoco(f"{called} is not a COCO file ({error}); export it anew") from error
+
+
+def _utf8(content: bytes) -> bytes:
+    """Return the text as UTF-8 without a byte order mark; Windows writes the mark, and UTF-16 too."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace").encode()
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def _values(listed: list[msgspec.Raw] | dict[str, msgspec.Raw]) -> Iterator[msgspec.Raw]:
+    """Yield what is listed, whether as a list or by id, as in some of LIVECell's files."""
+    yield from listed.values() if isinstance(listed, dict) else listed
+
+
+_read_listed = msgspec.json.Decoder(_Listed)
+_read_annotation = msgspec.json.Decoder(_Annotation)
+
+
+def _entry(raw: msgspec.Raw) -> Entry | None:
+    """Return an image of the file; None where it has no file name that an image could have."""
+    listed: _Listed | None
+    try:
+        listed = _read_listed.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        listed = _without_details(raw)
+    if listed is None or not 1 <= len(names.base(listed.file_name).encode()) <= LONGEST_NAME:
+        return None
+    image_id, width, height = _id(listed.id), _length(listed.width), _length(listed.height)
+    fault = listed.fault
+    if not image_id:
+        fault = fault or f"{listed.file_name} has no `id`; export it anew"
+    elif not width or not height:
+        lacking = "height" if width else "width"
+        fault = fault or f"{listed.file_name} has no usable `{lacking}`; give width and height in pixels"
+    return Entry(image_id or "", listed.file_name, width, height, fault)
+
+
+def _without_details(raw: msgspec.Raw) -> _Listed | None:
+    """Return an image whose fields are not what they should be, by its name alone."""
+    try:
+        return _Listed(msgspec.json.decode(raw)["file_name"] + "")
+    except (msgspec.DecodeError, RecursionError, TypeError, KeyError):
+        return None
+
+
+def _annotation(raw: msgspec.Raw) -> _Annotation | None:
+    try:
+        return _read_annotation.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _id(value: Number | None) -> str | None:
+    """Return an id as text: 1, 1.0, "1" and "1.0" are the same."""
+    if value is None:
+        return None
+    text = value.strip() if isinstance(value, str) else repr(value)
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _length(value: Number | None) -> int:
+    """Return a side in pixels; 0 where it is none."""
+    whole = WHOLE.fullmatch(_id(value) or "")
+    length = int(whole[1]) if whole else 0
+    return length if 0 < length < 2**31 else 0
+
+
+def _require_size(entries: Sequence[Entry], called: str, sizes: Sequence[Size]) -> Size:
+    """Return the image's size; `sizes` is empty where the image itself is not looked at."""
+    if len(sizes) > 1:
         raise GroundTruthMismatch(
-            f"{name} describes one page of {images[0].file_name} and the mask has {len(sizes)}; "
+            f"{called} describes one page of {entries[0].file_name} and the image has {len(sizes)}; "
             "upload a ground truth with a page for each"
         )
-    height, width = sizes[0]
-    for image in images:
-        if image.size != (height, width):
+    own = (entries[0].height, entries[0].width)
+    height, width = sizes[0] if sizes else own
+    for entry in entries:
+        if (entry.height, entry.width) != (height, width):
             raise GroundTruthMismatch(
-                f"{name} says that {image.file_name} is {image.width} x {image.height} pixels and the mask "
-                f"{width} x {height}; annotate the image in its own size"
+                f"{called} says that {entry.file_name} is {entry.width} x {entry.height} pixels, and the "
+                f"image is {width} x {height}; annotate the image in its own size"
             )
     return height, width
-
-
-def _decode_outline(annotation: _Annotation, called: str) -> Polygons | _RunLengths:
-    text = memoryview(annotation.segmentation)
-    if text.nbytes > MOST_OUTLINE_BYTES:
-        raise UnreadableCoco(
-            f"{called} has {text.nbytes / MEBI:.0f} MiB of coordinates, the limit is "
-            f"{MOST_OUTLINE_BYTES // MEBI} MiB; draw it with fewer points"
-        )
-    try:
-        return msgspec.json.decode(text, type=Polygons | _RunLengths)
-    except msgspec.DecodeError as error:
-        raise UnreadableCoco(
-            f"{called} is neither polygons nor a run-length encoding ({error}); correct its segmentation"
-        ) from error
-
-
-def _require_drawable(polygons: Polygons, size: Size, called: str) -> None:
-    """Refuses what pycocotools would take for something else, or would not survive."""
-    if not polygons:
-        raise UnreadableCoco(f"{called} has no polygon; draw its outline or remove it")
-    height, width = size
-    for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise UnreadableCoco(
-                f"{called} has a polygon of {len(polygon)} numbers; it takes x and y of at least three points"
-            )
-        points = np.array(polygon).reshape(-1, 2)  # points, x and y
-        far = np.abs(points - (width / 2, height / 2)) > (1.5 * width, 1.5 * height)
-        if far.any() or not np.isfinite(points).all():
-            x, y = points[np.argmax(far.any(axis=1))]
-            raise UnreadableCoco(
-                f"{called} goes through x = {x:g}, y = {y:g}, far off the image's {width} x {height} pixels; "
-                "give coordinates in pixels of the image"
-            )
-        steps = np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1)
-        if math.fsum(steps) > LONGEST_OUTLINE:
-            raise UnreadableCoco(
-                f"{called} has an outline of {math.fsum(steps):.0f} pixels, the limit is {LONGEST_OUTLINE}; "
-                "draw it with fewer points"
-            )
-
-
-def _paint(runs: _RunLengths, size: Size, called: str) -> Mask:
-    """Run lengths as a mask; pycocotools writes past its end where they are longer than that."""
-    counts = _decode_counts(runs.counts, called) if isinstance(runs.counts, str) else runs.counts
-    height, width = size
-    if runs.size != size or sum(counts) != height * width or min(counts, default=0) < 0:
-        raise UnreadableCoco(
-            f"{called} has run lengths of {runs.size[1]} x {runs.size[0]} pixels, {sum(counts)} in sum, "
-            f"and the image has {width} x {height}, which is {height * width}; export it anew"
-        )
-    values = np.arange(len(counts)) % 2 == 1
-    columns: NDArray[np.bool_] = np.repeat(values, counts).reshape(width, height)  # columns, rows
-    return columns.T
-
-
-def _decode_counts(text: str, called: str) -> list[int]:
-    """COCO's compressed run lengths: five bits a letter, from the third run on as a difference.
-
-    pycocotools reads past the end of a text that was cut short.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for letter in text:
-        bits = ord(letter) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise UnreadableCoco(
-                f"{called} has run lengths that are damaged at the letter {letter!r}; export it anew"
-            )
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise UnreadableCoco(f"{called} has run lengths that were cut short; export it anew")
-    return counts

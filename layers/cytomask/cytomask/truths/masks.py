@@ -1,52 +1,132 @@
-"""Reads ground truths: mask images of any kind, in which every pixel that is not zero is cell.
+"""Reads mask images as ground truths: every pixel that is stored as anything but zero is cell.
 
-What is stored counts, not what it looks like: tifffile and ImageJ write masks in which 0 is said to be white.
+What is stored counts, not what it looks like: a label is the index into a palette, and tifffile and ImageJ
+write masks in which 0 is shown white.
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from cytomask.errors import AmbiguousChannels, GroundTruthMismatch, UnreadableImage
-from cytomask.images import JPEG_MAGIC, ImageFile, Limits, open_image, read_pages
+import numpy as np
+from numpy.typing import NDArray
+
+from cytomask.errors import (
+    AmbiguousChannels,
+    GroundTruthMismatch,
+    NoBackground,
+    NonFinitePixels,
+    UnreadableImage,
+)
+from cytomask.images import (
+    JPEG_MAGIC,
+    LIMITS,
+    ImageFile,
+    Limits,
+    StoredPage,
+    open_image,
+    read_stored,
+)
 from cytomask.metrics import Mask
 from cytomask.truths.limits import Size
 
 
-def read_ground_truth(content: bytes, name: str, sizes: Sequence[Size], limits: Limits) -> Iterator[Mask]:
-    """Yields each page as (H, W) bool: of 0 and 255, 0 and 1, soft, RGB masks and label images alike.
+def read_ground_truth(
+    source: bytes | Path, name: str, sizes: Sequence[Size], limits: Limits = LIMITS
+) -> Iterator[Mask]:
+    """Read each page as (H, W) bool: masks of 0 and 255 or 0 and 1, soft and RGB masks, label images.
 
     Args:
-        content: the file's bytes.
+        source: the file's bytes or its path.
         name: what to call it in errors.
-        sizes: height and width of every page of the mask that it is the truth of.
+        sizes: height and width of every page of the image that it is the truth of.
         limits: of its pages.
+
+    Yields:
+        The pages in their order; the last error comes after the last page.
 
     Raises:
         GroundTruthMismatch: the pages are not of these sizes, by their headers.
-        UnreadableImage: no image, a damaged one, or a JPEG.
-        RejectedInput: whatever else `open_image` and `read_pages` refuse.
+        UnreadableImage: not an image, a damaged one, or a JPEG.
+        AmbiguousChannels: several channels, or colours that transparency hides.
+        NoBackground: no pixel of any page is background.
+        NonFinitePixels: NaN or infinite values.
+        RejectedInput: whatever else `open_image` and `read_stored` refuse.
     """
-    if content.startswith(JPEG_MAGIC):
-        raise UnreadableImage(
-            f"{name} is a JPEG, in which hardly a pixel stays zero; save the mask as PNG or TIFF"
-        )
-    with open_image(content, name) as image:
+    _require_lossless(source, name)
+    with open_image(source, name, limits) as image:
         _require_sizes(image, sizes)
         _require_one_channel(image)
-        for page in read_pages(image, limits=limits):
-            yield page.pixels != image.pages[page.index].zero
+        background = False
+        for page in read_stored(image, limits=limits):
+            cells = find_cells(page, name)
+            background = background or not cells.all()
+            yield cells
+    if not background:
+        raise NoBackground(
+            f"{name} has no background: no pixel is stored as 0. Save what is not cell as 0; if the "
+            "background has a label of its own, such as 1, subtract it"
+        )
+
+
+def find_cells(page: StoredPage, name: str) -> Mask:
+    """Tell cells from background on one page, by what is stored or, where that is uniform, by transparency.
+
+    Args:
+        page: as stored.
+        name: what to call the file in errors.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        AmbiguousChannels: transparency hides some of the pixels that are not 0.
+        NonFinitePixels: NaN or infinite values.
+    """
+    stored: NDArray[Any] = page.values
+    if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+        raise NonFinitePixels(
+            f"page {page.index} of {name} has pixels that are NaN or infinite; save them as 0 or as cell"
+        )
+    cells: Mask = (stored if stored.ndim == 2 else stored.any(axis=-1)) != 0
+    if page.alpha is None:
+        return cells
+    opaque: Mask = page.alpha != 0
+    if opaque.all() or not opaque.any():
+        return cells
+    if cells.all() or not cells.any():
+        return opaque
+    if np.any(cells & ~opaque):
+        raise AmbiguousChannels(
+            f"page {page.index} of {name} has colours that its transparency hides, so two different masks; "
+            "save the right one without transparency"
+        )
+    return cells
+
+
+def _require_lossless(source: bytes | Path, name: str) -> None:
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            magic = file.read(len(JPEG_MAGIC))
+    else:
+        magic = source[: len(JPEG_MAGIC)]
+    if magic == JPEG_MAGIC:
+        raise UnreadableImage(
+            f"{name} is a JPEG, in which hardly any pixel stays zero; save the mask as PNG or TIFF"
+        )
 
 
 def _require_sizes(image: ImageFile, sizes: Sequence[Size]) -> None:
     if len(image.pages) != len(sizes):
         raise GroundTruthMismatch(
-            f"{image.name} has {len(image.pages)} pages and the mask {len(sizes)}; "
-            "upload a ground truth with a page for each"
+            f"{image.name} has {len(image.pages)} pages and the image {len(sizes)}; "
+            "save a ground truth with a page for each"
         )
     for page, (height, width) in zip(image.pages, sizes, strict=True):
         if (page.height, page.width) != (height, width):
             raise GroundTruthMismatch(
-                f"{image.name} is {page.width} x {page.height} pixels and the mask {width} x {height}; "
-                "upload a ground truth of the image's own size"
+                f"{image.name} is {page.width} x {page.height} pixels and the image {width} x {height}; "
+                "save a ground truth of the image's own size"
             )
 
 

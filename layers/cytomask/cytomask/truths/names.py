@@ -1,0 +1,191 @@
+"""Which image a ground truth belongs to, by name.
+
+Names are compared whole, with their folders. Where folders differ, the longest common end decides. A base
+name alone decides only where one image and one ground truth have it.
+"""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Generic, TypeVar
+from urllib.parse import unquote
+
+IMAGE_SUFFIXES = frozenset({"tif", "tiff", "png", "jpg", "jpeg", "jfif", "jpe", "btf", "tf8", "lsm", "stk"})
+_MARK = r"[ ._-]+(?:masks?|labels?|segs?|segmentations?|gts?|ground[ ._-]?truths?|truths?|annotations?)$"
+MARKS = (re.compile(rf"[ ._-]+cp{_MARK}", re.IGNORECASE), re.compile(_MARK, re.IGNORECASE))
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+Image = TypeVar("Image", bound=Hashable)
+Truth = TypeVar("Truth", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Assignment(Generic[Image, Truth]):
+    """Which ground truth belongs to which image.
+
+    Attributes:
+        truths: the ground truth of each image that has one.
+        doubtful: images of which the name does not tell which of several ground truths is theirs, or whose
+            ground truth might be another image's as well, each with those ground truths.
+        lonely: images without any ground truth of their name.
+        unused: ground truths that no image has.
+    """
+
+    truths: Mapping[Image, Truth]
+    doubtful: Mapping[Image, Sequence[Truth]]
+    lonely: Sequence[Image]
+    unused: Sequence[Truth]
+
+
+def assign(
+    images: Mapping[Image, Sequence[str]], truths: Mapping[Truth, Sequence[str]]
+) -> Assignment[Image, Truth]:
+    """Match images with ground truths by their names.
+
+    An equal name decides first, and may give one ground truth to several images (`a.png` and `a.tif`). The
+    rest is matched by the longest common end of the paths, where both sides agree and no other is as close.
+
+    Args:
+        images: each with its names in the form that `clean` gives, the likeliest first.
+        truths: the same.
+    """
+    found: dict[Image, Truth] = {}
+    doubtful: dict[Image, Sequence[Truth]] = {}
+    by_name: dict[str, list[tuple[int, Truth]]] = defaultdict(list)
+    for truth, paths in truths.items():
+        for rank, path in enumerate(paths):
+            by_name[path].append((rank, truth))
+    for image, paths in images.items():
+        equal = [each for path in paths for each in by_name.get(path, [])]
+        if equal:
+            first = min(rank for rank, _ in equal)
+            likeliest = list(dict.fromkeys(truth for rank, truth in equal if rank == first))
+            if len(likeliest) == 1:
+                found[image] = likeliest[0]
+            else:
+                doubtful[image] = likeliest
+    taken = {*found.values(), *(truth for several in doubtful.values() for truth in several)}
+    free_images = {image: paths for image, paths in images.items() if image not in found | doubtful}
+    free_truths = {truth: paths for truth, paths in truths.items() if truth not in taken}
+    nearest_truths = _nearest(free_images, free_truths)
+    nearest_images = _nearest(free_truths, free_images)
+    for image, near in nearest_truths.items():
+        if len(near) == 1 and nearest_images[near[0]] == [image]:
+            found[image] = near[0]
+        elif any(image in nearest_images[truth] for truth in near):
+            doubtful[image] = near
+    return Assignment(
+        found,
+        doubtful,
+        [image for image in images if image not in found and image not in doubtful],
+        [truth for truth in truths if truth not in taken and truth not in set(found.values())],
+    )
+
+
+def _nearest(
+    wanting: Mapping[Image, Sequence[str]], offered: Mapping[Truth, Sequence[str]]
+) -> dict[Image, list[Truth]]:
+    """Find the others with the longest common end; leave out names whose base name no other has."""
+    by_end: dict[tuple[str, ...], dict[Truth, None]] = defaultdict(dict)
+    for other, paths in offered.items():
+        for path in paths:
+            for end in _ends(path):
+                by_end[end][other] = None
+    nearest: dict[Image, list[Truth]] = {}
+    for one, paths in wanting.items():
+        ends = sorted({end for path in paths for end in _ends(path) if end in by_end}, key=len)
+        if ends:
+            longest = [end for end in ends if len(end) == len(ends[-1])]
+            nearest[one] = list(dict.fromkeys(other for end in longest for other in by_end[end]))
+    return nearest
+
+
+def _ends(path: str) -> Iterator[tuple[str, ...]]:
+    parts = tuple(path.split("/"))
+    return (parts[start:] for start in range(len(parts)))
+
+
+@lru_cache(maxsize=4096)
+def clean(name: str) -> str:
+    """Return a path in one form, whichever tool wrote it.
+
+    Folders are separated by `/`, percent-encoding is undone and Unicode is composed (NFC). The scheme of an
+    address, `.`, `..` and empty parts are left out. The form serves comparison only: it may not name a file.
+    """
+    scheme = SCHEME.match(name)
+    if scheme:
+        name = name[scheme.end() :]
+        if scheme[1].lower() in ("http", "https"):
+            name = re.split("[?#]", name, maxsplit=1)[0]
+    with suppress(UnicodeDecodeError):  # a name with a % of its own
+        name = unquote(name, errors="strict")
+    parts: list[str] = []
+    for part in unicodedata.normalize("NFC", name).replace("\\", "/").split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def base(name: str) -> str:
+    """Return the last part of a path in `clean`'s form; empty where there is none."""
+    return clean(name).rpartition("/")[2]
+
+
+def image_stems(name: str) -> list[str]:
+    """Return the names by which a mask image may speak of this image: its own without its suffix."""
+    path = clean(name)
+    folder, slash, last = path.rpartition("/")
+    head, _, suffix = last.rpartition(".")
+    stems = [] if suffix.lower() in IMAGE_SUFFIXES and head else [path]
+    stems += [f"{folder}{slash}{head}"] if head else []
+    return list(dict.fromkeys([*stems, *map(_without_ome, stems)]))
+
+
+def truth_stems(name: str) -> list[str]:
+    """Return the names of the images that a mask image may be the truth of, the likeliest first.
+
+    `p/a_cp_masks.TIFF` may be the truth of `p/a_cp_masks`, `p/a` and `p/a_cp`, whatever their suffixes.
+    """
+    stems = [_without_suffix(clean(name))]
+    for stem in stems:  # grows on the way, by names that are shorter each time
+        folder, slash, last = stem.rpartition("/")
+        shorter = [*(mark.sub("", last) for mark in MARKS), _without_ome(last), _without_suffix(last)]
+        stems += [each for part in shorter if part and (each := f"{folder}{slash}{part}") not in stems]
+    return list(dict.fromkeys(stems))
+
+
+def _without_suffix(path: str) -> str:
+    """Take off an image's suffix; any other end is part of the name."""
+    head, _, suffix = path.rpartition(".")
+    return head if suffix.lower() in IMAGE_SUFFIXES and head and not head.endswith("/") else path
+
+
+def _without_ome(stem: str) -> str:
+    head = stem[:-4]
+    return head if stem.lower().endswith(".ome") and head and not head.endswith("/") else stem
+
+
+def relative(key: str, prefix: str) -> list[str]:
+    """Return the clean names of an object: its key, and the key below a prefix that narrows a file to it.
+
+    Args:
+        key: of the image.
+        prefix: the beginning of its key, which may end within a name; empty for none.
+    """
+    folder = prefix.rpartition("/")[0]
+    starts = [folder + "/" if folder else "", prefix if prefix.endswith("/") else prefix + "/"]
+    below = [key[len(start) :] for start in starts if start.strip("/") and key.startswith(start)]
+    return list(dict.fromkeys(clean(each) for each in [key, *below] if each))
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Return names as one sentence part: at most `most` of them, and how many more there are."""
+    all_names = sorted(names)
+    more = f" and {len(all_names) - most} more" if len(all_names) > most else ""
+    return ", ".join(all_names[:most]) + more
