@@ -3,6 +3,7 @@
 One code for training and serving, so that the network is served what it was trained on.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,26 +12,35 @@ from PIL import Image
 
 TILE = 224
 OVERLAP = 56
-NORMALISATION = "page-zscore"
+NORMALISATION = "page-robust"
 PIXELS_AT_ONCE = 2**16  # in 64 bits they stay in a core's cache
+SAMPLE = 2**16  # pixels that decide the percentiles of a page, at least
+REACH = 3.0  # how many spreads beyond the percentiles a normalised pixel may lie
+FILL_SIDE = 16  # pixels, a power of two; scale bars and most saturated cells are thinner
+FILL_SHARE = 1 / 256  # of the page; saturated cells that are as wide stay below it
+FLAT = 1 / 64  # exact in binary, so copies of a page agree
 
 Pixels = NDArray[np.float32]
 
 
 def normalise(page: NDArray[np.generic]) -> Pixels:
-    """Standardises a whole page: subtracts its mean, divides by its standard deviation.
+    """Standardise a whole page by statistics that a few extreme pixels cannot decide.
 
-    The result does not depend on bit depth, offset or gain, so 8-, 12- and 16-bit copies of one
-    image look the same to the network. It is taken over the page before any tile is cut: values
-    taken per tile would leave seams.
+    Fill is left out (see `find_fill`). Of the other pixels, the 1st and the 99th percentile lie one spread
+    apart. Pixels more than a spread beyond them count as if they were there, so hot pixels and scale bars
+    hardly move the mean and the deviation. Bit depth, offset and gain cancel: 8-, 12- and 16-bit copies of
+    one image look the same to the network. The statistics cover the page before any tile is cut, because
+    values taken per tile would leave seams.
 
     Args:
         page: (H, W), any real dtype, finite values.
 
     Returns:
-        (H, W) float32 with mean 0 and deviation 1; all 0 where the page is constant.
+        (H, W) float32, clipped `REACH` spreads beyond the percentiles; its mean is 0 and its deviation 1
+        if nothing is extreme. 0 in the fill, and everywhere if the page is constant.
     """
-    low, high = float(page.min()), float(page.max())
+    fill = find_fill(page)
+    low, high = _percentiles(page, fill)
     if low == high:
         return np.zeros(page.shape, np.float32)
     height, width = page.shape
@@ -38,26 +48,105 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
     bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
     room = np.empty((rows, width), np.float64)  # for one band after the other
 
-    def stretched(band: slice) -> NDArray[np.float64]:
-        """To 0..1 first: copies that differ in gain and offset give the same numbers to the last bit."""
+    def stretched(band: slice, reach: float) -> NDArray[np.float64]:
+        """Map the percentiles to 0 and 1: copies that differ in gain and offset agree to the last bit."""
         values = room[: band.stop - band.start]
         np.subtract(page[band], low, out=values, dtype=np.float64)
         values /= high - low
-        return values
+        return np.clip(values, -reach, 1 + reach, out=values)
 
-    mean = sum(float(stretched(band).sum()) for band in bands) / page.size
+    total = squares = 0.0
+    for band in bands:
+        values = stretched(band, 1)
+        if fill is not None:
+            values[fill[band]] = 0
+        total += float(values.sum())
+        squares += float(np.square(values, out=values).sum())
+    counted = page.size if fill is None else page.size - np.count_nonzero(fill)
+    mean = total / counted
+    deviation = (squares / counted - mean**2) ** 0.5
 
-    def centred(band: slice) -> NDArray[np.float64]:
-        values = stretched(band)
-        values -= mean
-        return values
-
-    squares = sum(float(np.square(values, out=values).sum()) for values in map(centred, bands))
-    deviation = (squares / page.size) ** 0.5
     normalised = np.empty(page.shape, np.float32)
     for band in bands:
-        np.divide(centred(band), deviation, out=normalised[band], casting="same_kind")
+        values = stretched(band, REACH)
+        values -= mean
+        np.divide(values, deviation, out=normalised[band], casting="same_kind")
+    if fill is not None:
+        normalised[fill] = 0
     return normalised
+
+
+def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:
+    """Find the pixels that no light decided: dead borders, stitching's fill values, saturated areas.
+
+    Fill is as dark or as bright as the page gets, within `FLAT` of the distance to its median, and covers
+    squares of `FILL_SIDE` pixels. A square may reach beyond the page, so a dead border can be thinner. Less
+    than `FILL_SHARE` of the page is a saturated cell.
+
+    Args:
+        page: (H, W), any real dtype, finite values.
+
+    Returns:
+        (H, W) bool; None if nothing is fill, or everything: a page of two values has none.
+    """
+    darkest, brightest = float(page.min()), float(page.max())
+    if darkest == brightest or min(page.shape) < 2 * FILL_SIDE:
+        return None
+    sample = _sample(page)
+    middle = float(np.partition(sample, sample.size // 2)[sample.size // 2])
+    dark = page <= darkest + FLAT * (middle - darkest)
+    bright = page >= brightest + FLAT * (middle - brightest)
+    least = FILL_SHARE * page.size
+    ends = [_squares(end) for end in (dark, bright) if np.count_nonzero(end) >= least]
+    fill = [end for end in ends if np.count_nonzero(end) >= least]
+    if not fill:
+        return None
+    either: NDArray[np.bool_] = np.logical_or.reduce(fill)
+    return None if either.all() else either
+
+
+def _squares(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep what squares of `FILL_SIDE` pixels cover, counting everything beyond the page: (H, W) bool."""
+    margin = FILL_SIDE - 1
+    corners = np.pad(area, margin, constant_values=True)
+    for axis in (0, 1):
+        corners = _run(corners, axis, np.logical_and)
+    if not corners.any():
+        return np.zeros_like(area)
+    covered = np.pad(corners, margin)
+    for axis in (0, 1):
+        covered = _run(covered, axis, np.logical_or)
+    return covered[margin:-margin, margin:-margin] & area
+
+
+def _run(area: NDArray[np.bool_], axis: int, join: np.ufunc) -> NDArray[np.bool_]:
+    """Join each pixel with the `FILL_SIDE` - 1 after it along an axis, which becomes that much shorter."""
+    span = 1
+    while span < FILL_SIDE:
+        length = area.shape[axis] - span
+        area = join(area.take(range(length), axis), area.take(range(span, span + length), axis))
+        span *= 2
+    return area
+
+
+def _percentiles(page: NDArray[np.generic], fill: NDArray[np.bool_] | None) -> tuple[float, float]:
+    """The 1st and the 99th percentile of what is not fill; the extremes if those two are the same value."""
+    sample = _sample(page, fill)
+    if sample.size:
+        rank = sample.size // 100
+        low, *_, high = np.partition(sample, (rank, sample.size - 1 - rank))[rank : sample.size - rank]
+        if low != high:
+            return float(low), float(high)
+    seen = page if fill is None else page[~fill]
+    return float(seen.min()), float(seen.max())
+
+
+def _sample(page: NDArray[np.generic], fill: NDArray[np.bool_] | None = None) -> NDArray[np.generic]:
+    """Take about `SAMPLE` pixels of a page, on a grid, without those in the fill: (N,) of its dtype."""
+    step = max(math.isqrt(page.size // SAMPLE), 1)
+    grid = (slice(None, None, step), slice(None, None, step))
+    sample = page[grid] if fill is None else page[grid][~fill[grid]]
+    return sample.ravel().astype(page.dtype.newbyteorder("="), copy=False)
 
 
 @dataclass(frozen=True)
