@@ -77,8 +77,7 @@ class Prediction:
     @property
     def probability(self) -> Pixels:
         """(H, W) float32 in 0..1."""
-        with np.errstate(over="ignore"):
-            return np.float32(1) / (np.float32(1) + np.exp(-self.logits))
+        return probability_of(self.logits)
 
 
 class Predictor:
@@ -204,6 +203,12 @@ def logits_of_page(normalised: Pixels, mode: Mode, infer: Infer, overlap: int = 
     for row in plan.rows:
         blend.add_row(infer(preprocess.cut_row(normalised, plan, row)), row)
     return blend.result()
+
+
+def probability_of(logits: Pixels) -> Pixels:
+    """Turn logits into probabilities: (H, W) float32 to the same, in 0..1."""
+    with np.errstate(over="ignore"):
+        return np.float32(1) / (np.float32(1) + np.exp(-logits))
 
 
 def logit(probability: float) -> float:

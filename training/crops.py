@@ -20,17 +20,42 @@ AboveZero = Annotated[float, Meta(gt=0)]
 
 @dataclass(frozen=True)
 class Labelled:
-    """One image with its ground truth: (H, W) float32 normalised pixels and (H, W) bool cells."""
+    """One image with its ground truth.
+
+    Attributes:
+        name: the file's name without its suffix.
+        pixels: (H, W) float32, normalised.
+        cells: (H, W) bool.
+        known: (H, W) bool, where the ground truth says anything; everywhere if None.
+    """
 
     name: str
     pixels: preprocess.Pixels
     cells: metrics.Mask
+    known: metrics.Mask | None = None
 
-    def squashed(self, window: tuple[slice, slice]) -> tuple[preprocess.Pixels, preprocess.Pixels]:
-        """A window as `resize` mode sees a page: two (224, 224) float32, pixels and coverage 0..1."""
+    def squashed(
+        self, window: tuple[slice, slice]
+    ) -> tuple[preprocess.Pixels, preprocess.Pixels, preprocess.Pixels]:
+        """Show a window as `resize` mode sees a page.
+
+        Returns:
+            Three (224, 224) float32: pixels, coverage by cells 0..1, share that is known 0..1.
+        """
         side = preprocess.TILE
         cells = preprocess.resize(self.cells[window].astype(np.float32), side, side)
-        return preprocess.resize(self.pixels[window], side, side), cells
+        known = self.weights()[window]
+        return (
+            preprocess.resize(self.pixels[window], side, side),
+            cells,
+            preprocess.resize(known, side, side),
+        )
+
+    def weights(self) -> preprocess.Pixels:
+        """Return 1 where the ground truth is known and 0 elsewhere: (H, W) float32."""
+        if self.known is None:
+            return np.ones(self.cells.shape, np.float32)
+        return self.known.astype(np.float32)
 
 
 class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,6 +76,9 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         repage: probability of normalising the crop as a page of its own. A crop without cells is then what
             an empty well looks like: nothing but noise, at full contrast.
         contrast, brightness: largest relative and absolute change of normalised pixels.
+        light: probability of uneven light, whose largest deviation from even is `light_depth`.
+        marks: probability of what a camera or a program leaves on a page: hot pixels, a scale bar, a dead
+            border, a saturated border. None of them is cell where there was none.
     """
 
     zoom: tuple[AboveZero, AboveZero] = (0.75, 1.3)
@@ -69,6 +97,9 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repage: Share = 0.3
     contrast: Share = 0.2
     brightness: NotNegative = 0.2
+    light: Share = 0.0
+    light_depth: NotNegative = 1.5
+    marks: Share = 0.0
 
     def __post_init__(self) -> None:
         """Refuses a zoom whose smallest side is not the smaller."""
@@ -77,7 +108,8 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Mix = Sequence[tuple[float, Sequence[Labelled]]]
-Crop = tuple[preprocess.Pixels, preprocess.Pixels]
+# Pixels, cells and known: of one shape, float32, the latter two 0 or 1.
+Crop = tuple[preprocess.Pixels, preprocess.Pixels, preprocess.Pixels]
 
 
 def draw_crop(mix: Mix, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
@@ -88,28 +120,32 @@ def draw_crop(mix: Mix, augmentation: Augmentation, rng: np.random.Generator) ->
 
 
 def random_crop(item: Labelled, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
-    """One augmented crop: two (1, 224, 224) float32 arrays, pixels and 0/1 cells."""
-    pixels, cells = _place(item, augmentation, rng)
-    return _degrade(pixels, augmentation, rng)[None], cells[None]
+    """Take one augmented crop: three (1, 224, 224) float32 arrays, pixels, 0/1 cells and 0/1 known."""
+    pixels, cells, known = _place(item, augmentation, rng)
+    return _degrade(pixels, augmentation, rng)[None], cells[None], known[None]
 
 
 def _place(item: Labelled, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
-    """A tile from anywhere, at any scale and angle: two (224, 224) float32, pixels and 0/1 cells."""
+    """Take a tile from anywhere, at any scale and angle: three (224, 224) float32.
+
+    What lies beyond the page is mirrored, as serving pads it, but not known.
+    """
     squashed = rng.random() < augmentation.squash
     if squashed:
-        pixels, coverage = item.squashed(_window(item.pixels.shape, augmentation, rng))
+        pixels, coverage, known = item.squashed(_window(item.pixels.shape, augmentation, rng))
         placement = _placement(pixels.shape, 1.0, augmentation.shift, augmentation, rng)
     else:
-        pixels, coverage = item.pixels, item.cells.astype(np.float32)
+        pixels, coverage, known = item.pixels, item.cells.astype(np.float32), item.weights()
         placement = _placement(pixels.shape, rng.uniform(*augmentation.zoom), None, augmentation, rng)
     pixels = _warp(pixels, placement)
     cells = (_warp(coverage, placement) >= 0.5).astype(np.float32)
+    known = (_warp(known, placement, cv2.BORDER_CONSTANT) >= 0.5).astype(np.float32)
 
     turns = int(rng.integers(4)) if augmentation.turn else 0
     if squashed:
         turns -= turns % 2
     flipped = rng.random() < augmentation.flip
-    return _turn(pixels, turns, flipped), _turn(cells, turns, flipped)
+    return _turn(pixels, turns, flipped), _turn(cells, turns, flipped), _turn(known, turns, flipped)
 
 
 def _window(
@@ -155,14 +191,19 @@ def _placement(
     return np.column_stack([linear, centre - linear @ np.array([half, half])])
 
 
-def _warp(source: preprocess.Pixels, placement: NDArray[np.float64]) -> preprocess.Pixels:
-    """The tile that lies there, (224, 224) float32, bilinear; mirrored beyond the edge, as serving pads."""
+def _warp(
+    source: preprocess.Pixels, placement: NDArray[np.float64], beyond: int = cv2.BORDER_REFLECT_101
+) -> preprocess.Pixels:
+    """Return the tile that lies there, (224, 224) float32, bilinear.
+
+    Beyond the source it is mirrored, or 0 with cv2.BORDER_CONSTANT.
+    """
     tile = cv2.warpAffine(
         source,
         placement,
         (preprocess.TILE, preprocess.TILE),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT_101,
+        borderMode=beyond,
     )
     return tile.astype(np.float32, copy=False)
 
@@ -177,6 +218,10 @@ def _degrade(
     if augmentation.gamma and rng.random() < 0.5:
         pixels = _bend(pixels, float(np.exp(rng.uniform(-1, 1) * augmentation.gamma)))
     pixels = pixels + _noise(augmentation.noise * rng.random() ** 2, rng)
+    if rng.random() < augmentation.light:
+        pixels = pixels + _uneven_light(augmentation.light_depth * rng.uniform(0, 1), rng)
+    if rng.random() < augmentation.marks:
+        pixels = _marked(pixels, rng)
     if rng.random() < augmentation.repage:
         pixels = preprocess.normalise(pixels)
     pixels = pixels * np.float32(1 + rng.uniform(-augmentation.contrast, augmentation.contrast))
@@ -199,6 +244,44 @@ def _noise(deviation: float, rng: np.random.Generator) -> preprocess.Pixels:
     side = preprocess.TILE // grain
     coarse = rng.standard_normal((side, side), np.float32) * np.float32(deviation)
     return np.repeat(np.repeat(coarse, grain, axis=0), grain, axis=1)
+
+
+def _uneven_light(depth: float, rng: np.random.Generator) -> preprocess.Pixels:
+    """Draw a slope and a vignette of up to `depth` either way: (224, 224) float32."""
+    axis = np.linspace(-1, 1, preprocess.TILE, dtype=np.float32)
+    down, across = np.meshgrid(axis, axis, indexing="ij")
+    weights = rng.uniform(-1, 1, 3)
+    row, column = rng.uniform(-1, 1, 2)
+    field = weights[0] * down + weights[1] * across
+    field = field + weights[2] * ((down - row) ** 2 + (across - column) ** 2)
+    field -= field.mean()
+    light: preprocess.Pixels = (field * (depth / np.abs(field).max())).astype(np.float32)
+    return light
+
+
+def _marked(pixels: preprocess.Pixels, rng: np.random.Generator) -> preprocess.Pixels:
+    """Put one kind of mark on a tile, (224, 224) float32."""
+    pixels = pixels.copy()
+    side = preprocess.TILE
+    low, high = float(pixels.min()), float(pixels.max())
+    match int(rng.integers(3)):
+        case 0:  # hot pixels
+            hot = rng.random(pixels.shape) < 10 ** rng.uniform(-4, -2)
+            pixels[hot] = high + rng.uniform(0, 8)
+        case 1:  # a scale bar, white or black, on some with a few letters
+            height, width = int(rng.integers(2, 12)), int(rng.integers(20, 160))
+            row, column = int(rng.integers(side - height)), int(rng.integers(side - width))
+            value = (high + rng.uniform(0, 6)) if rng.random() < 0.7 else (low - rng.uniform(0, 6))
+            pixels[row : row + height, column : column + width] = value
+            for _ in range(int(rng.integers(0, 8))):
+                left, top = int(rng.integers(column, column + width)), max(row - 14, 0)
+                pixels[top : top + int(rng.integers(2, 11)), left : left + int(rng.integers(1, 4))] = value
+        case _:  # a border: at the mean where normalising found it, else dark or bright
+            width = int(rng.integers(1, 48))
+            value = float(rng.choice([0, 0, low - rng.uniform(0, 6), high + rng.uniform(0, 6)]))
+            turned = np.rot90(pixels, int(rng.integers(4)))  # a view: the border may be on any side
+            turned[:width] = value
+    return pixels
 
 
 def _turn(array: preprocess.Pixels, turns: int, flipped: bool) -> preprocess.Pixels:

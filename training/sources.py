@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from pycocotools import mask as rle
 from cytomask import images, metrics
 from cytomask.errors import RejectedInput
 from cytomask.model import preprocess
+from cytomask.samples.empty import empty_page, empty_page_kind
 from cytomask.training.crops import Labelled
+from cytomask.training.labels import RULES, UNKNOWN_GREY, Rule
 
 LIVECELL_NAME = re.compile(r"(?P<line>[^_]+)_Phase_")
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
+EMPTY_SIZE = (520, 704)  # of generated pages, height and width in pixels
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,16 @@ class Sample:
         image: the file.
         group: the cell line, where name or index tell it, else "".
         truth: reads the ground truth, (H, W) bool.
+        rule: tells what of it is known; all of it if None.
+        page: makes the page, (H, W) of any real dtype, if no file holds it.
     """
 
     name: str
     image: Path
     group: str
     truth: Callable[[], metrics.Mask]
+    rule: Rule | None = None
+    page: Callable[[], NDArray[np.generic]] | None = None
 
     def read(self) -> tuple[NDArray[np.generic], metrics.Mask]:
         """The page, (H, W) of any real dtype, and its cells, (H, W) bool.
@@ -45,7 +52,8 @@ class Sample:
             ValueError: image and ground truth differ in size, or one cannot be read.
         """
         try:
-            page, cells = images.read_page(self.image).pixels, self.truth()
+            page = self.page() if self.page else images.read_page(self.image).pixels
+            cells = self.truth()
         except (OSError, RejectedInput) as error:
             raise ValueError(f"{self.image.name}: {error}") from error
         if page.shape != cells.shape:
@@ -60,7 +68,10 @@ def read_source(folder: Path, source: str) -> list[Sample]:
         folder: what the paths below are relative to.
         source: `SOURCE/SPLIT`, rows of the folder's index.csv; `coco:ANNOTATIONS.json:IMAGES`, a COCO file
             and the folder that holds its images at any depth, as LIVECell publishes them; or
-            `pairs:IMAGES:MASKS`, two folders of files whose names differ in their suffix only.
+            `pairs:IMAGES:MASKS`, two folders of files whose names differ in their suffix only. Also
+            `pseudo:IMAGES:LABELS`, whose labels `training.pseudo_label` drew, for some of the images;
+            `somata:SOURCE/SPLIT` and `colonies:SOURCE/SPLIT`, rows whose ground truth leaves things out, as
+            `labels` says; and `empty:FIRST-LAST`, pages without a cell that `samples.empty` generates.
 
     Raises:
         FileNotFoundError: naming every file that is listed and missing.
@@ -71,11 +82,18 @@ def read_source(folder: Path, source: str) -> list[Sample]:
             samples = _coco_samples(folder / annotations, folder / images_below)
         case ["pairs", images_below, masks_below]:
             samples = _paired_samples(folder / images_below, folder / masks_below)
+        case ["pseudo", images_below, labels_below]:
+            samples = _pseudo_labelled_samples(folder / images_below, folder / labels_below)
+        case ["empty", seeds]:
+            samples = _empty_samples(seeds)
+        case [rule, rows] if rule in RULES:
+            samples = [replace(sample, rule=RULES[rule]) for sample in _index_samples(folder, rows)]
         case [rows]:
             samples = _index_samples(folder, rows)
         case _:
             raise ValueError(
-                f"{source} is no source; write SOURCE/SPLIT, coco:JSON:IMAGES or pairs:IMAGES:MASKS"
+                f"{source} is not a source; write SOURCE/SPLIT, somata:SOURCE/SPLIT, colonies:SOURCE/SPLIT, "
+                "coco:JSON:IMAGES, pairs:IMAGES:MASKS, pseudo:IMAGES:LABELS or empty:FIRST-LAST"
             )
     if not samples:
         raise ValueError(f"{source} in {folder} has no images")
@@ -115,7 +133,8 @@ def _load(sample: Sample) -> Labelled | ValueError:
         page, cells = sample.read()
     except ValueError as error:
         return error
-    return Labelled(sample.name, preprocess.normalise(page), cells)
+    pixels = preprocess.normalise(page)
+    return Labelled(sample.name, pixels, cells, sample.rule(pixels, cells) if sample.rule else None)
 
 
 def _index_samples(folder: Path, source: str) -> list[Sample]:
@@ -144,6 +163,45 @@ def _paired_samples(pictures: Path, masks: Path) -> list[Sample]:
     if lonely:
         raise FileNotFoundError(f"{masks} has no mask for {len(lonely)} images: {', '.join(lonely)}")
     return [Sample(path.stem, path, _cell_line(path.stem), _mask_file(by_stem[path.stem])) for path in files]
+
+
+def _pseudo_labelled_samples(pictures: Path, labels: Path) -> list[Sample]:
+    """Return a sample for every label; an image without one is left out."""
+    by_stem = {path.stem: path for path in _files_in(pictures)}
+    files = _files_in(labels)
+    lonely = [path.name for path in files if path.stem not in by_stem]
+    if lonely:
+        raise FileNotFoundError(f"{pictures} has no image for {len(lonely)} labels: {', '.join(lonely)}")
+
+    def stored(path: Path) -> NDArray[np.generic]:
+        return images.read_page(path).pixels
+
+    return [
+        Sample(
+            path.stem,
+            by_stem[path.stem],
+            _cell_line(path.stem),
+            truth=lambda path=path: stored(path) > UNKNOWN_GREY,
+            rule=lambda _pixels, _cells, path=path: stored(path) != UNKNOWN_GREY,
+        )
+        for path in files
+    ]
+
+
+def _empty_samples(seeds: str) -> list[Sample]:
+    first, _, last = seeds.partition("-")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise ValueError(f"empty:{seeds} is not a source; write empty:FIRST-LAST, such as empty:0-89")
+    return [
+        Sample(
+            name := f"empty-{seed:04}",
+            Path(name),
+            empty_page_kind(seed),
+            truth=lambda: np.zeros(EMPTY_SIZE, np.bool_),
+            page=lambda seed=seed: empty_page(seed, *EMPTY_SIZE).pixels,
+        )
+        for seed in range(int(first), int(last) + 1)
+    ]
 
 
 def _coco_samples(annotations: Path, pictures: Path) -> list[Sample]:

@@ -32,7 +32,6 @@ from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
@@ -50,6 +49,7 @@ from cytomask.model.predictor import Mode, logit, logits_of_page
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
 from cytomask.training.crops import Augmentation, Crop, Labelled, Mix, Share, draw_crop
+from cytomask.training.losses import Loss, loss_of
 from cytomask.training.monitoring import Monitor, Panel, write_curves, write_samples
 from cytomask.training.sources import load, read_source
 
@@ -105,7 +105,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99
     min_epochs: Positive = 1
     early_stopping: Positive | None = None
-    loss: Literal["bce", "bce_dice", "bce_lovasz"] = "bce_dice"
+    loss: Loss = "bce_dice"
     mode: Mode = "native"
     threshold: Share = 0.5
     seed: Annotated[int, Meta(ge=0)] = 0
@@ -141,37 +141,6 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         """Every field, defaults included, as JSON has them: lists for tuples."""
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return plain
-
-
-def loss_of(logits: Tensor, cells: Tensor, loss: str = "bce_dice") -> Tensor:
-    """Binary cross-entropy, alone, plus soft Dice or plus the Lovász hinge.
-
-    Shape: logits and cells (B, 1, H, W); returns a scalar. Dice (Milletari et al. 2016, arXiv:1606.04797)
-    is taken over the batch, so that a crop without cells does not dominate it.
-    """
-    entropy = functional.binary_cross_entropy_with_logits(logits, cells)
-    if loss == "bce":
-        return entropy
-    if loss == "bce_lovasz":
-        return entropy + lovasz_hinge(logits.flatten(1), cells.flatten(1))
-    probability = logits.sigmoid()
-    overlap = (probability * cells).sum()
-    dice = (2 * overlap + 1) / (probability.sum() + cells.sum() + 1)
-    return entropy + 1 - dice
-
-
-def lovasz_hinge(logits: Tensor, cells: Tensor) -> Tensor:
-    """A convex stand-in for 1 - IoU, mean over images (Berman et al. 2018, arXiv:1705.08790).
-
-    Shape: logits and cells (B, pixels); returns a scalar. The hinge of each pixel is weighed by what the
-    IoU loses when that pixel joins those that are worse.
-    """
-    errors, order = (1 - logits * (2 * cells - 1)).sort(dim=1, descending=True)
-    cells = cells.gather(1, order)
-    total = cells.sum(1, keepdim=True)
-    lost = 1 - (total - cells.cumsum(1)) / (total + (1 - cells).cumsum(1))
-    weights = lost.diff(dim=1, prepend=torch.zeros_like(total))
-    return (functional.relu(errors) * weights).sum(1).mean()
 
 
 def schedule_of(
@@ -261,8 +230,10 @@ class Run:
         """The averaged weights."""
         return cast(Network, self.averaged.module)
 
-    def step(self, pixels: Tensor, cells: Tensor) -> float:
-        """Learns from one batch, both (B, 1, 224, 224) float32, cells 0 or 1; returns its loss.
+    def step(self, pixels: Tensor, cells: Tensor, known: Tensor) -> float:
+        """Learn from one batch and return its loss.
+
+        Shape: all three (B, 1, 224, 224) float32, cells and known 0 or 1.
 
         Raises:
             ValueError: the loss is not a number; the weights are still those of the step before.
@@ -270,7 +241,7 @@ class Run:
         self.trained.train()
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.process.half):
             logits = self.trained(pixels)
-        loss = loss_of(logits.float(), cells, self.config.loss)
+        loss = loss_of(logits.float(), cells, known, self.config.loss)
         if not loss.isfinite():
             raise ValueError(
                 f"the loss is {loss.item()} after {self.progress.step} steps; the last epoch's checkpoint "
@@ -396,7 +367,7 @@ def train(
 
             # Batch norm's statistics belong to the weights: the averaged ones need their own.
             norm = batches.of(range(-BATCHES_OF_NORM, 0))
-            update_bn((pixels for pixels, _ in norm), run.averaged, process.device)
+            update_bn((pixels for pixels, *_ in norm), run.averaged, process.device)
             if monitor:
                 end_epoch(run, held_out, folders, monitor)
                 progress.seconds = time.monotonic() - started
@@ -427,8 +398,8 @@ def train_epoch(run: Run, batches: "Batches", signalled: Sequence[int]) -> int:
         leave=False,
         disable=None if run.process.leads else True,
     )
-    for pixels, cells in bar:
-        progress.epoch_loss += run.step(pixels, cells)
+    for pixels, cells, known in bar:
+        progress.epoch_loss += run.step(pixels, cells, known)
         progress.step += 1
         stop = greatest(signalled[0], run.process)
         if stop and progress.step % run.steps_per_epoch:
@@ -559,18 +530,18 @@ class Batches:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown(cancel_futures=True)
 
-    def of(self, steps: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of each step's crops, on its device: two (B, 1, 224, 224) float32."""
+    def of(self, steps: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This process's share of each step's crops, on its device: three (B, 1, 224, 224) float32."""
         drawn = deque(self._draw(step) for step in steps[:2])
         for ahead in [*steps[2:], None, None][: len(steps)]:
             crops = [future.result() for future in drawn.popleft()]
             if ahead is not None:
                 drawn.append(self._draw(ahead))
-            pixels, cells = (
+            pixels, cells, known = (
                 torch.from_numpy(np.stack(arrays)).to(self._process.device)
                 for arrays in zip(*crops, strict=True)
             )
-            yield pixels, cells
+            yield pixels, cells, known
 
     def _draw(self, step: int) -> list[Future[Crop]]:
         return [self._executor.submit(self._crop, step, place) for place in self._places]
@@ -590,9 +561,13 @@ def validate(
     ious, losses = [], []
     for item in held_out:
         logits = logits_of_page(item.pixels, config.mode, infer)
-        ious.append(metrics.score(logits >= logit(config.threshold), item.cells).iou)
-        truth = torch.from_numpy(item.cells.astype(np.float32))
-        losses.append(loss_of(torch.tensor(logits), truth, config.loss).item())
+        known = item.weights()
+        mask = logits >= logit(config.threshold)
+        ious.append(metrics.score(mask & (known > 0), item.cells & (known > 0)).iou)
+        truth, logits, counts = (
+            torch.from_numpy(array)[None, None] for array in (item.cells.astype(np.float32), logits, known)
+        )
+        losses.append(loss_of(logits, truth, counts, config.loss).item())
     return {"validation_loss": sum(losses) / len(losses), "validation_iou": sum(ious) / len(ious)}
 
 

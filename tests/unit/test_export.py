@@ -72,7 +72,7 @@ def test_the_manifest_says_everything_of_the_network(network: SwinUNet, weights:
             "quarter_width": 8,
             "half_depth": 2,
         },
-        "normalisation": "page-zscore",
+        "normalisation": "page-robust",
         "tile": 224,
         "overlap": 56,
         "threshold": 0.4,

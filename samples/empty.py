@@ -1,0 +1,202 @@
+"""Pages without a single cell: what an empty well, a dirty one or a camera in the dark looks like.
+
+For training (nothing on them is cell) and for measuring phantom confluence. They are computed from a seed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytomask.samples.fields import Plane, blur, noise
+
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+LEAST_LEVELS = 12.0  # grey levels of an 8-bit page that its light may vary by, at least
+
+
+@dataclass(frozen=True)
+class EmptyPage:
+    """One page without cells.
+
+    Attributes:
+        kind: what is on it, one of `KINDS`.
+        pixels: (H, W) uint8, or uint16 with 10, 12, 14 or 16 bits in use.
+    """
+
+    kind: str
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+
+
+def empty_page(seed: int, height: int = 520, width: int = 704) -> EmptyPage:
+    """Compute one page. The seed chooses the kind, in turn, and everything that is random.
+
+    Args:
+        seed: at least 0; the same seed gives the same page.
+        height: in pixels.
+        width: in pixels.
+    """
+    rng = np.random.default_rng((1907, seed))
+    kind = empty_page_kind(seed)
+    light = KINDS[kind](rng, (height, width))
+    return EmptyPage(kind, _exposed(rng, light))
+
+
+def empty_page_kind(seed: int) -> str:
+    """Return the kind of page that a seed gives."""
+    return list(KINDS)[seed % len(KINDS)]
+
+
+def _sensor(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
+    """Noise of single pixels, with the streaks of a camera's columns on some pages."""
+    columns = rng.standard_normal((1, shape[1]), np.float32) * np.float32(rng.choice([0, 0, 0, 0, 0.3, 0.7]))
+    return rng.standard_normal(shape, np.float32) + columns
+
+
+def _grain(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
+    """Noise in grains of 1 to 8 pixels, over some noise of single pixels."""
+    size = float(np.exp(rng.uniform(0, np.log(8))))
+    stretched = size * float(rng.choice([1, 1, 1, 2]))
+    return noise(rng, shape, size, stretched) + _sensor(rng, shape) * np.float32(rng.uniform(0, 0.5))
+
+
+def _gradient(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
+    """Light that falls from one side to the other."""
+    down, across = _place(shape)
+    turn = rng.uniform(0, 2 * np.pi)
+    slope = np.cos(turn) * across + np.sin(turn) * down
+    return _steep(rng) * slope + _sensor(rng, shape)
+
+
+def _vignette(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
+    """Light that falls towards the corners, or a meniscus that is brightest there."""
+    down, across = _place(shape)
+    down, across = down - rng.uniform(-0.4, 0.4), across - rng.uniform(-0.4, 0.4)
+    sign = np.float32(rng.choice([-1, -1, 1]))
+    return sign * _steep(rng) * (down**2 + across**2) + _sensor(rng, shape)
+
+
+def _dust(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
+    """Specks and crumbs, dark or bright, each with a fringe."""
+    page = _sensor(rng, shape)
+    for _ in range(int(rng.integers(3, 60))):
+        size = float(np.exp(rng.uniform(np.log(0.6), np.log(4))))
+        height = rng.uniform(3, 25) * rng.choice([-1, -1, 1])
+        _stamp(page, rng, lambda far, size=size: _fringed(far, size), height, 5 * size)
+    return page
+
+
+def _scratches(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
+    """Long thin lines, straight or slightly bent, and a fibre or two."""
+    page = _sensor(rng, shape)
+    down, across = np.indices(shape, np.float32)
+    for _ in range(int(rng.integers(1, 8))):
+        turn, bend = rng.uniform(0, np.pi), rng.uniform(-1e-3, 1e-3)
+        row, column = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+        along = (across - column) * np.cos(turn) + (down - row) * np.sin(turn)
+        aside = (down - row) * np.cos(turn) - (across - column) * np.sin(turn) + bend * along**2
+        size = rng.uniform(0.6, 2.5)
+        inside = np.abs(along) < rng.uniform(40, 800)
+        page += np.where(inside, rng.uniform(3, 15) * rng.choice([-1, 1]) * _fringed(aside, size), 0)
+    return page
+
+
+def _bubbles(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
+    """Rings of air with a bright and a dark rim."""
+    page = _sensor(rng, shape)
+    for _ in range(int(rng.integers(1, 6))):
+        radius = float(np.exp(rng.uniform(np.log(10), np.log(120))))
+        rim = rng.uniform(1, 4)
+        inside = rng.uniform(-1.5, 1.5)
+
+        def ring(far: Plane, radius: float = radius, rim: float = rim, inside: float = inside) -> Plane:
+            edge = _fringed(far - radius, rim)
+            return edge + np.float32(inside / 10) * (far < radius)
+
+        _stamp(page, rng, ring, rng.uniform(5, 20) * rng.choice([-1, 1]), radius + 8 * rim)
+    return page
+
+
+def _defocus(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
+    """Dust and fibres far from the plane of focus: wide soft blots and rings of light."""
+    blots = np.zeros(shape, np.float32)
+    for _ in range(int(rng.integers(5, 50))):
+        blots[int(rng.integers(shape[0])), int(rng.integers(shape[1]))] += rng.uniform(0.5, 2) * rng.choice(
+            [-1, 1]
+        )
+    wide = blur(blots, float(rng.uniform(5, 25)))
+    scale = float(np.abs(wide).max()) or 1.0
+    return wide * np.float32(rng.uniform(2, 12) / scale) + _sensor(rng, shape)
+
+
+def _medium(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
+    """Protein and streaks of the medium: faint soft texture of several sizes at once."""
+    streaks = noise(rng, shape, float(rng.uniform(3, 12)), float(rng.uniform(0.6, 3)))
+    clouds = noise(rng, shape, float(rng.uniform(20, 60)))
+    return (
+        streaks * np.float32(rng.uniform(0.2, 1))
+        + clouds * np.float32(rng.uniform(0, 2))
+        + _sensor(rng, shape) * np.float32(rng.uniform(0.2, 1))
+    )
+
+
+Maker = Callable[[np.random.Generator, tuple[int, int]], Plane]
+KINDS: dict[str, Maker] = {
+    "sensor": _sensor,
+    "grain": _grain,
+    "gradient": _gradient,
+    "vignette": _vignette,
+    "dust": _dust,
+    "scratches": _scratches,
+    "bubbles": _bubbles,
+    "defocus": _defocus,
+    "medium": _medium,
+}
+
+
+def _exposed(rng: np.random.Generator, light: Plane) -> NDArray[Any]:
+    """Turn light into the levels of a camera of 8 to 16 bits, some of whose pixels are hot."""
+    bits = int(rng.choice(BIT_DEPTHS))
+    levels = 2**bits - 1
+    low, high = np.percentile(light, (0.1, 99.9))
+    # From a faint picture around a bright ground to the whole range of the camera.
+    share = float(np.exp(rng.uniform(np.log(LEAST_LEVELS / 255), np.log(0.9))))
+    ground = rng.uniform(0.02, 0.98 - share)
+    scaled = ground + share * (light - low) / (high - low)
+    pixels = np.clip(np.rint(scaled * levels), 0, levels).astype(np.uint8 if bits == 8 else np.uint16)
+    hot = rng.random(pixels.shape) < rng.choice([0, 0, 0, 1e-4, 1e-3])
+    pixels[hot] = levels
+    return pixels
+
+
+def _place(shape: tuple[int, int]) -> tuple[Plane, Plane]:
+    """Return each pixel's place from -1 to 1, down and across: two (H, W) float32."""
+    axes = (np.linspace(-1, 1, length, dtype=np.float32) for length in shape)
+    down, across = np.meshgrid(*axes, indexing="ij")
+    return down, across
+
+
+def _steep(rng: np.random.Generator) -> np.float32:
+    """Draw how far light falls over half a page, in deviations of the noise."""
+    return np.float32(np.exp(rng.uniform(np.log(0.5), np.log(60))))
+
+
+def _fringed(far: Plane, size: float) -> Plane:
+    """Draw a line or speck with the fringe of phase contrast around it: 1 in its middle."""
+    core, fringe = np.exp(-((far / size) ** 2) / 2), np.exp(-((far / (2 * size)) ** 2) / 2)
+    drawn: Plane = 1.5 * core - 0.5 * fringe
+    return drawn
+
+
+def _stamp(
+    page: Plane, rng: np.random.Generator, shape_of: Callable[[Plane], Plane], height: float, reach: float
+) -> None:
+    """Add a shape, given by the distance from its middle, to a random place of a page, in place."""
+    row, column = rng.uniform(0, page.shape[0]), rng.uniform(0, page.shape[1])
+    top, left = max(int(row - reach), 0), max(int(column - reach), 0)
+    part = page[top : int(row + reach) + 1, left : int(column + reach) + 1]
+    down, across = np.indices(part.shape, np.float32)
+    ratio = rng.uniform(0.8, 1.25)
+    far = np.hypot((down + top - row) * ratio, (across + left - column) / ratio).astype(np.float32)
+    part += np.float32(height) * shape_of(far)

@@ -1,0 +1,72 @@
+"""Ground truths with a third value: what nobody marked, or teachers dispute, is unknown.
+
+An unknown pixel has no loss and no score. Each rule here looks at a normalised page and its marked cells and
+says which pixels are known.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cytomask import metrics
+from cytomask.model.preprocess import Pixels
+
+# From a normalised page, (H, W) float32, and its marked cells, (H, W) bool, to what is known, (H, W) bool.
+Rule = Callable[[Pixels, metrics.Mask], metrics.Mask]
+
+TEXTURE_SIDE = 9  # pixels; the window of the local deviation
+SMOOTH = 0.35  # deviation of normalised pixels below which ground holds nothing, found by eye on sartorius
+BETWEEN_NEURITES_SIDE = 5  # pixels; a wider window reaches a neurite from nearly everywhere
+BETWEEN_NEURITES = 0.4  # deviation there, of which noise is a larger part
+SOMA_MARGIN = 5  # pixels around a soma that neither value describes
+DEBRIS_AREA = 160  # pixels, fringe included; textured spots of less that touch no soma are debris
+COLONY_REACH = 20  # pixels; half the widest gap that lies within a colony
+HALO = 3  # pixels around a marked cell that are bright or dark because of it
+UNMARKED_SIDE = 13  # pixels; texture that is narrower may be a gap between two marked cells
+UNKNOWN_GREY = 128  # of a pseudo-label's file, between 0 and 255
+
+
+def texture(pixels: Pixels, side: int = TEXTURE_SIDE) -> Pixels:
+    """Measure the local standard deviation in windows of `side` pixels: (H, W) float32."""
+    window = (side, side)
+    mean = cv2.blur(pixels, window)
+    deviation: Pixels = np.sqrt(np.maximum(cv2.blur(pixels * pixels, window) - mean * mean, 0))
+    return deviation
+
+
+def somata(pixels: Pixels, cells: metrics.Mask) -> metrics.Mask:
+    """Know the marked somata, and away from them the smooth ground and debris.
+
+    For neuron cultures whose truth leaves out neurites: textured ground may be one.
+    """
+    near = _grown(cells, SOMA_MARGIN)
+    textured = (texture(pixels, BETWEEN_NEURITES_SIDE) >= BETWEEN_NEURITES) | near
+    _, parts, sizes, _ = cv2.connectedComponentsWithStats(textured.astype(np.uint8), connectivity=8)
+    unclear = (sizes[:, cv2.CC_STAT_AREA] >= DEBRIS_AREA) & (np.arange(len(sizes)) > 0)
+    return cells | ~(unclear[parts] | near)
+
+
+def colonies(pixels: Pixels, cells: metrics.Mask) -> metrics.Mask:
+    """Know everything but unmarked texture inside a colony.
+
+    For LIVECell, whose truth leaves out whole cells that look like the marked ones beside them.
+    """
+    colony = cv2.morphologyEx(cells.astype(np.uint8), cv2.MORPH_CLOSE, _disc(COLONY_REACH)) > 0
+    unmarked = colony & (texture(pixels) >= SMOOTH) & ~_grown(cells, HALO)
+    wide = cv2.morphologyEx(unmarked.astype(np.uint8), cv2.MORPH_OPEN, _disc(UNMARKED_SIDE // 2)) > 0
+    return cells | ~_grown(wide, HALO)
+
+
+def _grown(area: metrics.Mask, radius: int) -> metrics.Mask:
+    grown: metrics.Mask = cv2.dilate(area.astype(np.uint8), _disc(radius)) > 0
+    return grown
+
+
+def _disc(radius: int) -> NDArray[np.uint8]:
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return disc.astype(np.uint8, copy=False)
+
+
+RULES: dict[str, Rule] = {"somata": somata, "colonies": colonies}
