@@ -6,6 +6,7 @@ It asks nothing of them; `cytomask.training.promote` does, and it alone writes t
 import argparse
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +18,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from cytomask.model import preprocess
-from cytomask.model.predictor import MANIFEST, MODES, Manifest, Mode
+from cytomask.model.predictor import MANIFEST, MODES, Ancestor, Manifest, Mode
 from cytomask.model.serving_network import ServingNetwork
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 
 ONNX_FILE = "swin_unet.onnx"
 OPSET = 23  # the first that has Attention
+
+# What a licence may forbid, and how licences say it.
+RESTRICTIONS = {
+    "non-commercial": re.compile(r"\bNC\b|\bnon-?\s?commercial", re.IGNORECASE),
+    "share-alike": re.compile(r"\bSA\b|\bshare-?\s?alike|\bA?GPL", re.IGNORECASE),
+    "without derivatives": re.compile(r"\bND\b|\bno-?\s?deriv", re.IGNORECASE),
+}
 
 
 def load_checkpoint(path: Path) -> SwinUNet:
@@ -43,6 +51,37 @@ def load_checkpoint(path: Path) -> SwinUNet:
             f"{path} is no checkpoint of a Swin-UNet ({reason}); give the swin_unet.safetensors of a run"
         ) from error
     return network.eval()
+
+
+def read_lineage(path: Path) -> list[Ancestor]:
+    """Read what the weights of a checkpoint began from, oldest first.
+
+    Raises:
+        ValueError: the file does not say.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return msgspec.json.decode(file.metadata()["lineage"], type=list[Ancestor])
+    except (SafetensorError, KeyError, TypeError, msgspec.DecodeError) as error:
+        raise ValueError(
+            f"{path} does not say which weights it began from, so its licence is unknown; train it with this "
+            "version, or keep the manifest.json of its release beside it"
+        ) from error
+
+
+def check_licence(name: str, licence: str, lineage: Sequence[Ancestor]) -> None:
+    """Refuse a licence that allows more than the weights which these began from.
+
+    Raises:
+        ValueError: naming the ancestor and the term that the licence lacks.
+    """
+    for ancestor in lineage:
+        for term, pattern in RESTRICTIONS.items():
+            if pattern.search(ancestor.licence) and not pattern.search(licence):
+                raise ValueError(
+                    f"{name} began from {ancestor.name}, which is {term} ({ancestor.licence}); its own "
+                    f"licence does not say so ({licence}): name one that does"
+                )
 
 
 def export_onnx(network: SwinUNet, path: Path) -> None:
@@ -83,8 +122,14 @@ def export(
     training_data: list[str],
     licence: str,
     scores: dict[str, Any],
+    lineage: Sequence[Ancestor] = (),
 ) -> Manifest:
-    """Writes ONNX file and manifest into `folder`, that of a mode in a folder that the predictor reads."""
+    """Write the ONNX file and the manifest into `folder`, that of a mode in what the predictor reads.
+
+    Raises:
+        ValueError: the licence allows more than the weights which these began from.
+    """
+    check_licence(name, licence, lineage)
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(network, folder / ONNX_FILE)
     manifest = Manifest(
@@ -102,6 +147,7 @@ def export(
         training_data=training_data,
         licence=licence,
         scores=scores,
+        lineage=[*lineage],
     )
     write_manifest(manifest, folder)
     return manifest
@@ -146,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         training_data=parsed.source,
         licence=parsed.licence,
         scores=json.loads(parsed.scores.read_text()),
+        lineage=read_lineage(parsed.checkpoint),
     )
 
 

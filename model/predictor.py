@@ -30,6 +30,22 @@ class WeightsError(Exception):
     """The weights are absent or are not those of the manifest. Nothing may be served then."""
 
 
+class Ancestor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Weights that other weights began from.
+
+    Attributes:
+        name: of the model or of the run.
+        sha256: of its file of weights, in hex.
+        training_data: what it was trained on.
+        licence: of the weights; empty if they were never exported.
+    """
+
+    name: str
+    sha256: str
+    training_data: list[str]
+    licence: str
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is known of an exported network; written by `cytomask.model.export`, read at every start.
 
@@ -42,6 +58,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         training: the experiment's configuration.
         training_data, licence: the sources, and what their licences make of the weights.
         scores: mean IoU by name of the set, each with its number of images.
+        lineage: what the weights began from, oldest first; empty if from random numbers.
     """
 
     name: str
@@ -58,6 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training_data: list[str]
     licence: str
     scores: dict[str, Any]
+    lineage: list[Ancestor] = []
 
 
 @dataclass(frozen=True)

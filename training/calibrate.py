@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from cytomask.model.export import load_checkpoint
+from cytomask.model.export import load_checkpoint, read_lineage
 from cytomask.model.predictor import MODES, Mode, logits_of_page
+from cytomask.training.checkpoints import save
 from cytomask.training.sources import load, read_source
-from cytomask.training.train import save, tile_function
+from cytomask.training.validation import tile_function
 
 FACTORS = np.geomspace(0.5, 8, 49)
 
@@ -49,7 +50,7 @@ def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path, mode
         for parameter in network.head.logit.parameters():
             parameter.mul_(factor)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save(network, out)
+    save(network, out, read_lineage(weights))
     return factor
 
 

@@ -9,12 +9,14 @@ from torch.nn import functional
 Loss = Literal["bce", "bce_dice", "bce_lovasz"]
 
 
-def loss_of(logits: Tensor, cells: Tensor, known: Tensor, loss: Loss = "bce_dice") -> Tensor:
+def loss_of(logits: Tensor, cells: Tensor, loss: Loss = "bce_dice", known: Tensor | None = None) -> Tensor:
     """Compute the binary cross-entropy, alone, plus soft Dice or plus the Lovász hinge.
 
-    Shape: logits, cells and known (B, 1, H, W), the latter two 0 or 1; returns a scalar. Dice (Milletari et
-    al. 2016, arXiv:1606.04797) covers the whole batch, so a crop without cells does not dominate it.
+    Shape: logits, cells and known (B, 1, H, W), the latter two 0 or 1; all is known if None; returns a
+    scalar. Dice (Milletari et al. 2016, arXiv:1606.04797) covers the whole batch, so a crop without cells
+    does not dominate it.
     """
+    known = torch.ones_like(cells) if known is None else known
     entropies = functional.binary_cross_entropy_with_logits(logits, cells, reduction="none")
     entropy = (entropies * known).sum() / known.sum().clamp(min=1)
     if loss == "bce":
@@ -27,12 +29,13 @@ def loss_of(logits: Tensor, cells: Tensor, known: Tensor, loss: Loss = "bce_dice
     return entropy + 1 - dice
 
 
-def lovasz_hinge(logits: Tensor, cells: Tensor, known: Tensor) -> Tensor:
+def lovasz_hinge(logits: Tensor, cells: Tensor, known: Tensor | None = None) -> Tensor:
     """Compute a convex stand-in for 1 - IoU, mean over images (Berman et al. 2018, arXiv:1705.08790).
 
     Shape: logits, cells and known (B, pixels); returns a scalar. The hinge of each pixel is weighed by what
     the IoU loses when that pixel joins those that are worse. Unknown pixels come last and weigh nothing.
     """
+    known = torch.ones_like(cells) if known is None else known
     errors = torch.where(known > 0, 1 - logits * (2 * cells - 1), -torch.inf)
     errors, order = errors.sort(dim=1, descending=True)
     cells, known = cells.gather(1, order), known.gather(1, order)

@@ -18,10 +18,11 @@ from typing import Any
 
 import msgspec
 
-from cytomask.model.export import export, load_checkpoint, mode_of, write_manifest
+from cytomask.model.export import export, load_checkpoint, mode_of, read_lineage, write_manifest
 from cytomask.model.predictor import (
     MANIFEST,
     WEIGHTS,
+    Ancestor,
     Manifest,
     Mode,
     Predictor,
@@ -91,7 +92,8 @@ def promote(
     """
     mode = candidate.mode
     serving = Predictor(weights, modes=[mode]) if mode in served_modes(weights) else None
-    training_data, licence = _provenance(candidate, serving.manifests[mode] if serving else None)
+    lineage = read_lineage(candidate.checkpoint)
+    training_data, licence = _provenance(candidate, lineage, serving.manifests[mode] if serving else None)
     network = load_checkpoint(candidate.checkpoint)
     weights.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(".partial", "promotion-", weights.parent) as name:
@@ -105,6 +107,7 @@ def promote(
             training_data=training_data,
             licence=licence,
             scores={},
+            lineage=lineage,
         )
         predictor = Predictor(staging, modes=[mode])
         scored = {source: score_source(predictor, data, source) for source in sources}
@@ -130,11 +133,15 @@ def _tables(manifests: Mapping[Mode, Manifest]) -> str:
     return "\n\n".join(score_table({mode: each}, each.scores) for mode, each in manifests.items())
 
 
-def _provenance(candidate: Candidate, replaced: Manifest | None) -> tuple[list[str], str]:
-    """Training data and licence; taken from the replaced weights only where both were trained on the same."""
+def _provenance(
+    candidate: Candidate, lineage: Sequence[Ancestor], replaced: Manifest | None
+) -> tuple[list[str], str]:
+    """Choose training data and licence: those of the replaced weights only if both saw the same images."""
     if candidate.training_data and candidate.licence:
         return list(candidate.training_data), candidate.licence
-    if replaced is None or _images_of(candidate.training) != _images_of(replaced.training):
+    if replaced is None or _images_of(candidate.training, lineage) != _images_of(
+        replaced.training, replaced.lineage
+    ):
         raise ValueError(
             f"no weights trained on the same images tell the data and the licence of {candidate.name}; give "
             "--trained-on and --licence"
@@ -142,9 +149,10 @@ def _provenance(candidate: Candidate, replaced: Manifest | None) -> tuple[list[s
     return list(candidate.training_data) or replaced.training_data, candidate.licence or replaced.licence
 
 
-def _images_of(training: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """The sources of a run, and the images of theirs that it left out."""
-    return set(training.get("train", ())), set(training.get("hold_out", ()))
+def _images_of(training: Mapping[str, Any], lineage: Sequence[Ancestor] = ()) -> tuple[set[str], set[str]]:
+    """Return the sources of a run and of all that it began from, and the images that the run left out."""
+    inherited = {source for ancestor in lineage for source in ancestor.training_data}
+    return inherited | set(training.get("train", ())), set(training.get("hold_out", ()))
 
 
 def _compare(

@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from cytomask.model.predictor import Infer, logits_of_page, open_network, probability_of
 from cytomask.model.preprocess import Pixels
+from cytomask.training.checkpoints import load_network
 from cytomask.training.labels import SMOOTH, UNKNOWN_GREY, texture
 from cytomask.training.sources import read_unlabelled
-from cytomask.training.train import load_network, tile_function
+from cytomask.training.validation import tile_function
 
 CELL, BACKGROUND, CERTAIN = 0.6, 0.3, 0.03  # probabilities, in every view
 

@@ -22,8 +22,8 @@ import boto3
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cytomask.training.experiment import TrainingConfig
 from cytomask.training.sagemaker_entry import decode
-from cytomask.training.train import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 # What training/Dockerfile copies. The repository's own .dockerignore is the segment function's.

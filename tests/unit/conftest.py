@@ -44,7 +44,8 @@ def weights(network: SwinUNet, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A folder with that network for both modes, exported as the predictor reads it."""
     run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("weights")
     checkpoint, config, scores = run / "swin_unet.safetensors", run / "config.json", run / "scores.json"
-    save_file(network.state_dict(), checkpoint, metadata={"config": json.dumps(network.config.as_dict())})
+    metadata = {"config": json.dumps(network.config.as_dict()), "lineage": "[]"}
+    save_file(network.state_dict(), checkpoint, metadata=metadata)
     scores.write_text(json.dumps({"noise": {"iou": 0.5, "images": 1}}))
     given = "--name small-1 --threshold 0.4 --source noise --source dust --licence CC0"
     files = [str(checkpoint), "--config", str(config), "--scores", str(scores)]

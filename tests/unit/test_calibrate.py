@@ -9,7 +9,7 @@ from PIL import Image
 
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.training.calibrate import FACTORS, best_factor, main
-from cytomask.training.train import load_network, save
+from cytomask.training.checkpoints import load_network, save
 
 
 @pytest.mark.parametrize("factor", [FACTORS[10], FACTORS[30]])

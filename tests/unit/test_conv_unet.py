@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cytomask.model.swin_unet import SwinUNet, count_parameters
+from cytomask.training.checkpoints import load_network, save
 from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
-from cytomask.training.train import load_network, save
 
 SMALL = ConvUNetConfig(widths=(4, 8, 12))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cytomask.model.preprocess import TILE, normalise
 from cytomask.training.crops import Augmentation, Labelled, draw_crop, random_crop
-from cytomask.training.train import TrainingConfig
+from cytomask.training.experiment import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +76,7 @@ def test_image_and_mask_move_together(shape: tuple[int, int], move: Augmentation
     middle = (item.pixels.min() + item.pixels.max()) / 2
     seen = set()
     for _ in range(12):
-        pixels, cells = random_crop(item, move, rng)
+        pixels, cells, _ = random_crop(item, move, rng)
         assert pixels.shape == cells.shape == (1, TILE, TILE)
         assert pixels.dtype == cells.dtype == np.float32
         assert set(np.unique(cells)) == {0, 1}
@@ -92,7 +92,7 @@ def test_without_zoom_or_turn_the_crop_is_the_source_itself_from_all_over_the_pa
     rng = np.random.default_rng(0)
     corners = set()
     for _ in range(150):
-        pixels, cells = random_crop(item, PLAIN, rng)
+        pixels, cells, _ = random_crop(item, PLAIN, rng)
         top, left = divmod(int(pixels[0, 0, 0]), 240)
         corners.add((top, left))
         window = (slice(top, top + TILE), slice(left, left + TILE))
@@ -104,7 +104,7 @@ def test_without_zoom_or_turn_the_crop_is_the_source_itself_from_all_over_the_pa
 
 def test_a_page_smaller_than_a_tile_is_mirrored_around_its_middle() -> None:
     item = numbered(100, 90)
-    pixels, cells = random_crop(item, PLAIN, np.random.default_rng(0))
+    pixels, cells, _ = random_crop(item, PLAIN, np.random.default_rng(0))
     padding = ((62, 62), (67, 67))
     assert np.array_equal(pixels[0], np.pad(item.pixels, padding, mode="reflect"))
     assert np.array_equal(cells[0], np.pad(item.cells, padding, mode="reflect"))
@@ -116,7 +116,7 @@ def test_pages_of_any_shape_can_be_cropped(shape: tuple[int, int]) -> None:
     item = Labelled("odd", rng.standard_normal(shape).astype(np.float32), np.ones(shape, np.bool_))
     wild = Augmentation(squash=0.5, squash_window=0.01, affine=1, blur=1, gamma=1)
     for _ in range(8):
-        pixels, cells = random_crop(item, wild, rng)
+        pixels, cells, _ = random_crop(item, wild, rng)
         assert pixels.shape == (1, TILE, TILE)
         assert np.isfinite(pixels).all()
         assert cells.all()
@@ -177,7 +177,7 @@ def test_affine_is_a_probability() -> None:
 
 def test_a_squashed_crop_shows_the_whole_image() -> None:
     item = blobs(500, 700)
-    pixels, cells = random_crop(item, changed(squash=1), np.random.default_rng(0))
+    pixels, cells, _ = random_crop(item, changed(squash=1), np.random.default_rng(0))
     assert cells.mean() == pytest.approx(item.cells.mean(), abs=0.01)
     assert pixels.mean() == pytest.approx(0, abs=0.01)
 
@@ -197,14 +197,14 @@ def test_the_references_crops_are_the_squashed_image_and_its_mirror_image() -> N
     reference = TrainingConfig.read(ROOT / "training" / "configs" / "reference.yaml").augmentation
     bare = msgspec.structs.replace(reference, affine=0, blur=0)
     item = blobs(520, 704)
-    pixels, coverage = item.squashed(np.s_[:, :])
+    pixels, coverage, _ = item.squashed(np.s_[:, :])
     cells = (coverage >= 0.5).astype(np.float32)
     rng = np.random.default_rng(0)
     taken = [random_crop(item, bare, rng) for _ in range(20)]
     expected = {
         (array.tobytes(), mask.tobytes()) for array, mask in ((pixels, cells), _mirrored(pixels, cells))
     }
-    assert {(array.tobytes(), mask.tobytes()) for array, mask in taken} == expected
+    assert {(array.tobytes(), mask.tobytes()) for array, mask, _ in taken} == expected
 
 
 def _mirrored(*arrays: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
@@ -212,7 +212,7 @@ def _mirrored(*arrays: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
 
 
 def test_a_repaged_crop_is_normalised_as_a_page() -> None:
-    pixels, _ = random_crop(blobs(), changed(noise=0.4, repage=1), np.random.default_rng(0))
+    pixels, *_ = random_crop(blobs(), changed(noise=0.4, repage=1), np.random.default_rng(0))
     assert pixels.mean() == pytest.approx(0, abs=1e-5)
     assert pixels.std() == pytest.approx(1, abs=1e-5)
 
@@ -226,8 +226,8 @@ def test_degradation_leaves_the_mask_alone(field: str) -> None:
     )
     rng = np.random.default_rng(0)
     crops = [random_crop(item, changed(**{field: 1}), rng) for _ in range(6)]
-    assert all(np.array_equal(cells[0], item.cells) for _, cells in crops)
-    assert any(not np.array_equal(pixels[0], item.pixels) for pixels, _ in crops)
+    assert all(np.array_equal(cells[0], item.cells) for _, cells, _ in crops)
+    assert any(not np.array_equal(pixels[0], item.pixels) for pixels, *_ in crops)
 
 
 def test_gamma_keeps_mean_and_deviation() -> None:
@@ -281,3 +281,35 @@ def test_sources_are_drawn_by_their_weights_and_images_evenly() -> None:
 def test_augmentation_out_of_range_is_refused_by_its_field(values: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError, match=next(iter(values))):
         msgspec.convert(values, Augmentation)
+
+
+def test_what_is_beyond_the_page_is_mirrored_but_not_known() -> None:
+    item = numbered(100, 90)
+    _, _, known = random_crop(item, PLAIN, np.random.default_rng(0))
+    expected = np.zeros((TILE, TILE))
+    expected[62:162, 67:157] = 1
+    assert np.array_equal(known[0], expected)
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_what_is_known_moves_with_the_mask(move: Augmentation) -> None:
+    blob = blobs()
+    item = Labelled("known", blob.pixels, blob.cells, known=blob.cells)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        _, cells, known = random_crop(item, move, rng)
+        assert known.shape == (1, TILE, TILE)
+        assert set(np.unique(known)) <= {0, 1}
+        # Beyond the page nothing is known; elsewhere both are the same shape.
+        assert np.mean((known > 0) & (cells == 0)) < 0.01
+        assert known.sum() > 0.25 * cells.sum()
+
+
+def test_marks_and_light_leave_the_mask_and_what_is_known_alone() -> None:
+    item = blobs(TILE, TILE)
+    rng = np.random.default_rng(0)
+    for fields in ({"marks": 1}, {"light": 1}):
+        crops = [random_crop(item, changed(**fields), rng) for _ in range(12)]
+        assert all(np.array_equal(cells[0], item.cells) and known.all() for _, cells, known in crops)
+        assert sum(not np.array_equal(pixels[0], item.pixels) for pixels, *_ in crops) >= 10
+        assert all(np.isfinite(pixels).all() for pixels, *_ in crops)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from cytomask.model import preprocess
-from cytomask.model.export import load_checkpoint, main, mode_of
-from cytomask.model.predictor import MODES, WEIGHTS, Mode, Predictor
+from cytomask.model.export import check_licence, load_checkpoint, main, mode_of, read_lineage
+from cytomask.model.predictor import MODES, WEIGHTS, Ancestor, Mode, Predictor
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 from cytomask.samples.fields import phase_contrast_field
 
@@ -80,6 +80,7 @@ def test_the_manifest_says_everything_of_the_network(network: SwinUNet, weights:
         "training_data": ["noise", "dust"],
         "licence": "CC0",
         "scores": {"noise": {"iou": 0.5, "images": 1}},
+        "lineage": [],
     }
 
 
@@ -163,3 +164,33 @@ def test_the_mode_is_that_of_the_run_and_native_where_it_names_none() -> None:
     ]
     with pytest.raises(ValueError, match="a run for mode tiles; the modes are native, resize"):
         mode_of({"mode": "tiles"})
+
+
+NC = Ancestor("swin-unet-0.6", "0" * 64, ["LIVECell"], "CC BY-NC 4.0: name LIVECell, not for commercial use")
+
+
+@pytest.mark.parametrize("licence", ["MIT", "CC BY 4.0", "none stated", ""])
+def test_a_licence_that_the_start_weights_do_not_allow_is_refused(licence: str) -> None:
+    with pytest.raises(ValueError, match=r"mine began from swin-unet-0\.6, which is non-commercial"):
+        check_licence("mine", licence, [NC])
+
+
+@pytest.mark.parametrize("licence", ["CC BY-NC 4.0", "CC-BY-NC-SA", "non-commercial use", "Noncommercial"])
+def test_a_licence_that_keeps_the_terms_is_taken(licence: str) -> None:
+    check_licence("mine", licence, [Ancestor("older", "1" * 64, [], "MIT"), NC])
+
+
+def test_every_term_is_kept() -> None:
+    alike = Ancestor("alike", "2" * 64, [], "CC BY-SA 4.0")
+    with pytest.raises(ValueError, match="share-alike"):
+        check_licence("mine", "CC BY-NC 4.0", [NC, alike])
+    check_licence("mine", "CC BY-NC-SA 4.0", [NC, alike])
+
+
+def test_weights_that_do_not_say_what_they_began_from_are_not_exported(
+    network: SwinUNet, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_file(network.state_dict(), path, metadata={"config": json.dumps(network.config.as_dict())})
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors does not say which weights it began from"):
+        read_lineage(path)

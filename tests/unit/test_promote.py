@@ -15,8 +15,8 @@ from PIL import Image
 from cytomask.model.export import export_onnx
 from cytomask.model.predictor import Manifest, Predictor, WeightsError, read_manifest
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.training.checkpoints import save
 from cytomask.training.promote import Candidate, LowerScore, fill_card, flattered, install, main, promote
-from cytomask.training.train import save
 
 FILES = ["MODEL_CARD.md", "native/manifest.json", "native/swin_unet.onnx", "native/swin_unet.safetensors"]
 TRAINED = {"train": {"made/train": 1.0}}

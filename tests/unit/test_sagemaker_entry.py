@@ -17,9 +17,9 @@ from PIL import Image
 
 from cytomask.model.export import load_checkpoint
 from cytomask.samples.fields import phase_contrast_field
+from cytomask.training.experiment import TrainingConfig
 from cytomask.training.sagemaker_entry import Layout, main, reason, run
 from cytomask.training.sagemaker_job import ROOT, encode
-from cytomask.training.train import TrainingConfig
 
 EXPERIMENT = {
     "name": "two-steps",

@@ -14,9 +14,9 @@ from botocore.stub import Stubber
 from botocore.validate import ParamValidator
 from moto import mock_aws
 
+from cytomask.training.experiment import TrainingConfig
 from cytomask.training.sagemaker_entry import decode
 from cytomask.training.sagemaker_job import ROOT, EcrImage, encode, job_name, main
-from cytomask.training.train import TrainingConfig
 
 REGISTRY = "123456789012.dkr.ecr.eu-central-1.amazonaws.com"
 IMAGE = f"{REGISTRY}/cytomask/training:v1"

@@ -27,25 +27,16 @@ from torch import Tensor
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training import train as script
+from cytomask.training.batches import Batches, read_data
+from cytomask.training.checkpoints import load_network, save
 from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
-from cytomask.training.crops import Augmentation, Crop, Labelled
+from cytomask.training.crops import Crop, Labelled
+from cytomask.training.experiment import TrainingConfig
+from cytomask.training.processes import Process, join
+from cytomask.training.run import Run, schedule_of
 from cytomask.training.sources import load, read_source
-from cytomask.training.train import (
-    Batches,
-    Process,
-    Run,
-    TrainingConfig,
-    join,
-    load_network,
-    loss_of,
-    lovasz_hinge,
-    main,
-    read_data,
-    save,
-    schedule_of,
-    train,
-    validate,
-)
+from cytomask.training.train import main, train
+from cytomask.training.validation import validate
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -161,10 +152,10 @@ def after_step(monkeypatch: pytest.MonkeyPatch, wanted: int, act: Callable[[], o
     steps = count(1)
     step = Run.step
 
-    def acting(run: Run, pixels: Tensor, cells: Tensor) -> float:
+    def acting(run: Run, pixels: Tensor, cells: Tensor, known: Tensor) -> float:
         if next(steps) == wanted:
             act()
-        return step(run, pixels, cells)
+        return step(run, pixels, cells, known)
 
     monkeypatch.setattr(Run, "step", acting)
 
@@ -637,13 +628,13 @@ WORKER = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from cytomask.training import train as script
+from cytomask.training import run, train as script
 
 folder, signalled, *arguments = sys.argv[1:]
 rank = os.environ["RANK"]
 runs = []
 
-class Noted(script.Run):
+class Noted(run.Run):
     def __init__(self, *given):
         super().__init__(*given)
         runs.append(self)
@@ -727,7 +718,7 @@ def crops_of(data: Path, steps: range, process: Process = ALONE, **fields: Any) 
     config = experiment(batch_size=4, **fields)
     mix, _ = read_data(config, data)
     with Batches(mix, config, process) as batches:
-        return [(pixels.numpy(), cells.numpy()) for pixels, cells in batches.of(steps)]
+        return [(pixels.numpy(), cells.numpy()) for pixels, cells, _ in batches.of(steps)]
 
 
 def test_the_crops_of_a_step_are_the_same_for_any_number_of_processes(data: Path) -> None:
@@ -822,153 +813,7 @@ def test_a_missing_folder_of_data_is_a_sentence(
     assert capsys.readouterr().err.startswith("cannot train: [Errno 2] No such file or directory: ")
 
 
-# Configuration
-
-
-def test_an_experiment_is_read_from_its_file(tmp_path: Path) -> None:
-    path = tmp_path / "trial.yaml"
-    path.write_text("train: {a/train: 2}\nvalidation: [a/val]\nepochs: 7\naugmentation: {squash: 0.5}\n")
-    config = TrainingConfig.read(path)
-    assert (config.name, config.epochs, config.batch_size) == ("trial", 7, 12)
-    assert config.train == {"a/train": 2.0}
-    assert config.augmentation == Augmentation(squash=0.5)
-
-
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("epocs: 8", "unknown field `epocs`"),
-        ("augmentation: {flipp: 1}", "unknown field `flipp`"),
-        ("swin_unet: {half_widht: 32}", "unknown field `half_widht`"),
-        ("swin_unet: {head_width: 0}", r"`\$.swin_unet.head_width`"),
-        ("swin_unet: {depths: []}", r"`\$.swin_unet.depths`"),
-        ("min_learning_rate: 1e-3", r"Expected `float`, got `str` - at `\$.min_learning_rate`"),
-        ("seed: yes", r"`\$.seed`"),
-        ("batch_size: 0", r"`\$.batch_size`"),
-        ("batch_size: 1.5", r"`\$.batch_size`"),
-        ("learning_rate: -1", r"`\$.learning_rate`"),
-        ("learning_rate: .nan", r"`\$.learning_rate`"),
-        ("threshold: 1.2", r"`\$.threshold`"),
-        ("average_decay: 1", r"`\$.average_decay`"),
-        ("seed: -1", r"`\$.seed`"),
-        ("schedule: linear", r"`\$.schedule`"),
-        ("network: unet", r"`\$.network`"),
-        ("mode: tiles", r"`\$.mode`"),
-        ("train: {}", r"`\$.train`"),
-        ("train: {a/train: 0}", r"`\$.train"),
-        ("train: [a/train]", r"`\$.train`"),
-        ("augmentation: {zoom: [1.3, 0.7]}", r"zoom.*`\$.augmentation`"),
-        ("augmentation: {blur: 2}", r"`\$.augmentation.blur`"),
-        ("epochs: null", r"`\$.epochs`"),
-        ("early_stopping: 5", "early_stopping needs validation or hold_out"),
-    ],
-)
-def test_a_field_that_cannot_be_is_named(tmp_path: Path, line: str, named: str) -> None:
-    path = tmp_path / "trial.yaml"
-    path.write_text(yaml.safe_dump({"train": {"a/train": 1}, "epochs": 2} | yaml.safe_load(line)))
-    with pytest.raises(ValueError, match=f"^experiment trial: .*{named}"):
-        TrainingConfig.read(path)
-
-
-def test_a_field_that_is_needed_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^experiment trial: .*`epochs`"):
-        TrainingConfig.from_dict("trial", {"train": {"a/train": 1}})
-
-
-@pytest.mark.parametrize("content", ["", "- train", "train: [", "just words"])
-def test_a_file_that_is_no_experiment_is_named(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "trial.yaml"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"trial\.yaml (is not YAML|has no fields of an experiment)"):
-        TrainingConfig.read(path)
-
-
-EXPERIMENTS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=[path.stem for path in EXPERIMENTS])
-def test_the_experiments_that_ship_can_be_read_and_keep_to_their_splits(path: Path) -> None:
-    config = TrainingConfig.read(path)
-    # Nothing is trained on, or chosen by, what is kept for the test.
-    used = (*config.train, *config.validation)
-    assert [source for source in used if "test" in source.lower()] == []
-    assert set(config.train).isdisjoint(config.validation)
-
-
-def test_the_references_configuration_is_there_as_it_stands() -> None:
-    config = TrainingConfig.read(ROOT / "training" / "configs" / "reference.yaml")
-    assert (config.batch_size, config.epochs, config.min_epochs, config.early_stopping) == (32, 100, 25, 5)
-    assert (config.learning_rate, config.min_learning_rate, config.schedule) == (1e-3, 1e-6, "cosine")
-    assert (config.threshold, config.loss, config.mode) == (0.5, "bce", "resize")
-    assert (config.warmup_steps, config.average_decay) == (0, 0)
-    augmentation = config.augmentation
-    assert (augmentation.flip, augmentation.affine, augmentation.blur) == (0.5, 0.25, 0.25)
-    assert (augmentation.squash, augmentation.squash_window, augmentation.turn) == (1, 1, False)
-
-
 # Pieces
-
-
-def half_cells() -> Tensor:
-    cells = torch.zeros(2, 1, 8, 8)
-    cells[..., :4] = 1
-    return cells
-
-
-def test_the_loss_of_perfect_logits_is_nearly_0() -> None:
-    cells = half_cells()
-    assert loss_of(40 * cells - 20, cells).item() == pytest.approx(0, abs=1e-6)
-
-
-def test_the_loss_of_undecided_logits_is_known() -> None:
-    # Cross-entropy ln 2; Dice (2 * 32 + 1) / (64 + 64 + 1).
-    undecided = torch.zeros(2, 1, 8, 8)
-    assert loss_of(undecided, half_cells()).item() == pytest.approx(np.log(2) + 1 - 65 / 129)
-    assert loss_of(undecided, half_cells(), "bce").item() == pytest.approx(np.log(2))
-
-
-def test_the_loss_grows_from_right_over_undecided_to_wrong() -> None:
-    cells = half_cells()
-    losses = [loss_of(right * (2 * cells - 1), cells).item() for right in (20, 2, 0, -2, -20)]
-    assert losses == sorted(losses)
-    assert len(set(losses)) == len(losses)
-
-
-def test_a_batch_without_cells_has_no_loss_where_none_are_found() -> None:
-    nothing = torch.zeros(2, 1, 8, 8)
-    assert loss_of(nothing - 20, nothing).item() == pytest.approx(0, abs=1e-5)
-
-
-def lost(wrong: set[int], cells: set[int]) -> float:
-    """1 - IoU of the mask in which these pixels are wrong."""
-    mask = cells ^ wrong
-    return 1 - len(cells & mask) / len(cells | mask)
-
-
-def test_the_lovasz_hinge_weighs_each_pixel_by_what_the_iou_loses_with_it() -> None:
-    cells, logits = {0, 1}, [0.3, -0.7, 0.4, -2.0]
-    hinges = [0.7, 1.7, 1.4, 0.0]
-    worst_first = sorted(range(4), key=lambda pixel: -hinges[pixel])
-    expected = sum(
-        hinges[pixel] * (lost({*worst_first[: at + 1]}, cells) - lost({*worst_first[:at]}, cells))
-        for at, pixel in enumerate(worst_first)
-    )
-    truth = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    assert lovasz_hinge(torch.tensor([logits]), truth).item() == pytest.approx(expected)
-    entropy = loss_of(torch.tensor([logits]), truth, "bce").item()
-    both = loss_of(torch.tensor([[[logits]]]), truth[None, None], "bce_lovasz").item()
-    assert both == pytest.approx(entropy + expected)
-
-
-@pytest.mark.parametrize(("margin", "loss"), [(1, 0.0), (0, 1.0), (-1, 2.0)])
-def test_the_lovasz_hinge_of_equal_margins_is_known(margin: float, loss: float) -> None:
-    truth = torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
-    assert lovasz_hinge(margin * (2 * truth - 1), truth).item() == pytest.approx(loss)
-
-
-def test_the_lovasz_hinge_of_a_crop_without_cells_is_its_worst_pixel_s() -> None:
-    logits = torch.tensor([[-3.0, 0.5, -0.5]])
-    assert lovasz_hinge(logits, torch.zeros(1, 3)).item() == pytest.approx(1.5)
 
 
 def rates(steps: int, steps_per_epoch: int, **fields: Any) -> list[float]:
@@ -1016,18 +861,18 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
         rates(1, 3, epochs=2, warmup_steps=6)
 
 
-def batch(side: int = 224) -> tuple[Tensor, Tensor]:
+def batch(side: int = 224) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(1)
     pixels = torch.randn(2, 1, side, side)
-    return pixels, (pixels > 0).float()
+    return pixels, (pixels > 0).float(), torch.ones_like(pixels)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_the_weights(start: Path) -> None:
     run = Run(experiment(), 3, ALONE, start)
     before = {name: value.clone() for name, value in run.network.named_parameters()}
-    pixels, cells = batch()
+    pixels, cells, known = batch()
     with pytest.raises(ValueError, match="the loss is nan after 0 steps; the last epoch's checkpoint stands"):
-        run.step(pixels * math.nan, cells)
+        run.step(pixels * math.nan, cells, known)
     assert_same(dict(run.network.named_parameters()), before)
 
 

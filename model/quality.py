@@ -1,0 +1,203 @@
+"""How far a page and its mask can be believed: a few numbers, and flags where one is out of bounds.
+
+Flags warn and never refuse. The bounds were found by `cytomask.training.quality_bounds` on public pages and on
+their degradations; docs/quality.md has the table.
+"""
+
+import math
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from cytomask.model import preprocess
+from cytomask.model.preprocess import Pixels
+
+FlagName = Literal[
+    "EMPTY",
+    "OUT_OF_FOCUS",
+    "SATURATED",
+    "LOW_CONTRAST",
+    "UNEVEN_LIGHT",
+    "UNUSUAL",
+    "UNCERTAIN",
+    "SQUASHED",
+]
+
+BLOCK = 16  # pixels; the side of the squares that texture and light are measured in
+LINES = 6  # every sixth row and column tells how grey values change from pixel to pixel
+LAGS = (1, 2, 4, 8, 16)  # pixels between two grey values that are compared
+DOUBT = (math.log(0.3 / 0.7), math.log(0.7 / 0.3))  # logits of 0.3 and 0.7
+
+
+class Flag(msgspec.Struct, frozen=True):
+    """A warning: its name, and the number that is out of bounds."""
+
+    name: FlagName
+    value: float
+
+
+class Measures(msgspec.Struct, frozen=True):
+    """What is measured of one page.
+
+    Attributes:
+        confluence_low, confluence_high: share of the page whose probability is 0.7 or more, and 0.3 or more.
+        sharpness: change of grey value over 1 pixel, as a share of that over 4. Blur lowers it to 0.25, noise
+            raises it to 1.
+        saturated: share of the page that is as dark or as bright as it gets.
+        levels: grey levels between the 1st and the 99th percentile; infinite for floats.
+        noise: deviation of the noise, as a share of the page's.
+        unevenness: deviation of the light, a smooth surface, as a share of the page's.
+        unusualness: distance from the pages of training, in deviations, by texture and grey values.
+        doubt: share of the page between 0.3 and 0.7, per share of the page that is cell.
+        shrinkage: by how much `resize` mode makes the longer side shorter; 1 in `native` mode.
+    """
+
+    confluence_low: float
+    confluence_high: float
+    sharpness: float
+    saturated: float
+    levels: float
+    noise: float
+    unevenness: float
+    unusualness: float
+    doubt: float
+    shrinkage: float
+
+
+def describe(normalised: Pixels) -> NDArray[np.float64]:
+    """Describe texture and grey values of a page by a few numbers.
+
+    Args:
+        normalised: (H, W) float32, as `preprocess.normalise` returns it; not all 0.
+
+    Returns:
+        (len(DESCRIPTION),) float64.
+    """
+    changes = _changes(normalised)
+    _, deviations = _blocks(normalised)
+    calm, middle, busy = np.quantile(deviations, (0.1, 0.5, 0.9))
+    sample = normalised[::4, ::4].ravel().astype(np.float64)
+    sample -= sample.mean()
+    spread = max(float(sample.std()), 1e-6)
+    return np.array(
+        [
+            *np.log(changes[1:] / changes[:-1]),
+            math.log(changes[0]),
+            math.log(calm),
+            math.log(middle / calm),
+            math.log(busy / middle),
+            float(np.mean(sample**3)) / spread**3,
+            math.log(float(np.mean(sample**4)) / spread**4),
+        ]
+    )
+
+
+DESCRIPTION = (
+    *(f"change over {far} / {near}" for near, far in zip(LAGS, LAGS[1:], strict=False)),
+    "change over 1",
+    "calm block",
+    "middle / calm block",
+    "busy / middle block",
+    "skew",
+    "tails",
+)
+
+
+def _changes(normalised: Pixels) -> NDArray[np.float64]:
+    """Return the mean change of grey value over each of `LAGS`, (5,) float64, along rows and columns."""
+    means = []
+    for lag in LAGS:
+        sums = count = 0.0
+        for lines in (normalised[::LINES], normalised[:, ::LINES].T):
+            if lines.shape[1] > lag:
+                differences = np.abs(lines[:, lag:] - lines[:, :-lag])
+                sums += float(differences.sum(dtype=np.float64))
+                count += differences.size
+        means.append(sums / count if count else 0.0)
+    return np.maximum(np.array(means), 1e-6)
+
+
+def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and deviation of each block: two (H // BLOCK, W // BLOCK) float64; one block if less."""
+    down, across = (max(length // BLOCK, 1) for length in normalised.shape)
+    height, width = (min(length, BLOCK) for length in normalised.shape)
+    cut = normalised[: down * height, : across * width].reshape(down, height, across, width)
+    means = cut.mean(axis=(1, 3), dtype=np.float64)
+    squares = np.einsum("ahbw,ahbw->ab", cut, cut, dtype=np.float64) / (height * width)
+    return means, np.sqrt(np.maximum(squares - means**2, 1e-12))
+
+
+def measure(
+    page: NDArray[np.generic], normalised: Pixels, logits: Pixels, mode: Literal["native", "resize"]
+) -> Measures:
+    """Measure a page and what the network said of it.
+
+    Args:
+        page: (H, W), any real dtype, finite values.
+        normalised: (H, W) float32, of that page.
+        logits: (H, W) float32.
+        mode: that the network was run in.
+    """
+    low, high = (float(np.count_nonzero(logits >= bound)) / logits.size for bound in reversed(DOUBT))
+    shrinkage = max(page.shape) / preprocess.TILE if mode == "resize" else 1.0
+    if not normalised.any():  # a constant page
+        return Measures(low, high, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, shrinkage)
+    changes = _changes(normalised)
+    means, deviations = _blocks(normalised)
+    away = BOUNDS.whitening @ (describe(normalised) - BOUNDS.centre)
+    return Measures(
+        confluence_low=low,
+        confluence_high=high,
+        sharpness=float(changes[0] / changes[2]),
+        saturated=_saturated(page),
+        levels=_levels(page),
+        noise=float(np.quantile(deviations, 0.02)),
+        unevenness=_unevenness(means),
+        unusualness=float(np.sqrt(away @ away / away.size)),
+        doubt=(high - low) / max(high, 0.02),
+        shrinkage=shrinkage,
+    )
+
+
+def flags_of(measures: Measures) -> list[Flag]:
+    """Return a flag for every number that is out of its bounds, in the order of `FlagName`."""
+    found: list[tuple[FlagName, float, bool]] = [
+        ("EMPTY", measures.confluence_high, measures.confluence_high < BOUNDS.empty),
+        ("OUT_OF_FOCUS", measures.sharpness, measures.sharpness < BOUNDS.sharpness),
+        ("SATURATED", measures.saturated, measures.saturated > BOUNDS.saturated),
+        ("LOW_CONTRAST", measures.levels, measures.levels < BOUNDS.levels),
+        ("UNEVEN_LIGHT", measures.unevenness, measures.unevenness > BOUNDS.unevenness),
+        ("UNUSUAL", measures.unusualness, measures.unusualness > BOUNDS.unusualness),
+        ("UNCERTAIN", measures.doubt, measures.doubt > BOUNDS.doubt),
+        ("SQUASHED", measures.shrinkage, measures.shrinkage > BOUNDS.shrinkage),
+    ]
+    return [Flag(name, round(value, 4)) for name, value, out in found if out]
+
+
+def _saturated(page: NDArray[np.generic]) -> float:
+    """Return the share of the page that has its lowest or its highest value."""
+    ends = sum(np.count_nonzero(page == end) for end in (page.min(), page.max()))
+    return float(ends) / page.size
+
+
+def _levels(page: NDArray[np.generic]) -> float:
+    """Count the grey levels that the page can have between its 1st and 99th percentile."""
+    if page.dtype.kind == "f":
+        return math.inf
+    sample = np.sort(page[::4, ::4].ravel())
+    rank = sample.size // 100
+    return float(sample[-1 - rank]) - float(sample[rank])
+
+
+def _unevenness(means: NDArray[np.float64]) -> float:
+    """Return the deviation of the smooth surface through the block means, (rows, columns) float64."""
+    down, across = (np.linspace(-1, 1, length) for length in means.shape)
+    rows, columns = (axis.ravel() for axis in np.meshgrid(down, across, indexing="ij"))
+    terms = np.stack(
+        [np.ones_like(rows), rows, columns, rows * columns, rows**2, columns**2], axis=1
+    )  # blocks, 6
+    # Cells are brighter or darker than the ground they stand on; the median of a coarser grid passes over.
+    weights, *_ = np.linalg.lstsq(terms, means.ravel(), rcond=None)
+    return float((terms @ weights).std())

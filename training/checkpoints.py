@@ -1,0 +1,121 @@
+"""The files of a run: weights, what resuming needs, and how both are written whole."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from cytomask.model.export import read_lineage
+from cytomask.model.predictor import MANIFEST, Ancestor, Manifest
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
+from cytomask.training.experiment import TrainingConfig
+
+Network = SwinUNet | ConvUNet
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a run writes: what it is for into `out`, what resuming needs into `checkpoints`."""
+
+    out: Path
+    checkpoints: Path
+
+    @property
+    def weights(self) -> Path:
+        """The averaged weights that the run is for."""
+        return self.out / "swin_unet.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """A row for every epoch."""
+        return self.out / "metrics.csv"
+
+    @property
+    def best(self) -> Path:
+        """The averaged weights of the best epoch so far."""
+        return self.checkpoints / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """All that resuming needs."""
+        return self.checkpoints / "last.pt"
+
+    def make(self, config: TrainingConfig) -> None:
+        """Makes both and writes the resolved configuration."""
+        for folder in (self.out, self.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        (self.out / CONFIG).write_text(json.dumps(config.as_dict(), indent=1))
+
+
+def load_network(path: Path) -> Network:
+    """The network of a file that `save` wrote; raises ValueError where it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        sizes: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in json.loads(metadata["config"]).items()
+        }
+        network = (
+            ConvUNet(ConvUNetConfig(**sizes)) if "widths" in sizes else SwinUNet(SwinUNetConfig(**sizes))
+        )
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} holds no weights of a network of ours: {error}") from error
+    return network
+
+
+def save(network: Network, path: Path, lineage: Sequence[Ancestor] = ()) -> None:
+    """Write the weights, the sizes of their network, and what they began from."""
+    metadata = {
+        "config": json.dumps(network.config.as_dict()),
+        "lineage": msgspec.json.encode(lineage).decode(),
+    }
+    write_whole(path, lambda partial: save_file(network.state_dict(), partial, metadata=metadata))
+
+
+def lineage_from(start: Path) -> list[Ancestor]:
+    """Return the lineage of weights that begin from this file: its own, and the file itself.
+
+    Licence and data are those of the manifest beside the file, if it is a release; the data are those of
+    the config.json beside it, if it is what a run left.
+
+    Raises:
+        ValueError: the file does not say what it began from, and no manifest beside it does.
+    """
+    sha256 = hashlib.sha256(start.read_bytes()).hexdigest()
+    if start.with_name(MANIFEST).exists():
+        manifest = msgspec.json.decode(start.with_name(MANIFEST).read_bytes(), type=Manifest)
+        itself = Ancestor(manifest.name, sha256, manifest.training_data, manifest.licence)
+        return [*manifest.lineage, itself]
+    before = read_lineage(start)
+    config = start.with_name(CONFIG)
+    if not config.exists():
+        return [*before, Ancestor(start.stem, sha256, [], "")]
+    experiment = json.loads(config.read_text())
+    return [*before, Ancestor(experiment["name"], sha256, [*experiment["train"]], "")]
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file so that an interruption or a full disk leaves the old one or the new one, never half.
+
+    Raises:
+        OSError: naming the file and what stands.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
+        partial.unlink(missing_ok=True)
+        stands = "the older one stands" if path.exists() else "there is no older one"
+        raise OSError(f"{path} could not be written, {stands}: {error}") from error

@@ -1,0 +1,197 @@
+"""Measures beside the IoU: can a confluence be believed on empty, sparse and degraded pages?
+
+Phantom confluence on generated empty pages; neurite pages, whose somata alone are marked; and the IoU of a
+degraded page's mask with the plain page's.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+from tqdm import tqdm
+
+from cytomask import metrics
+from cytomask.model import preprocess
+from cytomask.model.predictor import Mode, Predictor
+from cytomask.samples.degradations import DEGRADATIONS
+from cytomask.samples.empty import empty_page
+from cytomask.training.labels import somata
+from cytomask.training.sources import read_source
+
+EMPTY_PAGES = range(72)  # eight of each kind; training takes others
+SPARSE = 0.05  # share of a page that its somata cover, at most, if it is a page of neurites
+FOUND = 0.5  # of a soma's pixels, for it to count as found
+DIGITS = 4
+
+
+class Phantom(msgspec.Struct, frozen=True):
+    """Reported confluence of pages without a cell, 0..1."""
+
+    pages: int
+    mean: float
+    worst: float
+
+
+class Neurites(msgspec.Struct, frozen=True):
+    """A neuron culture of which the somata are marked.
+
+    Attributes:
+        name: of the image.
+        somata: share of the page that they cover, 0..1.
+        confluence: what is reported.
+        false_area: share of the smooth ground and of debris that is reported as cell.
+        recall: share of the somata of which at least `FOUND` is reported as cell.
+    """
+
+    name: str
+    somata: float
+    confluence: float
+    false_area: float
+    recall: float
+
+
+class Robustness(msgspec.Struct, frozen=True):
+    """IoU of the degraded pages' masks with those of the plain pages, where both show the same scene."""
+
+    pages: int
+    mean: float
+    worst: float
+
+
+class Yardsticks(msgspec.Struct, frozen=True):
+    """All of them for one mode."""
+
+    phantom: dict[str, Phantom]
+    neurites: list[Neurites]
+    robustness: dict[str, Robustness]
+
+
+def measure(
+    predictor: Predictor, mode: Mode, data: Path, neurons: Sequence[str], plain: Sequence[str]
+) -> Yardsticks:
+    """Measure one network.
+
+    Args:
+        predictor: that serves it.
+        mode: of the network.
+        data: folder that the sources lie in.
+        neurons: sources for the neurite pages.
+        plain: sources for the robustness.
+    """
+    return Yardsticks(
+        phantom_confluence(predictor, mode),
+        [page for source in neurons for page in neurite_pages(predictor, mode, data, source)],
+        robustness(predictor, mode, data, plain) if plain else {},
+    )
+
+
+def phantom_confluence(
+    predictor: Predictor, mode: Mode, seeds: Sequence[int] = EMPTY_PAGES
+) -> dict[str, Phantom]:
+    """Report the confluence of empty pages, by kind and over all."""
+    by_kind: dict[str, list[float]] = {}
+    for seed in tqdm(seeds, "empty pages", unit="page", disable=None, leave=False):
+        page = empty_page(seed)
+        by_kind.setdefault(page.kind, []).append(float(predictor.predict(page.pixels, mode).mask.mean()))
+    by_kind["all"] = [value for values in by_kind.values() for value in values]
+    return {
+        kind: Phantom(len(values), round(fmean(values), DIGITS), round(max(values), DIGITS))
+        for kind, values in by_kind.items()
+    }
+
+
+def neurite_pages(predictor: Predictor, mode: Mode, data: Path, source: str) -> list[Neurites]:
+    """Measure every page of a source of neuron cultures, sparse or not."""
+    pages = []
+    for sample in read_source(data, source):
+        page, cells = sample.read()
+        mask = predictor.predict(page, mode).mask
+        ground = somata(preprocess.normalise(page), cells) & ~cells
+        pages.append(
+            Neurites(
+                sample.name,
+                round(float(cells.mean()), DIGITS),
+                round(float(mask.mean()), DIGITS),
+                round(float(mask[ground].mean()) if ground.any() else 0.0, DIGITS),
+                round(found_share(mask, cells), DIGITS),
+            )
+        )
+    return pages
+
+
+def found_share(mask: metrics.Mask, cells: metrics.Mask) -> float:
+    """Return the share of the marked regions of which at least `FOUND` is in the mask; 1 if there are none."""
+    count, regions = cv2.connectedComponents(cells.astype(np.uint8))
+    if count == 1:
+        return 1.0
+    sizes = np.bincount(regions.ravel(), minlength=count)[1:]
+    hits = np.bincount(regions[mask].ravel(), minlength=count)[1:]
+    return float(np.mean(hits >= FOUND * sizes))
+
+
+def robustness(predictor: Predictor, mode: Mode, data: Path, sources: Sequence[str]) -> dict[str, Robustness]:
+    """Compare the masks of degraded pages with those of the plain pages, for each degradation."""
+    ious: dict[str, list[float]] = {name: [] for name in DEGRADATIONS}
+    samples = [sample for source in sources for sample in read_source(data, source)]
+    for number, sample in enumerate(tqdm(samples, "degraded pages", unit="page", disable=None, leave=False)):
+        page, _ = sample.read()
+        plain = predictor.predict(page, mode).mask
+        for name, degrade in DEGRADATIONS.items():
+            degraded = degrade(page, np.random.default_rng(number))
+            mask = degraded.back(predictor.predict(degraded.page, mode).mask)
+            ious[name].append(metrics.score(mask & degraded.seen, plain & degraded.seen).iou)
+    return {
+        name: Robustness(len(values), round(fmean(values), DIGITS), round(min(values), DIGITS))
+        for name, values in ious.items()
+    }
+
+
+def yardstick_tables(measured: Mapping[Mode, Yardsticks]) -> str:
+    """Write all yardsticks as Markdown tables, a column for each mode."""
+    modes = list(measured)
+    first = measured[modes[0]]
+    sections = [
+        (
+            "Phantom confluence of generated empty pages, mean / worst",
+            ["page", "pages", *modes],
+            [
+                [kind, str(phantom.pages), *(_pair(measured[mode].phantom[kind]) for mode in modes)]
+                for kind, phantom in first.phantom.items()
+            ],
+        ),
+        (
+            "Neuron cultures: reported confluence, false area on smooth ground, recall of somata",
+            ["page", "somata", *modes],
+            [
+                [page.name, f"{page.somata:.3f}", *(_neurites(measured[mode].neurites[at]) for mode in modes)]
+                for at, page in enumerate(first.neurites)
+            ],
+        ),
+        (
+            "IoU with the mask of the plain page, mean / worst",
+            ["degradation", "pages", *modes],
+            [
+                [name, str(row.pages), *(_pair(measured[mode].robustness[name]) for mode in modes)]
+                for name, row in first.robustness.items()
+            ],
+        ),
+    ]
+    return "\n\n".join(f"{title}:\n\n{table(titles, rows)}" for title, titles, rows in sections if rows)
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Write a table in Markdown."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(" | ".join(["", *map(str, line), ""]).strip() for line in lines)
+
+
+def _pair(row: Phantom | Robustness) -> str:
+    return f"{row.mean:.3f} / {row.worst:.3f}"
+
+
+def _neurites(page: Neurites) -> str:
+    return f"{page.confluence:.3f}, {page.false_area:.3f}, {page.recall:.2f}"
