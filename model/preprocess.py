@@ -94,8 +94,10 @@ def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:
         return None
     sample = _sample(page)
     middle = float(np.partition(sample, sample.size // 2)[sample.size // 2])
-    dark = page <= darkest + FLAT * (middle - darkest)
-    bright = page >= brightest + FLAT * (middle - brightest)
+    # If most of the page has one extreme value, its distance to the median says nothing of the rest.
+    flat = 0.0 if middle in (darkest, brightest) else FLAT
+    dark = page <= darkest + flat * (middle - darkest)
+    bright = page >= brightest + flat * (middle - brightest)
     least = FILL_SHARE * page.size
     ends = [_squares(end) for end in (dark, bright) if np.count_nonzero(end) >= least]
     fill = [end for end in ends if np.count_nonzero(end) >= least]
@@ -133,10 +135,10 @@ def _percentiles(page: NDArray[np.generic], fill: NDArray[np.bool_] | None) -> t
     """The 1st and the 99th percentile of what is not fill; the extremes if those two are the same value."""
     sample = _sample(page, fill)
     if sample.size:
-        rank = sample.size // 100
-        low, *_, high = np.partition(sample, (rank, sample.size - 1 - rank))[rank : sample.size - rank]
+        ranks = sample.size // 100, sample.size - 1 - sample.size // 100
+        low, high = (float(value) for value in np.partition(sample, ranks)[[*ranks]])
         if low != high:
-            return float(low), float(high)
+            return low, high
     seen = page if fill is None else page[~fill]
     return float(seen.min()), float(seen.max())
 

@@ -52,13 +52,13 @@ class Run:
         network = ConvUNet() if config.network == "conv_unet" else SwinUNet(config.swin_unet)
         self.lineage: list[Ancestor] = []
         if start:
-            self.lineage = lineage_from(start)
             begun = load_network(start)
             if type(begun) is not type(network):
                 raise ValueError(f"{start} does not hold a {config.network}, the network of {config.name}")
             if isinstance(begun, SwinUNet) and begun.config != config.swin_unet:
                 raise ValueError(f"{start} is of other sizes than {config.name} gives under swin_unet")
             network = begun
+            self.lineage = lineage_from(start)
         self.network = network.to(process.device)
         self.averaged = AveragedModel(
             self.network,

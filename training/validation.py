@@ -31,7 +31,7 @@ def validate(
         mask = logits >= logit(config.threshold)
         ious.append(metrics.score(mask & (known > 0), item.cells & (known > 0)).iou)
         truth, logits, counts = (
-            torch.from_numpy(array)[None, None] for array in (item.cells.astype(np.float32), logits, known)
+            torch.tensor(array)[None, None] for array in (item.cells.astype(np.float32), logits, known)
         )
         losses.append(loss_of(logits, truth, config.loss, counts).item())
     return {"validation_loss": sum(losses) / len(losses), "validation_iou": sum(ious) / len(ious)}

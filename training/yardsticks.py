@@ -124,7 +124,7 @@ def neurite_pages(predictor: Predictor, mode: Mode, data: Path, source: str) -> 
 
 
 def found_share(mask: metrics.Mask, cells: metrics.Mask) -> float:
-    """Return the share of the marked regions of which at least `FOUND` is in the mask; 1 if there are none."""
+    """Return the share of the marked regions of which `FOUND` or more is in the mask; 1 if none is marked."""
     count, regions = cv2.connectedComponents(cells.astype(np.uint8))
     if count == 1:
         return 1.0

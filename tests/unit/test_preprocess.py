@@ -236,3 +236,76 @@ def test_a_ramp_stays_a_ramp_when_it_grows() -> None:
     ramp = np.arange(10, dtype=np.float32)[None].repeat(10, axis=0)
     grown = preprocess.resize(ramp, 10, 20)[0]
     np.testing.assert_allclose(np.diff(grown)[1:-1], 0.5, atol=1e-6)
+
+
+def textured(height: int = 300, width: int = 400, seed: int = 0) -> NDArray[np.uint8]:
+    """A page whose grey values are spread as a microscope's: around a middle, far from either end."""
+    noise = np.random.default_rng(seed).normal(128, 12, (height, width))
+    return np.clip(np.rint(noise), 60, 200).astype(np.uint8)
+
+
+def test_hot_and_dead_pixels_hardly_move_the_others() -> None:
+    page = textured()
+    changed = page.astype(np.uint16)
+    rng = np.random.default_rng(1)
+    hot, dead = (rng.choice(page.size, 150, replace=False) for _ in range(2))
+    changed.flat[hot], changed.flat[dead] = 65535, 0
+    same = changed == page
+    assert np.abs(normalise(changed) - normalise(page))[same].max() < 0.35
+    assert np.abs(normalise(changed)).max() < 30
+
+
+def test_a_scale_bar_hardly_moves_the_others() -> None:
+    page = textured()
+    changed = page.copy()
+    changed[280:286, 250:330] = 255
+    same = changed == page
+    assert np.abs(normalise(changed) - normalise(page))[same].max() < 0.5
+
+
+@pytest.mark.parametrize("value", [-10_000.0, -3.4e38, 0.0, 3.4e38])
+@pytest.mark.parametrize("band", [np.s_[:30], np.s_[:, -4:], np.s_[100:140], np.s_[:200]])
+def test_fill_changes_nothing_of_the_rest(value: float, band: Any) -> None:
+    page = textured().astype(np.float32)
+    filled = page.copy()
+    filled[band] = value
+    normalised = normalise(filled)
+    assert np.all(normalised[band] == 0)
+    kept = np.ones(page.shape, np.bool_)
+    kept[band] = False
+    assert np.abs(normalised - normalise(page))[kept].max() < 0.1
+
+
+@pytest.mark.parametrize("edge", [np.s_[:, :16], np.s_[:3], np.s_[-20:], np.s_[:, -40:]])
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_dead_or_saturated_border_is_left_out(edge: Any, value: int) -> None:
+    page = textured()
+    bordered = page.copy()
+    bordered[edge] = value
+    kept = np.ones(page.shape, np.bool_)
+    kept[edge] = False
+    assert np.abs(normalise(bordered) - normalise(page))[kept].max() < 0.1
+
+
+def test_a_border_of_camera_noise_is_left_out() -> None:
+    page = textured().astype(np.uint16) * 16
+    page[:, :20] = np.random.default_rng(2).integers(100, 110, (300, 20))
+    assert np.all(normalise(page)[:, :20] == 0)
+
+
+def test_dark_and_saturated_cells_are_not_fill() -> None:
+    page = textured()
+    for row, column in ((50, 60), (150, 200), (220, 320)):
+        page[row : row + 12, column : column + 12] = 255
+    assert preprocess.find_fill(page) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 2**32), st.integers(1, 4))
+def test_any_page_of_any_values_is_normalised(height: int, width: int, seed: int, values: int) -> None:
+    rng = np.random.default_rng(seed)
+    page = rng.choice(rng.integers(0, 65536, values), (height, width)).astype(np.uint16)
+    normalised = normalise(page)
+    assert normalised.shape == page.shape
+    assert np.isfinite(normalised).all()
+    assert normalised.any() == (page.min() != page.max())

@@ -226,7 +226,7 @@ def test_a_full_disk_leaves_the_old_weights(
     def full(_: Manifest, folder: Path) -> None:
         raise OSError(28, "No space left on device", str(folder))
 
-    monkeypatch.setattr("training.promote.write_manifest", full)
+    monkeypatch.setattr("cytomask.training.promote.write_manifest", full)
     with pytest.raises(OSError, match="No space left"):
         promote(candidate(checkpoints, "all"), serving, data, ["made/val"])
 
