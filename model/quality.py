@@ -1,10 +1,11 @@
 """How far a page and its mask can be believed: a few numbers, and flags where one is out of bounds.
 
-Flags warn and never refuse. The bounds were found by `cytomask.training.quality_bounds` on public pages and on
-their degradations; docs/quality.md has the table.
+Flags warn and never refuse. The bounds were found by `cytomask.training.quality_bounds` on public pages and
+on their degradations; docs/quality.md has the table.
 """
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import msgspec
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from cytomask.model import preprocess
 from cytomask.model.preprocess import Pixels
+from cytomask.model.quality_bounds import BOUNDS
 
 FlagName = Literal[
     "EMPTY",
@@ -95,7 +97,7 @@ def describe(normalised: Pixels) -> NDArray[np.float64]:
 
 
 DESCRIPTION = (
-    *(f"change over {far} / {near}" for near, far in zip(LAGS, LAGS[1:], strict=False)),
+    *(f"change over {far} / {near}" for near, far in pairwise(LAGS)),
     "change over 1",
     "calm block",
     "middle / calm block",
@@ -198,6 +200,5 @@ def _unevenness(means: NDArray[np.float64]) -> float:
     terms = np.stack(
         [np.ones_like(rows), rows, columns, rows * columns, rows**2, columns**2], axis=1
     )  # blocks, 6
-    # Cells are brighter or darker than the ground they stand on; the median of a coarser grid passes over.
     weights, *_ = np.linalg.lstsq(terms, means.ravel(), rcond=None)
     return float((terms @ weights).std())
