@@ -259,8 +259,8 @@ def _from_grid(table: Sequence[Sequence[str]], name: str) -> dict[str, MappedWel
     width = max(len(row) for row in rows) if rows else 0
     if not (numbered and lettered and rows) and widths.get(len(rows)) != width:
         raise InvalidPlateMap(
-            f"{name} has neither a column `well` nor the form of a plate: it has {len(rows)} rows of {width}, "
-            f"and plates have {', '.join(f'{down} x {across}' for down, across in FORMATS.values())}"
+            f"{name} has neither a column `well` nor the form of a plate: it has {len(rows)} rows of "
+            f"{width}, and plates have {', '.join(f'{down} x {across}' for down, across in FORMATS.values())}"
         )
     wells = {}
     for number, row in enumerate(rows):
