@@ -25,12 +25,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as rle
 from tqdm import tqdm
 
 from cytomask import images, metrics
 from cytomask.model import preprocess
-from cytomask.training.sources import Sample, read_coco, read_source, run_lengths
+from cytomask.training.sources import Sample, read_source
+from cytomask.truths import names
+from cytomask.truths.coco import read_coco
 
 Areas = NDArray[np.int64]
 
@@ -123,15 +124,12 @@ def annotated_areas(annotations: Path, lines: Mapping[str, str]) -> dict[str, Ar
 
     Args:
         annotations: a file whose outlines have been drawn once without an error.
-        lines: the cell line of each image by its file name.
+        lines: the cell line of each image by its base name.
     """
-    content = read_coco(annotations)
-    pictures = {picture["id"]: picture for picture in content["images"]}
-    areas = defaultdict(list)
-    for annotation in content["annotations"]:
-        if picture := pictures.get(annotation["image_id"]):
-            runs = run_lengths(annotation["segmentation"], (picture["height"], picture["width"]))
-            areas[lines[Path(picture["file_name"]).name]].append(int(rle.area(rle.merge(runs))))
+    coco = read_coco(annotations.read_bytes(), annotations.name)
+    areas: dict[str, list[int]] = defaultdict(list)
+    for name in coco.entries:
+        areas[lines[names.base(name)]] += coco.areas(name)
     return {line: np.array(found, np.int64) for line, found in areas.items()}
 
 
@@ -140,7 +138,7 @@ def cell_sizes(seen: Sequence[Seen], data: Path) -> dict[tuple[str, str], Areas]
     sizes: dict[tuple[str, str], Areas] = {}
     for source, looks in _grouped(seen, lambda one: one.source).items():
         if source.startswith("coco:"):
-            lines = {one.sample.image.name: one.line for one in looks}
+            lines = {names.base(one.sample.image.name): one.line for one in looks}
             by_line = annotated_areas(data / source.split(":")[1], lines)
         else:
             by_line = {

@@ -1,27 +1,36 @@
-"""Where labelled images come from: rows of an index, pairs of folders, COCO files."""
+"""Find labelled images: rows of an index, pairs of folders, COCO files.
+
+Ground truths are read by `cytomask.truths`, as the functions read them: a file gives training and scoring the
+same cells.
+"""
 
 import csv
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as rle
 
 from cytomask import images, metrics
-from cytomask.errors import RejectedInput
+from cytomask.errors import RejectedInput, UnreadableCoco
 from cytomask.model import preprocess
 from cytomask.samples.empty import empty_page, empty_page_kind
 from cytomask.training.crops import Labelled
 from cytomask.training.labels import RULES, UNKNOWN_GREY, Rule
+from cytomask.truths import names
+from cytomask.truths.coco import Coco, read_coco
+from cytomask.truths.limits import Size, require_coco_size
+from cytomask.truths.masks import read_ground_truth
+
+logger = logging.getLogger(__name__)
 
 LIVECELL_NAME = re.compile(r"(?P<line>[^_]+)_Phase_")
-SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
+OF_ANOTHER_FILE = "._"  # how macOS begins the names of notes that it keeps beside files
 EMPTY_SIZE = (520, 704)  # of generated pages, height and width in pixels
 
 
@@ -33,7 +42,7 @@ class Sample:
         name: the file's name without its suffix.
         image: the file.
         group: the cell line, where name or index tell it, else "".
-        truth: reads the ground truth, (H, W) bool.
+        truth: reads the ground truth of a page of this height and width, (H, W) bool.
         rule: tells what of it is known; all of it if None.
         page: makes the page, (H, W) of any real dtype, if no file holds it.
     """
@@ -41,41 +50,47 @@ class Sample:
     name: str
     image: Path
     group: str
-    truth: Callable[[], metrics.Mask]
+    truth: Callable[[Size], metrics.Mask]
     rule: Rule | None = None
     page: Callable[[], NDArray[np.generic]] | None = None
 
     def read(self) -> tuple[NDArray[np.generic], metrics.Mask]:
-        """The page, (H, W) of any real dtype, and its cells, (H, W) bool.
+        """Read the page, (H, W) of any real dtype, and its cells, (H, W) bool.
 
         Raises:
-            ValueError: image and ground truth differ in size, or one cannot be read.
+            ValueError: image and ground truth differ in size, the image has several pages, or one of them
+                cannot be read.
         """
         try:
-            page = self.page() if self.page else images.read_page(self.image).pixels
-            cells = self.truth()
+            page = self.page() if self.page else _read_only_page(self.image)
+            return page, self.truth((page.shape[0], page.shape[1]))
         except (OSError, RejectedInput) as error:
             raise ValueError(f"{self.image.name}: {error}") from error
-        if page.shape != cells.shape:
-            raise ValueError(f"{self.image.name} is {page.shape} but its ground truth is {cells.shape}")
-        return page, cells
+
+
+def _read_only_page(path: Path) -> NDArray[np.generic]:
+    with images.open_image(path) as image:
+        if len(image.pages) > 1:
+            raise ValueError(f"{path.name} has {len(image.pages)} pages; save each as an image of its own")
+        return next(images.read_pages(image)).pixels
 
 
 def read_source(folder: Path, source: str) -> list[Sample]:
-    """The samples of one source.
+    """Find the samples of one source.
 
     Args:
         folder: what the paths below are relative to.
         source: `SOURCE/SPLIT`, rows of the folder's index.csv; `coco:ANNOTATIONS.json:IMAGES`, a COCO file
             and the folder that holds its images at any depth, as LIVECell publishes them; or
-            `pairs:IMAGES:MASKS`, two folders of files whose names differ in their suffix only. Also
+            `pairs:IMAGES:MASKS`, two folders of files that are matched by their names as `truths.names`
+            says, such as `p/a.tif` and `p/a_mask.png`. Also
             `pseudo:IMAGES:LABELS`, whose labels `training.pseudo_label` drew, for some of the images;
             `somata:SOURCE/SPLIT` and `colonies:SOURCE/SPLIT`, rows whose ground truth leaves things out, as
             `labels` says; and `empty:FIRST-LAST`, pages without a cell that `samples.empty` generates.
 
     Raises:
         FileNotFoundError: naming every file that is listed and missing.
-        ValueError: no images, or a COCO file that cannot be drawn.
+        ValueError: no images, a COCO file that cannot be read, or names that fit several files.
     """
     match source.split(":"):
         case ["coco", annotations, images_below]:
@@ -101,7 +116,7 @@ def read_source(folder: Path, source: str) -> list[Sample]:
 
 
 def read_unlabelled(folder: Path) -> list[Labelled]:
-    """Reads and normalises the images below a folder; nothing of them is marked as cell.
+    """Read and normalise the images below a folder; nothing of them is marked as cell.
 
     Raises:
         ValueError: no images, or naming every one that cannot be read.
@@ -109,11 +124,11 @@ def read_unlabelled(folder: Path) -> list[Labelled]:
     files = _files_in(folder)
     if not files:
         raise ValueError(f"{folder} has no images")
-    return load([Sample(path.stem, path, _cell_line(path.stem), _unmarked(path)) for path in files])
+    return load([Sample(path.stem, path, _cell_line(path.stem), _unmarked) for path in files])
 
 
 def load(samples: Sequence[Sample]) -> list[Labelled]:
-    """Reads and normalises all of them: nothing is left that could fail in the middle of a run.
+    """Read and normalise all of them, so that nothing can fail in the middle of a run.
 
     Takes 5 bytes a pixel, 5.8 GB for the 3,188 training images of LIVECell.
 
@@ -157,35 +172,61 @@ def _index_samples(folder: Path, source: str) -> list[Sample]:
 
 
 def _paired_samples(pictures: Path, masks: Path) -> list[Sample]:
-    by_stem = {path.stem: path for path in _files_in(masks)}
-    files = _files_in(pictures)
-    lonely = [path.name for path in files if path.stem not in by_stem]
-    if lonely:
-        raise FileNotFoundError(f"{masks} has no mask for {len(lonely)} images: {', '.join(lonely)}")
-    return [Sample(path.stem, path, _cell_line(path.stem), _mask_file(by_stem[path.stem])) for path in files]
+    mask_of = _matched(pictures, _files_in(pictures), masks, _files_in(masks), "image")
+    return [
+        Sample(path.stem, path, _cell_line(path.stem), _mask_file(mask)) for path, mask in mask_of.items()
+    ]
 
 
 def _pseudo_labelled_samples(pictures: Path, labels: Path) -> list[Sample]:
     """Return a sample for every label; an image without one is left out."""
-    by_stem = {path.stem: path for path in _files_in(pictures)}
-    files = _files_in(labels)
-    lonely = [path.name for path in files if path.stem not in by_stem]
-    if lonely:
-        raise FileNotFoundError(f"{pictures} has no image for {len(lonely)} labels: {', '.join(lonely)}")
-
-    def stored(path: Path) -> NDArray[np.generic]:
-        return images.read_page(path).pixels
-
+    image_of = _matched(labels, _files_in(labels), pictures, _files_in(pictures), "label")
     return [
         Sample(
-            path.stem,
-            by_stem[path.stem],
-            _cell_line(path.stem),
-            truth=lambda path=path: stored(path) > UNKNOWN_GREY,
-            rule=lambda _pixels, _cells, path=path: stored(path) != UNKNOWN_GREY,
+            path.stem, image, _cell_line(path.stem), truth=partial(_drawn, path), rule=partial(_settled, path)
         )
-        for path in files
+        for path, image in image_of.items()
     ]
+
+
+def _drawn(label: Path, _size: Size) -> metrics.Mask:
+    cells: metrics.Mask = images.read_page(label).pixels > UNKNOWN_GREY
+    return cells
+
+
+def _settled(label: Path, _pixels: preprocess.Pixels, _cells: metrics.Mask) -> metrics.Mask:
+    known: metrics.Mask = images.read_page(label).pixels != UNKNOWN_GREY
+    return known
+
+
+def _matched(
+    folder: Path, files: Sequence[Path], other: Path, others: Sequence[Path], kind: str
+) -> dict[Path, Path]:
+    """Match every file below a folder with one below another; `kind` names the files in errors.
+
+    Raises:
+        FileNotFoundError: naming every file without a counterpart.
+        ValueError: naming the files of which the name does not tell the counterpart.
+    """
+    marked = kind == "image"  # then the others are masks, whose names may say so
+    sought = "mask" if marked else "image"
+    found = names.assign(
+        {path: _stems(path.relative_to(folder), mask=not marked) for path in files},
+        {path: _stems(path.relative_to(other), mask=marked) for path in others},
+    )
+    _require_no_doubt(
+        {
+            _below(path, folder): [_below(each, other) for each in several]
+            for path, several in found.doubtful.items()
+        }
+    )
+    if found.lonely:
+        lonely = ", ".join(_below(path, folder) for path in found.lonely)
+        raise FileNotFoundError(f"{other} has no {sought} for {len(found.lonely)} {kind}s: {lonely}")
+    if found.unused and marked:
+        unused = [_below(path, other) for path in found.unused]
+        logger.warning("%d files in %s belong to no %s: %s", len(unused), other, kind, names.listed(unused))
+    return dict(found.truths)
 
 
 def _empty_samples(seeds: str) -> list[Sample]:
@@ -197,126 +238,81 @@ def _empty_samples(seeds: str) -> list[Sample]:
             name := f"empty-{seed:04}",
             Path(name),
             empty_page_kind(seed),
-            truth=lambda: np.zeros(EMPTY_SIZE, np.bool_),
-            page=lambda seed=seed: empty_page(seed, *EMPTY_SIZE).pixels,
+            truth=_unmarked,
+            page=partial(_empty_pixels, seed),
         )
         for seed in range(int(first), int(last) + 1)
     ]
 
 
+def _empty_pixels(seed: int) -> NDArray[np.generic]:
+    return empty_page(seed, *EMPTY_SIZE).pixels
+
+
 def _coco_samples(annotations: Path, pictures: Path) -> list[Sample]:
-    """A sample for every file name; ids that share one (LIVECell's test set has some) share the image."""
+    """Return a sample for every image; ids that share one (LIVECell's test set has some) share the image."""
     try:
-        by_name = _segmentations_by_name(read_coco(annotations))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{annotations} is not a COCO file: {error!r}") from error
-    found = {path.name: path for path in _files_in(pictures)}
-    missing = sorted(name for name in by_name if Path(name).name not in found)
-    if missing:
+        require_coco_size(annotations.stat().st_size, annotations.name)
+        coco = read_coco(annotations.read_bytes(), annotations.name)
+    except UnreadableCoco as error:
+        raise ValueError(str(error)) from error
+    found = names.assign(
+        {path: [names.clean(_below(path, pictures))] for path in _files_in(pictures)},
+        {name: [name] for name in coco.entries},
+    )
+    _require_no_doubt({_below(path, pictures): several for path, several in found.doubtful.items()})
+    if found.unused:
         raise FileNotFoundError(
-            f"{pictures} lacks {len(missing)} images that {annotations.name} names: {', '.join(missing)}"
+            f"{pictures} lacks {len(found.unused)} images that {annotations.name} names: "
+            f"{', '.join(sorted(found.unused))}"
         )
+    path_of = {name: path for path, name in found.truths.items()}
     return [
-        Sample(
-            Path(name).stem,
-            found[Path(name).name],
-            _cell_line(Path(name).stem),
-            _outlined(segmentations, size, f"{annotations.name}, {name}"),
-        )
-        for name, (size, segmentations) in by_name.items()
+        Sample(path_of[name].stem, path_of[name], _cell_line(path_of[name].stem), _outlined(coco, name))
+        for name in coco.entries
     ]
 
 
-def _segmentations_by_name(
-    content: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> dict[str, tuple[tuple[int, int], list[Any]]]:
-    """Height, width and segmentations of every file that a COCO file names."""
-    outlines: dict[Any, list[Any]] = {picture["id"]: [] for picture in content["images"]}
-    for annotation in content["annotations"]:
-        if annotation["image_id"] in outlines:
-            outlines[annotation["image_id"]].append(annotation["segmentation"])
-    by_name: dict[str, tuple[tuple[int, int], list[Any]]] = {}
-    for picture in {picture["id"]: picture for picture in content["images"]}.values():
-        size = (picture["height"], picture["width"])
-        by_name.setdefault(picture["file_name"], (size, []))[1].extend(outlines[picture["id"]])
-    return by_name
+def _require_no_doubt(doubtful: Mapping[str, Sequence[str]]) -> None:
+    if doubtful:
+        doubts = "; ".join(f"{name} ({', '.join(several)})" for name, several in sorted(doubtful.items()))
+        raise ValueError(
+            f"the names of {len(doubtful)} files do not tell which ground truth is theirs: {doubts}; "
+            "name images and ground truths alike, with their folders"
+        )
 
 
-def read_coco(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The images and annotations of a COCO file, whether LIVECell wrote annotations as a list or by id.
-
-    Raises:
-        ValueError: no JSON, or not COCO's object detection format (cocodataset.org/#format-data).
-    """
-    try:
-        content = msgspec.json.decode(path.read_bytes())
-        annotations = content["annotations"]
-        listed = list(annotations.values()) if isinstance(annotations, Mapping) else list(annotations)
-        return {"images": list(content["images"]), "annotations": listed}
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a COCO file: {error!r}") from error
+def _outlined(coco: Coco, name: str) -> Callable[[Size], metrics.Mask]:
+    return lambda size: coco.draw(name, [size])
 
 
-def union(segmentations: Iterable[Any], size: tuple[int, int], name: str) -> metrics.Mask:
-    """Everything that any of COCO's segmentations covers: (H, W) bool.
+def _mask_file(path: Path) -> Callable[[Size], metrics.Mask]:
+    def read(size: Size) -> metrics.Mask:
+        (cells,) = read_ground_truth(path, path.name, [size])
+        return cells
 
-    Args:
-        segmentations: lists of polygons, or run lengths, compressed or not.
-        size: height and width.
-        name: what to call the image in errors.
-
-    Raises:
-        ValueError: a polygon of fewer than three points, run lengths of another image, or what pycocotools
-            cannot draw.
-    """
-    try:
-        runs = [run for segmentation in segmentations for run in run_lengths(segmentation, size)]
-        if not runs:
-            return np.zeros(size, np.bool_)
-        cells: metrics.Mask = rle.decode(rle.merge(runs)) > 0
-    except (TypeError, KeyError, ValueError, IndexError, OverflowError) as error:
-        raise ValueError(f"{name}: a segmentation cannot be drawn: {error}") from error
-    return cells
+    return read
 
 
-def run_lengths(segmentation: Any, size: tuple[int, int]) -> list[Any]:
-    """One of COCO's segmentations as pycocotools' compressed run lengths, one for each polygon.
-
-    Args:
-        segmentation: a list of polygons, or run lengths, compressed or not.
-        size: height and width.
-
-    Raises:
-        TypeError, KeyError, ValueError, IndexError, OverflowError: what `union` refuses.
-    """
-    if isinstance(segmentation, list):
-        if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-            raise ValueError("a polygon needs three points or more, x and y each")
-        polygons: list[Any] = rle.frPyObjects(segmentation, *size)
-        return polygons
-    if segmentation["size"] != [*size]:
-        raise ValueError(f"its run lengths are of size {segmentation['size']}, the image is {[*size]}")
-    if not isinstance(segmentation["counts"], list):
-        return [rle.encode(rle.decode(segmentation))]  # merging what cannot be decoded would never end
-    if sum(segmentation["counts"]) != size[0] * size[1]:
-        raise ValueError("its run lengths do not add up to the image")
-    return [rle.frPyObjects(segmentation, *size)]
-
-
-def _outlined(segmentations: Sequence[Any], size: tuple[int, int], name: str) -> Callable[[], metrics.Mask]:
-    return lambda: union(segmentations, size, name)
-
-
-def _mask_file(path: Path) -> Callable[[], metrics.Mask]:
-    return lambda: images.read_page(path).pixels > 0
-
-
-def _unmarked(path: Path) -> Callable[[], metrics.Mask]:
-    return lambda: np.zeros(images.read_page(path).pixels.shape, np.bool_)
+def _unmarked(size: Size) -> metrics.Mask:
+    return np.zeros(size, np.bool_)
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower().removeprefix(".") in names.IMAGE_SUFFIXES
+        and not path.name.startswith(OF_ANOTHER_FILE)
+    )
+
+
+def _below(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _stems(path: Path, mask: bool) -> list[str]:
+    return names.truth_stems(path.as_posix()) if mask else names.image_stems(path.as_posix())
 
 
 def _require_files(folder: Path, names: Iterable[str]) -> None:
