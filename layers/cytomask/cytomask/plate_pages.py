@@ -1,0 +1,283 @@
+"""The pages of a plate, sifted: which the curves use, at which hour, and why the others are left out."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+
+SAME_SCAN = 0.25  # of the time between scans: pages closer than this belong to one scan
+PHASE = ("phase", "ph", "p", "bright", "bf")  # channels whose confluence is meant, by how their names begin
+
+
+class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One page of a plate, as the table or a local run knows it.
+
+    Attributes:
+        time: hours since the plate's first scan, or an ISO date; None where nobody told.
+        frame: number of the scan, or the page's number in a stack.
+        hours: since the first scan; set by `build_report`.
+        confluence: 0..1; None where there is no mask.
+        confluence_low, confluence_high: the same at the thresholds 0.7 and 0.3.
+        quality: names of the doubts about the page.
+        pixels: of the page, by which sites are pooled; equal where unknown.
+        uploaded_at: when the image came, as text that sorts by time.
+        source: which naming scheme placed it.
+        error: why there is no mask.
+    """
+
+    plate: str
+    well: str
+    site: str = ""
+    time: float | str | None = None
+    frame: int | None = None
+    hours: float | None = None
+    channel: str | None = None
+    confluence: float | None = None
+    confluence_low: float | None = None
+    confluence_high: float | None = None
+    quality: tuple[str, ...] = ()
+    pixels: int | None = None
+    iou: float | None = None
+    model: str | None = None
+    mode: str | None = None
+    threshold: float | None = None
+    cost_usd: float | None = None
+    image: str = ""
+    mask: str | None = None
+    page: int | None = None
+    status: str = "SUCCEEDED"
+    error: str | None = None
+    uploaded_at: str = ""
+    source: str = ""
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """A page that no curve uses, and why."""
+
+    image: str
+    well: str
+    reason: str
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user chose.
+
+    Attributes:
+        leave_out: names of quality flags whose pages are left out; `all` means every flag.
+        interval_h: hours between scans, where names count scans and tell no time.
+        channel: whose confluence is meant, where there are several.
+        control: the condition that the others are compared with.
+        expected_pages: of the whole experiment.
+    """
+
+    leave_out: frozenset[str] = frozenset()
+    interval_h: float | None = None
+    channel: str | None = None
+    control: str | None = None
+    expected_pages: int | None = None
+
+
+@dataclass
+class Sieve:
+    """The pages that are still in, what was left out, and what is to be said of the plate."""
+
+    kept: list[PlatePage]
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failures: int = 0
+    ended: int = 0
+    flagged: Counter[str] = field(default_factory=Counter)
+
+    def _sift(self, reasons: Mapping[int, str]) -> None:
+        """Leave out the pages with these indices."""
+        for index, reason in reasons.items():
+            page = self.kept[index]
+            self.left_out.append(LeftOut(page.image, page.well, reason))
+        self.kept = [page for index, page in enumerate(self.kept) if index not in reasons]
+
+    def drop_failures(self) -> None:
+        """Leave out pages without a mask."""
+        places = {
+            (page.well, page.site, page.time, page.frame)
+            for page in self.kept
+            if page.status in ("SUCCEEDED", "REJECTED", "FAILED")
+        }
+        self.ended = len(places)
+        reasons = {}
+        for index, page in enumerate(self.kept):
+            if page.confluence is None:
+                what = {"REJECTED": "rejected", "FAILED": "failed"}.get(page.status, "not segmented yet")
+                reasons[index] = f"{what}: {page.error}" if page.error else what
+        self.failures = sum(page.status in ("REJECTED", "FAILED") for page in self.kept)
+        self._sift(reasons)
+
+    def keep_one_channel(self, wanted: str | None) -> None:
+        """Keep one channel's pages: the one that is wanted, else phase contrast, else the most frequent."""
+        counts = Counter(page.channel or "" for page in self.kept)
+        if len(counts) < 2 and wanted is None:
+            return
+        chosen = wanted
+        if chosen is None:
+            phase = [name for name in counts if name.lower().startswith(PHASE)]
+            chosen = max(phase or counts, key=lambda name: counts[name])
+            told = ", ".join(f"{name or 'unnamed'} ({count})" for name, count in counts.most_common())
+            self.notes.append(
+                f"there are pages of the channels {told}; growth is that of {chosen or 'unnamed'}"
+            )
+        elif chosen not in counts:
+            names = ", ".join(sorted(filter(None, counts))) or "none by name"
+            self.notes.append(f"no page is of the channel {chosen!r}; channels are: {names}")
+        self._sift(
+            {
+                index: f"channel {page.channel or 'unnamed'}, growth is that of {chosen or 'unnamed'}"
+                for index, page in enumerate(self.kept)
+                if (page.channel or "") != chosen
+            }
+        )
+
+    def drop_flagged(self, leave_out: frozenset[str]) -> None:
+        """Leave out pages with a doubt that the user does not want; say how many stay in."""
+        reasons = {}
+        for index, page in enumerate(self.kept):
+            doubts = [flag for flag in page.quality if flag in leave_out or "all" in leave_out]
+            if doubts:
+                reasons[index] = f"flagged: {', '.join(doubts)}"
+        self._sift(reasons)
+        doubted = Counter(flag for page in self.kept for flag in page.quality)
+        self.flagged = Counter(page.well for page in self.kept if page.quality)
+        if doubted:
+            told = ", ".join(f"{flag} ({count})" for flag, count in doubted.most_common())
+            self.notes.append(f"pages with doubts are used: {told}; --leave-out leaves them out")
+
+    def set_hours(self, interval: float | None) -> None:
+        """Give every page its hours since the first scan; leave out those without a time."""
+        kinds = Counter(_kind(page, interval) for page in self.kept)
+        if not self.kept:
+            return
+        self._name_schemes()
+        self._name_backward_times()
+        kind = max(kinds, key=lambda each: (each != "none", kinds[each]))
+        others = {name: count for name, count in kinds.items() if name not in (kind, "none")}
+        if others:
+            told = " and ".join(
+                f"{count} with {name}" for name, count in {kind: kinds[kind], **others}.items()
+            )
+            self.notes.append(
+                f"times of two kinds cannot be put in order: {told}; growth uses those with {kind}"
+            )
+        if kind == "none" or (
+            kinds["none"] and interval is None and any(p.frame is not None for p in self.kept)
+        ):
+            self.notes.append(
+                "some names tell no time, and no date is in the files; where names count scans, give the "
+                "hours between two (--interval)"
+            )
+        self._sift(
+            {
+                index: "no time is known" if _kind(page, interval) == "none" else f"not a time with {kind}"
+                for index, page in enumerate(self.kept)
+                if kind == "none" or _kind(page, interval) != kind
+            }
+        )
+        hours = _hours_of(self.kept, kind, interval)
+        snapped = _snap(self.kept, hours)
+        self.kept = [
+            msgspec.structs.replace(page, hours=hour) for page, hour in zip(self.kept, snapped, strict=True)
+        ]
+
+    def _name_schemes(self) -> None:
+        schemes = Counter(page.source for page in self.kept if page.source)
+        if len(schemes) > 1:
+            told = ", ".join(f"{scheme} ({count})" for scheme, count in schemes.most_common())
+            self.notes.append(f"names of several schemes are in this plate: {told}; are these two plates?")
+
+    def _name_backward_times(self) -> None:
+        """Name series whose times go backwards while their scans' numbers go on."""
+        series = defaultdict(list)
+        for page in self.kept:
+            if page.frame is not None and page.time is not None:
+                series[page.well, page.site, type(page.time)].append((page.frame, page.time, page.image))
+        wrong = []
+        for (well, site, _), scans in series.items():
+            scans.sort(key=lambda scan: scan[0])
+            for (_, before, _), (frame, after, _) in pairwise(scans):
+                if after < before:  # type: ignore[operator]  # both of one type
+                    wrong.append(
+                        f"{well}{f', site {site}' if site else ''}, scan {frame} ({before}, then {after})"
+                    )
+                    break
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            self.notes.append(
+                f"times go backwards in {'; '.join(wrong[:3])}{more}: was a clock changed? Pages are "
+                "ordered by their times"
+            )
+
+    def keep_latest(self) -> None:
+        """Of several pages for one well, site and scan, keep the one that was uploaded last."""
+        places: dict[tuple[str, str, float | None], list[int]] = defaultdict(list)
+        for index, page in enumerate(self.kept):
+            places[page.well, page.site, page.hours].append(index)
+        reasons = {}
+        for (well, site, hour), indices in places.items():
+            if len(indices) < 2:
+                continue
+            *earlier, last = sorted(indices, key=lambda index: _age(self.kept[index]))
+            where = f"{well}{f', site {site}' if site else ''} at {hour:g} h"
+            for index in earlier:
+                same = self.kept[index].image == self.kept[last].image
+                reasons[index] = (
+                    f"segmented again: {where} counts once, with the request's last result"
+                    if same
+                    else f"{where} has a later upload, which counts: {self.kept[last].image}"
+                )
+        if reasons:
+            self.notes.append(f"{len(reasons)} pages are not the last ones of their well, site and time")
+        self._sift(reasons)
+
+
+def _kind(page: PlatePage, interval: float | None) -> str:
+    """What orders a page in time, in the words of a note."""
+    if isinstance(page.time, str):
+        return "dates"
+    if page.time is not None:
+        return "elapsed hours"
+    return "numbered scans" if page.frame is not None and interval is not None else "none"
+
+
+def _hours_of(pages: Sequence[PlatePage], kind: str, interval: float | None) -> list[float]:
+    """Hours of pages that all have times of one kind."""
+    if kind == "dates":
+        dates = [datetime.fromisoformat(str(page.time)) for page in pages]
+        first = min(dates, default=datetime.min)
+        return [(date - first).total_seconds() / 3600 for date in dates]
+    if kind == "numbered scans":
+        frames = [page.frame or 0 for page in pages]
+        first_frame = min(frames, default=0)
+        return [(frame - first_frame) * (interval or 0.0) for frame in frames]
+    return [float(page.time or 0) for page in pages]
+
+
+def _snap(pages: Sequence[PlatePage], hours: Sequence[float]) -> list[float]:
+    """Give the pages of one scan of the plate, which takes minutes, the same hour: that of its first page."""
+    series = defaultdict(list)
+    for page, hour in zip(pages, hours, strict=True):
+        series[page.well, page.site].append(hour)
+    steps = [step for own in series.values() for step in np.diff(np.unique(own)).tolist()]
+    tolerance = SAME_SCAN * float(np.median(steps)) if steps else 0.0
+    begins: dict[float, float] = {}
+    scan = -math.inf
+    for hour in sorted(set(hours)):
+        scan = hour if hour - scan > tolerance else scan
+        begins[hour] = scan
+    return [round(begins[hour], 4) for hour in hours]
+
+
+def _age(page: PlatePage) -> tuple[str, bool]:
+    """Sort by upload; of one upload, the plain request's mask counts rather than one made with settings."""
+    return page.uploaded_at, "/jobs/" not in (page.mask or "")

@@ -1,0 +1,157 @@
+"""A plate's report as tables: one tidy row a page, one row a well, one a condition, and a grid for GraphPad.
+
+Each table is text with commas, ready for R, pandas or a spreadsheet; the grid has tabs, which GraphPad Prism
+pastes. A cell that begins as a formula would is marked as text, because keys come from elsewhere.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from cytomask.growth import Growth
+from cytomask.plate_pages import PlatePage
+from cytomask.plates import PlateReport, WellReport
+
+PAGE_COLUMNS = (
+    *("plate", "well", "site", "time", "hours", "confluence", "confluence_low", "confluence_high", "quality"),
+    *("iou", "model", "mode", "threshold", "cost_usd", "image", "mask"),
+)
+WELL_COLUMNS = (
+    *(
+        "plate",
+        "well",
+        "condition",
+        "pages",
+        "doubling_time_h",
+        "doubling_time_low_h",
+        "doubling_time_high_h",
+    ),
+    *("r2", "from_h", "to_h", "lag_h", "plateau", "note"),
+)
+CONDITION_COLUMNS = (
+    *("condition", "compound", "dose", "unit", "wells", "doubling_time_h", "rate_per_h", "rate_error"),
+    "relative_rate",
+)
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def pages_csv(report: PlateReport) -> str:
+    """One row for each page that the curves use."""
+    return _csv(PAGE_COLUMNS, (page_row(report.plate, page) for page in report.pages))
+
+
+def page_row(plate: str, page: PlatePage) -> list[object]:
+    """A page's cells, in the order of `PAGE_COLUMNS`."""
+    return [
+        plate,
+        page.well,
+        page.site,
+        page.time if page.time is not None else page.frame,
+        _number(page.hours),
+        _number(page.confluence),
+        _number(page.confluence_low),
+        _number(page.confluence_high),
+        " ".join(page.quality),
+        _number(page.iou),
+        page.model,
+        page.mode,
+        _number(page.threshold),
+        _number(page.cost_usd, 9),
+        page.image,
+        page.mask,
+    ]
+
+
+def wells_csv(report: PlateReport) -> str:
+    """One row for each well; what cannot be told is empty, and the note says why."""
+    return _csv(WELL_COLUMNS, (_well_row(report, well) for well in report.wells.values()))
+
+
+def _well_row(report: PlateReport, well: WellReport) -> list[object]:
+    growth = well.growth
+    measures = [_number(value) for value in _measures(growth)]
+    return [report.plate, well.well, well.condition, well.pages, *measures, "; ".join(growth.notes)]
+
+
+def _measures(growth: Growth) -> Sequence[float | None]:
+    return (
+        growth.doubling_time_h,
+        growth.doubling_time_low_h,
+        growth.doubling_time_high_h,
+        growth.r2,
+        growth.from_h,
+        growth.to_h,
+        growth.lag_h,
+        growth.plateau,
+    )
+
+
+def conditions_csv(report: PlateReport) -> str:
+    """One row for each condition: doses and growth rates relative to the control."""
+    rows = (
+        [
+            each.name,
+            each.compound,
+            _number(each.dose),
+            each.unit,
+            len(each.wells),
+            _number(each.doubling_time_h),
+            _number(each.rate),
+            _number(each.rate_error),
+            _number(each.relative_rate),
+        ]
+        for each in report.conditions
+    )
+    return _csv(CONDITION_COLUMNS, rows)
+
+
+def prism_grid(report: PlateReport) -> str:
+    """Confluence with time down and wells across, replicates of a condition side by side.
+
+    The first line names each column by its condition, or by its well where there is no plate map, as Prism's
+    XY tables with replicates want it.
+    """
+    wells = list(report.wells.values())
+    if report.conditions:
+        order = {name: number for number, name in enumerate(each.name for each in report.conditions)}
+        wells = sorted((well for well in wells if well.condition), key=lambda well: order[well.condition])
+    grid = np.full((report.scans.size, len(wells)), np.nan)
+    for column, well in enumerate(wells):
+        grid[np.searchsorted(report.scans, well.curve.hours), column] = well.curve.confluence
+    header = ["Time (h)", *(well.condition or well.well for well in wells)]
+    rows = (
+        [f"{hour:g}", *("" if np.isnan(value) else f"{value:.6g}" for value in line)]
+        for hour, line in zip(report.scans.tolist(), grid, strict=True)
+    )
+    return _csv(header, rows, delimiter="\t")
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ",") -> str:
+    """The table as text; lines end as spreadsheets want them."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow([as_text(cell) for cell in header])
+    writer.writerows([as_text(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def as_text(cell: object) -> object:
+    """Mark text that a spreadsheet would run as a formula; numbers stay numbers."""
+    if not isinstance(cell, str) or not cell.startswith(FORMULA) or _is_number(cell):
+        return cell
+    return f"'{cell}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(value: float | None, digits: int = 6) -> str | None:
+    """A number without noise in its last digits; None stays empty."""
+    return None if value is None else f"{value:.{digits}g}"

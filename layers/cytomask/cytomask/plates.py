@@ -1,0 +1,250 @@
+"""A plate over time: its pages placed into wells and scans, pooled into curves, measured and compared.
+
+What is left out, and why, is part of the answer. Pure: pages in, a report out; who reads them from a table, a
+folder or a web page is elsewhere.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytomask.curves import Curve, Hours, Shares
+from cytomask.errors import InvalidPlateMap
+from cytomask.growth import Growth, measure_plate, pool_sites
+from cytomask.plate_pages import LeftOut, Options, PlatePage, Sieve
+from cytomask.platemap import PlateMap, require_fit
+from cytomask.wells import smallest_format, well_position
+
+
+@dataclass(frozen=True)
+class WellReport:
+    """A well: its condition, pages, pooled curve and growth, and the growth of each site."""
+
+    well: str
+    condition: str
+    pages: int
+    curve: Curve
+    growth: Growth
+    sites: Mapping[str, Growth]
+    flagged: int
+
+
+@dataclass(frozen=True)
+class ConditionReport:
+    """Wells of one condition together.
+
+    Attributes:
+        hours, mean, error, count: (N,) float64 over scans: mean confluence of the wells, its standard error
+            (NaN for a single well) and the number of wells.
+        doubling_time_h: from the mean growth rate of the wells that grow.
+        rate, rate_error: mean growth rate per hour and its standard error over wells.
+        relative_rate: over the control's; 1 is as fast as the control.
+        compound, dose, unit: of the condition, where the map tells one compound.
+    """
+
+    name: str
+    wells: tuple[str, ...]
+    hours: Hours
+    mean: Shares
+    error: Shares
+    count: NDArray[np.float64]
+    doubling_time_h: float | None
+    rate: float | None
+    rate_error: float | None
+    relative_rate: float | None
+    compound: str | None = None
+    dose: float | None = None
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class PlateReport:
+    """A plate over time.
+
+    Attributes:
+        size: wells of the plate's format.
+        scans: (N,) float64, hours of the scans.
+        pages: those that the curves use, with their hours, by well, site and time.
+        left_out: those that they do not use.
+        notes: what concerns the plate as a whole, a sentence each.
+        complete: whether every expected page has a mask or was refused; None where nobody told how many.
+    """
+
+    plate: str
+    size: int
+    scans: Hours
+    wells: Mapping[str, WellReport]
+    conditions: Sequence[ConditionReport]
+    pages: Sequence[PlatePage]
+    left_out: Sequence[LeftOut]
+    notes: Sequence[str]
+    control: str | None = None
+    expected_pages: int | None = None
+    complete: bool | None = None
+    failures: int = 0
+    cost_usd: float = 0.0
+
+
+def build_report(
+    plate: str, pages: Iterable[PlatePage], plate_map: PlateMap | None = None, options: Options | None = None
+) -> PlateReport:
+    """Place, pool and measure the pages of a plate.
+
+    Args:
+        plate: its name.
+        pages: everything known of it, in any order, refused pages and repeats among them.
+        plate_map: what is in its wells.
+        options: what the user chose.
+    """
+    options = options or Options()
+    given = list(pages)
+    sieve = Sieve(given)
+    sieve.drop_failures()
+    sieve.keep_one_channel(options.channel)
+    sieve.drop_flagged(options.leave_out)
+    sieve.set_hours(options.interval_h)
+    sieve.keep_latest()
+    kept = sorted(sieve.kept, key=lambda page: (*well_position(page.well), page.site, page.hours or 0))
+    scans = np.array(sorted({page.hours for page in kept if page.hours is not None}))
+    wells = _measure_wells(kept, scans, plate_map, sieve)
+    if plate_map is not None:
+        try:
+            require_fit(plate_map, wells, "the plate map")
+        except InvalidPlateMap as error:
+            sieve.notes.append(f"{error} It is not used.")
+            plate_map = None
+            wells = _measure_wells(kept, scans, None, sieve)
+    control = options.control or (plate_map.control if plate_map else None)
+    conditions = compare_conditions(wells, scans, control, plate_map)
+    if control and control not in {each.name for each in conditions}:
+        names = ", ".join(each.name for each in conditions[:10]) or "none"
+        sieve.notes.append(f"no well has the condition {control!r}, the control; conditions are: {names}")
+    expected = options.expected_pages or (plate_map.expected_pages if plate_map else None)
+    return PlateReport(
+        plate=plate,
+        size=max(smallest_format(wells), plate_map.size if plate_map else 0),
+        scans=scans,
+        wells=wells,
+        conditions=conditions,
+        pages=kept,
+        left_out=sieve.left_out,
+        notes=sieve.notes,
+        control=control,
+        expected_pages=expected,
+        complete=None if expected is None else sieve.ended >= expected,
+        failures=sieve.failures,
+        cost_usd=math.fsum(page.cost_usd or 0 for page in given),
+    )
+
+
+def compare_conditions(
+    wells: Mapping[str, WellReport], scans: Hours, control: str | None, plate_map: PlateMap | None
+) -> list[ConditionReport]:
+    """Compare wells by their condition: mean curve, growth rate, and the rate relative to the control's."""
+    groups: dict[str, list[WellReport]] = defaultdict(list)
+    for well in wells.values():
+        if well.condition:
+            groups[well.condition].append(well)
+    reports = [_condition(name, group, scans, plate_map) for name, group in groups.items()]
+    reference = next((each.rate for each in reports if each.name == control), None)
+    if not reference:
+        return reports
+    return [
+        replace(each, relative_rate=each.rate / reference if each.rate is not None else None)
+        for each in reports
+    ]
+
+
+def _condition(
+    name: str, group: Sequence[WellReport], scans: Hours, plate_map: PlateMap | None
+) -> ConditionReport:
+    grid = np.full((len(group), scans.size), np.nan)
+    for row, well in enumerate(group):
+        grid[row, np.searchsorted(scans, well.curve.hours)] = well.curve.confluence
+    count = np.isfinite(grid).sum(axis=0).astype(np.float64)
+    seen = count > 0
+    mean = np.divide(np.nansum(grid, axis=0), count, out=np.full(scans.size, np.nan), where=seen)
+    squares = np.nansum((grid - mean) ** 2, axis=0)
+    error = np.sqrt(
+        np.divide(squares, np.maximum(count - 1, 1) * count, out=np.full(scans.size, np.nan), where=count > 1)
+    )
+    # A well that does not grow has the rate 0: without it, a drug that kills would look harmless.
+    rates = np.array([well.growth.rate or 0.0 for well in group if well.pages])
+    rate = float(rates.mean()) if rates.size else None
+    spread = float(rates.std(ddof=1) / math.sqrt(rates.size)) if rates.size > 1 else None
+    compounds = plate_map.wells[group[0].well].compounds if plate_map else ()
+    only = compounds[0] if len(compounds) == 1 else None
+    return ConditionReport(
+        name=name,
+        wells=tuple(well.well for well in group),
+        hours=scans[seen],
+        mean=mean[seen],
+        error=error[seen],
+        count=count[seen],
+        doubling_time_h=math.log(2) / rate if rate else None,
+        rate=rate,
+        rate_error=spread,
+        relative_rate=None,
+        compound=only.name if only else None,
+        dose=only.dose if only else None,
+        unit=only.unit if only else "",
+    )
+
+
+def _measure_wells(
+    pages: Sequence[PlatePage], scans: Hours, plate_map: PlateMap | None, sieve: Sieve
+) -> dict[str, WellReport]:
+    """Pool the sites of each well and measure its growth, wells without a usable page among them."""
+    by_well: dict[str, list[PlatePage]] = defaultdict(list)
+    for page in pages:
+        by_well[page.well].append(page)
+    curves, sites = {}, {}
+    for well, own in by_well.items():
+        hours, cells, pixels, names = _grid(own)
+        curves[well] = pool_sites(hours, cells, pixels)
+        for row, name in enumerate(names):
+            there = np.isfinite(cells[row])
+            sites[well, name] = Curve(hours[there], cells[row, there] / pixels[row, there])
+    growths = measure_plate(curves, scans)
+    several = {key: curve for key, curve in sites.items() if len({k for k in sites if k[0] == key[0]}) > 1}
+    site_growths = measure_plate({f"{well}/{site}": curve for (well, site), curve in several.items()}, scans)
+    lost = {each.well for each in sieve.left_out} - by_well.keys()
+    empty = Curve(np.array([]), np.array([]))
+    reports = {}
+    for well in sorted(by_well.keys() | lost, key=well_position):
+        mapped = plate_map.wells.get(well) if plate_map else None
+        reports[well] = WellReport(
+            well=well,
+            condition=mapped.condition if mapped else "",
+            pages=len(by_well.get(well, [])),
+            curve=curves.get(well, empty),
+            growth=growths.get(well) or Growth(notes=("no page of this well can be used",)),
+            sites={
+                name.partition("/")[2]: growth
+                for name, growth in site_growths.items()
+                if name.startswith(f"{well}/")
+            },
+            flagged=sieve.flagged[well],
+        )
+    return reports
+
+
+def _grid(
+    pages: Sequence[PlatePage],
+) -> tuple[Hours, NDArray[np.float64], NDArray[np.float64], list[str]]:
+    """Cell pixels and pixels of a well's pages as (sites, scans) float64, NaN where there is none."""
+    names = sorted({page.site for page in pages})
+    hours = np.array(sorted({page.hours or 0.0 for page in pages}))
+    rows = {name: row for row, name in enumerate(names)}
+    columns = {hour: column for column, hour in enumerate(hours.tolist())}
+    cells = np.full((len(names), hours.size), np.nan)
+    pixels = cells.copy()
+    for page in pages:
+        at = rows[page.site], columns[page.hours or 0.0]
+        area = float(page.pixels or 1)
+        cells[at], pixels[at] = (page.confluence or 0.0) * area, area
+    return hours, cells, pixels, names

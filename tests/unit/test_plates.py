@@ -1,0 +1,249 @@
+"""Pages of a plate become curves, comparisons and a list of what is left out, whatever their faults."""
+
+import numpy as np
+import pytest
+
+from cytomask.plate_pages import Options, PlatePage
+from cytomask.plate_tables import conditions_csv, pages_csv, prism_grid, wells_csv
+from cytomask.platemap import parse_plate_map
+from cytomask.plates import PlateReport, build_report
+from cytomask.samples.plates import Well
+
+HOURS = [float(hour) for hour in range(0, 88, 4)]
+MAP = parse_plate_map(b"# control: DMSO\nwell,compound,dose,unit\nA1:A2,DMSO,,\nB1:B2,X,3,uM\n", "map.csv")
+
+
+def page(well: str = "A01", site: str = "1", time: float | str | None = 0.0, **fields: object) -> PlatePage:
+    given: dict[str, object] = {"confluence": 0.1, "image": f"s3://in/{well}_{site}_{time}.tif", **fields}
+    return PlatePage(plate="p", well=well, site=site, time=time, **given)  # type: ignore[arg-type]
+
+
+def series(well: str, site: str = "1", doubling: float = 20.0, scale: float = 1.0) -> list[PlatePage]:
+    truth = Well("logistic", doubling).confluence(np.array(HOURS)) * scale
+    return [page(well, site, hour, confluence=float(share)) for hour, share in zip(HOURS, truth, strict=True)]
+
+
+def report(pages: list[PlatePage], **options: object) -> PlateReport:
+    return build_report("p", pages, options=Options(**options))  # type: ignore[arg-type]
+
+
+def test_sites_of_a_well_are_pooled_and_measured() -> None:
+    found = report([*series("A01", "1", scale=0.8), *series("A01", "2", scale=1.2)])
+    well = found.wells["A01"]
+    assert well.pages == 44
+    assert well.growth.doubling_time_h == pytest.approx(20, rel=0.02)
+    assert set(well.sites) == {"1", "2"}
+    assert found.notes == []
+    assert found.left_out == []
+
+
+def test_the_order_of_pages_does_not_matter() -> None:
+    pages = [*series("A01"), *series("B02", doubling=30)]
+    there, back = report(pages), report(pages[::-1])
+    assert wells_csv(there) == wells_csv(back)
+    assert pages_csv(there) == pages_csv(back)
+
+
+def test_of_two_images_for_one_well_site_and_time_the_later_upload_counts_and_both_are_named() -> None:
+    old = page(image="s3://in/old.tif", confluence=0.9, uploaded_at="2026-01-01")
+    new = page(image="s3://in/new.tif", confluence=0.1, uploaded_at="2026-01-02")
+    for pages in ([old, new], [new, old]):
+        found = report(pages)
+        assert [each.image for each in found.pages] == ["s3://in/new.tif"]
+        (left_out,) = found.left_out
+        assert left_out.image == "s3://in/old.tif"
+        assert left_out.reason == "A01, site 1 at 0 h has a later upload, which counts: s3://in/new.tif"
+    assert found.notes == ["1 pages are not the last ones of their well, site and time"]
+
+
+def test_an_image_that_was_segmented_twice_counts_once_with_its_plain_mask() -> None:
+    plain = page(mask="s3://out/a.tif.mask.png", confluence=0.3)
+    again = page(mask="s3://out/jobs/0123/a.tif.mask.png", confluence=0.4)
+    found = report([again, plain])
+    assert [each.confluence for each in found.pages] == [0.3]
+    assert found.left_out[0].reason.startswith("segmented again: A01, site 1 at 0 h")
+
+
+def test_times_that_go_backwards_are_named() -> None:
+    dates = ["2026-03-29T01:00:00", "2026-03-29T03:00:00", "2026-03-29T02:30:00"]
+    found = report([page(time=date, frame=number) for number, date in enumerate(dates)])
+    assert found.notes == [
+        "times go backwards in A01, site 1, scan 2 (2026-03-29T03:00:00, then 2026-03-29T02:30:00): was a "
+        "clock changed? Pages are ordered by their times"
+    ]
+
+
+def test_names_of_two_schemes_in_one_plate_are_named() -> None:
+    pages = [*series("A01")[:3], page("A02", source="opera")]
+    pages[:3] = [page("A01", time=float(hour), source="incucyte_elapsed") for hour in range(3)]
+    assert report(pages).notes == [
+        "names of several schemes are in this plate: incucyte_elapsed (3), opera (1); are these two plates?"
+    ]
+
+
+def test_elapsed_hours_and_dates_are_not_mixed() -> None:
+    found = report([*series("A01"), page("A02", time="2026-11-25T13:20:00")])
+    assert (
+        "times of two kinds cannot be put in order: 22 with elapsed hours and 1 with dates" in found.notes[0]
+    )
+    assert [each.reason for each in found.left_out] == ["not a time with elapsed hours"]
+    assert found.wells["A02"].growth.notes == ("no page of this well can be used",)
+
+
+def test_dates_become_hours_since_the_first_scan() -> None:
+    found = report([page(time="2026-11-25T13:20:00"), page(time="2026-11-26T01:20:00")])
+    assert list(found.scans) == [0.0, 12.0]
+
+
+def test_pages_of_one_scan_that_took_minutes_share_its_hour() -> None:
+    pages = [
+        page(well, "1", f"2026-11-25T{hour:02d}:{minute:02d}:00")
+        for hour in (0, 4, 8)
+        for well, minute in (("A01", 0), ("A02", 7), ("A03", 14))
+    ]
+    assert list(report(pages).scans) == [0.0, 4.0, 8.0]
+
+
+def test_numbered_scans_need_an_interval() -> None:
+    pages = [page(time=None, frame=frame, image=str(frame)) for frame in (1, 2, 3)]
+    found = report(pages)
+    assert found.scans.size == 0
+    assert "give the hours between two (--interval)" in found.notes[0]
+    assert {each.reason for each in found.left_out} == {"no time is known"}
+    assert list(report(pages, interval_h=2.5).scans) == [0.0, 2.5, 5.0]
+
+
+def test_pages_without_a_mask_are_left_out_with_their_reason() -> None:
+    bad = page("A02", confluence=None, status="REJECTED", error="it is empty")
+    waiting = page("A03", confluence=None, status="RUNNING")
+    found = report([*series("A01"), bad, waiting])
+    assert [(each.well, each.reason) for each in found.left_out] == [
+        ("A02", "rejected: it is empty"),
+        ("A03", "not segmented yet"),
+    ]
+    assert found.failures == 1
+    assert found.wells["A02"].pages == 0
+
+
+def test_flagged_pages_are_used_and_named_unless_they_are_to_be_left_out() -> None:
+    pages = series("A01")
+    pages[3] = page(time=12.0, confluence=0.2, quality=("out_of_focus",))
+    kept = report(pages)
+    assert kept.notes == ["pages with doubts are used: out_of_focus (1); --leave-out leaves them out"]
+    assert kept.wells["A01"].flagged == 1
+    for choice in ({"out_of_focus"}, {"all"}):
+        found = report(pages, leave_out=frozenset(choice))
+        assert [each.reason for each in found.left_out] == ["flagged: out_of_focus"]
+        assert found.wells["A01"].pages == 21
+
+
+def test_growth_is_that_of_phase_contrast_where_there_are_several_channels() -> None:
+    pages = [page(channel="C1", image="c1"), page(channel="Ph", image="ph"), page(channel="C1", time=4.0)]
+    found = report(pages)
+    assert [each.image for each in found.pages] == ["ph"]
+    assert "channels C1 (2), Ph (1); growth is that of Ph" in found.notes[0]
+    assert len(report(pages, channel="C1").pages) == 2
+    assert "no page is of the channel 'X'; channels are: C1, Ph" in report(pages, channel="X").notes
+
+
+def test_conditions_have_means_errors_and_rates_relative_to_the_control() -> None:
+    pages = [*series("A01", doubling=18), *series("A02", doubling=22), *series("B01", doubling=40)]
+    found = build_report("p", pages, MAP)
+    control, drug = found.conditions
+    assert (control.name, control.wells, drug.name) == ("DMSO", ("A01", "A02"), "X 3 uM")
+    both = [found.wells[well].curve.confluence for well in control.wells]
+    assert control.mean == pytest.approx(np.mean(both, axis=0))
+    assert control.error == pytest.approx(np.std(both, axis=0, ddof=1) / np.sqrt(2))
+    assert control.relative_rate == pytest.approx(1)
+    assert drug.relative_rate == pytest.approx((1 / 40) / ((1 / 18 + 1 / 22) / 2), rel=0.05)
+    assert (drug.compound, drug.dose, drug.unit) == ("X", 3.0, "uM")
+    assert np.isnan(drug.error).all()
+
+
+def test_a_well_that_does_not_grow_counts_as_no_growth_in_its_condition() -> None:
+    dead = [page("B01", time=hour, confluence=0.1) for hour in HOURS]
+    found = build_report("p", [*series("A01"), *dead], MAP)
+    assert found.conditions[1].rate == 0.0
+    assert found.conditions[1].relative_rate == 0.0
+
+
+def test_a_map_of_another_format_is_named_and_not_used() -> None:
+    found = build_report("p", series("H12"), MAP)
+    assert "the plate map is a map of 6 wells, and the plate has images of H12" in found.notes[0]
+    assert found.conditions == []
+    assert found.size == 96
+
+
+def test_a_control_that_no_well_has_is_named() -> None:
+    found = build_report("p", series("A01"), MAP, Options(control="vehicle"))
+    assert found.notes == ["no well has the condition 'vehicle', the control; conditions are: DMSO"]
+
+
+def test_a_plate_is_complete_when_every_expected_page_ended() -> None:
+    pages = [*series("A01"), page("A02", confluence=None, status="REJECTED", error="x")]
+    assert report(pages).complete is None
+    assert report(pages, expected_pages=23).complete is True
+    assert report(pages, expected_pages=24).complete is False
+    assert (
+        report([*pages, page("A03", confluence=None, status="RUNNING")], expected_pages=24).complete is False
+    )
+
+
+def test_a_page_uploaded_twice_is_one_of_the_expected() -> None:
+    pages = [page(uploaded_at="1", image="a"), page(uploaded_at="2", image="b")]
+    assert report(pages, expected_pages=2).complete is False
+
+
+def test_a_plate_without_pages_is_reported_as_such() -> None:
+    found = report([])
+    assert (found.wells, found.size, found.scans.size) == ({}, 6, 0)
+    assert wells_csv(found).count("\n") == 1
+
+
+def test_costs_add_up_over_all_pages() -> None:
+    assert report([page(cost_usd=0.1), page(time=4.0, cost_usd=0.2)]).cost_usd == pytest.approx(0.3)
+
+
+def test_the_tidy_table_has_a_row_for_each_page() -> None:
+    lines = pages_csv(
+        report([page(confluence=1 / 3, quality=("a", "b"), model="m", mode="native")])
+    ).splitlines()
+    assert lines[0].startswith(
+        "plate,well,site,time,hours,confluence,confluence_low,confluence_high,quality,iou"
+    )
+    assert lines[1] == "p,A01,1,0.0,0,0.333333,,,a b,,m,native,,,s3://in/A01_1_0.0.tif,"
+
+
+def test_the_table_of_wells_says_why_a_value_is_absent() -> None:
+    dead = [page("A02", time=hour, confluence=0.1) for hour in HOURS]
+    header, grown, none = wells_csv(report([*series("A01"), *dead])).splitlines()
+    assert header == (
+        "plate,well,condition,pages,doubling_time_h,doubling_time_low_h,doubling_time_high_h,r2,from_h,to_h,lag_h,"
+        "plateau,note"
+    )
+    assert grown.startswith("p,A01,,22,")
+    assert none == "p,A02,,22,,,,,,,,,no growth: confluence goes from 0.10 to 0.10 in 84 h"
+
+
+def test_the_table_of_conditions_is_a_dose_table() -> None:
+    lines = conditions_csv(build_report("p", [*series("A01"), *series("B01")], MAP)).splitlines()
+    assert (
+        lines[0] == "condition,compound,dose,unit,wells,doubling_time_h,rate_per_h,rate_error,relative_rate"
+    )
+    assert lines[2].startswith("X 3 uM,X,3,uM,1,")
+
+
+def test_the_grid_for_prism_has_time_down_and_wells_across() -> None:
+    pages = [page("A02", time=4.0), page("A01", time=0.0, confluence=0.25)]
+    assert prism_grid(report(pages)) == "Time (h)\tA01\tA02\n0\t0.25\t\n4\t\t0.1\n"
+
+
+def test_replicates_stand_side_by_side_in_the_grid_for_prism() -> None:
+    pages = [page("B01"), page("A02"), page("A01")]
+    first = prism_grid(build_report("p", pages, MAP)).splitlines()[0]
+    assert first == "Time (h)\tDMSO\tDMSO\tX 3 uM"
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "+1+1", "-a", "@x"])
+def test_a_name_that_a_spreadsheet_would_run_is_marked_as_text(name: str) -> None:
+    assert f",'{name}," in pages_csv(report([page(image=name)]))
