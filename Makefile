@@ -61,7 +61,7 @@ explore: $(VENV)/dev  ## describe a data set in one HTML file; DATA=folder ROWS=
 train: $(VENV)/dev  ## train a network; CONFIG=training/configs/swin_unet.yaml DATA=folder OUT=folder
 	$(BIN)/python -m cytomask.training.train "$(CONFIG)" --data "$(DATA)" --out "$(OUT)" --resume $(ARGS)
 
-evaluate: $(VENV)/dev  ## score the served weights; DATA=folder ROWS="livecell_like/val …" OUT=folder
+evaluate: $(VENV)/dev  ## score the served weights; DATA=folder ROWS="livecell_fields/val somata:sartorius/val …" OUT=folder
 	$(BIN)/python -m cytomask.training.evaluate $(ROWS) --data "$(DATA)" $(if $(OUT),--out "$(OUT)") $(ARGS)
 
 export: $(VENV)/dev  ## serve a checkpoint if it scores no lower; CHECKPOINT= NAME= DATA= ROWS= ARGS=

@@ -81,30 +81,28 @@ def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:
 
     Fill is as dark or as bright as the page gets, within `FLAT` of the distance to its median, and covers
     squares of `FILL_SIDE` pixels. A square may reach beyond the page, so a dead border can be thinner. Less
-    than `FILL_SHARE` of the page is a saturated cell.
+    than `FILL_SHARE` of the page is a saturated cell, more than half of it is the background.
 
     Args:
         page: (H, W), any real dtype, finite values.
 
     Returns:
-        (H, W) bool; None if nothing is fill, or everything: a page of two values has none.
+        (H, W) bool; None if nothing is fill.
     """
     darkest, brightest = float(page.min()), float(page.max())
     if darkest == brightest or min(page.shape) < 2 * FILL_SIDE:
         return None
     sample = _sample(page)
     middle = float(np.partition(sample, sample.size // 2)[sample.size // 2])
-    # If most of the page has one extreme value, its distance to the median says nothing of the rest.
-    flat = 0.0 if middle in (darkest, brightest) else FLAT
-    dark = page <= darkest + flat * (middle - darkest)
-    bright = page >= brightest + flat * (middle - brightest)
+    dark = page <= darkest + FLAT * (middle - darkest)
+    bright = page >= brightest + FLAT * (middle - brightest)
     least = FILL_SHARE * page.size
     ends = [_squares(end) for end in (dark, bright) if np.count_nonzero(end) >= least]
     fill = [end for end in ends if np.count_nonzero(end) >= least]
     if not fill:
         return None
     either: NDArray[np.bool_] = np.logical_or.reduce(fill)
-    return None if either.all() else either
+    return either if np.count_nonzero(either) <= page.size // 2 else None
 
 
 def _squares(area: NDArray[np.bool_]) -> NDArray[np.bool_]:

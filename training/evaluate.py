@@ -2,8 +2,8 @@
 
 `python -m cytomask.training.evaluate SOURCE… --data DIR [--weights DIR] [--out DIR]`
 
-It runs the predictor that serves, so that the number is the product's: at the size of the page, without
-test-time averaging. Pixels are counted first and divided last.
+It runs the predictor that serves, so the number is the product's: at the size of the page, without test-time
+averaging. Pixels are counted first and divided last. `yardsticks` adds what the IoU does not show.
 """
 
 import argparse
@@ -16,12 +16,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from cytomask import metrics
+from cytomask.model import preprocess
 from cytomask.model.predictor import (
     MODES,
     WEIGHTS,
@@ -33,6 +35,7 @@ from cytomask.model.predictor import (
     served_modes,
 )
 from cytomask.training.sources import Sample, read_source
+from cytomask.training.yardsticks import Yardsticks, measure, table, yardstick_tables
 
 THRESHOLDS = tuple(twentieths / 20 for twentieths in range(4, 17))  # 0.2 to 0.8
 DIGITS = 4
@@ -44,14 +47,25 @@ GAP, GAP_GREY = 8, 128  # between the pictures of a panel, in pixels
 
 @dataclass(frozen=True)
 class Counts:
-    """What masks and their ground truths have in common: pixels, and pixels of their outlines."""
+    """What masks and their ground truths have in common: pixels, and pixels of their outlines.
+
+    Attributes:
+        pixels, boundary: of the area whose ground truth is known.
+        area: that area, in pixels.
+    """
 
     pixels: metrics.Score
     boundary: metrics.BoundaryScore
+    area: int
 
     def __add__(self, other: "Counts") -> "Counts":
-        """The counts of both, as of one larger image."""
-        return Counts(self.pixels + other.pixels, self.boundary + other.boundary)
+        """Return the counts of both, as of one larger image."""
+        return Counts(self.pixels + other.pixels, self.boundary + other.boundary, self.area + other.area)
+
+    @property
+    def confluence_error(self) -> float:
+        """Reported minus true confluence, -1..1."""
+        return (self.pixels.false_positive - self.pixels.false_negative) / max(self.area, 1)
 
 
 RATIOS: dict[str, Callable[[Counts], float]] = {
@@ -96,15 +110,21 @@ def score_source(predictor: Predictor, folder: Path, source: str) -> list[Scored
 
 
 def _score(predictor: Predictor, sample: Sample, name: str) -> Scored:
-    """One inference a mode gives all thresholds."""
+    """Score one image, with one inference a mode for all thresholds."""
     page, cells = sample.read()
+    known = np.ones(cells.shape, np.bool_)
+    if sample.rule:
+        known = sample.rule(preprocess.normalise(page), cells)
+        cells = cells & known
     counts: dict[Mode, Counts] = {}
     sweep: dict[Mode, list[float]] = {}
     for mode in predictor.manifests:
         prediction = predictor.predict(page, mode)
-        mask, logits = prediction.mask, prediction.logits
-        counts[mode] = Counts(metrics.score(mask, cells), metrics.score_boundary(mask, cells))
-        sweep[mode] = [metrics.score(logits >= logit(cut), cells).iou for cut in THRESHOLDS]
+        mask, logits = prediction.mask & known, prediction.logits
+        counts[mode] = Counts(
+            metrics.score(mask, cells), metrics.score_boundary(mask, cells), int(np.count_nonzero(known))
+        )
+        sweep[mode] = [metrics.score((logits >= logit(cut)) & known, cells).iou for cut in THRESHOLDS]
     return Scored(name, sample, counts, sweep)
 
 
@@ -118,8 +138,9 @@ def summarise(scored: Sequence[Scored]) -> dict[str, Any]:
 
     Returns:
         `images`, their number; `mean_X` over images and `pooled_X` over all pixels together, each by mode,
-        for every X of `RATIOS`; `iou` by image and mode; `groups`, the same measures by cell line; `sweep`,
-        by mode the mean IoU at each threshold and the best threshold.
+        for every X of `RATIOS`; `confluence_bias` and `confluence_error`, by mode the mean and the mean
+        absolute error of the confluence; `iou` by image and mode; `groups`, the same measures by cell line;
+        `sweep`, by mode the mean IoU at each threshold and the best threshold.
     """
     lines: dict[str, list[Scored]] = {}
     for image in sorted(scored, key=lambda image: image.sample.group):
@@ -142,6 +163,11 @@ def _measures(scored: Sequence[Scored]) -> dict[str, Any]:
     for name, ratio in RATIOS.items():
         measures[f"mean_{name}"] = {mode: round(fmean(map(ratio, counts[mode])), DIGITS) for mode in counts}
         measures[f"pooled_{name}"] = {mode: round(ratio(pooled[mode]), DIGITS) for mode in counts}
+    errors = {mode: [each.confluence_error for each in counts[mode]] for mode in counts}
+    measures["confluence_bias"] = {mode: round(fmean(each), DIGITS) for mode, each in errors.items()}
+    measures["confluence_error"] = {
+        mode: round(fmean(map(abs, each)), DIGITS) for mode, each in errors.items()
+    }
     return measures
 
 
@@ -154,8 +180,12 @@ def _sweep(ious: Sequence[Sequence[float]]) -> dict[str, Any]:
     }
 
 
-def report(manifests: Mapping[Mode, Manifest], scores: Mapping[str, Any]) -> str:
-    """The scores of some sources, as `summarise` gives them, in Markdown."""
+def report(
+    manifests: Mapping[Mode, Manifest],
+    scores: Mapping[str, Any],
+    measured: Mapping[Mode, Yardsticks] | None = None,
+) -> str:
+    """Write the scores of some sources, as `summarise` gives them, and the yardsticks in Markdown."""
     titles = ["set", "mode", *(f"{threshold:.2f}" for threshold in THRESHOLDS), "best"]
     rows = []
     for source, score in scores.items():
@@ -163,13 +193,15 @@ def report(manifests: Mapping[Mode, Manifest], scores: Mapping[str, Any]) -> str
             sweep = score["sweep"][mode]
             means = [f"{mean:.3f}" for mean in sweep["mean_iou"].values()]
             rows.append([source, mode, *means, f"{sweep['best']:.2f}"])
-    by_threshold = f"## Mean IoU by threshold\n\n{_table(titles, rows)}"
-    return f"# Scores\n\n{score_table(manifests, scores)}\n\n{by_threshold}\n"
+    by_threshold = f"## Mean IoU by threshold\n\n{table(titles, rows)}"
+    beside = f"\n## Yardsticks\n\n{yardstick_tables(measured)}\n" if measured else ""
+    return f"# Scores\n\n{score_table(manifests, scores)}\n\n{by_threshold}\n{beside}"
 
 
 def score_table(manifests: Mapping[Mode, Manifest], scores: Mapping[str, Any]) -> str:
     """The scores at the networks' thresholds, by set and mode, and by cell line where there are several."""
     titles = ["set", "cell line", "images", "mode", "IoU", "Dice", "precision", "recall", "boundary F1"]
+    titles.append("confluence: bias / error")
     rows = []
     for source, score in scores.items():
         lines = score["groups"] if len(score["groups"]) > 1 else {}
@@ -179,7 +211,10 @@ def score_table(manifests: Mapping[Mode, Manifest], scores: Mapping[str, Any]) -
                     f"{measures[f'mean_{name}'][mode]:.3f} / {measures[f'pooled_{name}'][mode]:.3f}"
                     for name in RATIOS
                 ]
-                rows.append([source, line, str(measures["images"]), mode, *ratios])
+                # Releases before 0.7 did not measure the confluence.
+                errors = [measures.get(f"confluence_{name}", {}).get(mode) for name in ("bias", "error")]
+                confluence = "–" if None in errors else f"{errors[0]:+.3f} / {errors[1]:.3f}"
+                rows.append([source, line, str(measures["images"]), mode, *ratios, confluence])
     networks = "; ".join(
         f"`{mode}` by {manifest.name} (sha256 {manifest.sha256[:12]}…) at threshold {manifest.threshold:g}"
         for mode, manifest in manifests.items()
@@ -187,27 +222,27 @@ def score_table(manifests: Mapping[Mode, Manifest], scores: Mapping[str, Any]) -
     return (
         f"{networks}. Masks are compared at the size of the page, without test-time averaging: mean over "
         f"images / all pixels together. Outlines agree within {metrics.BOUNDARY_TOLERANCE} pixels.\n\n"
-        f"{_table(titles, rows)}"
+        f"{table(titles, rows)}"
     )
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(" | ".join(["", *line, ""]).strip() for line in lines)
-
-
 def write_report(
-    predictor: Predictor, scored: Mapping[str, Sequence[Scored]], panels: int, out: Path
+    predictor: Predictor,
+    scored: Mapping[str, Sequence[Scored]],
+    measured: Mapping[Mode, Yardsticks],
+    panels: int,
+    out: Path,
 ) -> None:
-    """Writes scores.json, scores.md and the `panels` worst images, worst-1.png and so on, into `out`."""
+    """Write scores.json, scores.md and the `panels` worst images, worst-1.png and so on, into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     scores = {source: summarise(images) for source, images in scored.items()}
-    (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    yardsticks = msgspec.to_builtins(measured)
+    (out / "scores.json").write_text(json.dumps(scores | {"yardsticks": yardsticks}, indent=1) + "\n")
     images = [image for images in scored.values() for image in images]
     mode = next(iter(predictor.manifests))
     worst = sorted(images, key=lambda image: image.counts[mode].pixels.iou)[:panels]
     text = [
-        report(predictor.manifests, scores),
+        report(predictor.manifests, scores, measured),
         f"## Worst images, `{mode}`\n",
         "Image, ground truth, mask, and where these two disagree: grey is cell in both, orange in the mask",
         "only (false positive), blue in the ground truth only (false negative).\n",
@@ -265,15 +300,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--panels", type=int, default=5, help="how many of the worst images to draw into --out"
     )
+    parser.add_argument(
+        "--degrade",
+        action="append",
+        metavar="SOURCE",
+        help="whose pages are degraded for the table of robustness, repeatable; default: the first source",
+    )
+    parser.add_argument("--quick", action="store_true", help="scores only: no empty or degraded pages")
     parsed = parser.parse_args(arguments)
     try:
         predictor = Predictor(parsed.weights, modes=served_modes(parsed.weights) or MODES)
         scored = {source: score_source(predictor, parsed.data, source) for source in parsed.sources}
+        measured: dict[Mode, Yardsticks] = {}
+        if not parsed.quick:
+            neurons = [source for source in parsed.sources if source.startswith("somata:")]
+            degraded = parsed.degrade or parsed.sources[:1]
+            measured = {
+                mode: measure(predictor, mode, parsed.data, neurons, degraded) for mode in predictor.manifests
+            }
         if parsed.out:
-            write_report(predictor, scored, max(parsed.panels, 0), parsed.out)
+            write_report(predictor, scored, measured, max(parsed.panels, 0), parsed.out)
         else:
             scores = {source: summarise(images) for source, images in scored.items()}
-            print(report(predictor.manifests, scores), end="")
+            print(report(predictor.manifests, scores, measured), end="")
     except (OSError, ValueError, WeightsError) as error:
         sys.exit(f"evaluate: {error}")
 

@@ -90,11 +90,13 @@ def measure(
 
 
 def phantom_confluence(
-    predictor: Predictor, mode: Mode, seeds: Sequence[int] = EMPTY_PAGES
+    predictor: Predictor, mode: Mode, seeds: Sequence[int] | None = None
 ) -> dict[str, Phantom]:
-    """Report the confluence of empty pages, by kind and over all."""
+    """Report the confluence of empty pages, `EMPTY_PAGES` if None, by kind and over all."""
     by_kind: dict[str, list[float]] = {}
-    for seed in tqdm(seeds, "empty pages", unit="page", disable=None, leave=False):
+    for seed in tqdm(
+        EMPTY_PAGES if seeds is None else seeds, "empty pages", unit="page", disable=None, leave=False
+    ):
         page = empty_page(seed)
         by_kind.setdefault(page.kind, []).append(float(predictor.predict(page.pixels, mode).mask.mean()))
     by_kind["all"] = [value for values in by_kind.values() for value in values]

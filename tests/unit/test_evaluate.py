@@ -12,8 +12,20 @@ from PIL import Image
 
 from cytomask import metrics
 from cytomask.model.predictor import MODES, Mode, Prediction, Predictor
-from cytomask.training.evaluate import GAP, THRESHOLDS, main, mean_iou, panel, report, score_source, summarise
-from cytomask.training.sources import read_source
+from cytomask.training import yardsticks
+from cytomask.training.evaluate import (
+    GAP,
+    THRESHOLDS,
+    Counts,
+    Scored,
+    main,
+    mean_iou,
+    panel,
+    report,
+    score_source,
+    summarise,
+)
+from cytomask.training.sources import Sample, read_source
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 
@@ -88,6 +100,36 @@ def test_the_boundary_has_a_score_of_its_own(three: Path) -> None:
     scores = scores_of(three)
     assert scores["mean_boundary_f1"] == {"native": 0.6667, "resize": 0.0}
     assert scores["pooled_boundary_f1"]["native"] == 0.6667
+
+
+def test_the_error_of_the_confluence_has_a_sign_and_a_size(three: Path) -> None:
+    # Reported 1/4, 1/2, 1/4 and, in `resize` mode, 1; true 1/4.
+    scores = scores_of(three)
+    assert scores["confluence_bias"] == {"native": 0.0833, "resize": 0.75}
+    assert scores["confluence_error"] == {"native": 0.0833, "resize": 0.75}
+    over_and_under = summarise(
+        [Scored("a", SAMPLE, {"native": counts}, {"native": [1.0] * len(THRESHOLDS)}) for counts in UNEVEN]
+    )
+    assert over_and_under["confluence_bias"] == {"native": 0.05}
+    assert over_and_under["confluence_error"] == {"native": 0.15}
+
+
+SAMPLE = Sample("a", Path("a.png"), "", lambda: np.zeros((1, 1), np.bool_))
+NO_OUTLINE = metrics.BoundaryScore(0, 0, 0, 0)
+UNEVEN = (
+    Counts(metrics.Score(10, 20, 0), NO_OUTLINE, 100),
+    Counts(metrics.Score(10, 0, 10), NO_OUTLINE, 100),
+)
+
+
+def test_what_is_unknown_is_not_scored(tmp_path: Path) -> None:
+    page, truth = np.zeros((90, 90), np.uint8), np.zeros((90, 90), np.uint8)
+    page[20:30, 20:30] = truth[20:30, 20:30] = 255
+    page[60:64, 10:80] = 255  # a neurite that nobody marked
+    write_rows(tmp_path, {"a.png": ("", page, truth)})
+    for source, iou in (("made/val", 100 / 380), ("somata:made/val", 1.0)):
+        scores = summarise(score_source(PageIsProbability(), tmp_path, source))
+        assert scores["mean_iou"]["native"] == pytest.approx(iou, abs=1e-4)
 
 
 def test_every_image_is_named_with_its_iou(three: Path) -> None:
@@ -177,7 +219,7 @@ def test_the_report_says_all_of_it_in_markdown(three: Path) -> None:
     )
     assert (
         "| made/val | all | 3 | native | 0.500 / 0.400 | 0.556 / 0.571 | 0.500 / 0.500 | 0.667 / 0.667 "
-        "| 0.667 / 0.667 |\n"
+        "| 0.667 / 0.667 | +0.083 / 0.083 |\n"
     ) in text
     assert "| made/val | A172 | 2 | native | 0.750 / 0.667 |" in text
     assert "| made/val | BV2 | 1 | resize | 0.250 / 0.250 |" in text
@@ -220,7 +262,8 @@ def noisy(tmp_path: Path) -> Path:
 
 def test_the_report_is_written_with_the_worst_images(noisy: Path, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "scores"
-    main(["made/val", "--data", str(noisy), "--weights", str(weights), "--out", str(out), "--panels", "2"])
+    given = ["made/val", "--data", str(noisy), "--weights", str(weights), "--out", str(out)]
+    main([*given, "--panels", "2", "--quick"])
     assert sorted(path.name for path in out.iterdir()) == [
         "scores.json",
         "scores.md",
@@ -243,10 +286,26 @@ def test_the_report_is_written_with_the_worst_images(noisy: Path, weights: Path,
         assert drawn.size == (4 * (side + 1) + 3 * GAP, side)
 
 
+def test_the_report_has_the_yardsticks(
+    noisy: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yardsticks, "EMPTY_PAGES", range(2))
+    out = tmp_path / "scores"
+    main(["somata:made/val", "made/val", "--data", str(noisy), "--weights", str(weights), "--out", str(out)])
+    text = (out / "scores.md").read_text()
+    for title in ("Phantom confluence", "Neuron cultures", "IoU with the mask of the plain page"):
+        assert title in text
+    measured = json.loads((out / "scores.json").read_text())["yardsticks"]
+    assert set(measured) == {"native", "resize"}
+    assert measured["native"]["phantom"]["all"]["pages"] == 2
+    assert [page["name"] for page in measured["native"]["neurites"]] == ["30", "40", "50"]
+    assert measured["native"]["robustness"]["turned by 180°"]["pages"] == 3
+
+
 def test_without_a_folder_the_report_is_printed(
     noisy: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(["made/val", "--data", str(noisy), "--weights", str(weights)])
+    main(["made/val", "--data", str(noisy), "--weights", str(weights), "--quick"])
     scores = summarise(score_source(Predictor(weights), noisy, "made/val"))
     assert capsys.readouterr().out == report(Predictor(weights).manifests, {"made/val": scores})
 
@@ -254,7 +313,8 @@ def test_without_a_folder_the_report_is_printed(
 def test_a_mode_without_weights_is_not_scored(noisy: Path, weights: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(weights / "resize", alone / "resize")
-    main(["made/val", "--data", str(noisy), "--weights", str(alone), "--out", str(tmp_path / "scores")])
+    given = ["made/val", "--data", str(noisy), "--weights", str(alone), "--out", str(tmp_path / "scores")]
+    main([*given, "--quick"])
     text = (tmp_path / "scores" / "scores.md").read_text()
     assert "## Worst images, `resize`" in text
     assert "native" not in text
