@@ -96,7 +96,7 @@ def run_logs(stack: "Stack", arguments: Namespace) -> int:
     if arguments.job:
         ids = stack.rows.ids(arguments.job.lower())
         # A job whose row is gone may still have its lines.
-        lines = _lines_of_job(stack, ids[0] if len(ids) == 1 else arguments.job, since)
+        lines = lines_of_job(stack, ids[0] if len(ids) == 1 else arguments.job, since)
     elif arguments.errors:
         lines = _lines(stack, since, *ERROR_PATTERNS)
     else:
@@ -119,7 +119,7 @@ def _lines(stack: "Stack", since: int, *patterns: str) -> list[Line]:
     return sorted(found.values(), key=lambda line: line.at)
 
 
-def _lines_of_job(stack: "Stack", job_id: str, since: int) -> list[Line]:
+def lines_of_job(stack: "Stack", job_id: str, since: int) -> list[Line]:
     """The lines that name a job, and those of their invocations that name no other."""
     naming = _lines(stack, since, f'"{job_id}"')
     requests = sorted({line.request_id for line in naming if line.request_id})
@@ -154,11 +154,17 @@ def _shown(line: Line) -> Iterator[str]:
         yield f"{at}  {line.function:8}  {line.text}"
         return
     said = line.fields
-    pairs = "  ".join(_pairs(said.items()))
-    yield f"{at}  {line.function:8}  {said.get('level', ''):8}  {said.get('message', '')}  {pairs}".rstrip()
+    yield f"{at}  {line.function:8}  {said.get('level', ''):8}  {text_of(line)}"
     trace = next((said[name] for name in TRACES if said.get(name)), "")
     for text in "".join(trace).strip().split("\n") if trace else ():
         yield f"    {text}"
+
+
+def text_of(line: Line) -> str:
+    """Return what a line says beside its time, function and level."""
+    if not line.fields:
+        return line.text
+    return f"{line.fields.get('message', '')}  {'  '.join(_pairs(line.fields.items()))}".rstrip()
 
 
 def _pairs(fields: Iterable[tuple[str, Any]]) -> Iterator[str]:

@@ -21,6 +21,7 @@ COMMANDS = (
     "segment",
     "demo",
     "up",
+    "web",
     "upload",
     "submit",
     "evaluate",

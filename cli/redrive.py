@@ -35,7 +35,7 @@ def run_redrive(stack: "Stack", arguments: Namespace) -> int:
     failed = list(jobs.failed())
     wanted = [row for row in failed if not arguments.ids or row["job_id"].startswith(tuple(arguments.ids))]
     for row in wanted:
-        if _redrive(stack, jobs, row):
+        if redrive_row(stack, jobs, row):
             say(f"{row['job_id']}  {row.get('image', row.get('ground_truth', ''))}")
     unknown = [each for each in arguments.ids if not any(row["job_id"].startswith(each) for row in failed)]
     for each in unknown:
@@ -45,7 +45,7 @@ def run_redrive(stack: "Stack", arguments: Namespace) -> int:
     return 1 if unknown else 0
 
 
-def _redrive(stack: "Stack", jobs: "Jobs", found: "Row") -> bool:
+def redrive_row(stack: "Stack", jobs: "Jobs", found: "Row") -> bool:
     """Send the message of a failed row again; return False if it is not FAILED any more.
 
     The row becomes QUEUED first, for the function may be quick; it is put back if the message cannot be sent.

@@ -19,7 +19,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from cytomask.infra.children import LOOPBACK, child, listening_socket
-from cytomask.infra.session import CREDENTIALS, REGION, client
+from cytomask.infra.session import CREDENTIALS, REGION, client, emulated_api_url
 from cytomask.infra.template import (
     NO_CODE,
     Template,
@@ -227,7 +227,7 @@ def _open_routes(endpoint: str, template: Template) -> str:
             RouteKey=f"{method} {path}",
             Target=f"integrations/{integration['IntegrationId']}",
         )
-    return f"{endpoint}/_aws/execute-api/{made['ApiId']}/$default"
+    return emulated_api_url(endpoint, made["ApiEndpoint"])
 
 
 def _open_queues(endpoint: str) -> None:

@@ -3,6 +3,7 @@
 import os
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
@@ -28,3 +29,9 @@ def client(service: str, endpoint: str) -> Any:
     )
     make: Any = session.client  # boto3-stubs types it for literal service names only
     return make(service, endpoint_url=endpoint, config=Config(proxies={}))
+
+
+def emulated_api_url(endpoint: str, api_url: str) -> str:
+    """Return where the emulator serves the HttpApi that the stack's output `ApiUrl` names as on AWS."""
+    api_id = (urlsplit(api_url).hostname or "").partition(".")[0]
+    return f"{endpoint.rstrip('/')}/_aws/execute-api/{api_id}/$default"

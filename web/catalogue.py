@@ -1,0 +1,228 @@
+"""The list behind the gallery, failures and spending: every job in few words, kept up to date.
+
+The HTTP API lists a hundred jobs a call, by status or group and without scores. The gallery sorts thousands
+by their doubt, so this reads the table's indexes through the layer and remembers what is finished.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from cytomask.jobs import AWAITING, JOB, STATUSES, Jobs
+from cytomask.web.account import Row
+
+ROWS_AT_ONCE = 1000
+WORKERS = 8
+LASTING = frozenset({"SUCCEEDED", "REJECTED"})
+# A job that was queued long ago and redriven by somebody else has an old place in the index of its status.
+WHOLE_AGAIN_SECONDS = 300.0
+LOOK_BACK = 200  # finished jobs that are read again each time, in case their order in the index changed
+
+
+class Entry(msgspec.Struct, omit_defaults=True):
+    """A job as the gallery shows it.
+
+    Attributes:
+        doubt: 0..1, how much a person should look at it; see `doubt_of`.
+        has_mask: False for a job that was asked for something else, as the page asks for probabilities.
+        low, high: the confluence at the strict and at the lenient threshold.
+        quality: names of the flags.
+        scored: whether evaluations were looked up.
+    """
+
+    id: str
+    status: str
+    created: str
+    updated: str
+    bucket: str = ""
+    key: str = ""
+    group: str = ""
+    confluence: float | None = None
+    low: float | None = None
+    high: float | None = None
+    quality: list[str] = []
+    iou: float | None = None
+    doubt: float = 0.0
+    cost: float = 0.0
+    megapixels: float = 0.0
+    pages: int = 0
+    has_mask: bool = False
+    error_code: str = ""
+    error: str = ""
+    attempt: int = 1
+    plate: str = ""
+    well: str = ""
+    scored: bool = False
+    revision: int = 0
+
+
+class Catalogue:
+    """All jobs of a stack by their ids. Safe to share between threads."""
+
+    def __init__(self, jobs: Jobs, clock: Callable[[], float] = time.monotonic) -> None:
+        """Reads nothing yet."""
+        self._jobs = jobs
+        self._clock = clock
+        self._entries: dict[str, Entry] = {}
+        self._revision = 0
+        self._whole_at: float | None = None
+        self._lock = threading.Lock()
+
+    def since(self, revision: int, whole: bool = False) -> tuple[list[Entry], int]:
+        """What changed after a revision, and the revision now; everything after 0. `whole` reads it all."""
+        with self._lock:
+            self._refresh(whole)
+            return [each for each in self._entries.values() if each.revision > revision], self._revision
+
+    def score(self, ids: Iterable[str]) -> list[Entry]:
+        """Looks up the evaluations of jobs that are not scored yet; returns those that changed."""
+        with self._lock:
+            wanted = [
+                entry
+                for each in ids
+                if (entry := self._entries.get(each)) and entry.iou is None and entry.has_mask
+            ]
+        with ThreadPoolExecutor(WORKERS) as pool:
+            found = list(pool.map(lambda entry: newest_iou(self._jobs.rows(entry.id)), wanted))
+        with self._lock:
+            self._revision += 1
+            changed = []
+            for entry, iou in zip(wanted, found, strict=True):
+                if iou is not None:
+                    entry.iou = iou
+                    entry.doubt = doubt_of(entry)
+                    entry.revision = self._revision
+                    changed.append(entry)
+                entry.scored = True
+            return changed
+
+    def _refresh(self, whole: bool) -> None:
+        now = self._clock()
+        whole = whole or self._whole_at is None or now - self._whole_at > WHOLE_AGAIN_SECONDS
+        self._revision += 1
+        unfinished = {each.id for each in self._entries.values() if each.status not in LASTING}
+        seen: set[str] = set()
+        for status in STATUSES:
+            for row in self._listed(status, whole):
+                seen.add(row["job_id"])
+                self._note(row)
+        for job_id in unfinished - seen:
+            now_row = self._jobs.read(job_id)
+            if now_row is not None:
+                self._note(now_row)
+        if whole:
+            for gone in set(self._entries) - seen:
+                del self._entries[gone]
+            self._whole_at = now
+
+    def _listed(self, status: str, whole: bool) -> Iterator[Row]:
+        """Jobs of a status, the newest first, until what is known repeats itself."""
+        start, known = None, 0
+        while True:
+            rows, start = self._jobs.listed({"status": status}, start, ROWS_AT_ONCE)
+            for row in rows:
+                if not whole and status in LASTING:
+                    entry = self._entries.get(row["job_id"])
+                    known = known + 1 if entry and entry.updated == row["updated_at"] else 0
+                yield row
+            if start is None or known >= LOOK_BACK:
+                return
+
+    def _note(self, row: Row) -> None:
+        earlier = self._entries.get(row["job_id"])
+        if earlier and (earlier.updated, earlier.status) == (row["updated_at"], row["status"]):
+            return
+        entry = entry_of(row)
+        if earlier and entry.iou is None and entry.status == earlier.status:
+            entry.iou = earlier.iou
+        entry.doubt = doubt_of(entry)
+        entry.revision = self._revision
+        self._entries[entry.id] = entry
+
+
+def entry_of(row: Row) -> Entry:
+    """A row of the table in the gallery's words."""
+    bucket, _, key = row.get("image", "").removeprefix("s3://").partition("/")
+    return Entry(
+        id=row["job_id"],
+        status=row["status"],
+        created=row["created_at"],
+        updated=row["updated_at"],
+        bucket=bucket,
+        key=key,
+        group=row.get("group", ""),
+        confluence=_number(row, "confluence"),
+        low=_number(row, "confluence_low"),
+        high=_number(row, "confluence_high"),
+        quality=[
+            str(flag["name"]) if isinstance(flag, dict) else str(flag) for flag in row.get("quality", [])
+        ],
+        iou=_number(row, "iou"),
+        cost=float(row.get("estimated_cost_usd", 0)),
+        megapixels=float(row.get("megapixels", 0)),
+        pages=int(row.get("pages", 0)),
+        has_mask="mask" in row,
+        error_code=row.get("error_code", ""),
+        error=row.get("error") or "",
+        attempt=int(row.get("attempt", 1)),
+        plate=row.get("plate", ""),
+        well=row.get("well", ""),
+    )
+
+
+def doubt_of(entry: Entry) -> float:
+    """How much a person should look at a job: 0 nothing says so, 1 it has no mask at all.
+
+    The largest of: 1 where it failed or was rejected; 1 - IoU where it was scored; the width of the
+    confluence interval; 0.4 and a tenth for each quality flag.
+    """
+    if entry.status in ("FAILED", "REJECTED"):
+        return 1.0
+    reasons = [0.0]
+    if entry.iou is not None:
+        reasons.append(1 - entry.iou)
+    if entry.low is not None and entry.high is not None:
+        reasons.append(entry.high - entry.low)
+    if entry.quality:
+        reasons.append(0.4 + 0.1 * len(entry.quality))
+    return round(min(1.0, max(reasons)), 4)
+
+
+def newest_iou(rows: Iterable[Row]) -> float | None:
+    """The IoU against the newest ground truth that was scored."""
+    scored = [row for row in rows if row.get("evaluation_status") == "SCORED"]
+    newest = max(scored, key=lambda row: str(row["created_at"]), default=None)
+    return None if newest is None else float(newest["iou"])
+
+
+def spending(entries: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Jobs, pages, megapixels, failures and estimated US$ by day (UTC) and group, the newest day first."""
+    days: dict[tuple[str, str], dict[str, Any]] = defaultdict(
+        lambda: {"jobs": 0, "pages": 0, "megapixels": 0.0, "failed": 0, "rejected": 0, "cost": 0.0}
+    )
+    for entry in entries:
+        total = days[entry.created[:10], entry.group]
+        total["jobs"] += 1
+        total["pages"] += entry.pages
+        total["megapixels"] += entry.megapixels
+        total["failed"] += entry.status == "FAILED"
+        total["rejected"] += entry.status == "REJECTED"
+        total["cost"] += entry.cost
+    ordered = sorted(days.items(), key=lambda item: item[0][1])
+    ordered.sort(key=lambda item: item[0][0], reverse=True)
+    return [{"day": day, "group": group} | total for (day, group), total in ordered]
+
+
+def evaluations_of(rows: Iterable[Row]) -> list[Row]:
+    """A job's evaluations against ground truths that came, the newest first."""
+    found = [row for row in rows if row["record"] not in (JOB, AWAITING)]
+    return sorted(found, key=lambda row: str(row["created_at"]), reverse=True)
+
+
+def _number(row: Row, name: str) -> float | None:
+    return float(row[name]) if row.get(name) is not None else None

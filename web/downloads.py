@@ -1,0 +1,192 @@
+"""What a person takes away, streamed: masks, corrected pairs for training, the table of jobs."""
+
+import csv
+import io
+import secrets
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import PurePosixPath
+from typing import Any
+
+from cytomask import images
+from cytomask.errors import CytomaskError
+from cytomask.requests import S3Object, parse_uri
+from cytomask.storage import Storage
+from cytomask.web.account import Account
+from cytomask.web.answers import Refusal
+from cytomask.web.catalogue import Entry
+from cytomask.web.library import Library
+
+KINDS = ("masks", "pairs", "table")
+MOST_TICKETS = 32
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+COLUMNS = (
+    "image", "group", "status", "confluence", "confluence_low", "confluence_high", "quality", "iou", "pages",
+    "plate", "well", "created_at", "job_id", "estimated_cost_usd", "error_code", "error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What is to be downloaded: a kind and job ids."""
+
+    kind: str
+    ids: Sequence[str]
+
+
+class Tickets:
+    """Downloads that were asked for. The ids of ten thousand jobs do not fit into an address."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._kept: OrderedDict[str, Ticket] = OrderedDict()
+
+    def add(self, kind: str, ids: Sequence[str]) -> str:
+        """Notes a download; returns its name."""
+        if kind not in KINDS or not ids:
+            raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", f"choose one of {', '.join(KINDS)}")
+        name = secrets.token_urlsafe(16)
+        self._kept[name] = Ticket(kind, ids)
+        while len(self._kept) > MOST_TICKETS:
+            self._kept.popitem(last=False)
+        return name
+
+    def find(self, name: str) -> Ticket:
+        """A download by its name; raises Refusal."""
+        try:
+            return self._kept[name]
+        except KeyError:
+            raise Refusal(HTTPStatus.NOT_FOUND, "NO_DOWNLOAD", "ask for the download again") from None
+
+
+class Archive:
+    """Zip archives made file by file."""
+
+    def __init__(self, account: Account, library: Library) -> None:
+        """Reads with the account's rights."""
+        self._storage = Storage(account.s3)
+        self._library = library
+        self._output_bucket = account.output_bucket
+
+    def masks(self, ids: Iterable[str]) -> Iterator[bytes]:
+        """A zip with every page's mask, under its key; a list of those that could not be had."""
+        return _zipped(self._masks(ids))
+
+    def pairs(self, ids: Iterable[str]) -> Iterator[bytes]:
+        """A zip with `images/` and `masks/`: each image that has a ground truth, and it, by the same name."""
+        return _zipped(self._pairs(ids))
+
+    def _masks(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        missing = []
+        for job_id in ids:
+            try:
+                result = self._library.result(self._library.row(job_id))
+            except (Refusal, CytomaskError) as error:
+                missing.append(f"{job_id}: {error}")
+                continue
+            for page in result["pages"]:
+                place = parse_uri(page.get("mask", ""), "mask")
+                body = self._storage.read_output(place.bucket, place.key)
+                if place.bucket == self._output_bucket and body is not None:
+                    yield safe_name(place.key), body
+                else:
+                    missing.append(f"{job_id}: its mask is gone")
+        yield from _notes(missing)
+
+    def _pairs(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        missing, taken = [], set()
+        for job_id in ids:
+            try:
+                row = self._library.row(job_id)
+                result = self._library.result(row)
+                truth = self._library.truth(row, result)
+                if truth is None or truth.key in taken:
+                    continue
+                taken.add(truth.key)
+                image = S3Object(**{name: result["image"].get(name) for name in S3Object.__annotations__})
+                name = safe_name(str(PurePosixPath(image.key).with_suffix("")))
+                yield f"images/{name}{suffix_of(image.key)}", self._read(image)
+                content = self._read(truth)
+                yield f"masks/{name}{'.png' if content[:4] == PNG else '.tif'}", content
+            except (Refusal, CytomaskError) as error:
+                missing.append(f"{job_id}: {error}")
+        yield from _notes(missing)
+
+    def _read(self, found: S3Object) -> bytes:
+        return self._storage.read_image(found, images.LIMITS)
+
+
+PNG = b"\x89PNG"
+
+
+def table_of(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """A CSV of jobs, one a row. A text that a spreadsheet would run as a formula gets an apostrophe."""
+    line = io.StringIO(newline="")
+    writer = csv.writer(line)
+    writer.writerow(COLUMNS)
+    for entry in entries:
+        writer.writerow([_cell(value) for value in _values(entry)])
+        yield line.getvalue().encode()
+        line.seek(0)
+        line.truncate()
+    yield line.getvalue().encode()
+
+
+def _values(entry: Entry) -> list[Any]:
+    return [
+        entry.key, entry.group, entry.status, entry.confluence, entry.low, entry.high,
+        " ".join(entry.quality), entry.iou, entry.pages, entry.plate, entry.well,
+        entry.created, entry.id, entry.cost, entry.error_code, entry.error,
+    ]  # fmt: skip
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def safe_name(key: str) -> str:
+    """A key as a path in an archive that cannot leave the folder that it is unpacked into."""
+    parts = [part.replace("\\", "_").replace(":", "_") for part in key.split("/")]
+    return "/".join(part for part in parts if part not in ("", ".", "..")) or "image"
+
+
+def suffix_of(key: str) -> str:
+    """The file name's ending, as `.tif`."""
+    return PurePosixPath(key).suffix
+
+
+def _notes(missing: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    if missing:
+        yield "missing.txt", "\n".join([*missing, ""]).encode()
+
+
+class _Pipe(io.RawIOBase):
+    """A file that only grows, whose bytes are taken out as they come."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        taken = b"".join(self._parts)
+        self._parts.clear()
+        return taken
+
+
+def _zipped(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    """A zip archive in pieces; its files are compressed images, which are stored as they are."""
+    pipe = _Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive:
+        for name, body in files:
+            archive.writestr(zipfile.ZipInfo(name), body)
+            yield pipe.take()
+    yield pipe.take()

@@ -1,0 +1,134 @@
+"""Reduced views and tiles of a page, so that the browser never holds a whole large page. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+TILE = 512  # pixels a side
+SHADES = NDArray[np.uint8 | np.uint16]
+SAMPLED = 1_000_000  # pixels that statistics are made of
+STEPS = 1000  # of the threshold: 0.001 each
+FULL_16_BIT = 65_535
+
+
+@dataclass
+class Raster:
+    """One page as unsigned integers, (H, W) uint8 or uint16, with its reduced views made when asked for.
+
+    A stored value v was `low + v * step` in the file.
+    """
+
+    shades: SHADES
+    low: float = 0.0
+    step: float = 1.0
+    dtype: str = "uint8"
+    _views: list[SHADES] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Level 0 is the page itself."""
+        self._views.append(self.shades)
+
+    @property
+    def nbytes(self) -> int:
+        """Of the page and all of its reduced views, a third more."""
+        return self.shades.nbytes * 4 // 3
+
+    @property
+    def levels(self) -> int:
+        """How many views there are: each has half the side of the one before, until one tile holds it."""
+        return 1 + halvings(max(self.shades.shape), TILE)
+
+    def view(self, level: int) -> SHADES:
+        """The page reduced 2**level times: (ceil(H / 2**level), ceil(W / 2**level)), means of 2x2 pixels."""
+        while len(self._views) <= level:
+            self._views.append(halved(self._views[-1]))
+        return self._views[level]
+
+    def tile(self, level: int, column: int, row: int) -> SHADES | None:
+        """A tile of a view, (at most TILE, at most TILE); None outside it."""
+        if not 0 <= level < self.levels or row < 0 or column < 0:
+            return None
+        view = self.view(level)
+        found = view[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+        return found if found.size else None
+
+    def describe(self) -> dict[str, Any]:
+        """What the browser has to know before it asks for tiles; `window` is the contrast to begin with."""
+        height, width = self.shades.shape
+        stride = int(np.ceil(np.sqrt(self.shades.size / SAMPLED)))
+        sample = self.shades[::stride, ::stride]
+        low, high = np.percentile(sample, (0.5, 99.5))
+        return {
+            "height": height,
+            "width": width,
+            "tile": TILE,
+            "levels": self.levels,
+            "bits": self.shades.dtype.itemsize * 8,
+            "low": self.low,
+            "step": self.step,
+            "dtype": self.dtype,
+            "window": [float(low), float(max(high, low + 1))],
+            "range": [int(sample.min()), int(max(sample.max(), sample.min() + 1))],
+        }
+
+
+def halvings(side: int, most: int) -> int:
+    """How often a side has to be halved until it is at most `most`."""
+    return max(0, (side - 1) // most).bit_length()
+
+
+def raster_of(pixels: NDArray[Any], dtype: str) -> Raster:
+    """A raster of (H, W) pixels of any real dtype; what is not uint8 or uint16 is spread over 16 bits."""
+    if pixels.dtype in (np.uint8, np.uint16):
+        return Raster(np.ascontiguousarray(pixels), dtype=dtype)
+    low, high = float(pixels.min()), float(pixels.max())
+    span = high - low
+    if not np.isfinite(span) or span <= 0:
+        return Raster(np.zeros(pixels.shape, np.uint16), low, 1.0, dtype)
+    shades = np.empty(pixels.shape, np.uint16)
+    for top in range(0, pixels.shape[0], TILE):  # in bands, for float64 of a large page would not fit
+        band = pixels[top : top + TILE].astype(np.float64)
+        shades[top : top + TILE] = np.rint((band - low) * (FULL_16_BIT / span))
+    return Raster(shades, low, span / FULL_16_BIT, dtype)
+
+
+def mask_raster(mask: NDArray[np.bool_]) -> Raster:
+    """A raster of a mask, (H, W) bool: 0 or 255, and shares of cell between them where it is reduced."""
+    return Raster(mask.view(np.uint8) * np.uint8(255))
+
+
+def halved(view: SHADES) -> SHADES:
+    """Means of 2x2 pixels; an odd edge is the mean of itself."""
+    height, width = view.shape
+    if height % 2 or width % 2:
+        view = np.pad(view, ((0, height % 2), (0, width % 2)), mode="edge")
+    wide = np.uint16 if view.dtype == np.uint8 else np.uint32
+    total: NDArray[Any] = view[0::2, 0::2].astype(wide)
+    total += view[0::2, 1::2]
+    total += view[1::2, 0::2]
+    total += view[1::2, 1::2]
+    total += 2
+    total >>= 2
+    return total.astype(view.dtype)
+
+
+def shares_above(probability: SHADES) -> list[float]:
+    """The share of pixels at or above each threshold 0, 0.001 … 1, from probabilities times 65,535."""
+    counts = np.bincount(probability.ravel(), minlength=FULL_16_BIT + 1)
+    above = np.concatenate([counts[::-1].cumsum()[::-1], [0]])
+    levels = np.ceil(np.arange(STEPS + 1) / STEPS * FULL_16_BIT - 0.5).astype(int)
+    return [float(share) for share in above[levels] / probability.size]
+
+
+def painted(
+    base: NDArray[np.bool_], tiles: Sequence[tuple[int, int, NDArray[np.bool_]]]
+) -> NDArray[np.bool_]:
+    """A copy of (H, W) `base` in which each tile (column, row, (TILE, TILE) bool) takes its place."""
+    mask = base.copy()
+    for column, row, cells in tiles:
+        place = mask[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+        place[...] = cells[: place.shape[0], : place.shape[1]]
+    return mask

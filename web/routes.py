@@ -1,0 +1,313 @@
+"""What the page may ask its server for: thin routes, each of which calls one thing and answers."""
+
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from cytomask import images
+from cytomask.jobs import Jobs
+from cytomask.requests import SIDECARS
+from cytomask.served_model import read_served_models
+from cytomask.web.account import Account
+from cytomask.web.answers import Refusal, answer, read_body, read_json
+from cytomask.web.cache import Cache
+from cytomask.web.caller import Answer
+from cytomask.web.catalogue import Catalogue, spending
+from cytomask.web.downloads import Archive, Tickets, table_of
+from cytomask.web.library import LAYERS, Library, page_of
+from cytomask.web.raster import Raster, halvings, shares_above
+from cytomask.web.security import Session
+from cytomask.web.truths import Painter, Painting, most_bytes, parse_tiles
+from cytomask.web.uploads import Uploads
+
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+MOST_SCORED_AT_ONCE = 200
+THUMBNAIL = 512  # pixels of the longer side, at most: the browser halves it, and the outline with it
+BYTES = "application/octet-stream"
+
+
+class Thumbnail(bytes):
+    """A small PNG, as the cache takes it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its length."""
+        return len(self)
+
+
+class Routes:
+    """The routes over one stack."""
+
+    def __init__(self, account: Account, session: Session) -> None:
+        """Shares one cache of decoded pages between all of them."""
+        self._account = account
+        self._session = session
+        self._cache, self._small = Cache(), Cache(64 * 2**20)
+        self._library = Library(account, self._cache)
+        self._painter = Painter(account, self._library)
+        self._catalogue = Catalogue(Jobs(account.dynamodb, account.table))
+        self._tickets = Tickets()
+        self._archive = Archive(account, self._library)
+        self.uploads = Uploads(account)
+
+    def listed(self) -> list[Route]:
+        """Every route. A GET changes nothing."""
+
+        def get(path: str, endpoint: Callable[..., Any]) -> Route:
+            return Route(f"/api/{path}", endpoint, methods=["GET"])
+
+        def post(path: str, endpoint: Callable[..., Any]) -> Route:
+            return Route(f"/api/{path}", endpoint, methods=["POST"])
+
+        return [
+            post("session", self.open_session),
+            get("session", self.describe),
+            get("jobs", self.jobs),
+            post("jobs", self.queue),
+            post("scores", self.scores),
+            get("spending", self.spending),
+            get("jobs/{job}", self.job),
+            get("jobs/{job}/result", self.result),
+            get("jobs/{job}/log", self.log),
+            post("jobs/{job}/redrive", self.redrive),
+            get("jobs/{job}/thumbnail", self.thumbnail),
+            get("jobs/{job}/pages/{page:int}/{layer}", self.layer),
+            get("jobs/{job}/pages/{page:int}/{layer}/{level:int}/{column:int}/{row:int}", self.tile),
+            post("jobs/{job}/pages/{page:int}/truth", self.save_truth),
+            post("uploads", self.begin_upload),
+            post("uploads/complete", self.complete_upload),
+            post("uploads/abort", self.abort_upload),
+            post("uploads/through", self.upload_through),
+            post("downloads", self.ask_download),
+            get("downloads/{name}", self.download),
+            get("plates", self.plates),
+            get("plates/{plate:path}", self.plates),
+        ]
+
+    async def open_session(self, request: Request) -> Response:
+        """Exchanges the token of the address for the cookie."""
+        token = (await read_json(request)).get("token")
+        if not isinstance(token, str) or not await self._session.accepts_token(token):
+            raise Refusal(
+                HTTPStatus.UNAUTHORIZED,
+                "WRONG_TOKEN",
+                "the address is of an earlier session; open the one that `cytomask web` printed last",
+            )
+        opened = answer({"opened": True})
+        opened.headers["Set-Cookie"] = self._session.cookie
+        return opened
+
+    def describe(self, _: Request) -> Response:
+        """The stack, its limits and the models' own thresholds."""
+        models = read_served_models()
+        return answer(
+            {
+                "stack": self._account.name,
+                "region": self._account.region,
+                "buckets": {purpose: name for name, purpose in self._account.buckets.items()},
+                "thresholds": {mode: model.threshold for mode, model in models.items()},
+                "largest_file": images.LIMITS.file_bytes,
+                "sidecars": sorted(SIDECARS),
+            }
+        )
+
+    def jobs(self, request: Request) -> Response:
+        """The jobs that changed after `revision`; all of them where it is 0."""
+        found, revision = self._catalogue.since(_number(request, "revision"), bool(_number(request, "whole")))
+        return answer({"jobs": found, "revision": revision})
+
+    async def scores(self, request: Request) -> Response:
+        """Looks up the scores of the jobs named; a POST because their ids are too long for an address."""
+        ids = (await read_json(request)).get("ids", [])
+        if not isinstance(ids, list) or len(ids) > MOST_SCORED_AT_ONCE:
+            raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "name at most 200 jobs")
+        wanted = [each for each in ids if isinstance(each, str)]
+        return answer({"jobs": await _threaded(lambda: self._catalogue.score(wanted))})
+
+    def spending(self, _: Request) -> Response:
+        """Jobs and cost by day and group."""
+        found, _revision = self._catalogue.since(0)
+        return answer({"days": spending(found)})
+
+    async def queue(self, request: Request) -> Response:
+        """Hands a request on to POST /jobs."""
+        content = await read_json(request)
+        return _handed_on(
+            await _threaded(lambda: self._account.caller.call("POST", "/jobs", content=content))
+        )
+
+    def job(self, request: Request) -> Response:
+        """Hands on GET /jobs/{id}."""
+        return _handed_on(self._account.caller.call("GET", f"/jobs/{_job_id(request)}"))
+
+    def result(self, request: Request) -> Response:
+        """The job's result, and where its ground truth lies."""
+        row = self._library.row(_job_id(request))
+        result = self._library.result(row)
+        truth = self._library.truth(row, result)
+        found = {"uri": truth.uri, "etag": truth.etag} if truth else None
+        return answer({"result": result, "truth": found})
+
+    def log(self, request: Request) -> Response:
+        """The job's log lines, oldest first."""
+        return answer({"lines": [vars(line) for line in self._account.log_lines(_job_id(request))]})
+
+    def redrive(self, request: Request) -> Response:
+        """Sends a failed job again."""
+        if not self._account.redrive(_job_id(request)):
+            raise Refusal(HTTPStatus.CONFLICT, "NOT_FAILED", "the job is not FAILED any more")
+        return answer({"redriven": True})
+
+    def thumbnail(self, request: Request) -> Response:
+        """The first page, small, with its mask's outline; a PNG."""
+        row = self._library.row(_job_id(request))
+        small = self._small.get((row["job_id"], row["updated_at"]), lambda: self._thumbnail(row))
+        return Response(small, media_type="image/png")
+
+    def layer(self, request: Request) -> Response:
+        """What a layer's tiles are like; of probabilities, the confluence at every threshold too."""
+        raster = self._raster(request)
+        more = {}
+        if request.path_params["layer"] == "probability":
+            more["confluence"] = shares_above(raster.shades)
+        return answer(raster.describe() | more)
+
+    def tile(self, request: Request) -> Response:
+        """A tile's values, row by row, little-endian."""
+        place = request.path_params
+        found = self._raster(request).tile(place["level"], place["column"], place["row"])
+        if found is None:
+            raise Refusal(HTTPStatus.NOT_FOUND, "NO_TILE", "the page ends before this tile")
+        little = found.astype(found.dtype.newbyteorder("<"), copy=False)
+        height, width = found.shape
+        return Response(
+            np.ascontiguousarray(little).tobytes(),
+            media_type=BYTES,
+            headers={"X-Width": str(width), "X-Height": str(height)},
+        )
+
+    async def save_truth(self, request: Request) -> Response:
+        """Stores what was painted as the ground truth; 409 where another one took its place meanwhile."""
+        job_id, page = _job_id(request), request.path_params["page"]
+        if request.headers.get("content-type") != BYTES:
+            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", f"send {BYTES}")
+        base, seen = request.query_params.get("base", "mask"), request.query_params.get("seen", "")
+        if base not in ("mask", "truth", "empty"):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "paint on mask, truth or empty")
+        row = await _threaded(lambda: self._library.row(job_id))
+        result = await _threaded(lambda: self._library.result(row))
+        described = page_of(result, page)
+        height, width = described["height"], described["width"]
+        tiles = parse_tiles(await read_body(request, most_bytes(height, width)), height, width)
+        saved = await _threaded(lambda: self._painter.save(row, page, Painting(base, seen, tiles)))
+        return answer({"uri": saved.uri, "etag": saved.etag, "version": saved.version})
+
+    async def begin_upload(self, request: Request) -> Response:
+        """Addresses to put an image to."""
+        asked = await read_json(request)
+        key, size, replace = _text(asked, "key"), asked.get("size"), asked.get("replace") is True
+        if not isinstance(size, int):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "`size` is a number of bytes")
+        return answer(await _threaded(lambda: self.uploads.begin(key, size, replace)))
+
+    async def complete_upload(self, request: Request) -> Response:
+        """Joins an upload's parts."""
+        asked = await read_json(request)
+        key, upload_id, etags = _text(asked, "key"), _text(asked, "upload_id"), asked.get("etags")
+        if not isinstance(etags, list):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "`etags` is a list")
+        await _threaded(lambda: self.uploads.complete(key, upload_id, [str(each) for each in etags]))
+        return answer({"completed": True})
+
+    async def abort_upload(self, request: Request) -> Response:
+        """Throws an upload's parts away."""
+        asked = await read_json(request)
+        key, upload_id = _text(asked, "key"), _text(asked, "upload_id")
+        await _threaded(lambda: self.uploads.abort(key, upload_id))
+        return answer({"aborted": True})
+
+    async def upload_through(self, request: Request) -> Response:
+        """Takes an image's bytes, for a bucket that does not answer the browser."""
+        await self.uploads.receive(request, request.query_params.get("key", ""))
+        return answer({"completed": True})
+
+    async def ask_download(self, request: Request) -> Response:
+        """Notes what is to be downloaded; answers its address."""
+        asked = await read_json(request)
+        ids = [each for each in asked.get("ids", []) if isinstance(each, str) and JOB_ID.fullmatch(each)]
+        return answer({"url": f"/api/downloads/{self._tickets.add(_text(asked, 'kind'), ids)}"})
+
+    def download(self, request: Request) -> Response:
+        """Streams a download."""
+        ticket = self._tickets.find(request.path_params["name"])
+        if ticket.kind == "table":
+            wanted = set(ticket.ids)
+            found = [each for each in self._catalogue.since(0)[0] if each.id in wanted]
+            return _attached(table_of(found), "cytomask.csv", "text/csv; charset=utf-8")
+        made = self._archive.masks if ticket.kind == "masks" else self._archive.pairs
+        return _attached(made(ticket.ids), f"cytomask-{ticket.kind}.zip", "application/zip")
+
+    def plates(self, request: Request) -> Response:
+        """Hands on GET /plates and what lies below it."""
+        raw = request.scope["raw_path"].decode("ascii").removeprefix("/api")
+        query = dict(request.query_params)
+        return _handed_on(self._account.caller.call("GET", raw, query))
+
+    def _raster(self, request: Request) -> Raster:
+        place = request.path_params
+        if place["layer"] not in LAYERS:
+            raise Refusal(HTTPStatus.NOT_FOUND, "NO_LAYER", f"choose one of {', '.join(LAYERS)}")
+        return self._library.raster(place["layer"], self._library.row(_job_id(request)), place["page"])
+
+    def _thumbnail(self, row: dict[str, Any]) -> Thumbnail:
+        first = self._library.result(row)["pages"][0]["page"]
+        page = self._library.raster("image", row, first)
+        level = halvings(max(page.shades.shape), THUMBNAIL)
+        small = page.view(level)
+        try:
+            mask = self._library.raster("mask", row, first).view(level) >= 128
+        except Refusal:
+            mask = np.zeros(small.shape, bool)
+        return Thumbnail(images.encode_overlay(small, mask))
+
+
+async def _threaded(call: Callable[[], Any]) -> Any:
+    """Runs what waits for AWS beside the loop."""
+    return await run_in_threadpool(call)
+
+
+def _handed_on(answered: Answer) -> Response:
+    return Response(answered.body, answered.status, media_type=answered.kind)
+
+
+def _attached(parts: Any, name: str, kind: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(parts, media_type=kind, headers=headers)
+
+
+def _job_id(request: Request) -> str:
+    job_id = str(request.path_params["job"])
+    if not JOB_ID.fullmatch(job_id):
+        raise Refusal(HTTPStatus.NOT_FOUND, "NO_SUCH_JOB", "a job's id has 32 hex digits")
+    return job_id
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", f"`{name}` is a number")
+    return int(text)
+
+
+def _text(asked: dict[str, Any], name: str) -> str:
+    value = asked.get(name)
+    if not isinstance(value, str):
+        raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", f"`{name}` is a text")
+    return value

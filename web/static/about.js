@@ -1,0 +1,14 @@
+// What the server said of the stack when the session was opened.
+
+/**
+ * @typedef {object} About
+ * @property {string} stack
+ * @property {string} region
+ * @property {Record<string, string>} buckets bucket by purpose: images, masks, ground truths
+ * @property {Record<string, number>} thresholds the models' own, by mode
+ * @property {number} largest_file in bytes
+ * @property {string[]} sidecars endings of files that are no images
+ */
+
+/** @type {About} */
+export const about = { stack: "", region: "", buckets: {}, thresholds: {}, largest_file: 0, sidecars: [] };

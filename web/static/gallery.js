@@ -1,0 +1,232 @@
+// The gallery: every image, filtered and sorted; the most doubtful first.
+
+import { post } from "./api.js";
+import { el, fixed, say } from "./dom.js";
+import { fetchScores, folderOf, follow, jobs, keepOrder, nameOf, refresh } from "./jobs.js";
+import { note, trouble } from "./router.js";
+import { Grid } from "./virtual.js";
+import { wordsOf } from "./words.js";
+
+/** @typedef {import("./jobs.js").Job} Job */
+/** @typedef {Record<string, string>} Filters */
+
+const CARD = { width: 208, height: 236 };
+const FIELDS = ["find", "status", "group", "folder", "flag", "iou", "from", "to", "sort"];
+/** @type {Record<string, [string, (a: Job, b: Job) => number]>} */
+const SORTS = {
+  doubt: ["most doubtful first", (a, b) => (b.doubt ?? 0) - (a.doubt ?? 0) || newest(a, b)],
+  newest: ["newest first", newest],
+  name: ["by name", (a, b) => ordered(a.key ?? "", b.key ?? "")],
+  confluence: ["least confluent first", (a, b) => (a.confluence ?? 2) - (b.confluence ?? 2)],
+  iou: ["lowest IoU first", (a, b) => (a.iou ?? 2) - (b.iou ?? 2)],
+};
+
+/** @param {Job} a @param {Job} b */
+function newest(a, b) {
+  return ordered(b.created, a.created);
+}
+
+/** @param {string} a @param {string} b */
+function ordered(a, b) {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+/** @param {import("./router.js").Place} place */
+export async function showGallery({ main, query, signal }) {
+  main.className = "gallery";
+  /** @type {Filters} */
+  const filters = Object.fromEntries(FIELDS.map((name) => [name, query.get(name) ?? ""]));
+  const counted = el("p", { class: "quiet", role: "status" }, "Reading the list …");
+  const frame = el("div", { class: "frame", "aria-label": "Images", role: "region", tabindex: "-1" });
+  const form = el("form", { class: "filters", "aria-label": "Filters", onsubmit: prevent });
+  const bar = el("div", { class: "row spread" }, counted, downloads(() => shown));
+  main.append(el("h1", { class: "unseen" }, "Images"), form, bar, frame);
+  /** @type {Job[]} */
+  let shown = [];
+  /** @type {Grid<Job>} */
+  const grid = new Grid(frame, { ...CARD, make: emptyCard, fill: fillCard, keyOf: (job) => job.id, settled }, signal);
+
+  /** @param {Job[]} seen */
+  async function settled(seen) {
+    try {
+      if (await fetchScores(seen, signal)) arrange();
+    } catch {
+      // The scores are asked for again when scrolling rests the next time.
+    }
+  }
+
+  function arrange() {
+    const all = [...jobs.values()].filter((job) => job.has_mask || job.status !== "SUCCEEDED");
+    offer(form, all, filters, () => {
+      note({ ...filters, sort: filters.sort === "doubt" ? "" : filters.sort });
+      frame.scrollTop = 0;
+      arrange();
+    });
+    const sort = (SORTS[filters.sort] ?? SORTS.doubt)[1];
+    shown = all.filter((job) => fits(job, filters)).sort(sort);
+    keepOrder(shown.map((job) => job.id));
+    grid.set(shown);
+    const count = `${shown.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} images`;
+    if (counted.textContent !== count) counted.textContent = count;
+    frame.classList.toggle("empty", !all.length);
+    empty.hidden = all.length > 0;
+  }
+
+  const empty = el("p", { class: "note" }, "There are no images yet. ", el("a", { href: "/send" }, "Send some"), ".");
+  empty.hidden = true;
+  frame.before(empty);
+  try {
+    await refresh(signal);
+  } catch (error) {
+    counted.replaceChildren();
+    frame.replaceChildren(trouble(error));
+    return;
+  }
+  arrange();
+  void follow(signal, arrange);
+}
+
+/** @param {Event} event */
+function prevent(event) {
+  event.preventDefault();
+}
+
+/**
+ * Whether a job passes the filters.
+ * @param {Job} job
+ * @param {Filters} filters
+ */
+export function fits(job, filters) {
+  const { find, status, group, folder, flag, iou, from, to } = filters;
+  if (find && !`${job.key ?? ""} ${job.id}`.toLowerCase().includes(find.toLowerCase())) return false;
+  if (status && job.status !== status) return false;
+  if (group && (job.group ?? "") !== (group === "–" ? "" : group)) return false;
+  if (folder && folderOf(job) !== (folder === "–" ? "" : folder)) return false;
+  if (flag === "any" && !job.quality?.length) return false;
+  if (flag && flag !== "any" && !job.quality?.includes(flag)) return false;
+  if (iou && !(job.iou !== undefined && job.iou <= Number(iou))) return false;
+  if (from && !(job.confluence !== undefined && job.confluence >= Number(from) / 100)) return false;
+  if (to && !(job.confluence !== undefined && job.confluence <= Number(to) / 100)) return false;
+  return true;
+}
+
+/**
+ * Build the filters, or bring their choices up to date.
+ * @param {HTMLFormElement} form
+ * @param {Job[]} all
+ * @param {Filters} filters
+ * @param {() => void} changed
+ */
+function offer(form, all, filters, changed) {
+  const groups = count(all.map((job) => job.group || "–"));
+  const folders = count(all.map((job) => folderOf(job) || "–"));
+  const flags = count(all.flatMap((job) => job.quality ?? []));
+  const statuses = count(all.map((job) => job.status));
+  /** @type {[string, string, [string, string][]][]} */
+  const choices = [
+    ["status", "Status", [["", "any"], ...statuses.map(([name, many]) => pair(name, `${wordsOf(name)} (${many})`))]],
+    ["group", "Group", [["", "any"], ...groups.map(([name, many]) => pair(name, `${name} (${many})`))]],
+    ["folder", "Folder", [["", "any"], ...folders.map(([name, many]) => pair(name, `${name} (${many})`))]],
+    ["flag", "Warning", [["", "any or none"], ["any", "any warning"], ...flags.map(([name, many]) => pair(name, `${wordsOf(name)} (${many})`))]],
+    ["iou", "IoU", [["", "any"], ["0.9", "up to 0.9"], ["0.8", "up to 0.8"], ["0.7", "up to 0.7"], ["0.5", "up to 0.5"]]],
+    ["sort", "Order", Object.entries(SORTS).map(([name, [words]]) => pair(name, words))],
+  ];
+  const signature = JSON.stringify(choices);
+  if (form.dataset.choices === signature) return;
+  form.dataset.choices = signature;
+  const active = document.activeElement instanceof HTMLElement ? document.activeElement.id : "";
+  /** @param {string} name @param {string} value */
+  const set = (name, value) => {
+    filters[name] = value;
+    changed();
+  };
+  const find = el("label", {}, "Name", el("input", { type: "search", id: "find", value: filters.find, oninput: (/** @type {Event} */ event) => set("find", valueOf(event)) }));
+  const selects = choices.map(([name, words, options]) => {
+    const select = el("select", { id: name, onchange: (/** @type {Event} */ event) => set(name, valueOf(event)) },
+      options.map(([value, text]) => el("option", { value, selected: value === (filters[name] || (name === "sort" ? "doubt" : "")) }, text)));
+    return el("label", {}, words, select);
+  });
+  /** @param {string} name */
+  const percent = (name) => el("input", { type: "number", id: name, min: 0, max: 100, value: filters[name], "aria-label": `Confluence ${name}, in %`, oninput: (/** @type {Event} */ event) => set(name, valueOf(event)) });
+  const between = el("fieldset", {}, el("legend", {}, "Confluence, %"), percent("from"), " to ", percent("to"));
+  form.replaceChildren(find, ...selects, between);
+  if (active) document.getElementById(active)?.focus();
+}
+
+/** @param {string} value @param {string} text @returns {[string, string]} */
+function pair(value, text) {
+  return [value, text];
+}
+
+/** @param {Event} event */
+function valueOf(event) {
+  return event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement ? event.target.value : "";
+}
+
+/** How often each text occurs, in their order. @param {string[]} texts @returns {[string, number][]} */
+function count(texts) {
+  /** @type {Map<string, number>} */
+  const counts = new Map();
+  for (const text of texts) counts.set(text, (counts.get(text) ?? 0) + 1);
+  return [...counts].sort(([a], [b]) => ordered(a, b));
+}
+
+/** An empty card. */
+function emptyCard() {
+  const picture = el("img", { alt: "", width: 192, height: 144, decoding: "async" });
+  const card = el("div", { class: "card", role: "listitem" },
+    el("a", {}, el("span", { class: "picture" }, picture), el("b", {}), el("span", { class: "facts" }), el("span", { class: "marks" })));
+  picture.addEventListener("error", () => picture.removeAttribute("src"));
+  card.addEventListener("rest", () => {
+    const wanted = card.dataset.picture ?? "";
+    if (wanted && picture.getAttribute("src") !== wanted) picture.src = wanted;
+  });
+  return card;
+}
+
+/**
+ * @param {HTMLElement} card
+ * @param {Job} job
+ */
+function fillCard(card, job) {
+  const [link] = card.getElementsByTagName("a");
+  const [picture] = card.getElementsByTagName("img");
+  const [name] = card.getElementsByTagName("b");
+  const [facts, marks] = [card.querySelector(".facts"), card.querySelector(".marks")];
+  link.href = `/images/${job.id}`;
+  name.textContent = nameOf(job);
+  link.title = job.key ?? "";
+  const wanted = job.status === "SUCCEEDED" ? `/api/jobs/${job.id}/thumbnail` : "";
+  if (card.dataset.picture !== wanted) picture.removeAttribute("src");
+  card.dataset.picture = wanted;
+  card.dataset.status = job.status;
+  const interval = job.low !== undefined && job.high !== undefined ? ` (${percentOf(job.low)}–${percentOf(job.high)})` : "";
+  if (facts) facts.textContent = job.confluence === undefined ? wordsOf(job.status) : `${percentOf(job.confluence)}${interval} %${job.iou === undefined ? "" : `, IoU ${fixed(job.iou, 2)}`}`;
+  marks?.replaceChildren(...(job.quality ?? []).map((flag) => el("span", { class: "mark" }, wordsOf(flag))));
+  if (job.error_code && job.status !== "SUCCEEDED") marks?.append(el("span", { class: "mark bad" }, wordsOf(job.error_code)));
+}
+
+/** @param {number} share */
+function percentOf(share) {
+  return (share * 100).toFixed(share < 0.1 ? 1 : 0);
+}
+
+/**
+ * The buttons that take the shown jobs away.
+ * @param {() => Job[]} chosen
+ */
+function downloads(chosen) {
+  /** @param {string} kind */
+  const take = async (kind) => {
+    const { url } = await post("downloads", { kind, ids: chosen().map((job) => job.id) });
+    say("The download begins");
+    const link = el("a", { href: url, download: "" });
+    document.body.append(link);
+    link.click();
+    link.remove();
+  };
+  return el("div", { class: "row" }, el("span", { class: "quiet" }, "Download of these:"),
+    el("button", { type: "button", onclick: () => void take("masks") }, "Masks"),
+    el("button", { type: "button", onclick: () => void take("table") }, "Table (CSV)"),
+    el("button", { type: "button", title: "Images that have a ground truth, and it, under the same names: ready for training", onclick: () => void take("pairs") }, "Corrected pairs"));
+}

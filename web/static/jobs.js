@@ -1,0 +1,123 @@
+// The list of all jobs, kept up to date while a view looks at it.
+
+import { get, isLeft, pause, post } from "./api.js";
+
+/**
+ * A job as the gallery shows it; the fields are those of cytomask.web.catalogue.Entry.
+ * @typedef {object} Job
+ * @property {string} id
+ * @property {string} status
+ * @property {string} created
+ * @property {string} updated
+ * @property {string} [bucket]
+ * @property {string} [key]
+ * @property {string} [group]
+ * @property {number} [confluence]
+ * @property {number} [low]
+ * @property {number} [high]
+ * @property {string[]} [quality]
+ * @property {number} [iou]
+ * @property {number} [doubt]
+ * @property {number} [cost]
+ * @property {number} [pages]
+ * @property {boolean} [has_mask]
+ * @property {string} [error_code]
+ * @property {string} [error]
+ * @property {boolean} [scored]
+ * @property {string} [plate]
+ * @property {string} [well]
+ */
+
+const FINISHED = new Set(["SUCCEEDED", "REJECTED", "FAILED"]);
+const QUICK = 2000; // milliseconds between looks while something is under way
+const SLOW = 15000;
+
+/** @type {Map<string, Job>} */
+export const jobs = new Map();
+let revision = 0;
+let hurryUntil = 0;
+
+/**
+ * Fetch what changed; returns whether anything did.
+ * @param {AbortSignal} [signal]
+ * @param {boolean} [whole] read the table anew
+ */
+export async function refresh(signal, whole = false) {
+  const answer = await get(`jobs?revision=${whole ? 0 : revision}${whole ? "&whole=1" : ""}`, signal);
+  if (whole) jobs.clear();
+  for (const job of answer.jobs) jobs.set(job.id, job);
+  revision = answer.revision;
+  return answer.jobs.length > 0;
+}
+
+/** Look more often for a while: something was sent. */
+export function hurry() {
+  hurryUntil = Date.now() + 60000;
+}
+
+/**
+ * Keep the list up to date until the view is left.
+ * @param {AbortSignal} signal
+ * @param {() => void} changed
+ */
+export async function follow(signal, changed) {
+  let first = true;
+  while (!signal.aborted) {
+    try {
+      if ((await refresh(signal)) || first) changed();
+      first = false;
+    } catch (error) {
+      if (isLeft(error)) return;
+      if (first) throw error;
+    }
+    const busy = Date.now() < hurryUntil || [...jobs.values()].some((job) => !FINISHED.has(job.status));
+    try {
+      await pause(document.hidden ? SLOW : busy ? QUICK : SLOW, signal);
+    } catch {
+      return;
+    }
+  }
+}
+
+/**
+ * Look up the scores of jobs that have none yet; returns whether any came.
+ * @param {Job[]} wanted
+ * @param {AbortSignal} [signal]
+ */
+export async function fetchScores(wanted, signal) {
+  const ids = wanted.filter((job) => job.has_mask && job.iou === undefined && !job.scored).map((job) => job.id);
+  if (!ids.length) return false;
+  const answer = await post("scores", { ids: ids.slice(0, 200) }, signal);
+  for (const id of ids) {
+    const job = jobs.get(id);
+    if (job) job.scored = true;
+  }
+  for (const job of answer.jobs) jobs.set(job.id, job);
+  return answer.jobs.length > 0;
+}
+
+/**
+ * What a file is called, without its folders.
+ * @param {Job} job
+ */
+export function nameOf(job) {
+  return job.key ? (job.key.split("/").pop() ?? job.key) : "a message that names no image";
+}
+
+/**
+ * The folders of a job's image; empty at the top.
+ * @param {Job} job
+ */
+export function folderOf(job) {
+  const key = job.key ?? "";
+  return key.includes("/") ? key.slice(0, key.lastIndexOf("/")) : "";
+}
+
+/** The jobs of the gallery in the order that was shown last, for the next and the previous one. @type {string[]} */
+export const order = JSON.parse(sessionStorage.getItem("order") ?? "[]");
+
+/** @param {string[]} ids */
+export function keepOrder(ids) {
+  order.splice(0, order.length, ...ids);
+  sessionStorage.setItem("order", JSON.stringify(ids.slice(0, 20000)));
+}

@@ -1,0 +1,361 @@
+// One page of an image: the picture, what is known of it, and the tools to judge and correct it.
+
+import { get, isLeft, pause, post } from "./api.js";
+import { about } from "./about.js";
+import { Correction } from "./correct.js";
+import { el, say, sentenceOf } from "./dom.js";
+import { order } from "./jobs.js";
+import { keyed, shortcuts } from "./keys.js";
+import { Layer } from "./layers.js";
+import { Panel } from "./panel.js";
+import { go, trouble } from "./router.js";
+import { Viewer } from "./viewer.js";
+
+/** @typedef {import("./viewer.js").Overlay} Overlay */
+
+const FINISHED = new Set(["SUCCEEDED", "REJECTED", "FAILED"]);
+/** @type {[Overlay, string, string][]} */
+const OVERLAYS = [
+  ["outline", "Outline", "o"],
+  ["filled", "Filled", "f"],
+  ["truth", "Ground truth", "g"],
+  ["disagreement", "Disagreement", "d"],
+  ["off", "Image only", "i"],
+];
+
+/** @param {import("./router.js").Place} place */
+export async function showPage({ main, parts, query, signal }) {
+  const [id, number] = parts;
+  const job = await get(`jobs/${id}`, signal);
+  const heading = headingOf(job, id);
+  const panel = new Panel(id, signal);
+  main.className = "page";
+  const stage = el("div", { class: "stage" });
+  main.append(heading, stage, panel.element);
+  panel.showJob(job);
+  if (job.status === "QUEUED" || job.status === "RUNNING") {
+    stage.append(el("p", { class: "note" }, "The mask is being made; it appears here by itself."));
+    void wait(id, signal);
+    return;
+  }
+  if (job.status !== "SUCCEEDED") {
+    stage.append(el("p", { class: "note bad" }, job.error ?? "There is no mask."));
+    return;
+  }
+  let known;
+  try {
+    known = await get(`jobs/${id}/result`, signal);
+  } catch (error) {
+    if (!isLeft(error)) stage.append(trouble(error));
+    return;
+  }
+  const pages = known.result.pages;
+  const page = number === "" ? pages[0].page : Number(number);
+  await new PageView({ id, page, job, known, query, signal, stage, panel }).open();
+}
+
+/** @param {string} id @param {AbortSignal} signal */
+async function wait(id, signal) {
+  try {
+    for (;;) {
+      await pause(1000, signal);
+      const { status } = await get(`jobs/${id}`, signal);
+      if (FINISHED.has(status)) return go(location.pathname + location.search);
+    }
+  } catch (error) {
+    if (!isLeft(error)) say(sentenceOf(error));
+  }
+}
+
+/** @param {any} job @param {string} id */
+function headingOf(job, id) {
+  const key = job.image ? job.image.replace(/^s3:\/\/[^/]+\//, "") : "A message that names no image";
+  const at = order.indexOf(id);
+  /** @param {number} step @param {string} words @param {string} key */
+  const near = (step, words, key) => {
+    const target = at < 0 ? undefined : order[at + step];
+    return target
+      ? el("a", { class: "button", href: `/images/${target}`, rel: step < 0 ? "prev" : "next", title: `${words} (${key})` }, words)
+      : el("span", { class: "quiet" }, words);
+  };
+  return el("div", { class: "heading" }, el("h1", { title: key }, key), el("div", { class: "row" },
+    near(-1, "Previous", "p"), el("span", { class: "quiet" }, at < 0 ? "" : `${at + 1} of ${order.length}`), near(1, "Next", "n")));
+}
+
+/** The view of a page that has a mask. */
+class PageView {
+  /** @param {{id: string, page: number, job: any, known: any, query: URLSearchParams, signal: AbortSignal, stage: HTMLElement, panel: Panel}} given */
+  constructor({ id, page, job, known, query, signal, stage, panel }) {
+    this.id = id;
+    this.page = page;
+    this.job = job;
+    this.result = known.result;
+    this.truth = known.truth;
+    this.query = query;
+    this.signal = signal;
+    this.stage = stage;
+    this.panel = panel;
+    this.described = this.result.pages.find((/** @type {any} */ each) => each.page === page);
+    this.threshold = Number(this.result.parameters.threshold);
+    /** @type {Layer | null} */
+    this.probability = null;
+    /** @type {Viewer | null} */
+    this.viewer = null;
+  }
+
+  async open() {
+    if (!this.described) {
+      this.stage.append(trouble(`The job has no page ${this.page}; it has ${this.result.pages.length}.`));
+      return;
+    }
+    this.panel.showResult(this.job, this.result, this.described, this.truth);
+    const layers = [this.#layer("image"), this.#layer("mask"), this.truth ? this.#layer("truth") : null];
+    const image = await layers[0];
+    if (!image) return;
+    const viewer = (this.viewer = new Viewer(image, this.signal));
+    this.legend = el("div", { class: "legend", "aria-live": "polite" });
+    this.tools = el("div", { class: "tools", role: "toolbar", "aria-label": "View" });
+    this.stage.append(this.tools, viewer.element, this.legend);
+    viewer.setLayer("mask", await layers[1]);
+    viewer.setLayer("truth", await layers[2]);
+    this.#offerTools(image);
+    this.#setOverlay(/** @type {Overlay} */ (this.query.get("show") ?? "outline"));
+    this.correction = new Correction(this);
+    await this.correction.restore();
+    this.#listen();
+    viewer.fit();
+  }
+
+  /** @param {string} name */
+  async #layer(name) {
+    try {
+      return await Layer.open(this.id, this.page, name, this.signal);
+    } catch (error) {
+      if (!isLeft(error)) this.stage.append(el("p", { class: "note bad", role: "alert" }, `The ${name} cannot be shown: ${sentenceOf(error)}`));
+      return null;
+    }
+  }
+
+  /** @param {Layer} image */
+  #offerTools(image) {
+    const viewer = /** @type {Viewer} */ (this.viewer);
+    const buttons = OVERLAYS.map(([name, words, key]) =>
+      el("button", { type: "button", "data-overlay": name, "aria-pressed": "false", title: `${words} (${key})`, onclick: () => this.#setOverlay(name) }, words));
+    this.zoomed = el("output", {});
+    viewer.onDraw = () => {
+      if (this.zoomed) this.zoomed.textContent = `${Math.round(viewer.scale * 100)} %`;
+    };
+    this.tools?.append(
+      el("fieldset", {}, el("legend", { class: "unseen" }, "Show"), buttons),
+      el("fieldset", {}, el("legend", { class: "unseen" }, "Zoom"),
+        el("button", { type: "button", title: "Smaller (−)", "aria-label": "Smaller", onclick: () => viewer.zoom(1 / 1.5) }, "−"),
+        this.zoomed,
+        el("button", { type: "button", title: "Larger (+)", "aria-label": "Larger", onclick: () => viewer.zoom(1.5) }, "+"),
+        el("button", { type: "button", title: "Whole page (0)", onclick: () => viewer.fit() }, "Fit"),
+        el("button", { type: "button", title: "One pixel of the page for one of the screen (1)", onclick: () => viewer.zoom(1 / viewer.scale) }, "1:1")),
+      this.#contrast(image),
+      this.#thresholdTool(),
+      this.#opacity(),
+      this.#stack(),
+    );
+  }
+
+  /** @param {Layer} image */
+  #contrast(image) {
+    const viewer = /** @type {Viewer} */ (this.viewer);
+    const { range, window: start, low, step } = image.described;
+    /** @param {number} value */
+    const stored = (value) => Number((low + value * step).toPrecision(4));
+    const shown = el("output", {});
+    const [dark, bright] = [0, 1].map((end) => {
+      const slider = el("input", { type: "range", min: range[0], max: range[1], step: 1, "aria-label": end ? "White at" : "Black at" });
+      slider.value = String(start[end]);
+      slider.addEventListener("input", () => apply());
+      return slider;
+    });
+    const apply = () => {
+      const [a, b] = [Number(dark.value), Number(bright.value)];
+      viewer.setWindow([Math.min(a, b), Math.max(a, b, Math.min(a, b) + 1)]);
+      shown.textContent = `${stored(viewer.window[0])}–${stored(viewer.window[1])}`;
+    };
+    shown.textContent = `${stored(start[0])}–${stored(start[1])}`;
+    const auto = el("button", { type: "button", title: "Contrast as at the beginning", onclick: () => {
+      [dark.value, bright.value] = start.map(String);
+      apply();
+    } }, "Auto");
+    return el("fieldset", {}, el("legend", { class: "unseen" }, "Contrast"), "Contrast", dark, bright, shown, auto);
+  }
+
+  #thresholdTool() {
+    const slider = el("input", { type: "range", min: 0, max: 1, step: 0.005, "aria-label": "Threshold", id: "threshold" });
+    slider.value = String(this.threshold);
+    const shown = el("output", { for: "threshold" }, this.threshold.toFixed(3));
+    const back = el("button", { type: "button", title: "The threshold of the stored mask" }, "Stored");
+    this.thresholdSays = el("output", { class: "quiet", "aria-live": "polite" });
+    let asked = false;
+    slider.addEventListener("input", () => {
+      shown.textContent = Number(slider.value).toFixed(3);
+      if (this.probability) this.#applyThreshold(Number(slider.value));
+      else if (!asked) {
+        asked = true;
+        this.#fetchProbability().then(() => this.#applyThreshold(Number(slider.value)), (error) => {
+          asked = false;
+          if (!isLeft(error) && this.thresholdSays) this.thresholdSays.textContent = sentenceOf(error);
+        });
+      }
+    });
+    back.addEventListener("click", () => {
+      slider.value = String(this.threshold);
+      shown.textContent = this.threshold.toFixed(3);
+      this.viewer?.setLayer("probability", null);
+      if (this.thresholdSays) this.thresholdSays.textContent = "";
+      this.panel.showThreshold(null, 0);
+    });
+    return el("fieldset", {}, el("legend", { class: "unseen" }, "Threshold"), "Threshold", slider, shown, back, this.thresholdSays);
+  }
+
+  /** @param {number} threshold */
+  #applyThreshold(threshold) {
+    if (!this.probability || !this.viewer) return;
+    if (this.viewer.probability !== this.probability) this.viewer.setLayer("probability", this.probability);
+    if (this.viewer.overlay === "off" || this.viewer.overlay === "truth") this.#setOverlay("outline");
+    this.viewer.setThreshold(threshold);
+    const share = this.probability.described.confluence?.[Math.round(threshold * 1000)];
+    this.panel.showThreshold(share ?? null, threshold);
+    if (this.thresholdSays) this.thresholdSays.textContent = share === undefined ? "" : `confluence ${(share * 100).toFixed(1)} %`;
+  }
+
+  /** The probabilities: the job's own, or those of a job that is asked for them. */
+  async #fetchProbability() {
+    if (this.described.probability) {
+      this.probability = await Layer.open(this.id, this.page, "probability", this.signal);
+      return;
+    }
+    if (this.thresholdSays) this.thresholdSays.textContent = "asking for the probabilities …";
+    const { mode, pages, channel } = this.result.parameters;
+    const asked = await post("jobs", { image: this.result.image.uri, mode, pages, channel, outputs: ["probability"] }, this.signal);
+    for (;;) {
+      const found = await get(`jobs/${asked.job_id}`, this.signal);
+      if (found.status === "SUCCEEDED") break;
+      if (FINISHED.has(found.status)) throw new Error(found.error ?? "the probabilities could not be made");
+      await pause(400, this.signal);
+    }
+    this.probability = await Layer.open(asked.job_id, this.page, "probability", this.signal);
+  }
+
+  #opacity() {
+    const slider = el("input", { type: "range", min: 0.1, max: 1, step: 0.05, "aria-label": "Opacity of the mask" });
+    slider.value = "1";
+    slider.addEventListener("input", () => {
+      if (this.viewer) this.viewer.above.style.opacity = slider.value;
+    });
+    const flicker = el("button", { type: "button", title: "Hold to see the image alone (space)" }, "Flicker");
+    for (const [name, hidden] of /** @type {[string, boolean][]} */ ([["pointerdown", true], ["pointerup", false], ["pointerleave", false]])) {
+      flicker.addEventListener(name, () => this.#hide(hidden));
+    }
+    return el("fieldset", {}, el("legend", { class: "unseen" }, "Mask"), "Opacity", slider, flicker);
+  }
+
+  #stack() {
+    const pages = this.result.pages;
+    if (pages.length < 2) return el("span", {});
+    const at = pages.findIndex((/** @type {any} */ each) => each.page === this.page);
+    /** @param {number} step @param {string} words @param {string} label */
+    const near = (step, words, label) => el("button", { type: "button", "aria-label": label, title: label, disabled: !pages[at + step], onclick: () => this.turnTo(at + step) }, words);
+    return el("fieldset", {}, el("legend", { class: "unseen" }, "Stack"), near(-1, "‹", "Page before (page up)"),
+      el("output", {}, `page ${this.page} (${at + 1} of ${pages.length})`), near(1, "›", "Next page (page down)"));
+  }
+
+  /** @param {number} at place among the job's pages */
+  turnTo(at) {
+    const target = this.result.pages[at];
+    if (target) go(`/images/${this.id}/${target.page}`);
+  }
+
+  /** @param {boolean} hidden */
+  #hide(hidden) {
+    if (!this.viewer) return;
+    this.viewer.hidden = hidden;
+    this.viewer.later();
+  }
+
+  /** @param {Overlay} name */
+  #setOverlay(name) {
+    if (!this.viewer) return;
+    const needed = name === "truth" || name === "disagreement";
+    const chosen = (needed && !this.viewer.truth) || !OVERLAYS.some(([each]) => each === name) ? "outline" : name;
+    this.viewer.setOverlay(chosen);
+    for (const button of this.tools?.querySelectorAll("button[data-overlay]") ?? []) {
+      const own = button.getAttribute("data-overlay");
+      button.setAttribute("aria-pressed", String(own === chosen));
+      if (button instanceof HTMLButtonElement) button.disabled = (own === "truth" || own === "disagreement") && !this.viewer.truth;
+    }
+    this.legend?.replaceChildren(...legendOf(chosen));
+  }
+
+  /** The ground truth was saved: show it. @param {{uri: string, etag: string}} saved */
+  async truthSaved(saved) {
+    this.truth = saved;
+    const layer = await this.#layer("truth");
+    this.viewer?.setLayer("truth", layer);
+    if (this.viewer) this.#setOverlay(this.viewer.overlay);
+    this.panel.showTruth(saved);
+  }
+
+  #listen() {
+    const viewer = /** @type {Viewer} */ (this.viewer);
+    const at = order.indexOf(this.id);
+    const place = this.result.pages.findIndex((/** @type {any} */ each) => each.page === this.page);
+    /** @param {number} step */
+    const near = (step) => () => {
+      if (at >= 0 && order[at + step]) go(`/images/${order[at + step]}`);
+    };
+    /** @type {import("./keys.js").Keys} */
+    const keys = {
+      n: near(1), p: near(-1), 0: () => viewer.fit(), 1: () => viewer.zoom(1 / viewer.scale),
+      "+": () => viewer.zoom(1.25), "=": () => viewer.zoom(1.25), "-": () => viewer.zoom(1 / 1.25),
+      PageDown: () => this.turnTo(place + 1), PageUp: () => this.turnTo(place - 1), "?": () => shortcuts(),
+      ...Object.fromEntries(OVERLAYS.map(([name, , key]) => [key, () => this.#setOverlay(name)])),
+    };
+    keyed(this.signal, (event) => {
+      if (this.correction?.onKey(event)) return true;
+      if (event.key === " " && document.activeElement === viewer.element) {
+        this.#hide(true);
+        return true;
+      }
+      const step = { ArrowLeft: [-60, 0], ArrowRight: [60, 0], ArrowUp: [0, -60], ArrowDown: [0, 60] }[event.key];
+      if (step && document.activeElement === viewer.element) {
+        viewer.pan(step[0], step[1]);
+        return true;
+      }
+      const act = keys[event.key];
+      if (!act || event.ctrlKey || event.metaKey) return false;
+      act();
+      return true;
+    });
+    addEventListener("keyup", (event) => {
+      if (event.key === " ") this.#hide(false);
+    }, { signal: this.signal });
+    this.tools?.append(el("button", { type: "button", title: "Keys (?)", onclick: () => shortcuts() }, "Keys"));
+  }
+
+  get defaultThreshold() {
+    return about.thresholds[this.result.parameters.mode];
+  }
+}
+
+/** @param {Overlay} overlay */
+function legendOf(overlay) {
+  /** @param {string} swatch @param {string} words */
+  const one = (swatch, words) => el("span", {}, el("i", { class: `swatch-${swatch}` }), words);
+  switch (overlay) {
+    case "disagreement":
+      return [one("both", "both say cell"), one("extra", "only the mask says cell"), one("missed", "only the ground truth says cell")];
+    case "truth":
+      return [one("truth", "outline of the ground truth")];
+    case "off":
+      return [];
+    default:
+      return [one("mask", overlay === "filled" ? "cells of the mask" : "outline of the mask")];
+  }
+}

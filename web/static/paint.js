@@ -1,0 +1,315 @@
+// The painted mask: tiles of 0 and 1 at full resolution, made from what it was begun on, with undo.
+
+/** @typedef {import("./layers.js").Layer} Layer */
+
+const MOST_UNDO_BYTES = 96e6;
+const MOST_FILLED = 16e6; // pixels: a fill that finds no border ends there
+
+export class Painting {
+  /**
+   * @param {Layer | null} base what it is begun on; null for an empty page
+   * @param {import("./layers.js").Described} described of the page
+   */
+  constructor(base, described) {
+    this.base = base;
+    this.width = described.width;
+    this.height = described.height;
+    this.tile = described.tile;
+    /** @type {Map<string, Uint8Array>} */
+    this.tiles = new Map();
+    /** How often each painted tile has changed; those that are not here are as they were. @type {Map<string, number>} */
+    this.changes = new Map();
+    /** @type {Map<string, Uint8Array>[]} */
+    this.undone = [];
+    /** @type {Map<string, Uint8Array>[]} */
+    this.done = [];
+    /** What the stroke that is being painted has touched, as it was before. @type {Map<string, Uint8Array>} */
+    this.stroke = new Map();
+    /** Strokes are done one after another, for tiles have to be fetched. @type {Promise<void>} */
+    this.queue = Promise.resolve();
+    this.onChange = () => {};
+  }
+
+  /** Whether anything differs from what it was begun on. */
+  get touched() {
+    return this.changes.size > 0;
+  }
+
+  /** The painted tiles. @returns {[number, number, Uint8Array][]} */
+  changed() {
+    return [...this.changes.keys()].map((key) => {
+      const [column, row] = key.split("/").map(Number);
+      return [column, row, /** @type {Uint8Array} */ (this.tiles.get(key))];
+    });
+  }
+
+  /**
+   * Take over tiles that were painted before.
+   * @param {[number, number, Uint8Array][]} tiles
+   */
+  restore(tiles) {
+    for (const [column, row, values] of tiles) {
+      this.tiles.set(`${column}/${row}`, values);
+      this.#note(`${column}/${row}`);
+    }
+    this.onChange();
+  }
+
+  /**
+   * Do something when everything before it is done.
+   * @param {() => void | Promise<void>} act
+   */
+  then(act) {
+    this.queue = this.queue.then(act).catch((error) => console.warn(error));
+    return this.queue;
+  }
+
+  /**
+   * A round brush from one place to another.
+   * @param {[number, number]} from
+   * @param {[number, number]} to
+   * @param {number} radius
+   * @param {0 | 1} value
+   */
+  line(from, to, radius, value) {
+    return this.then(async () => {
+      const [left, right] = [Math.min(from[0], to[0]) - radius, Math.max(from[0], to[0]) + radius];
+      const [top, bottom] = [Math.min(from[1], to[1]) - radius, Math.max(from[1], to[1]) + radius];
+      const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
+      const length = dx * dx + dy * dy;
+      await this.#each(left, top, right, bottom, (x, y) => {
+        const share = length ? Math.max(0, Math.min(1, ((x + 0.5 - from[0]) * dx + (y + 0.5 - from[1]) * dy) / length)) : 0;
+        const [ox, oy] = [x + 0.5 - from[0] - share * dx, y + 0.5 - from[1] - share * dy];
+        return ox * ox + oy * oy <= radius * radius;
+      }, value);
+    });
+  }
+
+  /**
+   * All that a line encloses.
+   * @param {[number, number][]} corners
+   * @param {0 | 1} value
+   */
+  polygon(corners, value) {
+    return this.then(async () => {
+      if (corners.length < 3) return;
+      const [xs, ys] = [corners.map(([x]) => x), corners.map(([, y]) => y)];
+      const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+      /** @type {Map<number, number[]>} */
+      const crossings = new Map();
+      await this.#each(left, top, right, bottom, (x, y) => {
+        let sides = crossings.get(y);
+        if (!sides) crossings.set(y, (sides = crossingsOf(corners, y + 0.5)));
+        let inside = false;
+        for (const side of sides) if (side <= x + 0.5) inside = !inside;
+        return inside;
+      }, value);
+    });
+  }
+
+  /**
+   * All that hangs together with a pixel and is not `value` becomes it.
+   * @param {[number, number]} start
+   * @param {0 | 1} value
+   * @returns {Promise<void>}
+   */
+  fill(start, value) {
+    return this.then(async () => {
+      const [x, y] = [Math.floor(start[0]), Math.floor(start[1])];
+      if (x < 0 || y < 0 || x >= this.width || y >= this.height) return;
+      /** @type {[number, number][]} */
+      const spans = [[x, y]];
+      let filled = 0;
+      while (spans.length && filled < MOST_FILLED) filled += await this.#fillSpan(/** @type {[number, number]} */ (spans.pop()), value, spans);
+    });
+  }
+
+  /**
+   * Fill a row to both sides; put what has to be looked at above and below on the stack.
+   * @param {[number, number]} start
+   * @param {0 | 1} value
+   * @param {[number, number][]} spans
+   */
+  async #fillSpan([x, y], value, spans) {
+    if ((this.#peek(x, y) ?? (await this.#fetch(x, y))) === value) return 0;
+    let [left, right] = [x, x];
+    while (left > 0 && (this.#peek(left - 1, y) ?? (await this.#fetch(left - 1, y))) !== value) left -= 1;
+    while (right < this.width - 1 && (this.#peek(right + 1, y) ?? (await this.#fetch(right + 1, y))) !== value) right += 1;
+    for (let at = left; at <= right; at += 1) this.#set(at, y, value);
+    for (const near of [y - 1, y + 1]) {
+      if (near < 0 || near >= this.height) continue;
+      let open = false;
+      for (let at = left; at <= right; at += 1) {
+        const other = (this.#peek(at, near) ?? (await this.#fetch(at, near))) !== value;
+        if (other && !open) spans.push([at, near]);
+        open = other;
+      }
+    }
+    return right - left + 1;
+  }
+
+  /** A pixel of a tile that is here. @param {number} x @param {number} y @returns {number | undefined} */
+  #peek(x, y) {
+    const values = this.tiles.get(`${Math.floor(x / this.tile)}/${Math.floor(y / this.tile)}`);
+    return values?.[(y % this.tile) * this.tile + (x % this.tile)];
+  }
+
+  /** @param {number} x @param {number} y */
+  async #fetch(x, y) {
+    await this.#load(Math.floor(x / this.tile), Math.floor(y / this.tile));
+    return this.#peek(x, y);
+  }
+
+  /** @param {number} x @param {number} y @param {0 | 1} value */
+  #set(x, y, value) {
+    const key = `${Math.floor(x / this.tile)}/${Math.floor(y / this.tile)}`;
+    const values = /** @type {Uint8Array} */ (this.tiles.get(key));
+    this.#keep(key, values);
+    values[(y % this.tile) * this.tile + (x % this.tile)] = value;
+  }
+
+  /** End a stroke: it can be undone as one. */
+  end() {
+    return this.then(() => {
+      if (!this.stroke.size) return;
+      for (const key of this.stroke.keys()) this.#note(key);
+      this.done.push(this.stroke);
+      this.stroke = new Map();
+      this.undone = [];
+      let kept = 0;
+      for (let place = this.done.length - 1; place >= 0; place -= 1) {
+        kept += this.done[place].size * this.tile * this.tile;
+        if (kept > MOST_UNDO_BYTES) {
+          this.done.splice(0, place);
+          break;
+        }
+      }
+      this.onChange();
+    });
+  }
+
+  undo() {
+    return this.then(() => this.#swap(this.done, this.undone));
+  }
+
+  redo() {
+    return this.then(() => this.#swap(this.undone, this.done));
+  }
+
+  /** @param {Map<string, Uint8Array>[]} from @param {Map<string, Uint8Array>[]} to */
+  #swap(from, to) {
+    const stroke = from.pop();
+    if (!stroke) return;
+    /** @type {Map<string, Uint8Array>} */
+    const other = new Map();
+    for (const [key, before] of stroke) {
+      other.set(key, /** @type {Uint8Array} */ (this.tiles.get(key)));
+      this.tiles.set(key, before);
+      this.#note(key);
+    }
+    to.push(other);
+    this.onChange();
+  }
+
+  /**
+   * Set the pixels of a box for which `inside` holds.
+   * @param {number} left
+   * @param {number} top
+   * @param {number} right
+   * @param {number} bottom
+   * @param {(x: number, y: number) => boolean} inside
+   * @param {0 | 1} value
+   */
+  async #each(left, top, right, bottom, inside, value) {
+    const [x0, y0] = [Math.max(0, Math.floor(left)), Math.max(0, Math.floor(top))];
+    const [x1, y1] = [Math.min(this.width - 1, Math.ceil(right)), Math.min(this.height - 1, Math.ceil(bottom))];
+    for (let row = Math.floor(y0 / this.tile); row * this.tile <= y1; row += 1) {
+      for (let column = Math.floor(x0 / this.tile); column * this.tile <= x1; column += 1) {
+        const values = await this.#load(column, row);
+        const key = `${column}/${row}`;
+        const [fromX, toX] = [Math.max(x0, column * this.tile), Math.min(x1, (column + 1) * this.tile - 1)];
+        const [fromY, toY] = [Math.max(y0, row * this.tile), Math.min(y1, (row + 1) * this.tile - 1)];
+        for (let y = fromY; y <= toY; y += 1) {
+          const line = (y - row * this.tile) * this.tile - column * this.tile;
+          for (let x = fromX; x <= toX; x += 1) {
+            if (values[line + x] !== value && inside(x, y)) {
+              this.#keep(key, values);
+              values[line + x] = value;
+            }
+          }
+        }
+        if (this.stroke.has(key)) this.#note(key);
+      }
+    }
+    this.onPaint();
+  }
+
+  /** Called while a stroke is painted. */
+  onPaint = () => {};
+
+  /** @param {string} key @param {Uint8Array} values */
+  #keep(key, values) {
+    if (!this.stroke.has(key)) this.stroke.set(key, values.slice());
+  }
+
+  /** @param {string} key */
+  #note(key) {
+    this.changes.set(key, (this.changes.get(key) ?? 0) + 1);
+  }
+
+  /** A tile at full size, fetched where it is not here. @param {number} column @param {number} row @returns {Promise<Uint8Array>} */
+  async #load(column, row) {
+    const key = `${column}/${row}`;
+    const found = this.tiles.get(key);
+    if (found) return found;
+    const values = new Uint8Array(this.tile * this.tile);
+    if (this.base) {
+      const stored = await this.base.load(0, column, row);
+      for (let y = 0; y < stored.height; y += 1) {
+        for (let x = 0; x < stored.width; x += 1) values[y * this.tile + x] = stored.values[y * stored.width + x] >= 128 ? 1 : 0;
+      }
+    }
+    this.tiles.set(key, values);
+    return values;
+  }
+}
+
+/**
+ * Where a polygon's sides cross a row, in pixels.
+ * @param {[number, number][]} corners
+ * @param {number} y
+ */
+function crossingsOf(corners, y) {
+  const found = [];
+  for (let place = 0; place < corners.length; place += 1) {
+    const [ax, ay] = corners[place];
+    const [bx, by] = corners[(place + 1) % corners.length];
+    if (ay <= y !== by <= y) found.push(ax + ((y - ay) / (by - ay)) * (bx - ax));
+  }
+  return found;
+}
+
+/**
+ * Painted tiles as the server takes them: column and row, 16 bits each, then a bit for each pixel.
+ * @param {[number, number, Uint8Array][]} tiles
+ * @param {number} side of a tile
+ * @returns {Uint8Array<ArrayBuffer>}
+ */
+export function packTiles(tiles, side) {
+  const bytes = (side * side) / 8;
+  const packed = new Uint8Array(tiles.length * (4 + bytes));
+  const view = new DataView(packed.buffer);
+  let place = 0;
+  for (const [column, row, values] of tiles) {
+    view.setUint16(place, column, true);
+    view.setUint16(place + 2, row, true);
+    place += 4;
+    for (let at = 0; at < values.length; at += 8) {
+      let byte = 0;
+      for (let bit = 0; bit < 8; bit += 1) byte = (byte << 1) | values[at + bit];
+      packed[place] = byte;
+      place += 1;
+    }
+  }
+  return packed;
+}

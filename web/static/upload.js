@@ -1,0 +1,103 @@
+// Puts a file into the input bucket by presigned addresses, or through the server where the bucket says no.
+
+import { call, post } from "./api.js";
+
+const TRIES = 3;
+/** Whether the bucket lets this page in; found out by the first file. */
+let direct = true;
+
+/**
+ * @param {File} file
+ * @param {string} key
+ * @param {boolean} replace an image that is there
+ * @param {AbortSignal} signal
+ * @param {(share: number) => void} progress from 0 to 1
+ */
+export async function upload(file, key, replace, signal, progress) {
+  const place = await post("uploads", { key, size: file.size, replace }, signal);
+  if (place.urls) {
+    await inParts(file, key, place, signal, progress);
+    return;
+  }
+  if (direct) {
+    try {
+      await put(place.url, file, signal, progress);
+      return;
+    } catch (error) {
+      if (!(error instanceof Unreachable)) throw error;
+      direct = false;
+    }
+  }
+  await call(`uploads/through?${new URLSearchParams({ key })}`, { method: "POST", body: file, signal });
+  progress(1);
+}
+
+/**
+ * @param {File} file
+ * @param {string} key
+ * @param {{upload_id: string, part_bytes: number, urls: string[]}} place
+ * @param {AbortSignal} signal
+ * @param {(share: number) => void} progress
+ */
+async function inParts(file, key, place, signal, progress) {
+  const etags = [];
+  try {
+    for (const [number, url] of place.urls.entries()) {
+      const start = number * place.part_bytes;
+      const part = file.slice(start, start + place.part_bytes);
+      etags.push(await put(url, part, signal, (share) => progress((start + share * part.size) / file.size)));
+    }
+  } catch (error) {
+    await post("uploads/abort", { key, upload_id: place.upload_id }).catch(() => {});
+    if (!(error instanceof Unreachable) || etags.length) throw error;
+    await call(`uploads/through?${new URLSearchParams({ key })}`, { method: "POST", body: file, signal });
+    return;
+  }
+  await post("uploads/complete", { key, upload_id: place.upload_id, etags }, signal);
+}
+
+/** The bucket does not answer, or does not let this page in. */
+class Unreachable extends Error {}
+
+/**
+ * Put bytes to an address; returns their ETag. Tries again where the connection breaks.
+ * @param {string} url
+ * @param {Blob} body
+ * @param {AbortSignal} signal
+ * @param {(share: number) => void} progress
+ * @returns {Promise<string>}
+ */
+async function put(url, body, signal, progress) {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await putOnce(url, body, signal, progress);
+    } catch (error) {
+      if (!(error instanceof Unreachable) || attempt === TRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 300 * 2 ** attempt));
+    }
+  }
+}
+
+/**
+ * XMLHttpRequest tells how much was sent, which fetch does not.
+ * @param {string} url
+ * @param {Blob} body
+ * @param {AbortSignal} signal
+ * @param {(share: number) => void} progress
+ * @returns {Promise<string>}
+ */
+function putOnce(url, body, signal, progress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("PUT", url);
+    request.upload.addEventListener("progress", (event) => progress(event.loaded / Math.max(1, event.total)));
+    request.addEventListener("load", () => {
+      if (request.status >= 200 && request.status < 300) resolve(request.getResponseHeader("etag") ?? "");
+      else reject(new Error(`the bucket answered ${request.status}; nothing was stored`));
+    });
+    request.addEventListener("error", () => reject(new Unreachable("the bucket does not answer")));
+    request.addEventListener("abort", () => reject(new DOMException("left", "AbortError")));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(body);
+  });
+}

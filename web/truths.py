@@ -1,0 +1,151 @@
+"""Saves a painted mask as a ground truth under the name that scoring looks for."""
+
+import io
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import PurePosixPath
+
+import numpy as np
+import tifffile
+from botocore.exceptions import ClientError
+from numpy.typing import NDArray
+
+from cytomask import images
+from cytomask.requests import S3Object, ground_truth_keys
+from cytomask.web.account import Account, Row
+from cytomask.web.answers import Refusal
+from cytomask.web.library import Library, page_of
+from cytomask.web.raster import TILE, painted
+
+PLACE = struct.Struct("<HH")  # column and row of a tile
+PACKED = TILE * TILE // 8
+TIFF_SUFFIXES = (".tif", ".tiff")
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What the page sends: the layer that was painted on (`mask`, `truth`, `empty`), and the changed tiles.
+
+    `seen` is the ETag of the ground truth that it was painted over; empty where there was none.
+    """
+
+    base: str
+    seen: str
+    tiles: Sequence[tuple[int, int, Mask]]
+
+
+def parse_tiles(body: bytes, height: int, width: int) -> list[tuple[int, int, Mask]]:
+    """Read painted tiles: column and row as little-endian 16 bits, then TILE x TILE bits, row by row.
+
+    None of them means that the layer is right as it is.
+
+    Raises:
+        Refusal: the length is wrong, or a tile lies outside the page.
+    """
+    size = PLACE.size + PACKED
+    if len(body) % size:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "the painted tiles are cut short")
+    tiles = []
+    for start in range(0, len(body), size):
+        column, row = PLACE.unpack_from(body, start)
+        if column * TILE >= width or row * TILE >= height:
+            raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", f"tile {column}, {row} is off the page")
+        packed = np.frombuffer(body, np.uint8, PACKED, start + PLACE.size)
+        tiles.append((column, row, np.unpackbits(packed).reshape(TILE, TILE).astype(bool)))
+    return tiles
+
+
+def most_bytes(height: int, width: int) -> int:
+    """The longest body that paints every tile of a page."""
+    return -(-height // TILE) * -(-width // TILE) * (PLACE.size + PACKED)
+
+
+class Painter:
+    """Stores ground truths with the account's rights."""
+
+    def __init__(self, account: Account, library: Library) -> None:
+        """Reads the layers that were painted on from `library`."""
+        self._account = account
+        self._library = library
+
+    def save(self, row: Row, page: int, painting: Painting) -> S3Object:
+        """Writes the painted ground truth; returns where, and in which version.
+
+        Raises:
+            Refusal: TRUTH_EXISTS where another ground truth lies there than the one that was seen.
+        """
+        result = self._library.result(row)
+        described = page_of(result, page)
+        size = described["height"], described["width"]
+        present = next(filter(None, map(self._library.find, self._library.truth_places(row, result))), None)
+        if (present.etag if present else "") != painting.seen:
+            raise _exists(present)
+        base = self._base(row, page, painting.base, size)
+        pages = [painted(base, painting.tiles)]
+        if len(result["pages"]) > 1:
+            pages = [
+                pages[0] if each["page"] == page else self._other(row, each["page"], present)
+                for each in result["pages"]
+            ]
+        place = present or self._new_place(result["image"]["key"], len(pages))
+        return self._write(place, present, encode(pages, place.key))
+
+    def _base(self, row: Row, page: int, layer: str, size: tuple[int, int]) -> Mask:
+        if layer == "empty":
+            return np.zeros(size, bool)
+        return self._library.raster(layer, row, page).shades > 0
+
+    def _other(self, row: Row, page: int, present: S3Object | None) -> Mask:
+        """A page of a stack that was not painted: as the ground truth has it, or as the mask."""
+        return self._library.raster("truth" if present else "mask", row, page).shades > 0
+
+    def _new_place(self, key: str, pages: int) -> S3Object:
+        """A stack's truth gets the image's own name, for it is a TIFF; one page's the name with `.png`."""
+        names = ground_truth_keys(key)
+        named = [name for name in names if name == f"{key}.png"] or list(names)
+        return S3Object(self._account.ground_truth_bucket, names[0] if pages > 1 else named[0])
+
+    def _write(self, place: S3Object, present: S3Object | None, body: bytes) -> S3Object:
+        suffix = PurePosixPath(place.key).suffix.lower()
+        kind = "image/tiff" if suffix in TIFF_SUFFIXES else "image/png"
+        condition = {"IfMatch": f'"{present.etag}"'} if present else {"IfNoneMatch": "*"}
+        try:
+            written = self._account.s3.put_object(
+                Bucket=place.bucket,
+                Key=place.key,
+                Body=body,
+                ContentType=kind,
+                **condition,  # type: ignore[arg-type]
+            )
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status in (409, 412):
+                raise _exists(self._library.find(S3Object(place.bucket, place.key))) from error
+            raise
+        return S3Object(place.bucket, place.key, written.get("VersionId"), written["ETag"].strip('"'))
+
+
+def encode(pages: Sequence[Mask], key: str) -> bytes:
+    """A mask of 0 and 255 as PNG; as TIFF where there are several pages or the name says so."""
+    if len(pages) == 1 and PurePosixPath(key).suffix.lower() not in TIFF_SUFFIXES:
+        return images.encode_mask(pages[0])
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as writer:
+        for page in pages:
+            writer.write(
+                page.view(np.uint8) * np.uint8(255),
+                photometric="minisblack",
+                compression="zlib",
+                contiguous=False,
+            )
+    return stream.getvalue()
+
+
+def _exists(present: S3Object | None) -> Refusal:
+    what = f"{present.uri} exists" if present else "the ground truth was deleted meanwhile"
+    return Refusal(
+        HTTPStatus.CONFLICT, "TRUTH_EXISTS", f"{what}; save again to replace it, or discard your painting"
+    )
