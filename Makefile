@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SAM := .venv-sam
 AUDIT := .venv-audit
 
-.PHONY: help run test lint audit lock tools e2e image-size bench bench-queue bench-container storm explore train \
+.PHONY: help run test lint lint-js browser audit lock tools e2e image-size bench bench-queue bench-container storm explore train \
 	evaluate export clean
 
 help:  ## show this list
@@ -27,6 +27,13 @@ lint: $(VENV)/dev  ## check format, lint, types and import contracts
 	$(BIN)/mypy
 	rm -rf build/imports && mkdir -p build/imports && cp -rL layers/cytomask/cytomask build/imports
 	PYTHONPATH=build/imports $(BIN)/lint-imports --no-logo
+
+lint-js:  ## check the types of the page's modules with TypeScript; needs npm
+	npm install --silent --no-save --prefix build/node typescript@5.9.3
+	build/node/node_modules/.bin/tsc --project web
+
+browser: $(VENV)/dev  ## test the page in Chromium (CHROMIUM=path; apt-get install chromium)
+	$(BIN)/pytest tests/browser
 
 audit: $(AUDIT)/ready  ## check the template and the Dockerfiles with checkov; each skipped rule states its reason
 	$(AUDIT)/bin/checkov --file template.yaml functions/segment/Dockerfile training/Dockerfile \
@@ -74,11 +81,11 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/local: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,web]'
 	touch $@
 
 $(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,train,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,web,train,dev]'
 	touch $@ $(VENV)/local
 
 $(SAM)/ready: tests/e2e/requirements.txt

@@ -81,10 +81,13 @@ class Catalogue:
 
     def score(self, ids: Iterable[str]) -> list[Entry]:
         """Looks up the evaluations of jobs that are not scored yet; returns those that changed."""
+        asked = list(ids)
         with self._lock:
+            if not self._entries.keys() >= set(asked):
+                self._refresh(whole=False)
             wanted = [
                 entry
-                for each in ids
+                for each in asked
                 if (entry := self._entries.get(each)) and entry.iou is None and entry.has_mask
             ]
         with ThreadPoolExecutor(WORKERS) as pool:

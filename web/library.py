@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cytomask import images
 from cytomask.errors import NoSuchJob
-from cytomask.ground_truths import read_ground_truth
+from cytomask.truths.masks import read_ground_truth
 from cytomask.jobs import Jobs
 from cytomask.requests import S3Object, ground_truth_keys, is_coco, parse_uri
 from cytomask.storage import Storage

@@ -63,6 +63,7 @@ def listen(port: int | None, usual: int = 0) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((LOOPBACK, port))
+        listener.listen(128)  # who opens the address at once waits for the server
     except OSError as error:
         listener.close()
         raise PortTaken(f"port {port} is taken ({error.strerror}); choose another with --port") from error

@@ -140,6 +140,7 @@ def encode(pages: Sequence[Mask], key: str) -> bytes:
                 photometric="minisblack",
                 compression="zlib",
                 contiguous=False,
+                metadata=None,  # plain pages: a description of tifffile's own makes each a series
             )
     return stream.getvalue()
 
