@@ -110,7 +110,7 @@ def log_lines(stack: "Stack", job_id: str) -> "Sequence[LogLine]":
 
 
 def redrive(stack: "Stack", job_id: str) -> bool:
-    """Send a job and its evaluations again as `cytomask redrive` does; return False if none of them failed."""
+    """Send a job and its evaluations again as `cytomask redrive` does; False if none of them failed."""
     from cytomask.cli.redrive import redrive_row
     from cytomask.jobs import JOB, Jobs
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from cytomask import images
 from cytomask.errors import NoSuchJob
-from cytomask.truths.masks import read_ground_truth
 from cytomask.jobs import Jobs
 from cytomask.requests import S3Object, ground_truth_keys, is_coco, parse_uri
 from cytomask.storage import Storage
+from cytomask.truths.masks import read_ground_truth
 from cytomask.web.account import Account, Row
 from cytomask.web.answers import Refusal
 from cytomask.web.cache import Cache
