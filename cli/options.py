@@ -2,15 +2,18 @@
 
 import argparse
 import os
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
 
-from cytomask.cli.console import printable
+from cytomask.cli.console import printable, say_all
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
     from cytomask.cli.stack import Stack
 
 Commands = argparse._SubParsersAction  # the only name that argparse has for it
@@ -30,6 +33,13 @@ class Parser(ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with usage, the message and exit code 2."""
         super().error(printable(message))
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        """Write help, usage or version; argparse itself would hide that standard output is closed or full."""
+        if file is sys.stdout:
+            say_all(message.rstrip("\n"))
+        else:
+            super()._print_message(message, file)
 
 
 def add_command(

@@ -1,0 +1,115 @@
+"""Which files of a folder are images, and what is said of the others."""
+
+import os
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from cytomask.cli.files import count_of, describe_passed_over, find_clashes, find_images, write_whole
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def found(folder: Path) -> list[str]:
+    return [below.as_posix() for _, below in find_images([folder]).images]
+
+
+def test_every_ending_of_the_readers_is_an_image(tmp_path: Path) -> None:
+    names = [
+        "a.tif",
+        "b.TIFF",
+        "c.stk",
+        "d.lsm",
+        "e.btf",
+        "f.tf8",
+        "g.png",
+        "h.jpg",
+        "i.jpeg",
+        "j.jfif",
+        "k.jpe",
+        "l.ome.tif",
+    ]
+    make(tmp_path, *names)
+    assert found(tmp_path) == sorted(names)
+
+
+def test_what_is_no_image_is_counted_by_its_kind(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "a.tif",
+        "b.czi",
+        "c.CZI",
+        "notes.txt",
+        ".DS_Store",
+        "README",
+        "p/._a.tif",
+        "p/a.tif.mask.png",
+    )
+    result = find_images([tmp_path])
+    assert len(result.images) == 1
+    assert result.passed_over == {
+        ".czi": 2,
+        ".txt": 1,
+        ".DS_Store": 1,
+        "without an ending": 1,
+        "._ of macOS": 1,
+        "written by cytomask": 1,
+    }
+    said = describe_passed_over(result.passed_over)
+    assert said.startswith("passed over 7 files: ")
+    assert {"2 .czi", "1 ._ of macOS", "1 .DS_Store"} <= set(said.partition(": ")[2].split(", "))
+
+
+def test_outputs_and_macos_files_are_passed_over_even_if_a_shell_named_them(tmp_path: Path) -> None:
+    make(tmp_path, "a.tif", "._a.tif", "a.tif.mask.png", "a.tif.p0001.overlay.png", "a.tif.probability.png")
+    result = find_images(sorted(tmp_path.iterdir()))
+    assert [path.name for path, _ in result.images] == ["a.tif"]
+    assert result.passed_over == {"._ of macOS": 1, "written by cytomask": 3}
+
+
+def test_what_cannot_be_read_is_counted_and_harms_nobody(tmp_path: Path) -> None:
+    make(tmp_path, "a.tif", "d/b.tif")
+    (tmp_path / "gone.tif").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.tif")
+    result = find_images([tmp_path])
+    assert [below.as_posix() for _, below in result.images] == ["a.tif", "d/b.tif"]
+    assert result.passed_over["broken link"] == 1
+    assert result.passed_over["not a plain file"] == 1
+
+
+def test_a_deep_tree_is_walked_to_its_end(tmp_path: Path) -> None:
+    make(tmp_path, "/".join(["d"] * 300) + "/deep.tif")
+    assert len(found(tmp_path)) == 1
+
+
+def test_nothing_passed_over_needs_no_words() -> None:
+    assert describe_passed_over(Counter()) == ""
+    assert describe_passed_over(Counter({".czi": 1})) == "passed over 1 file: 1 .czi"
+    assert [count_of(1, "image"), count_of(2, "image")] == ["1 image", "2 images"]
+
+
+def test_two_names_for_one_file_of_another_system_clash() -> None:
+    pairs = [(Path("1"), Path("o/ü.tif")), (Path("2"), Path("o") / unicodedata.normalize("NFD", "Ü.tif"))]
+    assert find_clashes(pairs) == {Path("o/ü.tif"): [Path("1"), Path("2")]}
+    assert find_clashes([(Path("1"), Path("a")), (Path("2"), Path("b"))]) == {}
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_whole(tmp_path / "deep" / "a", b"old")
+
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(tmp_path / "deep" / "a", b"new")
+    assert (tmp_path / "deep" / "a").read_bytes() == b"old"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a"]
