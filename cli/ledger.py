@@ -11,6 +11,7 @@ from typing import BinaryIO
 from cytomask.cli.console import complain
 from cytomask.cli.files import write_whole
 from cytomask.cli.tables import csv_bytes, csv_cell, csv_line
+from cytomask.errors import CytomaskError
 from cytomask.model.predictor import Mode
 from cytomask.requests import Output, Parameters, output_key
 
@@ -214,6 +215,6 @@ def _holding(source: Path, target: Path, lines: Sequence[Line], settings: Settin
         ]
         if all(page in seen for page in wanted) and all(path.stat().st_mtime >= newest for path in written):
             return [seen[page] for page in wanted]
-    except (OSError, ValueError, OverflowError):
+    except (OSError, ValueError, CytomaskError):
         return []
     return []
