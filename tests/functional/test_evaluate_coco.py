@@ -1,19 +1,19 @@
 """What becomes of a COCO file: an evaluation for every image it names, once, whichever comes first."""
 
 import json
-from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 from factories import GROUND_TRUTH, HEIGHT, INPUT, OUTPUT, WIDTH, request, s3_event, stack_of, tiff
 from pycocotools.coco import COCO
+from real_images import LIVECELL, needs
 
 from cytomask.metrics import BOUNDARY_TOLERANCE, score, score_boundary
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.truths import limits
 
-LIVECELL = Path(__file__).parents[3] / "shared" / "data" / "livecell" / "livecell_coco_test.json"
+LIVECELL_COCO = LIVECELL / "livecell_coco_test.json"
 KEY = "plate 1/A172_Phase_C7_1.tif"
 NAME = "A172_Phase_C7_1.tif"
 FILE = "annotations.json"
@@ -293,10 +293,10 @@ def test_a_stack_is_rejected(stack, evaluate):
     assert "describes one page of stack.tif and the image has 2" in evaluate.row()["error"]
 
 
-@pytest.mark.skipif(not LIVECELL.is_file(), reason="LIVECell's annotations are not on this machine")
+@needs(LIVECELL_COCO)
 def test_livecell_s_test_file_scores_images_of_its_names_in_either_order(stack, evaluate):
     """The images are generated: LIVECell's own test images are for the final score alone."""
-    reference, content = COCO(LIVECELL), LIVECELL.read_bytes()
+    reference, content = COCO(LIVECELL_COCO), LIVECELL_COCO.read_bytes()
     images = reference.loadImgs(reference.getImgIds())
     keys = [f"test images/{image['file_name']}" for image in images]
     for seed, key in enumerate(keys[:4]):

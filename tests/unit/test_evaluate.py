@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from real_images import DATA, needs
 
 from cytomask import metrics
 from cytomask.model.predictor import MODES, Mode, Prediction, Predictor
@@ -26,8 +27,6 @@ from cytomask.training.evaluate import (
     summarise,
 )
 from cytomask.training.sources import Sample, read_source
-
-DATA = Path(__file__).parents[3] / "shared" / "data"
 
 Grey = NDArray[np.uint8]
 
@@ -333,7 +332,7 @@ def test_what_is_missing_is_named_in_a_sentence(
     assert missing in str(raised.value.code)
 
 
-@pytest.mark.skipif(not (DATA / "index.csv").is_file(), reason=f"no real images: {DATA} is not there")
+@needs(DATA / "index.csv")
 @pytest.mark.parametrize("source", ["livecell/test", "livecell_like/val"])
 def test_the_shipped_weights_score_what_their_manifest_says(shipped: Predictor, source: str) -> None:
     found = score_source(shipped, DATA, source)

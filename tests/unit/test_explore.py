@@ -13,12 +13,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from real_images import DATA, needs
 
 from cytomask.training import explore
 from cytomask.training.explore import Seen, annotated_areas, component_areas, duplicates, look, report
 from cytomask.training.sources import read_source
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 COLUMNS = ("source", "split", "image", "mask", "cell")
 VOID = {"meta", "img", "wbr", "br"}
 
@@ -253,7 +253,7 @@ def test_data_without_an_index_is_said(tmp_path: Path, monkeypatch: pytest.Monke
         run_main(monkeypatch, tmp_path, "ours/train")
 
 
-@pytest.mark.skipif(not (DATA / "index.csv").is_file(), reason=f"no real images: {DATA} is not there")
+@needs(DATA / "index.csv")
 def test_livecell_read_by_its_annotations_is_the_same_as_by_its_masks() -> None:
     coco = "coco:livecell/livecell_coco_train.json:livecell/images"
     seen = look_at(DATA, "livecell/train", coco)

@@ -1,12 +1,12 @@
 """Whatever makes serving faster, its masks stay those of the network in torch, over a golden set of pages."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from real_images import LIVECELL, needs
 
 from cytomask import images
 from cytomask.model.export import load_checkpoint
@@ -14,19 +14,16 @@ from cytomask.model.predictor import WEIGHTS, Mode, Predictor, logit, logits_of_
 from cytomask.model.preprocess import Pixels, normalise
 from cytomask.samples.fields import phase_contrast_field
 
-LIVECELL = Path(__file__).parents[3] / "shared" / "data" / "livecell" / "images"
+IMAGES = LIVECELL / "images"
 MOST_PIXELS = 0.001  # share of a page that may differ
 
 
-@pytest.fixture(params=["generated", "real"])
+@pytest.fixture(params=["generated", pytest.param("real", marks=needs(IMAGES))])
 def golden(request: pytest.FixtureRequest) -> list[NDArray[Any]]:
     """Pages of several cultures, generated or LIVECell's."""
     if request.param == "generated":
         return [phase_contrast_field(seed, 240, 380).pixels for seed in range(4)]
-    paths = sorted(LIVECELL.glob("*.tif"))[::4]
-    if not paths:
-        pytest.skip(f"no LIVECell images in {LIVECELL.name}")
-    return [images.read_page(path).pixels for path in paths]
+    return [images.read_page(path).pixels for path in sorted(IMAGES.glob("*.tif"))[::4]]
 
 
 @pytest.mark.parametrize("mode", ["native", "resize"])

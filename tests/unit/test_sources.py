@@ -10,11 +10,11 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from real_images import DATA, needs
 
 from cytomask.training.sources import load, read_source, read_unlabelled
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data"
 COLUMNS = ("source", "split", "image", "mask")
 HEIGHT, WIDTH = 20, 30
 
@@ -356,9 +356,7 @@ def test_what_is_not_a_coco_file_is_named(tmp_path: Path, content: str) -> None:
         read_source(tmp_path, "coco:coco.json:images")
 
 
-needs_data = pytest.mark.skipif(
-    not (DATA / "index.csv").is_file(), reason=f"no real images: {DATA} is not there"
-)
+needs_data = needs(DATA / "index.csv")
 
 
 @needs_data

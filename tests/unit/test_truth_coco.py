@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as pycocotools
+from real_images import LIVECELL, needs
 
 from cytomask import images
 from cytomask.errors import GroundTruthMismatch, NothingDrawn, UnreadableCoco
@@ -18,7 +19,6 @@ from cytomask.truths import outlines
 from cytomask.truths.coco import MOST_IMAGES, read_coco, read_part, require_few_images
 from cytomask.truths.limits import MOST_COCO_BYTES, require_coco_size
 
-LIVECELL = Path(__file__).parents[3] / "shared" / "data" / "livecell"
 HEIGHT, WIDTH = 5, 7
 URI = "s3://images/plate 1/a.tif"
 SQUARE = [[1, 1, 4, 1, 4, 4, 1, 4]]
@@ -389,7 +389,7 @@ def test_a_file_past_the_limit_is_refused_by_its_length() -> None:
         require_coco_size(300 * 2**20, "truth.json")
 
 
-@pytest.mark.skipif(not LIVECELL.is_dir(), reason="LIVECell's images are not on this machine")
+@needs(LIVECELL)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_livecell_s_own_annotations_draw_its_masks(split: str) -> None:
     file = read_coco((LIVECELL / f"livecell_coco_{split}.json").read_bytes(), split)

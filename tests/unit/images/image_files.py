@@ -1,7 +1,6 @@
 """Image files as the tests of cytomask.images write and read them."""
 
 import io
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -18,8 +17,6 @@ from cytomask.errors import (
     RejectedInput,
 )
 
-DATA = Path(os.environ.get("CYTOMASK_TEST_DATA") or Path(__file__).parents[4] / "shared" / "data")
-LIVECELL = DATA / "livecell"
 HEIGHT, WIDTH = 48, 64
 
 

@@ -10,7 +10,6 @@ import pytest
 import tifffile
 from image_files import (
     HEIGHT,
-    LIVECELL,
     WIDTH,
     bare_tiff,
     encoded,
@@ -22,6 +21,7 @@ from image_files import (
     read_one,
     read_or_refuse,
 )
+from real_images import LIVECELL, needs
 from tiffs import tiff
 
 from cytomask import images
@@ -134,7 +134,7 @@ def test_a_refused_file_is_not_complained_of_in_the_log(caplog: pytest.LogCaptur
     assert caplog.records == []
 
 
-@pytest.mark.skipif(not LIVECELL.is_dir(), reason=f"the LIVECell images are not at {LIVECELL}")
+@needs(LIVECELL)
 def test_livecells_own_tiffs_read_as_520_by_704_pixels_of_8_bits() -> None:
     paths = sorted(LIVECELL.glob("images/*.tif"))[:5]
     assert len(paths) == 5

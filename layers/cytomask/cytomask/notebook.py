@@ -1,0 +1,156 @@
+"""The public Python names: read a page, segment it, score a mask. docs/python.md shows them at work.
+
+`import cytomask` loads this module only when one of its names is used, so that Lambda never pays for it.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cytomask.errors import NoSuchPage
+from cytomask.images import Limits, open_image, read_pages
+from cytomask.metrics import Mask, Score
+from cytomask.metrics import score as score_masks
+from cytomask.model.predictor import Mode, Prediction, Predictor
+from cytomask.truths.masks import read_ground_truth
+
+File = str | os.PathLike[str]
+
+__all__ = ["Prediction", "Predictor", "Score", "read_page", "score", "segment"]
+
+
+def read_page(file: File, *, page: int | None = None, channel: int | None = None) -> NDArray[Any]:
+    """Read one page of a TIFF, PNG or JPEG as grey values.
+
+    Args:
+        file: path of the image.
+        page: which page of a stack, counted from 0. May be None if the file has one page.
+        channel: which channel, counted from 0. May be None if the page has one channel, or is RGB, which
+            becomes luma.
+
+    Returns:
+        (height, width), of any real dtype but bool; brighter is larger.
+
+    Raises:
+        NoSuchPage: the file has several pages and `page` is None, or it has no such page.
+        RejectedInput: the file is not an image, is damaged or too large, or its channel must be named.
+        FileNotFoundError: there is no such file.
+    """
+    with open_image(Path(file)) as image:
+        if page is None and len(image.pages) > 1:
+            raise NoSuchPage(
+                f"{image.name} has {len(image.pages)} pages; choose one with page=0 to {len(image.pages) - 1}"
+            )
+        return next(read_pages(image, [page or 0], channel)).pixels
+
+
+def segment(
+    image: ArrayLike | File,
+    *,
+    mode: Mode = "native",
+    threshold: float | None = None,
+    page: int | None = None,
+    channel: int | None = None,
+    predictor: Predictor | None = None,
+) -> Prediction:
+    """Segment one page: find the pixels of living cells.
+
+    Args:
+        image: (height, width) grey values of any real dtype, or the path of an image.
+        mode: `native` works at full resolution; `resize` squashes the page to 224x224 and is faster.
+        threshold: probability from which a pixel counts as cell, 0 to 1. None takes the model's own.
+        page: as in `read_page`; only for a path.
+        channel: as in `read_page`; only for a path.
+        predictor: the networks to use. None takes the shipped ones, loaded once per process.
+
+    Returns:
+        A prediction with `mask`, (height, width) bool, and `probability`, (height, width) float32.
+
+    Raises:
+        ValueError: the array, `mode` or `threshold` is not as described.
+        RejectedInput: the file cannot be read; see `read_page`.
+    """
+    if mode not in ("native", "resize"):
+        raise ValueError(f"mode must be 'native' or 'resize', not {mode!r}")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"threshold must be between 0 and 1, not {threshold}")
+    if isinstance(image, str | os.PathLike):
+        pixels = read_page(image, page=page, channel=channel)
+    elif page is not None or channel is not None:
+        raise ValueError("page and channel choose from a file; index the array instead, as in image[0]")
+    else:
+        pixels = _grey_page(np.asarray(image))
+    return (predictor or _shipped()).predict(pixels, mode, threshold)
+
+
+def score(mask: ArrayLike | File, ground_truth: ArrayLike | File) -> Score:
+    """Compare a mask with its ground truth, by the rules of docs/scores.md.
+
+    Args:
+        mask: (height, width) bool or integers, where non-zero is cell, or the path of a mask image.
+        ground_truth: the same, of the same size.
+
+    Returns:
+        A score with `iou`, `dice`, `precision` and `recall`, each 0 to 1.
+
+    Raises:
+        ValueError: an array is not as described, or the sizes differ.
+        RejectedInput: a file cannot be read as a mask of one page.
+    """
+    ours = _mask(mask, "mask")
+    theirs = _mask(ground_truth, "ground_truth")
+    if ours.shape != theirs.shape:
+        raise ValueError(f"mask is {_size(ours)} but ground_truth is {_size(theirs)}; they must match")
+    return score_masks(ours, theirs)
+
+
+@cache
+def _shipped() -> Predictor:
+    return Predictor()
+
+
+def _grey_page(pixels: NDArray[Any]) -> NDArray[Any]:
+    if pixels.ndim != 2:
+        hint = "pass one page at a time, as in image[0]" if pixels.ndim > 2 else "pass a whole page"
+        if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
+            hint = "choose one channel, as in image[..., 0], or pass the file's path to use its luma"
+        raise ValueError(f"image must have shape (height, width), not {pixels.shape}; {hint}")
+    if pixels.size == 0:
+        raise ValueError(f"image has no pixels: its shape is {pixels.shape}")
+    if pixels.dtype.kind not in "uif":
+        raise ValueError(f"image must hold integers or floats, not {pixels.dtype}")
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise ValueError("image holds NaN or infinite values; replace them, as with np.nan_to_num")
+    return pixels
+
+
+def _mask(given: ArrayLike | File, name: str) -> Mask:
+    if isinstance(given, str | os.PathLike):
+        return _read_mask(Path(given))
+    array = np.asarray(given)
+    if array.ndim != 2:
+        raise ValueError(
+            f"{name} must have shape (height, width), not {array.shape}; pass one page at a time"
+        )
+    if array.dtype.kind not in "bui":
+        raise ValueError(
+            f"{name} must hold bool or integers, not {array.dtype}; "
+            "compare a probability with a threshold first, as in probability >= 0.5"
+        )
+    return array != 0
+
+
+def _read_mask(path: Path) -> Mask:
+    with open_image(path) as image:
+        if len(image.pages) > 1:
+            raise NoSuchPage(f"{path} has {len(image.pages)} pages; save the one to score as a file")
+        size = image.pages[0].height, image.pages[0].width
+    return next(read_ground_truth(path.read_bytes(), str(path), [size], Limits()))
+
+
+def _size(mask: Mask) -> str:
+    return f"{mask.shape[0]} x {mask.shape[1]}"
