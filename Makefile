@@ -5,10 +5,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
+# One process per core; each file stays in one process, so that its fixtures are made once.
+PYTEST := $(BIN)/pytest -n auto --dist loadfile
+
 SAM := .venv-sam
 AUDIT := .venv-audit
 
-.PHONY: help run test lint lint-js browser audit lock tools e2e image-size bench bench-queue bench-container storm explore train \
+# Some machines turn Python's bytecode cache off; every test process would then compile its plugins anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help run test test-slow browser lint lint-js audit lock tools e2e image-size bench bench-queue bench-container storm explore train \
 	evaluate export clean
 
 help:  ## show this list
@@ -18,8 +24,11 @@ help:  ## show this list
 run: $(VENV)/local  ## segment images through the emulated stack; IMAGE=my.tif or IMAGE=folder for your own
 	$(BIN)/cytomask demo $(if $(IMAGE),"$(IMAGE)")
 
-test: $(VENV)/dev  ## run the unit and functional tests
-	$(BIN)/pytest
+test: $(VENV)/dev  ## run the unit and functional tests, except the slow ones; ARGS="-k name" for some
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/dev  ## run the slow tests: kills, storms, several processes
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(VENV)/dev  ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check

@@ -154,6 +154,7 @@ def test_two_stacks_run_side_by_side_and_an_exception_stops_its_own(
     assert invoked(stack, {})["process"] == first
 
 
+@pytest.mark.slow
 def test_the_children_end_with_whoever_started_them(tmp_path: Path) -> None:
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
     with ExitStack() as held:

@@ -293,6 +293,7 @@ def test_a_stack_is_rejected(stack, evaluate):
     assert "describes one page of stack.tif and the image has 2" in evaluate.row()["error"]
 
 
+@pytest.mark.slow
 @needs(LIVECELL_COCO)
 def test_livecell_s_test_file_scores_images_of_its_names_in_either_order(stack, evaluate):
     """The images are generated: LIVECell's own test images are for the final score alone."""

@@ -74,6 +74,7 @@ def test_a_broken_message_is_rejected_and_its_neighbour_is_done(stack: EmulatedS
     assert done["status"] == "SUCCEEDED"
 
 
+@pytest.mark.slow
 def test_a_fault_that_does_not_pass_ends_as_failed_with_its_message_and_is_done_when_sent_again(
     stack: EmulatedStack, capsys: pytest.CaptureFixture[str]
 ) -> None:

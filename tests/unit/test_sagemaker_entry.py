@@ -269,6 +269,7 @@ def test_what_a_command_says_is_shown_and_remembered(capfd: pytest.CaptureFixtur
     assert len(shown.err.splitlines()) == 300
 
 
+@pytest.mark.slow
 def test_two_real_steps_leave_weights_and_metrics_and_can_be_gone_on_from(
     base: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

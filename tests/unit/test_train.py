@@ -654,6 +654,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_go_on_and_learn_what_one_does(
     command: Callable[..., list[str]], start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cytomask.errors import NoSuchPage
-from cytomask.images import Limits, open_image, read_pages
+from cytomask.images import open_image, read_pages
 from cytomask.metrics import Mask, Score
 from cytomask.metrics import score as score_masks
 from cytomask.model.predictor import Mode, Prediction, Predictor
@@ -130,7 +130,7 @@ def _grey_page(pixels: NDArray[Any]) -> NDArray[Any]:
 
 def _mask(given: ArrayLike | File, name: str) -> Mask:
     if isinstance(given, str | os.PathLike):
-        return _read_mask(Path(given))
+        return _read_mask(Path(given), name)
     array = np.asarray(given)
     if array.ndim != 2:
         raise ValueError(
@@ -144,12 +144,16 @@ def _mask(given: ArrayLike | File, name: str) -> Mask:
     return array != 0
 
 
-def _read_mask(path: Path) -> Mask:
+def _read_mask(path: Path, name: str) -> Mask:
     with open_image(path) as image:
         if len(image.pages) > 1:
-            raise NoSuchPage(f"{path} has {len(image.pages)} pages; save the one to score as a file")
+            raise NoSuchPage(f"{path} has {len(image.pages)} pages; save the one to score in its own file")
         size = image.pages[0].height, image.pages[0].width
-    return next(read_ground_truth(path.read_bytes(), str(path), [size], Limits()))
+    pages = read_ground_truth(path, str(path), [size])
+    if name == "mask":  # may be all cell, where a ground truth without background is refused
+        return next(pages)
+    (cells,) = pages
+    return cells
 
 
 def _size(mask: Mask) -> str:

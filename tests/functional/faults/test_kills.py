@@ -12,6 +12,8 @@ from cytomask.infra import emulator
 from cytomask.infra.emulator import emulated_stack
 from tests.functional.faults.killed_function import STEPS
 
+pytestmark = pytest.mark.slow
+
 QUIET = "quiet.tif"
 KEYS = [f"plate 1/{step}.tif" for step in STEPS]
 # A lease lasts five seconds longer than an invocation may; the message comes again after that.

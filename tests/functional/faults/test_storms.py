@@ -90,6 +90,7 @@ def test_a_quiet_image_makes_as_many_calls_as_are_struck_one_by_one_below(stack)
     assert storm.calls == CALLS_OF_ONE_IMAGE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("struck", range(1, CALLS_OF_ONE_IMAGE + 1))
 def test_one_call_that_is_refused_is_made_up_for(stack, failures, struck):
     fault = [*PASSING][struck % len(PASSING)]
@@ -101,6 +102,7 @@ def test_one_call_that_is_refused_is_made_up_for(stack, failures, struck):
     assert stack.predictor.pages <= 3  # the quiet one, and one on each side of the fault
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("struck", range(1, CALLS_OF_ONE_IMAGE + 1))
 def test_a_process_that_is_killed_at_any_call_leaves_what_its_successor_ends(stack, failures, struck):
     def kill(call: int, name: str) -> None:
@@ -118,6 +120,7 @@ def test_a_process_that_is_killed_at_any_call_leaves_what_its_successor_ends(sta
     reconcile(stack, masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("struck", range(1, CALLS_OF_ONE_IMAGE + 1))
 def test_a_process_that_is_killed_at_any_call_every_time_is_failed_and_then_sent_again(
     stack, failures, struck

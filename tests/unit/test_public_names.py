@@ -1,0 +1,163 @@
+"""The names that a notebook imports take arrays and paths, and their errors name the shape that is wanted."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+import cytomask
+from cytomask.errors import AmbiguousChannels, NoBackground, NoSuchPage, RejectedInput
+from cytomask.samples.fields import Field, phase_contrast_field
+
+HEIGHT, WIDTH = 64, 80
+
+
+@pytest.fixture(scope="module")
+def field() -> Field:
+    return phase_contrast_field(1, 240, 320, confluence=0.3)
+
+
+def save_mask(path: Path, cells: NDArray[np.bool_]) -> Path:
+    Image.fromarray(cells.astype(np.uint8) * 255).save(path)
+    return path
+
+
+def test_an_array_and_its_file_get_the_same_mask(field: Field, tmp_path: Path) -> None:
+    path = tmp_path / "field.tif"
+    tifffile.imwrite(path, field.pixels)
+    found, of_file = cytomask.segment(field.pixels), cytomask.segment(path)
+    assert found.mask.shape == found.probability.shape == field.pixels.shape
+    assert (found.mask.dtype, found.probability.dtype) == (np.bool_, np.float32)
+    assert np.array_equal(found.mask, of_file.mask)
+    assert np.array_equal(cytomask.segment(str(path)).mask, found.mask)
+    assert cytomask.score(found.mask, field.cells).iou > 0.6
+
+
+def test_the_mode_and_the_threshold_are_those_asked_for(field: Field) -> None:
+    found = cytomask.segment(field.pixels, mode="resize", threshold=0.9)
+    assert found.plan is None
+    assert np.array_equal(found.mask, found.probability >= np.float32(0.9))
+
+
+def test_a_predictor_of_ones_own_is_used(field: Field) -> None:
+    predictor = cytomask.Predictor(modes=["resize"], threads=1)
+    found = cytomask.segment(field.pixels, mode="resize", predictor=predictor)
+    assert np.array_equal(found.mask, cytomask.segment(field.pixels, mode="resize").mask)
+
+
+def test_a_page_of_a_stack_must_be_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "stack.tif"
+    planes = np.arange(3 * HEIGHT * WIDTH, dtype=np.uint16).reshape(3, HEIGHT, WIDTH)
+    tifffile.imwrite(path, planes, photometric="minisblack")
+    with pytest.raises(NoSuchPage, match="has 3 pages; choose one with page=0 to 2"):
+        cytomask.read_page(path)
+    assert np.array_equal(cytomask.read_page(path, page=2), planes[2])
+    with pytest.raises(NoSuchPage):
+        cytomask.read_page(path, page=3)
+
+
+def test_a_channel_must_be_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "channels.tif"
+    planes = np.arange(2 * HEIGHT * WIDTH, dtype=np.uint16).reshape(2, HEIGHT, WIDTH)
+    tifffile.imwrite(path, planes, imagej=True, metadata={"axes": "CYX"})
+    with pytest.raises(AmbiguousChannels, match="channel"):
+        cytomask.read_page(path)
+    assert np.array_equal(cytomask.read_page(path, channel=1), planes[1])
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (np.zeros((3, HEIGHT, WIDTH)), r"shape \(height, width\), not \(3, 64, 80\); pass one page"),
+        (np.zeros((HEIGHT, WIDTH, 3)), r"not \(64, 80, 3\); choose one channel, as in image\[\.\.\., 0\]"),
+        (np.zeros(HEIGHT), r"not \(64,\)"),
+        (np.zeros((0, WIDTH)), "no pixels"),
+        (np.zeros((HEIGHT, WIDTH), bool), "integers or floats, not bool"),
+        (np.zeros((HEIGHT, WIDTH), complex), "not complex128"),
+        (np.full((HEIGHT, WIDTH), np.nan), "NaN or infinite"),
+    ],
+)
+def test_an_array_of_another_kind_is_refused_with_the_shape_that_is_wanted(
+    image: NDArray[Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        cytomask.segment(image)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"mode": "fast"}, "mode must be 'native' or 'resize', not 'fast'"),
+        ({"threshold": 50}, "threshold must be between 0 and 1, not 50"),
+        ({"page": 0}, r"index the array instead, as in image\[0\]"),
+        ({"channel": 1}, "page and channel choose from a file"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        cytomask.segment(np.ones((HEIGHT, WIDTH)), **options)
+
+
+def test_scores_are_the_same_for_arrays_labels_and_files(tmp_path: Path) -> None:
+    ours, theirs = np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
+    ours[:20, :20], theirs[10:30, :20] = True, True
+    score = cytomask.score(ours, theirs)
+    assert (score.iou, score.dice, score.precision, score.recall) == (1 / 3, 0.5, 0.5, 0.5)
+    assert cytomask.score(ours.astype(np.uint16) * 7, theirs) == score
+    assert (
+        cytomask.score(save_mask(tmp_path / "a.png", ours), str(save_mask(tmp_path / "b.png", theirs)))
+        == score
+    )
+
+
+def test_masks_of_two_sizes_are_refused_with_both(tmp_path: Path) -> None:
+    ours = np.zeros((HEIGHT, WIDTH), bool)
+    with pytest.raises(ValueError, match="mask is 64 x 80 but ground_truth is 80 x 64"):
+        cytomask.score(ours, save_mask(tmp_path / "turned.png", ours.T))
+
+
+def test_a_mask_may_be_all_cell_but_a_ground_truth_without_background_is_refused(tmp_path: Path) -> None:
+    full = save_mask(tmp_path / "full.png", np.ones((HEIGHT, WIDTH), bool))
+    empty = np.zeros((HEIGHT, WIDTH), bool)
+    assert cytomask.score(full, empty).iou == 0.0
+    with pytest.raises(NoBackground, match=r"full\.png"):
+        cytomask.score(empty, full)
+
+
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.zeros((HEIGHT, WIDTH), np.float32), "mask must hold bool or integers, not float32; compare"),
+        (np.zeros((1, HEIGHT, WIDTH), bool), r"mask must have shape \(height, width\), not \(1, 64, 80\)"),
+    ],
+)
+def test_what_is_no_mask_is_not_scored(mask: NDArray[Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        cytomask.score(mask, np.zeros((HEIGHT, WIDTH), bool))
+
+
+def test_a_file_that_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "notes.tif"
+    path.write_text("no image")
+    with pytest.raises(RejectedInput, match=r"notes\.tif"):
+        cytomask.segment(path)
+    with pytest.raises(FileNotFoundError, match=r"missing\.tif"):
+        cytomask.read_page(tmp_path / "missing.tif")
+
+
+def test_the_import_alone_loads_no_numpy_and_a_wrong_name_is_told() -> None:
+    script = (
+        "import sys, cytomask; heavy = {'numpy', 'onnxruntime', 'cytomask.notebook'};"
+        " print(sorted(heavy & set(sys.modules)), dir(cytomask), hasattr(cytomask, 'segmnt'))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    names = "['Prediction', 'Predictor', 'Score', '__version__', 'read_page', 'score', 'segment']"
+    assert printed == f"[] {names} False"
