@@ -34,6 +34,7 @@ from moto.s3.models import s3_backends
 from numpy.typing import NDArray
 from PIL import Image
 
+from cytomask.cli.stack import Stack
 from cytomask.model.predictor import Prediction, Predictor
 
 ENVIRONMENT = {
@@ -313,6 +314,17 @@ def stack(
         monkeypatch.setattr(app, "processor", processor)
         table = sessions.dynamodb.Table(TABLE)
         yield SegmentStack(app, counting, sessions.wire, sessions.s3, sessions.sqs, table)
+
+
+@pytest.fixture
+def connected(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """The stack's resources, as every command finds them."""
+    clients = {service: boto3.client(service) for service in ("s3", "sqs", "dynamodb", "logs")}  # type: ignore[call-overload]
+    found = Stack(
+        "cytomask", INPUT, OUTPUT, GROUND_TRUTH, SEGMENT_QUEUE_URL, QUEUE_URL, TABLE, None, **clients
+    )
+    monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: found))
+    return found
 
 
 @pytest.fixture

@@ -1,0 +1,185 @@
+"""`cytomask jobs`, `logs` and `failed`: ids, reasons, filters, and names that a terminal would obey."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+from conftest import EvaluateFunction, FailuresFunction, SegmentStack
+from factories import INPUT, ground_truth, png, request, tiff
+
+from cytomask.cli.main import main
+from cytomask.cli.stack import Stack, UnknownJob
+
+NASTY = "inj/\x1b[31mRED\x1b[2J\n2026-11-25T00:00:00Z forged line \u202egnp.tif"
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def run(connected: Stack, capsys: Capture) -> Callable[..., tuple[int, str, str]]:
+    """Run a command; its exit code and what it alone printed."""
+
+    def command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(arguments)
+        return code, *capsys.readouterr()
+
+    return command
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_the_id_that_is_printed_is_taken(stack: SegmentStack, run: Run) -> None:
+    job_id = stack.segment("a.tif", tiff())["job_id"]
+    _, listed, _ = run("jobs")
+    printed = listed.splitlines()[1].split()[0]
+    assert printed == job_id[:8]
+    code, shown, _ = run("jobs", printed)
+    assert code == 0
+    assert f"s3://{INPUT}/a.tif" in shown
+    assert run("jobs", printed.upper())[0] == 0
+
+
+@pytest.mark.parametrize("body", [b"text", tiff()])
+def test_an_id_is_found_whatever_became_of_the_job(
+    stack: SegmentStack, connected: Stack, body: bytes
+) -> None:
+    job_id = stack.segment("a.tif", body)["job_id"]
+    assert connected.find_job(job_id) == connected.find_job(job_id[:6]) == job_id
+
+
+def test_an_id_that_fits_two_jobs_is_refused_with_both(stack: SegmentStack, connected: Stack) -> None:
+    ids = [f"{'ab' * 4}{digit * 24}" for digit in "01"]
+    for job_id in ids:
+        row = {"job_id": job_id, "record": "JOB", "status": "SUCCEEDED", "created_at": "2026"}
+        stack.table.put_item(Item=row)
+    with pytest.raises(UnknownJob, match=f"abab is the beginning of 2 jobs: {ids[0]}, {ids[1]}; give more"):
+        connected.find_job("abab")
+    assert connected.find_job(f"{'ab' * 4}1") == ids[1]
+
+
+def test_an_unknown_id_is_one_sentence(run: Run) -> None:
+    code, _, said = run("jobs", "f00")
+    assert (code, said) == (1, "the stack `cytomask` has no job f00; `cytomask jobs` lists them\n")
+
+
+def test_jobs_say_why_an_image_has_no_mask(stack: SegmentStack, run: Run) -> None:
+    stack.segment("plate 1/bad.tif", b"text")
+    _, listed, _ = run("jobs", "--status", "rejected")
+    assert "UNREADABLE_IMAGE: bad.tif is not a TIFF, PNG or JPEG" in listed
+
+
+def test_a_rejected_score_is_no_missing_score(
+    stack: SegmentStack, evaluate: EvaluateFunction, run: Run
+) -> None:
+    stack.segment("a.tif", tiff())
+    stack.segment("b.tif", tiff())
+    evaluate.upload("a.tif.png", png(np.zeros((3, 4), np.uint8)))
+    _, listed, _ = run("jobs")
+    lines = {line.split()[6]: line for line in listed.splitlines()[1:]}
+    scored, unscored = lines[f"s3://{INPUT}/a.tif"], lines[f"s3://{INPUT}/b.tif"]
+    assert scored.split()[3:5] == ["rejected", "-"]
+    assert "score: GROUND_TRUTH_MISMATCH" in scored
+    assert unscored.split()[3:5] == ["-", "-"]
+    assert "score:" not in unscored
+
+
+def test_jobs_are_json_for_a_program(stack: SegmentStack, evaluate: EvaluateFunction, run: Run) -> None:
+    job_id = stack.segment(NASTY, tiff())["job_id"]
+    evaluate.upload(f"{NASTY}.png", ground_truth())
+    code, printed, _ = run("jobs", "--json")
+    (job,) = json.loads(printed)
+    assert (code, job["job_id"], job["image"]) == (0, job_id, f"s3://{INPUT}/{NASTY}")
+    assert isinstance(job["confluence"], float)
+    assert job["evaluations"][0]["iou"] == pytest.approx(float(evaluate.row()["iou"]))
+    assert printed.isascii()
+    assert json.loads(run("jobs", job_id, "--json")[1]) == job
+    assert json.loads(run("jobs", "--json", "--group", "nobody's")[1]) == []
+
+
+def test_jobs_are_narrowed_by_time(stack: SegmentStack, run: Run) -> None:
+    for day in ("20", "21", "22"):
+        row = {"job_id": day * 16, "record": "JOB", "status": "SUCCEEDED", "image": f"s3://{INPUT}/{day}.tif"}
+        stack.table.put_item(Item=row | {"created_at": f"2026-11-{day}T12:00:00.000Z", "group": "HeLa"})
+    options = {
+        ("--since", "2026-11-21"): {"21", "22"},
+        ("--until", "2026-11-21T23:00"): {"20", "21"},
+        ("--since", "2026-11-21", "--until", "2026-11-22"): {"21"},
+        ("--group", "HeLa", "--since", "2026-11-22"): {"22"},
+        ("--since", "2026-11-21", "--status", "failed"): set(),
+    }
+    for given, days in options.items():
+        _, listed, _ = run("jobs", *given)
+        assert {line.split()[6][-6:-4] for line in listed.splitlines()[1:]} == days
+
+
+def test_no_name_group_or_message_reaches_the_terminal_raw(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, run: Run
+) -> None:
+    group = "=1+1|\x1b]0;title\x07<script>alert(1)</script>"
+    stack.segment(NASTY, tiff())
+    stack.upload("ok.tif", tiff())
+    stack.deliver(request("ok.tif", group=group, threshold=0.4), request(NASTY + "gone", group=group))
+    failures.deliver(request(NASTY, threshold=0.2))
+    log([{"level": "ERROR", "message": "job_failed", "image": NASTY, "exception": "Traceback\n  \x1b[2J"}])
+    job_id = stack.rows()[0]["job_id"]
+    for command in (["jobs"], ["jobs", job_id], ["failed"], ["logs"], ["report"], ["redrive"]):
+        _, out, err = run(*command)
+        printed = out + err
+        assert printed
+        assert not set(printed) & {"\x1b", "\x07", "\u202e"}
+        assert not [line for line in printed.splitlines() if line.startswith("2026-11-25T00:00:00Z forged")]
+
+
+def test_no_group_is_a_formula_in_the_csv(stack: SegmentStack, run: Run, tmp_path: Any) -> None:
+    stack.upload("ok.tif", tiff())
+    stack.deliver(request("ok.tif", group='=HYPERLINK("http://x","y")'))
+    code, *_ = run("report", "--csv", str(tmp_path / "r.csv"))
+    assert code == 0
+    text = (tmp_path / "r.csv").read_text()
+    assert "\"'=HYPERLINK(" in text
+    assert not [cell for cell in text.split(",") if cell.lstrip('"').startswith("=")]
+
+
+def log(lines: list[dict[str, Any]], function: str = "segment") -> None:
+    logs = boto3.client("logs")
+    place = {"logGroupName": f"/aws/lambda/cytomask-{function}", "logStreamName": "1"}
+    logs.create_log_group(logGroupName=place["logGroupName"])
+    logs.create_log_stream(**place)
+    now = int(time.time() * 1000)
+    events = [{"timestamp": now, "message": json.dumps(line)} for line in lines]
+    logs.put_log_events(**place, logEvents=events)  # type: ignore[arg-type]
+
+
+def test_logs_take_the_id_that_jobs_print(stack: SegmentStack, run: Run) -> None:
+    job_id = stack.segment("a.tif", tiff())["job_id"]
+    log([{"level": "INFO", "message": "job_taken", "job_id": job_id, "function_request_id": "r-1"}])
+    code, printed, _ = run("logs", "--job", job_id[:8])
+    assert code == 0
+    assert printed.split()[1:4] == ["segment", "INFO", "job_taken"]
+
+
+def test_a_rejected_evaluation_is_an_error_of_the_log(run: Run) -> None:
+    log(
+        [{"level": "INFO", "message": "evaluation_rejected", "error_code": "GROUND_TRUTH_MISMATCH"}],
+        "evaluate",
+    )
+    code, printed, _ = run("logs", "--errors")
+    assert code == 0
+    assert "evaluation_rejected" in printed
+
+
+def test_an_endpoint_that_is_no_address_is_one_sentence(capsys: Capture) -> None:
+    assert main(["jobs", "--endpoint-url", "127.0.0.1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("--endpoint-url 127.0.0.1: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_an_invalid_stack_name_is_one_line(capsys: Capture) -> None:
+    assert main(["jobs", "--stack", "", "--endpoint-url", "http://127.0.0.1:1"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
