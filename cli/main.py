@@ -31,6 +31,14 @@ COMMANDS = (
     "logs",
     "failed",
     "redrive",
+    "pause",
+    "resume",
+    "backfill",
+    "attach",
+    "detach",
+    "costs",
+    "check",
+    "policy",
 )
 STOPPED, CLOSED = 130, 141  # 128 and the number of the signal, SIGINT and SIGPIPE, as shells count
 

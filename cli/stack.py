@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -34,6 +35,9 @@ class Stack:
     Attributes:
         segment_queue, evaluation_queue: URLs.
         api_url: None where the stack has no HTTP door, as in the emulator.
+        alarm_topic: ARN of the topic that alarms go to.
+        parameters: of the template, as the stack was deployed.
+        client: makes a client of any other service.
         logs: a client of CloudWatch Logs.
     """
 
@@ -45,6 +49,9 @@ class Stack:
     evaluation_queue: str
     table: str
     api_url: str | None
+    alarm_topic: str | None
+    parameters: Mapping[str, str]
+    client: Callable[[str], Any]
     s3: "S3Client"
     sqs: "SQSClient"
     dynamodb: "DynamoDBClient"
@@ -62,7 +69,8 @@ class Stack:
             StackNotFound: it is not there or not finished; nobody answers; no credentials or no region.
         """
         try:
-            outputs = _outputs(_client("cloudformation", endpoint_url), name)
+            described = _describe(_client("cloudformation", endpoint_url), name)
+            outputs = {each["OutputKey"]: each["OutputValue"] for each in described.get("Outputs", [])}
             clients = {
                 service: _client(service, endpoint_url) for service in ("s3", "sqs", "dynamodb", "logs")
             }
@@ -87,10 +95,25 @@ class Stack:
                 outputs["EvaluationQueueUrl"],
                 outputs["JobsTableName"],
                 outputs.get("ApiUrl"),
+                alarm_topic=outputs.get("AlarmTopicArn"),
+                parameters={
+                    each["ParameterKey"]: each["ParameterValue"] for each in described.get("Parameters", [])
+                },
+                client=partial(_client, endpoint_url=endpoint_url),
                 **clients,
             )
         except KeyError as error:
             raise StackNotFound(f"the stack `{name}` has no output {error}; deploy it anew") from error
+
+    @property
+    def own_buckets(self) -> set[str]:
+        """The buckets that belong to the stack."""
+        return {self.input_bucket, self.output_bucket, self.ground_truth_bucket}
+
+    @property
+    def allowed_buckets(self) -> list[str]:
+        """The other buckets whose images the stack may read, by its parameter AllowedBuckets."""
+        return [name for name in self.parameters.get("AllowedBuckets", "").split(",") if name]
 
     @property
     def rows(self) -> Rows:
@@ -147,7 +170,7 @@ def _client(service: str, endpoint_url: str | None) -> Any:
     return make(service)
 
 
-def _outputs(cloudformation: Any, name: str) -> Mapping[str, str]:
+def _describe(cloudformation: Any, name: str) -> Mapping[str, Any]:
     try:
         (stack,) = cloudformation.describe_stacks(StackName=name)["Stacks"]
     except ClientError as error:
@@ -158,4 +181,5 @@ def _outputs(cloudformation: Any, name: str) -> Mapping[str, str]:
                 "with --stack or CYTOMASK_STACK, or give --endpoint-url for what `cytomask up` runs"
             ) from error
         raise StackNotFound(f"the stack `{name}` cannot be looked up: {refusal.get('Message')}") from error
-    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+    described: Mapping[str, Any] = stack
+    return described

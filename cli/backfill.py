@@ -1,0 +1,270 @@
+"""`cytomask backfill`: masks for images that lie in a bucket already."""
+
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cytomask.cli.console import complain, say, with_progress
+from cytomask.cli.costs import OTHER_USD
+from cytomask.cli.options import Commands, Parser, add_command, count, moment, on_stack
+
+if TYPE_CHECKING:
+    from cytomask.backfill import Listed, Wanted
+    from cytomask.cli.stack import Stack
+
+EXAMPLES = (
+    "cytomask backfill s3://lab-images/2025/ --dry-run      # how many, how long, how much",
+    "cytomask backfill s3://lab-images/2025/ --match '*_Ph.tif' --max-usd 20",
+    "cytomask backfill s3://lab-images --inventory s3://lab-inventory/…/manifest.json",
+)
+TYPICAL_SECONDS, TYPICAL_USD = 0.25, 0.0000122  # of 704x520 pixels, if the stack has segmented nothing yet
+LOOKED_AT = 50  # finished jobs from which time and cost are estimated
+DEFAULT_CONCURRENCY = 6
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What an image takes here. `at_a_time`: images that are segmented beside each other."""
+
+    seconds: float
+    usd: float
+    at_a_time: int
+
+    def hours(self, images: int, rate: float | None) -> float:
+        """Return how long so many images take, at the rate at which they are sent if that is slower."""
+        working = images * self.seconds / self.at_a_time
+        return max(working, images / rate if rate else 0.0) / 3600
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "backfill",
+        "make masks of images that lie in a bucket already",
+        on_stack(run_backfill),
+        EXAMPLES,
+        description="Sends a message for each image without a finished job of the current model. Uploads\n"
+        "that arrive meanwhile come first. After Ctrl-C the same command goes on where it stopped.",
+        on_a_stack=True,
+    )
+    parser.add_argument("place", metavar="S3URI", help="s3://bucket or s3://bucket/prefix")
+    parser.add_argument(
+        "--inventory", metavar="S3URI", help="manifest.json of an S3 Inventory of the bucket (CSV)"
+    )
+    parser.add_argument("--match", metavar="PATTERN", help="keys that look so, such as '*_Ph.tif'")
+    parser.add_argument("--since", type=moment, metavar="TIME", help="uploaded since: 7d or a date")
+    parser.add_argument("--limit", type=count, metavar="N", help="send at most so many")
+    parser.add_argument(
+        "--max-usd", type=positive, metavar="X", help="stop when the estimated cost reaches this"
+    )
+    parser.add_argument(
+        "--rate", type=positive, metavar="N", help="images a second; default: as fast as SQS takes them"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="count, and send nothing")
+    parser.add_argument(
+        "--restart", action="store_true", help="begin anew instead of where an earlier run stopped"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def positive(text: str) -> float:
+    """Read a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ArgumentTypeError(f"{text[:50]!r} is not above 0")
+    return value
+
+
+def run_backfill(stack: "Stack", arguments: Namespace) -> int:
+    """State time and cost, ask, and send; 2 if the place cannot be used, 1 if it was stopped by a limit."""
+    from cytomask.backfill import Wanted
+    from cytomask.errors import InvalidRequest
+
+    bucket, prefix = split_place(arguments.place)
+    if not bucket:
+        complain(f"{arguments.place} is not s3://bucket or s3://bucket/prefix")
+        return 2
+    if bucket not in stack.own_buckets | set(stack.allowed_buckets):
+        complain(
+            f"the stack `{stack.name}` does not serve s3://{bucket}; run `cytomask attach s3://{bucket}`, or "
+            "add it to the parameter AllowedBuckets"
+        )
+        return 2
+    wanted = Wanted(arguments.match, arguments.since)
+    mark = Mark.of(stack.name, arguments)
+    if arguments.restart:
+        mark.forget()
+    try:
+        return _send_all(stack, arguments, wanted, mark, (bucket, prefix))
+    except InvalidRequest as error:
+        complain(str(error))
+        return 2
+
+
+def _send_all(
+    stack: "Stack", arguments: Namespace, wanted: "Wanted", mark: "Mark", place: tuple[str, str]
+) -> int:
+    from cytomask.backfill import batched, send, unfinished
+    from cytomask.served_model import read_served_models
+
+    pace = look_at_pace(stack)
+    affordable = int(arguments.max_usd / pace.usd) if arguments.max_usd else None
+    most = min((each for each in (arguments.limit, affordable) if each is not None), default=None)
+    start = "" if arguments.inventory else mark.read()
+    if start:
+        say(f"goes on behind {start}; --restart begins anew")
+    archived = 0
+
+    def candidates() -> Iterator["Listed"]:
+        nonlocal archived
+        for listed in listing(stack, arguments.inventory, place, start):
+            if wanted.takes(listed):
+                if listed.archived:
+                    archived += 1
+                else:
+                    yield listed
+
+    models = read_served_models()
+    left = (image for image, lacks in unfinished(stack.dynamodb, stack.table, candidates(), models) if lacks)
+    if arguments.dry_run:
+        number = sum(1 for _ in islice(left, most))
+        state(number, pace, arguments.rate)
+        _say_archived(archived)
+        return 0
+    listed = sum(1 for _ in islice(candidates(), most))
+    say(f"at most {listed} images; those with a finished mask are left out")
+    state(listed, pace, arguments.rate)
+    archived = 0
+    if not listed or not _agreed(arguments):
+        return 0 if not listed else 1
+    sent, began = 0, time.monotonic()
+    for group in batched(with_progress(islice(left, most), listed, "image"), 10):
+        send(stack.sqs, stack.segment_queue, group)
+        sent += len(group)
+        mark.write(group[-1].object.key)
+        if arguments.rate:
+            time.sleep(max(0.0, began + sent / arguments.rate - time.monotonic()))
+    say(f"{sent} images sent; `cytomask jobs --since 1h` shows what becomes of them")
+    _say_archived(archived)
+    if most is not None and sent == most:
+        complain("stopped by --limit or --max-usd; the same command goes on behind the last image")
+        return 1
+    mark.forget()
+    return 0
+
+
+def _say_archived(archived: int) -> None:
+    if archived:
+        complain(f"{archived} images are archived (Glacier) and were left out; restore them first")
+
+
+def _agreed(arguments: Namespace) -> bool:
+    if arguments.yes or not sys.stdin.isatty():
+        return True
+    return input("Send them? (y/n) ").strip().lower() in ("y", "yes")
+
+
+def listing(stack: "Stack", inventory: str | None, place: tuple[str, str], after: str) -> Iterator["Listed"]:
+    """Yield the objects of the place, from S3's listing or from an inventory of the bucket."""
+    from cytomask.backfill import list_bucket, read_inventory
+
+    bucket, prefix = place
+    if inventory is None:
+        yield from list_bucket(stack.s3, bucket, prefix, after)
+        return
+    own, key = split_place(inventory)
+
+    def read(name: str) -> bytes:
+        with stack.s3.get_object(Bucket=own, Key=name)["Body"] as body:
+            return body.read()
+
+    # An inventory is in no order, so it is read from its beginning; finished jobs are left out anyway.
+    for listed in read_inventory(read, read(key), bucket):
+        if listed.object.key.startswith(prefix):
+            yield listed
+
+
+def look_at_pace(stack: "Stack") -> Pace:
+    """Estimate time and cost of an image from the newest finished jobs, and from the queue's mapping."""
+    from cytomask.cli.rows import Search  # boto3 takes half a second
+
+    rows = [
+        row
+        for row in islice(stack.rows.jobs(Search(status="SUCCEEDED")), LOOKED_AT)
+        if row.get("estimated_cost_usd") is not None and row.get("milliseconds") is not None
+    ]
+    seconds = sum(float(row["milliseconds"]) for row in rows) / 1000 / len(rows) if rows else TYPICAL_SECONDS
+    usd = sum(float(row["estimated_cost_usd"]) for row in rows) / len(rows) if rows else TYPICAL_USD
+    mappings = stack.client("lambda").list_event_source_mappings(FunctionName=f"{stack.name}-segment")
+    found = mappings["EventSourceMappings"] or [{}]
+    at_a_time = found[0].get("ScalingConfig", {}).get("MaximumConcurrency", DEFAULT_CONCURRENCY)
+    return Pace(seconds, usd + OTHER_USD, at_a_time)
+
+
+def state(images: int, pace: Pace, rate: float | None) -> None:
+    """Say how long so many images take and what they cost."""
+    hours, usd = pace.hours(images, rate), images * pace.usd
+    takes = f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(hours * 60)} min"
+    costs = f"US$ {usd:.2f}" if usd >= 1 else f"US$ {usd:.4f}"
+    pace_text = f"{pace.seconds:.2f} s each, {pace.at_a_time} at a time"
+    say(f"{images} images: about {takes} ({pace_text}), about {costs}")
+
+
+def split_place(place: str) -> tuple[str, str]:
+    """Return bucket and prefix of `s3://bucket/prefix`; two empty texts if it is none."""
+    scheme, _, rest = place.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    return (bucket, prefix) if scheme == "s3" else ("", "")
+
+
+class Mark:
+    """Where a backfill stopped: the last key that was sent, in a small file of the user's cache."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def of(cls, stack: str, arguments: Namespace) -> "Mark":
+        """Return the mark of the same backfill: same stack, place and choice of images."""
+        chosen = [
+            stack,
+            arguments.place,
+            arguments.inventory,
+            arguments.match,
+            str(arguments.since and arguments.since.date()),
+        ]
+        name = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cls(cache / "cytomask" / f"backfill-{name}.json")
+
+    def read(self) -> str:
+        """Return the last key that was sent; empty if there was none."""
+        try:
+            after = json.loads(self._path.read_text())["after"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+        return after if isinstance(after, str) else ""
+
+    def write(self, key: str) -> None:
+        """Note the last key that was sent."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".partial")
+        temporary.write_text(json.dumps({"after": key}))
+        temporary.replace(self._path)
+
+    def forget(self) -> None:
+        """Begin anew next time."""
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,225 @@
+"""`cytomask check`: one small image through the whole stack, step by step, with advice where a step fails."""
+
+import io
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from cytomask.cli.console import complain, say
+from cytomask.cli.options import Commands, Parser, add_command, duration, on_stack
+
+if TYPE_CHECKING:
+    from cytomask.cli.stack import Stack
+
+EXAMPLES = (
+    "cytomask check                                         # after a deployment, or when masks do not come",
+    "cytomask check --timeout 5m                            # with a cold, slow function",
+)
+HEIGHT, WIDTH = 260, 352
+POLL_SECONDS = 0.5
+
+
+class StepFailed(Exception):
+    """A step did not work; the text says what to do."""
+
+
+@dataclass
+class Trial:
+    """The image that is sent, and what is known of it so far."""
+
+    stack: "Stack"
+    seconds: float
+    key: str = field(default_factory=lambda: f"cytomask-check/{time.time_ns()}.tif")
+    began: float = field(default_factory=time.time)
+    job_id: str = ""
+
+    def wait(self, look: Callable[[], Any], otherwise: str) -> Any:
+        """Look until there is something; raise StepFailed when the time is over."""
+        deadline = time.monotonic() + self.seconds
+        while not (found := look()):
+            if time.monotonic() > deadline:
+                raise StepFailed(otherwise)
+            time.sleep(POLL_SECONDS)
+        return found
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "check",
+        "send a small image through the stack and name what works",
+        on_stack(run_check),
+        EXAMPLES,
+        description="The image and all that is made of it are removed at the end. The exit code is 1 if a\n"
+        "step failed.",
+        on_a_stack=True,
+    )
+    parser.add_argument(
+        "--timeout",
+        type=duration,
+        default="3m",
+        metavar="TIME",
+        help="for the mask and for the score; default: 3m",
+    )
+
+
+def run_check(stack: "Stack", arguments: Namespace) -> int:
+    """Go through the steps until one fails; remove what was made; 1 if any failed."""
+    trial = Trial(stack, arguments.timeout.total_seconds())
+    steps = (
+        ("function", look_at_function),
+        ("upload", upload),
+        ("mask", await_mask),
+        ("row", look_at_row),
+        ("score", await_score),
+        ("log lines", look_at_log),
+        ("alarms", look_at_alarms),
+    )
+    failed = False
+    for name, step in steps:
+        try:
+            say(f"{name:10} works    {step(trial)}")
+        except (StepFailed, ClientError) as error:
+            failed = True
+            advice = (
+                str(error) if isinstance(error, StepFailed) else f"{error}; `cytomask policy` has the rights"
+            )
+            say(f"{name:10} FAILED   {advice}")
+            if name in ("function", "upload", "mask"):
+                break
+    for reason in remove(trial):
+        complain(reason)
+    return 1 if failed else 0
+
+
+def look_at_function(trial: Trial) -> str:
+    """Is the segment function there, and does it take from its queue?"""
+    functions = trial.stack.client("lambda")
+    name = f"{trial.stack.name}-segment"
+    state = functions.get_function_configuration(FunctionName=name).get("State", "Active")
+    if state not in ("Active", "Inactive", "Pending"):  # an inactive one starts with the next message
+        raise StepFailed(f"{name} is {state}; deploy the stack again")
+    mappings = functions.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
+    if not any(each.get("State") in ("Enabled", "Enabling", "Creating") for each in mappings):
+        raise StepFailed("it takes no messages: the stack is paused; run `cytomask resume`")
+    return f"{name} takes messages from its queue"
+
+
+def upload(trial: Trial) -> str:
+    """Put an image of ours and its ground truth into their buckets."""
+    import tifffile  # which other commands do without
+    from PIL import Image
+
+    from cytomask.samples.fields import phase_contrast_field
+
+    sample = phase_contrast_field(1, HEIGHT, WIDTH)
+    image, truth = io.BytesIO(), io.BytesIO()
+    tifffile.imwrite(image, sample.pixels)
+    Image.fromarray(sample.cells.astype("uint8") * 255).save(truth, "PNG")
+    stack = trial.stack
+    stack.s3.put_object(Bucket=stack.ground_truth_bucket, Key=f"{trial.key}.png", Body=truth.getvalue())
+    stack.s3.put_object(Bucket=stack.input_bucket, Key=trial.key, Body=image.getvalue())
+    return f"s3://{stack.input_bucket}/{trial.key}"
+
+
+def await_mask(trial: Trial) -> str:
+    """Does the mask appear, as large as the image?"""
+    import msgspec
+    from PIL import Image
+
+    def result() -> Any:
+        content = read(trial, f"{trial.key}.result.json")
+        return msgspec.json.decode(content) if content else None
+
+    found = trial.wait(
+        result,
+        "no result came: `cytomask logs --errors` says why; without a line there, look at the queue "
+        "(docs/operations.md, step 4)",
+    )
+    trial.job_id = found["job_id"]
+    if found["status"] != "SUCCEEDED":
+        raise StepFailed(f"the image was rejected: {found.get('error', {}).get('message')}")
+    mask = read(trial, f"{trial.key}.mask.png")
+    size = Image.open(io.BytesIO(mask)).size if mask else None
+    if size != (WIDTH, HEIGHT):
+        raise StepFailed(f"the mask has the size {size}, not {(WIDTH, HEIGHT)}; deploy the stack again")
+    return f"confluence {found['confluence']:.3f}, {time.time() - trial.began:.1f} s after the upload"
+
+
+def read(trial: Trial, key: str) -> bytes | None:
+    """Read an output; None while it is not there."""
+    with suppress(trial.stack.s3.exceptions.NoSuchKey):
+        return trial.stack.s3.get_object(Bucket=trial.stack.output_bucket, Key=key)["Body"].read()
+    return None
+
+
+def look_at_row(trial: Trial) -> str:
+    """Does the table tell of the job?"""
+    rows = trial.stack.rows.of(trial.job_id)
+    if not any(row["record"] == "JOB" and row["status"] == "SUCCEEDED" for row in rows):
+        raise StepFailed(
+            f"job {trial.job_id} has no row that says SUCCEEDED; `cytomask logs --job {trial.job_id}`"
+        )
+    return f"job {trial.job_id} SUCCEEDED"
+
+
+def await_score(trial: Trial) -> str:
+    """Is the mask scored against its ground truth?"""
+
+    def scored() -> Any:
+        rows = trial.stack.rows.of(trial.job_id)
+        return next(
+            (row for row in rows if row.get("evaluation_status") in ("SCORED", "REJECTED", "FAILED")), None
+        )
+
+    row = trial.wait(
+        scored, "no score came; the log of the evaluate function says why: `cytomask logs --errors`"
+    )
+    if row["evaluation_status"] != "SCORED":
+        raise StepFailed(f"the score was {row['evaluation_status']}: {row.get('error')}")
+    return f"IoU {float(row['iou']):.3f}"
+
+
+def look_at_log(trial: Trial) -> str:
+    """Do the functions' lines reach CloudWatch?"""
+    since = int(trial.began * 1000) - 60_000
+
+    def lines() -> int:
+        return sum(1 for _ in trial.stack.log_events("segment", since, f'"{trial.job_id}"'))
+
+    count = trial.wait(
+        lines, "no line of the job is in CloudWatch; the role of the function may not write logs"
+    )
+    return f"{count} lines; `cytomask logs --job {trial.job_id}`"
+
+
+def look_at_alarms(trial: Trial) -> str:
+    """Does anybody hear of an alarm?"""
+    if not trial.stack.alarm_topic:
+        raise StepFailed("the stack has no alarm topic; deploy it again")
+    answer = trial.stack.client("sns").list_subscriptions_by_topic(TopicArn=trial.stack.alarm_topic)
+    confirmed = [each for each in answer["Subscriptions"] if each["SubscriptionArn"].startswith("arn:")]
+    if not confirmed:
+        waiting = " (one waits for its confirmation by e-mail)" if answer["Subscriptions"] else ""
+        return (
+            f"the topic is there, and nobody listens{waiting}; the parameter AlarmEmail subscribes an address"
+        )
+    return f"{len(confirmed)} subscribed"
+
+
+def remove(trial: Trial) -> Iterator[str]:
+    """Remove the image and all that was made of it; yield what could not be removed."""
+    stack = trial.stack
+    places = [(stack.input_bucket, trial.key), (stack.ground_truth_bucket, f"{trial.key}.png")]
+    places += [(stack.output_bucket, f"{trial.key}.{kind}") for kind in ("mask.png", "result.json")]
+    for bucket, key in places:
+        try:
+            stack.s3.delete_object(Bucket=bucket, Key=key)
+        except ClientError:
+            yield f"s3://{bucket}/{key} stays: you have no right to delete it"

@@ -1,0 +1,86 @@
+"""`cytomask costs`: what images cost, by day, group and plate, from the rows of their jobs."""
+
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cytomask.cli.console import complain, say
+from cytomask.cli.options import Commands, Parser, add_command, moment, on_stack
+from cytomask.cli.tables import number, print_table
+
+if TYPE_CHECKING:
+    from cytomask.cli.stack import Stack
+
+EXAMPLES = (
+    "cytomask costs                                         # of the last 30 days",
+    "cytomask costs --plate P1 --since 2026-11-01",
+)
+# What a mask costs beside computing: calls of S3 and SQS, rows, log lines. docs/costs.md derives it.
+OTHER_USD = 0.0000308
+
+
+@dataclass
+class Spent:
+    """What the images of one day, group and plate cost, in US$."""
+
+    images: int = 0
+    computing: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Computing, and the calls, rows and log lines of each image."""
+        return self.computing + self.images * OTHER_USD
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "costs",
+        "show what images cost, by day, group and plate",
+        on_stack(run_costs),
+        EXAMPLES,
+        description="An estimate from the jobs' rows: computing as billed, all else by docs/costs.md.",
+        on_a_stack=True,
+    )
+    parser.add_argument(
+        "--since", type=moment, default="30d", metavar="TIME", help="2h, 7d or a date; default: 30d"
+    )
+    parser.add_argument("--plate", metavar="P", help="of this plate only")
+
+
+def run_costs(stack: "Stack", arguments: Namespace) -> int:
+    """Print a row for each day, group and plate; 1 if nothing was segmented."""
+    from cytomask.cli.rows import Search  # boto3 takes half a second
+
+    spent = by_day(stack.rows.jobs(Search(since=arguments.since)), arguments.plate)
+    if not spent:
+        complain("nothing was segmented in that time; --since looks further back")
+        return 1
+    print_table(
+        ("day", "group", "plate", "images", "computing US$", "together US$"),
+        [
+            (day, group, plate, str(each.images), number(each.computing, 5), number(each.total, 5))
+            for (day, group, plate), each in sorted(spent.items())
+        ],
+        right=("images", "computing US$", "together US$"),
+    )
+    images, usd = sum(each.images for each in spent.values()), sum(each.total for each in spent.values())
+    say()
+    say(f"{images} images, US$ {usd:.4f}")
+    return 0
+
+
+def by_day(rows: Iterable[Any], plate: str | None) -> dict[tuple[str, str, str], Spent]:
+    """Add up the jobs that cost something by day, group and plate."""
+    spent: dict[tuple[str, str, str], Spent] = defaultdict(Spent)
+    for row in rows:
+        cost = row.get("estimated_cost_usd")
+        if cost is None or (plate is not None and row.get("plate") != plate):
+            continue
+        each = spent[row["created_at"][:10], row.get("group", ""), row.get("plate", "")]
+        each.images += 1
+        each.computing += float(cost)
+    return dict(spent)

@@ -1,0 +1,207 @@
+"""Images that lie in a bucket already: which of them have no mask by the current model, and their messages.
+
+A listing of any length is read page by page. What is sent twice costs nothing that matters: the job row of a
+finished image answers a repeat.
+"""
+
+import csv
+import gzip
+import io
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
+
+from cytomask.errors import InvalidRequest
+from cytomask.requests import SIDECARS, S3Object, SegmentRequest, message_of
+from cytomask.served_model import ServedModels, work_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+MESSAGE_GROUP = "backfill"  # one tenant of SQS's fair queues, so that fresh uploads come first
+SENT_AT_ONCE = 10  # messages that SQS takes in one call
+READ_AT_ONCE = 100  # rows that DynamoDB returns in one call
+FINISHED = {"SUCCEEDED", "REJECTED"}
+ARCHIVED = {
+    "GLACIER",
+    "DEEP_ARCHIVE",
+}  # storage classes whose objects cannot be read before they are restored
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object as a listing tells of it. `size` in bytes."""
+
+    object: S3Object
+    size: int
+    archived: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which listed objects to take.
+
+    Attributes:
+        match: a pattern as shells know it, over the whole key; None takes all.
+        since: when it was uploaded at the earliest.
+    """
+
+    match: str | None = None
+    since: datetime | None = None
+
+    def takes(self, listed: Listed) -> bool:
+        """Tell whether a listed object is wanted and may be an image."""
+        key = listed.object.key
+        if key.endswith("/") or PurePosixPath(key).suffix.lower() in SIDECARS:
+            return False
+        if self.match is not None and not fnmatchcase(key, self.match):
+            return False
+        uploaded = listed.object.uploaded_at
+        return self.since is None or uploaded is None or datetime.fromisoformat(uploaded) >= self.since
+
+
+def list_bucket(s3: "S3Client", bucket: str, prefix: str = "", after: str = "") -> Iterator[Listed]:
+    """Yield the newest version of every object under a prefix, in the order of their keys.
+
+    Args:
+        s3: client.
+        bucket: to list.
+        prefix: of the keys; empty lists all.
+        after: list keys behind this one only.
+
+    Raises:
+        ClientError: S3 does not let us list the bucket.
+    """
+    if s3.get_bucket_versioning(Bucket=bucket).get("Status") is None:
+        for page in s3.get_paginator("list_objects_v2").paginate(
+            Bucket=bucket, Prefix=prefix, StartAfter=after
+        ):
+            for each in page.get("Contents", []):
+                yield _listed(bucket, each, None)
+        return
+    start: dict[str, Any] = {"KeyMarker": after} if after else {}
+    for versions in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix, **start):
+        for version in versions.get("Versions", []):
+            if version["IsLatest"] and version["Key"] > after:
+                yield _listed(bucket, version, version["VersionId"])
+
+
+def _listed(bucket: str, each: Any, version: str | None) -> Listed:
+    found = S3Object(
+        bucket,
+        each["Key"],
+        None if version == "null" else version,
+        each["ETag"].strip('"'),
+        each["LastModified"].replace(microsecond=0).isoformat(),  # as HEAD tells it
+    )
+    return Listed(found, each["Size"], each.get("StorageClass") in ARCHIVED)
+
+
+def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -> Iterator[Listed]:
+    """Yield the objects of an S3 Inventory in CSV, file after file.
+
+    docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html
+
+    Args:
+        read: returns the bytes of a key of the inventory's own bucket.
+        manifest: the bytes of its manifest.json.
+        bucket: whose inventory it has to be.
+
+    Raises:
+        InvalidRequest: it is no manifest, of another bucket, of another format, or lacks a column.
+    """
+    try:
+        told = json.loads(manifest)
+        source, kind, files = told["sourceBucket"], told["fileFormat"], told["files"]
+        columns = [name.strip() for name in told["fileSchema"].split(",")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidRequest(
+            "this is no manifest.json of an S3 Inventory; give the one beside its checksum"
+        ) from error
+    if source != bucket:
+        raise InvalidRequest(f"the inventory lists s3://{source}, not s3://{bucket}; name that bucket")
+    if kind != "CSV":
+        raise InvalidRequest(f"the inventory is in {kind}; configure it to write CSV")
+    if missing := {"Bucket", "Key", "ETag", "LastModifiedDate", "Size"} - set(columns):
+        raise InvalidRequest(f"the inventory lacks {', '.join(sorted(missing))}; add these fields to it")
+    for file in files:
+        text = io.TextIOWrapper(gzip.GzipFile(fileobj=io.BytesIO(read(file["key"]))), "utf-8", newline="")
+        for values in csv.reader(text):
+            row = dict(zip(columns, values, strict=False))
+            if row.get("IsLatest", "true") != "true" or row.get("IsDeleteMarker", "false") == "true":
+                continue
+            uploaded = datetime.fromisoformat(row["LastModifiedDate"]).replace(microsecond=0).isoformat()
+            found = S3Object(
+                bucket,
+                unquote_plus(row["Key"]),
+                row.get("VersionId") or None,
+                row["ETag"].strip('"'),
+                uploaded,
+            )
+            yield Listed(found, int(row["Size"] or 0), row.get("StorageClass") in ARCHIVED)
+
+
+def unfinished(
+    dynamodb: "DynamoDBClient", table: str, images: Iterable[Listed], models: ServedModels
+) -> Iterator[tuple[Listed, bool]]:
+    """Yield each image with whether it still lacks a mask by the current model and the default parameters."""
+    for group in batched(images, READ_AT_ONCE):
+        job_ids = [work_of(SegmentRequest(image.object), models).job_id for image in group]
+        done = _finished(dynamodb, table, set(job_ids))
+        for image, job_id in zip(group, job_ids, strict=True):
+            yield image, job_id not in done
+
+
+def _finished(dynamodb: "DynamoDBClient", table: str, job_ids: Set[str]) -> set[str]:
+    """Return the ids among these whose job has ended for good."""
+    asked: Any = {
+        table: {
+            "Keys": [{"job_id": {"S": job_id}, "record": {"S": "JOB"}} for job_id in sorted(job_ids)],
+            "ProjectionExpression": "job_id, #status",
+            "ExpressionAttributeNames": {"#status": "status"},
+        }
+    }
+    found: set[str] = set()
+    while asked:  # DynamoDB hands back what it had no capacity for
+        answer = dynamodb.batch_get_item(RequestItems=asked)
+        rows = answer["Responses"].get(table, [])
+        found |= {row["job_id"]["S"] for row in rows if row.get("status", {}).get("S") in FINISHED}
+        asked = answer.get("UnprocessedKeys")
+    return found
+
+
+def send(sqs: "SQSClient", queue_url: str, images: Sequence[Listed]) -> None:
+    """Send one message for each of at most ten images, all of the backfill's group.
+
+    Raises:
+        ClientError: SQS refused the call.
+        RuntimeError: SQS refused single messages; all the others were sent.
+    """
+    entries: Any = [
+        {
+            "Id": str(place),
+            # Without a version: whatever is newest when the message is read gets its mask.
+            "MessageBody": message_of(SegmentRequest(replace(image.object, version_id=None))),
+            "MessageGroupId": MESSAGE_GROUP,
+        }
+        for place, image in enumerate(images)
+    ]
+    answer = sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
+    if failed := answer.get("Failed"):
+        names = ", ".join(images[int(each["Id"])].object.uri for each in failed)
+        raise RuntimeError(f"SQS did not take {names}: {failed[0].get('Message', failed[0]['Code'])}")
+
+
+def batched(items: Iterable[Listed], size: int) -> Iterator[list[Listed]]:
+    """Yield lists of at most `size` items."""
+    left = iter(items)
+    while group := list(itertools.islice(left, size)):
+        yield group

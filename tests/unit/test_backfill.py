@@ -1,0 +1,130 @@
+"""What a backfill takes from listings and inventories."""
+
+import gzip
+import json
+from argparse import Namespace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cytomask.backfill import Listed, Wanted, batched, read_inventory
+from cytomask.cli.attach import overlapping
+from cytomask.cli.backfill import Mark, Pace, split_place
+from cytomask.errors import InvalidRequest
+from cytomask.requests import S3Object
+
+
+def listed(key: str, uploaded_at: str = "2026-11-25T10:00:00+00:00") -> Listed:
+    return Listed(S3Object("lab", key, etag="e", uploaded_at=uploaded_at), 100)
+
+
+@pytest.mark.parametrize("key", ["a/", "a/notes.txt", "plate.xml", "a.JSON"])
+def test_folders_and_sidecars_are_no_images(key: str) -> None:
+    assert not Wanted().takes(listed(key))
+
+
+def test_a_pattern_is_matched_against_the_whole_key() -> None:
+    assert Wanted(match="*/p1/*_Ph.tif").takes(listed("scans/p1/a_Ph.tif"))
+    assert not Wanted(match="p1/*").takes(listed("scans/p1/a_Ph.tif"))
+
+
+def test_since_counts_from_the_upload() -> None:
+    wanted = Wanted(since=datetime(2026, 11, 25, 9, tzinfo=UTC))
+    assert wanted.takes(listed("a.tif"))
+    assert not wanted.takes(listed("a.tif", "2026-11-25T08:59:59+00:00"))
+
+
+SCHEMA = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag, StorageClass"
+ROWS = (
+    '"lab","a+b%2Fc.tif","v2","true","false","10","2026-11-25T10:00:00.123Z","e1","STANDARD"\n'
+    '"lab","a+b%2Fc.tif","v1","false","false","10","2026-11-24T10:00:00.000Z","e0","STANDARD"\n'
+    '"lab","gone.tif","v3","true","true","","2026-11-25T10:00:00.000Z","",""\n'
+    '"lab","old.tif","v4","true","false","10","2020-01-01T00:00:00.000Z","e4","GLACIER"\n'
+)
+
+
+def manifest(**fields: object) -> bytes:
+    told = {
+        "sourceBucket": "lab",
+        "fileFormat": "CSV",
+        "fileSchema": SCHEMA,
+        "files": [{"key": "d/1.csv.gz"}],
+    }
+    return json.dumps(told | fields).encode()
+
+
+def test_an_inventory_gives_the_newest_versions_with_decoded_keys() -> None:
+    files = {"d/1.csv.gz": gzip.compress(ROWS.encode())}
+    found = list(read_inventory(files.__getitem__, manifest(), "lab"))
+    assert found == [
+        Listed(S3Object("lab", "a b/c.tif", "v2", "e1", "2026-11-25T10:00:00+00:00"), 10, archived=False),
+        Listed(S3Object("lab", "old.tif", "v4", "e4", "2020-01-01T00:00:00+00:00"), 10, archived=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no json", "no manifest.json"),
+        (b"[]", "no manifest.json"),
+        (manifest(sourceBucket="other"), "lists s3://other, not s3://lab"),
+        (manifest(fileFormat="Parquet"), "in Parquet; configure it to write CSV"),
+        (manifest(fileSchema="Bucket, Key"), "lacks ETag, LastModifiedDate, Size"),
+    ],
+)
+def test_an_inventory_that_cannot_be_used_is_refused_with_its_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason):
+        list(read_inventory({}.__getitem__, content, "lab"))
+
+
+def test_images_are_batched_without_losing_any() -> None:
+    images = [listed(f"{number}.tif") for number in range(23)]
+    groups = list(batched(iter(images), 10))
+    assert [len(group) for group in groups] == [10, 10, 3]
+    assert [image for group in groups for image in group] == images
+
+
+def test_the_slower_of_work_and_rate_decides_how_long_it_takes() -> None:
+    pace = Pace(seconds=0.5, usd=0.0001, at_a_time=5)
+    assert pace.hours(36_000, None) == pytest.approx(1)
+    assert pace.hours(36_000, 1) == pytest.approx(10)
+
+
+def test_a_place_is_a_bucket_and_a_prefix() -> None:
+    assert split_place("s3://lab/a/b") == ("lab", "a/b")
+    assert split_place("s3://lab") == ("lab", "")
+    assert split_place("lab/a") == ("", "")
+
+
+def test_a_mark_survives_until_it_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arguments = Namespace(place="s3://lab/a/", inventory=None, match=None, since=None)
+    Mark.of("cytomask", arguments).write("a/ü.tif")
+    assert Mark.of("cytomask", arguments).read() == "a/ü.tif"
+    assert Mark.of("another", arguments).read() == ""
+    Mark.of("cytomask", arguments).forget()
+    assert Mark.of("cytomask", arguments).read() == ""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "meets"),
+    [("", "scans/", True), ("scans/", "", True), ("scans/", "scans/p1/", True), ("raw/", "scans/", False)],
+)
+def test_prefixes_overlap_if_one_begins_with_the_other(theirs: str, ours: str, meets: bool) -> None:
+    present = {
+        "TopicConfigurations": [
+            {
+                "Id": "x",
+                "TopicArn": "arn:topic",
+                "Events": ["s3:ObjectCreated:*"],
+                "Filter": {"Key": {"FilterRules": [{"Name": "Prefix", "Value": theirs}]}},
+            }
+        ]
+    }
+    assert overlapping(present, ours, "own") == ("arn:topic" if meets else "")
+
+
+def test_a_notification_of_deletions_is_in_nobodys_way() -> None:
+    present = {"QueueConfigurations": [{"QueueArn": "arn:q", "Events": ["s3:ObjectRemoved:*"]}]}
+    assert overlapping(present, "", "own") == ""
