@@ -467,7 +467,11 @@ def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queu
     for name in functions(template):
         for event in copies[name]["Events"].values():
             assert event["Properties"].pop("Enabled", None) is (False if event["Type"] == "SQS" else None)
-    assert emulated == template
+    budget = template["Resources"]["Budget"]
+    assert emulated["Resources"] | {"Budget": budget} == template["Resources"]
+    assert {name: part for name, part in emulated.items() if name != "Resources"} == {
+        name: part for name, part in template.items() if name != "Resources"
+    }
     assert template == load_template(TEMPLATE)
 
 
@@ -628,3 +632,17 @@ LAMBDA_NOISE = (
     "REPORT RequestId: 5f1c\tDuration: 120.00 ms\tBilled Duration: 120 ms",
     "INIT_REPORT Init Duration: 310.12 ms\tPhase: init",
 )
+
+
+def test_a_budget_is_off_by_default_and_tells_the_alarm_topic() -> None:
+    assert parameters["MonthlyBudget"] == 0
+    budget = resources["Budget"]
+    assert budget["Condition"] == "HasBudget"
+    told = budget["Properties"]["NotificationsWithSubscribers"]
+    assert [each["Notification"]["Threshold"] for each in told] == [80, 100]
+    assert all(
+        each["Subscribers"] == [{"SubscriptionType": "SNS", "Address": {"Ref": "AlarmTopic"}}]
+        for each in told
+    )
+    [publishers] = resources["AlarmTopicPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    assert publishers["Principal"]["Service"] == ["cloudwatch.amazonaws.com", "budgets.amazonaws.com"]
