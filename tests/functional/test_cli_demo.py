@@ -1,0 +1,147 @@
+"""`cytomask demo` and `cytomask up`: the emulated stack as a user meets it."""
+
+import base64
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from cytomask.cli.main import main
+from cytomask.infra.children import ROOT, listening_socket
+from cytomask.samples.fields import phase_contrast_field
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def pictures(html: str) -> list[tuple[str, tuple[int, ...]]]:
+    """The name and the shape of every picture, in their order."""
+    found = re.findall(r'<img alt="(\w+)" src="data:image/png;base64,([^"]+)">', html)
+    return [(name, np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).shape) for name, data in found]
+
+
+def test_the_demo_ends_with_a_table_and_one_page(capsys: Capture) -> None:
+    assert main(["demo", "--out", "out"]) == 0
+    said = capsys.readouterr().out
+    head = next(line for line in said.splitlines() if line.startswith("job"))
+    assert head.split() == ["job", "image", "asked", "for", "status", "confluence", "IoU", "Dice", "ms"]
+    assert len(re.findall(r"SUCCEEDED +0\.\d{3} +0\.\d{3} +0\.\d{3} +\d+$", said, re.MULTILINE)) == 7
+    assert said.count("threshold 0.35") == said.count("mode resize") == 1
+    assert "was rejected: INVALID_REQUEST: Object contains unknown field `treshold`" in said
+    assert not [line for line in said.splitlines() if line.startswith(("{", "  {"))]
+
+    for kind in ("mask", "overlay"):
+        assert len(list(Path("out").rglob(f"*.{kind}.png"))) == 7
+    lines = map(json.loads, Path("out/log.jsonl").read_text().splitlines())
+    assert [line.get("message") for line in lines].count("mask_written") == 7
+
+    assert f"page      {Path('out/index.html').resolve().as_uri()}" in said
+    html = Path("out/index.html").read_text(encoding="utf-8")
+    assert [name for name, _ in pictures(html)] == ["page", "mask", "overlay"] * 7
+    assert {shape[:2] for _, shape in pictures(html)} == {(260, 352)}
+    assert "INVALID_REQUEST" in html
+    assert re.findall(r"https?://|<script", html) == []
+
+
+def test_the_demo_of_a_folder_sends_that_folder_alone(capsys: Capture) -> None:
+    Path("in/<b>").mkdir(parents=True)
+    tifffile.imwrite("in/<b>/ü+ 1.tif", phase_contrast_field(1, 60, 80).pixels)
+    Image.fromarray((phase_contrast_field(2, 60, 80).pixels >> 8).astype(np.uint8)).save("in/b.png")
+    for name in ("in/._b.png", "in/b.czi", "in/bad.tif"):
+        Path(name).write_text("no image")
+    assert main(["demo", "in", "--out", "out"]) == 1
+    said = capsys.readouterr()
+    lines = [re.split(r" {2,}", line) for line in said.out.splitlines()]
+    jobs = {line[1]: line[3] for line in lines if len(line) == 8 and line[0] != "job"}
+    assert jobs == {"<b>/ü+ 1.tif": "SUCCEEDED", "b.png": "SUCCEEDED", "bad.tif": "REJECTED"}
+    assert "was rejected: UNREADABLE_IMAGE" in said.out
+    assert "passed over 2 files: 1 ._ of macOS, 1 .czi" in said.err
+    assert "expected 3 masks, 0 rejections, 0 scores; found 2, 1, 0" in said.err
+    assert {path.relative_to("out").as_posix() for path in Path("out").rglob("*.mask.png")} == {
+        "<b>/ü+ 1.tif.mask.png",
+        "b.png.mask.png",
+    }
+    html = Path("out/index.html").read_text(encoding="utf-8")
+    assert "<b>/" not in html
+    assert "<b>/ü+ 1.tif" in unescape(html)
+    assert len(pictures(html)) == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [("missing.tif", "no such file: missing.tif"), (".", "no images were named")]
+)
+def test_the_demo_of_nothing_starts_nothing(given: str, said: str, capsys: Capture) -> None:
+    assert main(["demo", given]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
+def test_up_on_a_port_in_use_is_a_sentence(capsys: Capture) -> None:
+    with listening_socket() as taken:
+        port = taken.getsockname()[1]
+        assert main(["up", "--port", str(port)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    first, last = said.err.splitlines()
+    assert first.startswith("starting the emulated stack")
+    assert f"127.0.0.1:{port}" in last
+
+
+@pytest.fixture
+def running() -> Iterator["subprocess.Popen[str]"]:
+    """`cytomask up`, as a process of its own."""
+    command = [sys.executable, "-m", "cytomask.cli.main", "up"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_up_prints_its_endpoint_lines_to_copy_and_ready(
+    running: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert running.stdout
+    lines = []
+    while not lines or lines[-1] not in ("ready", ""):
+        lines.append(running.stdout.readline().rstrip("\n"))
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", lines[0])
+    outputs = dict(line.split("=", 1) for line in lines if re.match(r"[A-Z]\w+=", line))
+    assert {"InputBucketName", "OutputBucketName", "SegmentQueueUrl", "JobsTableName", "ApiUrl"} <= set(
+        outputs
+    )
+    assert lines[-1] == "ready"
+
+    (export,) = (line for line in lines if line.startswith("export "))
+    variables = dict(pair.split("=", 1) for pair in shlex.split(export)[1:])
+    assert variables["AWS_ENDPOINT_URL"] == lines[0]
+    assert variables["NO_PROXY"] == "127.0.0.1,localhost"
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    stacks = boto3.Session().client("cloudformation").describe_stacks(StackName="cytomask")["Stacks"]
+    assert stacks[0]["StackStatus"] == "CREATE_COMPLETE"
+
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert said.splitlines()[0].startswith("starting the emulated stack")
+    assert said.splitlines()[-1] == "stopped"
