@@ -19,6 +19,9 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[1]
+# `python -m` puts this folder first on a child's path. In a checkout it is the repository, so that handlers
+# of tests and benchmarks are found. Installed, it must not be our package, whose `http` would hide Python's.
+FOLDER = ROOT if (ROOT / "pyproject.toml").exists() else ROOT.parent
 PASSED_ON = (
     "DYLD_LIBRARY_PATH",
     "HOME",
@@ -99,7 +102,7 @@ def child(
     with stdout.open("ab") as out, stderr.open("ab") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", module, str(listener.fileno()), *arguments],
-            cwd=ROOT,
+            cwd=FOLDER,
             env=inherited | dict(environment),
             stdin=subprocess.PIPE,
             stdout=out,

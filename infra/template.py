@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+# In a checkout the repository's; installed, the copy that the wheel holds for the link in our package.
 TEMPLATE = Path(__file__).resolve().parents[1] / "template.yaml"
 NO_CODE = MappingProxyType({"Bucket": "forwarded", "Key": "nothing.zip"})
 
