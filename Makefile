@@ -14,7 +14,7 @@ AUDIT := .venv-audit
 # Some machines turn Python's bytecode cache off; every test process would then compile its plugins anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-slow browser lint lint-js audit lock tools e2e image-size bench bench-queue bench-container storm explore train \
+.PHONY: deploy destroy help run test test-slow browser lint lint-js audit lock tools e2e image-size bench bench-queue bench-container storm explore train \
 	evaluate export clean
 
 help:  ## show this list
@@ -58,6 +58,13 @@ e2e: tools  ## test sam build, sam local, sam deploy and the real container; nee
 
 image-size: tools  ## compare the container image's layers with their budget
 	tests/e2e/with_docker.sh tests/e2e/image_size.sh
+
+deploy: $(SAM)/ready  ## build the stack and deploy it to your AWS account; asks for region and parameters
+	$(SAM)/bin/sam build
+	$(SAM)/bin/sam deploy --guided $(ARGS)
+
+destroy: $(VENV)/local  ## remove a stack and all it holds, after asking; set STACK, ARGS=--keep-table
+	$(BIN)/python -m cytomask.infra.destroy $(if $(STACK),"$(STACK)",cytomask) $(ARGS)
 
 bench: $(VENV)/dev  ## compare serving with the reference; DATA=folder adds IoU, OPENVINO=python adds OpenVINO
 	$(BIN)/python -m benchmarks $(if $(DATA),--data "$(DATA)") $(if $(OPENVINO),--openvino "$(OPENVINO)") $(ARGS)

@@ -1,0 +1,72 @@
+"""Whatever a page tells a reader to type exists: commands with their options, make targets, policy files."""
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cytomask.cli.main import make_parser
+from cytomask.infra.template import TEMPLATE
+
+ROOT = TEMPLATE.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```(?:sh|bash|shell)?[^\n]*\n(.*?)```", re.DOTALL)
+TARGETS = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def lines_to_type(page: Path) -> Iterator[str]:
+    """Yield each command line of a page, continued lines joined, without comments."""
+    for block in BLOCK.findall(page.read_text()):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield re.sub(r"\s+#.*", "", line).strip()
+
+
+def typed(program: str) -> list[tuple[str, str]]:
+    """Every line of every page that begins with a program, and the page's name."""
+    return [
+        (page.name, line)
+        for page in PAGES
+        for line in lines_to_type(page)
+        if line.removeprefix(".venv/bin/").startswith(f"{program} ")
+    ]
+
+
+COMMANDS = typed("cytomask")
+
+
+def test_there_are_commands_to_look_at() -> None:
+    assert len(COMMANDS) > 20
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_every_command_in_the_docs_parses(page: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "…" in line or "COMMAND" in line:
+        pytest.skip("a placeholder, not a command")
+    words = shlex.split(line.partition(" | ")[0].partition(" > ")[0])[1:]
+    try:
+        make_parser(words[:1]).parse_args(words)
+    except SystemExit as ended:
+        assert ended.code == 0, f"{page}: {line}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize(("page", "line"), typed("make"))
+def test_every_make_target_in_the_docs_exists(page: str, line: str) -> None:
+    targets = [word for word in shlex.split(line)[1:] if "=" not in word and not word.startswith("-")]
+    assert set(targets) <= TARGETS, page
+
+
+def test_the_deployers_policy_is_filled_in_as_the_page_says(tmp_path: Path) -> None:
+    [command] = [line for line in lines_to_type(ROOT / "docs" / "deploy.md") if line.startswith("sed ")]
+    filled = subprocess.run(
+        ["bash", "-c", command.partition(" > ")[0]],
+        cwd=ROOT,
+        env={"ACCOUNT": "123456789012", "REGION": "eu-central-1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "${" not in filled
+    assert "arn:aws:iam::123456789012:role/cytomask-*" in filled
