@@ -14,8 +14,8 @@ AUDIT := .venv-audit
 # Some machines turn Python's bytecode cache off; every test process would then compile its plugins anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: deploy destroy help run test test-slow browser lint lint-js audit lock tools e2e image-size bench bench-queue bench-container storm explore train \
-	evaluate export clean
+.PHONY: help run test test-slow browser lint lint-js audit lock tools e2e image-size bench bench-queue bench-container \
+	storm explore train evaluate export deploy destroy picture clean
 
 help:  ## show this list
 	@echo "make TARGET [VARIABLE=value]"
@@ -89,6 +89,9 @@ evaluate: $(VENV)/dev  ## score the served weights; DATA=folder ROWS="livecell_f
 
 export: $(VENV)/dev  ## serve a checkpoint if it scores no lower; CHECKPOINT= NAME= DATA= ROWS= ARGS=
 	$(BIN)/python -m cytomask.training.promote "$(CHECKPOINT)" $(ROWS) --data "$(DATA)" --name "$(NAME)" $(ARGS)
+
+picture: $(VENV)/local  ## draw the README's picture again
+	$(BIN)/python docs/picture.py
 
 clean:  ## delete everything that make has made
 	rm -rf $(VENV) $(SAM) $(AUDIT) .aws-sam build out masks
