@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cytomask.cli.console import complain
 from cytomask.cli.files import write_whole
@@ -115,6 +115,7 @@ class Ledger:
         self._path = path
         self._file: BinaryIO | None = None
         self._kept: list[str] = []
+        self.lines: list[Mapping[str, Any]] = []  # of this run and of what is kept of an earlier one
         self.fault = ""
 
     def __enter__(self) -> "Ledger":
@@ -148,12 +149,14 @@ class Ledger:
             if lines:
                 done.add(source)
                 self._kept += [csv_line(line[name] for name in COLUMNS) for line in lines]
+                self.lines += lines
         if self._path and self._kept:
             self._try_to(lambda path: self._begin(path).flush(), self._path)
         return done
 
     def add(self, row: Row) -> None:
         """Write a row, through to the file."""
+        self.lines.append(vars(row) | (row.settings.columns() if row.settings else {}))
 
         def write(path: Path) -> None:
             file = self._file or self._begin(path)

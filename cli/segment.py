@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cytomask.cli.console import complain
 from cytomask.cli.options import Commands, Parser, add_command, channel, probability
+from cytomask.cli.plate_options import add_report_options
 
 EXAMPLES = (
     "cytomask segment a.tif                                 # masks/a.tif.mask.png",
@@ -14,6 +15,7 @@ EXAMPLES = (
     "cytomask segment plate/ --out masks --csv plate.csv    # the same again goes on where it was stopped",
     "cytomask segment stack.tif --pages 0-3 --outputs mask probability overlay",
     "cytomask segment a.tif --weights run/exported          # with weights of your own",
+    "cytomask segment plate/ --plate --html growth.html     # doubling times of a plate over time",
 )
 
 
@@ -67,6 +69,17 @@ def add_parser(commands: "Commands[Parser]") -> None:
         metavar="DIR|NAME",
         help="a folder of exported weights, or the name of weights that ship; default: those that ship",
     )
+    plate = parser.add_argument_group("growth of a plate")
+    plate.add_argument(
+        "--plate",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="measure how its wells grow; names of files tell well and time, and the plate unless it is given",
+    )
+    plate.add_argument("--pages-csv", type=Path, metavar="FILE", help="write a row a page, tidy")
+    plate.add_argument("--plate-channel", metavar="C", help="channel to measure, as names of files have it")
+    add_report_options(plate)
 
 
 def run(arguments: Namespace) -> int:

@@ -75,7 +75,12 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
         complain(summary.line(len(done), found.passed_over))
     if ledger.fault:
         complain(f"the masks are written, {arguments.csv} is not: {ledger.fault}")
-    return 1 if summary.refused or ledger.fault else 0
+    code = 1 if summary.refused or ledger.fault else 0
+    if arguments.plate is None:
+        return code
+    from cytomask.cli.local_plate import report_plates
+
+    return max(code, report_plates(ledger.lines, arguments))
 
 
 def settings_of(arguments: Namespace, predictor: Predictor) -> Settings:

@@ -1,0 +1,157 @@
+"""`cytomask segment --plate`: the growth of a plate that lies in a folder, from the masks just made."""
+
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from cytomask import images
+from cytomask.acquisition import Acquisition, Pattern, read_acquisition
+from cytomask.cli.console import complain
+from cytomask.cli.files import count_of
+from cytomask.cli.plate_options import options_of, read_map, show_report
+from cytomask.errors import CytomaskError, InvalidPlateMap
+from cytomask.metrics import Mask
+from cytomask.plate_pages import PlatePage
+from cytomask.platemap import require_fit
+from cytomask.plates import build_report
+from cytomask.stack_times import page_times
+
+Line = Mapping[str, Any]  # of the ledger's columns; numbers may be text
+
+
+def report_plates(lines: Sequence[Line], arguments: Namespace) -> int:
+    """Show the growth of each plate among the pages that were segmented.
+
+    Returns:
+        0; 1 if no page could be placed or a file could not be written; 2 if the plate map is unusable.
+    """
+    pages = list(read_pages(lines, arguments.pattern, arguments.plate or None))
+    plates: dict[str, list[PlatePage]] = {}
+    for page in pages:
+        plates.setdefault(page.plate, []).append(page)
+    lost = len(lines) - len(pages)
+    if lost:
+        complain(f"{count_of(lost, 'page')} belong to no plate; --pattern says how names are built")
+    if not plates:
+        return 1
+    try:
+        plate_map = read_map(arguments.map)
+        if plate_map is not None:
+            require_fit(plate_map, {page.well for page in pages}, str(arguments.map))
+    except InvalidPlateMap as error:
+        complain(str(error))
+        return 2
+    codes = []
+    for name, own in sorted(plates.items()):
+        report = build_report(name, own, plate_map, options_of(arguments))
+        asked = arguments if len(plates) == 1 else _named_after(arguments, name)
+
+        def films(report: Any = report) -> Any:
+            from cytomask.cli.plate_film import make_films
+
+            return make_films(report, look)
+
+        codes.append(show_report(report, asked, films, asked.pages_csv))
+    return max(codes)
+
+
+def read_pages(lines: Iterable[Line], pattern: Pattern | None, plate: str | None) -> Iterator[PlatePage]:
+    """Read the pages that name a well; a file that names no plate belongs to its folder's."""
+    told: dict[str, Sequence[Acquisition]] = {}
+    for line in lines:
+        file = str(line["file"])
+        named = read_acquisition(file, pattern)
+        if named.well is None:
+            continue
+        if named.plate is None or plate is not None:
+            named = replace_plate(named, plate or Path(file).resolve().parent.name or "plate")
+        number = int(line["page"]) if line["page"] not in (None, "") else 0
+        if named.time is None:
+            if file not in told:
+                told[file] = read_times(Path(file))
+            if number < len(told[file]):
+                named = named.filled_from(told[file][number])
+        yield _page(line, named, number)
+
+
+def replace_plate(named: Acquisition, plate: str) -> Acquisition:
+    """The same place on a plate of another name."""
+    return Acquisition(plate=plate).filled_from(named)
+
+
+def read_times(path: Path) -> Sequence[Acquisition]:
+    """Read the times in a TIFF's metadata; none where it is another file, or damaged."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            first = file.pages.first
+            date = first.tags.valueof("DateTime")
+            return page_times(first.description, str(date) if date else None, len(file.pages))
+    except Exception:  # tifffile raises much for a damaged header; its pages were judged before
+        return ()
+
+
+def look(page: PlatePage) -> tuple[NDArray[np.generic], Mask] | None:
+    """Read a page and its mask from the disk; None where one is gone."""
+    if page.mask is None:
+        return None
+    try:
+        pixels = images.read_page(Path(page.image), page.page or 0, None).pixels
+        mask = images.read_page(Path(page.mask)).pixels > 0
+    except (OSError, CytomaskError):
+        return None
+    return (pixels, mask) if pixels.shape == mask.shape else None
+
+
+def _page(line: Line, named: Acquisition, number: int) -> PlatePage:
+    file = Path(str(line["file"]))
+    size = _number(line["height"]), _number(line["width"])
+    return PlatePage(
+        plate=named.plate or "",
+        well=named.well or "",
+        site=named.site or "",
+        time=named.time,
+        frame=named.frame,
+        channel=named.channel,
+        confluence=_number(line["confluence"]),
+        confluence_low=_number(line["confluence_low"]),
+        confluence_high=_number(line["confluence_high"]),
+        quality=tuple(str(line.get("quality") or "").split()),
+        pixels=int(size[0] * size[1]) if size[0] and size[1] else None,
+        model=str(line["model"]) or None,
+        mode=str(line["mode"]) or None,
+        threshold=_number(line["threshold"]),
+        image=str(file),
+        mask=str(line["mask"]) if line["mask"] else None,
+        page=number,
+        status="REJECTED" if line["error"] else "SUCCEEDED",
+        error=str(line["error"]) if line["error"] else None,
+        uploaded_at=_changed(file),
+        source=named.sources[0] if named.sources else "",
+    )
+
+
+def _number(value: object) -> float | None:
+    return None if value in (None, "") else float(str(value))
+
+
+def _changed(file: Path) -> str:
+    """When a file was changed last, as text that sorts by time."""
+    try:
+        return f"{file.stat().st_mtime_ns:020d}"
+    except OSError:
+        return ""
+
+
+def _named_after(arguments: Namespace, plate: str) -> Namespace:
+    """The same outputs with the plate's name in them, where a folder holds several plates."""
+    named = Namespace(**vars(arguments))
+    for option in ("pages_csv", "wells", "conditions", "prism", "html"):
+        path: Path | None = getattr(named, option)
+        if path is not None:
+            setattr(named, option, path.with_name(f"{path.stem}-{plate}{path.suffix}"))
+    return named
