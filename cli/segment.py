@@ -75,7 +75,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         nargs="?",
         const="",
         metavar="NAME",
-        help="measure how its wells grow; names of files tell well and time, and the plate unless it is given",
+        help="measure how its wells grow; file names tell well and time, and the plate unless it is given",
     )
     plate.add_argument("--pages-csv", type=Path, metavar="FILE", help="write a row a page, tidy")
     plate.add_argument("--plate-channel", metavar="C", help="channel to measure, as names of files have it")
