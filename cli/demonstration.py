@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from cytomask.cli.jobs import SHORT_ID, reason_of
 from cytomask.cli.rows import Row, Search, newest_score
 from cytomask.cli.stack import Stack
 from cytomask.cli.tables import number, print_table
+from cytomask.cli.upload import send
 from cytomask.infra.emulator import EmulatedStack, emulated_stack
 from cytomask.requests import parse_uri
 from cytomask.samples.fields import write_samples
@@ -65,37 +67,50 @@ def demonstrate(paths: Sequence[Path], out: Path, folder: Path) -> int:
         ChildFailed, StackFailed: the emulated stack did not start.
         OSError: `out` cannot be written.
     """
-    uploads = _choose(paths, folder / "samples")
-    if not uploads:
+    own = _find(paths)
+    if paths and not own:
         complain("no images were named, or none lie below the folders named")
         return 2
     say("starting the emulated stack; nothing leaves this computer ...")
-    with emulated_stack(folder / "stack") as emulated:
-        try:
+    with ThreadPoolExecutor(1) as pool:
+        samples = None if paths else pool.submit(_make_samples, folder / "samples")  # while the stack starts
+        with emulated_stack(folder / "stack") as emulated:
             stack = Stack.connect("cytomask", emulated.endpoint)
-            expected = _send(emulated, stack, uploads) if paths else _send_every_way(emulated, stack, uploads)
-            return _show(stack, uploads, expected, out)
-        finally:
-            out.mkdir(parents=True, exist_ok=True)
-            if emulated.log.exists():
-                shutil.copyfile(emulated.log, out / "log.jsonl")
+            try:
+                if samples is None:
+                    uploads, expected = own, _send(stack, own)
+                else:
+                    uploads = samples.result()
+                    expected = _send_every_way(emulated, stack, uploads)
+                return _show(stack, uploads, expected, out)
+            finally:
+                out.mkdir(parents=True, exist_ok=True)
+                if emulated.log.exists():
+                    shutil.copyfile(emulated.log, out / "log.jsonl")
 
 
-def _choose(paths: Sequence[Path], folder: Path) -> list[Upload]:
-    if not paths:
-        return [Upload(sample.image, sample.key, sample.ground_truth) for sample in write_samples(folder)]
+def _make_samples(folder: Path) -> list[Upload]:
+    return [Upload(sample.image, sample.key, sample.ground_truth) for sample in write_samples(folder)]
+
+
+def _find(paths: Sequence[Path]) -> list[Upload]:
     found = find_images(paths)
     if found.passed_over:
         complain(describe_passed_over(found.passed_over))
     return [Upload(path, below.as_posix()) for path, below in found.images]
 
 
-def _send(emulated: EmulatedStack, stack: Stack, uploads: Sequence[Upload]) -> Expected:
-    """Upload the user's images, and wait until each has ended."""
+def _send(stack: Stack, uploads: Sequence[Upload]) -> Expected:
+    """Upload the user's images, and wait until each that could be sent has ended."""
     say(f"uploading {count_of(len(uploads), 'image')} to s3://{stack.input_bucket} ...")
+    sent = 0
     for upload in uploads:
-        stack.s3.upload_file(str(upload.path), stack.input_bucket, upload.key)
-    _wait(lambda: len(_ended(stack)), len(uploads))
+        outcome = send(stack, upload.path, stack.input_bucket, upload.key)
+        if isinstance(outcome, str):
+            complain(f"{upload.path}  not sent: {outcome}")
+        else:
+            sent += 1
+    _wait(lambda: len(_ended(stack)), sent)
     return Expected(len(uploads))
 
 

@@ -39,5 +39,5 @@ def share_of(mask: Mask, longest: int) -> Plane:
 def png_uri(values: NDArray[Any]) -> str:
     """Return (H, W) or (H, W, 3) values in 0..255 as the address of an 8-bit PNG within the page."""
     stream = io.BytesIO()
-    Image.fromarray(np.rint(values).astype(np.uint8)).save(stream, "PNG", optimize=True)
+    Image.fromarray(np.rint(values).astype(np.uint8)).save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

@@ -111,21 +111,24 @@ def _send_all(stack: "Stack", uploads: Iterable[Upload]) -> Iterator[tuple[Uploa
     """Send files, some at a time; yield each in turn with its size in bytes, or why it was not sent."""
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        yield from pool.map(lambda upload: (upload, _send(stack, upload)), uploads)
+        yield from pool.map(
+            lambda upload: (upload, send(stack, upload.path, upload.bucket, upload.key)), uploads
+        )
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _send(stack: "Stack", upload: Upload) -> int | str:
+def send(stack: "Stack", path: Path, bucket: str, key: str) -> int | str:
+    """Upload a file; return its size in bytes, or why it could not be sent."""
     try:
-        key = upload.key.encode()
+        length = len(key.encode())
     except UnicodeEncodeError:
         return "its name is not UTF-8, as keys in S3 have to be; rename it"
-    if len(key) > LONGEST_KEY:
-        return f"its key has {len(key)} bytes, and S3 takes {LONGEST_KEY}; upload a folder further down"
+    if length > LONGEST_KEY:
+        return f"its key has {length} bytes, and S3 takes {LONGEST_KEY}; upload a folder further down"
     try:
-        size = upload.path.stat().st_size
-        stack.s3.upload_file(str(upload.path), upload.bucket, upload.key)  # in parts, from 8 MB on
+        size = path.stat().st_size
+        stack.s3.upload_file(str(path), bucket, key)  # in parts, from 8 MB on
     except OSError as error:
         return error.strerror or str(error)
     return size

@@ -23,6 +23,7 @@ from cytomask.cli.main import main
 from cytomask.infra.children import ROOT, listening_socket
 from cytomask.samples.fields import phase_contrast_field
 
+pytestmark = pytest.mark.slow  # each starts an emulated stack
 Capture = pytest.CaptureFixture[str]
 
 
