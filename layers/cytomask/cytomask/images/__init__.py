@@ -19,7 +19,7 @@ from cytomask.images.pages import (
     require_size,
 )
 from cytomask.images.png import PNG_MAGIC
-from cytomask.images.reading import open_image, read_page, read_pages, read_stored
+from cytomask.images.reading import open_image, read_page, read_pages, read_stored, work_of
 
 __all__ = [
     "BYTES_OF_WORK",
@@ -44,4 +44,5 @@ __all__ = [
     "read_pages",
     "read_stored",
     "require_size",
+    "work_of",
 ]

@@ -22,6 +22,9 @@ MOST_ENTRIES_OF_A_FILE = 400_000
 MOST_NUMBERS = 4_000_000
 MOST_TEXT = 64 * MEBI  # and palettes and tables of a codec
 MOST_SUBDIRECTORIES = 64  # of a page
+MOST_SUBDIRECTORIES_OF_A_FILE = 10_000
+MOST_NUMBERS_OF_METAMORPH = 10_000
+UIC_TAGS = (33628, 33629, 33630, 33631)  # MetaMorph's lists, one item a plane
 
 SIZES = {
     1: 1,
@@ -42,7 +45,7 @@ SIZES = {
     18: 8,
 }
 BYTES_AND_TEXT = (1, 2, 6, 7)
-READ_AT_ONCE = TIFF.TAG_LOAD | TIFF.TAG_ATTRIBUTES.keys() | {255, 274, 320}
+READ_AT_ONCE = TIFF.TAG_LOAD | TIFF.TAG_ATTRIBUTES.keys() | {255, 274, 320, *UIC_TAGS}
 
 NEW_SUBFILE_TYPE, SUBFILE_TYPE, WIDTH, LENGTH, PHOTOMETRIC = 254, 255, 256, 257, 262
 SAMPLES_PER_PIXEL, COLOR_MAP, SUB_IFDS = 277, 320, 330
@@ -177,11 +180,6 @@ def subdirectories(stream: IO[bytes], size: int, directory: Directory, name: str
     entry = directory.facts.get(SUB_IFDS)
     if entry is None:
         return []
-    if entry.count > MOST_SUBDIRECTORIES:
-        raise ImageTooLarge(
-            f"{name} has a page with {entry.count} directories below it, the limit is {MOST_SUBDIRECTORIES}; "
-            "save it without its smaller copies"
-        )
     stream.seek(0)
     form = Format.of(stream.read(4))
     pointer = struct.Struct(form.order + ("Q" if SIZES.get(entry.kind) == 8 else "I"))
@@ -225,7 +223,7 @@ class _Spent:
         self.name = name
         self.last_count = 0
         self._size = size
-        self._entries = self._numbers = self._bytes = 0
+        self._entries = self._numbers = self._bytes = self._below = 0
 
     def add_directory(self, entries: int) -> None:
         self.last_count = entries
@@ -244,6 +242,15 @@ class _Spent:
             self._bytes += length
         else:
             self._numbers += count
+        if tag in UIC_TAGS and count > MOST_NUMBERS_OF_METAMORPH:
+            self._refuse(f"a list of {count:,} planes of MetaMorph's", f"{MOST_NUMBERS_OF_METAMORPH:,}")
+        if tag == SUB_IFDS:
+            self._below += count
+            if count > MOST_SUBDIRECTORIES or self._below > MOST_SUBDIRECTORIES_OF_A_FILE:
+                self._refuse(
+                    f"pages with {self._below:,} smaller copies below them",
+                    f"{MOST_SUBDIRECTORIES} a page and {MOST_SUBDIRECTORIES_OF_A_FILE:,} a file",
+                )
         if self._numbers > MOST_NUMBERS:
             self._refuse(
                 f"pages whose tags hold more than {MOST_NUMBERS:,} numbers together, two for each strip",

@@ -16,6 +16,7 @@ from cytomask.images.pages import Limits
 LONGEST_DESCRIPTION = 8 * 2**20  # 10,000 planes, each with its own elements, take 3 to 5 MB
 MOST_SAMPLES = 4  # SizeC counts the samples of a colour pixel one by one
 AXES = "CTZ"
+DEEPEST = 5  # OME, Image, Pixels, TiffData, UUID
 SCHEMA = "openmicroscopy.org"
 
 
@@ -225,7 +226,8 @@ class _Reader:
 
     def __init__(self) -> None:
         self.found = Description()
-        self._path: list[str] = []
+        self._path: list[str] = []  # of the elements around, as deep as any that matters
+        self._depth = 0
         self._parser = expat.ParserCreate(namespace_separator=" ")
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
@@ -243,6 +245,9 @@ class _Reader:
         raise _NotOme("a document type, whose entities may grow without end")
 
     def _start(self, tag: str, facts: dict[str, str]) -> None:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            return
         schema, _, kind = tag.rpartition(" ")
         if not self._path:
             if kind != "OME" or (schema and SCHEMA not in schema):
@@ -266,6 +271,9 @@ class _Reader:
             self._uuid = self._uuid[0] + text, self._uuid[1]
 
     def _end(self, _: str) -> None:
+        self._depth -= 1
+        if self._depth >= DEEPEST:
+            return
         match self._path[1:]:
             case ["Image", "Pixels", "TiffData", "UUID"] if self._uuid and self._block:
                 (uuid, file), self._uuid = self._uuid, None

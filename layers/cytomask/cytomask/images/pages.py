@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from cytomask.errors import AmbiguousChannels, EmptyImage, ImageTooLarge, NoSuchPage
+from cytomask.images.work import Work
 
 RGB, RGBA = 3, 4
 MEGA = 1_000_000
@@ -125,6 +126,14 @@ class ImageFile(Protocol):
         """Page `index`: (H, W) of the channel named or the only one, else (H, W, 3) colours.
 
         Values are of any real dtype but bool and grow with brightness.
+        """
+
+    def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
+        """What decoding these pages takes, by their headers alone.
+
+        Raises:
+            UnreadableImage: damaged, or packed in a way that does not tell its size before it is unpacked.
+            ImageTooLarge: what is packed unpacks to more than its place has room for, or overlaps.
         """
 
     def stored(self, index: int) -> StoredPage:

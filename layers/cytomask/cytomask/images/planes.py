@@ -23,6 +23,8 @@ class Source:
         meaning: how its samples become light.
         decoded_bytes: of all that can only be decoded together with it, and of itself.
         directories: what is decoded for it; none where its bytes lie bare in the file.
+        together: whether those are decoded once for all planes that need them.
+        packed_bytes: of a plane that lies bare in the file.
         read: returns (H, W, samples) as stored.
     """
 
@@ -32,6 +34,8 @@ class Source:
     meaning: Interpretation
     decoded_bytes: int
     directories: tuple[tifffile.TiffPage, ...]
+    together: bool
+    packed_bytes: int
     read: Callable[[], NDArray[Any]]
 
 
@@ -52,6 +56,8 @@ def of_directory(directory: tifffile.TiffPage, name: str) -> list[Source]:
             meaning=meaning,
             decoded_bytes=decoded_bytes(directory),
             directories=(directory,),
+            together=directory.imagedepth > 1,
+            packed_bytes=0,
             read=reader(depth)
             if directory.imagedepth > 1
             else lambda: samples_last(directory.asarray(), directory.axes),

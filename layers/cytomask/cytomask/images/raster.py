@@ -14,6 +14,7 @@ from cytomask.images import jpeg, png
 from cytomask.images.orientation import AS_STORED, swaps_sides, upright
 from cytomask.images.pages import RGB, RGBA, PageHeader, StoredPage
 from cytomask.images.spliced import Spliced, read_all
+from cytomask.images.work import Work
 
 CMYK = 4
 
@@ -56,6 +57,13 @@ class PngImage:
                     pixels = np.asarray(image.convert("RGB" if self.pages[0].colour else "L"))
         pixels = upright(pixels, self._png.orientation)
         return pixels[..., channel] if self.pages[0].colour and channel is not None else pixels
+
+    def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
+        """As `ImageFile.work`."""
+        del channel
+        packed = sum(length for _, length in self._png.parts)
+        decoded = self.pages[0].decoded_bytes
+        return [Work("PNG", packed, decoded, decoded, self._png.chunks)] * len(wanted)
 
     def stored(self, index: int) -> StoredPage:
         """As `ImageFile.stored`."""
@@ -131,6 +139,14 @@ class JpegImage:
         del index
         pixels = upright(self._pixels(), self._jpeg.orientation)
         return pixels[..., channel] if self.pages[0].colour and channel is not None else pixels
+
+    def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
+        """As `ImageFile.work`."""
+        del channel
+        packed = sum(length for _, length in self._jpeg.parts)
+        decoded = self.pages[0].decoded_bytes
+        passed = decoded * max(self._jpeg.scans, 1)
+        return [Work("JPEG", packed, decoded, passed, len(self._jpeg.parts))] * len(wanted)
 
     def stored(self, index: int) -> StoredPage:
         """As `ImageFile.stored`."""

@@ -27,6 +27,7 @@ from cytomask.images.pages import (
 from cytomask.images.png import PNG_MAGIC
 from cytomask.images.raster import JpegImage, PngImage
 from cytomask.images.tiff import TIFF_MAGIC, TiffImage
+from cytomask.images.work import Work
 
 # AppleDouble and AppleSingle: what macOS keeps beside a file, called ._NAME, on disks of other systems.
 APPLE = (b"\0\x05\x16\x07", b"\0\x05\x16\0")
@@ -109,7 +110,14 @@ def read_pages(
     """
     indices = range(len(image.pages)) if wanted is None else wanted
     check(image, indices, channel, limits)
+    work_of(image, indices, channel)
     return (_read(image, index, channel) for index in indices)
+
+
+def work_of(image: ImageFile, wanted: Sequence[int], channel: int | None) -> list[Work]:
+    """Say what decoding pages takes, by headers alone; raises as `ImageFile.work` does."""
+    with _refusing(image.name):
+        return image.work(wanted, channel)
 
 
 def read_page(path: Path, index: int = 0, channel: int | None = None) -> Page:
@@ -134,6 +142,7 @@ def read_stored(
     """
     indices = range(len(image.pages)) if wanted is None else wanted
     check_sizes(image, indices, limits)
+    work_of(image, indices, None)
     return (_read_stored(image, index) for index in indices)
 
 

@@ -1,23 +1,144 @@
 """Looks at the strips and tiles of a TIFF directory before they are decoded."""
 
-import io
 import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, cast
 
+import numpy as np
 import tifffile
-from PIL import Image, UnidentifiedImageError
-from tifffile import COMPRESSION, TIFF
+from tifffile import COMPRESSION
 
 from cytomask.errors import ImageTooLarge, UnreadableImage
-from cytomask.images.pages import Limits
-from cytomask.images.series import cut_short
+from cytomask.images import codestreams
+from cytomask.images.codestreams import Codestream
+from cytomask.images.pages import MEBI, Limits
+from cytomask.images.work import Work
+
+# Their decoders stop where the strip or tile is full.
+PLAIN = {
+    COMPRESSION.NONE,
+    COMPRESSION.CCITTRLE,
+    COMPRESSION.CCITT_T4,
+    COMPRESSION.CCITT_T6,
+    COMPRESSION.LZW,
+    COMPRESSION.ADOBE_DEFLATE,
+    COMPRESSION.DEFLATE,
+    COMPRESSION.PIXTIFF,
+    COMPRESSION.PACKBITS,
+    COMPRESSION.LZMA,
+    COMPRESSION.ZSTD,
+    COMPRESSION.ZSTD_DEPRECATED,
+}
+# Their decoders go by the header of the strip or tile.
+READERS: dict[int, Callable[[IO[bytes], int, int, str], Codestream]] = {
+    **dict.fromkeys(
+        (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.ALT_JPEG, COMPRESSION.JPEG_LOSSY),
+        codestreams.of_jpeg,
+    ),
+    **dict.fromkeys(
+        (
+            COMPRESSION.JPEG2000,
+            COMPRESSION.JPEG_2000_LOSSY,
+            COMPRESSION.APERIO_JP2000_RGB,
+            COMPRESSION.APERIO_JP2000_YCBC,
+        ),
+        codestreams.of_jpeg2000,
+    ),
+    COMPRESSION.WEBP: codestreams.of_webp,
+    COMPRESSION.WEBP_DEPRECATED: codestreams.of_webp,
+    COMPRESSION.PNG: codestreams.of_png,
+}
+# JPEGs are packed in blocks of up to so many pixels; some writers count the last ones as full.
+BLOCK = 16
 
 
 def require_whole(directory: tifffile.TiffPage, size: int, limits: Limits, name: str) -> None:
-    """Refuse a directory whose strips or tiles are left out or lie past the end of a file of `size` bytes."""
+    """Refuse a directory whose strips or tiles are left out or end past a file's `size` bytes."""
     if directory.imagelength * directory.imagewidth > limits.page_pixels:
         return  # refused for its size, which is said better
     if _lacks_pixels(directory, size):
         raise cut_short(name)
+
+
+def cut_short(name: str) -> UnreadableImage:
+    """The refusal of a file that ends before its pixels do."""
+    return UnreadableImage(f"{name} is cut short: pixels are missing; copy it again")
+
+
+def require_apart(directories: Sequence[tifffile.TiffPage], size: int, name: str) -> None:
+    """Refuse directories whose strips or tiles together have more bytes than a file of `size` bytes."""
+    packed = sum(packed_bytes(directory) for directory in directories)
+    if packed > size:
+        raise ImageTooLarge(
+            f"{name} has {size / MEBI:.1f} MiB and its pages are said to hold {packed / MEBI:.1f} MiB: their "
+            "strips or tiles lie over each other; export it anew"
+        )
+
+
+def packed_bytes(directory: tifffile.TiffPage) -> int:
+    """Bytes of a directory's strips or tiles in the file."""
+    return int(directory.nbytes if directory.is_contiguous else sum(directory.databytecounts))
+
+
+def work_of(directory: tifffile.TiffPage, name: str) -> Work:
+    """Say what decoding a directory takes.
+
+    Raises:
+        UnreadableImage: packed in a way that does not tell its size before it is unpacked, or damaged.
+        ImageTooLarge: a strip or tile that unpacks to more than its place has room for.
+    """
+    codec = COMPRESSION(directory.compression).name if directory.compression in _KNOWN else "?"
+    if directory.compression not in PLAIN and directory.compression not in READERS:
+        raise UnreadableImage(
+            f"{name} is packed as {codec} ({directory.compression}), which does not tell its size before it "
+            "is unpacked; save it with LZW or deflate"
+        )
+    count = len(directory.dataoffsets)
+    across, down = _room(directory)
+    item = np.dtype(directory.dtype).itemsize
+    samples = directory.samplesperpixel if directory.planarconfig == 1 else 1
+    segment_bytes = across * down * max(directory.tiledepth, 1) * samples * item
+    passed = decoded = count * segment_bytes
+    if directory.compression in READERS:
+        found = list(_codestreams(directory, name))
+        for one in found:
+            _require_fits(one, across, down, samples, 8 * item, name)
+        passed = sum(one.width * one.height * one.samples * -(-one.bits // 8) * one.passes for one in found)
+    return Work(codec, packed_bytes(directory), decoded, passed, count)
+
+
+_KNOWN = {int(one) for one in COMPRESSION}
+
+
+def _codestreams(directory: tifffile.TiffPage, name: str) -> Iterator[Codestream]:
+    reader = READERS[directory.compression]
+    stream = cast("IO[bytes]", directory.parent.filehandle)
+    for offset, count in zip(directory.dataoffsets, directory.databytecounts, strict=True):
+        yield reader(stream, offset, count, name)
+
+
+def _room(directory: tifffile.TiffPage) -> tuple[int, int]:
+    """Columns and rows of a strip or tile."""
+    if directory.is_tiled:
+        return directory.tilewidth, directory.tilelength
+    return directory.imagewidth, min(directory.rowsperstrip, directory.imagelength)
+
+
+def _require_fits(found: Codestream, across: int, down: int, samples: int, bits: int, name: str) -> None:
+    full = (_blocks(across), _blocks(down), max(samples, 4), max(bits, 8))
+    if any(
+        has > room
+        for has, room in zip((found.width, found.height, found.samples, found.bits), full, strict=True)
+    ):
+        raise ImageTooLarge(
+            f"{name} holds a strip or tile that unpacks to {found.width} x {found.height} pixels of "
+            f"{found.samples} samples with {found.bits} bits, and its place has {across} x {down}; export it "
+            "anew"
+        )
+
+
+def _blocks(length: int) -> int:
+    return -(-length // BLOCK) * BLOCK
 
 
 def _lacks_pixels(directory: tifffile.TiffPage, size: int) -> bool:
@@ -25,32 +146,6 @@ def _lacks_pixels(directory: tifffile.TiffPage, size: int) -> bool:
     if len(directory.dataoffsets) < math.prod(directory.chunked):
         return True
     if directory.is_contiguous:
-        return directory.dataoffsets[0] == 0 or directory.dataoffsets[0] + directory.nbytes > size
-    segments = zip(directory.dataoffsets, directory.databytecounts, strict=True)
-    return any(offset == 0 or count == 0 or offset + count > size for offset, count in segments)
-
-
-def require_small(directory: tifffile.TiffPage, name: str, limits: Limits) -> None:
-    """Refuses a JPEG or the like inside a TIFF that is far larger than the page, or does not say how large.
-
-    Decoders of such segments go by the segments' own headers, those of LZW, deflate and the like by the page.
-    """
-    if directory.compression not in (*TIFF.IMAGE_COMPRESSIONS, COMPRESSION.LERC):
-        return
-    handle = directory.parent.filehandle
-    for offset, count in zip(directory.dataoffsets, directory.databytecounts, strict=True):
-        handle.seek(offset)
-        content = io.BytesIO(handle.read(count))
-        try:
-            segment = Image.open(content, formats=("JPEG", "JPEG2000", "PNG", "WEBP"))
-        except UnidentifiedImageError as error:
-            raise UnreadableImage(
-                f"{name} is packed as {COMPRESSION(directory.compression).name}, which does not tell its "
-                "size before it is unpacked; save it with LZW or deflate"
-            ) from error
-        with segment:
-            if segment.width * segment.height > limits.page_pixels:
-                raise ImageTooLarge(
-                    f"{name} holds a {segment.format} of {segment.width} x {segment.height} pixels; "
-                    "export it anew"
-                )
+        return bool(directory.dataoffsets[0] == 0 or directory.dataoffsets[0] + directory.nbytes > size)
+    pairs = zip(directory.dataoffsets, directory.databytecounts, strict=True)
+    return any(offset == 0 or count == 0 or offset + count > size for offset, count in pairs)

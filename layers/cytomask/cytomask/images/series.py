@@ -14,8 +14,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from cytomask.errors import AmbiguousAxes, EmptyImage, UnreadableImage
-from cytomask.images import directories, planes
+from cytomask.errors import AmbiguousAxes, EmptyImage, ImageTooLarge, UnreadableImage
+from cytomask.images import directories, planes, segments
 from cytomask.images.directories import Directory
 from cytomask.images.pages import Limits
 from cytomask.images.planes import Source
@@ -24,6 +24,13 @@ from cytomask.images.samples import interpret
 NARROWEST_UNNAMED = 16
 # Of these the planes lie elsewhere than the directories say, so that they cannot be read without tifffile.
 NEEDED = ("is_imagej", "is_stk", "is_lsm", "is_shaped")
+# These tell axes, or which pages belong together.
+FOLLOWED = (
+    *NEEDED,
+    *("is_mmstack", "is_ndtiff", "is_fluoview", "is_sis", "is_svs", "is_qpi", "is_bif", "is_avs"),
+    *("is_philips", "is_scanimage", "is_nih", "is_mdgel"),
+)
+LONGEST_DESCRIPTION = 2**20
 OLD_SHAPE = re.compile(r"shape=\(([0-9, ]{1,200})\)")  # as tifffile wrote it until 2017
 
 Load = Callable[[int], tifffile.TiffPage]  # a directory of the chain, by its place
@@ -43,6 +50,13 @@ def follow(
     """
     if file.is_shaped and not _is_tifffiles(file.pages.first):
         setattr(file, "is_shaped", False)  # noqa: B010 - one of the marks that tifffile takes from outside
+    if not any(getattr(file, mark, False) for mark in FOLLOWED):
+        return None
+    if len(file.pages.first.description) > LONGEST_DESCRIPTION:
+        raise ImageTooLarge(
+            f"{name} has a description of {len(file.pages.first.description)} characters, the limit is "
+            f"{LONGEST_DESCRIPTION}; export it anew"
+        )
     needed = any(getattr(file, mark) for mark in NEEDED)
     try:
         found = file.series
@@ -123,7 +137,7 @@ class _Series:
         self._numbers = self._number_planes()
         self._directories = [self._directory(frame, load) for frame in series]
         if self._in_one_run and self._start_of_plane(self._numbers.size) > size:
-            raise cut_short(name)
+            raise segments.cut_short(name)
 
     def pages(self) -> list[list[Source]]:
         """A source for each outer channel of each page."""
@@ -138,6 +152,8 @@ class _Series:
             meaning=meaning,
             decoded_bytes=self._decoded_bytes,
             directories=self._decoded_for(number),
+            together=not self._by_directory,
+            packed_bytes=0 if self._by_directory or not self._in_one_run else self._plane_bytes,
             read=lambda: self._plane(number),
         )
 
@@ -217,8 +233,11 @@ class _Series:
 
     def _start_of_plane(self, number: int) -> int:
         """Byte at which plane `number` begins where all lie in one run."""
-        plane = math.prod(self._length(axis) for axis in "YXS") * self._series.dtype.itemsize
-        return (self._series.dataoffset or 0) + number * plane
+        return (self._series.dataoffset or 0) + number * self._plane_bytes
+
+    @cached_property
+    def _plane_bytes(self) -> int:
+        return int(math.prod(self._length(axis) for axis in "YXS") * self._series.dtype.itemsize)
 
     def _plane(self, number: int) -> NDArray[Any]:
         """One plane as stored: (H, W, samples)."""
@@ -255,8 +274,3 @@ class _Series:
         tile = self._keyframe.tilewidth * self._keyframe.tilelength * self._keyframe.tiledepth
         area = max(self._length("Y") * self._length("X"), tile)
         return int(together * self._length("S") * area * np.dtype(self._keyframe.dtype).itemsize)
-
-
-def cut_short(name: str) -> UnreadableImage:
-    """The refusal of a file that ends before its pixels do."""
-    return UnreadableImage(f"{name} is cut short: pixels are missing; copy it again")

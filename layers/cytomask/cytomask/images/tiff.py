@@ -15,6 +15,7 @@ from cytomask.images.directories import Directory
 from cytomask.images.pages import Limits, PageHeader, StoredPage
 from cytomask.images.planes import Source
 from cytomask.images.samples import plain
+from cytomask.images.work import Work
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -43,8 +44,16 @@ class TiffImage:
         _require_no_preview(stream, size, self._chain, name)
         stream.seek(0)
         # Read as a plain TIFF: what a slide scanner's reader believes of it may not fit in memory.
-        self._file = tifffile.TiffFile(stream, name=name.rpartition("/")[2], is_ndpi=False, is_scn=False)
+        alone = len(self._chain) == 1  # an LSM has a thumbnail for each page
+        self._file = tifffile.TiffFile(
+            stream,
+            name=name.rpartition("/")[2],
+            is_ndpi=False,
+            is_scn=False,
+            is_lsm=False if alone else None,
+        )
         self._loaded: dict[int, tifffile.TiffPage] = {}
+        self._work: dict[int, Work] = {}
         self._pages = [self._page(sources) for sources in self._find_pages()]
         self.pages: Sequence[PageHeader] = tuple(page.header for page in self._pages)
 
@@ -54,7 +63,7 @@ class TiffImage:
         visible = page.planes[0].meaning.visible
         outer, at = divmod(channel or 0, len(visible))
         source = page.planes[outer]
-        light = source.meaning.light(self._read(source))  # H, W, samples
+        light = source.meaning.light(source.read())  # H, W, samples
         if page.header.colour and channel is None:
             return light[..., visible]
         return light[..., visible[at]]
@@ -63,16 +72,32 @@ class TiffImage:
         """As `ImageFile.stored`."""
         page = self._pages[index]
         meaning = page.planes[0].meaning
-        stored = [plain(self._read(source)) for source in page.planes]  # each H, W, samples
+        stored = [plain(source.read()) for source in page.planes]  # each H, W, samples
         samples = (0,) if meaning.palette is not None else meaning.visible
         values = [plane[..., sample] for plane in stored for sample in samples]
         alpha = None if meaning.alpha is None else stored[0][..., meaning.alpha]
         return StoredPage(index, values[0] if len(values) == 1 else np.stack(values, axis=-1), alpha)
 
-    def _read(self, source: Source) -> NDArray[Any]:
-        for directory in source.directories:
-            segments.require_small(directory, self.name, self._limits)
-        return source.read()
+    def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
+        """As `ImageFile.work`."""
+        sources = [self._source(index, channel) for index in wanted]
+        apart = [one for source in sources if not source.together for one in source.directories]
+        once = {one.index: one for source in sources if source.together for one in source.directories}
+        distinct = {one.index: one for one in apart} | once
+        segments.require_apart(list(distinct.values()), self._size, self.name)
+        for number, directory in distinct.items():
+            if number not in self._work:
+                self._work[number] = segments.work_of(directory, self.name)
+        bare = [source.packed_bytes for source in sources if source.packed_bytes]
+        return [
+            *(self._work[one.index] for one in apart),
+            *(self._work[number] for number in once),
+            *(Work("NONE", count, count, count) for count in bare),
+        ]
+
+    def _source(self, index: int, channel: int | None) -> Source:
+        page = self._pages[index]
+        return page.planes[(channel or 0) // len(page.planes[0].meaning.visible)]
 
     def _find_pages(self) -> list[list[Source]]:
         """The sources of each page's channels, in the order of the description or else of the file."""

@@ -1,0 +1,22 @@
+"""What decoding takes, as headers tell it before anything is decoded."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be decoded at one go.
+
+    Attributes:
+        codec: name of the way in which it is packed: `NONE`, `LZW`, `JPEG`, …
+        packed_bytes: that are read.
+        decoded_bytes: that they become.
+        passed_bytes: that the decoder writes on the way: `decoded_bytes` for each of its passes.
+        segments: strips or tiles, or the chunks of a PNG.
+    """
+
+    codec: str
+    packed_bytes: int
+    decoded_bytes: int
+    passed_bytes: int
+    segments: int = 1
