@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from cytomask.model import preprocess
+from cytomask.model import preprocess, quality
 from cytomask.model.preprocess import Blend, Pixels, TilePlan
+from cytomask.model.quality import Flag, Mode, share_above
 
-Mode = Literal["native", "resize"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 # A network: (N, 1, 224, 224) float32 tiles to their logits, of the same shape. N is 1 in `resize` mode.
 Infer = Callable[[Pixels], Pixels]
@@ -83,14 +83,31 @@ class Prediction:
     """What the network says of one page.
 
     Attributes:
-        logits: (H, W) float32; -inf where the page is constant, for there is nothing to see.
+        logits: (H, W) float32; -inf if the page is constant: there is nothing to see.
         mask: (H, W) bool, True where the probability reaches the threshold.
         plan: the tiles it was made of; None in `resize` mode.
+        quality: what speaks against believing the mask; empty if nothing does.
     """
 
     logits: Pixels
     mask: NDArray[np.bool_]
     plan: TilePlan | None
+    quality: tuple[Flag, ...] = ()
+
+    @property
+    def confluence(self) -> float:
+        """Share of the page that is cell, 0..1."""
+        return float(np.count_nonzero(self.mask) / self.mask.size)
+
+    @property
+    def confluence_low(self) -> float:
+        """Confluence at a probability of 0.7: what the network is sure of."""
+        return share_above(self.logits, 0.7)
+
+    @property
+    def confluence_high(self) -> float:
+        """Confluence at a probability of 0.3: what may be cell."""
+        return share_above(self.logits, 0.3)
 
     @property
     def probability(self) -> Pixels:
@@ -130,7 +147,7 @@ class Predictor:
     def predict(
         self, page: NDArray[np.generic], mode: Mode = "native", threshold: float | None = None
     ) -> Prediction:
-        """Segments one page: (H, W), any real dtype, finite values.
+        """Segment one page, (H, W) of any real dtype and finite values, and check its quality.
 
         Args:
             page: grey values as the microscope gave them.
@@ -148,7 +165,7 @@ class Predictor:
             logits = logits_of_page(normalised, mode, infer)
         cut = logit(self.manifests[mode].threshold if threshold is None else threshold)
         plan = preprocess.plan_tiles(*page.shape) if mode == "native" else None
-        return Prediction(logits, logits >= cut, plan)
+        return Prediction(logits, logits >= cut, plan, quality.check(page, normalised, logits, mode))
 
 
 def load_network(folder: Path, manifest: Manifest, threads: int = 0) -> Infer:

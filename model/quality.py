@@ -16,6 +16,7 @@ from cytomask.model import preprocess
 from cytomask.model.preprocess import Pixels
 from cytomask.model.quality_bounds import BOUNDS
 
+Mode = Literal["native", "resize"]
 FlagName = Literal[
     "EMPTY",
     "OUT_OF_FOCUS",
@@ -30,7 +31,6 @@ FlagName = Literal[
 BLOCK = 16  # pixels; the side of the squares that texture and light are measured in
 LINES = 6  # every sixth row and column tells how grey values change from pixel to pixel
 LAGS = (1, 2, 4, 8, 16)  # pixels between two grey values that are compared
-DOUBT = (math.log(0.3 / 0.7), math.log(0.7 / 0.3))  # logits of 0.3 and 0.7
 
 
 class Flag(msgspec.Struct, frozen=True):
@@ -38,6 +38,17 @@ class Flag(msgspec.Struct, frozen=True):
 
     name: FlagName
     value: float
+
+
+def share_above(logits: Pixels, probability: float) -> float:
+    """Return the share of a page, (H, W) float32 logits, with this probability of cell or more, 0..1."""
+    bound = math.log(probability / (1 - probability))
+    return float(np.count_nonzero(logits >= bound) / logits.size)
+
+
+def check(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, mode: Mode) -> tuple[Flag, ...]:
+    """Return the flags of a page; arguments as `measure` takes them."""
+    return tuple(flags_of(measure(page, normalised, logits, mode)))
 
 
 class Measures(msgspec.Struct, frozen=True):
@@ -77,12 +88,18 @@ def describe(normalised: Pixels) -> NDArray[np.float64]:
     Returns:
         (len(DESCRIPTION),) float64.
     """
-    changes = _changes(normalised)
-    _, deviations = _blocks(normalised)
+    return _described(normalised, _changes(normalised), _blocks(normalised)[1])
+
+
+def _described(
+    normalised: Pixels, changes: NDArray[np.float64], deviations: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Describe a page whose changes and whose blocks' deviations are known."""
     calm, middle, busy = np.quantile(deviations, (0.1, 0.5, 0.9))
     sample = normalised[::4, ::4].ravel().astype(np.float64)
     sample -= sample.mean()
-    spread = max(float(sample.std()), 1e-6)
+    squares = sample * sample
+    variance = max(float(squares.mean()), 1e-12)
     return np.array(
         [
             *np.log(changes[1:] / changes[:-1]),
@@ -90,8 +107,8 @@ def describe(normalised: Pixels) -> NDArray[np.float64]:
             math.log(calm),
             math.log(middle / calm),
             math.log(busy / middle),
-            float(np.mean(sample**3)) / spread**3,
-            math.log(float(np.mean(sample**4)) / spread**4),
+            float(np.mean(squares * sample)) / variance**1.5,
+            math.log(max(float(np.mean(squares * squares)) / variance**2, 1e-12)),
         ]
     )
 
@@ -131,9 +148,7 @@ def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64
     return means, np.sqrt(np.maximum(squares - means**2, 1e-12))
 
 
-def measure(
-    page: NDArray[np.generic], normalised: Pixels, logits: Pixels, mode: Literal["native", "resize"]
-) -> Measures:
+def measure(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, mode: Mode) -> Measures:
     """Measure a page and what the network said of it.
 
     Args:
@@ -142,13 +157,13 @@ def measure(
         logits: (H, W) float32.
         mode: that the network was run in.
     """
-    low, high = (float(np.count_nonzero(logits >= bound)) / logits.size for bound in reversed(DOUBT))
+    low, high = share_above(logits, 0.7), share_above(logits, 0.3)
     shrinkage = max(page.shape) / preprocess.TILE if mode == "resize" else 1.0
     if not normalised.any():  # a constant page
         return Measures(low, high, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, shrinkage)
     changes = _changes(normalised)
     means, deviations = _blocks(normalised)
-    away = BOUNDS.whitening @ (describe(normalised) - BOUNDS.centre)
+    away = BOUNDS.whitening @ (_described(normalised, changes, deviations) - BOUNDS.centre)
     return Measures(
         confluence_low=low,
         confluence_high=high,
@@ -196,9 +211,18 @@ def _levels(page: NDArray[np.generic]) -> float:
 def _unevenness(means: NDArray[np.float64]) -> float:
     """Return the deviation of the smooth surface through the block means, (rows, columns) float64."""
     down, across = (np.linspace(-1, 1, length) for length in means.shape)
-    rows, columns = (axis.ravel() for axis in np.meshgrid(down, across, indexing="ij"))
-    terms = np.stack(
-        [np.ones_like(rows), rows, columns, rows * columns, rows**2, columns**2], axis=1
-    )  # blocks, 6
-    weights, *_ = np.linalg.lstsq(terms, means.ravel(), rcond=None)
-    return float((terms @ weights).std())
+    bent_down, bent_across = (axis**2 - np.mean(axis**2) for axis in (down, across))
+    # On a full grid these are at right angles to each other, so each is fitted alone.
+    flat_down, flat_across = (np.ones(length) for length in means.shape)
+    variance = 0.0
+    for rows, columns in (
+        (down, flat_across),
+        (flat_down, across),
+        (down, across),
+        (bent_down, flat_across),
+        (flat_down, bent_across),
+    ):
+        length = float((rows**2).sum() * (columns**2).sum())
+        if length > 0:
+            variance += float(np.einsum("ab,a,b->", means, rows, columns)) ** 2 / length / means.size
+    return math.sqrt(variance)
