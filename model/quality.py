@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cytomask.model import preprocess
 from cytomask.model.preprocess import Pixels
-from cytomask.model.quality_bounds import BOUNDS
+from cytomask.model.quality_bounds import BOUNDS, Bounds
 
 Mode = Literal["native", "resize"]
 FlagName = Literal[
@@ -178,17 +178,17 @@ def measure(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, mode:
     )
 
 
-def flags_of(measures: Measures) -> list[Flag]:
+def flags_of(measures: Measures, bounds: Bounds = BOUNDS) -> list[Flag]:
     """Return a flag for every number that is out of its bounds, in the order of `FlagName`."""
     found: list[tuple[FlagName, float, bool]] = [
-        ("EMPTY", measures.confluence_high, measures.confluence_high < BOUNDS.empty),
-        ("OUT_OF_FOCUS", measures.sharpness, measures.sharpness < BOUNDS.sharpness),
-        ("SATURATED", measures.saturated, measures.saturated > BOUNDS.saturated),
-        ("LOW_CONTRAST", measures.levels, measures.levels < BOUNDS.levels),
-        ("UNEVEN_LIGHT", measures.unevenness, measures.unevenness > BOUNDS.unevenness),
-        ("UNUSUAL", measures.unusualness, measures.unusualness > BOUNDS.unusualness),
-        ("UNCERTAIN", measures.doubt, measures.doubt > BOUNDS.doubt),
-        ("SQUASHED", measures.shrinkage, measures.shrinkage > BOUNDS.shrinkage),
+        ("EMPTY", measures.confluence_high, measures.confluence_high < bounds.empty),
+        ("OUT_OF_FOCUS", measures.sharpness, measures.sharpness < bounds.sharpness),
+        ("SATURATED", measures.saturated, measures.saturated > bounds.saturated),
+        ("LOW_CONTRAST", measures.levels, measures.levels < bounds.levels),
+        ("UNEVEN_LIGHT", measures.unevenness, measures.unevenness > bounds.unevenness),
+        ("UNUSUAL", measures.unusualness, measures.unusualness > bounds.unusualness),
+        ("UNCERTAIN", measures.doubt, measures.doubt > bounds.doubt),
+        ("SQUASHED", measures.shrinkage, measures.shrinkage > bounds.shrinkage),
     ]
     return [Flag(name, round(value, 4)) for name, value, out in found if out]
 

@@ -208,3 +208,42 @@ HARMFUL: dict[str, Degradation] = {
     "double size": rescaled(2),
 }
 DEGRADATIONS = HARMLESS | HARMFUL
+
+
+def _inverted(page: Page, _: np.random.Generator) -> Page:
+    return (page.max() - page + page.min()).astype(page.dtype)
+
+
+def _fluorescent(page: Page, rng: np.random.Generator) -> Page:
+    """Light up what has texture, on a dark ground, with shot noise."""
+    fine = page - _smooth(page, 3)
+    light = np.sqrt(_smooth(fine * fine, 4))
+    light = 2000 * light / max(float(np.percentile(light, 99.5)), 1e-9)
+    return np.clip(rng.poisson(np.maximum(light, 0)) + 100 + rng.normal(0, 4, page.shape), 0, 65535).astype(
+        np.uint16
+    )
+
+
+def _relief(page: Page, _: np.random.Generator) -> Page:
+    """Show slopes, as differential interference contrast does."""
+    soft = _smooth(page, 2)
+    slope = soft - np.roll(soft, (3, 3), axis=(0, 1))
+    return np.rint(slope * 100 / max(float(np.abs(slope).max()), 1e-9) + 128).astype(np.uint8)
+
+
+# Too strong for any network, and what other microscopes would show of the scene: flags are tried on them.
+SEVERE: dict[str, Degradation] = {
+    "blur of 3 pixels": blurred(3),
+    "blur of 6 pixels": blurred(6),
+    "noise of 30 levels": noisy(30),
+    "noise of 60 levels": noisy(60),
+    "dimmed to a tenth": dimmed(0.1),
+    "dimmed to a fiftieth": dimmed(0.02),
+    "vignette of 80 %": vignetted(0.8),
+    "a third of the size": rescaled(1 / 3),
+}
+MODALITIES: dict[str, Degradation] = {
+    "inverted": _in_place(_inverted),
+    "fluorescence": _in_place(_fluorescent),
+    "relief": _in_place(_relief),
+}

@@ -1,0 +1,185 @@
+"""Quality of a page: each flag where it belongs, none on a good page, the same for copies of a page."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cytomask.model import quality
+from cytomask.model.predictor import MODES, Predictor
+from cytomask.model.preprocess import Pixels, normalise
+from cytomask.model.quality import Measures, check, describe, flags_of, measure, share_above
+from cytomask.model.quality_bounds import BOUNDS
+from cytomask.samples.degradations import blurred, noisy, rescaled
+from cytomask.samples.empty import KINDS, empty_page
+from cytomask.samples.fields import phase_contrast_field
+
+GOOD = Measures(
+    confluence_low=0.3,
+    confluence_high=0.32,
+    sharpness=0.7,
+    saturated=0.0,
+    levels=100,
+    noise=0.1,
+    unevenness=0.02,
+    unusualness=0.8,
+    doubt=0.05,
+    shrinkage=1,
+)
+
+
+def field(seed: int = 2) -> NDArray[np.uint16]:
+    return phase_contrast_field(seed, 240, 320).pixels
+
+
+def logits_like(page: NDArray[Any], share: float = 0.3, sure: float = 5.0) -> Pixels:
+    """Logits of a network that is sure, of a mask of that share of the page."""
+    logits = np.full(page.shape, -sure, np.float32)
+    logits[: round(share * page.shape[0])] = sure
+    return logits
+
+
+def names(page: NDArray[Any], logits: Pixels | None = None) -> set[str]:
+    logits = logits_like(page) if logits is None else logits
+    return {flag.name for flag in check(page, normalise(page), logits, "native")}
+
+
+def test_a_good_page_has_no_flag() -> None:
+    assert flags_of(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("EMPTY", "confluence_high", 0.0),
+        ("OUT_OF_FOCUS", "sharpness", 0.26),
+        ("SATURATED", "saturated", 0.2),
+        ("LOW_CONTRAST", "levels", 3),
+        ("UNEVEN_LIGHT", "unevenness", 0.99),
+        ("UNUSUAL", "unusualness", 20),
+        ("UNCERTAIN", "doubt", 0.9),
+        ("SQUASHED", "shrinkage", 27),
+    ],
+)
+def test_each_number_out_of_bounds_has_its_flag(name: str, field: str, value: float) -> None:
+    measures = {key: getattr(GOOD, key) for key in GOOD.__struct_fields__} | {field: value}
+    (flag,) = flags_of(Measures(**measures))
+    assert (flag.name, flag.value) == (name, value)
+
+
+def test_shares_are_counted_at_a_probability() -> None:
+    logits = np.log(np.array([[0.1, 0.29, 0.31, 0.69, 0.71, 0.9]], np.float32))
+    logits -= np.log1p(-np.exp(logits))
+    assert share_above(logits, 0.3) == pytest.approx(4 / 6)
+    assert share_above(logits, 0.7) == pytest.approx(2 / 6)
+
+
+def test_a_page_that_the_network_is_unsure_of_is_uncertain() -> None:
+    page = field()
+    assert "UNCERTAIN" in names(page, logits_like(page, sure=0.5))
+    assert "UNCERTAIN" not in names(page, logits_like(page, sure=5))
+
+
+def test_a_blurred_page_is_out_of_focus() -> None:
+    page = field()
+    rng = np.random.default_rng(0)
+    assert "OUT_OF_FOCUS" in names(blurred(4)(page, rng).page)
+    assert "OUT_OF_FOCUS" not in names(page)
+
+
+def test_a_saturated_page_is_flagged() -> None:
+    page = field()
+    assert "SATURATED" in names(np.minimum(page, np.quantile(page, 0.6).astype(np.uint16)))
+    assert "SATURATED" not in names(page)
+
+
+def test_a_page_of_few_grey_levels_has_low_contrast() -> None:
+    page = (0.4 * normalise(field()) + 100).astype(np.uint8)
+    assert "LOW_CONTRAST" in names(page)
+
+
+def test_a_page_brighter_at_one_side_has_uneven_light() -> None:
+    page = field().astype(np.float32)
+    slope = np.linspace(0, 20 * float(page.std()), page.shape[1], dtype=np.float32)
+    assert "UNEVEN_LIGHT" in names(page + slope)
+    assert "UNEVEN_LIGHT" not in names(page)
+
+
+@pytest.mark.parametrize("seed", range(len(KINDS)))
+def test_a_page_without_texture_of_cells_is_unusual(seed: int) -> None:
+    assert "UNUSUAL" in names(empty_page(seed, 260, 352).pixels)
+
+
+def test_an_empty_page_is_empty() -> None:
+    page = empty_page(0, 200, 300).pixels
+    assert "EMPTY" in names(page, logits_like(page, share=0))
+    assert "EMPTY" not in names(page)
+
+
+def test_resize_flags_a_page_that_it_squashes_too_far() -> None:
+    page = field()
+    for longer, squashed in ((int(BOUNDS.shrinkage * 224), False), (int(BOUNDS.shrinkage * 224) + 300, True)):
+        large = np.resize(page, (200, longer))
+        flags = check(large, normalise(large), logits_like(large), "resize")
+        assert ("SQUASHED" in {flag.name for flag in flags}) is squashed
+        assert "SQUASHED" not in names(large)
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_constant_page_is_flagged_and_nothing_fails(value: int) -> None:
+    page = np.full((50, 60), value, np.uint8)
+    assert {"EMPTY", "SATURATED", "LOW_CONTRAST"} <= names(page, np.full(page.shape, -np.inf, np.float32))
+
+
+COPIES: dict[str, Callable[[NDArray[np.uint16]], NDArray[Any]]] = {
+    "offset": lambda page: page + np.uint16(1000),
+    "double gain": lambda page: page.astype(np.uint32) * 2,
+    "float": lambda page: page.astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_copies_of_a_page_have_the_same_measures(copy: Callable[[NDArray[np.uint16]], NDArray[Any]]) -> None:
+    page = field() // 16
+    logits = logits_like(page)
+    first, second = (measure(each, normalise(each), logits, "native") for each in (page, copy(page)))
+    for name in Measures.__struct_fields__:
+        if name != "levels":
+            assert getattr(first, name) == pytest.approx(getattr(second, name), rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32))
+def test_any_page_is_measured(height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    page = rng.integers(0, rng.integers(1, 300), (height, width)).astype(np.uint16)
+    for mode in MODES:
+        measures = measure(page, normalise(page), logits_like(page), mode)
+        numbers = [getattr(measures, name) for name in Measures.__struct_fields__]
+        assert not any(math.isnan(number) for number in numbers)
+        assert 0 <= measures.confluence_low <= measures.confluence_high <= 1
+        assert measures.unevenness >= 0
+        assert {flag.name for flag in flags_of(measures)} <= set(quality.FlagName.__args__)
+
+
+def test_the_description_has_a_name_for_each_number() -> None:
+    assert describe(normalise(field())).shape == (len(quality.DESCRIPTION),)
+    assert BOUNDS.centre.shape == (len(quality.DESCRIPTION),)
+    assert BOUNDS.whitening.shape == (len(quality.DESCRIPTION),) * 2
+
+
+def test_a_prediction_carries_flags_and_the_range_of_its_confluence(shipped: Predictor) -> None:
+    page = field()
+    rng = np.random.default_rng(0)
+    plain = shipped.predict(page)
+    assert 0 < plain.confluence_low < plain.confluence < plain.confluence_high < 1
+    assert plain.confluence == plain.mask.mean()
+    for change in (blurred(4), noisy(60)):
+        assert shipped.predict(change(page, rng).page).quality
+    large = rescaled(BOUNDS.shrinkage * 224 / 320 + 1)(page, rng).page
+    assert "SQUASHED" in {flag.name for flag in shipped.predict(large, "resize").quality}
