@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from cytomask.model import preprocess, quality
 from cytomask.model.preprocess import Blend, Pixels, TilePlan
-from cytomask.model.quality import Flag, Mode, share_above
+from cytomask.model.quality import Flag, share_above
 
+Mode = Literal["native", "resize"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 # A network: (N, 1, 224, 224) float32 tiles to their logits, of the same shape. N is 1 in `resize` mode.
 Infer = Callable[[Pixels], Pixels]
@@ -165,7 +166,8 @@ class Predictor:
             logits = logits_of_page(normalised, mode, infer)
         cut = logit(self.manifests[mode].threshold if threshold is None else threshold)
         plan = preprocess.plan_tiles(*page.shape) if mode == "native" else None
-        return Prediction(logits, logits >= cut, plan, quality.check(page, normalised, logits, mode))
+        flags = quality.check(page, normalised, logits, squashed=mode == "resize")
+        return Prediction(logits, logits >= cut, plan, flags)
 
 
 def load_network(folder: Path, manifest: Manifest, threads: int = 0) -> Infer:

@@ -5,6 +5,7 @@ One code for training and serving, so that the network is served what it was tra
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,8 +95,9 @@ def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:
         return None
     sample = _sample(page)
     middle = float(np.partition(sample, sample.size // 2)[sample.size // 2])
-    dark = page <= darkest + FLAT * (middle - darkest)
-    bright = page >= brightest + FLAT * (middle - brightest)
+    values: NDArray[Any] = page
+    dark = values <= darkest + FLAT * (middle - darkest)
+    bright = values >= brightest + FLAT * (middle - brightest)
     least = FILL_SHARE * page.size
     ends = [_squares(end) for end in (dark, bright) if np.count_nonzero(end) >= least]
     fill = [end for end in ends if np.count_nonzero(end) >= least]

@@ -16,7 +16,6 @@ from cytomask.model import preprocess
 from cytomask.model.preprocess import Pixels
 from cytomask.model.quality_bounds import BOUNDS, Bounds
 
-Mode = Literal["native", "resize"]
 FlagName = Literal[
     "EMPTY",
     "OUT_OF_FOCUS",
@@ -46,9 +45,11 @@ def share_above(logits: Pixels, probability: float) -> float:
     return float(np.count_nonzero(logits >= bound) / logits.size)
 
 
-def check(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, mode: Mode) -> tuple[Flag, ...]:
+def check(
+    page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, squashed: bool
+) -> tuple[Flag, ...]:
     """Return the flags of a page; arguments as `measure` takes them."""
-    return tuple(flags_of(measure(page, normalised, logits, mode)))
+    return tuple(flags_of(measure(page, normalised, logits, squashed=squashed)))
 
 
 class Measures(msgspec.Struct, frozen=True):
@@ -135,7 +136,8 @@ def _changes(normalised: Pixels) -> NDArray[np.float64]:
                 sums += float(differences.sum(dtype=np.float64))
                 count += differences.size
         means.append(sums / count if count else 0.0)
-    return np.maximum(np.array(means), 1e-6)
+    changes: NDArray[np.float64] = np.maximum(np.array(means), 1e-6)
+    return changes
 
 
 def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -148,17 +150,19 @@ def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64
     return means, np.sqrt(np.maximum(squares - means**2, 1e-12))
 
 
-def measure(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, mode: Mode) -> Measures:
+def measure(
+    page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, squashed: bool
+) -> Measures:
     """Measure a page and what the network said of it.
 
     Args:
         page: (H, W), any real dtype, finite values.
         normalised: (H, W) float32, of that page.
         logits: (H, W) float32.
-        mode: that the network was run in.
+        squashed: whether the network saw the page squashed to one tile, as in `resize` mode.
     """
     low, high = share_above(logits, 0.7), share_above(logits, 0.3)
-    shrinkage = max(page.shape) / preprocess.TILE if mode == "resize" else 1.0
+    shrinkage = max(page.shape) / preprocess.TILE if squashed else 1.0
     if not normalised.any():  # a constant page
         return Measures(low, high, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, shrinkage)
     changes = _changes(normalised)

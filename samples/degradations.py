@@ -64,7 +64,8 @@ def _rounded(values: NDArray[np.floating[Any]], like: Page) -> Page:
     if not np.issubdtype(like.dtype, np.integer):
         return values.astype(like.dtype)
     limits = np.iinfo(like.dtype)
-    return np.clip(np.rint(values), limits.min, limits.max).astype(like.dtype)
+    rounded: Page = np.clip(np.rint(values), limits.min, limits.max).astype(like.dtype)
+    return rounded
 
 
 def grey_level(page: Page) -> float:
@@ -176,14 +177,16 @@ def _sixteen_bits(page: Page, _: np.random.Generator) -> Page:
     if page.dtype == np.uint8:
         return page.astype(np.uint16) * np.uint16(257)
     low, high = float(page.min()), float(page.max())
-    return np.rint((page - low) / max(high - low, 1e-9) * 65535).astype(np.uint16)
+    stretched: Page = np.rint((page - low) / max(high - low, 1e-9) * 65535).astype(np.uint16)
+    return stretched
 
 
 def _eight_bits(page: Page, _: np.random.Generator) -> Page:
     if page.dtype == np.uint8:
         return page
     low, high = np.percentile(page, (0.1, 99.9))
-    return np.clip(np.rint((page - low) / max(high - low, 1e-9) * 255), 0, 255).astype(np.uint8)
+    stretched: Page = np.clip(np.rint((page - low) / max(high - low, 1e-9) * 255), 0, 255)
+    return stretched.astype(np.uint8)
 
 
 # Those that say nothing about the cells first: a mask should not change under them.
@@ -211,7 +214,8 @@ DEGRADATIONS = HARMLESS | HARMFUL
 
 
 def _inverted(page: Page, _: np.random.Generator) -> Page:
-    return (page.max() - page + page.min()).astype(page.dtype)
+    inverted: Page = (page.max() - page + page.min()).astype(page.dtype)
+    return inverted
 
 
 def _fluorescent(page: Page, rng: np.random.Generator) -> Page:
@@ -219,16 +223,16 @@ def _fluorescent(page: Page, rng: np.random.Generator) -> Page:
     fine = page - _smooth(page, 3)
     light = np.sqrt(_smooth(fine * fine, 4))
     light = 2000 * light / max(float(np.percentile(light, 99.5)), 1e-9)
-    return np.clip(rng.poisson(np.maximum(light, 0)) + 100 + rng.normal(0, 4, page.shape), 0, 65535).astype(
-        np.uint16
-    )
+    counted = rng.poisson(np.maximum(light, 0)) + 100 + rng.normal(0, 4, page.shape)
+    return np.clip(counted, 0, 65535).astype(np.uint16)
 
 
 def _relief(page: Page, _: np.random.Generator) -> Page:
     """Show slopes, as differential interference contrast does."""
     soft = _smooth(page, 2)
     slope = soft - np.roll(soft, (3, 3), axis=(0, 1))
-    return np.rint(slope * 100 / max(float(np.abs(slope).max()), 1e-9) + 128).astype(np.uint8)
+    relief: Page = np.rint(slope * 100 / max(float(np.abs(slope).max()), 1e-9) + 128).astype(np.uint8)
+    return relief
 
 
 # Too strong for any network, and what other microscopes would show of the scene: flags are tried on them.

@@ -5,6 +5,7 @@ For training (nothing on them is cell) and for measuring phantom confluence. The
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ def empty_page_kind(seed: int) -> str:
 def _sensor(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
     """Noise of single pixels, with the streaks of a camera's columns on some pages."""
     columns = rng.standard_normal((1, shape[1]), np.float32) * np.float32(rng.choice([0, 0, 0, 0, 0.3, 0.7]))
-    return rng.standard_normal(shape, np.float32) + columns
+    page: Plane = rng.standard_normal(shape, np.float32) + columns
+    return page
 
 
 def _grain(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
@@ -65,7 +67,7 @@ def _gradient(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
     """Light that falls from one side to the other."""
     down, across = _place(shape)
     turn = rng.uniform(0, 2 * np.pi)
-    slope = np.cos(turn) * across + np.sin(turn) * down
+    slope: Plane = np.float32(np.cos(turn)) * across + np.float32(np.sin(turn)) * down
     return _steep(rng) * slope + _sensor(rng, shape)
 
 
@@ -83,7 +85,7 @@ def _dust(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
     for _ in range(int(rng.integers(3, 60))):
         size = float(np.exp(rng.uniform(np.log(0.6), np.log(4))))
         height = rng.uniform(3, 25) * rng.choice([-1, -1, 1])
-        _stamp(page, rng, lambda far, size=size: _fringed(far, size), height, 5 * size)
+        _stamp(page, rng, partial(_fringed, size=size), height, 5 * size)
     return page
 
 
@@ -110,10 +112,7 @@ def _bubbles(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
         rim = rng.uniform(1, 4)
         inside = rng.uniform(-1.5, 1.5)
 
-        def ring(far: Plane, radius: float = radius, rim: float = rim, inside: float = inside) -> Plane:
-            edge = _fringed(far - radius, rim)
-            return edge + np.float32(inside / 10) * (far < radius)
-
+        ring = partial(_ring, radius=radius, rim=rim, inside=inside)
         _stamp(page, rng, ring, rng.uniform(5, 20) * rng.choice([-1, 1]), radius + 8 * rim)
     return page
 
@@ -134,11 +133,12 @@ def _medium(rng: np.random.Generator, shape: tuple[int, int]) -> Plane:
     """Protein and streaks of the medium: faint soft texture of several sizes at once."""
     streaks = noise(rng, shape, float(rng.uniform(3, 12)), float(rng.uniform(0.6, 3)))
     clouds = noise(rng, shape, float(rng.uniform(20, 60)))
-    return (
+    page: Plane = (
         streaks * np.float32(rng.uniform(0.2, 1))
         + clouds * np.float32(rng.uniform(0, 2))
         + _sensor(rng, shape) * np.float32(rng.uniform(0.2, 1))
     )
+    return page
 
 
 Maker = Callable[[np.random.Generator, tuple[int, int]], Plane]
@@ -164,7 +164,8 @@ def _exposed(rng: np.random.Generator, light: Plane) -> NDArray[Any]:
     share = float(np.exp(rng.uniform(np.log(LEAST_LEVELS / 255), np.log(0.9))))
     ground = rng.uniform(0.02, 0.98 - share)
     scaled = ground + share * (light - low) / (high - low)
-    pixels = np.clip(np.rint(scaled * levels), 0, levels).astype(np.uint8 if bits == 8 else np.uint16)
+    rounded = np.clip(np.rint(scaled * levels), 0, levels)
+    pixels: NDArray[Any] = rounded.astype(np.uint8 if bits == 8 else np.uint16)
     hot = rng.random(pixels.shape) < rng.choice([0, 0, 0, 1e-4, 1e-3])
     pixels[hot] = levels
     return pixels
@@ -185,8 +186,12 @@ def _steep(rng: np.random.Generator) -> np.float32:
 def _fringed(far: Plane, size: float) -> Plane:
     """Draw a line or speck with the fringe of phase contrast around it: 1 in its middle."""
     core, fringe = np.exp(-((far / size) ** 2) / 2), np.exp(-((far / (2 * size)) ** 2) / 2)
-    drawn: Plane = 1.5 * core - 0.5 * fringe
-    return drawn
+    return (1.5 * core - 0.5 * fringe).astype(np.float32)
+
+
+def _ring(far: Plane, radius: float, rim: float, inside: float) -> Plane:
+    """Draw a fringed ring whose inside is a little brighter or darker than its surroundings."""
+    return (_fringed(far - np.float32(radius), rim) + inside / 10 * (far < radius)).astype(np.float32)
 
 
 def _stamp(

@@ -45,7 +45,8 @@ def somata(pixels: Pixels, cells: metrics.Mask) -> metrics.Mask:
     textured = (texture(pixels, BETWEEN_NEURITES_SIDE) >= BETWEEN_NEURITES) | near
     _, parts, sizes, _ = cv2.connectedComponentsWithStats(textured.astype(np.uint8), connectivity=8)
     unclear = (sizes[:, cv2.CC_STAT_AREA] >= DEBRIS_AREA) & (np.arange(len(sizes)) > 0)
-    return cells | ~(unclear[parts] | near)
+    known: metrics.Mask = cells | ~(unclear[parts] | near)
+    return known
 
 
 def colonies(pixels: Pixels, cells: metrics.Mask) -> metrics.Mask:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,7 +24,7 @@ from cytomask import metrics
 from cytomask.model import preprocess, quality
 from cytomask.model.predictor import WEIGHTS, Infer, Mode, load_network, logit, logits_of_page, read_manifest
 from cytomask.model.quality import Measures
-from cytomask.model.quality_bounds import Bounds
+from cytomask.model.quality_bounds import BOUNDS, Bounds
 from cytomask.samples.degradations import DEGRADATIONS, MODALITIES, SEVERE
 from cytomask.training.sources import Sample, read_source, read_unlabelled
 from cytomask.training.yardsticks import table
@@ -83,7 +84,7 @@ def check_sample(
         if degraded:
             mask, seen = degraded.back(mask), degraded.seen
         iou = metrics.score(mask & seen, cells & seen).iou
-        measured = quality.measure(shown, normalised, logits, mode)
+        measured = quality.measure(shown, normalised, logits, squashed=mode == "resize")
         checked.append(Checked(source, name, iou, measured, quality.describe(normalised)))
     return checked
 
@@ -101,12 +102,12 @@ def with_usual(checked: Sequence[Checked], bounds: Bounds) -> list[Checked]:
 def bounds_of(checked: Sequence[Checked], bounds: Bounds) -> Bounds:
     """Set each bound so that it lets through `SPARED` of the pages whose mask is good."""
     good = [each.measures for each in checked if each.iou >= GOOD]
-    found = {}
+    found: dict[str, Any] = {}
     for name, largest in BOUNDED.items():
-        values = [getattr(measures, name) for measures in good]
-        finite = [value for value in values if math.isfinite(value)]
-        method = "higher" if largest else "lower"
-        found[name] = float(np.quantile(finite, SPARED if largest else 1 - SPARED, method=method))
+        values = np.sort([getattr(measures, name) for measures in good])
+        values = values[np.isfinite(values)]
+        spared = math.ceil(SPARED * values.size) - 1
+        found[name] = float(values[spared] if largest else values[-1 - spared])
     return bounds._replace(empty=EMPTY, saturated=SATURATED, **found)
 
 
@@ -179,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             item.pixels for folder in given.unlabelled for item in read_unlabelled(given.data / folder)
         ]
         centre, whitening = usual(np.stack([quality.describe(page) for page in usual_pages]))
-        bounds = quality.BOUNDS._replace(centre=centre, whitening=whitening)
+        bounds = BOUNDS._replace(centre=centre, whitening=whitening)
         samples = [(source, sample) for source in given.score for sample in read_source(given.data, source)]
         checked = []
         for seed, (source, sample) in enumerate(tqdm(samples, unit="page", disable=None)):

@@ -30,10 +30,10 @@ def validate(
         known = item.weights()
         mask = logits >= logit(config.threshold)
         ious.append(metrics.score(mask & (known > 0), item.cells & (known > 0)).iou)
-        truth, logits, counts = (
-            torch.tensor(array)[None, None] for array in (item.cells.astype(np.float32), logits, known)
+        given, truth, counts = (
+            torch.tensor(array)[None, None] for array in (logits, item.cells.astype(np.float32), known)
         )
-        losses.append(loss_of(logits, truth, config.loss, counts).item())
+        losses.append(loss_of(given, truth, config.loss, counts).item())
     return {"validation_loss": sum(losses) / len(losses), "validation_iou": sum(ious) / len(ious)}
 
 

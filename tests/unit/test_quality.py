@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cytomask.model import quality
-from cytomask.model.predictor import MODES, Predictor
+from cytomask.model.predictor import Predictor
 from cytomask.model.preprocess import Pixels, normalise
 from cytomask.model.quality import Measures, check, describe, flags_of, measure, share_above
 from cytomask.model.quality_bounds import BOUNDS
@@ -46,7 +46,7 @@ def logits_like(page: NDArray[Any], share: float = 0.3, sure: float = 5.0) -> Pi
 
 def names(page: NDArray[Any], logits: Pixels | None = None) -> set[str]:
     logits = logits_like(page) if logits is None else logits
-    return {flag.name for flag in check(page, normalise(page), logits, "native")}
+    return {flag.name for flag in check(page, normalise(page), logits, squashed=False)}
 
 
 def test_a_good_page_has_no_flag() -> None:
@@ -125,7 +125,7 @@ def test_resize_flags_a_page_that_it_squashes_too_far() -> None:
     page = field()
     for longer, squashed in ((int(BOUNDS.shrinkage * 224), False), (int(BOUNDS.shrinkage * 224) + 300, True)):
         large = np.resize(page, (200, longer))
-        flags = check(large, normalise(large), logits_like(large), "resize")
+        flags = check(large, normalise(large), logits_like(large), squashed=True)
         assert ("SQUASHED" in {flag.name for flag in flags}) is squashed
         assert "SQUASHED" not in names(large)
 
@@ -147,7 +147,7 @@ COPIES: dict[str, Callable[[NDArray[np.uint16]], NDArray[Any]]] = {
 def test_copies_of_a_page_have_the_same_measures(copy: Callable[[NDArray[np.uint16]], NDArray[Any]]) -> None:
     page = field() // 16
     logits = logits_like(page)
-    first, second = (measure(each, normalise(each), logits, "native") for each in (page, copy(page)))
+    first, second = (measure(each, normalise(each), logits, squashed=False) for each in (page, copy(page)))
     for name in Measures.__struct_fields__:
         if name != "levels":
             assert getattr(first, name) == pytest.approx(getattr(second, name), rel=1e-4, abs=1e-6)
@@ -158,13 +158,13 @@ def test_copies_of_a_page_have_the_same_measures(copy: Callable[[NDArray[np.uint
 def test_any_page_is_measured(height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     page = rng.integers(0, rng.integers(1, 300), (height, width)).astype(np.uint16)
-    for mode in MODES:
-        measures = measure(page, normalise(page), logits_like(page), mode)
+    for squashed in (False, True):
+        measures = measure(page, normalise(page), logits_like(page), squashed=squashed)
         numbers = [getattr(measures, name) for name in Measures.__struct_fields__]
         assert not any(math.isnan(number) for number in numbers)
         assert 0 <= measures.confluence_low <= measures.confluence_high <= 1
         assert measures.unevenness >= 0
-        assert {flag.name for flag in flags_of(measures)} <= set(quality.FlagName.__args__)
+        assert {flag.name for flag in flags_of(measures)} <= set(get_args(quality.FlagName))
 
 
 def test_the_description_has_a_name_for_each_number() -> None:
