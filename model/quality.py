@@ -150,9 +150,7 @@ def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64
     return means, np.sqrt(np.maximum(squares - means**2, 1e-12))
 
 
-def measure(
-    page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, squashed: bool
-) -> Measures:
+def measure(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, squashed: bool) -> Measures:
     """Measure a page and what the network said of it.
 
     Args:
