@@ -4,7 +4,7 @@ import re
 import time
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from cytomask.cli.console import complain, say
@@ -13,6 +13,7 @@ from cytomask.errors import InvalidRequest, UnreadableCoco
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
+    from cytomask.coco_index import IndexingRow
     from cytomask.requests import S3Object
 
 EXAMPLES = (
@@ -123,34 +124,35 @@ def metadata(images: str) -> dict[str, str]:
     return {"images": quote(images)} if images else {}
 
 
-def wait_for_indexing(stack: "Stack", place: "S3Object") -> dict[str, Any] | None:
+def wait_for_indexing(stack: "Stack", place: "S3Object") -> "IndexingRow | None":
     """What became of the upload; None where nothing has in time."""
-    from cytomask.jobs import Jobs
+    from cytomask.coco_index import CocoIndex
     from cytomask.storage import Storage
+    from cytomask.table import Table
 
-    storage, jobs = Storage(stack.s3), Jobs(stack.dynamodb, stack.table)
+    storage, index = Storage(stack.s3), CocoIndex(Table(stack.dynamodb, stack.table))
     coco = storage.find(place)
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while coco and time.monotonic() < deadline:
-        row = jobs.read_indexing(coco)
+        row = index.read(coco)
         if row:
             return row
         time.sleep(POLL_SECONDS)
     return None
 
 
-def report_indexing(row: dict[str, Any] | None, coco: "S3Object") -> int:
+def report_indexing(row: "IndexingRow | None", coco: "S3Object") -> int:
     """Says what became of the upload, and returns the exit code."""
     if row is None:
         complain(
             f"{coco.uri} is not indexed after {TIMEOUT_SECONDS} s; the log of the evaluate function says why"
         )
         return 1
-    if row["index_status"] == "REJECTED":
-        complain(f"rejected: {row['error_code']}: {row['error']}")
+    if row.index_status == "REJECTED":
+        complain(f"rejected: {row.error_code}: {row.error}")
         return 1
-    say(f"{row['images']} images, {row['annotations']} annotations")
-    if row["annotations_without_image"]:
-        say(f"{row['annotations_without_image']} of these belong to images that the file does not list")
+    say(f"{row.images} images, {row.annotations} annotations")
+    if row.annotations_without_image:
+        say(f"{row.annotations_without_image} of these belong to images that the file does not list")
     say("their masks are scored as they come: see `cytomask jobs` and `cytomask report`")
     return 0

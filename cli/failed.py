@@ -30,14 +30,16 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 def run_failed(stack: "Stack", arguments: Namespace) -> int:
     """Print which jobs and evaluations failed, the latest first; 1 if any did."""
-    from cytomask.jobs import JOB, Jobs  # boto3 takes half a second
+    from cytomask.jobs import Jobs  # boto3 takes half a second
+    from cytomask.records import EvaluationRow
+    from cytomask.table import Table
 
-    rows = list(Jobs(stack.dynamodb, stack.table).failed())
+    rows = list(Jobs(Table(stack.dynamodb, stack.table)).failed())
     for row in rows:
-        what = row.get("image", row.get("ground_truth", ""))
-        say(f"{row['job_id']}  {row['updated_at']}  attempt {row.get('attempt', 1)}  {what}")
-        if row["record"] != JOB:
-            say(f"    scored against {row['ground_truth']}")
-        say(f"    {row['error_code']}: {row['error']}")
+        what = row.image or row.ground_truth or ""
+        say(f"{row.job_id}  {row.updated_at}  attempt {row.attempt or 1}  {what}")
+        if isinstance(row, EvaluationRow):
+            say(f"    scored against {row.ground_truth}")
+        say(f"    {row.error_code}: {row.error}")
     complain(f"{len(rows)} failed; `cytomask redrive` sends them again" if rows else "nothing failed")
     return 1 if rows else 0

@@ -13,7 +13,8 @@ from cytomask.cli.files import write_whole
 from cytomask.cli.tables import csv_bytes, csv_cell, csv_line
 from cytomask.errors import CytomaskError
 from cytomask.model.predictor import Mode
-from cytomask.requests import Output, Parameters, output_key
+from cytomask.requests import Output, Parameters
+from cytomask.work import output_key
 
 COLUMNS = (
     "file",

@@ -9,7 +9,8 @@ from cytomask.cli.options import Commands, Parser, add_command, on_stack
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
-    from cytomask.jobs import Jobs, Row
+    from cytomask.jobs import Jobs
+    from cytomask.records import EvaluationRow, JobRow
 
 EXAMPLES = (
     "cytomask redrive                                       # everything that failed",
@@ -30,14 +31,15 @@ def add_parser(commands: "Commands[Parser]") -> None:
 def run_redrive(stack: "Stack", arguments: Namespace) -> int:
     """Send failed jobs again; 1 if an id names none of them."""
     from cytomask.jobs import Jobs  # boto3 takes half a second
+    from cytomask.table import Table
 
-    jobs = Jobs(stack.dynamodb, stack.table)
+    jobs = Jobs(Table(stack.dynamodb, stack.table))
     failed = list(jobs.failed())
-    wanted = [row for row in failed if not arguments.ids or row["job_id"].startswith(tuple(arguments.ids))]
+    wanted = [row for row in failed if not arguments.ids or row.job_id.startswith(tuple(arguments.ids))]
     for row in wanted:
         if redrive_row(stack, jobs, row):
-            say(f"{row['job_id']}  {row.get('image', row.get('ground_truth', ''))}")
-    unknown = [each for each in arguments.ids if not any(row["job_id"].startswith(each) for row in failed)]
+            say(f"{row.job_id}  {row.image or row.ground_truth or ''}")
+    unknown = [each for each in arguments.ids if not any(row.job_id.startswith(each) for row in failed)]
     for each in unknown:
         complain(f"{each} names no failed job; `cytomask failed` lists them")
     if not failed:
@@ -45,27 +47,27 @@ def run_redrive(stack: "Stack", arguments: Namespace) -> int:
     return 1 if unknown else 0
 
 
-def redrive_row(stack: "Stack", jobs: "Jobs", found: "Row") -> bool:
+def redrive_row(stack: "Stack", jobs: "Jobs", found: "JobRow | EvaluationRow") -> bool:
     """Send the message of a failed row again; return False if it is not FAILED any more.
 
     The row becomes QUEUED first, for the function may be quick; it is put back if the message cannot be sent.
     """
-    from cytomask.jobs import JOB
+    from cytomask.records import JobRow
     from cytomask.requests import awaited_by
 
-    row = jobs.queue_again(found["job_id"], found["record"], time.time())
+    row = jobs.queue_again(found, now=time.time())
     if row is None:
         return False
-    of_image = row["record"] == JOB and "image" in row
+    of_image = isinstance(row, JobRow) and row.image is not None
     try:
         stack.sqs.send_message(
             QueueUrl=stack.segment_queue if of_image else stack.evaluation_queue,
-            MessageBody=row["message"],
-            MessageAttributes=awaited_by(row["job_id"]) if of_image else {},
+            MessageBody=row.message or "",
+            MessageAttributes=awaited_by(row.job_id) if of_image else {},
         )
     except BaseException:
         jobs.fail_again(row)
         raise
-    if row["record"] == JOB and not of_image:
-        jobs.forget_queued(row["job_id"])  # a notice's row: the evaluations that it asks for have their own
+    if isinstance(row, JobRow) and not of_image:
+        jobs.forget_queued(row.job_id)  # a notice's row: the evaluations that it asks for have their own
     return True

@@ -20,7 +20,8 @@ from cytomask.cli.summary import (
     warn_of_different_images,
 )
 from cytomask.cli.tables import print_table, write_csv
-from cytomask.jobs import AWAITING, JOB
+from cytomask.evaluations import AWAITING
+from cytomask.jobs import JOB
 from cytomask.storage import Storage
 
 OF_MASKS = ("images", "jobs", "masks", "failures", "confluence")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from cytomask.jobs import JOB, STATUSES, timestamp
+from cytomask.jobs import JOB, STATUSES
+from cytomask.table import timestamp
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

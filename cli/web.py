@@ -112,12 +112,18 @@ def log_lines(stack: "Stack", job_id: str) -> "Sequence[LogLine]":
 def redrive(stack: "Stack", job_id: str) -> bool:
     """Send a job and its evaluations again as `cytomask redrive` does; False if none of them failed."""
     from cytomask.cli.redrive import redrive_row
-    from cytomask.jobs import JOB, Jobs
+    from cytomask.evaluations import Evaluations
+    from cytomask.jobs import Jobs
+    from cytomask.table import Table
 
-    jobs = Jobs(stack.dynamodb, stack.table)
-    failed = [
-        row
-        for row in jobs.rows(job_id)
-        if row.get("status" if row["record"] == JOB else "evaluation_status") == "FAILED"
-    ]
-    return any([redrive_row(stack, jobs, row) for row in failed])
+    table = Table(stack.dynamodb, stack.table)
+    found = Evaluations(table).with_job(job_id)
+    if found is None:
+        return False
+    job, evaluations = found
+    jobs = Jobs(table)
+    failed = [row for row in evaluations if row.evaluation_status == "FAILED"]
+    sent = [redrive_row(stack, jobs, row) for row in failed]
+    if job.status == "FAILED":
+        sent.append(redrive_row(stack, jobs, job))
+    return any(sent)

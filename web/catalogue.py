@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 
-from cytomask.jobs import AWAITING, JOB, STATUSES, Jobs
+from cytomask.evaluations import AWAITING
+from cytomask.jobs import JOB, STATUSES
+from cytomask.table import Table
 from cytomask.web.account import Row
 
 ROWS_AT_ONCE = 1000
@@ -64,9 +66,9 @@ class Entry(msgspec.Struct, omit_defaults=True):
 class Catalogue:
     """All jobs of a stack by their ids. Safe to share between threads."""
 
-    def __init__(self, jobs: Jobs, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, table: Table, clock: Callable[[], float] = time.monotonic) -> None:
         """Reads nothing yet."""
-        self._jobs = jobs
+        self._table = table
         self._clock = clock
         self._entries: dict[str, Entry] = {}
         self._revision = 0
@@ -91,7 +93,7 @@ class Catalogue:
                 if (entry := self._entries.get(each)) and entry.iou is None and entry.has_mask
             ]
         with ThreadPoolExecutor(WORKERS) as pool:
-            found = list(pool.map(lambda entry: newest_iou(self._jobs.rows(entry.id)), wanted))
+            found = list(pool.map(lambda entry: newest_iou(self._table.rows(entry.id)), wanted))
         with self._lock:
             self._revision += 1
             changed = []
@@ -115,7 +117,7 @@ class Catalogue:
                 seen.add(row["job_id"])
                 self._note(row)
         for job_id in unfinished - seen:
-            now_row = self._jobs.read(job_id)
+            now_row = self._table.read(job_id, JOB)
             if now_row is not None:
                 self._note(now_row)
         if whole:
@@ -127,7 +129,9 @@ class Catalogue:
         """Jobs of a status, the newest first, until what is known repeats itself."""
         start, known = None, 0
         while True:
-            rows, start = self._jobs.listed({"status": status}, start, ROWS_AT_ONCE)
+            rows, start = self._table.page_of(
+                "status", status, filters={"record": JOB}, start=start, count=ROWS_AT_ONCE
+            )
             for row in rows:
                 if not whole and status in LASTING:
                     entry = self._entries.get(row["job_id"])

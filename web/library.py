@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from cytomask import images
 from cytomask.errors import NoSuchJob
-from cytomask.jobs import Jobs
-from cytomask.requests import S3Object, ground_truth_keys, is_coco, parse_uri
+from cytomask.jobs import JOB
+from cytomask.requests import S3Object, is_coco, parse_uri
 from cytomask.storage import Storage
+from cytomask.table import Table
 from cytomask.truths.masks import read_ground_truth
 from cytomask.web.account import Account, Row
 from cytomask.web.answers import Refusal
 from cytomask.web.cache import Cache
 from cytomask.web.raster import Raster, mask_raster, raster_of
+from cytomask.work import ground_truth_keys
 
 LAYERS = ("image", "mask", "probability", "truth")
 
@@ -29,12 +31,12 @@ class Library:
         """Reads with the account's rights."""
         self._account = account
         self._storage = Storage(account.s3)
-        self._jobs = Jobs(account.dynamodb, account.table)
+        self._table = Table(account.dynamodb, account.table)
         self._cache = cache
 
     def row(self, job_id: str) -> Row:
         """A job's row as it is now; raises NoSuchJob."""
-        row = self._jobs.read(job_id)
+        row = self._table.read(job_id, JOB)
         if row is None:
             raise NoSuchJob(f"there is no job {job_id}")
         return row
@@ -80,7 +82,7 @@ class Library:
 
     def truth(self, row: Row, result: Mapping[str, Any]) -> S3Object | None:
         """The ground truth that a job is scored against: a mask image, or a COCO file's drawing."""
-        rows = [each for each in self._jobs.rows(row["job_id"]) if "evaluation_status" in each]
+        rows = [each for each in self._table.rows(row["job_id"]) if "evaluation_status" in each]
         rows.sort(key=lambda each: str(each["created_at"]), reverse=True)
         for place in self.truth_places(row, result):
             if found := self._storage.find(place):
@@ -93,7 +95,7 @@ class Library:
 
     def truth_places(self, row: Row, result: Mapping[str, Any]) -> list[S3Object]:
         """Where scoring looks for a mask image of this job, the first that is there counts."""
-        rows = (each for each in self._jobs.rows(row["job_id"]) if "evaluation_status" in each)
+        rows = (each for each in self._table.rows(row["job_id"]) if "evaluation_status" in each)
         own = self._account.ground_truth_bucket
         bucket_keys = [S3Object(own, key) for key in ground_truth_keys(result["image"]["key"])]
         usual = {place.uri for place in bucket_keys}

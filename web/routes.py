@@ -12,9 +12,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from cytomask import images
-from cytomask.jobs import Jobs
 from cytomask.requests import SIDECARS
 from cytomask.served_model import read_served_models
+from cytomask.table import Table
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal, answer, read_body, read_json
 from cytomask.web.cache import Cache
@@ -52,7 +52,7 @@ class Routes:
         self._cache, self._small = Cache(), Cache(64 * 2**20)
         self._library = Library(account, self._cache)
         self._painter = Painter(account, self._library)
-        self._catalogue = Catalogue(Jobs(account.dynamodb, account.table))
+        self._catalogue = Catalogue(Table(account.dynamodb, account.table))
         self._tickets = Tickets()
         self._archive = Archive(account, self._library)
         self.uploads = Uploads(account)

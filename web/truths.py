@@ -13,11 +13,12 @@ from botocore.exceptions import ClientError
 from numpy.typing import NDArray
 
 from cytomask import images
-from cytomask.requests import S3Object, ground_truth_keys
+from cytomask.requests import S3Object
 from cytomask.web.account import Account, Row
 from cytomask.web.answers import Refusal
 from cytomask.web.library import Library, page_of
 from cytomask.web.raster import TILE, painted
+from cytomask.work import ground_truth_keys
 
 PLACE = struct.Struct("<HH")  # column and row of a tile
 PACKED = TILE * TILE // 8

@@ -12,12 +12,14 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cytomask.clients import CLIENTS
 from cytomask.errors import InvalidRequest
+from cytomask.evaluations import Evaluations
 from cytomask.http import answer, make_door, read_json, read_query
 from cytomask.jobs import Jobs
 from cytomask.requests import decode, parse_request
 from cytomask.served_model import read_served_models
 from cytomask.settings import Settings
 from cytomask.storage import Storage
+from cytomask.table import Table
 from cytomask.telemetry import emitted
 
 from .desk import Desk, parse_search
@@ -28,13 +30,15 @@ door = make_door(logger, metrics)
 
 
 def connect() -> Desk:
-    """Makes the clients; an environment that is wrong ends the cold start here."""
+    """Make the clients; an environment that is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
+    table = Table(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
     return Desk(
         settings,
         read_served_models(),
         Storage(boto3.client("s3", config=CLIENTS)),
-        Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
+        Jobs(table),
+        Evaluations(table),
         boto3.client("sqs", config=CLIENTS),
     )
 
@@ -44,14 +48,14 @@ desk = connect()
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answers one request of the HttpApi, in its own form."""
+    """Answer one request of the HttpApi, in its own form."""
     with emitted(metrics):
         return door.resolve(event, context)
 
 
 @door.post("/jobs")
 def post_job() -> Response[bytes | str]:
-    """Queues what is asked for."""
+    """Queue what is asked for."""
     _require_no_query()
     job = desk.queue(parse_request(decode(read_json(door.current_event))))
     logger.info("job_queued", job_id=job["job_id"], image=job["image"], status=job["status"])
@@ -61,14 +65,14 @@ def post_job() -> Response[bytes | str]:
 
 @door.get("/jobs/<job_id>")
 def get_job(job_id: str) -> Response[bytes | str]:
-    """Tells of one job."""
+    """Show one job."""
     _require_no_query()
     return answer(HTTPStatus.OK, desk.job(job_id))
 
 
 @door.get("/jobs")
 def get_jobs() -> Response[bytes | str]:
-    """Lists jobs by status, group or both."""
+    """List jobs by status, group or both."""
     return answer(HTTPStatus.OK, desk.jobs(parse_search(read_query(door.current_event))))
 
 

@@ -1,10 +1,9 @@
-"""What is done with jobs over HTTP: queue one, tell of one, list many."""
+"""Jobs over HTTP: queue one, show one, list many."""
 
 import base64
 import binascii
 import hashlib
 import hmac
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,33 +12,35 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cytomask.errors import ImageNotFound, InvalidRequest, NoSuchJob
-from cytomask.jobs import JOB, STATUSES, Jobs, Row
-from cytomask.requests import SegmentRequest, awaited_by, message_of, require_served
+from cytomask.evaluations import Evaluations
+from cytomask.jobs import STATUSES, Jobs
+from cytomask.records import EvaluationRow, JobRow
+from cytomask.requests import JOB_ID, SegmentRequest, awaited_by, message_of, require_served
 from cytomask.served_model import ServedModels, work_of
 from cytomask.settings import Settings
 from cytomask.storage import Storage
+from cytomask.table import Row
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-JOB_ID = re.compile(r"[0-9a-f]{32}")
 LONGEST_GROUP = 256
 ROWS_AT_ONCE = 100
 READS = 10
 SIGNATURE_BYTES = 16
-OF_THE_WORK_ALONE = ("owner", "lease_until", "message")  # messages may be long, and an answer has 6 MB
+INTERNAL = ("owner", "lease_until", "message")  # messages may be long, and an answer has 6 MB
 
 
 @dataclass(frozen=True)
 class Search:
-    """Which jobs are listed: `names` maps `status`, `group` or both to a value. `cursor`: where to go on."""
+    """Which jobs to list: `names` maps `status`, `group` or both to a value. `cursor`: where to go on."""
 
     names: Mapping[str, str]
     cursor: str | None = None
 
 
 def parse_search(fields: Mapping[str, str]) -> Search:
-    """Reads a query; raises InvalidRequest."""
+    """Read a query; raise InvalidRequest."""
     names = {name: value for name, value in fields.items() if name != "cursor"}
     if set(names) - {"status", "group"} or not names:
         raise InvalidRequest(
@@ -65,62 +66,63 @@ class Desk:
         models: ServedModels,
         storage: Storage,
         jobs: Jobs,
+        evaluations: Evaluations,
         sqs: "SQSClient",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._queue_url = settings.segment_queue_url
-        self._buckets = settings.allowed_buckets
+        self._served, self._outputs = settings.allowed_buckets, settings.output_bucket
         self._cursors = Cursors(settings.jobs_table.encode())
         self._models = models
         self._storage = storage
         self._jobs = jobs
+        self._evaluations = evaluations
         self._sqs = sqs
         self._clock = clock
 
     def queue(self, request: SegmentRequest) -> dict[str, Any]:
-        """Queues a job, and says how it stands: a job that is known may be further.
+        """Queue a job, and say how it stands: a job that is known may be further.
 
-        The row comes first. Its message is sent again with every repeat: it may bring a new ground truth or
-        group, and otherwise changes nothing.
+        The row comes first. The message is sent again with every repeat: it may bring a new ground truth or
+        group, and makes outputs again that are gone.
 
         Raises:
             ForeignBucket: the stack does not serve a bucket that is named.
             ImageNotFound: there is no such object now.
         """
-        require_served(request, self._buckets)
+        require_served(request, served=self._served, outputs=self._outputs)
         found = self._storage.find(request.image)
         if found is None:
             raise ImageNotFound(f"{request.image.uri} is not there; upload it first")
         work = work_of(replace(request, image=found), self._models)
-        fields = {"image": request.image.uri, "group": request.group}
-        row = self._jobs.queue(work.job_id, fields, self._clock())
+        row = self._jobs.queue(work.job_id, image=request.image.uri, group=request.group, now=self._clock())
         self._sqs.send_message(
             QueueUrl=self._queue_url,
             MessageBody=message_of(request),
             MessageAttributes=awaited_by(work.job_id),
         )
-        return {"job_id": work.job_id, "status": row["status"], "image": request.image.uri}
+        return {"job_id": work.job_id, "status": row.status, "image": request.image.uri}
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """A job's row with its `evaluations`; raises NoSuchJob."""
-        rows = {row["record"]: row for row in self._jobs.rows(job_id)} if JOB_ID.fullmatch(job_id) else {}
-        job = rows.pop(JOB, None)
-        if job is None:
+        """Show a job's row with its `evaluations`; raise NoSuchJob."""
+        found = self._evaluations.with_job(job_id) if JOB_ID.fullmatch(job_id) else None
+        if found is None:
             raise NoSuchJob(
                 f"there is no job {job_id[:100]}; its id has 32 hex digits, as POST /jobs answers it"
             )
-        return _shown(job) | {"evaluations": [_shown(row) for row in rows.values()]}
+        job, evaluations = found
+        return _shown(job) | {"evaluations": [_shown(row) for row in evaluations]}
 
     def jobs(self, search: Search) -> dict[str, Any]:
-        """The newest `jobs` that are searched for, and a `cursor` where there are more.
+        """List the newest `jobs` that are searched for, with a `cursor` where there are more.
 
         Raises:
             InvalidRequest: the cursor is not one of ours, or of another search.
         """
         start = self._cursors.read(search.cursor, search.names) if search.cursor is not None else None
-        found: list[Row] = []
-        for _ in range(READS):  # of rows that are filtered out there may be many
-            more, start = self._jobs.listed(search.names, start, ROWS_AT_ONCE - len(found))
+        found: list[JobRow] = []
+        for _ in range(READS):  # many rows may be filtered out
+            more, start = self._jobs.listed(search.names, start=start, count=ROWS_AT_ONCE - len(found))
             found += more
             if start is None or len(found) == ROWS_AT_ONCE:
                 break
@@ -163,7 +165,7 @@ class Cursors:
         return hmac.digest(self._key, signed, hashlib.sha256)[:SIGNATURE_BYTES]
 
 
-def _shown(row: Row) -> Row:
-    """A row without what concerns only those who work on it; of an evaluation, the record is its name."""
-    hidden = {"record" if row["record"] == JOB else "job_id", *OF_THE_WORK_ALONE}
-    return {name: value for name, value in row.items() if name not in hidden}
+def _shown(row: JobRow | EvaluationRow) -> Row:
+    """A row without what concerns only those who work on it; an evaluation is known by its record."""
+    hidden = {"record" if isinstance(row, JobRow) else "job_id", *INTERNAL}
+    return {name: value for name, value in msgspec.to_builtins(row).items() if name not in hidden}

@@ -1,6 +1,7 @@
 """Entry point of the evaluate function: takes batches of the evaluation queue, answers with what failed."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -10,29 +11,35 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cytomask.clients import CLIENTS
-from cytomask.jobs import Jobs
-from cytomask.requests import Evaluation, Ignored, Refused, parse_evaluation
+from cytomask.coco_index import CocoIndex
+from cytomask.errors import TimeShort
+from cytomask.evaluations import Evaluations
+from cytomask.requests import Evaluation, Ignored, Refused
 from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
+from cytomask.table import Table
 
 from .evaluator import Evaluator
 from .indexer import Indexer
+
+LONGEST_TEXT = 2000  # of a message, in the log
 
 logger = Logger()
 
 
 def connect() -> tuple[Evaluator, RetryingProcessor]:
-    """Makes the clients; an environment that is wrong ends the cold start here."""
+    """Make the clients; an environment that is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
     storage = Storage(boto3.client("s3", config=CLIENTS))
-    jobs = Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
+    table = Table(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
     sqs = boto3.client("sqs", config=CLIENTS)
-    indexer = Indexer(settings, storage, jobs, sqs, logger)
+    evaluations = Evaluations(table, sqs, settings.evaluation_queue_url)
+    indexer = Indexer(settings, storage, evaluations, CocoIndex(table), logger)
     retrying = RetryingProcessor(
         sqs, settings.evaluation_queue_url, settings.retry_delay, settings.tries, logger
     )
-    return Evaluator(settings, storage, jobs, indexer, logger), retrying
+    return Evaluator(settings, storage, evaluations, indexer, logger), retrying
 
 
 evaluator, processor = connect()
@@ -40,23 +47,37 @@ evaluator, processor = connect()
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> Any:
-    """Scores what the queue's messages ask for; returns the messages to deliver again."""
+    """Score what the queue's messages ask for; return the messages to deliver again."""
+    half = context.get_remaining_time_in_millis() / 2
+
+    def evaluate_message(record: SQSRecord) -> None:
+        logger.append_keys(message_id=record.message_id)
+        _evaluate(record.body, lambda: context.get_remaining_time_in_millis() < half)
+
     return process_partial_response(event, evaluate_message, processor, context)
 
 
-def evaluate_message(record: SQSRecord) -> None:
-    """Does what one message asks for; the first passing fault is raised after the last of it."""
-    logger.append_keys(message_id=record.message_id)
+def _evaluate(body: str, is_late: Callable[[], bool]) -> None:
+    """Do what one message asks for; raise the first passing fault after the last of it."""
     faults: list[Exception] = []
-    for arrival in parse_evaluation(record.body):
+    for number, arrival in enumerate(evaluator.read(body)):
+        if number and is_late():
+            faults.append(TimeShort(f"no time is left for part {number + 1} of the message; it comes again"))
+            break
         match arrival:
             case Ignored(what, reason):
                 logger.info("event_ignored", what=what, reason=reason)
             case Refused(text, error):
-                logger.error("message_refused", text=text, error_code=error.code, error=str(error))
+                logger.error(
+                    "message_refused",
+                    text=text[:LONGEST_TEXT],
+                    error_code=error.code,
+                    error=str(error),
+                    what_to_do="send it again as the error says",
+                )
             case Evaluation():
                 faults += evaluator.score_all([arrival])
             case uploaded:
-                faults += evaluator.score_all(evaluator.evaluations_of(uploaded))
+                faults += evaluator.score_uploaded(uploaded)
     if faults:
         raise faults[0]

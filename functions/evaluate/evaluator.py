@@ -1,7 +1,6 @@
 """One evaluation from its message to the scored row: read both masks, compare, end the row."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,17 +9,28 @@ from aws_lambda_powertools import Logger
 
 from cytomask import images
 from cytomask.errors import ImageNotFound, ImageReplaced, MaskReplaced, RejectedInput
-from cytomask.jobs import Jobs
+from cytomask.evaluations import Evaluations
 from cytomask.metrics import BOUNDARY_TOLERANCE, BoundaryScore, Mask, Score, score, score_boundary
-from cytomask.requests import Evaluation, S3Object, coco_prefix, is_coco, parse_uri
+from cytomask.records import PageResult, Result, Scores
+from cytomask.requests import (
+    Evaluation,
+    EvaluationArrival,
+    S3Object,
+    is_coco,
+    parse_evaluation,
+    parse_uri,
+)
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.truths.coco import read_part
 from cytomask.truths.limits import Size
 from cytomask.truths.masks import read_ground_truth
 from cytomask.truths.names import clean
+from cytomask.work import coco_prefix
 
-from .indexer import Indexer, record_evaluation
+from .indexer import Indexer
+
+WHAT_TO_DO = "none yet: the message is tried again; after its last try `cytomask redrive` sends it once more"
 
 
 class Evaluator:
@@ -30,80 +40,93 @@ class Evaluator:
         self,
         settings: Settings,
         storage: Storage,
-        jobs: Jobs,
+        evaluations: Evaluations,
         indexer: Indexer,
         logger: Logger,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._limits = images.Limits.within(settings.memory_mb)
         self._storage = storage
-        self._jobs = jobs
+        self._evaluations = evaluations
         self._indexer = indexer
         self._logger = logger
-        self._clock = clock
+
+    def read(self, body: str) -> list[EvaluationArrival]:
+        """Read a message; what names a bucket that it may not is refused."""
+        settings = self._settings
+        return parse_evaluation(body, served=settings.allowed_buckets, outputs=settings.output_bucket)
+
+    def score_uploaded(self, uploaded: S3Object) -> list[Exception]:
+        """Score every job that waits for this ground truth; return the faults that a retry may mend.
+
+        The newest version counts, whichever was announced: a late notice of an older one finds that it is
+        recorded already. A COCO file is indexed first; what it names is scored by messages of its own.
+        """
+        try:
+            found = self._storage.find(S3Object(uploaded.bucket, uploaded.key))
+            if found is None:
+                self._logger.info("event_ignored", what=uploaded.uri, reason="deleted since it was uploaded")
+                return []
+            if is_coco(found.key):
+                self._indexer.index(found)
+            return self.score_all(self._evaluations.of_ground_truth(found))
+        except RejectedInput as error:
+            self._logger.error(
+                "ground_truth_refused",
+                ground_truth=uploaded.uri,
+                error_code=error.code,
+                error=str(error),
+                what_to_do="upload it again as the error says",
+            )
+            return []
+        except Exception as error:
+            self._logger.exception("attempt_failed", ground_truth=uploaded.uri, what_to_do=WHAT_TO_DO)
+            return [error]
 
     def score_all(self, evaluations: Iterable[Evaluation]) -> list[Exception]:
-        """Scores what is not scored yet; returns the faults that a retry may mend."""
+        """Score what is not scored yet; return the faults that a retry may mend."""
         faults: list[Exception] = []
         for evaluation in evaluations:
             try:
                 self._score(evaluation)
             except Exception as error:
                 self._logger.exception(
-                    "attempt_failed", job_id=evaluation.job_id, ground_truth=evaluation.ground_truth.uri
+                    "attempt_failed",
+                    job_id=evaluation.job_id,
+                    record=evaluation.record,
+                    ground_truth=evaluation.ground_truth.uri,
+                    what_to_do=WHAT_TO_DO,
                 )
                 faults.append(error)
         return faults
 
-    def evaluations_of(self, uploaded: S3Object) -> Iterator[Evaluation]:
-        """Records an evaluation for every job whose ground truth came to lie at this address.
-
-        The newest version counts, whichever of them was announced: a late notice of an older one finds
-        the newer one's evaluation recorded. A COCO file is indexed first; what it names is scored by
-        messages of its own.
-        """
-        found = self._storage.find(S3Object(uploaded.bucket, uploaded.key))
-        if found is None:
-            self._logger.info("event_ignored", what=uploaded.uri, reason="deleted since it was uploaded")
-            return
-        if is_coco(found.key):
-            self._indexer.index(found)
-        for job_id, noted in self._jobs.jobs_of_ground_truth(found.uri):
-            yield record_evaluation(self._jobs, job_id, noted, found, self._clock())
-            self._jobs.stop_awaiting(job_id, found.uri)
-
     def _score(self, evaluation: Evaluation) -> None:
-        """Scores one mask and ends the row; a ground truth at fault ends it as REJECTED."""
-        row = self._jobs.read(evaluation.job_id, evaluation.record)
-        if row is None or row["evaluation_status"] != "QUEUED":
+        """Score one mask and end the row; a ground truth at fault ends it as REJECTED."""
+        row = self._evaluations.read(evaluation.job_id, evaluation.record)
+        if row is None or row.evaluation_status != "QUEUED":
             self._logger.info("duplicate_ignored", job_id=evaluation.job_id, record=evaluation.record)
             return
+        noted: dict[str, Any] = {
+            "job_id": evaluation.job_id,
+            "record": evaluation.record,
+            "ground_truth": evaluation.ground_truth.uri,
+        }
         try:
-            fields = self._compare(evaluation, row["image"])
+            scores = self._compare(evaluation, row.image or "")
         except RejectedInput as error:
-            fields = {"error_code": error.code, "error": str(error)}
-            self._end(evaluation, "REJECTED", fields)
+            if self._evaluations.reject(evaluation, error):
+                self._logger.warning("evaluation_rejected", **noted, error_code=error.code, error=str(error))
             return
-        self._end(evaluation, "SCORED", fields)
+        if self._evaluations.score(evaluation, scores):
+            self._logger.info("evaluation_scored", **noted, **msgspec.to_builtins(scores))
 
-    def _end(self, evaluation: Evaluation, status: str, fields: dict[str, Any]) -> None:
-        if self._jobs.end_evaluation(evaluation.job_id, evaluation.record, status, fields, self._clock()):
-            self._logger.info(
-                f"evaluation_{status.lower()}",
-                job_id=evaluation.job_id,
-                record=evaluation.record,
-                ground_truth=evaluation.ground_truth.uri,
-                **fields,
-            )
-
-    def _compare(self, evaluation: Evaluation, image: str) -> dict[str, Any]:
-        """The scores of all pages together, as the row keeps them."""
+    def _compare(self, evaluation: Evaluation, image: str) -> Scores:
+        """Compare all pages of a mask with its ground truth."""
         pages = self._pages(evaluation)
-        sizes = [(page["height"], page["width"]) for page in pages]
-        fields: dict[str, Any] = {}
+        sizes = [(page.height, page.width) for page in pages]
+        drawn: str | None = None
         if is_coco(evaluation.ground_truth.key):
-            cells, fields["ground_truth_mask"] = self._drawn(evaluation, image, sizes)
+            cells, drawn = self._drawn(evaluation, image, sizes)
             truths = iter([cells])
         else:
             truths = self._stored(evaluation.ground_truth, sizes)
@@ -115,19 +138,17 @@ class Evaluator:
             outline += score_boundary(mask, cells)
             area += cells.size
         next(truths, None)  # what is wrong with all pages together is said after the last
-        return (
-            fields
-            | asdict(total)
-            | {
-                "iou": total.iou,
-                "dice": total.dice,
-                "precision": total.precision,
-                "recall": total.recall,
-                "boundary_f1": outline.f1,
-                "boundary_tolerance": BOUNDARY_TOLERANCE,
-                "confluence": (total.true_positive + total.false_positive) / area,
-                "true_confluence": (total.true_positive + total.false_negative) / area,
-            }
+        return Scores(
+            **asdict(total),
+            iou=total.iou,
+            dice=total.dice,
+            precision=total.precision,
+            recall=total.recall,
+            boundary_f1=outline.f1,
+            boundary_tolerance=BOUNDARY_TOLERANCE,
+            confluence=(total.true_positive + total.false_positive) / area,
+            true_confluence=(total.true_positive + total.false_negative) / area,
+            ground_truth_mask=drawn,
         )
 
     def _stored(self, truth: S3Object, sizes: Sequence[Size]) -> Iterator[Mask]:
@@ -145,20 +166,22 @@ class Evaluator:
         key = f"{coco_prefix(coco)}/{evaluation.job_id}.mask.png"
         return cells, self._storage.write(self._settings.output_bucket, key, images.encode_mask(cells)).uri
 
-    def _pages(self, evaluation: Evaluation) -> list[dict[str, Any]]:
-        """What the job's result says of each page; raises MaskReplaced where it is another job's now."""
+    def _pages(self, evaluation: Evaluation) -> list[PageResult]:
+        """Read what the job's result says of each page; raise MaskReplaced if it is another job's now."""
         place = parse_uri(evaluation.result, "result")
         stored = self._storage.read_output(place.bucket, place.key)
-        result = msgspec.json.decode(stored) if stored else {}
-        if result.get("job_id") != evaluation.job_id:
+        try:
+            result = msgspec.json.decode(stored, type=Result) if stored else None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            result = None
+        if result is None or result.job_id != evaluation.job_id or not result.mask:
             raise _replaced(evaluation.result)
-        pages: list[dict[str, Any]] = result["pages"]
-        return pages
+        return result.pages
 
-    def _mask(self, page: dict[str, Any]) -> Mask:
+    def _mask(self, page: PageResult) -> Mask:
         """A page's mask, (H, W) bool, as the job wrote it: a newer job replaces masks before the result."""
-        written = parse_uri(page["mask"], "mask")
-        place = S3Object(written.bucket, written.key, etag=page["mask_etag"])
+        written = parse_uri(page.mask or "", "mask")
+        place = S3Object(written.bucket, written.key, etag=page.mask_etag)
         try:
             content = self._storage.read_image(place, self._limits)
         except (ImageNotFound, ImageReplaced) as error:

@@ -11,15 +11,21 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cytomask.clients import CLIENTS
-from cytomask.errors import JobHeld
+from cytomask.errors import JobHeld, TimeShort
+from cytomask.evaluations import Evaluations
 from cytomask.jobs import Jobs
+from cytomask.names import Names
 from cytomask.requests import waiting_job
+from cytomask.retries import is_final
 from cytomask.served_model import read_served_models
 from cytomask.settings import Settings
 from cytomask.storage import Storage
+from cytomask.table import Table
 from cytomask.telemetry import emitted
 
 from .recorder import Recorder
+
+LONGEST_TEXT = 2000  # of a message, in the log
 
 logger = Logger()
 metrics = Metrics()
@@ -27,13 +33,16 @@ processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failu
 
 
 def connect() -> Recorder:
-    """Makes the clients; an environment that is wrong ends the cold start here."""
+    """Make the clients; an environment that is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
+    table = Table(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
     return Recorder(
         settings,
         read_served_models(),
         Storage(boto3.client("s3", config=CLIENTS)),
-        Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
+        Jobs(table),
+        Evaluations(table),
+        Names(table),
         logger,
         metrics,
     )
@@ -44,27 +53,47 @@ recorder = connect()
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> Any:
-    """Records what failed for good; returns the messages to deliver again, which stay in their queue."""
+    """Record what failed for good; return the messages to deliver again, which stay in their queue."""
+
+    def record_one(record: SQSRecord) -> None:
+        record_message(record, context)
+
     with emitted(metrics):
-        return process_partial_response(event, record_message, processor, context)
+        return process_partial_response(event, record_one, processor, context)
 
 
-def record_message(record: SQSRecord) -> None:
-    """Records one dead letter.
+def record_message(record: SQSRecord, context: LambdaContext) -> None:
+    """Record one dead letter.
 
     Raises:
         Exception: whatever kept any part of it from being recorded; nothing is lost by another try.
     """
     logger.append_keys(message_id=record.message_id)
     try:
-        job_ids = recorder.record(record.body, record.event_source_arn)
+        job_ids = recorder.record(
+            record.body,
+            record.event_source_arn,
+            owner=context.aws_request_id,
+            remaining_seconds=lambda: context.get_remaining_time_in_millis() / 1000,
+        )
         waiting = waiting_job(record["messageAttributes"])
         if waiting:
             recorder.withdraw(waiting, job_ids)
-    except JobHeld as error:
+    except (JobHeld, TimeShort) as error:
         logger.info("job_held", reason=str(error))
         raise
-    except Exception:
-        logger.exception("recording_failed", text=record.body)
+    except Exception as error:
+        if is_final(error):
+            logger.exception(
+                "dead_letter_dropped",
+                text=record.body[:LONGEST_TEXT],
+                what_to_do="nothing can record this message; correct it and send it again",
+            )
+            return
+        logger.exception(
+            "recording_failed",
+            text=record.body[:LONGEST_TEXT],
+            what_to_do="none yet: the dead letter stays in its queue and is tried again",
+        )
         metrics.add_metric("RecordingsFailed", MetricUnit.Count, 1)
         raise

@@ -1,40 +1,48 @@
 """One dead letter to the rows of what it asked for: FAILED, with the message and the last error."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import msgspec
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from botocore.exceptions import ClientError
 
-from cytomask.errors import TriesUsedUp
-from cytomask.jobs import JOB, Jobs
+from cytomask.errors import InvalidRequest, TimeShort
+from cytomask.evaluations import Evaluations
+from cytomask.jobs import Jobs
+from cytomask.names import Names
+from cytomask.records import EvaluationRow, JobRow, cut
 from cytomask.requests import (
+    Arrival,
     Evaluation,
+    EvaluationArrival,
     Ignored,
     Refused,
     S3Object,
     SegmentRequest,
+    Settle,
     admitted,
     is_coco,
     parse_body,
     parse_evaluation,
-    rejected_message_id,
 )
 from cytomask.served_model import ServedModels, work_of
 from cytomask.settings import Settings
-from cytomask.storage import Storage
+from cytomask.storage import Storage, SupersededError
+from cytomask.work import Work, rejected_message_id
 
-WITHOUT_A_WORD = (
-    "every try ended without a word: its time or its memory ran out, or a service that it needs was not "
-    "reached; look at `cytomask logs --job`, then send it again by `cytomask redrive`"
+NO_ERROR_REPORTED = (
+    "no attempt reported an error: probably a timeout or out of memory, or a service could not be reached; "
+    "look at `cytomask logs --job`, then send it again with `cytomask redrive`"
 )
 UNSCORED = (
-    "the ground truth could not be compared in any of its tries; `cytomask logs --errors` says why, "
+    "the ground truth could not be compared in any attempt; `cytomask logs --errors` says why, "
     "`cytomask redrive` tries again"
 )
+REDRIVE = "find the cause with `cytomask logs --job`, then run `cytomask redrive` with the job's id"
+LONGEST_MESSAGE_BYTES = 262_144  # what the queues that a redrive sends to take
+FAILURES = "failures"  # the writer that clears a name
 
 
 class Recorder:
@@ -46,133 +54,222 @@ class Recorder:
         models: ServedModels,
         storage: Storage,
         jobs: Jobs,
+        evaluations: Evaluations,
+        names: Names,
         logger: Logger,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._evaluation_dlq = f"{settings.evaluation_queue_url.rpartition('/')[2]}-dlq"
-        self._buckets = settings.allowed_buckets
+        self._settings = settings
         self._models = models
         self._storage = storage
         self._jobs = jobs
+        self._evaluations = evaluations
+        self._names = names
         self._logger = logger
         self._metrics = metrics
         self._clock = clock
 
-    def record(self, body: str, queue_arn: str) -> list[str]:
-        """Records whatever a dead letter asks for; a part that cannot be recorded holds up no other.
+    def record(
+        self, body: str, queue_arn: str, *, owner: str, remaining_seconds: Callable[[], float]
+    ) -> list[str]:
+        """Record whatever a dead letter asks for; a part that cannot be recorded holds up no other.
+
+        Args:
+            body: the message.
+            queue_arn: of the dead-letter queue.
+            owner: id of the invocation.
+            remaining_seconds: how long it can work yet.
 
         Returns:
             The jobs that it asks for, of images; those that had ended before as well.
 
         Raises:
-            JobHeld: while an invocation is still at work on one of the jobs.
+            JobHeld: an invocation still works on one of the jobs.
+            TimeShort: too little time is left for the rest of the message.
             Exception: whatever S3 or DynamoDB answered.
         """
         of_evaluation = queue_arn.rpartition(":")[2] == self._evaluation_dlq
+        named = self._truths_of(body) if of_evaluation else self._images_of(body)
+        whole = remaining_seconds()
         job_ids: list[str] = []
         faults: list[Exception] = []
-        for arrival in parse_evaluation(body) if of_evaluation else self._images_of(body):
+        for arrival in named:
+            if remaining_seconds() < whole / 4:
+                faults.append(TimeShort("too little time is left for the rest of the dead letter"))
+                break
             try:
-                match arrival:
-                    case Ignored(what, reason):
-                        self._logger.info("event_ignored", what=what, reason=reason)
-                    case Refused():
-                        job_ids.append(self._reject(arrival))
-                    case SegmentRequest():
-                        job_ids.append(self._fail_job(arrival, body))
-                    case Evaluation():
-                        self._fail_evaluation(arrival)
-                    case uploaded:
-                        self._fail_upload(uploaded, body)
+                job_ids += self._record_one(arrival, body, owner, remaining_seconds)
             except Exception as error:
                 faults.append(error)
         if faults:
             raise faults[0]
         return job_ids
 
-    def _images_of(self, body: str) -> list[SegmentRequest | Ignored | Refused]:
-        return [admitted(arrival, body, self._buckets) for arrival in parse_body(body)]
+    def _record_one(
+        self,
+        arrival: Arrival | EvaluationArrival,
+        body: str,
+        owner: str,
+        remaining_seconds: Callable[[], float],
+    ) -> list[str]:
+        match arrival:
+            case Ignored(what, reason):
+                self._logger.info("event_ignored", what=what, reason=reason)
+            case Settle(image, _):
+                self._settle(image, owner, remaining_seconds())
+            case Refused():
+                return [self._reject(arrival)]
+            case SegmentRequest():
+                return [self._fail_job(arrival, body, owner, remaining_seconds)]
+            case Evaluation():
+                self._fail_evaluation(arrival)
+            case uploaded:
+                self._fail_upload(uploaded, body)
+        return []
+
+    def _images_of(self, body: str) -> list[Arrival]:
+        served, outputs = self._settings.allowed_buckets, self._settings.output_bucket
+        return [admitted(arrival, body, served=served, outputs=outputs) for arrival in parse_body(body)]
+
+    def _truths_of(self, body: str) -> list[EvaluationArrival]:
+        settings = self._settings
+        return parse_evaluation(body, served=settings.allowed_buckets, outputs=settings.output_bucket)
 
     def withdraw(self, job_id: str, recorded: Sequence[str]) -> None:
-        """Ends a job that waits for a message of which other jobs were recorded in its place."""
-        if error := self._jobs.withdraw(job_id, recorded, self._clock()):
+        """End a job that waits for a message which became other jobs."""
+        if error := self._jobs.withdraw(job_id, others=recorded, now=self._clock()):
             self._logger.warning("job_withdrawn", job_id=job_id, error=error)
 
     def _reject(self, refused: Refused) -> str:
-        """Records a message that nobody understands, whole: only the rejection itself can have failed."""
+        """Record a message that nobody understands, whole: only the rejection itself can have failed."""
         job_id = rejected_message_id(refused.text)
-        code, error = refused.error.code, str(refused.error)
-        fields = {"error_code": code, "error": error, "message": refused.text}
-        self._jobs.reject_message(job_id, fields, self._clock())
-        self._logger.warning("message_rejected", job_id=job_id, error_code=code, error=error)
+        code, error = refused.error.code, cut(refused.error)
+        self._jobs.reject_message(
+            job_id, code=code, error=error, message=_kept(refused.text), now=self._clock()
+        )
+        self._logger.error(
+            "message_rejected",
+            job_id=job_id,
+            record="JOB",
+            error_code=code,
+            error=error,
+            what_to_do="send it again as the error says",
+        )
         self._metrics.add_metric("Rejected", MetricUnit.Count, 1)
         return job_id
 
-    def _fail_job(self, request: SegmentRequest, body: str) -> str:
-        image = self._found(request.image) or request.image
-        work = work_of(replace(request, image=image), self._models)
-        fields = {"image": request.image.uri, "group": request.group, "message": body}
-        if self._jobs.fail(work.job_id, fields, TriesUsedUp.code, WITHOUT_A_WORD, self._clock()):
-            self._report(work.job_id, JOB, "image", request.image.uri)
+    def _fail_job(
+        self, request: SegmentRequest, body: str, owner: str, remaining_seconds: Callable[[], float]
+    ) -> str:
+        found = self._found(request.image)
+        work = work_of(replace(request, image=found or request.image), self._models)
+        failed = self._jobs.fail(
+            work.job_id,
+            image=request.image.uri,
+            group=request.group,
+            message=_kept(body),
+            error=NO_ERROR_REPORTED,
+            now=self._clock(),
+        )
+        if failed:
+            self._clear_name(work, owner, remaining_seconds())
+            self._report(self._jobs.read(work.job_id), image=request.image.uri)
         else:
             self._logger.info("duplicate_ignored", job_id=work.job_id, image=request.image.uri)
         return work.job_id
 
+    def _settle(self, image: S3Object, owner: str, seconds: float) -> None:
+        """Clear a name that no attempt could look at, unless it holds the newest image's own mask."""
+        found = self._found(image) or image
+        work = work_of(SegmentRequest(found), self._models)
+        if self._storage.whole_result(self._settings.output_bucket, image.key, work.job_id):
+            return
+        self._clear_name(work, owner, seconds)
+        self._logger.error(
+            "name_not_settled",
+            job_id=work.job_id,
+            record="JOB",
+            image=image.uri,
+            what_to_do="if the image is still there, send it again to have its mask",
+        )
+        self._metrics.add_metric("Failed", MetricUnit.Count, 1)
+
+    def _clear_name(self, work: Work, owner: str, seconds: float) -> None:
+        """Remove what lies under the name of an image that has no mask of its own there."""
+        image = work.request.image
+        if not work.owns_name(self._settings.input_bucket):
+            return
+        self._names.enter(image, FAILURES, owner=owner, seconds=seconds)
+        try:
+            if self._storage.clear(self._settings.output_bucket, image.key, image):
+                self._logger.info("mask_removed", image=image.uri)
+        except SupersededError:
+            self._logger.info("superseded", job_id=work.job_id, image=image.uri)
+        self._names.leave(image, FAILURES, owner=owner)
+
     def _found(self, wanted: S3Object) -> S3Object | None:
-        """The object as it is now; None where it is gone, or where the bucket keeps it from us for good."""
+        """The object as it is now; None if it is gone, cannot be, or is kept from us."""
         try:
             return self._storage.find(wanted)
+        except InvalidRequest:
+            return None
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 403:
                 return None
             raise
 
     def _fail_upload(self, uploaded: S3Object, body: str) -> None:
-        """Ends the evaluations that an upload asked for.
+        """End the evaluations that an upload asked for.
 
-        A mask image without a job is found when its image is segmented; what a COCO file asks for is not
+        A mask image without a job is found when its image is segmented. What a COCO file asks for is not
         known before it is read, so its notice gets a row of its own.
         """
-        for evaluation in self._evaluations_of(uploaded):
-            self._fail_evaluation(evaluation)
-        if is_coco(uploaded.key):
-            job_id, fields = rejected_message_id(body), {"ground_truth": uploaded.uri, "message": body}
-            self._jobs.fail(job_id, fields, TriesUsedUp.code, UNSCORED, self._clock())
-            self._report(job_id, JOB, "ground_truth", uploaded.uri)
-
-    def _evaluations_of(self, uploaded: S3Object) -> Iterator[Evaluation]:
-        """The evaluations that an upload of a ground truth asked for, each with its row."""
         truth = self._found(S3Object(uploaded.bucket, uploaded.key)) or uploaded
-        for job_id, noted in self._jobs.jobs_of_ground_truth(truth.uri):
-            fields = {"image": noted["image"], "mask": noted["mask"], "ground_truth": truth.uri}
-            row = self._jobs.queue_evaluation(job_id, truth.version, fields, self._clock())
-            yield Evaluation(job_id, row["record"], truth, noted["result"])
-            self._jobs.stop_awaiting(job_id, truth.uri)
+        if truth.etag or truth.version_id:
+            for evaluation in self._evaluations.of_ground_truth(truth):
+                self._fail_evaluation(evaluation)
+        if is_coco(uploaded.key):
+            job_id = rejected_message_id(body)
+            self._jobs.fail(
+                job_id,
+                ground_truth=uploaded.uri,
+                message=_kept(body),
+                error=UNSCORED,
+                now=self._clock(),
+            )
+            self._report(self._jobs.read(job_id), ground_truth=uploaded.uri)
 
     def _fail_evaluation(self, evaluation: Evaluation) -> None:
-        """Ends an evaluation as FAILED; the message kept asks for this one alone."""
-        fields = {
-            "status": "FAILED",  # so that the index by status lists it beside the jobs that failed
-            "message": msgspec.json.encode(evaluation).decode(),
-            "error_code": TriesUsedUp.code,
-            "error": UNSCORED,
-        }
+        """End an evaluation as FAILED; the message kept asks for this one alone."""
         job_id, record = evaluation.job_id, evaluation.record
-        if self._jobs.end_evaluation(job_id, record, "FAILED", fields, self._clock()):
-            self._report(job_id, record, "ground_truth", evaluation.ground_truth.uri)
+        if self._evaluations.fail(evaluation, UNSCORED):
+            self._report(self._evaluations.read(job_id, record), ground_truth=evaluation.ground_truth.uri)
         else:
             self._logger.info("duplicate_ignored", job_id=job_id, record=record)
 
-    def _report(self, job_id: str, record: str, of: str, uri: str) -> None:
-        row = self._jobs.read(job_id, record) or {}
+    def _report(self, row: JobRow | EvaluationRow | None, **of: str) -> None:
+        if row is None:
+            return
         self._logger.error(
-            "job_failed" if record == JOB else "evaluation_failed",
-            job_id=job_id,
-            record=record,
-            error_code=row.get("error_code"),
-            error=row.get("error"),
-            attempt=int(row.get("attempt", 1)),
-            extra={of: uri},
+            "job_failed" if isinstance(row, JobRow) else "evaluation_failed",
+            job_id=row.job_id,
+            record=row.record,
+            error_code=row.error_code,
+            error=row.error,
+            attempt=row.attempt or 1,
+            what_to_do=REDRIVE,
+            extra=of,
         )
         self._metrics.add_metric("Failed", MetricUnit.Count, 1)
+
+
+def _kept(body: str) -> str:
+    """A message as far as a row has room for it."""
+    content = body.encode(errors="replace")
+    return (
+        body
+        if len(content) <= LONGEST_MESSAGE_BYTES
+        else content[:LONGEST_MESSAGE_BYTES].decode(errors="ignore")
+    )

@@ -14,18 +14,24 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cytomask.clients import CLIENTS
-from cytomask.errors import JobHeld, TimeShort
+from cytomask.coco_index import CocoIndex
+from cytomask.errors import JobHeld, RejectedInput, TimeShort
+from cytomask.evaluations import Evaluations
 from cytomask.http import is_http, make_door
 from cytomask.jobs import Jobs
 from cytomask.model.predictor import Predictor
-from cytomask.requests import Ignored, Refused, SegmentRequest, parse_body, waiting_job
+from cytomask.names import Names
+from cytomask.records import Result
+from cytomask.requests import Arrival, Ignored, Refused, SegmentRequest, Settle, parse_body, waiting_job
 from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
+from cytomask.table import Table
 from cytomask.telemetry import emitted
 
+from .scoring import Scoring
 from .seg_mask import answer_seg_mask
-from .segmenter import Invocation, Result, Segmenter
+from .segmenter import Invocation, Segmenter
 
 logger = Logger()
 metrics = Metrics()
@@ -33,16 +39,20 @@ door = make_door(logger, metrics)
 
 
 def connect() -> tuple[Segmenter, RetryingProcessor]:
-    """Loads the networks beside making the clients; what is wrong with any ends the cold start here."""
+    """Load the networks while the clients are made; whatever is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
     predictor = Predictor()
     sqs = boto3.client("sqs", config=CLIENTS)
+    storage = Storage(boto3.client("s3", config=CLIENTS))
+    table = Table(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
+    evaluations = Evaluations(table, sqs, settings.evaluation_queue_url)
     made = Segmenter(
         settings,
         predictor,
-        Storage(boto3.client("s3", config=CLIENTS)),
-        Jobs(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table),
-        sqs,
+        storage,
+        Jobs(table),
+        Names(table, sqs, settings.segment_queue_url),
+        Scoring(storage, evaluations, CocoIndex(table), settings.ground_truth_bucket),
         logger,
         metrics,
     )
@@ -52,20 +62,22 @@ def connect() -> tuple[Segmenter, RetryingProcessor]:
     )
 
 
+WHAT_TO_DO = "none yet: the message is tried again; after its last try `cytomask redrive` sends it once more"
+
 segmenter, processor = connect()
 invocations = itertools.count()
 
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Any, context: LambdaContext) -> Any:
-    """Segments whatever the event names.
+    """Segment whatever the event names.
 
     Returns:
         For an SQS batch, the messages to deliver again (`batchItemFailures`); for a plain S3 event,
         EventBridge, SNS or a direct request, the list of results; for HTTP, an answer in HttpApi's form.
 
     Raises:
-        Exception: outside SQS and HTTP, the first fault that a retry can mend.
+        Exception: outside SQS and HTTP, the first fault that a retry may mend.
     """
     invocation = Invocation(
         context.aws_request_id,
@@ -79,25 +91,25 @@ def handler(event: Any, context: LambdaContext) -> Any:
 
 
 def answer(event: Any, context: LambdaContext, invocation: Invocation) -> Any:
-    """Segments what an event names, by the way that it came; answers as `handler` does."""
+    """Segment what an event names, by the way that it came; answer as `handler` does."""
     if is_http(event):
         door.context["invocation"] = invocation
         return door.resolve(event, context)
     if not _is_queue_batch(event):
-        return segment_all(json.dumps(event), invocation)
+        return [result.shown() for result in segment_all(json.dumps(event), invocation)]
 
-    whole = invocation.remaining_seconds()
+    half = invocation.remaining_seconds() / 2
 
     def segment_message(record: SQSRecord) -> list[Result]:
         logger.append_keys(message_id=record.message_id)
-        if invocation.remaining_seconds() < whole / 2:
+        if invocation.remaining_seconds() < half:
             raise TimeShort(
                 "the messages before it took half of the invocation's time; it goes back untouched"
             )
-        results = segment_all(record.body, invocation)
+        results = segment_all(record.body, invocation, half)
         waiting = waiting_job(record["messageAttributes"])
         if waiting:
-            segmenter.withdraw(waiting, [result["job_id"] for result in results])
+            segmenter.withdraw(waiting, [result.job_id for result in results if result.job_id])
         return results
 
     return process_partial_response(event, segment_message, processor, context)
@@ -105,36 +117,60 @@ def answer(event: Any, context: LambdaContext, invocation: Invocation) -> Any:
 
 @door.post("/seg_mask")
 def seg_mask() -> Response[bytes | str]:
-    """Segments one image while the caller waits."""
+    """Segment one image while the caller waits."""
     return answer_seg_mask(segmenter, door.current_event, door.context["invocation"])
 
 
-def segment_all(body: str, invocation: Invocation) -> list[Result]:
-    """Segments every image that a body names; the first passing fault is raised after the last image."""
+def segment_all(body: str, invocation: Invocation, seconds_kept: float = 0) -> list[Result]:
+    """Segment every image that a body names; raise the first passing fault after the last image.
+
+    Args:
+        body: the message.
+        invocation: the call that it came with.
+        seconds_kept: time left below which no further image is begun. Those done are found at once when the
+            message comes again.
+
+    Raises:
+        TimeShort: time ran out before the last image, and no fault was met.
+        Exception: the first fault that a retry may mend.
+    """
     results: list[Result] = []
     faults: list[Exception] = []
-    for named in parse_body(body):
+    for number, named in enumerate(parse_body(body)):
+        if number and invocation.remaining_seconds() < seconds_kept:
+            faults.append(TimeShort(f"no time is left for image {number + 1} of the message; it comes again"))
+            break
         logger.remove_keys(["job_id"])
         arrival = segmenter.admit(named, body)
-        if isinstance(arrival, Ignored):
-            logger.info("event_ignored", what=arrival.what, reason=arrival.reason)
-            continue
         try:
-            if isinstance(arrival, Refused):
-                results.append(segmenter.reject_message(arrival.text, arrival.error))
-            else:
-                results.append(segmenter.segment(arrival, invocation))
+            results += _segment_one(arrival, body, invocation)
         except JobHeld as error:
             logger.info("job_held", reason=str(error))
             faults.append(error)
         except Exception as error:
-            image = arrival.image.uri if isinstance(arrival, SegmentRequest) else None
-            logger.exception("attempt_failed", image=image)
+            image = arrival.image.uri if isinstance(arrival, SegmentRequest | Settle) else None
+            logger.exception("attempt_failed", image=image, what_to_do=WHAT_TO_DO)
             metrics.add_metric("AttemptsFailed", MetricUnit.Count, 1)
             faults.append(error)
     if faults:
         raise faults[0]
     return results
+
+
+def _segment_one(arrival: Arrival, body: str, invocation: Invocation) -> list[Result]:
+    match arrival:
+        case Ignored(what, reason):
+            logger.info("event_ignored", what=what, reason=reason)
+            return []
+        case Settle(image, why):
+            return segmenter.settle(image, why, invocation)
+        case Refused(text, error):
+            return [segmenter.reject_message(text, error)]
+        case SegmentRequest():
+            try:
+                return [segmenter.segment(arrival, invocation)]
+            except RejectedInput as error:
+                return [segmenter.reject_message(body, error)]
 
 
 def _is_queue_batch(event: object) -> bool:

@@ -6,11 +6,11 @@ from http import HTTPStatus
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEventV2
 
-from cytomask.errors import ImageReplaced, NotAcceptable, UnsupportedMediaType
+from cytomask.errors import NotAcceptable, UnsupportedMediaType
 from cytomask.http import JSON, answer, media_type, prefers, problem_of, read_body, read_json, read_query
 from cytomask.requests import SegmentRequest, complete, decode, parse_parameters, parse_request
 
-from .segmenter import Invocation, Result, Segmenter
+from .segmenter import Invocation, Segmenter, Waiting
 
 PNG = "image/png"
 IMAGES = ("image/tiff", PNG, "image/jpeg", "application/octet-stream")
@@ -19,13 +19,13 @@ IMAGES = ("image/tiff", PNG, "image/jpeg", "application/octet-stream")
 def answer_seg_mask(
     segmenter: Segmenter, event: APIGatewayProxyEventV2, invocation: Invocation
 ) -> Response[bytes | str]:
-    """The result as JSON or, where the caller rather has that, the mask as PNG; raises CytomaskError."""
+    """Answer with the result as JSON, or with a PNG if the caller prefers it; raise CytomaskError."""
     wants_png = prefers(event, PNG, JSON)
     if media_type(event) in IMAGES:
         return _segment_body(segmenter, event, wants_png, invocation)
     if media_type(event) != JSON:
         raise UnsupportedMediaType(
-            f"the body is said to be {media_type(event) or 'of no type'}; send {JSON} or one of "
+            f"the body has the media type {media_type(event)[:100] or '(none)'}; send {JSON} or one of "
             f"{', '.join(IMAGES)}"
         )
     request = parse_request(complete(decode(read_json(event)), read_query(event)))
@@ -39,9 +39,10 @@ def _segment_body(
     result, masks = segmenter.segment_content(read_body(event), parameters, wants_png, invocation)
     if wants_png:
         return Response(HTTPStatus.OK, PNG, masks[0])
-    for page, mask in zip(result["pages"], masks, strict=True):
-        page["mask"] = f"data:{PNG};base64,{base64.b64encode(mask).decode()}"
-    return answer(HTTPStatus.OK, result | {"mask": result["pages"][0]["mask"]})
+    for page, mask in zip(result.pages, masks, strict=True):
+        page.mask = f"data:{PNG};base64,{base64.b64encode(mask).decode()}"
+    result.mask = result.pages[0].mask
+    return answer(HTTPStatus.OK, result.shown())
 
 
 def _segment_stored(
@@ -50,23 +51,15 @@ def _segment_stored(
     if wants_png and "mask" not in request.parameters.outputs:
         raise NotAcceptable("a PNG of the mask is wanted and `outputs` leaves it out; add it")
     segmenter.require_served(request)
-    segmenter.require_answer_in_time(request, wants_png)
-    result = segmenter.segment(request, invocation)
-    if result["status"] != "SUCCEEDED":
-        return _rejection(result)
+    result = segmenter.segment(request, invocation, Waiting(wants_png))
+    if result.error:
+        return problem_of(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            result.error.code,
+            result.error.message,
+            job_id=result.job_id,
+            result=result.result,
+        )
     if wants_png:
         return Response(HTTPStatus.OK, PNG, segmenter.read_mask(result))
-    return answer(HTTPStatus.OK, result)
-
-
-def _rejection(result: Result) -> Response[bytes | str]:
-    if "error" not in result:
-        raise ImageReplaced(f"a newer upload took the place of job {result['job_id']}; ask again")
-    error = result["error"]
-    return problem_of(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        error["code"],
-        error["message"],
-        job_id=result["job_id"],
-        result=result["result"],
-    )
+    return answer(HTTPStatus.OK, result.shown())

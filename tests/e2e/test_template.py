@@ -1,4 +1,4 @@
-"""The template passes sam's checks, and the built stack keeps Lambda's limits."""
+"""The template and the built stack as sam and Lambda's limits see them."""
 
 import tomllib
 

@@ -20,7 +20,6 @@ from factories import (
     INPUT,
     OUTPUT,
     QUEUE_URL,
-    REGION,
     SEGMENT_QUEUE_URL,
     TABLE,
     LambdaContext,
@@ -31,28 +30,12 @@ from factories import (
 from http_api import http_api
 from moto import mock_aws
 from moto.s3.models import s3_backends
+from moto_stack import ENVIRONMENT, make_buckets, make_table
 from numpy.typing import NDArray
 from PIL import Image
 
 from cytomask.cli.stack import Stack
 from cytomask.model.predictor import Prediction, Predictor
-
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
-    "AWS_DEFAULT_REGION": REGION,
-    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008",
-    "INPUT_BUCKET": INPUT,
-    "OUTPUT_BUCKET": OUTPUT,
-    "GROUND_TRUTH_BUCKET": GROUND_TRUTH,
-    "JOBS_TABLE": TABLE,
-    "SEGMENT_QUEUE_URL": SEGMENT_QUEUE_URL,
-    "EVALUATION_QUEUE_URL": QUEUE_URL,
-    "RETRY_DELAY": "30",
-    "MAX_RECEIVE_COUNT": "5",
-    "POWERTOOLS_METRICS_NAMESPACE": "cytomask",
-    "POWERTOOLS_SERVICE_NAME": "segment",
-}
 
 Row = dict[str, Any]
 
@@ -440,37 +423,3 @@ def log_lines(stack: SegmentStack) -> Iterator[Callable[[str], list[dict[str, An
 
     yield lines
     handler.stream = standard_output
-
-
-def make_buckets(s3: Any) -> None:
-    for bucket in (INPUT, OUTPUT, GROUND_TRUTH):
-        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-
-
-def make_table(dynamodb: Any) -> None:
-    """The Jobs table with the keys and indexes of template.yaml."""
-    keys = ["job_id", "record", "status", "group", "plate", "place", "created_at"]
-    dynamodb.create_table(
-        TableName=TABLE,
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in keys],
-        KeySchema=key_schema("job_id", "record"),
-        GlobalSecondaryIndexes=[
-            {
-                "IndexName": f"by_{name}",
-                "KeySchema": key_schema(name, sort),
-                "Projection": {"ProjectionType": "ALL"},
-            }
-            for name, sort in INDEXES.items()
-        ],
-    )
-
-
-INDEXES = {"status": "created_at", "group": "created_at", "plate": "place"}
-
-
-def key_schema(partition: str, sort: str) -> Any:
-    return [
-        {"AttributeName": partition, "KeyType": "HASH"},
-        {"AttributeName": sort, "KeyType": "RANGE"},
-    ]

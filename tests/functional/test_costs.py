@@ -15,7 +15,7 @@ ROWS = ("UpdateItem", "PutItem", "DeleteItem")
 
 def calls_of_one_image(stack, key="A172_Phase_C7_1.tif"):
     counted: Counter[str] = Counter()
-    for name in (*READS, *WRITES, *ROWS, "SendMessage", "Query"):
+    for name in (*READS, *WRITES, *ROWS, "ListObjectsV2", "SendMessage", "Query"):
         stack.wire.before(name, lambda name=name: counted.update([name]), times=1000)
     stack.upload(key, tiff())
     stack.deliver(s3_event(key))
@@ -31,8 +31,9 @@ def test_the_calls_of_an_image_are_those_of_the_estimate(stack):
     assert sum(counted[name] for name in READS) == documented("S3 reads")
     assert sum(counted[name] for name in WRITES) + 1 == documented("S3 writes, the upload's too")
     assert sum(counted[name] for name in ROWS) == documented("rows written")
+    assert counted["ListObjectsV2"] == documented("S3 lists, priced as writes")
     assert counted["Query"] == documented("DynamoDB, queries")
-    assert set(counted) <= {*READS, *WRITES, *ROWS, "Query"}
+    assert set(counted) <= {*READS, *WRITES, *ROWS, "ListObjectsV2", "Query"}
 
 
 def test_the_sum_is_that_of_its_lines():

@@ -262,12 +262,24 @@ def test_an_image_overwritten_before_the_read_is_segmented_as_it_is_now(stack, p
     assert stack.predictor.pages == 1
 
 
-def test_an_image_deleted_during_the_work_keeps_its_mask(stack):
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_image_deleted_during_the_work_leaves_no_mask_under_its_name(stack, moment):
+    operation, skip = MOMENTS[moment]
     stack.upload("a.tif", tiff())
-    stack.wire.before("PutObject", lambda: stack.s3.delete_object(Bucket=INPUT, Key="a.tif"))
+    stack.wire.before(operation, lambda: stack.s3.delete_object(Bucket=INPUT, Key="a.tif"), skip=skip)
     (result,) = stack.handle(s3_event("a.tif"))
+    assert (result["status"], result["error"]["code"]) == ("REJECTED", "IMAGE_NOT_FOUND")
+    assert stack.outputs() == {f"jobs/{result['job_id']}/a.tif.result.json"}
+
+
+def test_a_version_deleted_during_the_work_is_segmented_aside(stack):
+    keep_versions(stack)
+    version = stack.upload("a.tif", tiff())
+    stack.wire.before("PutObject", lambda: stack.s3.delete_object(Bucket=INPUT, Key="a.tif"))
+    (result,) = stack.handle({"Records": [s3_record("a.tif", version=version)]})
     assert result["status"] == "SUCCEEDED"
-    assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
+    prefix = f"jobs/{result['job_id']}/a.tif"
+    assert stack.outputs() == {f"{prefix}.mask.png", f"{prefix}.result.json"}
 
 
 def test_a_rejected_overwrite_says_so_in_the_result(stack):

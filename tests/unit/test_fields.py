@@ -6,8 +6,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytomask.requests import ground_truth_keys
 from cytomask.samples.fields import CULTURES, DEMO, Field, Sample, phase_contrast_field, write_samples
+from cytomask.work import ground_truth_keys
 
 SEEDS = range(len(CULTURES))
 LARGEST_OF_12_BITS = 4095

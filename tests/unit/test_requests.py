@@ -17,18 +17,13 @@ from cytomask.requests import (
     Refused,
     S3Object,
     SegmentRequest,
-    Work,
-    fits,
-    ground_truth_keys,
-    job_prefix,
     message_of,
-    output_key,
     parse_body,
-    parse_evaluation,
     parse_parameters,
     parse_request,
-    rejected_message_id,
 )
+from cytomask.requests import parse_evaluation as parse_evaluation_of
+from cytomask.work import Work, fits, ground_truth_keys, job_prefix, output_key, rejected_message_id
 
 BUCKET = "cytomask-input"
 MODEL, THRESHOLD = "f" * 64, 0.5
@@ -36,6 +31,10 @@ LONGEST_KEY = 1024
 
 unicode = st.characters(codec="utf-8")
 keys = st.text(unicode, min_size=1, max_size=60).map(lambda name: f"{name}.tif")
+
+
+def parse_evaluation(body: str) -> list[Any]:
+    return list(parse_evaluation_of(body, served={BUCKET, "truths", "out"}, outputs="out"))
 
 
 def notification(key: str) -> dict[str, Any]:
@@ -250,15 +249,15 @@ def test_with_versions_the_time_of_the_upload_is_no_part_of_the_id() -> None:
     ],
 )
 def test_only_a_default_request_owns_its_images_name(other: Work) -> None:
-    assert work().is_default(BUCKET)
-    assert work(threshold=THRESHOLD).is_default(BUCKET)
-    assert work(key="k" * 1000).is_default(BUCKET)
-    assert not other.is_default(BUCKET)
+    assert work().owns_name(BUCKET)
+    assert work(threshold=THRESHOLD).owns_name(BUCKET)
+    assert work(key="k" * 1000).owns_name(BUCKET)
+    assert not other.owns_name(BUCKET)
 
 
 def outputs_of(each: Work, pages: int) -> set[str]:
     """Every key that the work may write, whatever the image turns out to be."""
-    own = [each.request.image.key] if each.is_default(BUCKET) else []
+    own = [each.request.image.key] if each.owns_name(BUCKET) else []
     kinds = ["mask.png", "probability.png", "overlay.png", "result.json"]
     numbers = [None, *range(pages)]
     prefixes = [*own, job_prefix(each.job_id, each.request.image.key)]
@@ -301,7 +300,7 @@ works = st.builds(
 @example(work(key="a.tif"), work(key="a.tif.mask.png"))
 def test_two_requests_never_share_an_output(one: Work, other: Work) -> None:
     same_upload_or_newer = one.request.image.key == other.request.image.key and (
-        one.is_default(BUCKET) and other.is_default(BUCKET)
+        one.owns_name(BUCKET) and other.owns_name(BUCKET)
     )
     assume(one.job_id != other.job_id and not same_upload_or_newer)
     assert not outputs_of(one, 5) & outputs_of(other, 5)
@@ -323,7 +322,7 @@ def test_no_key_of_ours_is_longer_than_s3_takes(key: str) -> None:
     each = work(key=key)
     assert all(len(name.encode()) <= LONGEST_KEY for name in outputs_of(each, 1))
     assert all(len(name.encode()) <= LONGEST_KEY for name in ground_truth_keys(key))
-    assert each.is_default(BUCKET) <= fits(key)
+    assert each.owns_name(BUCKET) <= fits(key)
 
 
 def test_ground_truths_are_looked_for_by_the_likeliest_name_first() -> None:
@@ -339,7 +338,7 @@ def test_ground_truths_are_looked_for_by_the_likeliest_name_first() -> None:
 
 def test_a_message_that_asks_for_a_score_is_read_back() -> None:
     truth = S3Object("truths", "a+b ü.png", "v1", "etag", "2026-11-23T00:00:00+00:00")
-    asked = Evaluation("job", "EVAL#v1", truth, "s3://out/a.result.json")
+    asked = Evaluation("0" * 32, "EVAL#v1", truth, "s3://out/a.result.json")
     assert parse_evaluation(msgspec.json.encode(asked).decode()) == [asked]
 
 

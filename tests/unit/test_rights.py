@@ -113,7 +113,8 @@ def test_the_failures_function_reads_dead_letters_and_sends_nothing(resources: N
     assert rights["sqs:ReceiveMessage"] == [
         {"Fn::GetAtt": [f"{name}DLQ", "Arn"]} for name in ("Segment", "Evaluation")
     ]
-    assert not {"sqs:SendMessage", "s3:PutObject", "s3:DeleteObject", "dynamodb:Scan"} & rights.keys()
+    assert not {"sqs:SendMessage", "s3:PutObject", "dynamodb:Scan"} & rights.keys()
+    assert rights["s3:DeleteObject"] == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]  # masks of older images
 
 
 def test_the_api_function_changes_no_job_and_takes_no_message(resources: Node) -> None:

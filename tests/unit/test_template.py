@@ -18,8 +18,9 @@ from cytomask.infra.template import (
     made_up_environment,
     without_local_code,
 )
-from cytomask.requests import S3Object, coco_prefix
+from cytomask.requests import S3Object
 from cytomask.settings import Settings
+from cytomask.work import coco_prefix
 
 TEMPLATE_LIMIT = 1_000_000  # bytes that CloudFormation takes from S3, where sam and the emulator put it
 
@@ -178,10 +179,16 @@ def test_nothing_listens_to_the_output_bucket() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bucket", "queue"), [("InputBucket", "SegmentQueue"), ("GroundTruthBucket", "EvaluationQueue")]
+    ("bucket", "queue", "events"),
+    [
+        ("InputBucket", "SegmentQueue", ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]),
+        ("GroundTruthBucket", "EvaluationQueue", ["s3:ObjectCreated:*"]),
+    ],
 )
-def test_a_bucket_may_notify_its_queue_and_no_other_bucket_may(bucket: str, queue: str) -> None:
-    assert notified[bucket] == [{"Event": "s3:ObjectCreated:*", "Queue": {"Fn::GetAtt": [queue, "Arn"]}}]
+def test_a_bucket_may_notify_its_queue_and_no_other_bucket_may(
+    bucket: str, queue: str, events: list[str]
+) -> None:
+    assert notified[bucket] == [{"Event": event, "Queue": {"Fn::GetAtt": [queue, "Arn"]}} for event in events]
     assert resources[bucket]["DependsOn"] == f"{queue}Policy"
     allowed = [
         each for each in statements("AWS::SQS::QueuePolicy", "Queues", queue) if each["Effect"] == "Allow"

@@ -37,6 +37,12 @@ class ImageReplaced(RejectedInput):
     code = "IMAGE_REPLACED"
 
 
+class ImageLocked(RejectedInput):
+    """S3 keeps the object's bytes from us: archived, or encrypted with a key that we cannot use."""
+
+    code = "IMAGE_LOCKED"
+
+
 class EmptyImage(RejectedInput):
     """An object of no bytes, or a page of no pixels."""
 

@@ -1,13 +1,12 @@
 """What is asked for: every way in, read into the same request.
 
-An S3 notification, an EventBridge or SNS event, a message that a person wrote and a direct event all
-become `SegmentRequest`s. Pure: nothing here asks AWS.
+S3 notifications, EventBridge and SNS events, messages that a person wrote and direct events all become
+`SegmentRequest`s. Pure: nothing here asks AWS.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
@@ -20,23 +19,26 @@ from cytomask.errors import ForeignBucket, InvalidRequest, NoSuchPage
 Mode = Literal["native", "resize"]
 Output = Literal["mask", "probability", "overlay"]
 Shape = TypeVar("Shape")
+Arriving = TypeVar("Arriving")
 
 SIDECARS = {".json", ".csv", ".xml", ".txt", ".md", ".db"}
 S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
 PAGES = re.compile(r"all|[0-9]{1,6}(-[0-9]{1,6})?")
-LONGEST_KEY = 1024
+LONGEST_KEY = 1024  # bytes, S3's own limit
+LONGEST_NOTIFIED_KEY = 2 * LONGEST_KEY  # S3 refuses what is longer than its own limit by itself
+MOST_IMAGES = 100  # in one message
 WAITING_JOB = "job_id"
+JOB_ID = re.compile(r"[0-9a-f]{32}")
 NO_OBJECT = 'the request is not a JSON object; send one, such as {"image": "s3://bucket/key"}'
 
 
 @dataclass(frozen=True)
 class S3Object:
-    """An object, and the version of it where one is known.
+    """An object, and its version where one is known.
 
     Attributes:
         etag: without quotes.
-        uploaded_at: as S3 gives it, in seconds; without versions it tells apart two uploads of the same
-            bytes, between which other bytes may have had the key.
+        uploaded_at: as S3 gives it, in whole seconds.
     """
 
     bucket: str
@@ -47,18 +49,23 @@ class S3Object:
 
     @property
     def uri(self) -> str:
-        """As `s3://bucket/key`, never encoded."""
+        """The address `s3://bucket/key`, never encoded."""
         return f"s3://{self.bucket}/{self.key}"
 
     @property
+    def was_found(self) -> bool:
+        """Whether S3 has told of it, rather than a message alone."""
+        return self.uploaded_at is not None
+
+    @property
     def version(self) -> str:
-        """What tells its versions apart, of an object that was found: the version's id, else the ETag."""
+        """What tells the versions of a found object apart: the version's id, or the ETag."""
         return str(self.version_id or self.etag)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """How an image is to be segmented; see the field table of the README for the meanings."""
+    """How to segment an image; docs/requests.md explains the fields."""
 
     threshold: float | None = None
     mode: Mode = "native"
@@ -67,7 +74,7 @@ class Parameters:
     outputs: tuple[Output, ...] = ("mask",)
 
     def selected(self, count: int, name: str) -> list[int]:
-        """The pages asked for, of an image that has `count`; raises NoSuchPage past its end."""
+        """List the pages asked for, of an image that has `count`; raise NoSuchPage past its end."""
         if self.pages == "all":
             return list(range(count))
         first, _, last = self.pages.partition("-")
@@ -81,7 +88,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    """One image to segment. `label`: what to report it by, where the request says so."""
+    """One image to segment. `label`: the group to report it by, if the request names one."""
 
     image: S3Object
     parameters: Parameters = Parameters()
@@ -90,11 +97,19 @@ class SegmentRequest:
 
     @property
     def group(self) -> str:
-        """The label, or the cell line of a LIVECell-style name (`A172_Phase_C7_…`), else nothing."""
+        """The label, or the cell line of a LIVECell-style name (`A172_Phase_C7_…`), or nothing."""
         if self.label is not None:
             return self.label
         line, found, _ = PurePosixPath(self.image.key).name.partition("_Phase_")
         return line if found else ""
+
+
+@dataclass(frozen=True)
+class Settle:
+    """A name to look at: its image was deleted, or two jobs wrote under it at once. `why`: for the log."""
+
+    image: S3Object
+    why: str
 
 
 @dataclass(frozen=True)
@@ -107,57 +122,97 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something that asks for what nobody can understand: its text, and what is wrong with it."""
+    """Something that cannot be understood: its text, and what is wrong with it."""
 
     text: str
     error: InvalidRequest
 
 
-Arrival = SegmentRequest | S3Object | Ignored | Refused
+Arrival = SegmentRequest | Settle | Ignored | Refused  # what the segment function is given
+_Named = SegmentRequest | S3Object | Settle | Ignored | Refused
 
 
-def parse_body(body: str) -> list[SegmentRequest | Ignored | Refused]:
-    """Reads a queue's message or a direct event, as JSON, whichever of the ways in it came by.
+def parse_body(body: str) -> list[Arrival]:
+    """Read a queue's message or a direct event, as JSON, whichever of the ways in it came by.
 
     Keys are decoded where S3 encodes them (its notifications) and nowhere else. What cannot be understood
-    is one of the answers and no exception, for the sake of what came with it.
+    becomes a `Refused` rather than an exception, so that what came with it is still done.
     """
-    return [_segmented(arrival) for arrival in _parse_body(body)]
+    return _bounded([_segmented(arrival) for arrival in _parse_body(body)], body)
 
 
-def _segmented(arrival: Arrival) -> SegmentRequest | Ignored | Refused:
+def _bounded(arrivals: list[Arriving], body: str) -> list[Arriving | Refused]:
+    """Refuse a message that names too many images; what it ignores counts too."""
+    if len(arrivals) <= MOST_IMAGES:
+        return [*arrivals]
+    return [
+        Refused(
+            body,
+            InvalidRequest(
+                f"the message names {len(arrivals)} images and the most is {MOST_IMAGES}; send it in parts"
+            ),
+        )
+    ]
+
+
+def _segmented(arrival: _Named) -> Arrival:
     """What the segment function makes of an arrival: an upload becomes a request for its mask."""
-    if not isinstance(arrival, S3Object):
-        return arrival
-    if PurePosixPath(arrival.key).suffix.lower() in SIDECARS:
-        return _sidecar(arrival)
-    return SegmentRequest(arrival)
+    if isinstance(arrival, S3Object):
+        return _sidecar(arrival) if _is_sidecar(arrival) else SegmentRequest(arrival)
+    if isinstance(arrival, Settle) and _is_sidecar(arrival.image):
+        return _sidecar(arrival.image)
+    return arrival
 
 
-def admitted(
-    arrival: SegmentRequest | Ignored | Refused, body: str, buckets: Set[str]
-) -> SegmentRequest | Ignored | Refused:
-    """The arrival; refused where it names a bucket that is none of these. `body`: what it came in."""
+def admitted(arrival: Arrival, body: str, *, served: Set[str], outputs: str) -> Arrival:
+    """Return the arrival, or a refusal if it names a bucket that it may not.
+
+    Args:
+        arrival: what was asked for.
+        body: the message that it came in.
+        served: the buckets that messages may name.
+        outputs: the bucket of the stack's own outputs.
+    """
     if isinstance(arrival, SegmentRequest):
         try:
-            require_served(arrival, buckets)
+            require_served(arrival, served=served, outputs=outputs)
         except ForeignBucket as error:
             return Refused(body, error)
     return arrival
 
 
-def require_served(request: SegmentRequest, buckets: Set[str]) -> None:
-    """Raises ForeignBucket where a request names a bucket that is none of these."""
-    for named in (request.image, request.ground_truth):
-        if named and named.bucket not in buckets:
-            raise ForeignBucket(
-                f"{named.uri} is in a bucket that this stack does not serve: copy it into one of its own, "
-                "or have whoever runs the stack add the bucket to AllowedBuckets"
-            )
+def require_served(request: SegmentRequest, *, served: Set[str], outputs: str) -> None:
+    """Raise ForeignBucket if a request names a bucket that it may not; see `admitted` for the buckets."""
+    if request.image.bucket == outputs:
+        raise ForeignBucket(
+            f"{request.image.uri} is one of this stack's own outputs, not an image; name an image in the "
+            "input bucket"
+        )
+    require_served_bucket(request.image, served)
+    if request.ground_truth:
+        require_ground_truth(request.ground_truth, served=served, outputs=outputs)
+
+
+def require_ground_truth(truth: S3Object, *, served: Set[str], outputs: str) -> None:
+    """Raise ForeignBucket if an object is a part of a COCO file, or in a bucket that is not served."""
+    if truth.bucket == outputs and truth.key.startswith("jobs/coco/"):
+        raise ForeignBucket(
+            f"{truth.uri} is a part of a COCO file that this stack has split; name the file itself"
+        )
+    require_served_bucket(truth, served)
+
+
+def require_served_bucket(named: S3Object, served: Set[str]) -> None:
+    """Raise ForeignBucket if an object lies in none of these buckets."""
+    if named.bucket not in served:
+        raise ForeignBucket(
+            f"{named.uri} is in a bucket that this stack does not serve: copy it into one of its own, "
+            "or have whoever runs the stack add the bucket to AllowedBuckets"
+        )
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """A message of ours that asks for a score.
+    """A message from one of the functions that asks for a score.
 
     Attributes:
         job_id, record: the evaluation's row.
@@ -171,34 +226,71 @@ class Evaluation(msgspec.Struct, frozen=True):
     result: str
 
 
-def parse_evaluation(body: str) -> list[Evaluation | S3Object | Ignored | Refused]:
-    """Reads a message of the evaluation queue: what to score, or the ground truths that were uploaded.
+EvaluationArrival = Evaluation | S3Object | Ignored | Refused  # what the evaluate function is given
 
-    An upload of a ground truth is announced as that of an image is; a JSON file is one too, in COCO's format.
+
+def parse_evaluation(body: str, *, served: Set[str], outputs: str) -> list[EvaluationArrival]:
+    """Read a message of the evaluation queue: what to score, or the ground truths that were uploaded.
+
+    The upload of a ground truth is announced as that of an image is; a JSON file is one too: COCO's format.
+    What names a bucket that it may not is refused; the buckets are as `admitted` has them.
     """
     try:
         event = decode(body)
         if isinstance(event, dict) and "job_id" in event:
-            return [_convert(event, Evaluation)]
+            evaluation = _convert(event, Evaluation)
+            _require_ours(evaluation, outputs)
+            named: list[EvaluationArrival] = [evaluation]
+        else:
+            named = _bounded([_evaluated(arrival) for arrival in _parse_body(body)], body)
     except InvalidRequest as error:
         return [Refused(body, error)]
-    return [_evaluated(arrival) for arrival in _parse_body(body)]
+    return [_admitted_truth(arrival, body, served=served, outputs=outputs) for arrival in named]
 
 
-def _evaluated(arrival: Arrival) -> S3Object | Ignored | Refused:
+def _require_ours(evaluation: Evaluation, outputs: str) -> None:
+    """Raise InvalidRequest if no function of this stack can have sent an evaluation."""
+    whole = JOB_ID.fullmatch(evaluation.job_id) and re.fullmatch(r"EVAL#.{1,1000}", evaluation.record)
+    if not whole or not evaluation.ground_truth.key or not evaluation.ground_truth.etag:
+        raise InvalidRequest(
+            "the message is no evaluation of this stack: `job_id` takes 32 hex digits, `record` EVAL# and "
+            "the ground truth's version, `ground_truth` a key and an ETag"
+        )
+    if parse_uri(evaluation.result, "result").bucket != outputs:
+        raise ForeignBucket(f"{evaluation.result[:300]} is no result of this stack; correct `result`")
+
+
+def _admitted_truth(
+    arrival: EvaluationArrival, body: str, *, served: Set[str], outputs: str
+) -> EvaluationArrival:
+    truth = arrival.ground_truth if isinstance(arrival, Evaluation) else arrival
+    if isinstance(truth, S3Object):
+        try:
+            require_ground_truth(truth, served=served, outputs=outputs)
+        except ForeignBucket as error:
+            return Refused(body, error)
+    return arrival
+
+
+def _evaluated(arrival: _Named) -> EvaluationArrival:
     """What the evaluate function makes of an arrival: a ground truth is all that it can be."""
+    if isinstance(arrival, Settle):
+        return Ignored(arrival.why, "not an upload")
     uploaded = arrival.image if isinstance(arrival, SegmentRequest) else arrival
     if not isinstance(uploaded, S3Object) or is_coco(uploaded.key):
         return uploaded
-    suffix = PurePosixPath(uploaded.key).suffix.lower()
-    return _sidecar(uploaded) if suffix in SIDECARS else uploaded
+    return _sidecar(uploaded) if _is_sidecar(uploaded) else uploaded
+
+
+def _is_sidecar(uploaded: S3Object) -> bool:
+    return PurePosixPath(uploaded.key).suffix.lower() in SIDECARS
 
 
 def _sidecar(uploaded: S3Object) -> Ignored:
     return Ignored(uploaded.key, "a sidecar file, not an image")
 
 
-def _parse_body(body: str) -> list[Arrival]:
+def _parse_body(body: str) -> list[_Named]:
     try:
         return _parse_event(decode(body))
     except InvalidRequest as error:
@@ -206,7 +298,7 @@ def _parse_body(body: str) -> list[Arrival]:
 
 
 def decode(body: str | bytes) -> object:
-    """Reads JSON; raises InvalidRequest."""
+    """Read JSON; raise InvalidRequest."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -215,7 +307,7 @@ def decode(body: str | bytes) -> object:
         ) from error
 
 
-def _parse_event(event: object) -> list[Arrival]:
+def _parse_event(event: object) -> list[_Named]:
     match event:
         case {"Event": "s3:TestEvent"}:
             return [Ignored("s3:TestEvent", "S3 announces that the notification is set up")]
@@ -225,6 +317,8 @@ def _parse_event(event: object) -> list[Arrival]:
             return [request for record in records for request in _parse_record(record)]
         case {"detail-type": str(kind), "detail": {"bucket": _, "object": _} as detail}:
             return [_from_eventbridge(kind, detail)]
+        case {"settle": str(uri), **others} if not others:
+            return [Settle(parse_uri(uri, "image"), "two jobs wrote under the name")]
         case {"image": _} | {"image_path": _}:
             return [parse_request(event)]
         case {}:
@@ -235,7 +329,7 @@ def _parse_event(event: object) -> list[Arrival]:
     raise InvalidRequest(NO_OBJECT)
 
 
-def _parse_record(record: object) -> list[Arrival]:
+def _parse_record(record: object) -> list[_Named]:
     match record:
         case {"Sns": {"Message": str(message)}}:
             return _parse_body(message)
@@ -245,13 +339,16 @@ def _parse_record(record: object) -> list[Arrival]:
         return [Refused(msgspec.json.encode(record).decode(), error)]
 
 
+VersionId = Annotated[str, msgspec.Meta(max_length=1024)]
+
+
 class _Bucket(msgspec.Struct, frozen=True):
     name: str
 
 
 class _NotifiedObject(msgspec.Struct, frozen=True):
     key: str
-    version_id: str | None = msgspec.field(name="versionId", default=None)
+    version_id: VersionId | None = msgspec.field(name="versionId", default=None)
     etag: str | None = msgspec.field(name="eTag", default=None)
 
 
@@ -271,7 +368,7 @@ class _EventBridgeObject(msgspec.Struct, frozen=True):
     """docs.aws.amazon.com/AmazonS3/latest/userguide/ev-events.html."""
 
     key: str
-    version_id: str | None = msgspec.field(name="version-id", default=None)
+    version_id: VersionId | None = msgspec.field(name="version-id", default=None)
     etag: str | None = None
 
 
@@ -280,25 +377,34 @@ class _EventBridgeDetail(msgspec.Struct, frozen=True):
     object: _EventBridgeObject
 
 
-def _from_notification(record: object) -> S3Object | Ignored:
+def _from_notification(record: object) -> S3Object | Settle | Ignored:
     notified = _convert(record, _S3Record)
-    if "ObjectCreated:" not in notified.name:
-        return Ignored(notified.name, "not an upload")
     found = notified.s3.object
-    return _uploaded(notified.s3.bucket.name, unquote_plus(found.key), found.version_id, found.etag)
+    named = S3Object(notified.s3.bucket.name, unquote_plus(found.key), found.version_id, found.etag)
+    if "ObjectRemoved:" in notified.name:
+        return _changed(named, removed_by=notified.name)
+    if "ObjectCreated:" in notified.name:
+        return _changed(named)
+    return Ignored(notified.name, "not an upload")
 
 
-def _from_eventbridge(kind: str, detail: object) -> S3Object | Ignored:
-    if kind != "Object Created":
+def _from_eventbridge(kind: str, detail: object) -> S3Object | Settle | Ignored:
+    if kind not in ("Object Created", "Object Deleted"):
         return Ignored(kind, "not an upload")
     found = _convert(detail, _EventBridgeDetail)
-    return _uploaded(found.bucket.name, found.object.key, found.object.version_id, found.object.etag)
+    named = S3Object(found.bucket.name, found.object.key, found.object.version_id, found.object.etag)
+    return _changed(named, removed_by=kind if kind == "Object Deleted" else None)
 
 
-def _uploaded(bucket: str, key: str, version: str | None, etag: str | None) -> S3Object | Ignored:
-    if key.endswith("/"):
-        return Ignored(key, "a folder's marker")
-    return S3Object(bucket, key, version, etag)
+def _changed(named: S3Object, *, removed_by: str | None = None) -> S3Object | Settle | Ignored:
+    if not 0 < len(named.key.encode()) <= LONGEST_NOTIFIED_KEY:
+        raise InvalidRequest(
+            f"the notice names an object whose key has {len(named.key.encode())} bytes; S3's keys have 1 to "
+            f"{LONGEST_KEY}"
+        )
+    if named.key.endswith("/"):
+        return Ignored(named.key, "a folder's marker")
+    return Settle(S3Object(named.bucket, named.key), removed_by) if removed_by else named
 
 
 class _ParameterFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -330,7 +436,7 @@ ACCEPTED = {
 
 
 def parse_request(event: object) -> SegmentRequest:
-    """Reads a request that a person or a program wrote; raises InvalidRequest."""
+    """Read a request that a person or a program wrote; raise InvalidRequest."""
     if not isinstance(event, dict):
         raise InvalidRequest(NO_OBJECT)
     fields = _convert(event, _RequestFields)
@@ -356,46 +462,57 @@ def parse_request(event: object) -> SegmentRequest:
 
 
 def parse_parameters(fields: Mapping[str, str]) -> Parameters:
-    """Reads how to segment an image that comes without a request, from text alone; raises InvalidRequest."""
+    """Read from text how to segment an image that comes without a request; raise InvalidRequest."""
     given = msgspec.convert(_query(fields), _ParameterFields)
     return Parameters(given.threshold, given.mode, _parse_pages(given.pages), given.channel)
 
 
 def complete(event: object, fields: Mapping[str, str]) -> object:
-    """A request with what else is said of it in text; its own fields count more. Raises InvalidRequest."""
+    """Merge query parameters into the request; fields of the body win. Raise InvalidRequest."""
     return _query(fields) | event if isinstance(event, dict) else event
 
 
 def _query(fields: Mapping[str, str]) -> dict[str, object]:
     for name, text in fields.items():
-        if text.lower() == "null" and name in ACCEPTED:  # which msgspec takes for nothing
+        if text.lower() == "null" and name in ACCEPTED:  # msgspec takes it for nothing
             raise _refusal(name, f'"{text}" is none of these')
     given: dict[str, object] = msgspec.to_builtins(_convert(fields, _ParameterFields, strict=False))
     return given
 
 
 def message_of(request: SegmentRequest) -> str:
-    """The message that `parse_body` reads as this request, in ASCII: SQS does not take all of Unicode."""
+    """Write the message that `parse_body` reads as this request."""
     fields = {"image": request.image.uri} | asdict(request.parameters) | {"group": request.label}
     fields["ground_truth"] = request.ground_truth.uri if request.ground_truth else None
-    return json.dumps({name: value for name, value in fields.items() if value is not None})
+    return ascii_json({name: value for name, value in fields.items() if value is not None})
+
+
+def ascii_json(message: object) -> str:
+    """Encode a message in ASCII: SQS does not take all of Unicode."""
+    return json.dumps(msgspec.to_builtins(message))
+
+
+def settling(image: S3Object) -> str:
+    """Write the message that `parse_body` reads as a name to look at."""
+    return ascii_json({"settle": image.uri})
 
 
 def awaited_by(job_id: str) -> dict[str, Any]:
-    """The attributes of a message for which a job waits as QUEUED, as SQS takes them."""
+    """Make the attributes of a message for which a job waits as QUEUED, as SQS takes them."""
     return {WAITING_JOB: {"DataType": "String", "StringValue": job_id}}
 
 
 def waiting_job(attributes: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The job that waits for a message with these attributes, as Lambda passes them on; None where none does.
+    """Read which job waits for a message, from its attributes as Lambda passes them on; None if none does.
 
     The message may become another job: of an image or a model that is newer than the row.
     """
-    return attributes.get(WAITING_JOB, {}).get("stringValue") or None
+    job_id = attributes.get(WAITING_JOB, {}).get("stringValue")
+    return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None
 
 
 def parse_uri(text: str, field: str) -> S3Object:
-    """Reads `s3://bucket/key`; raises InvalidRequest, which names `field`."""
+    """Read `s3://bucket/key`; raise InvalidRequest, which names `field`."""
     match = S3_URI.fullmatch(text)
     if match is None:
         raise _refusal(field, f'"{text[:200]}" is no S3 address, and files on your own disk are out of reach')
@@ -418,101 +535,16 @@ def _convert(event: object, shape: type[Shape], strict: bool = True) -> Shape:
     except msgspec.ValidationError as error:
         field = re.search(r"`\$\.(\w+)", str(error))
         if field and field[1] in ACCEPTED:
-            raise _refusal(field[1], str(error).partition(" - at")[0]) from error
+            raise _refusal(field[1], str(error).partition(" - at")[0][:300]) from error
         taken = [name for name in ACCEPTED if name in getattr(shape, "__struct_fields__", ())] or ACCEPTED
         raise InvalidRequest(f"{str(error)[:300]}; a request takes {', '.join(taken)}") from error
 
 
 def _refusal(field: str, fault: str) -> InvalidRequest:
-    return InvalidRequest(f"`{field}`: {fault}; it takes {ACCEPTED[field]}")
-
-
-@dataclass(frozen=True)
-class Work:
-    """A request whose image version and model are known: what a job row and a mask stand for."""
-
-    request: SegmentRequest
-    model_sha256: str
-    model_threshold: float
-
-    @property
-    def threshold(self) -> float:
-        """The probability that decides: the request's, or the model's own."""
-        asked = self.request.parameters.threshold
-        return self.model_threshold if asked is None else asked
-
-    @property
-    def job_id(self) -> str:
-        """The same work has the same id: 32 hex digits of a SHA-256 over all that decides the pixels."""
-        image, parameters = self.request.image, self.request.parameters
-        identity = [
-            image.bucket,
-            image.key,
-            image.version_id or [image.etag, image.uploaded_at],
-            self.model_sha256,
-            self.threshold,
-            parameters.mode,
-            parameters.pages,
-            parameters.channel,
-            list(parameters.outputs),
-        ]
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
-
-    def is_default(self, input_bucket: str) -> bool:
-        """Whether its outputs lie under the image's own key rather than under the job's."""
-        plain = Parameters(self.request.parameters.threshold) == self.request.parameters
-        key = self.request.image.key
-        return (
-            plain
-            and self.threshold == self.model_threshold
-            and self.request.image.bucket == input_bucket
-            and not key.startswith("jobs/")
-            and not re.search(r"\.p\d{4,}$", key)
-            and fits(key)
-        )
-
-
-def rejected_message_id(body: str) -> str:
-    """The job id of a message that names no image: it has nothing else to be known by."""
-    return hashlib.sha256(f"message {body}".encode()).hexdigest()[:32]
-
-
-LONGEST_SUFFIX = len(".p000000.probability.png")
-
-
-def fits(key: str) -> bool:
-    """Whether S3's longest key leaves room for our suffixes."""
-    return len(key.encode()) + LONGEST_SUFFIX <= LONGEST_KEY
-
-
-def job_prefix(job_id: str, key: str) -> str:
-    """Where the outputs of a job lie that does not own its image's name."""
-    own = f"jobs/{job_id}/{key}"
-    return own if fits(own) else f"jobs/{job_id}/image"
-
-
-def output_key(prefix: str, kind: str, page: int | None = None) -> str:
-    """The key of one output: `<prefix>.mask.png`, of page 3 of a stack `<prefix>.p0003.mask.png`."""
-    return f"{prefix}{'' if page is None else f'.p{page:04d}'}.{kind}"
-
-
-def ground_truth_keys(key: str) -> Sequence[str]:
-    """Keys under which a ground truth of the image `key` may lie, the likeliest first."""
-    stem = key.removesuffix(PurePosixPath(key).suffix)
-    names = dict.fromkeys([key, f"{key}.png", f"{stem}.png", f"{stem}_mask.png"])
-    return [name for name in names if len(name.encode()) <= LONGEST_KEY]
+    accepted = ACCEPTED.get(field, "an address such as s3://bucket/key")
+    return InvalidRequest(f"`{field}`: {fault}; it takes {accepted}")
 
 
 def is_coco(key: str) -> bool:
     """Whether a ground truth is a COCO file rather than a mask image, by its name."""
     return key.lower().endswith(".json")
-
-
-def coco_name(key: str) -> str:
-    """The name by which a COCO file may speak of the image `key`: that of the file, without its folders."""
-    return PurePosixPath(key).name
-
-
-def coco_prefix(coco: S3Object) -> str:
-    """Where a version of a COCO file lies in parts, each image's under its `coco_name`."""
-    return f"jobs/coco/{hashlib.sha256(f'{coco.uri} {coco.version}'.encode()).hexdigest()[:32]}"

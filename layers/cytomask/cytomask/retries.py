@@ -1,11 +1,13 @@
 """Messages that go back to their queue: when each is delivered again."""
 
+import base64
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, ExceptionInfo, FailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from cytomask.errors import TimeShort
 
@@ -25,6 +27,14 @@ def retry_delay(first: int, deliveries: int, tries: int) -> int:
     if deliveries == tries:
         return 0
     return min(first * int(GROWTH ** (deliveries - 1)), LONGEST_DELAY_SECONDS)
+
+
+def is_final(error: Exception) -> bool:
+    """Whether AWS, or its client, refuses a call whatever happens: no retry can help."""
+    if isinstance(error, ParamValidationError):
+        return True
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+    return code in ("ValidationException", "InvalidParameterValue", "InvalidMessageContents")
 
 
 class RetryingProcessor(BatchProcessor):
@@ -76,15 +86,21 @@ class RetryingProcessor(BatchProcessor):
                 QueueUrl=self._queue_url,
                 MessageBody=record.body,
                 MessageAttributes={
-                    name: {"DataType": value["dataType"], "StringValue": value["stringValue"]}
-                    for name, value in record["messageAttributes"].items()
+                    name: _attribute(value) for name, value in record["messageAttributes"].items()
                 },
                 **fair,
             )
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, KeyError, ValueError) as error:
             self._logger.warning("not_sent_again", message_id=record.message_id, error=str(error))
             return False
         self._logger.info(
             "message_sent_again", message_id=record.message_id, new_message_id=sent["MessageId"]
         )
         return True
+
+
+def _attribute(value: Mapping[str, Any]) -> Any:
+    """Turn a message's attribute from Lambda's form into that of SQS."""
+    if "binaryValue" in value and value["binaryValue"] is not None:
+        return {"DataType": value["dataType"], "BinaryValue": base64.b64decode(value["binaryValue"])}
+    return {"DataType": value["dataType"], "StringValue": value["stringValue"]}

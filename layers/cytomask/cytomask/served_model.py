@@ -2,28 +2,39 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Protocol, get_args
 
 import msgspec
 
-from cytomask.requests import Mode, SegmentRequest, Work
+from cytomask.requests import Mode, SegmentRequest
+from cytomask.work import Work
 
 # manifest_native.json and so on: the weights' own, of which the layer carries copies.
 MANIFESTS = Path(__file__).parent
 
 
-class ServedModel(msgspec.Struct, frozen=True):
+class Model(Protocol):
     """What a job's id takes from a network's manifest. `threshold`: the network's own, 0..1."""
+
+    @property
+    def sha256(self) -> str: ...  # noqa: D102 - told above
+
+    @property
+    def threshold(self) -> float: ...  # noqa: D102 - told above
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """The same, read from a manifest."""
 
     sha256: str
     threshold: float
 
 
-ServedModels = Mapping[Mode, ServedModel]
+ServedModels = Mapping[Mode, Model]
 
 
 def read_served_models() -> ServedModels:
-    """Reads the manifests that travel with the layer."""
+    """Read the manifests that travel with the layer."""
     return {
         mode: msgspec.json.decode((MANIFESTS / f"manifest_{mode}.json").read_bytes(), type=ServedModel)
         for mode in get_args(Mode)
@@ -31,6 +42,6 @@ def read_served_models() -> ServedModels:
 
 
 def work_of(request: SegmentRequest, models: ServedModels) -> Work:
-    """The request, of a known version of its image, and the network that its mode asks for."""
+    """Join a request, of a known version of its image, with the network that its mode asks for."""
     model = models[request.parameters.mode]
     return Work(request, model.sha256, model.threshold)

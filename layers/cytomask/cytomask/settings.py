@@ -1,68 +1,79 @@
-"""What a function is told by its environment, read once at start."""
+"""Settings of a function, read from its environment once at start."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+
+Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "input_bucket": "INPUT_BUCKET",
+        "output_bucket": "OUTPUT_BUCKET",
+        "ground_truth_bucket": "GROUND_TRUTH_BUCKET",
+        "jobs_table": "JOBS_TABLE",
+        "segment_queue_url": "SEGMENT_QUEUE_URL",
+        "evaluation_queue_url": "EVALUATION_QUEUE_URL",
+        "memory_mb": "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+        "retry_delay": "RETRY_DELAY",
+        "tries": "MAX_RECEIVE_COUNT",
+        "more_buckets": "ALLOWED_BUCKETS",
+    },
+):
     """The resources of the stack that a function works with.
 
     Attributes:
         memory_mb: as Lambda bills it.
         retry_delay: seconds until a message that failed for the first time is delivered again.
         tries: deliveries after which the queue gives a message up.
-        more_buckets: beside the stack's own, those that messages may name.
+        more_buckets: buckets that messages may name beside the stack's own, with commas between.
     """
 
-    input_bucket: str
-    output_bucket: str
-    ground_truth_bucket: str
-    jobs_table: str
-    segment_queue_url: str
-    evaluation_queue_url: str
+    input_bucket: Name
+    output_bucket: Name
+    ground_truth_bucket: Name
+    jobs_table: Name
+    segment_queue_url: Name
+    evaluation_queue_url: Name
     memory_mb: int
     retry_delay: int
     tries: int
-    more_buckets: frozenset[str] = frozenset()
+    more_buckets: str = ""
 
     @property
     def allowed_buckets(self) -> frozenset[str]:
         """The buckets that messages may name."""
-        return self.more_buckets | {self.input_bucket, self.output_bucket, self.ground_truth_bucket}
+        listed = frozenset(filter(None, map(str.strip, self.more_buckets.split(","))))
+        return listed | {self.input_bucket, self.output_bucket, self.ground_truth_bucket}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":
-        """Reads the variables that template.yaml sets; raises ValueError naming those that are wrong."""
-        names = {
-            "input_bucket": "INPUT_BUCKET",
-            "output_bucket": "OUTPUT_BUCKET",
-            "ground_truth_bucket": "GROUND_TRUTH_BUCKET",
-            "jobs_table": "JOBS_TABLE",
-            "segment_queue_url": "SEGMENT_QUEUE_URL",
-            "evaluation_queue_url": "EVALUATION_QUEUE_URL",
-        }
-        values = {field: environment.get(name, "") for field, name in names.items()}
-        number_names = {
-            "memory_mb": "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
-            "retry_delay": "RETRY_DELAY",
-            "tries": "MAX_RECEIVE_COUNT",
-        }
-        numbers = {field: environment.get(name, "") for field, name in number_names.items()}
-        wrong = [names[field] for field, value in values.items() if not value]
-        wrong += [number_names[field] for field, value in numbers.items() if not value.isdecimal()]
+        """Read the variables that template.yaml sets; raise ValueError naming those that are wrong."""
+        wrong = [
+            field.encode_name
+            for field in msgspec.structs.fields(cls)
+            if not _is_valid(environment.get(field.encode_name, ""), field.type)
+        ]
         if wrong:
             raise ValueError(
                 f"the environment lacks {', '.join(wrong)}; template.yaml and Lambda set them, "
                 "`sam local invoke` takes them from --env-vars"
             )
-        if values["output_bucket"] in (values["input_bucket"], values["ground_truth_bucket"]):
+        settings = msgspec.convert(dict(environment), cls, strict=False)
+        if settings.output_bucket in (settings.input_bucket, settings.ground_truth_bucket):
             raise ValueError("OUTPUT_BUCKET is also an input: every mask would start a job of its own")
-        more = frozenset(filter(None, map(str.strip, environment.get("ALLOWED_BUCKETS", "").split(","))))
-        return cls(
-            memory_mb=int(numbers["memory_mb"]),
-            retry_delay=int(numbers["retry_delay"]),
-            tries=int(numbers["tries"]),
-            more_buckets=more,
-            **values,
-        )
+        return settings
+
+
+def _is_valid(value: str, kind: object) -> bool:
+    if kind is int:
+        return value.isdecimal()  # msgspec takes "3008.0" too
+    try:
+        msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True

@@ -3,12 +3,15 @@
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from botocore.exceptions import ClientError
+import msgspec
+from botocore.exceptions import ClientError, ParamValidationError
 
-from cytomask.errors import ImageNotFound, ImageReplaced
+from cytomask.errors import ImageLocked, ImageNotFound, ImageReplaced, InvalidRequest
 from cytomask.images import Limits, require_size
+from cytomask.records import Result
 from cytomask.requests import S3Object
 from cytomask.truths.limits import require_coco_size
+from cytomask.work import PICTURE, RESULT, output_key
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -16,30 +19,54 @@ if TYPE_CHECKING:
 
 CONTENT_TYPES = {"png": "image/png", "json": "application/json"}
 WRITE_ATTEMPTS = 10
+# The ETag of an object that S3 will not describe: it answers HEAD by 400 and says why only to GET.
+UNDESCRIBED = "undescribed"
+# Answers of status 400 that a retry can mend; any other is final.
+PASSING_400 = {
+    "BandwidthLimitExceeded",
+    "ExpiredToken",
+    "IncompleteBody",
+    "InvalidToken",
+    "KMS.DependencyTimeoutException",
+    "KMS.KMSInternalException",
+    "KMS.KeyUnavailableException",
+    "KMS.ThrottlingException",
+    "RequestTimeout",
+    "Throttling",
+    "ThrottlingException",
+    "TokenRefreshRequired",
+}
 
 
 class SupersededError(Exception):
-    """A newer version of the image was uploaded; its outputs must not be replaced by ours."""
+    """The image is not the newest under its name (any more); its outputs must not lie there."""
 
 
 class Storage:
-    """What the functions do with S3. Faults of S3 pass through as botocore's ClientError."""
+    """What the functions do with S3. Faults of S3 that a retry can mend pass through as ClientError."""
 
     def __init__(self, s3: "S3Client") -> None:
         self._s3 = s3
 
     def find(self, wanted: S3Object) -> S3Object | None:
-        """The object with the ETag and version that it has now; None where there is none.
+        """Look an object up: with the ETag and version that it has now; None where there is none.
 
         Raises:
-            ClientError: on any answer but "not there"; a 403 is a matter of rights and may pass.
+            InvalidRequest: no object can be called so.
+            ClientError: any answer but "not there"; a 403 is a matter of rights, which somebody may mend.
         """
         try:
             head = self._s3.head_object(Bucket=wanted.bucket, Key=wanted.key, **_version(wanted))
+        except ParamValidationError as error:
+            raise InvalidRequest(
+                f"S3 cannot hold an object called {wanted.uri[:300]}; correct the address"
+            ) from error
         except ClientError as error:
             # A version id that S3 cannot have given is answered by 400, and names nothing either.
             if _status(error) in (404, 405) or (_status(error) == 400 and wanted.version_id):
                 return None
+            if _status(error) == 400:
+                return S3Object(wanted.bucket, wanted.key, None, UNDESCRIBED, UNDESCRIBED)
             raise
         version = head.get("VersionId")
         return S3Object(
@@ -50,12 +77,18 @@ class Storage:
             head["LastModified"].isoformat(),
         )
 
+    def is_newest(self, image: S3Object) -> bool:
+        """Whether an image is what lies under its key now; one that was not found stands for "nothing"."""
+        newest = self.find(S3Object(image.bucket, image.key))
+        return newest == (image if image.was_found else None)
+
     def read_image(self, image: S3Object, limits: Limits) -> bytes:
-        """The bytes of exactly this version, within the limits.
+        """Read the bytes of exactly this version, within the limits.
 
         Raises:
             EmptyImage, ImageTooLarge: by its length, before the bytes are fetched.
-            ImageNotFound, ImageReplaced: when it was deleted or overwritten since it was found.
+            ImageNotFound, ImageReplaced: it was deleted or overwritten since it was found.
+            ImageLocked: S3 keeps its bytes from us for good.
         """
         answer = self._get(image)
         with answer["Body"] as body:
@@ -63,13 +96,13 @@ class Storage:
             return body.read()
 
     def read_coco(self, coco: S3Object) -> tuple[bytes, str]:
-        """The bytes of exactly this version, and the prefix of the images that it is meant for.
+        """Read the bytes of exactly this version, and the prefix of the images that it is meant for.
 
         The prefix is the object's metadata `images`, percent-encoded as metadata has to be; empty means all.
 
         Raises:
             UnreadableCoco: by its length, before the bytes are fetched.
-            ImageNotFound, ImageReplaced: as `read_image`.
+            ImageNotFound, ImageReplaced, ImageLocked: as `read_image`.
         """
         answer = self._get(coco)
         with answer["Body"] as body:
@@ -77,10 +110,9 @@ class Storage:
             return body.read(), unquote(answer["Metadata"].get("images", ""))
 
     def _get(self, wanted: S3Object) -> "GetObjectOutputTypeDef":
+        condition: dict[str, Any] = {} if wanted.etag == UNDESCRIBED else {"IfMatch": f'"{wanted.etag}"'}
         try:
-            return self._s3.get_object(
-                Bucket=wanted.bucket, Key=wanted.key, IfMatch=f'"{wanted.etag}"', **_version(wanted)
-            )
+            return self._s3.get_object(Bucket=wanted.bucket, Key=wanted.key, **condition, **_version(wanted))
         except ClientError as error:
             if _status(error) == 404:
                 raise ImageNotFound(
@@ -90,10 +122,12 @@ class Storage:
                 raise ImageReplaced(
                     f"{wanted.uri} was overwritten meanwhile; the newer upload is a job of its own"
                 ) from error
+            if reason := _locked(error):
+                raise ImageLocked(f"{wanted.uri} {reason}") from error
             raise
 
     def read_output(self, bucket: str, key: str) -> bytes | None:
-        """An output written earlier; None where there is none."""
+        """Read an output written earlier; None where there is none."""
         try:
             with self._s3.get_object(Bucket=bucket, Key=key)["Body"] as body:
                 return body.read()
@@ -102,15 +136,58 @@ class Storage:
                 return None
             raise
 
+    def whole_result(self, bucket: str, prefix: str, job_id: str) -> Result | None:
+        """Read a job's result under a prefix; None if it, or any output of it, is gone or another job's."""
+        stored = self.read_output(bucket, output_key(prefix, RESULT))
+        try:
+            result = msgspec.json.decode(stored, type=Result) if stored else None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        if result is None or result.job_id != job_id:
+            return None
+        written = {uri: etag for page in result.pages for uri, etag in page.outputs().items()}
+        lying = self.outputs(bucket, prefix)
+        lying.pop(output_key(prefix, RESULT), None)
+        return result if {S3Object(bucket, key).uri: etag for key, etag in lying.items()} == written else None
+
+    def outputs(self, bucket: str, prefix: str) -> dict[str, str]:
+        """List what a job wrote under a prefix: result and pictures, as key -> ETag.
+
+        Keys of other images may begin alike (`a.tif` and `a.tif.png`). Where they are too many for one
+        answer of S3, the few names that a job can write are looked for one by one.
+        """
+        answer = self._s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}.")
+        found = {each["Key"]: each["ETag"].strip('"') for each in answer.get("Contents", [])}
+        if answer.get("IsTruncated"):
+            found = self._pages(bucket, prefix) | self._single(bucket, prefix)
+        return {key: etag for key, etag in found.items() if _is_output(key.removeprefix(prefix))}
+
+    def _pages(self, bucket: str, prefix: str) -> dict[str, str]:
+        """List `<prefix>.p0000…` to `<prefix>.p9999…`."""
+        found: dict[str, str] = {}
+        after, end = f"{prefix}.p", f"{prefix}.p:"  # the colon follows the digits
+        while after < end:
+            answer = self._s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}.p", StartAfter=after)
+            found |= {each["Key"]: each["ETag"].strip('"') for each in answer.get("Contents", [])}
+            if not answer.get("IsTruncated"):
+                break
+            after = answer["Contents"][-1]["Key"]
+        return found
+
+    def _single(self, bucket: str, prefix: str) -> dict[str, str]:
+        names = [f"{prefix}.{kind}" for kind in (RESULT, "mask.png", "probability.png", "overlay.png")]
+        found = [self.find(S3Object(bucket, name)) for name in names]
+        return {each.key: each.version for each in found if each}
+
     def write(self, bucket: str, key: str, body: bytes, named_after: S3Object | None = None) -> S3Object:
-        """Writes an output; where it is named after an image, only while that image is the newest.
+        """Write an output; where it is named after an image, only while that image is the newest.
 
         The order is what makes it safe: note what lies at the key, see that the image is still the
         newest, then write on the condition that nothing else was written in between (S3's conditional
         writes, docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
 
         Raises:
-            SupersededError: when a newer image has taken the name.
+            SupersededError: a newer image has taken the name.
         """
         attempts = 0
         while True:
@@ -129,39 +206,69 @@ class Storage:
                 if not _overtaken(error) or attempts == WRITE_ATTEMPTS:
                     raise
 
-    def remove(self, bucket: str, key: str, named_after: S3Object) -> None:
-        """Removes an output that an earlier version of an image left; safe, and refused, as in `write`."""
+    def clear(self, bucket: str, prefix: str, named_after: S3Object) -> bool:
+        """Remove all outputs under an image's name, only while that image is the newest.
+
+        Returns:
+            Whether there were any.
+
+        Raises:
+            SupersededError: a newer image has taken the name.
+        """
         for attempt in range(WRITE_ATTEMPTS):
-            condition = self._condition(bucket, key, named_after)
-            if "IfMatch" not in condition:
-                return
-            try:
-                self._s3.delete_object(Bucket=bucket, Key=key, **condition)
-                return
-            except ClientError as error:
-                if not _overtaken(error) or attempt == WRITE_ATTEMPTS - 1:
-                    raise
+            lying = self.outputs(bucket, prefix)
+            if not lying:
+                break
+            if not self.is_newest(named_after):
+                raise SupersededError(named_after.uri)
+            for key, etag in lying.items():
+                try:
+                    self._s3.delete_object(Bucket=bucket, Key=key, IfMatch=f'"{etag}"')
+                except ClientError as error:
+                    if not _overtaken(error) or attempt == WRITE_ATTEMPTS - 1:
+                        raise
+        return attempt > 0
 
     def _condition(self, bucket: str, key: str, image: S3Object) -> dict[str, Any]:
         present = self.find(S3Object(bucket, key))
-        newest = self.find(S3Object(image.bucket, image.key))
-        if newest is not None and newest != image:
+        if not self.is_newest(image):
             raise SupersededError(image.uri)
-        if present is None:
-            return {"IfNoneMatch": "*"}
-        if newest is None:
-            raise SupersededError(image.uri)
-        return {"IfMatch": f'"{present.etag}"'}
+        return {"IfMatch": f'"{present.etag}"'} if present else {"IfNoneMatch": "*"}
+
+
+def _is_output(suffix: str) -> bool:
+    return suffix == f".{RESULT}" or PICTURE.fullmatch(suffix) is not None
 
 
 def _overtaken(error: ClientError) -> bool:
     """Whether a conditional write lost to another writer or to a deletion."""
-    code = error.response.get("Error", {}).get("Code")
-    return _status(error) in (409, 412) or code == "NoSuchKey"
+    return _status(error) in (409, 412) or _code(error) == "NoSuchKey"
+
+
+def _locked(error: ClientError) -> str | None:
+    """Why S3 keeps an object's bytes from us for good, and what to do; None where a retry may help."""
+    code = _code(error)
+    if code == "InvalidObjectState":
+        return "is archived (S3 Glacier); restore it, then send it again"
+    if code.startswith("KMS.") and code not in PASSING_400:
+        return f"is encrypted with a KMS key that cannot be used ({code}); enable the key, then send it again"
+    if _status(error) != 400 or code in PASSING_400:
+        return None
+    said = error.response.get("Error", {}).get("Message", "")
+    if "Server Side Encryption" in said or "SSE" in said or code == "InvalidRequest":
+        return (
+            "is encrypted with a key that its uploader kept (SSE-C); upload it with the bucket's own "
+            f"encryption (S3 says {code}: {said[:200]})"
+        )
+    return f"cannot be read: S3 says {code}: {said[:200]}; correct its address or upload it again"
 
 
 def _version(wanted: S3Object) -> dict[str, Any]:
     return {"VersionId": wanted.version_id} if wanted.version_id else {}
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _status(error: ClientError) -> int:

@@ -1,0 +1,130 @@
+"""One image from its bytes to pages, predictions and encoded pictures. Knows no AWS."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+from cytomask import images, metrics
+from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
+from cytomask.images import ImageFile, Limits, Page
+from cytomask.model.predictor import Prediction, Predictor
+from cytomask.records import PageResult, Result, Tiling
+from cytomask.requests import Output, Parameters
+from cytomask.telemetry import Stopwatch
+
+# While a caller waits. A megapixel takes 0.8 to 1.2 CPU seconds; this leaves room for a slow CPU and a cold
+# start within HttpApi's 30 s.
+PIXELS_WHILE_WAITING = 8 * images.MEGA
+
+
+class Source:
+    """An image that is fetched and opened when it is first asked for, and once only."""
+
+    def __init__(self, fetch: Callable[[], bytes], name: str, limits: Limits) -> None:
+        self._fetch = fetch
+        self._limits = limits
+        self._stack = ExitStack()
+        self._opened: ImageFile | RejectedInput | None = None
+        self.name = name
+
+    def __enter__(self) -> "Source":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def open(self) -> ImageFile:
+        """Open the image; raise RejectedInput where that was refused, now or before."""
+        if self._opened is None:
+            try:
+                content = self._fetch()
+                images.require_size(len(content), self.name, self._limits)
+                self._opened = self._stack.enter_context(images.open_image(content, self.name, self._limits))
+            except RejectedInput as error:
+                self._opened = error
+        if isinstance(self._opened, RejectedInput):
+            raise self._opened
+        return self._opened
+
+    def select(self, parameters: Parameters) -> list[int]:
+        """The pages asked for, once the header says that they can be read; raises RejectedInput."""
+        image = self.open()
+        wanted = parameters.selected(len(image.pages), self.name)
+        images.check(image, wanted, parameters.channel, self._limits)
+        return wanted
+
+
+def require_answer_in_time(source: Source, parameters: Parameters, one_mask: bool) -> None:
+    """Look at an image's header before anything is done for a caller who waits.
+
+    Raises:
+        ImageTooLarge: it cannot be segmented while somebody waits for the answer.
+        NotAcceptable: `one_mask` is wanted and it has several pages.
+        RejectedInput: it has another fault.
+    """
+    wanted, image = source.select(parameters), source.open()
+    if one_mask and len(wanted) > 1:
+        raise NotAcceptable(
+            f"{image.name} has {len(wanted)} pages and a PNG holds one mask; name a page with `pages`, "
+            "or accept application/json"
+        )
+    pixels = sum(image.pages[index].height * image.pages[index].width for index in wanted)
+    if pixels > PIXELS_WHILE_WAITING:
+        raise ImageTooLarge(
+            f"{image.name} has {pixels / images.MEGA:.1f} megapixels; the limit while you wait is "
+            f"{PIXELS_WHILE_WAITING // images.MEGA}. Upload it and name it to POST /jobs"
+        )
+
+
+def predictions(
+    source: Source, parameters: Parameters, predictor: Predictor, limits: Limits, watch: Stopwatch
+) -> Iterator[tuple[Page, Prediction]]:
+    """Segment the pages asked for, one after the other; the threshold of `parameters` is settled."""
+    image = source.open()
+    wanted = parameters.selected(len(image.pages), image.name)
+    pages = images.read_pages(image, wanted, parameters.channel, limits)
+    while True:
+        with watch.stage("decode"):
+            page = next(pages, None)
+        if page is None:
+            return
+        with watch.stage("infer"):
+            prediction = predictor.predict(page.pixels, parameters.mode, parameters.threshold)
+        yield page, prediction
+
+
+def describe(page: Page, prediction: Prediction) -> PageResult:
+    """What the result says of a page, without its outputs."""
+    height, width = page.pixels.shape
+    plan = prediction.plan
+    return PageResult(
+        page=page.index,
+        height=height,
+        width=width,
+        dtype=page.dtype,
+        orientation=page.orientation,
+        turned=page.turned,
+        confluence=metrics.confluence(prediction.mask),
+        tiles=Tiling(plan.count, plan.tile, plan.overlap) if plan else None,
+    )
+
+
+def encode(output: Output, page: Page, prediction: Prediction) -> bytes:
+    """Encode one output as PNG."""
+    match output:
+        case "probability":
+            return images.encode_probability(prediction.probability)
+        case "overlay":
+            return images.encode_overlay(page.pixels, prediction.mask)
+    return images.encode_mask(prediction.mask)
+
+
+def summarise(result: Result, pages: Sequence[PageResult]) -> None:
+    """Note in a result that all pages succeeded, with their confluence over all pixels."""
+    areas = [page.height * page.width for page in pages]
+    cells = sum(page.confluence * area for page, area in zip(pages, areas, strict=True))
+    result.status = "SUCCEEDED"
+    result.confluence = float(cells / sum(areas))
+    result.mask = pages[0].mask

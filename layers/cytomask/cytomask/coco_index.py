@@ -1,0 +1,92 @@
+"""Rows that lead from an image's name to the COCO files that name it, and say what became of each file.
+
+`COCO#<image's name>` has a row for every file; `COCO_FILE#<address>` has one for every upload of a file. Jobs
+look for a COCO file under `coco:<image's name>`, because its address cannot be told from the image's key.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from cytomask.errors import CytomaskError
+from cytomask.records import cut
+from cytomask.requests import S3Object
+from cytomask.table import Row, Table, timestamp
+
+COCO = "COCO#"
+COCO_FILE = "COCO_FILE#"
+
+
+class CocoLead(msgspec.Struct, kw_only=True):
+    """A COCO file that names an image.
+
+    Attributes:
+        record: the file's address.
+        images: prefix of the images that it is meant for; empty means all.
+    """
+
+    record: str
+    version: str
+    uploaded_at: str = ""
+    images: str = ""
+
+
+class IndexingRow(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What became of an upload of a COCO file."""
+
+    index_status: Literal["INDEXED", "REJECTED"]
+    images: int | None = None
+    annotations: int | None = None
+    annotations_without_image: int | None = None
+    error_code: str | None = None
+    error: str | None = None
+
+
+class CocoIndex:
+    """What the functions do with these rows. DynamoDB's faults pass through as ClientError."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def name(self, name: str, coco: S3Object, *, images: str) -> None:
+        """Note that a COCO file names an image, unless a later upload of the file has done so."""
+        values = {"images": images, "version": coco.version, "uploaded_at": coco.uploaded_at}
+        self._table.update_if(
+            f"{COCO}{name}",
+            coco.uri,
+            values=values,
+            condition="attribute_not_exists(job_id) OR uploaded_at <= :uploaded_at",
+        )
+
+    def naming(self, name: str) -> Iterator[CocoLead]:
+        """List the COCO files that name an image."""
+        for row in self._table.rows(f"{COCO}{name}"):
+            yield msgspec.convert(row, CocoLead, strict=False)
+
+    def read(self, coco: S3Object) -> IndexingRow | None:
+        """Read what became of an upload; None while it is not indexed."""
+        row = self._table.read(f"{COCO_FILE}{coco.uri}", _upload(coco))
+        return msgspec.convert(row, IndexingRow, strict=False) if row else None
+
+    def end(self, coco: S3Object, outcome: IndexingRow, *, now: float) -> None:
+        """Note what became of an upload."""
+        values: Row = msgspec.to_builtins(outcome) | {"updated_at": timestamp(now)}
+        self._table.update(
+            f"{COCO_FILE}{coco.uri}", _upload(coco), values=values, first={"created_at": timestamp(now)}
+        )
+
+
+def rejection(error: CytomaskError) -> IndexingRow:
+    """Describe an upload that cannot be indexed."""
+    return IndexingRow(index_status="REJECTED", error_code=error.code, error=cut(error))
+
+
+def coco_address(name: str) -> str:
+    """Make the address under which jobs look for a COCO file that names an image."""
+    return f"coco:{name}"
+
+
+def _upload(coco: S3Object) -> str:
+    """Name an upload: the same bytes may come again after others, and are indexed again then."""
+    return f"INDEX#{coco.version} {coco.uploaded_at}"

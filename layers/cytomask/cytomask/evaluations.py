@@ -1,0 +1,167 @@
+"""Evaluation rows, and the messages that ask for a score: add the row, send the message, stop waiting.
+
+An evaluation is a row beside its job's: `EVAL#<version>` for the ground truth of that version, or
+`EVAL#awaiting` while there is none. Rows of another kind lead from a ground truth's address to the jobs that
+look for it, whether it is there already or not: their `job_id` is `GROUND_TRUTH#<address>`, their `record`
+`TRUTH_OF#<job id>`. Which of image and ground truth comes first does not matter: each side writes its own
+rows and then reads the other's.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from cytomask.errors import MaskReplaced, RejectedInput, TriesUsedUp
+from cytomask.jobs import JOB
+from cytomask.records import EvaluationRow, JobRow, Scorable, Scores, cut
+from cytomask.requests import Evaluation, S3Object, ascii_json
+from cytomask.table import Row, Table, timestamp
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+AWAITING = "EVAL#awaiting"
+TRUTH_OF = "TRUTH_OF#"
+
+
+class Evaluations:
+    """What the functions do with evaluations. Faults of DynamoDB and SQS pass through as ClientError."""
+
+    def __init__(
+        self,
+        table: Table,
+        sqs: "SQSClient | None" = None,
+        queue_url: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Evaluations of a table; without `sqs` they can be recorded and ended but not sent."""
+        self._table = table
+        self._sqs = sqs
+        self._queue_url = queue_url
+        self._clock = clock
+
+    def read(self, job_id: str, record: str) -> EvaluationRow | None:
+        """Read an evaluation as it is now."""
+        row = self._table.read(job_id, record)
+        return msgspec.convert(row, EvaluationRow, strict=False) if row else None
+
+    def with_job(self, job_id: str) -> tuple[JobRow, list[EvaluationRow]] | None:
+        """Read a job and its evaluations; None where there is no such job."""
+        rows = {row["record"]: row for row in self._table.rows(job_id)}
+        job = rows.pop(JOB, None)
+        if job is None:
+            return None
+        evaluations = [msgspec.convert(row, EvaluationRow, strict=False) for row in rows.values()]
+        return msgspec.convert(job, JobRow, strict=False), evaluations
+
+    def expect(self, job: Scorable, addresses: Iterable[str]) -> None:
+        """Index a job under every address that its ground truth may have."""
+        fields = {"image": job.image, "mask": job.mask, "result": job.result}
+        for address in addresses:
+            self._table.update(
+                _of_ground_truth(address),
+                f"{TRUTH_OF}{job.job_id}",
+                values=fields,
+                first={"created_at": timestamp(self._clock())},
+            )
+
+    def expecting(self, address: str) -> Iterator[Scorable]:
+        """List the jobs that look for their ground truth at an address."""
+        for row in self._table.rows(_of_ground_truth(address)):
+            job_id = row["record"].removeprefix(TRUTH_OF)
+            yield Scorable(job_id=job_id, image=row["image"], mask=row["mask"], result=row["result"])
+
+    def wait(self, job: Scorable, ground_truth: str | None) -> None:
+        """Note that a mask is scored once its ground truth is there; `ground_truth` is the one named."""
+        now = timestamp(self._clock())
+        values = {"image": job.image, "mask": job.mask, "group": job.group, "updated_at": now}
+        values |= {"evaluation_status": "AWAITING_GROUND_TRUTH"}
+        if ground_truth:
+            values |= {"ground_truth": ground_truth}
+        self._table.update(job.job_id, AWAITING, values=values, first={"created_at": now})
+
+    def ask(self, job: Scorable, truth: S3Object) -> None:
+        """Add a job's evaluation, send its message unless it has ended, and stop waiting for the truth."""
+        row = self._add(job, truth)
+        if row.evaluation_status == "QUEUED":
+            self._send(Evaluation(job.job_id, row.record, truth, job.result))
+        self._stop_waiting(job.job_id, truth.uri)
+
+    def of_ground_truth(self, truth: S3Object) -> Iterator[Evaluation]:
+        """Add the evaluation of every job that looks for its ground truth here.
+
+        The caller ends each one before it takes the next: only then does the job stop waiting.
+        """
+        for job in self.expecting(truth.uri):
+            yield Evaluation(job.job_id, self._add(job, truth).record, truth, job.result)
+            self._stop_waiting(job.job_id, truth.uri)
+
+    def score(self, evaluation: Evaluation, scores: Scores) -> bool:
+        """End an evaluation as SCORED; return False where it has ended already."""
+        return self._end(evaluation, {"evaluation_status": "SCORED"} | msgspec.to_builtins(scores))
+
+    def reject(self, evaluation: Evaluation, error: RejectedInput) -> bool:
+        """End an evaluation as REJECTED; return False where it has ended already."""
+        values = {"evaluation_status": "REJECTED", "error_code": error.code, "error": cut(error)}
+        return self._end(evaluation, values)
+
+    def fail(self, evaluation: Evaluation, error: str) -> bool:
+        """End an evaluation as FAILED and keep its message; return False where it has ended already."""
+        return self._end(
+            evaluation,
+            {
+                "evaluation_status": "FAILED",
+                "status": "FAILED",  # so that the index by status lists it beside the jobs that failed
+                "message": ascii_json(evaluation),
+                "error_code": TriesUsedUp.code,
+                "error": cut(error),
+            },
+        )
+
+    def _add(self, job: Scorable, truth: S3Object) -> EvaluationRow:
+        """Add an evaluation unless it is there; one that missed its mask is queued once more."""
+        now = timestamp(self._clock())
+        group = self._group_of(job.job_id) if job.group is None else job.group
+        row: Row = {"job_id": job.job_id, "record": f"EVAL#{truth.version}", "evaluation_status": "QUEUED"}
+        row |= {"image": job.image, "mask": job.mask, "ground_truth": truth.uri, "group": group}
+        row |= {"created_at": now, "updated_at": now}
+        found = self._table.add(row)
+        if found.get("error_code") == MaskReplaced.code:
+            again = row | {"error": None, "error_code": None}
+            for name in ("job_id", "record", "created_at"):
+                del again[name]
+            condition, given = "error_code = :replaced", {":replaced": MaskReplaced.code}
+            if self._table.update_if(
+                job.job_id, row["record"], values=again, condition=condition, given=given
+            ):
+                found = row
+        return msgspec.convert(found, EvaluationRow, strict=False)
+
+    def _group_of(self, job_id: str) -> str | None:
+        job = self._table.read(job_id, JOB)
+        return job.get("group") if job else None
+
+    def _send(self, evaluation: Evaluation) -> None:
+        if self._sqs is None:
+            raise TypeError("these evaluations were made without a queue; pass `sqs` to send")
+        self._sqs.send_message(QueueUrl=self._queue_url, MessageBody=ascii_json(evaluation))
+
+    def _stop_waiting(self, job_id: str, uri: str) -> None:
+        """End the wait for a ground truth that has come, unless one of another address is waited for."""
+        condition = "attribute_not_exists(ground_truth) OR ground_truth = :uri"
+        self._table.delete_if(job_id, AWAITING, condition=condition, given={":uri": uri})
+
+    def _end(self, evaluation: Evaluation, values: Row) -> bool:
+        return self._table.update_if(
+            evaluation.job_id,
+            evaluation.record,
+            values={"message": None} | values | {"updated_at": timestamp(self._clock())},
+            condition="#evaluation_status = :queued",
+            given={":queued": "QUEUED"},
+        )
+
+
+def _of_ground_truth(address: str) -> str:
+    return f"GROUND_TRUTH#{address}"

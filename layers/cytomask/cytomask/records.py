@@ -1,0 +1,299 @@
+"""Typed results and rows: the result JSON of a job, its row, and the rows of its evaluations.
+
+docs/result.schema.json and docs/rows.schema.json are made from these structs (`python -m cytomask.records`).
+A field that does not apply is absent, both in JSON and in DynamoDB.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from cytomask.requests import Parameters, S3Object
+
+JobStatus = Literal["QUEUED", "RUNNING", "SUCCEEDED", "REJECTED", "FAILED"]
+EvaluationStatus = Literal["AWAITING_GROUND_TRUTH", "QUEUED", "SCORED", "REJECTED", "FAILED"]
+
+LONGEST_ERROR = 2000  # characters: a row has room for 400 KB, most of it for the message
+
+
+class Flag(msgspec.Struct, frozen=True):
+    """A doubt about a page's quality: its name, and the value that raised it."""
+
+    name: str
+    value: float
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why a job was rejected: a code that never changes, and a sentence."""
+
+    code: str
+    message: str
+
+
+class ImageIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Which object was segmented. `etag` without quotes; `uploaded_at` as S3 gives it, in whole seconds."""
+
+    uri: str
+    bucket: str
+    key: str
+    version_id: str | None
+    etag: str | None
+    uploaded_at: str | None
+
+    @classmethod
+    def of(cls, image: S3Object) -> "ImageIdentity":
+        """Describe an object."""
+        return cls(
+            uri=image.uri,
+            bucket=image.bucket,
+            key=image.key,
+            version_id=image.version_id,
+            etag=image.etag,
+            uploaded_at=image.uploaded_at,
+        )
+
+
+class ModelIdentity(msgspec.Struct, frozen=True):
+    """Which network made the mask."""
+
+    name: str
+    sha256: str
+    training_data_licence: str
+
+
+class Tiling(msgspec.Struct, frozen=True):
+    """How a page was cut: number of tiles, side and overlap of each in pixels."""
+
+    count: int
+    tile: int
+    overlap: int
+
+
+class Acquired(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Where and when an image was taken.
+
+    Attributes:
+        well: as `B02`.
+        time: elapsed hours, or an ISO date.
+    """
+
+    plate: str | None = None
+    well: str | None = None
+    site: str | None = None
+    time: float | str | None = None
+    cell_line: str | None = None
+    channel: str | None = None
+
+
+class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What is known of one page.
+
+    Attributes:
+        page: its number in the stack, counted from 0.
+        dtype: of the pixels as they were stored.
+        confluence: cell pixels over all pixels, 0..1, at the job's threshold.
+        confluence_low, confluence_high: the same at the thresholds 0.7 and 0.3.
+        tiles: null in `resize` mode.
+        quality: doubts about the page, if any.
+        orientation: what the file says, as EXIF and TIFF count it: 1 is upright.
+        turned: whether the page was turned by it.
+        mask, probability, overlay: where each output lies; each has an ETag beside it.
+    """
+
+    page: int
+    height: int
+    width: int
+    dtype: str
+    orientation: int | None = None
+    turned: bool | None = None
+    confluence: float
+    confluence_low: float | None = None
+    confluence_high: float | None = None
+    tiles: Tiling | None
+    quality: list[Flag] = []
+    mask: str | None = None
+    mask_etag: str | None = None
+    probability: str | None = None
+    probability_etag: str | None = None
+    overlay: str | None = None
+    overlay_etag: str | None = None
+
+    def outputs(self) -> dict[str, str | None]:
+        """Map the address of each output that was written to its ETag."""
+        written = {
+            self.mask: self.mask_etag,
+            self.probability: self.probability_etag,
+            self.overlay: self.overlay_etag,
+        }
+        return {uri: etag for uri, etag in written.items() if uri}
+
+
+class Result(Acquired, kw_only=True, omit_defaults=True):
+    """The result JSON: what became of a job and how its mask was made.
+
+    Attributes:
+        job_id, image, group, result: absent for an image that came in an HTTP body.
+        mask: of the first page; null where `outputs` leaves masks out.
+        confluence: over the pixels of all pages.
+        message: the beginning of a message that named no image.
+        parameters: the request's, with the threshold that decided.
+    """
+
+    status: Literal["SUCCEEDED", "REJECTED"]
+    job_id: str | None = None
+    image: ImageIdentity | None = None
+    group: str | None = None
+    result: str | None = None
+    error: Fault | None = None
+    message: str | None = None
+    confluence: float | None = None
+    confluence_low: float | None = None
+    confluence_high: float | None = None
+    quality: list[Flag] = []
+    mask: str | None = None
+    pages: list[PageResult] = []
+    model: ModelIdentity | None = None
+    parameters: Parameters | None = None
+    normalisation: str | None = None
+    cold_start: bool | None = None
+    request_id: str | None = None
+    finished_at: str | None = None
+    timings_ms: dict[str, float] = {}
+    estimated_cost_usd: float | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """The result as JSON has it: an image's `pages` even if there are none, their `mask` even if null."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        if self.image or self.pages:
+            fields.setdefault("pages", [])
+        if self.pages:
+            fields.setdefault("mask", None)
+        return fields
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of all pages."""
+        return sum(page.height * page.width for page in self.pages)
+
+
+class JobRow(Acquired, kw_only=True, omit_defaults=True):
+    """A job's row in the Jobs table; its `record` is `JOB`. Times are ISO 8601 in UTC with milliseconds.
+
+    Attributes:
+        attempt: how often the job was begun anew, by a redrive or because its outputs were gone.
+        message: what to send again: of a FAILED job, or the beginning of one that nobody understood.
+        ground_truth: of the notice of a COCO file that was never indexed.
+        owner, lease_until: who works on it, and until when at most, in seconds since 1970.
+        milliseconds: what the job took.
+    """
+
+    job_id: str
+    record: str = "JOB"
+    status: JobStatus
+    created_at: str = ""
+    updated_at: str = ""
+    image: str | None = None
+    mask: str | None = None
+    group: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+    message: str | None = None
+    attempt: int | None = None
+    result: str | None = None
+    confluence: float | None = None
+    confluence_low: float | None = None
+    confluence_high: float | None = None
+    quality: list[str] = []
+    pages: int | None = None
+    milliseconds: float | None = None
+    estimated_cost_usd: float | None = None
+    model_sha256: str | None = None
+    ground_truth: str | None = None
+    owner: str | None = None
+    lease_until: float | None = None
+
+
+class Scores(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """How a mask compares with its ground truth.
+
+    Attributes:
+        boundary_f1: of the outlines, which match within `boundary_tolerance` pixels.
+        confluence, true_confluence: cell pixels over all pixels, of the mask and of the truth.
+        ground_truth_mask: where the truth lies as a mask, if it came as a COCO file.
+    """
+
+    true_positive: int | None = None
+    false_positive: int | None = None
+    false_negative: int | None = None
+    iou: float | None = None
+    dice: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    boundary_f1: float | None = None
+    boundary_tolerance: float | None = None
+    confluence: float | None = None
+    true_confluence: float | None = None
+    ground_truth_mask: str | None = None
+
+
+class EvaluationRow(Scores, kw_only=True, omit_defaults=True):
+    """An evaluation's row: its `record` is `EVAL#` and the ground truth's version, or `EVAL#awaiting`.
+
+    Attributes:
+        status: FAILED while the evaluation is, so that the index by status lists it beside failed jobs.
+    """
+
+    job_id: str
+    record: str
+    evaluation_status: EvaluationStatus
+    created_at: str = ""
+    updated_at: str = ""
+    image: str | None = None
+    mask: str | None = None
+    group: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+    message: str | None = None
+    attempt: int | None = None
+    ground_truth: str | None = None
+    status: Literal["FAILED"] | None = None
+
+
+class Scorable(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """A job whose mask can be scored. `group`: read from the job's row where it is None."""
+
+    job_id: str
+    image: str
+    mask: str
+    result: str
+    group: str | None = None
+
+
+def cut(error: object) -> str:
+    """Shorten an error's text to what a row has room for."""
+    text = str(error)
+    return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 1]}…"
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Describe results and rows as JSON Schemas, by file name."""
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    rows, definitions = msgspec.json.schema_components([JobRow, EvaluationRow], ref_template="#/$defs/{name}")
+    return {
+        "result.schema.json": draft | msgspec.json.schema(Result),
+        "rows.schema.json": draft
+        | {"title": "Rows of the Jobs table", "anyOf": list(rows), "$defs": definitions},
+    }
+
+
+def main(folder: Path) -> None:
+    """Write the schemas into a folder."""
+    for name, schema in schemas().items():
+        text = msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=2)
+        (folder / name).write_bytes(text + b"\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

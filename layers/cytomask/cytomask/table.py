@@ -1,0 +1,235 @@
+"""Rows of one DynamoDB table with the keys `job_id` and `record`. What the rows mean is told elsewhere.
+
+None removes an attribute, and so does an empty string, which no index key may be.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+Row = dict[str, Any]
+
+
+class ConditionFailed(Exception):
+    """A row was not as a conditional write wanted it."""
+
+
+class Table:
+    """Reads and conditional writes. DynamoDB's faults pass through as ClientError."""
+
+    def __init__(self, dynamodb: "DynamoDBClient", name: str) -> None:
+        self._dynamodb = dynamodb
+        self._name = name
+
+    def read(self, job_id: str, record: str) -> Row | None:
+        """Read a row as it is now."""
+        answer = self._dynamodb.get_item(TableName=self._name, Key=_key(job_id, record), ConsistentRead=True)
+        return _plain(answer["Item"]) if "Item" in answer else None
+
+    def rows(self, job_id: str) -> Iterator[Row]:
+        """Read all rows of a partition as they are now."""
+        pages = self._dynamodb.get_paginator("query").paginate(
+            TableName=self._name,
+            KeyConditionExpression="job_id = :partition",
+            ExpressionAttributeValues={":partition": {"S": job_id}},
+            ConsistentRead=True,
+        )
+        return (_plain(item) for page in pages for item in page["Items"])
+
+    def put(self, row: Row) -> None:
+        """Write a row over whatever is there."""
+        self._dynamodb.put_item(TableName=self._name, Item=_typed(_set(row)))
+
+    def add(self, row: Row) -> Row:
+        """Add a row unless it is there; return it as it is now."""
+        try:
+            self._dynamodb.put_item(
+                TableName=self._name,
+                Item=_typed(_set(row)),
+                ConditionExpression="attribute_not_exists(job_id)",
+            )
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
+            return self.read(row["job_id"], row["record"]) or row
+        return row
+
+    def update(
+        self,
+        job_id: str,
+        record: str,
+        *,
+        values: Row,
+        first: Row | None = None,
+        condition: str | None = None,
+        given: Row | None = None,
+    ) -> Row:
+        """Set attributes of a row, which is made where it is absent.
+
+        Args:
+            job_id: partition key.
+            record: sort key.
+            values: what to set.
+            first: what to set only where it is absent.
+            condition: what has to be true of the row. Names begin with `#` where DynamoDB reserves them.
+            given: the values that the condition names, by `:name`.
+
+        Returns:
+            The row as it was before.
+
+        Raises:
+            ConditionFailed: the condition is not met; nothing was set.
+        """
+        first, kept = first or {}, _set(values)
+        gone = [name for name in values if name not in kept]
+        sets = [f"#{name} = :{name}" for name in kept]
+        sets += [f"#{name} = if_not_exists(#{name}, :{name})" for name in first]
+        removes = f" REMOVE {', '.join(f'#{name}' for name in gone)}" if gone else ""
+        conditional: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
+        try:
+            answer = self._dynamodb.update_item(
+                TableName=self._name,
+                Key=_key(job_id, record),
+                UpdateExpression=f"SET {', '.join(sets)}{removes}",
+                ExpressionAttributeNames={f"#{name}": name for name in [*values, *first]}
+                | _reserved(condition or ""),
+                ExpressionAttributeValues=_typed(
+                    {f":{name}": value for name, value in (kept | first).items()} | (given or {})
+                ),
+                ReturnValues="ALL_OLD",
+                **conditional,
+            )
+        except ClientError as error:
+            if _condition_failed(error):
+                raise ConditionFailed(f"{job_id} {record}") from error
+            raise
+        return _plain(answer.get("Attributes", {}))
+
+    def update_if(
+        self, job_id: str, record: str, *, values: Row, condition: str, given: Row | None = None
+    ) -> bool:
+        """Set attributes of a row; return False where the condition is not met."""
+        try:
+            self.update(job_id, record, values=values, condition=condition, given=given)
+        except ConditionFailed:
+            return False
+        return True
+
+    def delete_if(self, job_id: str, record: str, *, condition: str, given: Row) -> bool:
+        """Delete a row; return False where the condition is not met."""
+        named: dict[str, Any] = {"ExpressionAttributeNames": names} if (names := _reserved(condition)) else {}
+        try:
+            self._dynamodb.delete_item(
+                TableName=self._name,
+                Key=_key(job_id, record),
+                ConditionExpression=condition,
+                ExpressionAttributeValues=_typed(given),
+                **named,
+            )
+        except ClientError as error:
+            if _condition_failed(error):
+                return False
+            raise
+        return True
+
+    def indexed(self, index: str, value: str) -> Iterator[Row]:
+        """Read the rows that an index, `by_<index>`, lists under a value; the newest first, a second late."""
+        pages = self._dynamodb.get_paginator("query").paginate(
+            TableName=self._name,
+            IndexName=f"by_{index}",
+            KeyConditionExpression="#key = :value",
+            ExpressionAttributeNames={"#key": index},
+            ExpressionAttributeValues={":value": {"S": value}},
+            ScanIndexForward=False,
+        )
+        return (_plain(item) for page in pages for item in page["Items"])
+
+    def page_of(
+        self, index: str, value: str, *, filters: Mapping[str, str], start: Row | None, count: int
+    ) -> tuple[list[Row], Row | None]:
+        """Read some rows of an index, the newest first.
+
+        Args:
+            index: its name without `by_`.
+            value: of the index's key.
+            filters: what the rows must have beside it.
+            start: where an earlier page ended.
+            count: how many rows to look at, those included that the filters drop.
+
+        Returns:
+            The rows, and where to go on; None at the end.
+        """
+        going_on: dict[str, Any] = {"ExclusiveStartKey": _typed(start)} if start else {}
+        answer = self._dynamodb.query(
+            TableName=self._name,
+            IndexName=f"by_{index}",
+            KeyConditionExpression=f"#{index} = :{index}",
+            ExpressionAttributeNames={f"#{each}": each for each in {index, *filters}},
+            ExpressionAttributeValues=_typed(
+                {f":{each}": text for each, text in {index: value, **filters}.items()}
+            ),
+            FilterExpression=" AND ".join(f"#{each} = :{each}" for each in filters),
+            ScanIndexForward=False,
+            Limit=count,
+            **going_on,
+        )
+        end = answer.get("LastEvaluatedKey")
+        return [_plain(item) for item in answer["Items"]], _plain(end) if end else None
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since 1970 as ISO 8601 in UTC, with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _Reader(TypeDeserializer):
+    """Reads numbers as int or float: a float was written with all its digits."""
+
+    def _deserialize_n(self, value: str) -> int | float:
+        number = Decimal(value)
+        return int(number) if number == number.to_integral_value() else float(number)
+
+
+_reader, _writer = _Reader(), TypeSerializer()
+
+
+def _plain(item: Mapping[str, Any]) -> Row:
+    return {name: _reader.deserialize(value) for name, value in item.items()}
+
+
+def _typed(values: Row) -> Row:
+    return {name: _writer.serialize(_exact(value)) for name, value in values.items()}
+
+
+def _exact(value: Any) -> Any:
+    """DynamoDB's numbers are decimal; a float keeps the digits that it prints."""
+    if isinstance(value, float):
+        return Decimal(repr(value))
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_exact(item) for item in value]
+    return value
+
+
+def _set(values: Row) -> Row:
+    return {name: value for name, value in values.items() if value is not None and value not in ("", [])}
+
+
+def _key(job_id: str, record: str) -> Row:
+    return {"job_id": {"S": job_id}, "record": {"S": record}}
+
+
+def _reserved(condition: str) -> dict[str, str]:
+    """Find the names that a condition writes with a #, because DynamoDB has words that are spelt the same."""
+    return {f"#{name}": name for name in re.findall(r"#(\w+)", condition)}
+
+
+def _condition_failed(error: ClientError) -> bool:
+    return error.response.get("Error", {}).get("Code") == "ConditionalCheckFailedException"

@@ -1,0 +1,110 @@
+"""What a request comes to: its identity, the keys of its outputs, and where its ground truth may lie."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from cytomask.requests import LONGEST_KEY, Parameters, S3Object, SegmentRequest
+
+LONGEST_SUFFIX = len(".p000000.probability.png")
+RESULT = "result.json"
+# What follows the prefix in the key of a picture that a job wrote.
+PICTURE = re.compile(r"(\.p\d{4,6})?\.(mask|probability|overlay)\.png")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A request whose image version and model are known: what a job row and a mask stand for."""
+
+    request: SegmentRequest
+    model_sha256: str
+    model_threshold: float
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """The request's parameters with the threshold that decides: its own, or the model's."""
+        return resolve(self.request.parameters, self.model_threshold)
+
+    @cached_property
+    def job_id(self) -> str:
+        """32 hex digits of a SHA-256 over all that decides the pixels: the same work has the same id."""
+        image, parameters = self.request.image, self.parameters
+        identity = [
+            image.bucket,
+            image.key,
+            image.version_id or [image.etag, image.uploaded_at],
+            self.model_sha256,
+            parameters.threshold,
+            parameters.mode,
+            parameters.pages,
+            parameters.channel,
+            list(parameters.outputs),
+        ]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+    @property
+    def prefix(self) -> str:
+        """Where its outputs lie if it does not own its image's name."""
+        return job_prefix(self.job_id, self.request.image.key)
+
+    def owns_name(self, input_bucket: str) -> bool:
+        """Whether its outputs lie under the image's own key rather than under the job's."""
+        default = self.parameters == Parameters(self.model_threshold)
+        return default and has_name(self.request.image, input_bucket)
+
+
+def resolve(parameters: Parameters, model_threshold: float) -> Parameters:
+    """Settle the threshold: the request's own, or the model's."""
+    return replace(parameters, threshold=model_threshold) if parameters.threshold is None else parameters
+
+
+def has_name(image: S3Object, input_bucket: str) -> bool:
+    """Whether outputs may lie under an image's own key: no other image's outputs collide with them."""
+    return (
+        image.bucket == input_bucket
+        and not image.key.startswith("jobs/")
+        and not re.search(r"\.p\d{4,}$", image.key)
+        and fits(image.key)
+    )
+
+
+def rejected_message_id(body: str) -> str:
+    """The job id of a message that names no image: it has nothing else to be known by."""
+    return hashlib.sha256(f"message {body}".encode(errors="backslashreplace")).hexdigest()[:32]
+
+
+def fits(key: str) -> bool:
+    """Whether S3's longest key leaves room for our suffixes."""
+    return len(key.encode()) + LONGEST_SUFFIX <= LONGEST_KEY
+
+
+def job_prefix(job_id: str, key: str) -> str:
+    """Where the outputs of a job lie that does not own its image's name."""
+    own = f"jobs/{job_id}/{key}"
+    return own if fits(own) else f"jobs/{job_id}/image"
+
+
+def output_key(prefix: str, kind: str, page: int | None = None) -> str:
+    """The key of one output: `<prefix>.mask.png`, or `<prefix>.p0003.mask.png` for page 3 of a stack."""
+    return f"{prefix}{'' if page is None else f'.p{page:04d}'}.{kind}"
+
+
+def ground_truth_keys(key: str) -> Sequence[str]:
+    """Keys under which a ground truth of the image `key` may lie, the likeliest first."""
+    stem = key.removesuffix(PurePosixPath(key).suffix)
+    names = dict.fromkeys([key, f"{key}.png", f"{stem}.png", f"{stem}_mask.png"])
+    return [name for name in names if len(name.encode()) <= LONGEST_KEY]
+
+
+def coco_name(key: str) -> str:
+    """The name by which a COCO file may speak of the image `key`: the file's, without its folders."""
+    return PurePosixPath(key).name
+
+
+def coco_prefix(coco: S3Object) -> str:
+    """Where a version of a COCO file lies in parts, each image's under its `coco_name`."""
+    return f"jobs/coco/{hashlib.sha256(f'{coco.uri} {coco.version}'.encode()).hexdigest()[:32]}"
