@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -49,13 +49,13 @@ class Stack:
     evaluation_queue: str
     table: str
     api_url: str | None
-    alarm_topic: str | None
-    parameters: Mapping[str, str]
-    client: Callable[[str], Any]
     s3: "S3Client"
     sqs: "SQSClient"
     dynamodb: "DynamoDBClient"
     logs: Any
+    alarm_topic: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    client: Callable[[str], Any] = field(default_factory=lambda: partial(_client, endpoint_url=None))
 
     @classmethod
     def connect(cls, name: str, endpoint_url: str | None = None) -> "Stack":

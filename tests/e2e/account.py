@@ -1,7 +1,7 @@
 """An emulated AWS account where containers reach it: ministack on Docker's bridge, and on 127.0.0.1.
 
-`python tests/e2e/account.py` keeps one for `sam local`: with template.yaml's buckets, queues and table, and
-a picture for every file of tests/events in the input bucket; without functions, for they are what is tried.
+`python tests/e2e/account.py` runs one for `sam local`. It has template.yaml's buckets, queues and table, and
+a picture in the input bucket for every file of tests/events. It has no functions: those are under test.
 """
 
 import argparse
@@ -39,23 +39,23 @@ ENVIRONMENT_FILE = ROOT / ".aws-sam" / "environment.json"
 
 @dataclass(frozen=True)
 class Account:
-    """A running emulator. Its port is open on the bridge for containers, on 127.0.0.1 for Docker's pushes."""
+    """A running emulator. Containers reach its port on the bridge, Docker's pushes on 127.0.0.1."""
 
     port: int
 
     @property
     def endpoint(self) -> str:
-        """As containers and boto3 know it."""
+        """Return the address for containers and boto3."""
         return f"http://{BRIDGE}:{self.port}"
 
     def client(self, service: str) -> Any:
-        """A boto3 client of the emulated service."""
+        """Make a boto3 client of the emulated service."""
         return emulator.client(service, self.endpoint)
 
 
 @contextmanager
 def emulated_account(folder: Path, port: int = 0) -> Iterator[Account]:
-    """Runs ministack, with Docker for the functions that are deployed to it; its log is in `folder`."""
+    """Run ministack, which runs deployed functions in Docker; its log goes to `folder`."""
     port = port or free_port(BRIDGE)
     environment = {
         **os.environ,
@@ -87,7 +87,7 @@ def emulated_account(folder: Path, port: int = 0) -> Iterator[Account]:
 
 
 def create_storage(account: Account) -> dict[str, str]:
-    """Creates the stack of template.yaml but for what computes; returns its outputs."""
+    """Create the stack without its functions; return its outputs."""
     template = storage_only(load_template())
     cloudformation = account.client("cloudformation")
     cloudformation.create_stack(
@@ -101,7 +101,7 @@ def create_storage(account: Account) -> dict[str, str]:
 
 
 def storage_only(template: Template) -> Template:
-    """The template's buckets, queues and table, and the outputs that speak of them alone."""
+    """Keep the template's buckets, queues and table, and the outputs that name only these."""
     kinds = ("AWS::S3::Bucket", "AWS::SQS::Queue", "AWS::DynamoDB::Table")
     resources = {name: item for name, item in template["Resources"].items() if item["Type"] in kinds}
     for resource in resources.values():
@@ -115,7 +115,7 @@ def storage_only(template: Template) -> Template:
 
 
 def function_environment(account: Account, outputs: Mapping[str, str]) -> dict[str, str]:
-    """What template.yaml tells the function and `sam local` cannot know, and the way to the account."""
+    """Make the environment that `sam local` cannot derive: names of resources, and the account's address."""
     return {
         "INPUT_BUCKET": outputs["InputBucketName"],
         "OUTPUT_BUCKET": outputs["OutputBucketName"],
@@ -131,10 +131,10 @@ def function_environment(account: Account, outputs: Mapping[str, str]) -> dict[s
 
 
 def keys_of(event: Path) -> list[str]:
-    """The keys of the images that an event file names, none where it asks for nothing.
+    """List the keys of the images that an event file names.
 
-    Found by their spelling, not by our own parser, which the tests are to judge: notifications encode
-    keys, people and EventBridge do not.
+    Search the text instead of using our own parser, which is under test. Notifications encode keys; people
+    and EventBridge do not.
     """
     text = event.read_text(encoding="utf-8").replace('\\"', '"')
     written = re.findall(r'"image(?:_path)?": "s3://[^/]+/([^"]+)"', text)
@@ -144,7 +144,7 @@ def keys_of(event: Path) -> list[str]:
 
 
 def upload_pictures(account: Account, outputs: Mapping[str, str], folder: Path) -> dict[str, Path]:
-    """Uploads a picture of its own under every key that tests/events names; returns the files by key."""
+    """Upload a different picture under every key that tests/events names; return the files by key."""
     keys = sorted({key for event in sorted(EVENTS.glob("*.json")) for key in keys_of(event)})
     pictures = {}
     for seed, key in enumerate(keys):
@@ -156,7 +156,7 @@ def upload_pictures(account: Account, outputs: Mapping[str, str], folder: Path) 
 
 
 def main() -> None:
-    """Serves until interrupted."""
+    """Serve until interrupted."""
     parser = argparse.ArgumentParser(description="An emulated AWS account for `sam local`.")
     parser.add_argument("--port", type=int, default=USUAL_PORT, help=f"default: {USUAL_PORT}")
     arguments = parser.parse_args()
@@ -179,7 +179,7 @@ def main() -> None:
 
 
 def free_port(host: str) -> int:
-    """A port on which nothing listens now."""
+    """Find a port on which nothing listens now."""
     with socket.create_server((host, 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -1,4 +1,4 @@
-"""The emulated account and the built image, made once for all e2e tests."""
+"""The emulated account and the built image, shared by all e2e tests."""
 
 import io
 import json
@@ -22,19 +22,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @dataclass(frozen=True)
 class Store:
-    """What a stack keeps, seen by a user: its buckets, queues and jobs by the names of its outputs."""
+    """A stack's buckets, queues and jobs, found through its outputs as a user finds them."""
 
     account: Account
     outputs: dict[str, str]
 
     def upload(self, key: str, file: Path) -> str:
-        """Uploads a file to the input bucket; returns its URI."""
+        """Upload a file to the input bucket; return its URI."""
         bucket = self.outputs["InputBucketName"]
         self.account.client("s3").upload_file(str(file), bucket, key)
         return f"s3://{bucket}/{key}"
 
     def jobs(self, image: str) -> list[dict[str, Any]]:
-        """The job rows of an image."""
+        """Find the job rows of an image."""
         table = self.account.client("dynamodb").scan(
             TableName=self.outputs["JobsTableName"], ConsistentRead=True
         )
@@ -43,7 +43,7 @@ class Store:
         return [row for row in rows if row["record"] == "JOB" and row.get("image") == image]
 
     def mask(self, uri: str) -> NDArray[np.uint8]:
-        """The pixels of a mask: (H, W) uint8."""
+        """Read the pixels of a mask: (H, W) uint8."""
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         return pixels(io.BytesIO(self.account.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()))
 
@@ -56,13 +56,13 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Account]:
 
 @pytest.fixture(scope="session")
 def store(account: Account) -> Store:
-    """The stack's storage, with nothing that computes: only what a test invokes is at work on it."""
+    """Create the stack without functions, so that only the tests' own invocations touch it."""
     return Store(account, accounts.create_storage(account))
 
 
 @pytest.fixture(scope="session")
 def pictures(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A picture for each key in tests/events, uploaded, by that key."""
+    """Upload a picture for each key in tests/events."""
     return accounts.upload_pictures(store.account, store.outputs, tmp_path_factory.mktemp("pictures"))
 
 
@@ -80,6 +80,6 @@ def environment_file(environment: dict[str, str], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def built() -> Path:
-    """`sam build` on the base image made here; returns the folder with the built template."""
+    """Run `sam build` on the substitute base image; return the folder with the built template."""
     run(SAM, "build", "--parameter-overrides", f"BaseImage={BASE_IMAGE}")
     return BUILT

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds a Docker engine or, as root on Debian, installs and starts one; `stop` ends only what `start` began.
+# Finds a Docker engine; as root on Debian, installs and starts one. `stop` stops only an engine that `start` started.
 # usage: docker_engine.sh start|stop
 set -euo pipefail
 
@@ -21,7 +21,7 @@ stop() {
     [[ -f $PID_FILE ]] || return 0
     local pid
     pid=$(<"$PID_FILE")
-    # A number that outlived its process may be another's by now.
+    # The number in the file may belong to another process by now.
     if [[ $(cat "/proc/$pid/comm" 2>/dev/null) == dockerd ]]; then
         kill "$pid"
         wait_until "dockerd did not stop; its log is $LOG" stopped "$pid"
@@ -39,25 +39,25 @@ stopped() {
 
 install_engine() {
     command -v dockerd >/dev/null && return
-    command -v apt-get >/dev/null || give_up "no Docker engine answers, and this is no Debian to install one on"
-    ((EUID == 0)) || give_up "no Docker engine answers, and only root can install docker.io"
+    command -v apt-get >/dev/null || give_up "no Docker engine answers; install one (this script can do it on Debian only)"
+    ((EUID == 0)) || give_up "no Docker engine answers; run as root to install docker.io"
     echo "installing Debian's docker.io"
     apt-get -qq update
     DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends docker.io iproute2 >/dev/null
 }
 
 start_engine() {
-    ((EUID == 0)) || give_up "no Docker engine answers, and only root can start the one that is installed"
-    # A second dockerd takes the first one's bridge away.
-    ! pgrep -x dockerd >/dev/null || give_up "a dockerd runs but does not answer: see \`docker version\`"
+    ((EUID == 0)) || give_up "no Docker engine answers; start the installed one, or run as root"
+    # A second dockerd would delete the first one's bridge.
+    ! pgrep -x dockerd >/dev/null || give_up "dockerd runs but does not answer; see \`docker version\`"
     setsid dockerd --pidfile "$PID_FILE" >"$LOG" 2>&1 </dev/null &
     wait_until "dockerd did not start: $(tail -n 3 "$LOG" 2>/dev/null)" answers
 }
 
-# Without the bridge, what is meant for the containers' host would leave the machine.
+# Without the bridge, packets for the containers' host would leave this machine.
 check_bridge() {
     ip route get "$BRIDGE" | grep -q ^local ||
-        give_up "$BRIDGE, Docker's bridge, is not an address of this machine; the emulated account listens there"
+        give_up "this machine lacks the address $BRIDGE of Docker's bridge, where the emulated account listens"
 }
 
 wait_until() {

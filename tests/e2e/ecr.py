@@ -1,4 +1,4 @@
-"""The one answer of ECR that `sam deploy` needs and ministack has otherwise: where to log Docker in.
+"""The one answer of ECR that `sam deploy` needs and ministack gives differently: where Docker logs in.
 
 The registry that it names is ministack's own, on 127.0.0.1, where Docker pushes without TLS.
 """
@@ -15,7 +15,7 @@ from account import LOOPBACK
 
 @contextmanager
 def login_to(registry: str) -> Iterator[str]:
-    """Serves `GetAuthorizationToken` for a registry, HOST:PORT; yields the endpoint."""
+    """Serve `GetAuthorizationToken` for a registry, HOST:PORT; yield the endpoint."""
     authorization = {
         "authorizationToken": base64.b64encode(b"AWS:any").decode(),
         "expiresAt": 2e9,

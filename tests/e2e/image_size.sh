@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the segment function's image and prints the layers that we add to the base, in bytes.
+# Builds the segment function's image and prints the size of each layer added to the base, in bytes.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 base=local/lambda-python:3.13
 image=$(DOCKER_BUILDKIT=0 docker build --quiet --build-arg "BASE_IMAGE=$base" --file functions/segment/Dockerfile .)
-# The newest layer comes first; see the Dockerfile's last stage.
+# `docker history` lists the newest layer first; the Dockerfile's last stage has the order.
 docker history --human=false --format '{{.Size}} {{.CreatedBy}}' "$image" |
     awk 'BEGIN {split("code weights packages", names); budget = 300000000}
          /COPY/ {added += $1; printf "%12d %s\n", $1, names[++layer]}

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Makes a stand-in for AWS's Lambda base image out of this machine's Python, for where nothing can be pulled.
-# BASE_PYTHON says which version: 3.13 where it is not set.
+# Builds a substitute for AWS's Lambda base image from this machine's Python, for machines that cannot pull images.
+# BASE_PYTHON sets the version; the default is 3.13.
 # usage: make_base_image.sh TAG RUNTIME_INTERFACE_EMULATOR
-# The emulator lies in the aws-sam-cli wheel: samcli/local/rapid/aws-lambda-rie-x86_64.
+# The emulator comes with the aws-sam-cli wheel: samcli/local/rapid/aws-lambda-rie-x86_64.
 set -euo pipefail
 
 readonly VERSION=${BASE_PYTHON:-3.13}
 readonly AWSLAMBDARIC=awslambdaric==4.2.2
 readonly LIBRARIES=usr/lib/x86_64-linux-gnu
-# What sam's own layer, a Dockerfile's RUN and AWS's entry point call. AWS's image has more.
+# Programs that sam's own layer, a Dockerfile's RUN and AWS's entry point call. AWS's image has more.
 readonly PROGRAMS=(bash cat chmod cp du env id ln ls mkdir mv rm sh)
-# Named by wheels though glibc 2.34 and later has them in libc itself, or opened by name only.
+# Libraries that wheels still name although glibc 2.34 merged them into libc, or that are opened by name only.
 readonly OPENED_BY_NAME=(
     libdl.so.2 libgcc_s.so.1 libm.so.6 libnss_dns.so.2 libnss_files.so.2 libpthread.so.0
     libresolv.so.2 librt.so.1 libstdc++.so.6 libutil.so.1
@@ -43,7 +43,7 @@ main() {
     echo "$tag is made of $python"
 }
 
-# The interpreter with its standard library and pip, at the path that it was built for.
+# Copies the interpreter, its standard library and pip to the path they were built for.
 add_python() {
     local python=$1 prefix=$2 packages
     packages=$prefix/lib/python$VERSION/site-packages
@@ -66,7 +66,7 @@ add_programs() {
     ln --symbolic usr/bin "$root/bin"
 }
 
-# What Lambda adds to an operating system: the runtime client, and the emulator for where no Lambda is.
+# Adds Lambda's runtime client, and the emulator that stands in for Lambda.
 add_runtime() {
     local python=$1 emulator=$2
     install -D "$emulator" "$root/usr/local/bin/aws-lambda-rie"
@@ -88,11 +88,11 @@ ENTRYPOINT
     chmod +x "$root/var/runtime/bootstrap" "$root/lambda-entrypoint.sh"
 }
 
-# Every shared library that something copied so far is linked with, and those that are opened by name.
+# Copies every shared library that the files so far need.
 add_libraries() {
     local prefix=$1 library
     mkdir -p "$root/$LIBRARIES" "$root/lib64"
-    # ldd fails where a file is a script.
+    # ldd fails on scripts.
     { find "$root" -type f \( -name '*.so*' -o -path '*/bin/*' \) -exec ldd {} + 2>/dev/null || true; } |
         awk '$3 ~ "^/" {print $3}' | sort --unique |
         while read -r library; do
@@ -109,7 +109,7 @@ add_system_files() {
     mkdir -p "$root"/{dev,etc/ssl/certs,opt,proc,root,sys,tmp,var/task}
     chmod 1777 "$root/tmp"
     chmod 755 "$root"
-    # This machine's own authorities: a proxy's among them lets pip work inside a build.
+    # This machine's certificate authorities: a proxy's among them lets pip work inside a build.
     cp --dereference /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     echo 'root:x:0:' >"$root/etc/group"

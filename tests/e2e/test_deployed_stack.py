@@ -1,4 +1,4 @@
-"""`sam deploy` to the emulated account, then the whole way: upload, notification, queue, container, mask."""
+"""`sam deploy` to the emulated account, then the whole path: upload, notification, queue, container, mask."""
 
 import json
 import sys
@@ -80,7 +80,7 @@ def set_poller(account, enabled):
 
 
 def wait_for(found):
-    """Calls `found` until it returns something true; returns that."""
+    """Call `found` until it returns something true; return that."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (result := found()):
         assert time.monotonic() < deadline, f"{found} found nothing in {PATIENCE_SECONDS} s"

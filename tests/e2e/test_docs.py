@@ -1,4 +1,4 @@
-"""Does what docs/local-testing.md says, command by command."""
+"""Run every command of docs/local-testing.md and check what it prints."""
 
 import os
 import re
@@ -18,7 +18,7 @@ BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Step:
-    """Commands of the page, and what it says that they print."""
+    """Commands of the page, and the output that it promises."""
 
     commands: str
     printed: str
@@ -33,7 +33,7 @@ def read_steps(text: str) -> list[Step]:
 
 
 def missing_lines(promised: str, printed: str) -> list[str]:
-    """The promised lines that are not printed; `…` stands for anything."""
+    """List promised lines that were not printed; `…` matches anything."""
     patterns = {line: ".*".join(map(re.escape, line.split("…"))) for line in promised.splitlines()}
     return [line for line, pattern in patterns.items() if not re.search(pattern, printed)]
 
@@ -44,7 +44,7 @@ def script(setting: Step, step: Step) -> list[str]:
 
 @contextmanager
 def left_running(setting: Step, step: Step, log):
-    """Commands that go on until they are interrupted, once they have printed what the page says."""
+    """Run commands until the context ends; enter it once they have printed what the page promises."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             script(setting, step), cwd=ROOT, stdout=output, stderr=output, start_new_session=True

@@ -1,4 +1,4 @@
-"""What the image holds, and what it does where Lambda is unkind: no weights, no room, no memory."""
+"""What the image contains, and what it does without weights, disk space or memory."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def picture(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def weights(tmp_path) -> Path:
-    """A copy of the served weights, to be spoilt and mounted over those of the image."""
+    """Copy the served weights, for tests that damage them and mount them over the image's."""
     return Path(shutil.copytree(WEIGHTS, tmp_path / "weights"))
 
 
@@ -45,7 +45,7 @@ def size_of(image: str) -> int:
 
 
 def python(code: str, *options: str) -> str:
-    """What a line of Python prints inside the image."""
+    """Run a line of Python inside the image; return what it prints."""
     return run("docker", "run", "--rm", "--entrypoint=python3", *options, IMAGE, "-c", code).stdout
 
 

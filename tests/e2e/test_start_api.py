@@ -1,4 +1,4 @@
-"""`sam local start-api`: the routes of the HttpApi, and behind them the container and the zip."""
+"""`sam local start-api`: the HTTP routes, served by the container and the zip function."""
 
 import io
 import json
@@ -30,7 +30,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Door:
-    """The routes on a port of this machine."""
+    """Serve the routes on a port of this machine."""
 
     port: int
 
@@ -64,7 +64,7 @@ def picture(pictures):
 
 
 def messages(store):
-    """What was sent to the segment queue over HTTP, with its job's id; uploads' notices lie there too."""
+    """Receive the messages that HTTP calls sent, with their job ids; upload notices share the queue."""
     sqs, queue = store.account.client("sqs"), store.outputs["SegmentQueueUrl"]
     wanted = {"QueueUrl": queue, "MaxNumberOfMessages": 10, "MessageAttributeNames": ["All"]}
     while received := sqs.receive_message(**wanted).get("Messages"):

@@ -14,7 +14,7 @@ from cytomask.infra import emulator
 
 @pytest.fixture(scope="module")
 def lambdas(built, environment_file, tmp_path_factory):
-    """A boto3 client of Lambda as sam plays it."""
+    """Make a boto3 client of the Lambda that sam emulates."""
     log = tmp_path_factory.mktemp("start-lambda") / "log"
     with left_running("start-lambda", environment_file, log) as port:
         yield boto3.client(

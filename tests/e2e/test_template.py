@@ -1,4 +1,4 @@
-"""The template and the built stack as sam and Lambda's limits see them."""
+"""The template passes sam's checks, and the built stack keeps Lambda's limits."""
 
 import tomllib
 

@@ -1,4 +1,4 @@
-"""The training image, built on a CPU's torch and run as SageMaker does: /opt/ml mounted, argument `train`."""
+"""The training image, built with torch for CPUs and run as SageMaker runs it: `train`, with /opt/ml."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ EXPERIMENT = {
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel of the CPU's torch that constraints.txt names, where pip finds it."""
+    """Download the CPU wheel of the torch version in constraints.txt."""
     [version] = re.findall(r"^torch==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     folder = tmp_path_factory.mktemp("wheels")
     platform = ("--python-version", PYTHON, "--platform", "manylinux_2_28_x86_64")
@@ -71,7 +71,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def image(wheels: Path) -> Iterator[str]:
-    """The training image on the base made here, with the wheel served to its build."""
+    """Build the training image on the substitute base; serve the wheel to its build."""
     [emulator] = ROOT.glob(".venv-sam/lib/python3*/site-packages/samcli/local/rapid/aws-lambda-rie-x86_64")
     run("tests/e2e/make_base_image.sh", BASE, emulator, BASE_PYTHON=PYTHON)
     handler = partial(SimpleHTTPRequestHandler, directory=str(wheels))
@@ -87,7 +87,7 @@ def image(wheels: Path) -> Iterator[str]:
 
 @pytest.fixture
 def opt_ml(tmp_path: Path) -> Path:
-    """What SageMaker mounts, with two small fields and their masks in the channel `training`."""
+    """Make the folders that SageMaker mounts, with two fields and masks in the channel `training`."""
     training = tmp_path / "input" / "data" / "training"
     for folder in ("images", "masks"):
         (training / folder).mkdir(parents=True)
@@ -100,7 +100,7 @@ def opt_ml(tmp_path: Path) -> Path:
 
 
 def started(opt_ml: Path, **changes: Any) -> str:
-    """Starts a container with the experiment's hyperparameters; returns its id."""
+    """Start a container with the experiment's hyperparameters; return its id."""
     hyperparameters = {name: encode(value) for name, value in (EXPERIMENT | changes).items()}
     (opt_ml / "input" / "config" / "hyperparameters.json").write_text(json.dumps(hyperparameters))
     limits = ("--network=none", "--env=OMP_NUM_THREADS=1", f"--volume={opt_ml}:/opt/ml")
@@ -108,7 +108,7 @@ def started(opt_ml: Path, **changes: Any) -> str:
 
 
 def ended(container: str) -> tuple[int, str]:
-    """Waits for a container's end and removes it; returns its exit code and its log."""
+    """Wait for a container to end and remove it; return its exit code and log."""
     code = int(run("docker", "wait", container).stdout)
     log = log_of(container)
     run("docker", "rm", "--volumes", container)
@@ -121,7 +121,7 @@ def log_of(container: str) -> str:
 
 
 def stopped_after(container: str, epoch: int) -> tuple[int, str]:
-    """Stops a container as SageMaker does, once it has come to the end of an epoch."""
+    """Stop a container as SageMaker does, after the end of an epoch."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while f"epoch {epoch}/" not in (log := log_of(container)):
         running = run("docker", "inspect", "--format", "{{.State.Running}}", container).stdout.strip()

@@ -1,4 +1,4 @@
-"""The programs that users have, as the tests run them: sam, docker and the `cytomask` command."""
+"""Run sam, docker and the `cytomask` command as users do."""
 
 import json
 import os
@@ -40,7 +40,7 @@ ENVIRONMENT = {
 
 
 def run(*command: str | Path, **settings: str) -> "subprocess.CompletedProcess[str]":
-    """Runs a command in the repository's root, with `settings` in its environment; fails where it fails."""
+    """Run a command in the repository's root with `settings` in its environment; fail if it fails."""
     done = subprocess.run(
         list(map(str, command)),
         cwd=ROOT,
@@ -56,14 +56,14 @@ def run(*command: str | Path, **settings: str) -> "subprocess.CompletedProcess[s
 
 @dataclass(frozen=True)
 class Invoked:
-    """What a function answered, and what it logged."""
+    """A function's answer and its log."""
 
     answer: Any
     log: str
 
 
 def invoke_locally(event: Path, environment_file: Path, function: str = "SegmentFunction") -> Invoked:
-    """`sam local invoke` with an event file."""
+    """Run `sam local invoke` with an event file."""
     arguments = ("-e", event, "--env-vars", environment_file, *LOCAL_IMAGES)
     done = run(SAM, "local", "invoke", function, *arguments)
     return Invoked(json.loads(done.stdout), done.stderr)
@@ -71,7 +71,7 @@ def invoke_locally(event: Path, environment_file: Path, function: str = "Segment
 
 @contextmanager
 def left_running(command: str, environment_file: Path, log: Path) -> Iterator[int]:
-    """`sam local start-lambda` or `start-api`, with warm containers; yields its port."""
+    """Run `sam local start-lambda` or `start-api` with warm containers; yield its port."""
     port = free_port(LOOPBACK)
     options = [
         "--env-vars",
@@ -107,7 +107,7 @@ class Container:
     port: int
 
     def invoke(self, event: object) -> Any:
-        """Posts an event; returns the function's answer, or what Lambda says of a function that ended."""
+        """Post an event; return the function's answer, or Lambda's error if the function ended."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/2015-03-31/functions/function/invocations",
             data=json.dumps(event).encode(),
@@ -120,14 +120,14 @@ class Container:
 
     @property
     def log(self) -> str:
-        """What it has written so far, on both streams."""
+        """Return everything written so far, to both streams."""
         logs = subprocess.run(["docker", "logs", self.name], capture_output=True, text=True, check=True)
         return logs.stdout + logs.stderr
 
 
 @contextmanager
 def container(environment: dict[str, str], *options: str, memory_mb: int = 3008) -> Iterator[Container]:
-    """Runs the segment function's image as Lambda would: with so much memory and no swap.
+    """Run the segment function's image as Lambda would, with limited memory and no swap.
 
     Args:
         environment: of the function.
@@ -158,7 +158,7 @@ def container(environment: dict[str, str], *options: str, memory_mb: int = 3008)
 
 
 def wait_for_port(port: int, seconds: float = 30) -> None:
-    """Waits until something answers HTTP on a port of 127.0.0.1, be it by an error."""
+    """Wait until an HTTP server answers on a port of 127.0.0.1, even with an error."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -172,13 +172,13 @@ def wait_for_port(port: int, seconds: float = 30) -> None:
 
 
 def mask_of_command_line(picture: Path, folder: Path, options: Sequence[str] = ()) -> NDArray[np.uint8]:
-    """The mask that `cytomask segment` makes of a file: (H, W) uint8, 0 or 255."""
+    """Segment a file with `cytomask segment`; return the mask, (H, W) uint8, 0 or 255."""
     run(Path(sys.executable).with_name("cytomask"), "segment", picture, "--out", folder, *options)
     return pixels(folder / f"{picture.name}.mask.png")
 
 
 def pixels(file: Any) -> NDArray[np.uint8]:
-    """The pixels of a mask's file: (H, W) uint8."""
+    """Read the pixels of a mask's file: (H, W) uint8."""
     with Image.open(file) as image:
         assert image.mode == "L"
         return np.asarray(image)

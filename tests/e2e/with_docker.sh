@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command with a Docker engine, the base image and, on its PATH, the Python that sam builds zips with; stops
-# the engine if it was not there before.
+# Runs a command with a Docker engine, the base image, and the Python for zip functions on its PATH. Stops the engine
+# afterwards if it was not running before.
 # usage: with_docker.sh COMMAND...
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -29,7 +29,7 @@ def make_buckets(s3: Any) -> None:
 
 def make_table(dynamodb: Any) -> None:
     """The Jobs table with the keys and indexes of template.yaml."""
-    keys = ["job_id", "record", "status", "group", "created_at"]
+    keys = ["job_id", "record", "status", "group", "plate", "place", "created_at"]
     dynamodb.create_table(
         TableName=TABLE,
         BillingMode="PAY_PER_REQUEST",
@@ -38,12 +38,15 @@ def make_table(dynamodb: Any) -> None:
         GlobalSecondaryIndexes=[
             {
                 "IndexName": f"by_{name}",
-                "KeySchema": key_schema(name, "created_at"),
+                "KeySchema": key_schema(name, sort),
                 "Projection": {"ProjectionType": "ALL"},
             }
-            for name in ("status", "group")
+            for name, sort in INDEXES.items()
         ],
     )
+
+
+INDEXES = {"status": "created_at", "group": "created_at", "plate": "place"}
 
 
 def key_schema(partition: str, sort: str) -> Any:

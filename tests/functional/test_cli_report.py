@@ -8,7 +8,6 @@ import re
 from decimal import Decimal
 from html import unescape
 
-import boto3
 import numpy as np
 import pytest
 from factories import (
@@ -16,8 +15,6 @@ from factories import (
     HEIGHT,
     INPUT,
     OUTPUT,
-    QUEUE_URL,
-    TABLE,
     WIDTH,
     ground_truth,
     page,
@@ -30,7 +27,6 @@ from PIL import Image
 
 from cytomask.cli import report_page
 from cytomask.cli.main import main
-from cytomask.cli.stack import Stack
 from cytomask.cli.summary import Job, worst_median_best
 from cytomask.samples.fields import phase_contrast_field
 
@@ -39,11 +35,8 @@ KEY = "plate 1/A172_Phase_C7_1.tif"
 
 
 @pytest.fixture
-def deployed(stack, monkeypatch):
-    """The stack's resources, as the command finds them."""
-    clients = {service: boto3.client(service) for service in ("s3", "sqs", "dynamodb", "logs")}
-    found = Stack("cytomask", INPUT, OUTPUT, GROUND_TRUTH, QUEUE_URL, QUEUE_URL, TABLE, None, **clients)
-    monkeypatch.setattr(Stack, "connect", lambda *_: found)
+def deployed(stack, connected):
+    """The stack's resources, which the command finds too."""
     return stack
 
 

@@ -253,7 +253,7 @@ def test_evaluate_takes_a_file_that_is_in_s3(deployed, stack, noticed, bucket):
 @pytest.mark.parametrize(
     ("content", "name", "images", "code", "said"),
     [
-        ("no JSON", "coco.json", None, 1, "coco.json is no COCO file"),
+        ("no JSON", "coco.json", None, 1, "coco.json is not a COCO file"),
         (COCO | {"images": []}, "coco.json", None, 1, "coco.json lists no images"),
         (COCO, "coco.txt", None, 2, "coco.txt is no COCO file by its name; call it *.json"),
         (COCO, "coco.json", "plate 1/", 2, '--images: "plate 1/" is no S3 address'),

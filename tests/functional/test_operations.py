@@ -3,12 +3,13 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import boto3
 import pytest
-from factories import GROUND_TRUTH, INPUT, OUTPUT, ground_truth, request, tiff
+from factories import GROUND_TRUTH, INPUT, ground_truth, request, tiff
 
 from cytomask.cli.main import main
 from cytomask.cli.options import duration
@@ -25,24 +26,11 @@ def queue(stack: Any) -> str:
 
 
 @pytest.fixture
-def cytomask(stack: Any, queue: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def cytomask(connected: Stack, stack: Any, queue: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The command line, on a stack of those resources."""
     evaluation_queue = stack.sqs.get_queue_url(QueueName="cytomask-evaluation")["QueueUrl"]
-    connected = Stack(
-        "cytomask",
-        INPUT,
-        OUTPUT,
-        GROUND_TRUTH,
-        queue,
-        evaluation_queue,
-        "cytomask-jobs",
-        None,
-        stack.s3,
-        stack.sqs,
-        boto3.client("dynamodb"),
-        boto3.client("logs"),
-    )
-    monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: connected))
+    found = replace(connected, segment_queue=queue, evaluation_queue=evaluation_queue)
+    monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: found))
     return lambda *arguments: main(arguments)
 
 

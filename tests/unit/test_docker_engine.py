@@ -1,4 +1,4 @@
-"""Finding and starting a Docker engine for the e2e tests: what is said where there is none."""
+"""The script that finds and starts Docker for the e2e tests says what to do if it cannot."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[1] / "e2e" / "docker_engine.sh"
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A PATH with nothing but what every machine has, and a `docker` that no engine answers."""
+    """Make a PATH of basic programs and a `docker` that reaches no engine."""
     for name in ("bash", "cat", "env", "grep", "rm", "sleep", "tail"):
         (tmp_path / name).symlink_to(shutil.which(name) or name)
     (tmp_path / "docker").write_text("#!/usr/bin/env bash\nexit 1\n")
@@ -30,5 +30,6 @@ def test_where_no_engine_can_be_had_it_says_so_and_fails(programs: Path) -> None
     )
     assert ended.returncode == 1
     assert ended.stderr == (
-        "e2e tests need Docker: no Docker engine answers, and this is no Debian to install one on\n"
+        "e2e tests need Docker: no Docker engine answers; "
+        "install one (this script can do it on Debian only)\n"
     )

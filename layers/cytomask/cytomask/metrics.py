@@ -1,4 +1,4 @@
-"""How a mask is scored against a ground truth: counts first, then ratios."""
+"""Score masks against ground truths: count first, then divide."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,22 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 
-BOUNDARY_TOLERANCE = 2
+BOUNDARY_TOLERANCE = 2  # pixels
 
 
 @dataclass(frozen=True)
 class Score:
-    """Pixels of agreement and disagreement between masks and their ground truths.
+    """Pixels on which masks and their ground truths agree and disagree.
 
-    The rules of every score, for users in docs/scores.md:
-        - Masks are compared at full resolution. A ground truth of another size, or of another number of
-          pages, is rejected with both sizes named; nothing is resized or cropped.
-        - A pixel is cell or it is not. A ground truth's pixel is cell where what is stored is not zero: in
-          masks of 0 and 255 or 0 and 1, soft masks, RGB masks (any of the colours) and label images, whose
-          classes are not told apart. A COCO file's pixel is cell inside any annotation of the image.
-        - Pixels are counted first, over all pages of an image, and divided last.
-        - Two empty masks agree: every ratio is 1. Where only one is empty, every ratio is 0, those whose
-          own denominator is 0 included (the precision of an empty mask, the recall of an empty ground truth).
-        - Outlines are compared by `score_boundary` with `BOUNDARY_TOLERANCE`, counted and divided likewise.
+    docs/scores.md has the rules for users; `cytomask.truths` reads ground truths by them:
+        - Masks are compared at full resolution. A ground truth of another size or number of pages is
+          rejected with both named; nothing is resized or cropped.
+        - A pixel is cell or it is not. In a ground truth it is cell if it is stored as anything but 0, or
+          lies inside any annotation of a COCO file. Classes are not told apart.
+        - Pixels are counted over all pages of an image first and divided last.
+        - Two empty masks agree: every ratio is 1. If only one is empty, every ratio is 0, even where its
+          own denominator is 0 (the precision of an empty mask, the recall of an empty ground truth).
+        - `score_boundary` compares outlines, counted and divided the same way.
     """
 
     true_positive: int
@@ -31,7 +30,7 @@ class Score:
     false_negative: int
 
     def __add__(self, other: "Score") -> "Score":
-        """The counts of both, as of one larger image."""
+        """Add the counts, as if both were one larger image."""
         return Score(
             self.true_positive + other.true_positive,
             self.false_positive + other.false_positive,
@@ -70,7 +69,7 @@ class Score:
 
 @dataclass(frozen=True)
 class BoundaryScore:
-    """Boundary pixels of a mask and of its ground truth, and how many of them lie near one of the other's."""
+    """Outline pixels of a mask and of its ground truth, and how many of them lie near the other's outline."""
 
     mask: int
     mask_near: int
@@ -78,7 +77,7 @@ class BoundaryScore:
     ground_truth_near: int
 
     def __add__(self, other: "BoundaryScore") -> "BoundaryScore":
-        """The counts of both, as of one larger image."""
+        """Add the counts, as if both were one larger image."""
         return BoundaryScore(
             self.mask + other.mask,
             self.mask_near + other.mask_near,
@@ -88,7 +87,7 @@ class BoundaryScore:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the near shares, 0..1: 1 where neither has a boundary, 0 where only one has."""
+        """Harmonic mean of the near shares, 0..1: 1 if neither has an outline, 0 if only one has."""
         if not (self.mask or self.ground_truth):
             return 1.0
         if not (self.mask and self.ground_truth):
@@ -99,10 +98,10 @@ class BoundaryScore:
 
 
 def score(mask: Mask, ground_truth: Mask) -> Score:
-    """Compares two masks of the same shape, (H, W) bool, by the rules of `Score`.
+    """Compare two masks of the same shape, (H, W) bool, by the rules of `Score`.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: the shapes differ.
     """
     if mask.shape != ground_truth.shape:
         raise ValueError(f"the mask is {mask.shape} and the ground truth {ground_truth.shape}")
@@ -111,14 +110,14 @@ def score(mask: Mask, ground_truth: Mask) -> Score:
 
 
 def score_boundary(mask: Mask, ground_truth: Mask, tolerance: int = BOUNDARY_TOLERANCE) -> BoundaryScore:
-    """Compares the outlines of two masks of the same shape, (H, W) bool, as Csurka et al. 2013 (BMVC) do.
+    """Compare the outlines of two masks of the same shape, (H, W) bool, as Csurka et al. 2013 (BMVC) do.
 
-    The boundary of a mask is its cell pixels with a neighbour above, below, left or right that is not
-    cell; what lies beyond the page is neither. A boundary pixel is near where the other mask has one within
-    `tolerance` pixels (Euclidean).
+    The outline of a mask is its cell pixels with a neighbour above, below, left or right that is not cell;
+    beyond the edge of the page there are no neighbours. An outline pixel is near the other mask's outline if
+    one of its pixels lies within `tolerance` pixels (Euclidean).
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: the shapes differ.
     """
     if mask.shape != ground_truth.shape:
         raise ValueError(f"the mask is {mask.shape} and the ground truth {ground_truth.shape}")
@@ -138,7 +137,7 @@ def _boundary(mask: Mask) -> Mask:
 
 
 def _dilate(mask: Mask, radius: int) -> Mask:
-    """Every pixel within `radius` of one of the mask's."""
+    """Mark every pixel within `radius` of a cell pixel."""
     height, width = mask.shape
     padded = np.pad(mask, radius)
     grown = np.zeros_like(mask)
@@ -151,5 +150,5 @@ def _dilate(mask: Mask, radius: int) -> Mask:
 
 
 def confluence(mask: Mask) -> float:
-    """Share of the pixels that are cell, 0..1, of a mask of any shape."""
+    """Measure the share of pixels that are cell, 0..1, in a mask of any shape."""
     return float(np.count_nonzero(mask)) / mask.size

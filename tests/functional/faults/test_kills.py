@@ -4,13 +4,13 @@ import time
 
 import pytest
 from factories import page
+from killed_function import STEPS
 
 from benchmarks.environments import environments
 from benchmarks.reconcile import discrepancies
 from benchmarks.storm import drain, job_rows, log_lines, outputs, upload
 from cytomask.infra import emulator
 from cytomask.infra.emulator import emulated_stack
-from tests.functional.faults.killed_function import STEPS
 
 pytestmark = pytest.mark.slow
 

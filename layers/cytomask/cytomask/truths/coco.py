@@ -23,7 +23,7 @@ from cytomask.truths.outlines import Outline, draw, measure, require_affordable
 LONGEST_NAME = 255  # bytes of a file's name
 MOST_IMAGES = 20_000  # LIVECell has 5,239; the function indexes some 200 a second
 
-NOT_A_NUMBER = re.compile(rb'"(?:[^"\\]|\\.)*"|(-?\b(?:NaN|Infinity)\b)')
+NOT_A_NUMBER = re.compile(rb"([:,\[]\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
 
 Number = int | float | str
@@ -292,7 +292,7 @@ def _decode(content: bytes, called: str) -> _File:
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:  # Python writes NaN and Infinity, which are not JSON
-            repaired = NOT_A_NUMBER.sub(lambda found: b"null" if found[1] else found[0], text)
+            repaired = NOT_A_NUMBER.sub(rb"\1null", text)
             return msgspec.json.decode(repaired, type=_File)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise UnreadableCoco(f"{called} is not a COCO file ({error}); export it anew") from error

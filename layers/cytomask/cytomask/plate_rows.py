@@ -1,0 +1,412 @@
+"""Plates in the Jobs table: pages through the index `by_plate`, and what is counted of each plate.
+
+A job's row has `plate` and `place` (well, time and site), the keys of the index. Beside the jobs there are
+rows whose `job_id` is
+
+* `PLATES`, with a plate's name as `record`: what is counted of it, to list plates without their pages;
+* `PLATE#<name>`: `WELL#<well>` with the places that ended, and `MAP` with the plate map.
+
+Places are kept as sets, which make counting safe: however often and in whatever order a page is delivered, it
+is in its well's set once.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from botocore.exceptions import ClientError
+
+from cytomask.plate_pages import PlatePage
+from cytomask.platemap import PlateMap
+from cytomask.wells import well_position
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+INDEX = "by_plate"
+LIST = "PLATES"
+MAP = "MAP"
+
+Row = Mapping[str, Any]
+
+
+class PlateSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is counted of a plate.
+
+    Attributes:
+        plate: its name.
+        wells, scans: how many have pages. Dates count by the hour, because a scan takes minutes.
+        first, last: time of the first and the last scan: hours, or ISO dates to the hour.
+        pages: that have a mask. `failed`: that were rejected or failed for good.
+        expected_pages: of the whole experiment, if a request or a plate map told.
+        completed_at: when the last expected page ended.
+        cost_usd: estimate for all its jobs, repeats among them.
+    """
+
+    plate: str
+    wells: int = 0
+    scans: int = 0
+    first: float | str | None = None
+    last: float | str | None = None
+    pages: int = 0
+    failed: int = 0
+    expected_pages: int | None = None
+    completed_at: str | None = None
+    cost_usd: float = 0.0
+
+    @property
+    def complete(self) -> bool | None:
+        """Whether every expected page has ended; None if nobody told how many there are."""
+        return None if self.expected_pages is None else self.pages + self.failed >= self.expected_pages
+
+
+class StoredMap(msgspec.Struct, frozen=True, kw_only=True):
+    """The plate map that was uploaded last: where it lies, and either what it says or why it is unusable."""
+
+    uri: str
+    plate_map: PlateMap | None = None
+    error: str | None = None
+
+
+class Plates:
+    """What functions and commands do with plates. DynamoDB's faults pass through as ClientError."""
+
+    def __init__(self, dynamodb: "DynamoDBClient", table: str) -> None:
+        self._dynamodb = dynamodb
+        self._table = table
+        self._known: set[str] = set()
+
+    def note(
+        self,
+        plate: str,
+        well: str,
+        *,
+        places: Collection[str],
+        times: Collection[str],
+        masked: bool,
+        cost_usd: float,
+        now: str,
+    ) -> PlateSummary:
+        """Count pages of one image that ended; a repeat changes nothing but the cost.
+
+        Args:
+            plate: its name.
+            well: as `B02`.
+            places: one text for each page: site, time and number in the stack.
+            times: as `time_of` writes them.
+            masked: whether the pages have masks; otherwise they were refused or given up.
+            cost_usd: estimate for the job.
+            now: ISO 8601.
+        """
+        self._make(plate, now)
+        ended, failed, cost = self._note_well(plate, well, places, masked, cost_usd)
+        row = self._update(
+            LIST,
+            plate,
+            expression="SET ended.#well = :ended, failed.#well = :failed, cost.#well = :cost, "
+            "updated_at = :now" + (" ADD scans :times" if times else ""),
+            names={"#well": well},
+            values={
+                ":ended": {"N": str(ended)},
+                ":failed": {"N": str(failed)},
+                ":cost": {"N": cost},
+                ":now": {"S": now},
+                **({":times": {"SS": sorted(times)}} if times else {}),
+            },
+            # Of two counts of one well that overtake each other, the larger stays.
+            condition="attribute_not_exists(ended.#well) OR ended.#well <= :ended",
+        )
+        return _summary(row) if row is not None else self.summary(plate) or PlateSummary(plate=plate)
+
+    def expect(self, plate: str, pages: int, *, now: str) -> PlateSummary:
+        """Note how many pages a plate will have."""
+        self._make(plate, now)
+        row = self._update(
+            LIST,
+            plate,
+            expression="SET expected_pages = :pages, updated_at = :now",
+            values={":pages": {"N": str(pages)}, ":now": {"S": now}},
+        )
+        return _summary(row or {})
+
+    def claim_completion(self, plate: str, *, now: str) -> bool:
+        """Note that a plate is complete; True for the one caller who noted it first."""
+        claimed = self._update(
+            LIST,
+            plate,
+            expression="SET completed_at = :now",
+            values={":now": {"S": now}},
+            condition="attribute_not_exists(completed_at)",
+        )
+        return claimed is not None
+
+    def give_completion_back(self, plate: str) -> None:
+        """Let the next page announce the completion, because this announcement could not be sent."""
+        self._update(LIST, plate, expression="REMOVE completed_at")
+
+    def summaries(self) -> Iterator[PlateSummary]:
+        """List all plates by name."""
+        asked = {
+            "KeyConditionExpression": "job_id = :list",
+            "ExpressionAttributeValues": {":list": {"S": LIST}},
+            "ConsistentRead": True,
+        }
+        return (_summary(row) for page in self._pages_of(asked) for row in page)
+
+    def summary(self, plate: str) -> PlateSummary | None:
+        """Read what is counted of a plate; None where there is none of this name."""
+        row = self._read(LIST, plate)
+        return _summary(row) if row else None
+
+    def put_map(self, plate: str, stored: StoredMap, *, now: str) -> None:
+        """Keep a plate's map over the one that is there."""
+        self._make(plate, now)
+        self._dynamodb.put_item(
+            TableName=self._table,
+            Item={
+                "job_id": {"S": f"PLATE#{plate}"},
+                "record": {"S": MAP},
+                "content": {"S": msgspec.json.encode(stored).decode()},
+                "updated_at": {"S": now},
+            },
+        )
+
+    def map_of(self, plate: str) -> StoredMap | None:
+        """Read a plate's map; None where none was uploaded."""
+        row = self._read(f"PLATE#{plate}", MAP)
+        return msgspec.json.decode(row["content"], type=StoredMap) if row else None
+
+    def pages(self, plate: str, well: str | None = None) -> Iterator[PlatePage]:
+        """Read the pages of a plate, or of a well, by well, site and time; a second late, as indexes are."""
+        asked = _query(plate, well)
+        return (page for rows in self._pages_of(asked) for row in rows for page in pages_of_row(row))
+
+    def some_pages(
+        self, plate: str, *, well: str | None, start: Row | None, count: int
+    ) -> tuple[list[PlatePage], Row | None]:
+        """Read some of a plate's pages.
+
+        Args:
+            plate: its name.
+            well: only of this well.
+            start: where an earlier answer ended.
+            count: how many jobs to read; a stack has several pages.
+
+        Returns:
+            The pages, and where to go on; None at the end.
+        """
+        asked = _query(plate, well) | {"Limit": count}
+        if start:
+            asked["ExclusiveStartKey"] = {name: {"S": value} for name, value in start.items()}
+        answer = self._dynamodb.query(TableName=self._table, **asked)
+        end = answer.get("LastEvaluatedKey")
+        pages = [page for item in answer["Items"] for page in pages_of_row(plain(item))]
+        return pages, plain(end) if end else None
+
+    def _make(self, plate: str, now: str) -> None:
+        """Add the plate's row unless it is there; maps within it can only be set where it is."""
+        if plate in self._known:
+            return
+        try:
+            self._dynamodb.put_item(
+                TableName=self._table,
+                Item={
+                    "job_id": {"S": LIST},
+                    "record": {"S": plate},
+                    "ended": {"M": {}},
+                    "failed": {"M": {}},
+                    "cost": {"M": {}},
+                    "created_at": {"S": now},
+                },
+                ConditionExpression="attribute_not_exists(job_id)",
+            )
+        except ClientError as error:
+            if not _condition_failed(error):
+                raise
+        self._known.add(plate)
+
+    def _note_well(
+        self, plate: str, well: str, places: Collection[str], masked: bool, cost_usd: float
+    ) -> tuple[int, int, str]:
+        """Add places to their well; return how many ended, how many of them failed, and the well's cost."""
+        expression = (
+            "ADD done :places, cost :cost DELETE failed :places"
+            if masked
+            else ("ADD failed :places, cost :cost")
+        )
+        row = self._update(
+            f"PLATE#{plate}",
+            f"WELL#{well}",
+            expression=expression,
+            values={":places": {"SS": sorted(places)}, ":cost": {"N": f"{cost_usd:.12f}"}},
+        )
+        done, failed = set((row or {}).get("done", ())), set((row or {}).get("failed", ()))
+        return len(done | failed), len(failed - done), f"{(row or {}).get('cost', 0):.12f}"
+
+    def _update(
+        self,
+        job_id: str,
+        record: str,
+        *,
+        expression: str,
+        values: Mapping[str, Any] | None = None,
+        names: Mapping[str, str] | None = None,
+        condition: str | None = None,
+    ) -> Row | None:
+        """Update a row; return it as it is now, None where the condition is not met."""
+        asked: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
+        asked |= {"ExpressionAttributeNames": names} if names else {}
+        asked |= {"ExpressionAttributeValues": values} if values else {}
+        try:
+            answer = self._dynamodb.update_item(
+                TableName=self._table,
+                Key={"job_id": {"S": job_id}, "record": {"S": record}},
+                UpdateExpression=expression,
+                ReturnValues="ALL_NEW",
+                **asked,
+            )
+        except ClientError as error:
+            if condition and _condition_failed(error):
+                return None
+            raise
+        return plain(answer["Attributes"])
+
+    def _read(self, job_id: str, record: str) -> Row | None:
+        answer = self._dynamodb.get_item(
+            TableName=self._table,
+            Key={"job_id": {"S": job_id}, "record": {"S": record}},
+            ConsistentRead=True,
+        )
+        return plain(answer["Item"]) if "Item" in answer else None
+
+    def _pages_of(self, asked: Mapping[str, Any]) -> Iterator[list[Row]]:
+        """Query, a page of 1 MB after the other."""
+        for answer in self._dynamodb.get_paginator("query").paginate(TableName=self._table, **asked):
+            yield [plain(item) for item in answer["Items"]]
+
+
+def place_of(well: str, site: str | None, time: float | str | None, frame: int | None) -> str:
+    """The index's sort key: well, then time, then site, so that rows of a well come in order of time."""
+    return f"{well}#{time_of(time, frame, exact=True)}#{site or ''}"
+
+
+def time_of(time: float | str | None, frame: int | None, *, exact: bool = False) -> str:
+    """A scan's time as text that sorts: hours in eight digits, a date, or the scan's number.
+
+    `exact`: to the second; otherwise a date counts by the hour, because a scan of a plate takes minutes.
+    """
+    if isinstance(time, str):
+        return time if exact else time[:13]
+    if time is not None:
+        return f"{time:012.4f}"
+    return "" if frame is None else f"n{frame:08d}"
+
+
+def pages_of_row(row: Row) -> list[PlatePage]:
+    """The pages that a job's row stands for: one, or those of a stack."""
+    whole = PlatePage(
+        plate=row["plate"],
+        well=row["well"],
+        site=row.get("site", ""),
+        time=row.get("time"),
+        frame=_integer(row.get("frame")),
+        channel=row.get("channel"),
+        confluence=row.get("confluence"),
+        confluence_low=row.get("confluence_low"),
+        confluence_high=row.get("confluence_high"),
+        quality=tuple(row.get("quality", ())),
+        pixels=_integer(row.get("pixels")),
+        iou=row.get("iou"),
+        model=row.get("model") or row.get("model_sha256"),
+        mode=row.get("mode"),
+        threshold=row.get("threshold"),
+        cost_usd=row.get("estimated_cost_usd"),
+        image=row.get("image", ""),
+        mask=row.get("mask"),
+        status=row["status"],
+        error=row.get("error"),
+        uploaded_at=row.get("uploaded_at") or row.get("created_at", ""),
+        source=row.get("placed_by", ""),
+    )
+    series = row.get("series")
+    if not series:
+        return [whole]
+    return [msgspec.structs.replace(whole, **_of_stack(page, len(series), whole)) for page in series]
+
+
+def _of_stack(page: Row, count: int, whole: PlatePage) -> dict[str, Any]:
+    """What a page of a stack has of its own."""
+    return {
+        "page": int(page["page"]),
+        "time": page.get("time"),
+        "frame": int(page["frame"]) if "frame" in page else int(page["page"]),
+        "confluence": page.get("confluence"),
+        "confluence_low": page.get("confluence_low"),
+        "confluence_high": page.get("confluence_high"),
+        "quality": tuple(page.get("quality", ())),
+        "mask": page.get("mask"),
+        "cost_usd": None if whole.cost_usd is None else whole.cost_usd / count,
+    }
+
+
+def plain(item: Mapping[str, Any]) -> dict[str, Any]:
+    """DynamoDB's typed attributes as plain values, numbers as floats; ten times as fast as boto3's reader."""
+    return {name: _plain(value) for name, value in item.items()}
+
+
+def _plain(typed: Mapping[str, Any]) -> Any:
+    ((kind, value),) = typed.items()
+    match kind:
+        case "N":
+            return float(value)
+        case "L":
+            return [_plain(each) for each in value]
+        case "M":
+            return plain(value)
+        case "NULL":
+            return None
+    return value
+
+
+def _integer(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _query(plate: str, well: str | None) -> dict[str, Any]:
+    condition, values = "plate = :plate", {":plate": {"S": plate}}
+    if well is not None:
+        condition, values = (
+            f"{condition} AND begins_with(place, :well)",
+            values | {":well": {"S": f"{well}#"}},
+        )
+    return {
+        "IndexName": INDEX,
+        "KeyConditionExpression": condition,
+        "ExpressionAttributeValues": values,
+    }
+
+
+def _summary(row: Row) -> PlateSummary:
+    scans: Sequence[str] = sorted(row.get("scans", ()))
+    ended, failed = sum(row["ended"].values()), sum(row["failed"].values())
+    return PlateSummary(
+        plate=row["record"],
+        wells=len([well for well in row["ended"] if well_position(well)]),
+        scans=len(scans),
+        first=_told(scans[0]) if scans else None,
+        last=_told(scans[-1]) if scans else None,
+        pages=int(ended - failed),
+        failed=int(failed),
+        expected_pages=_integer(row.get("expected_pages")),
+        completed_at=row.get("completed_at"),
+        cost_usd=sum(row["cost"].values()),
+    )
+
+
+def _told(time: str) -> float | str:
+    """A scan's time as `time_of` wrote it: hours as a number."""
+    return float(time) if time[4:5] != "-" and not time.startswith("n") else time
+
+
+def _condition_failed(error: ClientError) -> bool:
+    return error.response.get("Error", {}).get("Code") == "ConditionalCheckFailedException"
