@@ -159,10 +159,10 @@ export class Correction {
       const saved = await this.#send(painting);
       if (!saved) return;
       await dropDraft(this.key).catch(() => {});
+      await this.view.truthSaved(saved);
       this.#end();
       this.status.textContent = `Saved as ${saved.uri}.`;
       say("Saved. The score follows.");
-      await this.view.truthSaved(saved);
       this.bar.querySelector("button")?.focus();
       void this.view.panel.awaitScore(saved.version);
     } catch (error) {

@@ -1,0 +1,237 @@
+"""The whole circle: send an image, see its mask, move the threshold, paint, save, see the score."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from conftest import HEIGHT, WIDTH, Served
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+Picture = Callable[[Page, str], None]
+Field = Callable[..., Path]
+MADE = 60_000  # milliseconds until a mask or a score is there, on a slow machine
+
+
+def send(page: Page, path: Path) -> str:
+    """Send a file and wait for its mask; returns the address of its page."""
+    page.get_by_role("link", name="Send", exact=True).click()
+    page.set_input_files("#files", path)
+    line = page.locator(".files li", has_text=path.name)
+    expect(line.locator("a")).to_be_visible(timeout=MADE)
+    return str(line.locator("a").get_attribute("href"))
+
+
+def open_page(page: Page, served: Served, address: str) -> None:
+    page.goto(served.origin + address)
+    ready(page)
+
+
+def ready(page: Page) -> None:
+    page.wait_for_selector(".viewer[data-ready=yes]")
+
+
+def truth(served: Served, key: str) -> np.ndarray:
+    bucket = served.stack.outputs["GroundTruthBucketName"]
+    body = served.stack.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
+    with Image.open(body) as stored:
+        return np.asarray(stored)
+
+
+def stored_truths(served: Served) -> list[str]:
+    bucket = served.stack.outputs["GroundTruthBucketName"]
+    found = served.stack.client("s3").list_objects_v2(Bucket=bucket).get("Contents", [])
+    return [each["Key"] for each in found]
+
+
+def drag(page: Page, *points: tuple[float, float]) -> None:
+    """Draw through points of the image, given as shares of its width and height when it fits."""
+    box = page.locator(".viewer").bounding_box()
+    assert box is not None
+    scale = min(box["width"] / WIDTH, box["height"] / HEIGHT)
+    left = box["x"] + (box["width"] - WIDTH * scale) / 2
+    top = box["y"] + (box["height"] - HEIGHT * scale) / 2
+    places = [(left + x * WIDTH * scale, top + y * HEIGHT * scale) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=8)
+    page.mouse.up()
+
+
+def test_an_image_is_sent_looked_at_corrected_and_scored(
+    page: Page, served: Served, field_tiff: Field, picture: Picture
+) -> None:
+    address = send(page, field_tiff("circle.tif"))
+    picture(page, "send")
+    open_page(page, served, address)
+    picture(page, "page")
+
+    shown = page.locator(".panel .big").first
+    expect(shown).to_have_text(re.compile(r"^\d+\.\d %$"))
+    slider = page.locator("#threshold")
+    slider.focus()
+    slider.press("ArrowRight")
+    expect(page.locator(".panel .note", has_text="the confluence would be")).to_be_visible(timeout=MADE)
+    before = page.locator(".panel .note", has_text="would be").inner_text()
+    for _ in range(40):
+        slider.press("ArrowRight")
+    after = page.locator(".panel .note", has_text="would be").inner_text()
+    percent = [float(re.findall(r"([\d.]+) %", text)[0]) for text in (before, after)]
+    assert percent[1] < percent[0]
+    picture(page, "threshold")
+    page.get_by_role("button", name="Stored").click()
+
+    page.get_by_role("button", name="Correct the mask").click()
+    page.get_by_role("button", name="Lasso").click()
+    drag(page, (0.1, 0.1), (0.4, 0.1), (0.4, 0.5), (0.1, 0.5))
+    page.get_by_role("button", name="Eraser").click()
+    drag(page, (0.6, 0.6), (0.9, 0.6))
+    picture(page, "correcting")
+    page.get_by_role("button", name="Save as ground truth").click()
+    expect(page.locator("#iou")).to_have_text(re.compile(r"^IoU 0\.\d{3}$"), timeout=MADE)
+
+    cells = truth(served, "circle.tif.png")
+    assert cells.shape == (HEIGHT, WIDTH)
+    assert set(np.unique(cells)) == {0, 255}
+    assert (
+        cells[int(0.15 * HEIGHT) : int(0.45 * HEIGHT), int(0.15 * WIDTH) : int(0.35 * WIDTH)] == 255
+    ).all()
+    assert (cells[int(0.6 * HEIGHT), int(0.65 * WIDTH) : int(0.85 * WIDTH)] == 0).all()
+    page.get_by_role("button", name="Disagreement").click()
+    ready(page)
+    picture(page, "disagreement")
+
+    page.get_by_role("button", name="Correct the ground truth").click()
+    page.get_by_role("button", name="Save as ground truth").click()
+    question = page.get_by_role("dialog")
+    expect(question).to_contain_text("circle.tif.png exists")
+    picture(page, "replace")
+    question.get_by_role("button", name="Keep the old one").click()
+    assert np.array_equal(truth(served, "circle.tif.png"), cells)
+
+
+def test_painting_survives_a_reload_and_is_undone_and_redone(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    open_page(page, served, send(page, field_tiff("reload.tif", seed=2)))
+    page.keyboard.press("c")
+    page.get_by_role("button", name="Lasso").click()
+    drag(page, (0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8))
+    expect(page.get_by_role("button", name="Undo")).to_be_enabled()
+    page.keyboard.press("Control+z")
+    expect(page.get_by_role("button", name="Undo")).to_be_disabled()
+    page.keyboard.press("Control+Shift+z")
+    expect(page.get_by_role("button", name="Redo")).to_be_disabled()
+    page.wait_for_timeout(300)  # until the browser has stored it
+    page.reload()
+    expect(page.locator(".paintbar")).to_contain_text("Restored what you painted")
+    page.keyboard.press("Control+s")
+    expect(page.locator(".paintbar")).to_contain_text("Saved as s3://")
+    cells = truth(served, "reload.tif.png")
+    assert (
+        cells[int(0.25 * HEIGHT) : int(0.75 * HEIGHT), int(0.25 * WIDTH) : int(0.75 * WIDTH)] == 255
+    ).all()
+    page.reload()
+    ready(page)
+    expect(page.locator(".paintbar")).not_to_contain_text("Restored")
+
+
+def test_a_lost_connection_loses_no_paint(page: Page, served: Served, field_tiff: Field) -> None:
+    open_page(page, served, send(page, field_tiff("lost.tif", seed=3)))
+    page.keyboard.press("c")
+    page.get_by_role("button", name="Lasso").click()
+    drag(page, (0.2, 0.2), (0.6, 0.2), (0.6, 0.6), (0.2, 0.6))
+    served.stop()
+    try:
+        page.get_by_role("button", name="Save as ground truth").click()
+        expect(page.locator(".paintbar")).to_contain_text("connection is lost")
+        assert "lost.tif.png" not in stored_truths(served)
+    finally:
+        served.start()
+    expect(page.locator(".paintbar")).to_contain_text("Saved as s3://", timeout=MADE)
+    assert (
+        truth(served, "lost.tif.png")[int(0.4 * HEIGHT), int(0.3 * WIDTH) : int(0.5 * WIDTH)] == 255
+    ).all()
+
+
+def test_a_mask_is_painted_by_keys_alone(page: Page, served: Served, field_tiff: Field) -> None:
+    open_page(page, served, send(page, field_tiff("keys.tif", seed=4)))
+    page.get_by_role("button", name="Begin with an empty page").focus()
+    page.keyboard.press("Enter")
+    for _ in range(4):
+        page.keyboard.press("]")
+    for key in ("Shift+ArrowRight", "Shift+ArrowDown", "ArrowLeft"):
+        page.keyboard.press(key)
+    page.keyboard.press(" ")
+    page.keyboard.press("Control+s")
+    expect(page.locator(".paintbar")).to_contain_text("Saved as s3://", timeout=MADE)
+    cells = truth(served, "keys.tif.png") > 0
+    rows, columns = np.nonzero(cells)
+    assert abs(rows.mean() - (HEIGHT / 2 + 10)) < 1
+    assert abs(columns.mean() - (WIDTH / 2 + 9)) < 1
+    assert np.pi * 5**2 < cells.sum() < np.pi * 9**2
+
+
+def test_the_brush_and_the_fill_paint_where_the_pointer_is(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    open_page(page, served, send(page, field_tiff("fill.tif", seed=5)))
+    page.get_by_role("button", name="Begin with an empty page").click()
+    drag(page, (0.3, 0.3), (0.6, 0.3), (0.6, 0.7), (0.3, 0.7), (0.3, 0.3))
+    page.get_by_role("button", name="Fill", exact=True).click()
+    drag(page, (0.45, 0.5))
+    page.get_by_role("button", name="Save as ground truth").click()
+    expect(page.locator(".paintbar")).to_contain_text("Saved as s3://", timeout=MADE)
+    cells = truth(served, "fill.tif.png") > 0
+    assert cells[int(0.3 * HEIGHT) : int(0.7 * HEIGHT), int(0.3 * WIDTH) : int(0.6 * WIDTH)].all()
+    assert not cells[: int(0.25 * HEIGHT)].any() and not cells[:, int(0.7 * WIDTH) :].any()
+
+
+def test_the_pages_of_a_stack_have_addresses_of_their_own(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    address = send(page, field_tiff("stack.tif", seed=6, pages=3))
+    open_page(page, served, address)
+    expect(page.get_by_text("page 0 (1 of 3)")).to_be_visible()
+    page.keyboard.press("PageDown")
+    expect(page.get_by_text("page 1 (2 of 3)")).to_be_visible()
+    assert page.url.endswith(f"{address}/1")
+    page.go_back()
+    expect(page.get_by_text("page 0 (1 of 3)")).to_be_visible()
+
+
+def test_what_is_refused_is_said_with_its_reason(
+    page: Page, served: Served, tmp_path: Path, picture: Picture
+) -> None:
+    (tmp_path / "notes.csv").write_text("a,b")
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 no TIFF")
+    page.get_by_role("link", name="Send", exact=True).click()
+    page.set_input_files("#files", [tmp_path / "notes.csv", tmp_path / "broken.tif"])
+    expect(page.locator(".files li", has_text="notes.csv")).to_contain_text("notes beside images")
+    expect(page.locator(".files li", has_text="broken.tif")).to_contain_text("refused:", timeout=MADE)
+    page.set_input_files("#files", tmp_path / "broken.tif")
+    expect(page.locator(".files li").last).to_contain_text("in the bucket already")
+    picture(page, "refused")
+    page.get_by_role("link", name="Failures").click()
+    expect(page.locator("table")).to_contain_text("broken.tif")
+    picture(page, "failures")
+
+
+def test_settings_are_sent_as_a_message_has_them(page: Page, served: Served, field_tiff: Field) -> None:
+    page.get_by_role("link", name="Send", exact=True).click()
+    page.fill("#into", "plate 7")
+    page.fill("#group", "HeLa")
+    page.fill("#request-threshold", "0.8")
+    page.select_option("#mode", "resize")
+    page.set_input_files("#files", field_tiff("settings.tif", seed=7))
+    line = page.locator(".files li", has_text="plate 7/settings.tif")
+    expect(line.locator("a")).to_be_visible(timeout=MADE)
+    line.locator("a").click()
+    ready(page)
+    page.get_by_text("How it was made").click()
+    facts = page.locator("details.made")
+    expect(facts).to_contain_text("resize")
+    expect(facts).to_contain_text("0.800")
+    expect(page.locator(".panel")).to_contain_text("HeLa")
