@@ -1,10 +1,15 @@
 """Keeps what was decoded last, within a number of bytes; two who want the same wait for one decoding."""
 
+import secrets
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Protocol, TypeVar
 
+from cytomask.web.raster import Raster
+
+MOST_OPENED = 512
 MOST_BYTES = 768 * 2**20  # four pages of 64 megapixels with 16 bits, or some thousand of LIVECell's
 
 
@@ -50,3 +55,30 @@ class Cache:
             finally:
                 with self._lock:
                     self._making.pop(key, None)
+
+
+class Opened:
+    """Names for rasters that a view has open, so that a tile need not be looked up through row and result.
+
+    A raster that the cache has dropped is gone here too; its tiles are then found the long way.
+    """
+
+    def __init__(self) -> None:
+        """None yet."""
+        self._kept: OrderedDict[str, weakref.ref[Raster]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, raster: Raster) -> str:
+        """Name a raster; the name cannot be guessed."""
+        name = secrets.token_urlsafe(12)
+        with self._lock:
+            self._kept[name] = weakref.ref(raster)
+            while len(self._kept) > MOST_OPENED:
+                self._kept.popitem(last=False)
+        return name
+
+    def find(self, name: str) -> Raster | None:
+        """The raster of a name; None where it is gone."""
+        with self._lock:
+            found = self._kept.get(name)
+        return found() if found else None

@@ -82,15 +82,13 @@ class Catalogue:
             return [each for each in self._entries.values() if each.revision > revision], self._revision
 
     def score(self, ids: Iterable[str]) -> list[Entry]:
-        """Looks up the evaluations of jobs that are not scored yet; returns those that changed."""
+        """Look up the evaluations of jobs; return those whose score changed."""
         asked = list(ids)
         with self._lock:
             if not self._entries.keys() >= set(asked):
                 self._refresh(whole=False)
             wanted = [
-                entry
-                for each in asked
-                if (entry := self._entries.get(each)) and entry.iou is None and entry.has_mask
+                entry for each in asked if (entry := self._entries.get(each)) and entry.has_mask
             ]
         with ThreadPoolExecutor(WORKERS) as pool:
             found = list(pool.map(lambda entry: newest_iou(self._table.rows(entry.id)), wanted))
@@ -98,7 +96,7 @@ class Catalogue:
             self._revision += 1
             changed = []
             for entry, iou in zip(wanted, found, strict=True):
-                if iou is not None:
+                if iou is not None and iou != entry.iou:
                     entry.iou = iou
                     entry.doubt = doubt_of(entry)
                     entry.revision = self._revision

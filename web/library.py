@@ -1,8 +1,11 @@
 """Reads a job's layers from the buckets: the page, its mask, its probabilities, its ground truth."""
 
+import time
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -21,7 +24,19 @@ from cytomask.web.cache import Cache
 from cytomask.web.raster import Raster, mask_raster, raster_of
 from cytomask.work import ground_truth_keys
 
+FRESH_SECONDS = 3.0
+MOST_KNOWN = 256
+WORKERS = 8  # each waits for S3
 LAYERS = ("image", "mask", "probability", "truth")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A job's row and result."""
+
+    row: Row
+    result: dict[str, Any]
+    nbytes: ClassVar[int] = 4096  # about
 
 
 class Library:
@@ -33,6 +48,8 @@ class Library:
         self._storage = Storage(account.s3)
         self._table = Table(account.dynamodb, account.table)
         self._cache = cache
+        self._known = Cache(MOST_KNOWN * Known.nbytes)
+        self._pool = ThreadPoolExecutor(WORKERS)
 
     def row(self, job_id: str) -> Row:
         """A job's row as it is now; raises NoSuchJob."""
@@ -40,6 +57,15 @@ class Library:
         if row is None:
             raise NoSuchJob(f"there is no job {job_id}")
         return row
+
+    def known(self, job_id: str) -> "Known":
+        """A job's row and result, as they were a moment ago: a view asks for several layers at once."""
+
+        def make() -> Known:
+            row = self.row(job_id)
+            return Known(row, self.result(row))
+
+        return self._known.get((job_id, time.monotonic() // FRESH_SECONDS), make)
 
     def result(self, row: Row) -> dict[str, Any]:
         """A job's result; raises Refusal where the job has none (any more)."""
@@ -56,14 +82,15 @@ class Library:
             )
         return dict(result)
 
-    def raster(self, layer: str, row: Row, page: int) -> Raster:
+    def raster(self, layer: str, job_id: str, page: int) -> Raster:
         """A layer of a page.
 
         Raises:
             Refusal: the job has no such page or layer.
             RejectedInput: it cannot be read, or was replaced since.
         """
-        result = self.result(row)
+        known = self.known(job_id)
+        row, result = known.row, known.result
         described = page_of(result, page)
         match layer:
             case "image":
@@ -84,9 +111,9 @@ class Library:
         """The ground truth that a job is scored against: a mask image, or a COCO file's drawing."""
         rows = [each for each in self._table.rows(row["job_id"]) if "evaluation_status" in each]
         rows.sort(key=lambda each: str(each["created_at"]), reverse=True)
-        for place in self.truth_places(row, result):
-            if found := self._storage.find(place):
-                return found
+        found = self.first_of(self.truth_places(row, result))
+        if found:
+            return found
         for each in rows:
             drawn = each.get("ground_truth_mask")
             if drawn and (found := self._storage.find(self._in_buckets(drawn))):
@@ -103,6 +130,10 @@ class Library:
         others = [parse_uri(uri, "ground_truth") for uri in dict.fromkeys(named) if uri not in usual]
         masks = [place for place in others if not is_coco(place.key) and place.bucket in self._served(result)]
         return [*masks, *bucket_keys]
+
+    def first_of(self, places: Sequence[S3Object]) -> S3Object | None:
+        """The first of these objects that is there, all of which are looked for at once."""
+        return next(filter(None, self._pool.map(self._storage.find, places)), None)
 
     def find(self, place: S3Object) -> S3Object | None:
         """The object that lies there now."""

@@ -17,7 +17,7 @@ from cytomask.served_model import read_served_models
 from cytomask.table import Table
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal, answer, read_body, read_json
-from cytomask.web.cache import Cache
+from cytomask.web.cache import Cache, Opened
 from cytomask.web.caller import Answer
 from cytomask.web.catalogue import Catalogue, spending
 from cytomask.web.downloads import Archive, Tickets, table_of
@@ -54,6 +54,7 @@ class Routes:
         self._painter = Painter(account, self._library)
         self._catalogue = Catalogue(Table(account.dynamodb, account.table))
         self._tickets = Tickets()
+        self._opened = Opened()
         self._archive = Archive(account, self._library)
         self.uploads = Uploads(account)
 
@@ -149,11 +150,10 @@ class Routes:
 
     def result(self, request: Request) -> Response:
         """The job's result, and where its ground truth lies."""
-        row = self._library.row(_job_id(request))
-        result = self._library.result(row)
-        truth = self._library.truth(row, result)
+        known = self._library.known(_job_id(request))
+        truth = self._library.truth(known.row, known.result)
         found = {"uri": truth.uri, "etag": truth.etag} if truth else None
-        return answer({"result": result, "truth": found})
+        return answer({"result": known.result, "truth": found})
 
     def log(self, request: Request) -> Response:
         """The job's log lines, oldest first."""
@@ -174,7 +174,7 @@ class Routes:
     def layer(self, request: Request) -> Response:
         """What a layer's tiles are like; of probabilities, the confluence at every threshold too."""
         raster = self._raster(request)
-        more = {}
+        more: dict[str, Any] = {"opened": self._opened.add(raster)}
         if request.path_params["layer"] == "probability":
             more["confluence"] = shares_above(raster.shades)
         return answer(raster.describe() | more)
@@ -182,7 +182,9 @@ class Routes:
     def tile(self, request: Request) -> Response:
         """A tile's values, row by row, little-endian."""
         place = request.path_params
-        found = self._raster(request).tile(place["level"], place["column"], place["row"])
+        opened = self._opened.find(request.query_params.get("opened", ""))
+        raster = opened or self._raster(request)
+        found = raster.tile(place["level"], place["column"], place["row"])
         if found is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_TILE", "the page ends before this tile")
         little = found.astype(found.dtype.newbyteorder("<"), copy=False)
@@ -201,12 +203,11 @@ class Routes:
         base, seen = request.query_params.get("base", "mask"), request.query_params.get("seen", "")
         if base not in ("mask", "truth", "empty"):
             raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "paint on mask, truth or empty")
-        row = await _threaded(lambda: self._library.row(job_id))
-        result = await _threaded(lambda: self._library.result(row))
-        described = page_of(result, page)
+        known = await _threaded(lambda: self._library.known(job_id))
+        described = page_of(known.result, page)
         height, width = described["height"], described["width"]
         tiles = parse_tiles(await read_body(request, most_bytes(height, width)), height, width)
-        saved = await _threaded(lambda: self._painter.save(row, page, Painting(base, seen, tiles)))
+        saved = await _threaded(lambda: self._painter.save(known.row, page, Painting(base, seen, tiles)))
         return answer({"uri": saved.uri, "etag": saved.etag, "version": saved.version})
 
     async def begin_upload(self, request: Request) -> Response:
@@ -264,15 +265,15 @@ class Routes:
         place = request.path_params
         if place["layer"] not in LAYERS:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_LAYER", f"choose one of {', '.join(LAYERS)}")
-        return self._library.raster(place["layer"], self._library.row(_job_id(request)), place["page"])
+        return self._library.raster(place["layer"], _job_id(request), place["page"])
 
     def _thumbnail(self, row: dict[str, Any]) -> Thumbnail:
         first = self._library.result(row)["pages"][0]["page"]
-        page = self._library.raster("image", row, first)
+        page = self._library.raster("image", row["job_id"], first)
         level = halvings(max(page.shades.shape), THUMBNAIL)
         small = page.view(level)
         try:
-            mask = self._library.raster("mask", row, first).view(level) >= 128
+            mask = self._library.raster("mask", row["job_id"], first).view(level) >= 128
         except Refusal:
             mask = np.zeros(small.shape, bool)
         return Thumbnail(images.encode_overlay(small, mask))

@@ -81,27 +81,27 @@ class Painter:
         result = self._library.result(row)
         described = page_of(result, page)
         size = described["height"], described["width"]
-        present = next(filter(None, map(self._library.find, self._library.truth_places(row, result))), None)
+        present = self._library.first_of(self._library.truth_places(row, result))
         if (present.etag if present else "") != painting.seen:
             raise _exists(present)
-        base = self._base(row, page, painting.base, size)
+        base = self._base(row["job_id"], page, painting.base, size)
         pages = [painted(base, painting.tiles)]
         if len(result["pages"]) > 1:
             pages = [
-                pages[0] if each["page"] == page else self._other(row, each["page"], present)
+                pages[0] if each["page"] == page else self._other(row["job_id"], each["page"], present)
                 for each in result["pages"]
             ]
         place = present or self._new_place(result["image"]["key"], len(pages))
         return self._write(place, present, encode(pages, place.key))
 
-    def _base(self, row: Row, page: int, layer: str, size: tuple[int, int]) -> Mask:
+    def _base(self, job_id: str, page: int, layer: str, size: tuple[int, int]) -> Mask:
         if layer == "empty":
             return np.zeros(size, bool)
-        return self._library.raster(layer, row, page).shades > 0
+        return self._library.raster(layer, job_id, page).shades > 0
 
-    def _other(self, row: Row, page: int, present: S3Object | None) -> Mask:
+    def _other(self, job_id: str, page: int, present: S3Object | None) -> Mask:
         """A page of a stack that was not painted: as the ground truth has it, or as the mask."""
-        return self._library.raster("truth" if present else "mask", row, page).shades > 0
+        return self._library.raster("truth" if present else "mask", job_id, page).shades > 0
 
     def _new_place(self, key: str, pages: int) -> S3Object:
         """A stack's truth gets the image's own name, for it is a TIFF; one page's the name with `.png`."""

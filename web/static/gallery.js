@@ -10,6 +10,8 @@ import { wordsOf } from "./words.js";
 /** @typedef {import("./jobs.js").Job} Job */
 /** @typedef {Record<string, string>} Filters */
 
+const CHUNK = 200; // jobs whose scores are looked up at a time
+const FEW = 1000;
 const CARD = { width: 208, height: 236 };
 const FIELDS = ["find", "status", "group", "folder", "flag", "iou", "from", "to", "sort"];
 /** @type {Record<string, [string, (a: Job, b: Job) => number]>} */
@@ -39,12 +41,33 @@ export async function showGallery({ main, query, signal }) {
   const counted = el("p", { class: "quiet", role: "status" }, "Reading the list …");
   const frame = el("div", { class: "frame", "aria-label": "Images", role: "region", tabindex: "-1" });
   const form = el("form", { class: "filters", "aria-label": "Filters", onsubmit: prevent });
-  const bar = el("div", { class: "row spread" }, counted, downloads(() => shown));
+  const scored = el("span", { class: "quiet" });
+  const bar = el("div", { class: "row spread" }, el("span", { class: "row" }, counted, scored), downloads(() => shown));
   main.append(el("h1", { class: "unseen" }, "Images"), form, bar, frame);
   /** @type {Job[]} */
   let shown = [];
+  let scoring = false;
   /** @type {Grid<Job>} */
   const grid = new Grid(frame, { ...CARD, make: emptyCard, fill: fillCard, keyOf: (job) => job.id, settled }, signal);
+
+  /** Scores decide the order: fetch those of all, where somebody sorts by them or there are few. */
+  async function scoreAll() {
+    const byScore = () => filters.sort === "iou" || filters.iou || jobs.size <= FEW;
+    if (scoring || !byScore()) return;
+    scoring = true;
+    try {
+      while (byScore() && !signal.aborted) {
+        const unknown = [...jobs.values()].filter((job) => job.has_mask && !job.scored && job.iou === undefined);
+        scored.textContent = unknown.length > CHUNK ? `reading scores, ${unknown.length.toLocaleString("en")} to go` : "";
+        if (!unknown.length) break;
+        if (await fetchScores(unknown.slice(0, CHUNK), signal)) arrange();
+      }
+    } catch {
+      // The connection is lost, or the view was left; the next change tries again.
+    }
+    scoring = false;
+    scored.textContent = "";
+  }
 
   /** @param {Job[]} seen */
   async function settled(seen) {
@@ -70,6 +93,7 @@ export async function showGallery({ main, query, signal }) {
     if (counted.textContent !== count) counted.textContent = count;
     frame.classList.toggle("empty", !all.length);
     empty.hidden = all.length > 0;
+    void scoreAll();
   }
 
   const empty = el("p", { class: "note" }, "There are no images yet. ", el("a", { href: "/send" }, "Send some"), ".");

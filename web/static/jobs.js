@@ -97,6 +97,18 @@ export async function fetchScores(wanted, signal) {
 }
 
 /**
+ * Forget a job's score: a new ground truth was saved.
+ * @param {string} id
+ */
+export function forgetScore(id) {
+  const job = jobs.get(id);
+  if (job) {
+    job.scored = false;
+    job.iou = undefined;
+  }
+}
+
+/**
  * What a file is called, without its folders.
  * @param {Job} job
  */

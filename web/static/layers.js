@@ -14,6 +14,7 @@ import { call, get, isLeft } from "./api.js";
  * @property {string} dtype
  * @property {[number, number]} window the contrast to begin with, in stored values
  * @property {[number, number]} range
+ * @property {string} opened names the layer to the server
  * @property {number[]} [confluence] at the thresholds 0, 0.001 … 1
  */
 /**
@@ -97,7 +98,7 @@ export class Layer {
   /** @param {string} key */
   async #fetch(key) {
     try {
-      const response = await call(`${this.path}/${key}`, { signal: this.signal });
+      const response = await call(`${this.path}/${key}?opened=${this.described.opened}`, { signal: this.signal });
       const bytes = await response.arrayBuffer();
       const values = this.described.bits === 8 ? new Uint8Array(bytes) : new Uint16Array(bytes);
       const tile = { width: Number(response.headers.get("x-width")), height: Number(response.headers.get("x-height")), values };

@@ -4,7 +4,7 @@ import { get, isLeft, pause, post } from "./api.js";
 import { about } from "./about.js";
 import { Correction } from "./correct.js";
 import { el, say, sentenceOf } from "./dom.js";
-import { order } from "./jobs.js";
+import { forgetScore, order } from "./jobs.js";
 import { keyed, shortcuts } from "./keys.js";
 import { Layer } from "./layers.js";
 import { Panel } from "./panel.js";
@@ -26,6 +26,9 @@ const OVERLAYS = [
 /** @param {import("./router.js").Place} place */
 export async function showPage({ main, parts, query, signal }) {
   const [id, number] = parts;
+  const asked = get(`jobs/${id}/result`, signal).catch((error) => error); // most jobs have one: do not wait twice
+  const guess = number === "" ? 0 : Number(number); // the first page of most jobs
+  const early = { page: guess, image: opened(id, guess, "image", signal), mask: opened(id, guess, "mask", signal) };
   const job = await get(`jobs/${id}`, signal);
   const heading = headingOf(job, id);
   const panel = new Panel(id, signal);
@@ -42,16 +45,19 @@ export async function showPage({ main, parts, query, signal }) {
     stage.append(el("p", { class: "note bad" }, job.error ?? "There is no mask."));
     return;
   }
-  let known;
-  try {
-    known = await get(`jobs/${id}/result`, signal);
-  } catch (error) {
-    if (!isLeft(error)) stage.append(trouble(error));
+  const known = await asked;
+  if (known instanceof Error) {
+    if (!isLeft(known)) stage.append(trouble(known));
     return;
   }
   const pages = known.result.pages;
   const page = number === "" ? pages[0].page : Number(number);
-  await new PageView({ id, page, job, known, query, signal, stage, panel }).open();
+  await new PageView({ id, page, job, known, query, signal, stage, panel, early }).open();
+}
+
+/** A layer, or the error that says why there is none. @param {string} id @param {number} page @param {string} name @param {AbortSignal} signal @returns {Promise<Layer | Error>} */
+function opened(id, page, name, signal) {
+  return Layer.open(id, page, name, signal).catch((error) => error);
 }
 
 /** @param {string} id @param {AbortSignal} signal */
@@ -84,8 +90,9 @@ function headingOf(job, id) {
 
 /** The view of a page that has a mask. */
 class PageView {
-  /** @param {{id: string, page: number, job: any, known: any, query: URLSearchParams, signal: AbortSignal, stage: HTMLElement, panel: Panel}} given */
-  constructor({ id, page, job, known, query, signal, stage, panel }) {
+  /** @param {{id: string, page: number, job: any, known: any, query: URLSearchParams, signal: AbortSignal, stage: HTMLElement, panel: Panel, early: {page: number, image: Promise<Layer | Error>, mask: Promise<Layer | Error>}}} given */
+  constructor({ id, page, job, known, query, signal, stage, panel, early }) {
+    this.early = early;
     this.id = id;
     this.page = page;
     this.job = job;
@@ -109,7 +116,8 @@ class PageView {
       return;
     }
     this.panel.showResult(this.job, this.result, this.described, this.truth);
-    const layers = [this.#layer("image"), this.#layer("mask"), this.truth ? this.#layer("truth") : null];
+    const { early, page } = this;
+    const layers = [this.#layer("image", page === early.page ? early.image : null), this.#layer("mask", page === early.page ? early.mask : null), this.truth ? this.#layer("truth") : null];
     const image = await layers[0];
     if (!image) return;
     const viewer = (this.viewer = new Viewer(image, this.signal));
@@ -126,14 +134,12 @@ class PageView {
     viewer.fit();
   }
 
-  /** @param {string} name */
-  async #layer(name) {
-    try {
-      return await Layer.open(this.id, this.page, name, this.signal);
-    } catch (error) {
-      if (!isLeft(error)) this.stage.append(el("p", { class: "note bad", role: "alert" }, `The ${name} cannot be shown: ${sentenceOf(error)}`));
-      return null;
-    }
+  /** @param {string} name @param {Promise<Layer | Error> | null} [early] asked for already */
+  async #layer(name, early) {
+    const found = await (early ?? opened(this.id, this.page, name, this.signal));
+    if (found instanceof Layer) return found;
+    if (!isLeft(found)) this.stage.append(el("p", { class: "note bad", role: "alert" }, `The ${name} cannot be shown: ${sentenceOf(found)}`));
+    return null;
   }
 
   /** @param {Layer} image */
@@ -295,6 +301,7 @@ class PageView {
 
   /** The ground truth was saved: show it. @param {{uri: string, etag: string}} saved */
   async truthSaved(saved) {
+    forgetScore(this.id);
     this.truth = saved;
     const layer = await this.#layer("truth");
     this.viewer?.setLayer("truth", layer);
