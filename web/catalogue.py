@@ -87,9 +87,7 @@ class Catalogue:
         with self._lock:
             if not self._entries.keys() >= set(asked):
                 self._refresh(whole=False)
-            wanted = [
-                entry for each in asked if (entry := self._entries.get(each)) and entry.has_mask
-            ]
+            wanted = [entry for each in asked if (entry := self._entries.get(each)) and entry.has_mask]
         with ThreadPoolExecutor(WORKERS) as pool:
             found = list(pool.map(lambda entry: newest_iou(self._table.rows(entry.id)), wanted))
         with self._lock:
