@@ -4,7 +4,9 @@ One code for training and serving, so that the network is served what it was tra
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ FILL_SHARE = 1 / 256  # of the page; saturated cells that are as wide stay below
 FLAT = 1 / 64  # exact in binary, so copies of a page agree
 
 Pixels = NDArray[np.float32]
+Place = tuple[int, int]  # first row and first column of a tile
 
 
 def normalise(page: NDArray[np.generic]) -> Pixels:
@@ -173,11 +176,17 @@ class TilePlan:
         """Number of tiles."""
         return len(self.rows) * len(self.columns)
 
+    def batches(self, size: int) -> Iterator[list[Place]]:
+        """Places of the tiles, row by row, `size` at a time: a row of a wide page does not fit in memory."""
+        places = ((row, column) for row in self.rows for column in self.columns)
+        while batch := list(islice(places, size)):
+            yield batch
+
 
 def plan_tiles(height: int, width: int, tile: int = TILE, overlap: int = OVERLAP) -> TilePlan:
     """Covers a page with the fewest tiles that overlap by at least `overlap`, evenly spread.
 
-    A page smaller than a tile gets one tile, which `cut_row` pads by reflection.
+    A page smaller than a tile gets one tile, which `cut_tiles` pads by reflection.
     """
     return TilePlan(
         height, width, _starts(height, tile, overlap), _starts(width, tile, overlap), tile, overlap
@@ -191,14 +200,16 @@ def _starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
     return tuple(round(index * (length - tile) / (count - 1)) for index in range(count))
 
 
-def cut_row(normalised: Pixels, plan: TilePlan, row: int) -> Pixels:
-    """The tiles of one row of the plan: (columns, 1, tile, tile) float32, reflected past the edges."""
-    band = normalised[row : row + plan.tile]
-    below = plan.tile - band.shape[0]
-    right = max(plan.tile - plan.width, 0)
-    if below or right:
-        band = np.pad(band, ((0, below), (0, right)), mode="reflect")
-    return np.stack([band[None, :, column : column + plan.tile] for column in plan.columns])
+def cut_tiles(normalised: Pixels, plan: TilePlan, places: Sequence[Place]) -> Pixels:
+    """Cut the tiles at some places of a plan: (places, 1, tile, tile) float32, reflected past the edges."""
+    tiles = np.empty((len(places), 1, plan.tile, plan.tile), np.float32)
+    for tile, (row, column) in zip(tiles, places, strict=True):
+        piece = normalised[row : row + plan.tile, column : column + plan.tile]
+        below, right = plan.tile - piece.shape[0], plan.tile - piece.shape[1]
+        if below or right:
+            piece = np.pad(piece, ((0, below), (0, right)), mode="reflect")
+        tile[0] = piece
+    return tiles
 
 
 class Blend:
@@ -213,10 +224,10 @@ class Blend:
         self._ramp = taper(plan.tile, plan.overlap)
         self._sum = np.zeros((plan.height, plan.width), np.float32)
 
-    def add_row(self, logits: Pixels, row: int) -> None:
-        """Adds the logits of one row of tiles, (columns, 1, tile, tile) float32."""
+    def add_tiles(self, logits: Pixels, places: Sequence[Place]) -> None:
+        """Add the logits of the tiles at some places, (places, 1, tile, tile) float32."""
         weight = np.outer(self._ramp, self._ramp)
-        for tile, column in zip(logits, self._plan.columns, strict=True):
+        for tile, (row, column) in zip(logits, places, strict=True):
             target = self._sum[row : row + self._plan.tile, column : column + self._plan.tile]
             height, width = target.shape
             target += tile[0, :height, :width] * weight[:height, :width]

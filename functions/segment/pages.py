@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
-from cytomask import images, metrics
+from cytomask import budget, images, metrics
+from cytomask.budget import Budget
 from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
 from cytomask.images import ImageFile, Limits, Page
+from cytomask.model import preprocess
 from cytomask.model.predictor import Prediction, Predictor
 from cytomask.records import PageResult, Result, Tiling
 from cytomask.requests import Output, Parameters
@@ -76,6 +78,16 @@ def require_answer_in_time(source: Source, parameters: Parameters, one_mask: boo
             f"{image.name} has {pixels / images.MEGA:.1f} megapixels; the limit while you wait is "
             f"{PIXELS_WHILE_WAITING // images.MEGA}. Upload it and name it to POST /jobs"
         )
+    _require_budget(image, wanted, parameters, budget.WAITING)
+
+
+def _require_budget(image: ImageFile, wanted: Sequence[int], parameters: Parameters, within: Budget) -> None:
+    """Refuse a job by what its headers say that it costs; raises ImageTooLarge."""
+    tiles = len(wanted)
+    if parameters.mode == "native":
+        headers = (image.pages[index] for index in wanted)
+        tiles = sum(preprocess.plan_tiles(page.height, page.width).count for page in headers)
+    budget.require(image, wanted, parameters.channel, tiles=tiles, outputs=parameters.outputs, budget=within)
 
 
 def predictions(
@@ -84,6 +96,8 @@ def predictions(
     """Segment the pages asked for, one after the other; the threshold of `parameters` is settled."""
     image = source.open()
     wanted = parameters.selected(len(image.pages), image.name)
+    images.check(image, wanted, parameters.channel, limits)
+    _require_budget(image, wanted, parameters, budget.QUEUE)
     pages = images.read_pages(image, wanted, parameters.channel, limits)
     while True:
         with watch.stage("decode"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cytomask.model import preprocess
-from cytomask.model.preprocess import OVERLAP, TILE, Blend, Pixels, TilePlan, cut_row, normalise, plan_tiles
+from cytomask.model.preprocess import OVERLAP, TILE, Blend, Pixels, TilePlan, cut_tiles, normalise, plan_tiles
 
 SIDES = st.integers(1, 3000)
 
@@ -30,8 +30,8 @@ def any_map(height: int, width: int) -> Pixels:
 def blend_unchanged(page: Pixels, plan: TilePlan) -> Pixels:
     """Cuts the page into the plan's tiles and blends them as they are, as an identity network would."""
     blend = Blend(plan)
-    for row in plan.rows:
-        blend.add_row(cut_row(page, plan, row), row)
+    for places in plan.batches(7):
+        blend.add_tiles(cut_tiles(page, plan, places), places)
     return blend.result()
 
 
@@ -155,22 +155,24 @@ def test_a_livecell_page_takes_twelve_tiles() -> None:
 def test_tiles_are_the_pixels_of_their_places() -> None:
     page = any_map(300, 500)
     plan = plan_tiles(300, 500)
-    tiles = cut_row(page, plan, plan.rows[1])
-    assert tiles.shape == (len(plan.columns), 1, TILE, TILE)
-    for tile, column in zip(tiles, plan.columns, strict=True):
-        assert np.array_equal(tile[0], page[76:300, column : column + TILE])
+    [places] = plan.batches(plan.count)
+    assert places == [(row, column) for row in plan.rows for column in plan.columns]
+    tiles = cut_tiles(page, plan, places)
+    assert tiles.shape == (plan.count, 1, TILE, TILE)
+    for tile, (row, column) in zip(tiles, places, strict=True):
+        assert np.array_equal(tile[0], page[row : row + TILE, column : column + TILE])
 
 
 def test_a_small_page_is_reflected_past_its_edges() -> None:
     page = any_map(200, 150)
-    tile = cut_row(page, plan_tiles(200, 150), 0)[0, 0]
+    tile = cut_tiles(page, plan_tiles(200, 150), [(0, 0)])[0, 0]
     assert np.array_equal(tile[:200, :150], page)
     assert np.array_equal(tile[200:, :150], page[-2:-26:-1])
     assert np.array_equal(tile[:200, 150:], page[:, -2:-76:-1])
 
 
 def test_a_single_pixel_fills_its_tile() -> None:
-    tile = cut_row(np.full((1, 1), 3, np.float32), plan_tiles(1, 1), 0)
+    tile = cut_tiles(np.full((1, 1), 3, np.float32), plan_tiles(1, 1), [(0, 0)])
     assert np.array_equal(tile, np.full((1, 1, TILE, TILE), 3))
 
 
@@ -197,7 +199,8 @@ def test_any_plan_blends_tiles_into_their_map(height: int, width: int, tile: int
 def test_where_tiles_disagree_the_blend_goes_evenly_from_one_to_the_other() -> None:
     plan = plan_tiles(TILE, 2 * TILE - OVERLAP)
     blend = Blend(plan)
-    blend.add_row(np.stack([np.full((1, TILE, TILE), value, np.float32) for value in (0, 1)]), 0)
+    [places] = plan.batches(2)
+    blend.add_tiles(np.stack([np.full((1, TILE, TILE), value, np.float32) for value in (0, 1)]), places)
     line = blend.result()[100]
     assert np.array_equal(line[: TILE - OVERLAP], np.zeros(TILE - OVERLAP))
     assert np.array_equal(line[TILE:], np.ones(TILE - OVERLAP))

@@ -1,0 +1,123 @@
+"""Adds up what a job will cost, from headers alone, and refuses what takes longer than there is time for.
+
+A small file can unpack to hours of work, so limits of its bytes and pixels do not bound what it costs. The
+rates are about twice what a quiet machine with two cores takes; benchmarks/budget.py measures them again.
+Decoding runs on one core, the network on both.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from cytomask.errors import ImageTooLarge
+from cytomask.images import ImageFile, work_of
+from cytomask.images.work import Work
+
+NANO = 1e-9
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a codec takes, in nanoseconds for each byte."""
+
+    packed: float
+    decoded: float
+
+
+# Where neither the codec nor the content can make it slow, reading and copying remain.
+PLAIN = Rate(packed=1, decoded=2)
+RATES = {
+    "LZW": Rate(packed=10, decoded=5),
+    "ADOBE_DEFLATE": Rate(packed=10, decoded=4),
+    "DEFLATE": Rate(packed=10, decoded=4),
+    "PIXTIFF": Rate(packed=10, decoded=4),
+    "PNG": Rate(packed=20, decoded=10),
+    "LZMA": Rate(packed=100, decoded=10),
+    "ZSTD": Rate(packed=5, decoded=3),
+    "CCITTRLE": Rate(packed=50, decoded=10),
+    "CCITT_T4": Rate(packed=50, decoded=10),
+    "CCITT_T6": Rate(packed=50, decoded=10),
+    "JPEG": Rate(packed=20, decoded=10),
+    "OJPEG": Rate(packed=20, decoded=10),
+    "ALT_JPEG": Rate(packed=20, decoded=10),
+    "JPEG_LOSSY": Rate(packed=20, decoded=10),
+    "WEBP": Rate(packed=30, decoded=15),
+    "WEBP_DEPRECATED": Rate(packed=30, decoded=15),
+    "JPEG2000": Rate(packed=200, decoded=40),
+    "JPEG_2000_LOSSY": Rate(packed=200, decoded=40),
+    "APERIO_JP2000_RGB": Rate(packed=200, decoded=40),
+    "APERIO_JP2000_YCBC": Rate(packed=200, decoded=40),
+}
+SEGMENT_SECONDS = 40e-6  # of a strip or tile, whatever it holds
+PAGE_SECONDS = 0.5e-3  # of a page's headers
+TILE_SECONDS = 0.009  # of the network
+# Of each pixel: what every page takes, and each of its outputs.
+PIXEL_SECONDS = {"page": 15 * NANO, "mask": 4 * NANO, "probability": 30 * NANO, "overlay": 80 * NANO}
+
+OTHER_OUTPUT = 100 * NANO
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a job may take, and what to do about one that takes longer."""
+
+    seconds: float
+    advice: str
+
+
+# Of 120 s a function has 1.7 cores and 20 s for all that is no image.
+QUEUE = Budget(100, "ask for fewer pages with `pages`, or crop them")
+# Of the 30 s of HttpApi, a cold start and a slower processor take the rest.
+WAITING = Budget(8, "upload it and name it to POST /jobs")
+
+
+def require(
+    image: ImageFile,
+    wanted: Sequence[int],
+    channel: int | None,
+    *,
+    tiles: int,
+    outputs: Collection[str] = ("mask",),
+    budget: Budget = QUEUE,
+) -> float:
+    """Refuse a job that would take longer than its budget, and say how long it will take.
+
+    Args:
+        image: an opened image whose pages were checked.
+        wanted: pages counted from 0.
+        channel: as in `images.read_pages`.
+        tiles: of the network, over all those pages.
+        outputs: what is written for each page.
+        budget: how long it may take.
+
+    Returns:
+        Seconds on two cores.
+
+    Raises:
+        ImageTooLarge: it takes longer.
+        UnreadableImage: what is packed in the image does not tell what it takes.
+    """
+    pixels = sum(image.pages[index].height * image.pages[index].width for index in wanted)
+    seconds = (
+        len(image.pages) * PAGE_SECONDS
+        + decoding_seconds(work_of(image, wanted, channel))
+        + tiles * TILE_SECONDS
+        + pixels * sum(PIXEL_SECONDS.get(each, OTHER_OUTPUT) for each in ("page", *outputs))
+    )
+    if seconds > budget.seconds:
+        raise ImageTooLarge(
+            f"{image.name} would take about {seconds:.0f} s ({pixels / 1e6:.1f} megapixels, {tiles} tiles), "
+            f"the limit is {budget.seconds:g} s; {budget.advice}"
+        )
+    return seconds
+
+
+def decoding_seconds(work: Iterable[Work]) -> float:
+    """Seconds that decoding takes on one core."""
+    total = 0.0
+    for one in work:
+        rate = RATES.get(one.codec, PLAIN)
+        total += NANO * (
+            rate.packed * one.packed_bytes + rate.decoded * max(one.decoded_bytes, one.passed_bytes)
+        )
+        total += one.segments * SEGMENT_SECONDS
+    return total
