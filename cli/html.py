@@ -13,7 +13,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render(template: str, **values: Any) -> bytes:
     """Fill a template; every value is text, never markup. `made_at` is the time now."""
     made_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return _environment().get_template(template).render(made_at=made_at, **values).encode()
+    return (
+        _environment()
+        .get_template(template)
+        .render(made_at=made_at, **values)
+        .encode(
+            errors="backslashreplace"  # a file's name need not be UTF-8
+        )
+    )
 
 
 @cache

@@ -26,6 +26,7 @@ COLUMNS = (
     "confluence",
     "confluence_low",
     "confluence_high",
+    "quality",
     "milliseconds",
     "mask",
     "model",
@@ -75,7 +76,8 @@ class Row:
 
     Attributes:
         pages: how many the file has.
-        confluence_low, confluence_high: the confluence at a higher and at a lower threshold.
+        confluence_low, confluence_high: the confluence at a probability of 0.7 and of 0.3.
+        quality: the flags that speak against believing the mask, with spaces between them.
     """
 
     file: str
@@ -87,6 +89,7 @@ class Row:
     confluence: float | None = None
     confluence_low: float | None = None
     confluence_high: float | None = None
+    quality: str = ""
     milliseconds: float | None = None
     mask: str | None = None
     settings: Settings | None = None

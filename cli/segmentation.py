@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from threading import Event
 
-from cytomask import __version__, images, metrics
+from cytomask import __version__, images
 from cytomask.cli.console import OutputClosed, complain, printable, say, with_progress
 from cytomask.cli.files import (
     SUFFIXES,
@@ -24,11 +24,10 @@ from cytomask.cli.files import (
 )
 from cytomask.cli.ledger import Ledger, Row, Settings, outputs_of
 from cytomask.errors import CytomaskError, InvalidRequest
-from cytomask.model.predictor import Prediction, Predictor, cores, logit
+from cytomask.model.predictor import Prediction, Predictor, cores
 from cytomask.requests import Output, parse_parameters
 
 AT_ONCE = 4
-LIKELY, UNSURE = 0.7, 0.3  # a confluence is given at these probabilities too
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,7 @@ class Summary:
     files: int = 0
     refused: int = 0
     pages: int = 0
+    flagged: int = 0
     confluence: float = 0.0
     started: float = 0.0
 
@@ -117,6 +117,7 @@ class Summary:
                 self.refused += 1
             else:
                 self.pages += 1
+                self.flagged += bool(row.quality)
                 self.confluence += row.confluence or 0.0
             yield row
 
@@ -125,6 +126,8 @@ class Summary:
         parts = [f"{count_of(self.files, 'image')}, {count_of(self.pages, 'page')} segmented"]
         if self.refused:
             parts.append(f"{self.refused} refused")
+        if self.flagged:
+            parts.append(f"{count_of(self.flagged, 'page')} with a quality flag")
         if done_before:
             parts.append(f"{done_before} done before")
         if self.pages:
@@ -190,9 +193,10 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
                     height,
                     width,
                     cell_pixels=int(prediction.mask.sum()),
-                    confluence=round(metrics.confluence(prediction.mask), 6),
-                    confluence_low=round(metrics.confluence(prediction.logits >= logit(LIKELY)), 6),
-                    confluence_high=round(metrics.confluence(prediction.logits >= logit(UNSURE)), 6),
+                    confluence=round(prediction.confluence, 6),
+                    confluence_low=round(prediction.confluence_low, 6),
+                    confluence_high=round(prediction.confluence_high, 6),
+                    quality=" ".join(flag.name for flag in prediction.quality),
                     milliseconds=round((finished - started) * 1000, 1),
                     mask=str(written["mask"]) if "mask" in written else None,
                     settings=settings,
@@ -220,7 +224,8 @@ def _say_row(row: Row) -> None:
         complain(f"{row.file}  refused, {row.error_code}: {row.error}")
         return
     page = f" page {row.page}" if (row.pages or 1) > 1 else ""
-    say(f"{row.file}{page}  confluence {row.confluence:.3f}  {row.milliseconds:.0f} ms")
+    flags = f"{row.quality}  " if row.quality else ""
+    say(f"{row.file}{page}  confluence {row.confluence:.3f}  {flags}{row.milliseconds:.0f} ms")
 
 
 def _resumed(done: int, path: Path | None) -> str:

@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -123,6 +124,14 @@ def read_all(terminal: int) -> str:
         while chunk := file.read(65_536):
             chunks.append(chunk)
     return b"".join(chunks).decode()
+
+
+def test_every_line_of_every_command_is_made_safe() -> None:
+    """Nothing but the console prints, so that no name reaches the terminal raw."""
+    folder = Path(console.__file__).parent
+    printing = re.compile(r"(?<![\w.])print\(|std(out|err)\.write\(")
+    found = {path.name for path in folder.glob("*.py") if printing.search(path.read_text(encoding="utf-8"))}
+    assert found == set()
 
 
 def test_a_few_items_need_no_bar(capsys: pytest.CaptureFixture[str]) -> None:

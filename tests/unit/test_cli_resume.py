@@ -259,7 +259,8 @@ def test_a_summary_counts_what_was_done_refused_and_passed_over(capsys: pytest.C
         Path(f"in/{name}").touch()
     assert main(["segment", "in"]) == 1
     summary = capsys.readouterr().err.splitlines()[-1]
-    assert summary.startswith("3 images, 3 pages segmented, 1 refused, mean confluence 0.")
+    assert summary.startswith("3 images, 3 pages segmented, 1 refused, ")
+    assert "mean confluence 0." in summary
     assert summary.endswith("; passed over 2 files: 1 ._ of macOS, 1 .czi")
 
 
@@ -297,3 +298,15 @@ def test_a_file_that_vanishes_is_one_refusal(
     said = capsys.readouterr()
     assert said.err.splitlines()[0] == "in/a.tif  refused, FILE_ERROR: in/a.tif: No such file or directory"
     assert said.out.startswith("in/b.tif  confluence")
+
+
+def test_flags_of_quality_are_in_line_csv_and_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    tifffile.imwrite("in/flat.tif", np.full((300, 300), 7, np.uint8))
+    tifffile.imwrite("in/good.tif", phase_contrast_field(3).pixels)
+    assert main(RUN) == 0
+    flat, good = rows()
+    assert "EMPTY" in flat["quality"].split()
+    assert good["quality"] == ""
+    said = capsys.readouterr()
+    assert f"in/flat.tif  confluence 0.000  {flat['quality']}  " in said.out
+    assert "1 page with a quality flag" in said.err
