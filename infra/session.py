@@ -2,14 +2,14 @@
 
 import os
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
 from botocore.config import Config
 
-REGION = "eu-central-1"
+REGION: Final = "eu-central-1"
 CREDENTIALS = MappingProxyType({"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"})
 
 

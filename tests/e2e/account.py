@@ -24,7 +24,7 @@ from urllib.parse import unquote_plus
 
 import tifffile
 
-from cytomask.infra import emulator
+from cytomask.infra import emulator, session
 from cytomask.infra.template import Template, load_template
 from cytomask.samples.fields import phase_contrast_field
 
@@ -50,7 +50,7 @@ class Account:
 
     def client(self, service: str) -> Any:
         """Make a boto3 client of the emulated service."""
-        return emulator.client(service, self.endpoint)
+        return session.client(service, self.endpoint)
 
 
 @contextmanager
@@ -59,11 +59,11 @@ def emulated_account(folder: Path, port: int = 0) -> Iterator[Account]:
     port = port or free_port(BRIDGE)
     environment = {
         **os.environ,
-        **emulator.CREDENTIALS,
+        **session.CREDENTIALS,
         "AWS_ENDPOINT_URL": f"http://{BRIDGE}:{port}",  # what the functions' containers get
         "GATEWAY_PORT": str(port),
         "MINISTACK_HOST": BRIDGE,
-        "MINISTACK_REGION": emulator.REGION,
+        "MINISTACK_REGION": session.REGION,
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",
         "TMPDIR": str(folder),

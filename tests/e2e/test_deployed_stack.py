@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
@@ -14,7 +15,7 @@ from conftest import Store
 from ecr import login_to
 from tools import BUILT, SAM, mask_of_command_line, run
 
-from cytomask.infra import emulator
+from cytomask.infra.session import REGION
 
 STACK = "cytomask-deployed"
 ARTEFACTS = "artefacts"
@@ -32,9 +33,9 @@ PATIENCE_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
-def deployed(account, built) -> Iterator[Store]:
+def deployed(account: Any, built: Any) -> Iterator[Store]:
     account.client("s3").create_bucket(
-        Bucket=ARTEFACTS, CreateBucketConfiguration={"LocationConstraint": emulator.REGION}
+        Bucket=ARTEFACTS, CreateBucketConfiguration={"LocationConstraint": REGION}
     )
     account.client("ecr").create_repository(repositoryName="cytomask")
     registry = f"{LOOPBACK}:{account.port}"
@@ -63,7 +64,7 @@ def deployed(account, built) -> Iterator[Store]:
     run("docker", "rmi", *pushed)
 
 
-def set_poller(account, enabled):
+def set_poller(account: Any, enabled: Any) -> None:
     """Opens or closes the queues; a number for the poller, which fails on the text that ministack keeps.
 
     Dead letters stay where they are: ministack runs a zip in its own Python, for which the layer's wheels are
@@ -79,7 +80,7 @@ def set_poller(account, enabled):
         )
 
 
-def wait_for(found):
+def wait_for(found: Any) -> Any:
     """Call `found` until it returns something true; return that."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (result := found()):
@@ -88,18 +89,18 @@ def wait_for(found):
     return result
 
 
-def finished(store, image):
+def finished(store: Any, image: Any) -> Any:
     return [job for job in store.jobs(image) if job["status"] in ("SUCCEEDED", "REJECTED", "FAILED")]
 
 
-def test_the_outputs_name_what_the_command_line_looks_for(deployed):
+def test_the_outputs_name_what_the_command_line_looks_for(deployed: Store) -> None:
     needed = {"InputBucketName", "OutputBucketName", "GroundTruthBucketName", "SegmentQueueUrl"}
     assert needed | {"EvaluationQueueUrl", "JobsTableName"} <= set(deployed.outputs)
 
 
 def test_an_upload_becomes_a_mask_and_a_job_by_the_container_that_was_deployed(
-    deployed, account, pictures, tmp_path
-):
+    deployed: Store, account: Any, pictures: Any, tmp_path: Path
+) -> None:
     key, picture = next(iter(pictures.items()))
     image = deployed.upload(key, picture)
     [job] = wait_for(lambda: finished(deployed, image))
@@ -113,16 +114,16 @@ def test_an_upload_becomes_a_mask_and_a_job_by_the_container_that_was_deployed(
 
 
 def test_of_two_bad_messages_the_broken_is_rejected_and_the_failing_ends_in_the_dead_letter_queue(
-    deployed, account, tmp_path
-):
+    deployed: Store, account: Any, tmp_path: Path
+) -> None:
     foreign = boto3.client(
         "s3",
         endpoint_url=account.endpoint,
-        region_name=emulator.REGION,
+        region_name=REGION,
         aws_access_key_id=SOMEONE_ELSE,
         aws_secret_access_key="test",
     )
-    foreign.create_bucket(Bucket="private", CreateBucketConfiguration={"LocationConstraint": emulator.REGION})
+    foreign.create_bucket(Bucket="private", CreateBucketConfiguration={"LocationConstraint": REGION})
     foreign.put_object(Bucket="private", Key="image.tif", Body=b"II*\0")
     (tmp_path / "broken.tif").write_bytes(b"II*\0 and nothing else")
     deployed.account.client("s3").upload_file(

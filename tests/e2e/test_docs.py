@@ -5,8 +5,11 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from tools import PATIENCE_SECONDS, ROOT
 
@@ -43,7 +46,7 @@ def script(setting: Step, step: Step) -> list[str]:
 
 
 @contextmanager
-def left_running(setting: Step, step: Step, log):
+def left_running(setting: Step, step: Step, log: Any) -> Iterator[None]:
     """Run commands until the context ends; enter it once they have printed what the page promises."""
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -60,7 +63,7 @@ def left_running(setting: Step, step: Step, log):
         process.wait(timeout=60)
 
 
-def test_every_command_of_the_page_prints_what_the_page_says(tmp_path):
+def test_every_command_of_the_page_prints_what_the_page_says(tmp_path: Path) -> None:
     setting, *steps = read_steps(PAGE.read_text(encoding="utf-8"))
     assert len(steps) == PAGE.read_text(encoding="utf-8").count("```sh") - 1
     with ExitStack() as running:

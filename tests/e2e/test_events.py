@@ -2,6 +2,8 @@
 
 import base64
 import io
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ OVER_HTTP = {
 }
 
 
-def test_there_is_an_event_file_for_every_way_in():
+def test_there_is_an_event_file_for_every_way_in() -> None:
     ways = {"s3_put", "s3_put_nasty_key", "two_s3_records", "s3_in_sqs", "request_in_sqs"}
     assert ways | {"eventbridge", "sns_wrapped", "s3_test_event", "direct"} <= set(NAMES)
     assert {path.stem for path in EVENTS.glob("*.json")} == set(NAMES) | OVER_HTTP.keys()
@@ -30,7 +32,9 @@ def test_there_is_an_event_file_for_every_way_in():
 
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("name", NAMES)
-def test_masks_of_an_event_are_those_of_the_command_line(name, store, pictures, environment_file, tmp_path):
+def test_masks_of_an_event_are_those_of_the_command_line(
+    name: Any, store: Any, pictures: Any, environment_file: Any, tmp_path: Path
+) -> None:
     event = EVENTS / f"{name}.json"
     invoked = invoke_locally(event, environment_file)
 
@@ -49,7 +53,7 @@ def test_masks_of_an_event_are_those_of_the_command_line(name, store, pictures, 
 
 @pytest.mark.usefixtures("built", "pictures")
 @pytest.mark.parametrize("name", OVER_HTTP)
-def test_a_call_over_http_is_answered_in_the_form_of_the_http_api(name, environment_file):
+def test_a_call_over_http_is_answered_in_the_form_of_the_http_api(name: Any, environment_file: Any) -> None:
     function, status = OVER_HTTP[name]
     answer = invoke_locally(EVENTS / f"{name}.json", environment_file, function).answer
     assert answer["statusCode"] == status

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,14 +29,14 @@ pytestmark = pytest.mark.usefixtures("built")
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory) -> Path:
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "picture.tif"
     tifffile.imwrite(path, phase_contrast_field(11, height=300, width=260).pixels)
     return path
 
 
 @pytest.fixture
-def weights(tmp_path) -> Path:
+def weights(tmp_path: Path) -> Path:
     """Copy the served weights, for tests that damage them and mount them over the image's."""
     return Path(shutil.copytree(WEIGHTS, tmp_path / "weights"))
 
@@ -49,11 +50,11 @@ def python(code: str, *options: str) -> str:
     return run("docker", "run", "--rm", "--entrypoint=python3", *options, IMAGE, "-c", code).stdout
 
 
-def test_it_adds_at_most_300_mb_to_its_base():
+def test_it_adds_at_most_300_mb_to_its_base() -> None:
     assert size_of(IMAGE) - size_of(BASE_IMAGE) <= MOST_ADDED_BYTES
 
 
-def test_any_user_can_read_every_file_and_nothing_but_tmp_is_written():
+def test_any_user_can_read_every_file_and_nothing_but_tmp_is_written() -> None:
     walk = (
         "import os; from pathlib import Path;"
         "print(*[path for path in Path('/var/task').rglob('*') if not os.access(path, os.R_OK)])"
@@ -61,13 +62,13 @@ def test_any_user_can_read_every_file_and_nothing_but_tmp_is_written():
     assert python(walk, "--user=993:990", "--read-only").strip() == ""
 
 
-def test_it_holds_no_training_code_no_checkpoint_and_no_tests():
+def test_it_holds_no_training_code_no_checkpoint_and_no_tests() -> None:
     listing = python("from pathlib import Path; print(*Path('/var/task').rglob('*'), sep='\\n')").splitlines()
     wrong = re.compile(r"/(torch|training|cli|infra|tests|swin_unet\.py|export\.py)$|\.(safetensors|pyi)$")
     assert [path for path in listing if wrong.search(path)] == []
 
 
-def test_every_module_of_ours_is_compiled_for_good():
+def test_every_module_of_ours_is_compiled_for_good() -> None:
     flags = (
         "from pathlib import Path;"
         "print(*[f'{p.name}:{p.read_bytes()[4]}' for d in ('cytomask', 'functions')"
@@ -78,7 +79,7 @@ def test_every_module_of_ours_is_compiled_for_good():
     assert set(compiled.values()) == {"1"}  # PEP 552: by the source's hash, never looked at again
 
 
-def test_no_image_is_built_of_weights_that_are_not_the_manifests(tmp_path):
+def test_no_image_is_built_of_weights_that_are_not_the_manifests(tmp_path: Path) -> None:
     for part in ("functions", "layers", "model", "pyproject.toml", "constraints.txt", ".dockerignore"):
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, tmp_path / part)
@@ -119,8 +120,8 @@ def swap_sha256(weights: Path) -> None:
     ],
 )
 def test_without_the_right_weights_it_says_so_and_writes_no_mask(
-    spoil, fault, file, weights, store, environment, picture
-):
+    spoil: Any, fault: str, file: str, weights: Path, store: Any, environment: Any, picture: Path
+) -> None:
     spoil(weights)
     image = store.upload(f"{spoil.__name__}.tif", picture)
     with container(environment, f"--volume={weights}:{PATCHED}:ro") as function:
@@ -132,14 +133,16 @@ def test_without_the_right_weights_it_says_so_and_writes_no_mask(
     assert store.jobs(image) == []
 
 
-def test_a_read_only_disk_is_no_hindrance(store, environment, picture, tmp_path):
+def test_a_read_only_disk_is_no_hindrance(
+    store: Any, environment: Any, picture: Path, tmp_path: Path
+) -> None:
     image = store.upload("read-only.tif", picture)
     with container(environment, "--read-only", "--tmpfs=/tmp") as function:
         [result] = function.invoke({"image": image})
     np.testing.assert_array_equal(store.mask(result["mask"]), mask_of_command_line(picture, tmp_path))
 
 
-def test_a_full_tmp_is_no_hindrance(store, environment, picture, tmp_path):
+def test_a_full_tmp_is_no_hindrance(store: Any, environment: Any, picture: Path, tmp_path: Path) -> None:
     image = store.upload("full-tmp.tif", picture)
     with container(environment, "--read-only", "--tmpfs=/tmp:size=64k") as function:
         run("docker", "exec", function.name, "python3", "-c", FILL_TMP)
@@ -147,7 +150,9 @@ def test_a_full_tmp_is_no_hindrance(store, environment, picture, tmp_path):
     np.testing.assert_array_equal(store.mask(result["mask"]), mask_of_command_line(picture, tmp_path))
 
 
-def test_an_image_too_large_for_the_memory_is_rejected_by_its_header(store, environment, tmp_path):
+def test_an_image_too_large_for_the_memory_is_rejected_by_its_header(
+    store: Any, environment: Any, tmp_path: Path
+) -> None:
     tifffile.imwrite(tmp_path / "large.tif", np.arange(16_000_000, dtype=np.uint16).reshape(4000, 4000))
     image = store.upload("large.tif", tmp_path / "large.tif")
     with container(environment, memory_mb=512) as function:
@@ -158,7 +163,9 @@ def test_an_image_too_large_for_the_memory_is_rejected_by_its_header(store, envi
     assert "decode" not in result["timings_ms"]
 
 
-def test_the_same_memory_is_enough_for_an_ordinary_image(store, environment, picture, tmp_path):
+def test_the_same_memory_is_enough_for_an_ordinary_image(
+    store: Any, environment: Any, picture: Path, tmp_path: Path
+) -> None:
     image = store.upload("ordinary.tif", picture)
     with container(environment, memory_mb=512) as function:
         [result] = function.invoke({"image": image})
@@ -179,8 +186,8 @@ def test_the_same_memory_is_enough_for_an_ordinary_image(store, environment, pic
     ids=["grey", "colours in one strip", "channels"],
 )
 def test_the_largest_page_that_is_taken_fits_into_the_memory(
-    store, environment, tmp_path, dtype, channels, options
-):
+    store: Any, environment: Any, tmp_path: Path, dtype: str, channels: int, options: dict[str, Any]
+) -> None:
     decoded = channels * np.dtype(dtype).itemsize
     limits = images.Limits.within(512)
     width = limits.page_bytes // (decoded + max(decoded, images.BYTES_OF_WORK)) // 2000

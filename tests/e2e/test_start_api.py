@@ -4,7 +4,10 @@ import io
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +27,7 @@ class Answer:
     body: bytes
 
     @property
-    def json(self):
+    def json(self) -> Any:
         return json.loads(self.body)
 
 
@@ -34,7 +37,7 @@ class Door:
 
     port: int
 
-    def call(self, method, path, body=None, accept=JSON):
+    def call(self, method: Any, path: Path, body: Any = None, accept: Any = JSON) -> Any:
         request = urllib.request.Request(
             f"http://{LOOPBACK}:{self.port}{path}",
             data=body,
@@ -47,23 +50,23 @@ class Door:
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.headers["Content-Type"], error.read())
 
-    def post(self, path, fields, accept=JSON):
+    def post(self, path: Path, fields: Any, accept: Any = JSON) -> Any:
         return self.call("POST", path, json.dumps(fields).encode(), accept)
 
 
 @pytest.fixture(scope="module")
-def door(built, environment_file, tmp_path_factory):
+def door(built: Any, environment_file: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     log = tmp_path_factory.mktemp("start-api") / "log"
     with left_running("start-api", environment_file, log) as port:
         yield Door(port)
 
 
 @pytest.fixture(scope="module")
-def picture(pictures):
+def picture(pictures: Any) -> Any:
     return next(iter(pictures.values()))
 
 
-def messages(store):
+def messages(store: Any) -> Iterator[Any]:
     """Receive the messages that HTTP calls sent, with their job ids; upload notices share the queue."""
     sqs, queue = store.account.client("sqs"), store.outputs["SegmentQueueUrl"]
     wanted = {"QueueUrl": queue, "MaxNumberOfMessages": 10, "MessageAttributeNames": ["All"]}
@@ -75,18 +78,18 @@ def messages(store):
                 }
 
 
-def assert_problem(answer, status, code):
+def assert_problem(answer: Any, status: int, code: Any) -> None:
     assert (answer.status, answer.kind) == (status, PROBLEM)
     assert (answer.json["status"], answer.json["code"]) == (status, code)
 
 
-def test_the_mask_lies_where_the_answer_says(door, store, picture, tmp_path):
+def test_the_mask_lies_where_the_answer_says(door: Any, store: Any, picture: Any, tmp_path: Path) -> None:
     answer = door.post("/seg_mask", {"image_path": store.upload("start-api/first.tif", picture)})
     assert (answer.status, answer.kind) == (200, JSON)
     np.testing.assert_array_equal(store.mask(answer.json["mask"]), mask_of_command_line(picture, tmp_path))
 
 
-def test_a_png_is_the_mask_itself(door, store, picture, tmp_path):
+def test_a_png_is_the_mask_itself(door: Any, store: Any, picture: Any, tmp_path: Path) -> None:
     image = store.upload("start-api/png.tif", picture)
     answer = door.post("/seg_mask", {"image": image, "threshold": 0.4}, accept=PNG)
     assert (answer.status, answer.kind) == (200, PNG)
@@ -94,7 +97,7 @@ def test_a_png_is_the_mask_itself(door, store, picture, tmp_path):
     np.testing.assert_array_equal(pixels(io.BytesIO(answer.body)), expected)
 
 
-def test_a_job_is_queued_told_and_listed(door, store, picture):
+def test_a_job_is_queued_told_and_listed(door: Any, store: Any, picture: Any) -> None:
     image = store.upload("start-api/queued.tif", picture)
     queued = door.post("/jobs", {"image": image, "group": "start api"})
     job_id = queued.json["job_id"]
@@ -110,7 +113,7 @@ def test_a_job_is_queued_told_and_listed(door, store, picture):
     assert (done["job_id"], door.call("GET", f"/jobs/{job_id}").json["status"]) == (job_id, "SUCCEEDED")
 
 
-def test_bad_input_is_answered_with_its_code(door, store, tmp_path):
+def test_bad_input_is_answered_with_its_code(door: Any, store: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.tif"
     tifffile.imwrite(large, np.zeros((4000, 4000), np.uint8), compression="zlib")
     image = store.upload("start-api/large.tif", large)

@@ -1,6 +1,8 @@
 """The template passes sam's checks, and the built stack keeps Lambda's limits."""
 
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tools import ROOT, SAM, run
@@ -15,25 +17,25 @@ OF_OURS = {"CytomaskLayer": "python/cytomask/jobs.py"} | {
 }
 
 
-def size(folder):
+def size(folder: Path) -> Any:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def files(folder):
+def files(folder: Path) -> Any:
     return {str(file.relative_to(folder)) for file in folder.rglob("*.py")}
 
 
-def test_sam_and_cfn_lint_find_nothing_to_say():
+def test_sam_and_cfn_lint_find_nothing_to_say() -> None:
     assert "is a valid SAM Template" in run(SAM, "validate", "--lint").stdout
 
 
 @pytest.mark.parametrize("name", OF_OURS)
-def test_what_sam_zips_holds_our_code_and_fits_lambda_s_limit(built, name):
+def test_what_sam_zips_holds_our_code_and_fits_lambda_s_limit(built: Any, name: Any) -> None:
     assert OF_OURS[name] in files(built / name)
     assert 0 < size(built / name) < UNZIPPED_LIMIT
 
 
-def test_the_layer_holds_its_own_modules_and_packages_and_no_other_room(built):
+def test_the_layer_holds_its_own_modules_and_packages_and_no_other_room(built: Any) -> None:
     source = ROOT / "layers" / "cytomask" / "cytomask"
     ours = {name for name in files(source) if not (source / name.partition("/")[0]).is_symlink()}
     assert "images/tiff.py" in ours
@@ -41,18 +43,18 @@ def test_the_layer_holds_its_own_modules_and_packages_and_no_other_room(built):
 
 
 @pytest.mark.parametrize("name", ZIPS)
-def test_a_function_and_its_layers_fit_lambda_s_limit_together(built, name):
+def test_a_function_and_its_layers_fit_lambda_s_limit_together(built: Any, name: Any) -> None:
     assert size(built / "CytomaskLayer") + size(built / f"{name.capitalize()}Function") < UNZIPPED_LIMIT
 
 
 @pytest.mark.parametrize("mode", ["native", "resize"])
-def test_the_layer_names_the_network_that_is_served(built, mode):
+def test_the_layer_names_the_network_that_is_served(built: Any, mode: str) -> None:
     shipped = ROOT / "model" / "weights" / mode / "manifest.json"
     carried = built / "CytomaskLayer" / "python" / "cytomask" / f"manifest_{mode}.json"
     assert carried.read_bytes() == shipped.read_bytes()
 
 
-def test_the_layer_has_what_the_project_pins_and_no_network(built):
+def test_the_layer_has_what_the_project_pins_and_no_network(built: Any) -> None:
     packages = built / "CytomaskLayer" / "python"
     installed = {path.name.removesuffix(".dist-info") for path in packages.glob("*.dist-info")}
     with (ROOT / "pyproject.toml").open("rb") as file:
@@ -66,7 +68,7 @@ def test_the_layer_has_what_the_project_pins_and_no_network(built):
 
 
 @pytest.mark.parametrize(("name", "modules"), ZIPS.items())
-def test_a_zip_holds_its_own_function_only(built, name, modules):
+def test_a_zip_holds_its_own_function_only(built: Any, name: Any, modules: Any) -> None:
     assert files(built / f"{name.capitalize()}Function") == {
         "functions/__init__.py",
         f"functions/{name}/__init__.py",
@@ -76,7 +78,7 @@ def test_a_zip_holds_its_own_function_only(built, name, modules):
 
 
 @pytest.mark.parametrize("name", ZIPS)
-def test_the_zip_and_the_layer_start_in_lambda_s_python(built, name):
+def test_the_zip_and_the_layer_start_in_lambda_s_python(built: Any, name: Any) -> None:
     run(
         "python3.13",
         "-c",

@@ -19,7 +19,7 @@ from account import LOOPBACK, free_port
 from numpy.typing import NDArray
 from PIL import Image
 
-from cytomask.infra import emulator
+from cytomask.infra import session
 
 ROOT = Path(__file__).parents[2]
 SAM = ROOT / ".venv-sam" / "bin" / "sam"
@@ -31,8 +31,8 @@ LOCAL_IMAGES = ("--skip-pull-image", "--invoke-image", f"ApiFunction={BASE_IMAGE
 PATIENCE_SECONDS = 300
 ENVIRONMENT = {
     **os.environ,
-    **emulator.CREDENTIALS,
-    "AWS_DEFAULT_REGION": emulator.REGION,
+    **session.CREDENTIALS,
+    "AWS_DEFAULT_REGION": session.REGION,
     "AWS_MAX_ATTEMPTS": "1",  # sam asks AWS who we are; nobody answers
     "DOCKER_BUILDKIT": "0",
     "SAM_CLI_TELEMETRY": "0",
@@ -73,7 +73,7 @@ def invoke_locally(event: Path, environment_file: Path, function: str = "Segment
 def left_running(command: str, environment_file: Path, log: Path) -> Iterator[int]:
     """Run `sam local start-lambda` or `start-api` with warm containers; yield its port."""
     port = free_port(LOOPBACK)
-    options = [
+    options: list[str | Path] = [
         "--env-vars",
         environment_file,
         *LOCAL_IMAGES,
@@ -136,9 +136,9 @@ def container(environment: dict[str, str], *options: str, memory_mb: int = 3008)
     """
     given = (
         environment
-        | emulator.CREDENTIALS
+        | session.CREDENTIALS
         | {
-            "AWS_DEFAULT_REGION": emulator.REGION,
+            "AWS_DEFAULT_REGION": session.REGION,
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb),
             "AWS_LAMBDA_FUNCTION_TIMEOUT": "120",
         }

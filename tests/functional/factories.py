@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote_plus
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 
 from cytomask.samples.fields import phase_contrast_field
 
-REGION = "eu-central-1"
+REGION: Final = "eu-central-1"
 TABLE = "cytomask-jobs"
 QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-evaluation"
 SEGMENT_QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-segment"

@@ -119,7 +119,7 @@ def test_up_prints_its_endpoint_lines_to_copy_and_ready(
     running: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert running.stdout
-    lines = []
+    lines: list[str] = []
     while not lines or lines[-1] not in ("ready", ""):
         lines.append(running.stdout.readline().rstrip("\n"))
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", lines[0])

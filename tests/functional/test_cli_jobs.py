@@ -152,7 +152,7 @@ def log(lines: list[dict[str, Any]], function: str = "segment") -> None:
     logs.create_log_stream(**place)
     now = int(time.time() * 1000)
     events = [{"timestamp": now, "message": json.dumps(line)} for line in lines]
-    logs.put_log_events(**place, logEvents=events)  # type: ignore[arg-type]
+    logs.put_log_events(**place, logEvents=events)
 
 
 def test_logs_take_the_id_that_jobs_print(stack: SegmentStack, run: Run) -> None:

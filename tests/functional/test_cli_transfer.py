@@ -117,7 +117,7 @@ def delivered(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> SegmentSt
         for body in sent(stack):
             stack.deliver(body)
 
-    monkeypatch.setattr(submit_command.time, "sleep", deliver)
+    monkeypatch.setattr("cytomask.cli.submit.time.sleep", deliver)
     return stack
 
 

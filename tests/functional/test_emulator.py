@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,10 @@ def test_two_stacks_run_side_by_side_and_an_exception_stops_its_own(
     assert invoked(stack, {})["process"] == first
 
 
+def both_ended(endpoint: str, process: int) -> bool:
+    return not listens(endpoint) and not runs(process)
+
+
 @pytest.mark.slow
 def test_the_children_end_with_whoever_started_them(tmp_path: Path) -> None:
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -164,8 +169,8 @@ def test_the_children_end_with_whoever_started_them(tmp_path: Path) -> None:
             endpoint, process = json.loads(parent.stdout.readline())
             assert (listens(endpoint), runs(process)) == (True, True)
             parent.send_signal(end)
-            parent.wait(timeout=10)
-            eventually(lambda at=endpoint, front=process: not listens(at) and not runs(front))
+            parent.wait(timeout=60)
+            eventually(partial(both_ended, endpoint, process))
 
 
 def test_a_handler_that_cannot_be_imported_is_named(tmp_path: Path) -> None:

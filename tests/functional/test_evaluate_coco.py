@@ -1,10 +1,13 @@
 """What becomes of a COCO file: an evaluation for every image it names, once, whichever comes first."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
+from conftest import EvaluateFunction, SegmentStack
 from factories import GROUND_TRUTH, HEIGHT, INPUT, OUTPUT, WIDTH, request, s3_event, stack_of, tiff
 from pycocotools.coco import COCO
 from real_images import LIVECELL, needs
@@ -20,7 +23,7 @@ FILE = "annotations.json"
 SQUARE = [[10, 10, 40, 10, 40, 50, 10, 50]]
 
 
-def coco(*names, outline=SQUARE, width=WIDTH, height=HEIGHT):
+def coco(*names: Any, outline: Any = SQUARE, width: Any = WIDTH, height: Any = HEIGHT) -> Any:
     """A COCO file in which each image has one cell."""
     images = [
         {"id": number, "file_name": name, "width": width, "height": height}
@@ -30,14 +33,14 @@ def coco(*names, outline=SQUARE, width=WIDTH, height=HEIGHT):
     return json.dumps({"images": images, "annotations": cells}).encode()
 
 
-def square():
+def square() -> Any:
     """What pycocotools makes of SQUARE, (H, W) bool: pixels 10 to 39 by 10 to 49."""
     cells = np.zeros((HEIGHT, WIDTH), np.bool_)
     cells[10:50, 10:40] = True
     return cells
 
 
-def upload(evaluate, content, key=FILE, images=None):
+def upload(evaluate: EvaluateFunction, content: bytes, key: Any = FILE, images: Any = None) -> Any:
     """Uploads a COCO file, delivers its notice and what that queues; returns what is to come again."""
     metadata = {} if images is None else {"images": quote(images)}
     evaluate.stack.s3.put_object(Bucket=GROUND_TRUTH, Key=key, Body=content, Metadata=metadata)
@@ -45,16 +48,16 @@ def upload(evaluate, content, key=FILE, images=None):
     return failed + evaluate.deliver_queued()
 
 
-def indexings(stack):
+def indexings(stack: SegmentStack) -> Any:
     return stack.rows("INDEX#")
 
 
-def only_indexing(stack):
+def only_indexing(stack: SegmentStack) -> Any:
     (row,) = indexings(stack)
     return row
 
 
-def test_a_file_that_comes_after_its_image_scores_it(stack, evaluate):
+def test_a_file_that_comes_after_its_image_scores_it(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     result = stack.segment(KEY, tiff())
     assert upload(evaluate, coco(NAME, "other.tif")) == []
     row, mask = evaluate.row(), stack.mask(f"{KEY}.mask.png") > 0
@@ -77,7 +80,9 @@ def test_a_file_that_comes_after_its_image_scores_it(stack, evaluate):
     assert (indexed["index_status"], indexed["images"], indexed["annotations"]) == ("INDEXED", 2, 2)
 
 
-def test_a_file_that_comes_before_its_image_scores_it_the_same(stack, evaluate):
+def test_a_file_that_comes_before_its_image_scores_it_the_same(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment(KEY, tiff())
     upload(evaluate, coco(NAME, "second.tif"))
     after = evaluate.row()
@@ -88,7 +93,9 @@ def test_a_file_that_comes_before_its_image_scores_it_the_same(stack, evaluate):
     assert (before["evaluation_status"], before["iou"]) == ("SCORED", after["iou"])
 
 
-def test_whatever_comes_twice_is_indexed_and_scored_once(stack, evaluate, log_lines):
+def test_whatever_comes_twice_is_indexed_and_scored_once(
+    stack: SegmentStack, evaluate: EvaluateFunction, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     stack.segment(KEY, tiff())
     stack.upload(FILE, coco(NAME), bucket=GROUND_TRUTH)
     notice = s3_event(FILE, bucket=GROUND_TRUTH)
@@ -105,7 +112,7 @@ def test_whatever_comes_twice_is_indexed_and_scored_once(stack, evaluate, log_li
     assert len(log_lines("evaluation_scored")) == 1
 
 
-def test_every_job_of_an_image_is_scored(stack, evaluate):
+def test_every_job_of_an_image_is_scored(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     stack.segment(KEY, tiff())
     stack.handle(request(KEY, threshold=0.9))
     stack.segment("elsewhere/A172_Phase_C7_1.tif", tiff())
@@ -114,7 +121,9 @@ def test_every_job_of_an_image_is_scored(stack, evaluate):
 
 
 @pytest.mark.parametrize("image_first", [True, False])
-def test_a_prefix_narrows_the_images_that_a_file_speaks_for(stack, evaluate, image_first):
+def test_a_prefix_narrows_the_images_that_a_file_speaks_for(
+    stack: SegmentStack, evaluate: EvaluateFunction, image_first: bool
+) -> None:
     keys = ["plate 1/ü/a.tif", "plate 2/a.tif"]
     images = f"s3://{INPUT}/plate 1/ü"
     if image_first:
@@ -129,7 +138,9 @@ def test_a_prefix_narrows_the_images_that_a_file_speaks_for(stack, evaluate, ima
     assert rows == {" 1/ü/a.tif": "SCORED", " 2/a.tif": "AWAITING_GROUND_TRUTH"}
 
 
-def test_a_corrected_file_scores_again_and_the_history_is_kept(stack, evaluate):
+def test_a_corrected_file_scores_again_and_the_history_is_kept(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment(KEY, tiff())
     upload(evaluate, coco(NAME))
     upload(evaluate, coco(NAME, outline=[[0, 0, WIDTH, 0, WIDTH, HEIGHT, 0, HEIGHT]]))
@@ -139,21 +150,27 @@ def test_a_corrected_file_scores_again_and_the_history_is_kept(stack, evaluate):
     assert [row["index_status"] for row in indexings(stack)] == ["INDEXED"] * 2
 
 
-def test_an_image_that_a_corrected_file_no_longer_names_is_not_scored_by_the_older(stack, evaluate):
+def test_an_image_that_a_corrected_file_no_longer_names_is_not_scored_by_the_older(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     upload(evaluate, coco(NAME))
     upload(evaluate, coco("other.tif"))
     stack.segment(KEY, tiff())
     assert evaluate.row()["evaluation_status"] == "AWAITING_GROUND_TRUTH"
 
 
-def test_a_deleted_file_scores_nothing_that_comes_later(stack, evaluate):
+def test_a_deleted_file_scores_nothing_that_comes_later(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     upload(evaluate, coco(NAME))
     stack.s3.delete_object(Bucket=GROUND_TRUTH, Key=FILE)
     stack.segment(KEY, tiff())
     assert evaluate.row()["evaluation_status"] == "AWAITING_GROUND_TRUTH"
 
 
-def test_a_late_notice_of_an_older_file_changes_nothing(stack, evaluate):
+def test_a_late_notice_of_an_older_file_changes_nothing(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
     stack.segment(KEY, tiff())
     stack.upload(FILE, coco("other.tif"), bucket=GROUND_TRUTH)
@@ -165,7 +182,9 @@ def test_a_late_notice_of_an_older_file_changes_nothing(stack, evaluate):
     assert len(indexings(stack)) == 1
 
 
-def test_an_image_that_arrives_while_its_file_is_indexed_is_scored(stack, evaluate):
+def test_an_image_that_arrives_while_its_file_is_indexed_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.upload(FILE, coco(NAME), bucket=GROUND_TRUTH)
     stack.wire.before("PutObject", lambda: stack.segment(KEY, tiff()), key=f"{NAME}.json")
     assert evaluate.deliver(s3_event(FILE, bucket=GROUND_TRUTH)) == []
@@ -177,7 +196,9 @@ def test_an_image_that_arrives_while_its_file_is_indexed_is_scored(stack, evalua
     "operation",
     ["HeadObject", "GetObject", "PutObject", "GetItem", "PutItem", "UpdateItem", "Query", "SendMessage"],
 )
-def test_an_indexing_that_breaks_off_is_done_by_the_retry(stack, evaluate, operation):
+def test_an_indexing_that_breaks_off_is_done_by_the_retry(
+    stack: SegmentStack, evaluate: EvaluateFunction, operation: str
+) -> None:
     stack.segment(KEY, tiff())
     stack.upload(FILE, coco(NAME), bucket=GROUND_TRUTH)
     notice = s3_event(FILE, bucket=GROUND_TRUTH)
@@ -189,7 +210,9 @@ def test_an_indexing_that_breaks_off_is_done_by_the_retry(stack, evaluate, opera
 
 
 @pytest.mark.parametrize("bucket", [GROUND_TRUTH, INPUT])
-def test_a_request_may_name_a_file_of_any_bucket(stack, evaluate, bucket):
+def test_a_request_may_name_a_file_of_any_bucket(
+    stack: SegmentStack, evaluate: EvaluateFunction, bucket: Any
+) -> None:
     stack.upload(FILE, coco(NAME, "other.tif"), bucket=bucket)
     stack.upload(KEY, tiff())
     stack.handle(request(KEY, ground_truth=f"s3://{bucket}/{FILE}"))
@@ -200,7 +223,9 @@ def test_a_request_may_name_a_file_of_any_bucket(stack, evaluate, bucket):
     )
 
 
-def test_a_file_outside_the_ground_truth_bucket_speaks_for_no_other_image(stack, evaluate):
+def test_a_file_outside_the_ground_truth_bucket_speaks_for_no_other_image(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.upload(FILE, coco(NAME, "other.tif"), bucket=INPUT)
     stack.upload(KEY, tiff())
     stack.segment("other.tif", tiff())
@@ -210,7 +235,7 @@ def test_a_file_outside_the_ground_truth_bucket_speaks_for_no_other_image(stack,
     assert statuses == {NAME: "SCORED", "other.tif": "AWAITING_GROUND_TRUTH"}
 
 
-def test_a_named_file_that_comes_later_is_scored(stack, evaluate):
+def test_a_named_file_that_comes_later_is_scored(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     stack.upload(KEY, tiff())
     stack.handle(request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/{FILE}"))
     assert evaluate.row()["evaluation_status"] == "AWAITING_GROUND_TRUTH"
@@ -219,7 +244,9 @@ def test_a_named_file_that_comes_later_is_scored(stack, evaluate):
 
 
 @pytest.mark.parametrize("named_first", [True, False])
-def test_a_named_file_that_says_nothing_of_the_image_is_rejected(stack, evaluate, named_first):
+def test_a_named_file_that_says_nothing_of_the_image_is_rejected(
+    stack: SegmentStack, evaluate: EvaluateFunction, named_first: bool
+) -> None:
     stack.upload(KEY, tiff())
     if not named_first:
         upload(evaluate, coco("other.tif"))
@@ -241,7 +268,9 @@ def test_a_named_file_that_says_nothing_of_the_image_is_rejected(stack, evaluate
         (b'{"images": [], "annotations": []}', "lists no images"),
     ],
 )
-def test_a_file_that_is_not_coco_is_rejected_once_with_a_sentence(stack, evaluate, content, said):
+def test_a_file_that_is_not_coco_is_rejected_once_with_a_sentence(
+    stack: SegmentStack, evaluate: EvaluateFunction, content: bytes, said: str
+) -> None:
     stack.upload(KEY, tiff())
     stack.handle(request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/{FILE}"))
     assert upload(evaluate, content) == []
@@ -253,7 +282,9 @@ def test_a_file_that_is_not_coco_is_rejected_once_with_a_sentence(stack, evaluat
     assert evaluate.deliver(s3_event(FILE, bucket=GROUND_TRUTH)) == []
 
 
-def test_a_file_past_the_limit_is_rejected_before_it_is_fetched(stack, evaluate, monkeypatch):
+def test_a_file_past_the_limit_is_rejected_before_it_is_fetched(
+    stack: SegmentStack, evaluate: EvaluateFunction, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "MOST_COCO_BYTES", 100)
     stack.segment(KEY, tiff())
     assert upload(evaluate, coco(NAME)) == []
@@ -272,7 +303,9 @@ def test_a_file_past_the_limit_is_rejected_before_it_is_fetched(stack, evaluate,
         (coco(f"a/{NAME}", f"b/{NAME}"), "IMAGE_NOT_NAMED", f"names a/{NAME}, b/{NAME}, which does not tell"),
     ],
 )
-def test_what_is_wrong_with_one_image_leaves_the_others(stack, evaluate, content, code, said):
+def test_what_is_wrong_with_one_image_leaves_the_others(
+    stack: SegmentStack, evaluate: EvaluateFunction, content: Any, code: str, said: str
+) -> None:
     stack.segment(KEY, tiff())
     stack.segment("other.tif", tiff())
     whole, other = json.loads(content), json.loads(coco("other.tif"))
@@ -286,7 +319,7 @@ def test_what_is_wrong_with_one_image_leaves_the_others(stack, evaluate, content
     assert rows["other.tif"]["evaluation_status"] == "SCORED"
 
 
-def test_a_stack_is_rejected(stack, evaluate):
+def test_a_stack_is_rejected(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     stack.segment("stack.tif", stack_of(2))
     upload(evaluate, coco("stack.tif"))
     assert evaluate.row()["error_code"] == "GROUND_TRUTH_MISMATCH"
@@ -295,7 +328,9 @@ def test_a_stack_is_rejected(stack, evaluate):
 
 @pytest.mark.slow
 @needs(LIVECELL_COCO)
-def test_livecell_s_test_file_scores_images_of_its_names_in_either_order(stack, evaluate):
+def test_livecell_s_test_file_scores_images_of_its_names_in_either_order(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     """The images are generated: LIVECell's own test images are for the final score alone."""
     reference, content = COCO(LIVECELL_COCO), LIVECELL_COCO.read_bytes()
     images = reference.loadImgs(reference.getImgIds())

@@ -1,9 +1,11 @@
 """What becomes of an evaluation: scored once, in whichever order image and ground truth arrive."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import EvaluateFunction, SegmentStack
 from factories import (
     GROUND_TRUTH,
     INPUT,
@@ -26,22 +28,24 @@ TRUTH = "plate 1/A172_Phase_C7_1.png"
 RATIOS = ("iou", "dice", "precision", "recall")
 
 
-def left_half(stack, key=f"{KEY}.mask.png"):
+def left_half(stack: SegmentStack, key: str = f"{KEY}.mask.png") -> Any:
     """A ground truth that agrees with a mask on the left and knows no cell on the right: (H, W) uint8."""
     truth = stack.mask(key).copy()
     truth[:, WIDTH // 2 :] = 0
     return truth
 
 
-def expected_score(stack, truth, key=f"{KEY}.mask.png"):
+def expected_score(stack: SegmentStack, truth: Any, key: str = f"{KEY}.mask.png") -> Any:
     return score(stack.mask(key) > 0, truth > 0)
 
 
-def ratios(row):
+def ratios(row: Any) -> Any:
     return {name: float(row[name]) for name in RATIOS}
 
 
-def test_a_ground_truth_that_comes_after_its_image_is_scored(stack, evaluate):
+def test_a_ground_truth_that_comes_after_its_image_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     result = stack.segment(KEY, tiff())
     truth = left_half(stack)
     assert evaluate.upload(TRUTH, png(truth)) == []
@@ -59,7 +63,9 @@ def test_a_ground_truth_that_comes_after_its_image_is_scored(stack, evaluate):
     assert (row["false_positive"], row["false_negative"]) == (expected.false_positive, 0)
 
 
-def test_a_ground_truth_that_comes_before_its_image_is_scored_the_same(stack, evaluate):
+def test_a_ground_truth_that_comes_before_its_image_is_scored_the_same(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment(KEY, tiff())
     truth = png(left_half(stack))
     evaluate.upload(TRUTH, truth)
@@ -74,7 +80,9 @@ def test_a_ground_truth_that_comes_before_its_image_is_scored_the_same(stack, ev
 
 
 @pytest.mark.parametrize("truth", [KEY, f"{KEY}.png", TRUTH, "plate 1/A172_Phase_C7_1_mask.png"])
-def test_every_name_of_a_ground_truth_leads_to_the_job_that_waits(stack, evaluate, truth):
+def test_every_name_of_a_ground_truth_leads_to_the_job_that_waits(
+    stack: SegmentStack, evaluate: EvaluateFunction, truth: Any
+) -> None:
     stack.segment(KEY, tiff())
     evaluate.upload(truth, png(left_half(stack)))
     assert (evaluate.row()["evaluation_status"], evaluate.row()["ground_truth"]) == (
@@ -83,7 +91,7 @@ def test_every_name_of_a_ground_truth_leads_to_the_job_that_waits(stack, evaluat
     )
 
 
-def test_every_job_of_an_image_is_scored(stack, evaluate):
+def test_every_job_of_an_image_is_scored(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     first = stack.segment(KEY, tiff())
     (second,) = stack.handle(request(KEY, threshold=0.9))
     evaluate.upload(TRUTH, png(left_half(stack)))
@@ -93,21 +101,25 @@ def test_every_job_of_an_image_is_scored(stack, evaluate):
     assert rows[second["job_id"]]["confluence"] < rows[first["job_id"]]["confluence"]
 
 
-def test_a_named_ground_truth_that_comes_later_is_scored(stack, evaluate):
+def test_a_named_ground_truth_that_comes_later_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.upload(KEY, tiff())
     stack.handle(request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/elsewhere/truth.tif"))
     evaluate.upload("elsewhere/truth.tif", tiff(left_half(stack)))
     assert evaluate.row()["evaluation_status"] == "SCORED"
 
 
-def test_the_wait_for_a_named_ground_truth_outlasts_another(stack, evaluate):
+def test_the_wait_for_a_named_ground_truth_outlasts_another(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment(KEY, tiff())
     stack.handle(request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/elsewhere.png"))
     evaluate.upload(TRUTH, png(left_half(stack)))
     assert {row["evaluation_status"] for row in stack.rows("EVAL")} == {"AWAITING_GROUND_TRUTH", "SCORED"}
 
 
-def test_a_stack_is_scored_over_all_its_pages(stack, evaluate):
+def test_a_stack_is_scored_over_all_its_pages(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     stack.segment("stack.tif", stack_of(2))
     masks = [stack.mask(f"stack.tif.p000{number}.mask.png") for number in range(2)]
     truth = np.stack([masks[0], np.zeros_like(masks[1])])
@@ -119,7 +131,7 @@ def test_a_stack_is_scored_over_all_its_pages(stack, evaluate):
     assert float(evaluate.row()["boundary_f1"]) == (outlines[0] + outlines[1]).f1
 
 
-def test_messages_that_come_twice_are_scored_once(stack, evaluate):
+def test_messages_that_come_twice_are_scored_once(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     stack.segment(KEY, tiff())
     truth = png(left_half(stack))
     stack.upload(TRUTH, truth, bucket=GROUND_TRUTH)
@@ -134,7 +146,9 @@ def test_messages_that_come_twice_are_scored_once(stack, evaluate):
     assert evaluate.row() == scored
 
 
-def test_a_corrected_ground_truth_is_scored_again_and_the_history_is_kept(stack, evaluate):
+def test_a_corrected_ground_truth_is_scored_again_and_the_history_is_kept(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment(KEY, tiff())
     truth = left_half(stack)
     evaluate.upload(TRUTH, png(truth))
@@ -144,7 +158,9 @@ def test_a_corrected_ground_truth_is_scored_again_and_the_history_is_kept(stack,
     assert (float(first["iou"]), second["iou"]) == (expected_score(stack, truth).iou, 1)
 
 
-def test_a_late_notice_of_an_older_ground_truth_changes_nothing(stack, evaluate):
+def test_a_late_notice_of_an_older_ground_truth_changes_nothing(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
     stack.segment(KEY, tiff())
     stack.upload(TRUTH, png(left_half(stack)), bucket=GROUND_TRUTH)
@@ -165,13 +181,15 @@ def test_a_late_notice_of_an_older_ground_truth_changes_nothing(stack, evaluate)
         ("RGB", lambda cells: png(np.stack([cells, cells * 0, cells * 0], -1).astype(np.uint8))),
     ],
 )
-def test_masks_of_every_kind_say_the_same(stack, evaluate, kind, written):
+def test_masks_of_every_kind_say_the_same(
+    stack: SegmentStack, evaluate: EvaluateFunction, kind: str, written: Any
+) -> None:
     stack.segment(KEY, tiff())
     evaluate.upload(TRUTH, written(stack.mask(f"{KEY}.mask.png") > 0))
     assert (evaluate.row()["evaluation_status"], evaluate.row()["iou"]) == ("SCORED", 1), kind
 
 
-def jpeg():
+def jpeg() -> Any:
     stream = io.BytesIO()
     Image.fromarray(np.zeros((64, 80), np.uint8)).save(stream, "JPEG")
     return stream.getvalue()
@@ -189,7 +207,9 @@ def jpeg():
         (tiff(np.full((64, 80), np.nan, np.float32)), "NON_FINITE_PIXELS", [TRUTH]),
     ],
 )
-def test_a_ground_truth_at_fault_is_rejected_and_not_tried_again(stack, evaluate, truth, code, named):
+def test_a_ground_truth_at_fault_is_rejected_and_not_tried_again(
+    stack: SegmentStack, evaluate: EvaluateFunction, truth: Any, code: str, named: list[Any]
+) -> None:
     stack.segment(KEY, tiff())
     assert evaluate.upload(TRUTH, truth) == []
     row = evaluate.row()
@@ -199,7 +219,9 @@ def test_a_ground_truth_at_fault_is_rejected_and_not_tried_again(stack, evaluate
     assert [row["evaluation_status"] for row in stack.rows("EVAL")] == ["REJECTED", "SCORED"]
 
 
-def test_a_ground_truth_of_several_channels_is_rejected_by_name(stack, evaluate):
+def test_a_ground_truth_of_several_channels_is_rejected_by_name(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment(KEY, tiff())
     channels = np.zeros((2, 64, 80), np.uint8)
     evaluate.upload(TRUTH, tiff(channels, imagej=True, metadata={"axes": "CYX"}))
@@ -209,7 +231,7 @@ def test_a_ground_truth_of_several_channels_is_rejected_by_name(stack, evaluate)
     )
 
 
-def test_two_empty_masks_agree(stack, evaluate):
+def test_two_empty_masks_agree(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     stack.upload(KEY, tiff(np.full((64, 80), 1000, np.uint16)))
     stack.handle(request(KEY, threshold=1))
     evaluate.upload(TRUTH, png(np.zeros((64, 80), np.uint8)))
@@ -218,7 +240,9 @@ def test_two_empty_masks_agree(stack, evaluate):
 
 
 @pytest.mark.parametrize("lost", [f"{KEY}.mask.png", f"{KEY}.result.json"])
-def test_a_missing_mask_ends_its_evaluation(stack, evaluate, lost):
+def test_a_missing_mask_ends_its_evaluation(
+    stack: SegmentStack, evaluate: EvaluateFunction, lost: str
+) -> None:
     stack.segment(KEY, tiff())
     truth = png(left_half(stack))
     stack.s3.delete_object(Bucket=OUTPUT, Key=lost)
@@ -228,7 +252,9 @@ def test_a_missing_mask_ends_its_evaluation(stack, evaluate, lost):
     assert lost in row["error"]
 
 
-def test_of_a_replaced_image_only_the_newer_mask_is_scored(stack, evaluate):
+def test_of_a_replaced_image_only_the_newer_mask_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     first = stack.segment(KEY, tiff())
     second = stack.segment(KEY, tiff(page()[::-1]))
     evaluate.upload(TRUTH, png(left_half(stack)))
@@ -237,7 +263,9 @@ def test_of_a_replaced_image_only_the_newer_mask_is_scored(stack, evaluate):
     assert rows[second["job_id"]]["evaluation_status"] == "SCORED"
 
 
-def test_a_mask_that_is_replaced_before_its_result_is_not_taken_for_the_older_job_s(stack, evaluate):
+def test_a_mask_that_is_replaced_before_its_result_is_not_taken_for_the_older_job_s(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment(KEY, tiff())
     newer = png(np.full((64, 80), 255, np.uint8))
     stack.upload(f"{KEY}.mask.png", newer, bucket=OUTPUT)
@@ -248,7 +276,9 @@ def test_a_mask_that_is_replaced_before_its_result_is_not_taken_for_the_older_jo
     )
 
 
-def test_a_ground_truth_corrected_before_it_is_read_leaves_the_score_to_the_newer(stack, evaluate):
+def test_a_ground_truth_corrected_before_it_is_read_leaves_the_score_to_the_newer(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.upload(TRUTH, png(np.zeros((64, 80), np.uint8)), bucket=GROUND_TRUTH)
     stack.segment(KEY, tiff())
     stack.upload(TRUTH, png(left_half(stack)), bucket=GROUND_TRUTH)
@@ -258,12 +288,16 @@ def test_a_ground_truth_corrected_before_it_is_read_leaves_the_score_to_the_newe
     assert [row["evaluation_status"] for row in stack.rows("EVAL")] == ["REJECTED", "SCORED"]
 
 
-def test_a_ground_truth_without_an_image_waits_in_its_bucket(stack, evaluate):
+def test_a_ground_truth_without_an_image_waits_in_its_bucket(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     assert evaluate.upload(TRUTH, png(np.zeros((64, 80), np.uint8))) == []
     assert stack.table.scan()["Items"] == []
 
 
-def test_a_ground_truth_that_was_deleted_again_leaves_the_job_waiting(stack, evaluate):
+def test_a_ground_truth_that_was_deleted_again_leaves_the_job_waiting(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment(KEY, tiff())
     assert evaluate.deliver(s3_event(TRUTH, bucket=GROUND_TRUTH)) == []
     assert evaluate.row()["evaluation_status"] == "AWAITING_GROUND_TRUTH"
@@ -280,7 +314,9 @@ def test_a_ground_truth_that_was_deleted_again_leaves_the_job_waiting(stack, eva
         {},
     ],
 )
-def test_what_asks_for_nothing_is_acknowledged(stack, evaluate, body):
+def test_what_asks_for_nothing_is_acknowledged(
+    stack: SegmentStack, evaluate: EvaluateFunction, body: Any
+) -> None:
     stack.segment(KEY, tiff())
     assert evaluate.deliver(body) == []
     assert evaluate.row()["evaluation_status"] == "AWAITING_GROUND_TRUTH"
@@ -289,7 +325,9 @@ def test_what_asks_for_nothing_is_acknowledged(stack, evaluate, body):
 @pytest.mark.parametrize(
     "operation", ["GetObject", "HeadObject", "GetItem", "UpdateItem", "PutItem", "Query"]
 )
-def test_a_passing_fault_is_tried_again_and_its_neighbour_is_scored(stack, evaluate, operation):
+def test_a_passing_fault_is_tried_again_and_its_neighbour_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction, operation: str
+) -> None:
     keys = ("a", "b")
     for key in keys:
         stack.segment(f"{key}.tif", tiff())
@@ -301,7 +339,9 @@ def test_a_passing_fault_is_tried_again_and_its_neighbour_is_scored(stack, evalu
     assert [row["evaluation_status"] for row in stack.rows("EVAL#")] == ["SCORED", "SCORED"]
 
 
-def test_of_several_jobs_the_failing_one_is_tried_again(stack, evaluate):
+def test_of_several_jobs_the_failing_one_is_tried_again(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment(KEY, tiff())
     stack.handle(request(KEY, threshold=0.9))
     truth = png(left_half(stack))

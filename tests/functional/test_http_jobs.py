@@ -4,9 +4,11 @@ import base64
 import json
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 import boto3
 import pytest
+from conftest import ApiFunction, EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack
 from factories import (
     GROUND_TRUTH,
     INPUT,
@@ -30,10 +32,10 @@ NOBODY = "0" * 32
 
 
 @pytest.fixture
-def many(http):
+def many(http: HttpDoor) -> Any:
     """Writes job rows: a job a second, of a group and a status."""
 
-    def write(count, group="plate 1", status="SUCCEEDED", record="JOB"):
+    def write(count: int, group: str = "plate 1", status: str = "SUCCEEDED", record: str = "JOB") -> Any:
         ids = [f"{number:032x}" for number in range(count)]
         with http.stack.table.batch_writer() as batch:
             for number, job_id in enumerate(ids):
@@ -45,16 +47,16 @@ def many(http):
     return write
 
 
-def versioned(stack):
+def versioned(stack: SegmentStack) -> None:
     stack.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
 
 
-def ids(answer):
+def ids(answer: Any) -> Any:
     assert (answer.status, answer.kind) == (200, "application/json"), answer.body
     return [job["job_id"] for job in answer.json["jobs"]]
 
 
-def test_a_job_is_queued_and_its_message_makes_the_mask(http):
+def test_a_job_is_queued_and_its_message_makes_the_mask(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     answer = http.post("/jobs", request(KEY, threshold=0.4, group="HeLa"))
     job_id = answer.json["job_id"]
@@ -68,7 +70,7 @@ def test_a_job_is_queued_and_its_message_makes_the_mask(http):
     assert http.stack.result(f"jobs/{job_id}/{KEY}.result.json")["parameters"]["threshold"] == 0.4
 
 
-def test_the_job_is_the_one_that_an_upload_makes(http):
+def test_the_job_is_the_one_that_an_upload_makes(http: HttpDoor) -> None:
     uploaded = http.stack.segment(KEY, tiff())
     answer = http.post("/jobs", {"image_path": f"s3://{INPUT}/{KEY}"})
     assert answer.json == {
@@ -80,7 +82,7 @@ def test_the_job_is_the_one_that_an_upload_makes(http):
     assert http.stack.predictor.pages == 1
 
 
-def test_a_repeat_that_brings_a_ground_truth_has_it_scored(http):
+def test_a_repeat_that_brings_a_ground_truth_has_it_scored(http: HttpDoor) -> None:
     http.stack.segment(KEY, tiff())
     http.stack.upload("truth.png", ground_truth(), GROUND_TRUTH)
     http.post("/jobs", request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/truth.png"))
@@ -90,7 +92,7 @@ def test_a_repeat_that_brings_a_ground_truth_has_it_scored(http):
 
 
 @pytest.mark.parametrize("mode", ["native", "resize"])
-def test_a_queued_job_is_the_one_that_is_segmented_whichever_network_does(http, mode):
+def test_a_queued_job_is_the_one_that_is_segmented_whichever_network_does(http: HttpDoor, mode: str) -> None:
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY, mode=mode)).json["job_id"]
     assert http.deliver_queued() == []
@@ -98,7 +100,7 @@ def test_a_queued_job_is_the_one_that_is_segmented_whichever_network_does(http, 
     assert (row["job_id"], row["status"]) == (job_id, "SUCCEEDED")
 
 
-def test_a_job_whose_image_was_replaced_before_it_began_is_rejected(http):
+def test_a_job_whose_image_was_replaced_before_it_began_is_rejected(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY)).json["job_id"]
     http.stack.upload(KEY, tiff(compression="lzw"))
@@ -110,7 +112,7 @@ def test_a_job_whose_image_was_replaced_before_it_began_is_rejected(http):
     assert other["status"] == "SUCCEEDED"
 
 
-def test_a_job_whose_image_was_deleted_before_it_began_is_rejected(http):
+def test_a_job_whose_image_was_deleted_before_it_began_is_rejected(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY)).json["job_id"]
     http.stack.s3.delete_object(Bucket=INPUT, Key=KEY)
@@ -118,7 +120,7 @@ def test_a_job_whose_image_was_deleted_before_it_began_is_rejected(http):
     assert http.get(f"/jobs/{job_id}").json["status"] == "REJECTED"
 
 
-def test_a_job_that_was_withdrawn_is_done_once_its_version_is_the_newest_again(http):
+def test_a_job_that_was_withdrawn_is_done_once_its_version_is_the_newest_again(http: HttpDoor) -> None:
     versioned(http.stack)
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY)).json["job_id"]
@@ -134,7 +136,7 @@ def test_a_job_that_was_withdrawn_is_done_once_its_version_is_the_newest_again(h
 
 
 @pytest.fixture
-def given_up(http, failures):
+def given_up(http: HttpDoor, failures: FailuresFunction) -> Any:
     """A job asked for over HTTP whose message its queue gave up; its id."""
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY, threshold=0.4)).json["job_id"]
@@ -143,23 +145,25 @@ def given_up(http, failures):
     return job_id
 
 
-def redrive(http):
+def redrive(http: HttpDoor) -> None:
     """What `cytomask redrive` does, without its answers."""
-    arguments = SimpleNamespace(ids=[])
-    stack = SimpleNamespace(
+    arguments: Any = SimpleNamespace(ids=[])
+    stack: Any = SimpleNamespace(
         dynamodb=boto3.client("dynamodb"), table=TABLE, sqs=http.stack.sqs, segment_queue=SEGMENT_QUEUE_URL
     )
     assert run_redrive(stack, arguments) == 0
 
 
-def test_a_job_that_its_queue_gave_up_is_told_as_failed_without_its_message(http, given_up):
+def test_a_job_that_its_queue_gave_up_is_told_as_failed_without_its_message(
+    http: HttpDoor, given_up: Any
+) -> None:
     told = http.get(f"/jobs/{given_up}").json
     assert (told["status"], told["error_code"], "message" in told) == ("FAILED", "TRIES_USED_UP", False)
     assert json.loads(http.stack.row()["message"])["threshold"] == 0.4
     assert ids(http.get("/jobs?status=FAILED")) == [given_up]
 
 
-def test_a_job_that_failed_is_done_by_a_redrive(http, given_up):
+def test_a_job_that_failed_is_done_by_a_redrive(http: HttpDoor, given_up: Any) -> None:
     redrive(http)
     assert http.get(f"/jobs/{given_up}").json["status"] == "QUEUED"
     assert http.deliver_queued() == []
@@ -168,7 +172,9 @@ def test_a_job_that_failed_is_done_by_a_redrive(http, given_up):
     assert http.stack.result(f"jobs/{given_up}/{KEY}.result.json")["parameters"]["threshold"] == 0.4
 
 
-def test_a_job_that_failed_and_whose_image_was_replaced_before_its_redrive_is_rejected(http, given_up):
+def test_a_job_that_failed_and_whose_image_was_replaced_before_its_redrive_is_rejected(
+    http: HttpDoor, given_up: Any
+) -> None:
     http.stack.upload(KEY, tiff(compression="lzw"))
     redrive(http)
     assert http.deliver_queued() == []
@@ -178,7 +184,9 @@ def test_a_job_that_failed_and_whose_image_was_replaced_before_its_redrive_is_re
     assert (other["status"], other["job_id"] in told["error"]) == ("SUCCEEDED", True)
 
 
-def test_a_job_whose_image_was_replaced_and_whose_message_was_given_up_is_rejected(http, failures):
+def test_a_job_whose_image_was_replaced_and_whose_message_was_given_up_is_rejected(
+    http: HttpDoor, failures: FailuresFunction
+) -> None:
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY)).json["job_id"]
     http.stack.upload(KEY, tiff(compression="lzw"))
@@ -188,13 +196,13 @@ def test_a_job_whose_image_was_replaced_and_whose_message_was_given_up_is_reject
     assert (http.get(f"/jobs/{job_id}").json["status"], other["status"]) == ("REJECTED", "FAILED")
 
 
-def test_a_job_that_failed_is_tried_again_when_it_is_asked_for_again(http, given_up):
+def test_a_job_that_failed_is_tried_again_when_it_is_asked_for_again(http: HttpDoor, given_up: Any) -> None:
     assert http.post("/jobs", request(KEY, threshold=0.4)).json["job_id"] == given_up
     assert http.deliver_queued() == []
     assert http.get(f"/jobs/{given_up}").json["status"] == "SUCCEEDED"
 
 
-def test_a_job_that_is_there_is_told_with_its_evaluations(http, evaluate):
+def test_a_job_that_is_there_is_told_with_its_evaluations(http: HttpDoor, evaluate: EvaluateFunction) -> None:
     http.stack.upload("truth.png", ground_truth(), GROUND_TRUTH)
     http.stack.upload(KEY, tiff())
     (result,) = http.stack.handle(request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/truth.png"))
@@ -210,7 +218,7 @@ def test_a_job_that_is_there_is_told_with_its_evaluations(http, evaluate):
     assert scored["record"].startswith("EVAL#")
 
 
-def test_jobs_are_listed_by_status_and_by_group(http):
+def test_jobs_are_listed_by_status_and_by_group(http: HttpDoor) -> None:
     done = http.stack.segment(KEY, tiff())["job_id"]
     http.stack.upload("other.tif", b"no image")
     (refused,) = http.stack.handle(s3_event("other.tif"))
@@ -222,7 +230,7 @@ def test_jobs_are_listed_by_status_and_by_group(http):
     assert http.get("/jobs?group=nobody's").json == {"jobs": [], "cursor": None}
 
 
-def test_a_cursor_leads_through_all_jobs_the_newest_first(http, many):
+def test_a_cursor_leads_through_all_jobs_the_newest_first(http: HttpDoor, many: Any) -> None:
     expected = many(230)
     for search in ("status=SUCCEEDED", "group=plate+1", "group=plate%201&status=SUCCEEDED"):
         first = http.get(f"/jobs?{search}")
@@ -233,13 +241,13 @@ def test_a_cursor_leads_through_all_jobs_the_newest_first(http, many):
         assert third.json["cursor"] is None
 
 
-def test_rows_that_are_no_jobs_do_not_fill_a_list(http, many):
+def test_rows_that_are_no_jobs_do_not_fill_a_list(http: HttpDoor, many: Any) -> None:
     (expected, *_) = many(1)
     many(450, record="EVAL#version")
     assert ids(http.get("/jobs?group=plate+1")) == [expected]
 
 
-def test_the_hundredth_of_a_hundred_jobs_ends_the_list(http, many):
+def test_the_hundredth_of_a_hundred_jobs_ends_the_list(http: HttpDoor, many: Any) -> None:
     many(100)
     first = http.get("/jobs?status=SUCCEEDED").json
     assert len(first["jobs"]) == 100
@@ -251,7 +259,7 @@ def test_the_hundredth_of_a_hundred_jobs_ends_the_list(http, many):
 
 
 @pytest.mark.parametrize("name", ["http-post-job", "http-get-job", "http-get-jobs"])
-def test_the_event_files_are_answered(http, api, name):
+def test_the_event_files_are_answered(http: HttpDoor, api: ApiFunction, name: str) -> None:
     event = event_file(name)
     if name == "http-post-job":
         http.stack.upload(json.loads(event["body"])["image"].removeprefix(f"s3://{INPUT}/"), tiff())
@@ -269,7 +277,7 @@ def test_the_event_files_are_answered(http, api, name):
 @pytest.mark.parametrize(
     "job_id", [NOBODY, "nonsense", "A" * 32, "..", "%2e%2e", "GROUND_TRUTH%23s3:%2F%2Fb%2Fk"]
 )
-def test_a_job_that_does_not_exist_is_not_found(http, api, job_id):
+def test_a_job_that_does_not_exist_is_not_found(http: HttpDoor, api: ApiFunction, job_id: Any) -> None:
     event = event_file("http-get-job") | {"rawPath": f"/jobs/{job_id}"}
     answer = api(event)
     told = json.loads(answer["body"])
@@ -278,7 +286,7 @@ def test_a_job_that_does_not_exist_is_not_found(http, api, job_id):
     assert_problem(http.get(f"/jobs/{NOBODY}"), 404, "NO_SUCH_JOB")
 
 
-def test_a_cursor_that_was_tampered_with_is_refused(http, many):
+def test_a_cursor_that_was_tampered_with_is_refused(http: HttpDoor, many: Any) -> None:
     many(120)
     cursor = http.get("/jobs?status=SUCCEEDED").json["cursor"]
     signed = base64.urlsafe_b64decode(cursor)
@@ -301,7 +309,7 @@ def test_a_cursor_that_was_tampered_with_is_refused(http, many):
         assert "`cursor`" in assert_problem(answer, 400, "INVALID_REQUEST")
 
 
-def test_a_cursor_of_another_search_is_refused(http, many):
+def test_a_cursor_of_another_search_is_refused(http: HttpDoor, many: Any) -> None:
     many(120)
     cursor = http.get("/jobs?status=SUCCEEDED").json["cursor"]
     for search in ("status=REJECTED", "group=plate+1", "status=SUCCEEDED&group=plate+1"):
@@ -321,11 +329,11 @@ def test_a_cursor_of_another_search_is_refused(http, many):
         ("?status=FAILED&status=QUEUED", "twice"),
     ],
 )
-def test_a_search_that_nobody_can_understand_is_refused(http, query, said):
+def test_a_search_that_nobody_can_understand_is_refused(http: HttpDoor, query: str, said: str) -> None:
     assert said in assert_problem(http.get(f"/jobs{query}"), 400, "INVALID_REQUEST")
 
 
-def test_a_job_of_an_image_that_is_not_there_is_refused_and_not_recorded(http):
+def test_a_job_of_an_image_that_is_not_there_is_refused_and_not_recorded(http: HttpDoor) -> None:
     detail = assert_problem(http.post("/jobs", request("missing.tif")), 422, "IMAGE_NOT_FOUND")
     assert f"s3://{INPUT}/missing.tif is not there" in detail
     assert (http.stack.rows(""), http.stack.take_messages()) == ([], [])
@@ -334,7 +342,9 @@ def test_a_job_of_an_image_that_is_not_there_is_refused_and_not_recorded(http):
 @pytest.mark.parametrize(
     "named", [{"image": "s3://private/a.tif"}, request(KEY, ground_truth="s3://private/a.png")]
 )
-def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_of_it(http, named):
+def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_of_it(
+    http: HttpDoor, named: Any
+) -> None:
     http.stack.upload(KEY, tiff())
     http.stack.wire.fail("HeadObject", "asked", 500, times=10)
     detail = assert_problem(http.post("/jobs", named), 403, "FOREIGN_BUCKET")
@@ -342,7 +352,9 @@ def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_
     assert (http.stack.rows(""), http.stack.take_messages()) == ([], [])
 
 
-def test_an_image_of_another_bucket_that_is_allowed_is_queued(http, monkeypatch):
+def test_an_image_of_another_bucket_that_is_allowed_is_queued(
+    http: HttpDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     http.stack.s3.create_bucket(Bucket="archive", CreateBucketConfiguration={"LocationConstraint": REGION})
     http.stack.upload("a.tif", tiff(), bucket="archive")
     monkeypatch.setenv("ALLOWED_BUCKETS", "archive")
@@ -350,7 +362,7 @@ def test_an_image_of_another_bucket_that_is_allowed_is_queued(http, monkeypatch)
     assert http.post("/jobs", {"image": "s3://archive/a.tif"}).status == 202
 
 
-def test_what_is_no_request_is_refused_and_not_recorded(http):
+def test_what_is_no_request_is_refused_and_not_recorded(http: HttpDoor) -> None:
     for body in (
         b"not json",
         b"[]",
@@ -364,13 +376,13 @@ def test_what_is_no_request_is_refused_and_not_recorded(http):
     assert (http.stack.rows(""), http.stack.take_messages()) == ([], [])
 
 
-def test_a_query_where_none_is_taken_is_refused(http):
+def test_a_query_where_none_is_taken_is_refused(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     assert_problem(http.post("/jobs?threshold=0.5", request(KEY)), 400, "INVALID_REQUEST")
     assert_problem(http.get(f"/jobs/{NOBODY}?verbose=1"), 400, "INVALID_REQUEST")
 
 
-def test_a_queue_that_refuses_leaves_a_job_that_can_be_asked_for_again(http):
+def test_a_queue_that_refuses_leaves_a_job_that_can_be_asked_for_again(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     http.stack.wire.fail("SendMessage", "ServiceUnavailable", 503)
     assert_problem(http.post("/jobs", request(KEY)), 503, "SERVICE_FAULT")

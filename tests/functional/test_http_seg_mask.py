@@ -3,9 +3,12 @@
 import base64
 import io
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import HttpDoor
 from factories import (
     GROUND_TRUTH,
     HEIGHT,
@@ -23,12 +26,13 @@ from factories import (
 from PIL import Image
 
 from cytomask.http import LARGEST_BODY
+from cytomask.model.predictor import Predictor
 
 KEY = "plate 1/a.tif"
 PNG = "image/png"
 
 
-def assert_problem(answer, status, code):
+def assert_problem(answer: Any, status: int, code: Any) -> Any:
     assert (answer.status, answer.kind) == (status, "application/problem+json")
     assert answer.json["status"] == status
     assert (answer.json["type"], answer.json["code"]) == ("about:blank", code)
@@ -36,23 +40,23 @@ def assert_problem(answer, status, code):
     return answer.json["detail"]
 
 
-def pixels(content):
+def pixels(content: bytes) -> Any:
     with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
         assert image.mode == "L"
         return np.asarray(image)
 
 
-def large():
+def large() -> Any:
     """A TIFF of 16 megapixels and few bytes."""
     return tiff(np.zeros((4000, 4000), np.uint8), compression="zlib")
 
 
 @pytest.fixture
-def expected(predictor):
+def expected(predictor: Predictor) -> Any:
     return predictor.predict(page()).mask * np.uint8(255)
 
 
-def test_an_image_of_the_bucket_is_answered_with_the_place_of_its_mask(http, expected):
+def test_an_image_of_the_bucket_is_answered_with_the_place_of_its_mask(http: HttpDoor, expected: Any) -> None:
     http.stack.upload(KEY, tiff())
     answer = http.post("/seg_mask", request(KEY))
     assert (answer.status, answer.kind) == (200, "application/json")
@@ -62,13 +66,13 @@ def test_an_image_of_the_bucket_is_answered_with_the_place_of_its_mask(http, exp
     assert http.stack.row()["status"] == "SUCCEEDED"
 
 
-def test_the_reference_server_s_field_means_the_same(http):
+def test_the_reference_server_s_field_means_the_same(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     answer = http.post("/seg_mask", {"image_path": f"s3://{INPUT}/{KEY}"})
     assert (answer.status, answer.json["mask"]) == (200, f"s3://{OUTPUT}/{KEY}.mask.png")
 
 
-def test_a_png_is_the_mask_itself(http, expected):
+def test_a_png_is_the_mask_itself(http: HttpDoor, expected: Any) -> None:
     http.stack.upload(KEY, tiff())
     first = http.post("/seg_mask", request(KEY), accept=PNG)
     again = http.post("/seg_mask", request(KEY), accept=PNG)
@@ -90,13 +94,17 @@ def test_a_png_is_the_mask_itself(http, expected):
         ("text/html", "application/json"),
     ],
 )
-def test_the_form_of_the_answer_is_what_the_caller_ranks_highest(http, accept, kind):
+def test_the_form_of_the_answer_is_what_the_caller_ranks_highest(
+    http: HttpDoor, accept: str, kind: Any
+) -> None:
     http.stack.upload(KEY, tiff())
     assert http.post("/seg_mask", request(KEY), accept=accept).kind == kind
 
 
 @pytest.mark.parametrize("kind", ["image/tiff", "application/octet-stream", "image/tiff; name=a.tif"])
-def test_an_image_in_the_body_is_segmented_and_stored_nowhere(http, expected, kind):
+def test_an_image_in_the_body_is_segmented_and_stored_nowhere(
+    http: HttpDoor, expected: Any, kind: str
+) -> None:
     answer = http.call("POST", "/seg_mask", tiff(), kind, accept=PNG)
     assert (answer.status, answer.kind) == (200, PNG)
     assert np.array_equal(pixels(answer.body), expected)
@@ -104,7 +112,7 @@ def test_an_image_in_the_body_is_segmented_and_stored_nowhere(http, expected, ki
     assert http.stack.rows("") == []
 
 
-def test_the_result_of_a_body_holds_its_masks(http, predictor):
+def test_the_result_of_a_body_holds_its_masks(http: HttpDoor, predictor: Predictor) -> None:
     answer = http.call("POST", "/seg_mask", stack_of(2), "image/tiff").json
     assert (answer["status"], [each["page"] for each in answer["pages"]]) == ("SUCCEEDED", [0, 1])
     assert answer["mask"] == answer["pages"][0]["mask"]
@@ -119,13 +127,13 @@ def test_the_result_of_a_body_holds_its_masks(http, predictor):
     assert "job_id" not in answer
 
 
-def test_the_query_says_how_to_segment_a_body(http, predictor):
+def test_the_query_says_how_to_segment_a_body(http: HttpDoor, predictor: Predictor) -> None:
     path = "/seg_mask?threshold=0.9&mode=resize&pages=1"
     answer = http.call("POST", path, stack_of(2), "image/tiff", accept=PNG)
     assert np.array_equal(pixels(answer.body) == 255, predictor.predict(page(1), "resize", 0.9).mask)
 
 
-def test_a_field_of_the_request_counts_more_than_the_query(http):
+def test_a_field_of_the_request_counts_more_than_the_query(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     answer = http.post("/seg_mask?threshold=0.9&mode=resize", request(KEY, threshold=0.2))
     assert {name: answer.json["parameters"][name] for name in ("threshold", "mode")} == {
@@ -134,7 +142,7 @@ def test_a_field_of_the_request_counts_more_than_the_query(http):
     }
 
 
-def test_a_ground_truth_is_scored_as_for_any_request(http):
+def test_a_ground_truth_is_scored_as_for_any_request(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     http.stack.upload("truth.png", ground_truth(), GROUND_TRUTH)
     http.post("/seg_mask", request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/truth.png"))
@@ -143,7 +151,7 @@ def test_a_ground_truth_is_scored_as_for_any_request(http):
 
 
 @pytest.mark.parametrize("name", ["http-seg-mask", "http-seg-mask-png", "http-seg-mask-body"])
-def test_the_event_files_are_answered(http, name):
+def test_the_event_files_are_answered(http: HttpDoor, name: str) -> None:
     event = event_file(name)
     if not event["isBase64Encoded"]:
         key = json.loads(event["body"]).popitem()[1].removeprefix(f"s3://{INPUT}/")
@@ -156,7 +164,7 @@ def test_the_event_files_are_answered(http, name):
 # What is refused
 
 
-def test_a_body_that_is_not_json_is_refused(http):
+def test_a_body_that_is_not_json_is_refused(http: HttpDoor) -> None:
     for body in (b"image=s3://b/k", b'{"image": ', b"\xff\xfe\xfd", b"[]", b"null"):
         detail = assert_problem(http.call("POST", "/seg_mask", body), 400, "INVALID_REQUEST")
         assert "JSON" in detail
@@ -165,7 +173,7 @@ def test_a_body_that_is_not_json_is_refused(http):
 
 
 @pytest.mark.parametrize("path", ["/test_image/A172.tif", "C:\\plates\\a.tif", "https://host/a.tif"])
-def test_a_path_on_somebody_s_disk_is_refused_with_a_sentence(http, path):
+def test_a_path_on_somebody_s_disk_is_refused_with_a_sentence(http: HttpDoor, path: str) -> None:
     detail = assert_problem(http.post("/seg_mask", {"image_path": path}), 400, "INVALID_REQUEST")
     assert (
         "`image_path`" in detail
@@ -183,7 +191,7 @@ def test_a_path_on_somebody_s_disk_is_refused_with_a_sentence(http, path):
         ({"image": f"s3://{INPUT}/a.tif", "image_path": f"s3://{INPUT}/a.tif"}, "`image_path`"),
     ],
 )
-def test_a_wrong_field_is_refused_by_its_name(http, fields, named):
+def test_a_wrong_field_is_refused_by_its_name(http: HttpDoor, fields: dict[str, Any], named: str) -> None:
     assert named in assert_problem(http.post("/seg_mask", fields), 400, "INVALID_REQUEST")
     assert http.stack.rows("") == []
 
@@ -198,12 +206,12 @@ def test_a_wrong_field_is_refused_by_its_name(http, fields, named):
         ("mode=native&mode=resize", "twice"),
     ],
 )
-def test_a_wrong_field_of_the_query_is_refused_by_its_name(http, query, named):
+def test_a_wrong_field_of_the_query_is_refused_by_its_name(http: HttpDoor, query: str, named: str) -> None:
     answer = http.call("POST", f"/seg_mask?{query}", tiff(), "image/tiff")
     assert named in assert_problem(answer, 400, "INVALID_REQUEST")
 
 
-def test_a_body_of_the_limit_is_taken_and_one_byte_more_is_not(http):
+def test_a_body_of_the_limit_is_taken_and_one_byte_more_is_not(http: HttpDoor) -> None:
     image = tiff()
     filled = image + bytes(LARGEST_BODY - len(image))
     assert http.call("POST", "/seg_mask", filled, "image/tiff").status == 200
@@ -213,13 +221,13 @@ def test_a_body_of_the_limit_is_taken_and_one_byte_more_is_not(http):
     assert f"{LARGEST_BODY + 1} bytes" in detail and f"{LARGEST_BODY}" in detail
 
 
-def test_a_request_of_too_many_bytes_is_refused_too(http):
+def test_a_request_of_too_many_bytes_is_refused_too(http: HttpDoor) -> None:
     body = json.dumps(request(KEY)).encode().ljust(LARGEST_BODY + 1)
     assert_problem(http.call("POST", "/seg_mask", body), 413, "BODY_TOO_LARGE")
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "image/gif"])
-def test_a_body_of_another_kind_is_refused(http, kind):
+def test_a_body_of_another_kind_is_refused(http: HttpDoor, kind: str) -> None:
     detail = assert_problem(http.call("POST", "/seg_mask", b"x", kind), 415, "UNSUPPORTED_MEDIA_TYPE")
     assert kind in detail and "application/json" in detail
 
@@ -227,7 +235,9 @@ def test_a_body_of_another_kind_is_refused(http, kind):
 @pytest.mark.parametrize(
     "named", [{"image_path": "s3://private/a.tif"}, request(KEY, ground_truth="s3://private/a.png")]
 )
-def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_of_it(http, named):
+def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_of_it(
+    http: HttpDoor, named: Any
+) -> None:
     http.stack.upload(KEY, tiff())
     http.stack.wire.fail("HeadObject", "asked", 500, times=10)
     detail = assert_problem(http.post("/seg_mask", named), 403, "FOREIGN_BUCKET")
@@ -235,33 +245,33 @@ def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_
     assert (http.stack.rows(""), http.stack.outputs()) == ([], set())
 
 
-def test_an_image_too_large_to_wait_for_is_refused_before_anything_is_recorded(http):
+def test_an_image_too_large_to_wait_for_is_refused_before_anything_is_recorded(http: HttpDoor) -> None:
     http.stack.upload(KEY, large())
     detail = assert_problem(http.post("/seg_mask", request(KEY)), 422, "IMAGE_TOO_LARGE")
     assert "16.0 megapixels" in detail and "POST /jobs" in detail
     assert (http.stack.rows(""), http.stack.outputs()) == ([], set())
 
 
-def test_pages_that_are_too_large_together_are_refused_and_one_of_them_is_not(http):
+def test_pages_that_are_too_large_together_are_refused_and_one_of_them_is_not(http: HttpDoor) -> None:
     pages = np.zeros((3, 2000, 2000), np.uint8)
     http.stack.upload(KEY, tiff(pages, photometric="minisblack"))
     assert_problem(http.post("/seg_mask", request(KEY)), 422, "IMAGE_TOO_LARGE")
     assert http.post("/seg_mask", request(KEY, pages=1)).status == 200
 
 
-def test_a_body_too_large_to_wait_for_is_refused(http):
+def test_a_body_too_large_to_wait_for_is_refused(http: HttpDoor) -> None:
     answer = http.call("POST", "/seg_mask", large(), "image/tiff")
     assert "POST /jobs" in assert_problem(answer, 422, "IMAGE_TOO_LARGE")
 
 
-def test_a_missing_image_is_a_rejected_job(http):
+def test_a_missing_image_is_a_rejected_job(http: HttpDoor) -> None:
     answer = http.post("/seg_mask", request("missing.tif"))
     assert "missing.tif is not there" in assert_problem(answer, 422, "IMAGE_NOT_FOUND")
     assert http.stack.row()["job_id"] == answer.json["job_id"]
     assert http.stack.result(answer.json["result"].removeprefix(f"s3://{OUTPUT}/"))["status"] == "REJECTED"
 
 
-def test_an_unreadable_image_is_a_rejected_job_however_often_it_is_asked_for(http):
+def test_an_unreadable_image_is_a_rejected_job_however_often_it_is_asked_for(http: HttpDoor) -> None:
     http.stack.upload(KEY, b"no image")
     first, again = http.post("/seg_mask", request(KEY)), http.post("/seg_mask", request(KEY), accept=PNG)
     assert_problem(first, 422, "UNREADABLE_IMAGE")
@@ -283,7 +293,9 @@ def test_an_unreadable_image_is_a_rejected_job_however_often_it_is_asked_for(htt
         ),
     ],
 )
-def test_a_body_that_cannot_be_segmented_is_refused_with_its_code(http, body, query, code):
+def test_a_body_that_cannot_be_segmented_is_refused_with_its_code(
+    http: HttpDoor, body: Any, query: str, code: str
+) -> None:
     answer = http.stack.handle(
         event_file("http-seg-mask-body")
         | {"body": base64.b64encode(body).decode(), "rawQueryString": query[1:]}
@@ -292,7 +304,7 @@ def test_a_body_that_cannot_be_segmented_is_refused_with_its_code(http, body, qu
     assert http.stack.rows("") == []
 
 
-def test_a_png_of_several_pages_is_refused_unless_one_is_named(http):
+def test_a_png_of_several_pages_is_refused_unless_one_is_named(http: HttpDoor) -> None:
     http.stack.upload(KEY, stack_of(2))
     for answer in (
         http.post("/seg_mask", request(KEY), accept=PNG),
@@ -303,13 +315,13 @@ def test_a_png_of_several_pages_is_refused_unless_one_is_named(http):
     assert http.post("/seg_mask", request(KEY, pages=1), accept=PNG).kind == PNG
 
 
-def test_a_png_without_a_mask_is_refused(http):
+def test_a_png_without_a_mask_is_refused(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     answer = http.post("/seg_mask", request(KEY, outputs=["overlay"]), accept=PNG)
     assert "`outputs`" in assert_problem(answer, 406, "NOT_ACCEPTABLE")
 
 
-def test_a_job_that_another_invocation_works_on_is_a_conflict_to_be_tried_again(http):
+def test_a_job_that_another_invocation_works_on_is_a_conflict_to_be_tried_again(http: HttpDoor) -> None:
     http.stack.segment(KEY, tiff())
     http.stack.set_status("RUNNING", lease_until=2**40)
     answer = http.post("/seg_mask", request(KEY))
@@ -317,7 +329,9 @@ def test_a_job_that_another_invocation_works_on_is_a_conflict_to_be_tried_again(
     assert answer.headers["Retry-After"] == "5"
 
 
-def test_a_passing_fault_is_answered_as_such_and_the_job_can_be_asked_for_again(http, log_lines):
+def test_a_passing_fault_is_answered_as_such_and_the_job_can_be_asked_for_again(
+    http: HttpDoor, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     http.stack.upload(KEY, tiff())
     http.stack.wire.fail("PutObject", "SlowDown", 503)
     answer = http.post("/seg_mask", request(KEY))
@@ -327,13 +341,13 @@ def test_a_passing_fault_is_answered_as_such_and_the_job_can_be_asked_for_again(
     assert http.post("/seg_mask", request(KEY)).status == 200
 
 
-def test_a_path_that_leads_nowhere_is_answered_so_by_the_function_too(http):
+def test_a_path_that_leads_nowhere_is_answered_so_by_the_function_too(http: HttpDoor) -> None:
     answer = http.stack.handle(event_file("http-seg-mask") | {"rawPath": "/seg_masks"})
     assert answer["statusCode"] == 404
     assert json.loads(answer["body"])["code"] == "NO_SUCH_ROUTE"
 
 
-def test_a_png_of_eight_bits_comes_back_as_a_mask_of_its_size(http):
+def test_a_png_of_eight_bits_comes_back_as_a_mask_of_its_size(http: HttpDoor) -> None:
     grey = (page() >> 8).astype(np.uint8)
     answer = http.call("POST", "/seg_mask", png(grey), PNG, accept=PNG)
     assert pixels(answer.body).shape == (HEIGHT, WIDTH)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack
 from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
 
 from cytomask.infra.template import load_template
@@ -19,7 +20,9 @@ STAGES = {"ReadTime", "DecodeTime", "InferTime", "EncodeTime", "WriteTime", "Tot
 
 
 @pytest.fixture
-def lines(stack, evaluate, failures, http) -> Iterator[Any]:
+def lines(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, http: HttpDoor
+) -> Iterator[Any]:
     """What the four functions have logged so far, in one list."""
     written = io.StringIO()
     handlers = [each.app.logger.registered_handler for each in (stack, evaluate, failures, http.api)]
@@ -31,7 +34,9 @@ def lines(stack, evaluate, failures, http) -> Iterator[Any]:
         handler.stream = stream
 
 
-def a_day(stack, evaluate, failures, http):
+def a_day(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, http: HttpDoor
+) -> None:
     """One image from upload to score, one asked for over HTTP, one of each that goes wrong."""
     stack.upload(KEY, tiff())
     stack.deliver(s3_event(KEY))
@@ -48,7 +53,7 @@ def a_day(stack, evaluate, failures, http):
     http.post("/jobs", {})
 
 
-def printed_metrics(capsys) -> list[dict[str, Any]]:
+def printed_metrics(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(text) for text in capsys.readouterr().out.splitlines() if '"_aws"' in text]
 
 
@@ -56,7 +61,9 @@ def named(line: dict[str, Any]) -> set[str]:
     return {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
 
 
-def test_one_id_runs_from_the_upload_to_the_score(stack, evaluate, failures, http, lines):
+def test_one_id_runs_from_the_upload_to_the_score(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, http: HttpDoor, lines: Any
+) -> None:
     a_day(stack, evaluate, failures, http)
     job_id = next(line["job_id"] for line in lines() if line.get("image") == f"s3://{INPUT}/{KEY}")
     told = [line["message"] for line in lines() if line.get("job_id") == job_id]
@@ -65,14 +72,18 @@ def test_one_id_runs_from_the_upload_to_the_score(stack, evaluate, failures, htt
     assert without == {"call_refused"}
 
 
-def test_a_line_about_one_image_does_not_carry_the_id_of_the_one_before(stack, lines):
+def test_a_line_about_one_image_does_not_carry_the_id_of_the_one_before(
+    stack: SegmentStack, lines: Any
+) -> None:
     stack.upload("a.tif", tiff())
     stack.deliver(s3_event("a.tif", "notes.txt"))
     (ignored,) = [line for line in lines() if line["message"] == "event_ignored"]
     assert "job_id" not in ignored
 
 
-def test_a_mask_is_counted_with_its_times_and_its_cost(stack, capsys):
+def test_a_mask_is_counted_with_its_times_and_its_cost(
+    stack: SegmentStack, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = stack.segment(KEY, tiff())
     (metrics,) = printed_metrics(capsys)
     assert named(metrics) - {"ColdStarts"} == STAGES | {
@@ -90,14 +101,22 @@ def test_a_mask_is_counted_with_its_times_and_its_cost(stack, capsys):
     assert metrics["TotalTime"] == [result["timings_ms"]["total"]]
 
 
-def test_what_goes_wrong_is_counted(stack, evaluate, failures, http, capsys):
+def test_what_goes_wrong_is_counted(
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    failures: FailuresFunction,
+    http: HttpDoor,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     a_day(stack, evaluate, failures, http)
     names = [name for line in printed_metrics(capsys) for name in named(line)]
     for name in ("Rejected", "Duplicates", "AttemptsFailed", "Failed"):
         assert names.count(name) == 1
 
 
-def test_calls_over_http_are_counted_by_what_became_of_them(http, capsys):
+def test_calls_over_http_are_counted_by_what_became_of_them(
+    http: HttpDoor, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     http.stack.upload(KEY, tiff())
     http.post("/jobs", request(KEY))
@@ -116,14 +135,22 @@ def test_calls_over_http_are_counted_by_what_became_of_them(http, capsys):
     assert done["MasksWritten"] == [1]
 
 
-def test_an_event_that_asks_for_nothing_prints_no_metrics(stack, capsys):
+def test_an_event_that_asks_for_nothing_prints_no_metrics(
+    stack: SegmentStack, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.handle(s3_event("a.tif"))
     capsys.readouterr()
     stack.handle({"Event": "s3:TestEvent"})
     assert printed_metrics(capsys) == []
 
 
-def test_what_the_dashboard_and_the_alarms_show_is_printed(stack, evaluate, failures, http, capsys):
+def test_what_the_dashboard_and_the_alarms_show_is_printed(
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    failures: FailuresFunction,
+    http: HttpDoor,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     a_day(stack, evaluate, failures, http)
     printed = {name for line in printed_metrics(capsys) for name in named(line)} | {"ColdStarts"}
     resources = load_template()["Resources"]
@@ -133,7 +160,9 @@ def test_what_the_dashboard_and_the_alarms_show_is_printed(stack, evaluate, fail
     assert shown == printed | {"IoU"}
 
 
-def test_no_image_and_no_signed_address_is_in_a_line(stack, evaluate, failures, http, lines):
+def test_no_image_and_no_signed_address_is_in_a_line(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, http: HttpDoor, lines: Any
+) -> None:
     a_day(stack, evaluate, failures, http)
     written = json.dumps(lines())
     assert "X-Amz-Signature" not in written
@@ -162,8 +191,13 @@ def fields_of(query: str) -> set[str]:
 
 @pytest.mark.parametrize("name", [file.stem for file in QUERIES.glob("*.txt")])
 def test_every_field_that_a_saved_query_names_is_in_a_recorded_line(
-    stack, evaluate, failures, http, lines, name
-):
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    failures: FailuresFunction,
+    http: HttpDoor,
+    lines: Any,
+    name: Any,
+) -> None:
     a_day(stack, evaluate, failures, http)
     recorded = {field for line in lines() for field in flattened(line)}
     assert fields_of((QUERIES / f"{name}.txt").read_text()) <= recorded
@@ -171,8 +205,13 @@ def test_every_field_that_a_saved_query_names_is_in_a_recorded_line(
 
 @pytest.mark.parametrize("name", [file.stem for file in QUERIES.glob("*.txt")])
 def test_every_event_that_a_saved_query_looks_for_is_in_a_recorded_line(
-    stack, evaluate, failures, http, lines, name
-):
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    failures: FailuresFunction,
+    http: HttpDoor,
+    lines: Any,
+    name: Any,
+) -> None:
     a_day(stack, evaluate, failures, http)
     query = (QUERIES / f"{name}.txt").read_text()
     events = set(re.findall(r'"([a-z]+_[a-z_]+)"', query))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import schemathesis
 import yaml
+from conftest import HttpDoor
 from factories import INPUT, ground_truth, stack_of, tiff
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -48,7 +49,7 @@ for kind in IMAGES:
 
 
 @schemathesis.serializer(*IMAGES)
-def as_it_is(_context, value):
+def as_it_is(_context: Any, value: Any) -> Any:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
@@ -63,7 +64,7 @@ class Served:
 
     application: Any = None
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         return self.application(*arguments)
 
 
@@ -71,13 +72,13 @@ schema.app = Served()
 
 
 @pytest.fixture
-def served(http, monkeypatch):
+def served(http: HttpDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     http.stack.upload(EXAMPLE, tiff())
     monkeypatch.setattr(Served, "application", staticmethod(http.application))
 
 
 @schema.hook("filter_case")
-def is_said_in_full(_context, case):
+def is_said_in_full(_context: Any, case: Any) -> Any:
     """Without what the schemas let pass: 3.0 for an integer, and a range that ends before it begins."""
     given = case.body if isinstance(case.body, dict) else {}
     for pages in (given.get("pages"), dict(case.query or {}).get("pages")):
@@ -88,7 +89,7 @@ def is_said_in_full(_context, case):
 
 
 @schema.hook("map_body")
-def is_of_the_stack(_context, body):
+def is_of_the_stack(_context: Any, body: bytes) -> Any:
     """Every other image is put into a bucket that is served; what is said of the rest would be 403 alone."""
     if isinstance(body, dict):
         for name in ("image", "image_path"):
@@ -101,19 +102,19 @@ def is_of_the_stack(_context, body):
 @pytest.mark.usefixtures("served")
 @schema.parametrize()
 @settings(max_examples=30)
-def test_every_answer_is_one_that_the_document_promises(case):
+def test_every_answer_is_one_that_the_document_promises(case: Any) -> None:
     case.call_and_validate()
 
 
-def test_the_document_has_the_routes_of_the_template():
+def test_the_document_has_the_routes_of_the_template() -> None:
     described = {
         f"{method.upper()} {path}" for path, operations in document["paths"].items() for method in operations
     }
     assert described == {f"{method} {path}" for _, method, path in routes(load_template())}
 
 
-def test_the_document_has_every_code_that_a_call_can_be_answered_with():
-    def codes(kind):
+def test_the_document_has_every_code_that_a_call_can_be_answered_with() -> None:
+    def codes(kind: Any) -> Any:
         own = {kind.code} if "code" in vars(kind) else set()
         return own.union(*map(codes, kind.__subclasses__()))
 
@@ -121,10 +122,10 @@ def test_the_document_has_every_code_that_a_call_can_be_answered_with():
     assert named == codes(errors.CytomaskError) - OF_NO_CALL
 
 
-def test_the_document_has_the_statuses_of_jobs_and_the_limit_of_a_body():
+def test_the_document_has_the_statuses_of_jobs_and_the_limit_of_a_body() -> None:
     assert document["components"]["schemas"]["Status"]["enum"] == list(STATUSES)
     assert f"{http.LARGEST_BODY:,} bytes" in document["paths"]["/seg_mask"]["post"]["description"]
 
 
-def test_the_example_of_the_document_is_the_image_that_is_tried():
+def test_the_example_of_the_document_is_the_image_that_is_tried() -> None:
     assert document["components"]["schemas"]["S3Uri"]["examples"] == [f"s3://{INPUT}/{EXAMPLE}"]

@@ -2,8 +2,11 @@
 
 import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from conftest import EvaluateFunction, SegmentStack
 from factories import (
     GROUND_TRUTH,
     QUEUE_URL,
@@ -20,7 +23,13 @@ from moto.sqs.models import sqs_backends
 LONG = 5000
 
 
-def received(stack, *bodies, queue_url=SEGMENT_QUEUE_URL, deliveries=1, waiting=""):
+def received(
+    stack: SegmentStack,
+    *bodies: Any,
+    queue_url: Any = SEGMENT_QUEUE_URL,
+    deliveries: int = 1,
+    waiting: str = "",
+) -> Any:
     """A batch as SQS delivers it: its messages lie in the queue, invisible for `LONG` seconds."""
     batch = sqs_batch(*bodies, waiting=waiting)
     for record in batch["Records"]:
@@ -32,14 +41,16 @@ def received(stack, *bodies, queue_url=SEGMENT_QUEUE_URL, deliveries=1, waiting=
     return batch
 
 
-def seconds_until_visible(name="cytomask-segment"):
+def seconds_until_visible(name: str = "cytomask-segment") -> Any:
     """Of every message of a queue, from now."""
     (backend,) = (backends["eu-central-1"] for backends in sqs_backends.values())
     return [message.visible_at / 1000 - time.time() for message in backend.queues[name]._messages]
 
 
 @pytest.mark.parametrize(("deliveries", "seconds"), [(1, 30), (2, 120), (4, 1920), (5, 0)])
-def test_a_passing_fault_comes_again_later_with_every_try(stack, log_lines, deliveries, seconds):
+def test_a_passing_fault_comes_again_later_with_every_try(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]], deliveries: int, seconds: int
+) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("GetObject", "SlowDown", 503)
     batch = received(stack, request("a.tif"), deliveries=deliveries)
@@ -49,7 +60,9 @@ def test_a_passing_fault_comes_again_later_with_every_try(stack, log_lines, deli
     assert (line["message_id"], line["deliveries"], line["seconds"]) == ("m0", deliveries, seconds)
 
 
-def test_what_was_done_or_rejected_is_left_to_lambda_to_delete(stack, log_lines):
+def test_what_was_done_or_rejected_is_left_to_lambda_to_delete(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     stack.upload("a.tif", tiff())
     batch = received(stack, request("a.tif"), "no JSON")
     assert failed_messages(stack.handle(batch)) == []
@@ -57,14 +70,16 @@ def test_what_was_done_or_rejected_is_left_to_lambda_to_delete(stack, log_lines)
     assert log_lines("message_returned") == []
 
 
-def test_an_evaluation_comes_again_later_too(stack, evaluate):
+def test_an_evaluation_comes_again_later_too(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     stack.wire.fail("HeadObject", "SlowDown", 503)
     batch = received(stack, s3_event("a.png", bucket=GROUND_TRUTH), queue_url=QUEUE_URL, deliveries=3)
     assert failed_messages(evaluate.app.handler(batch, LambdaContext("evaluation"))) == [0]
     assert seconds_until_visible("cytomask-evaluation") == [pytest.approx(480, abs=20)]
 
 
-def test_where_the_delay_cannot_be_set_the_queue_s_own_applies(stack, log_lines):
+def test_where_the_delay_cannot_be_set_the_queue_s_own_applies(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("GetObject", "SlowDown", 503)
     stack.wire.fail("ChangeMessageVisibility", "InternalError", 500)
@@ -76,7 +91,7 @@ def test_where_the_delay_cannot_be_set_the_queue_s_own_applies(stack, log_lines)
 
 
 @pytest.fixture
-def hurried(stack, monkeypatch):
+def hurried(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Three images in one batch, the first of which takes more than half of the invocation's time."""
     spent = iter([0, 0, 0, 0, 61, 61])  # the batch's start, then each look at the clock
     monkeypatch.setattr(
@@ -87,7 +102,9 @@ def hurried(stack, monkeypatch):
     return received(stack, *(request(f"{key}.tif") for key in "abc"), deliveries=5, waiting="0" * 32)
 
 
-def test_what_a_batch_has_no_time_for_is_sent_again_and_counts_no_try(stack, hurried, log_lines):
+def test_what_a_batch_has_no_time_for_is_sent_again_and_counts_no_try(
+    stack: SegmentStack, hurried: Any, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     assert failed_messages(stack.handle(hurried)) == []
     done = {row["image"].rpartition("/")[2] for row in stack.rows() if row["status"] == "SUCCEEDED"}
     assert len(stack.rows()) == len(done)  # what went back left no row that holds it
@@ -102,7 +119,9 @@ def test_what_a_batch_has_no_time_for_is_sent_again_and_counts_no_try(stack, hur
     assert len(log_lines("message_sent_again")) == len(again)
 
 
-def test_what_is_sent_again_keeps_its_group_so_that_a_backfill_stays_behind_uploads(stack, hurried):
+def test_what_is_sent_again_keeps_its_group_so_that_a_backfill_stays_behind_uploads(
+    stack: SegmentStack, hurried: Any
+) -> None:
     for record in hurried["Records"]:
         record["attributes"]["MessageGroupId"] = "backfill"
     stack.handle(hurried)
@@ -112,7 +131,9 @@ def test_what_is_sent_again_keeps_its_group_so_that_a_backfill_stays_behind_uplo
     assert {message["Attributes"]["MessageGroupId"] for message in fresh} == {"backfill"}
 
 
-def test_where_it_cannot_be_sent_again_it_is_returned_as_it_is(stack, hurried, log_lines):
+def test_where_it_cannot_be_sent_again_it_is_returned_as_it_is(
+    stack: SegmentStack, hurried: Any, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     stack.wire.fail("SendMessage", "InternalError", 500)
     returned = failed_messages(stack.handle(hurried))
     (line,) = log_lines("not_sent_again")

@@ -1,17 +1,20 @@
 """Beside a job lies what is to be scored: awaited, or queued where its ground truth is there."""
 
+from typing import Any
+
 import pytest
+from conftest import SegmentStack
 from factories import GROUND_TRUTH, INPUT, OUTPUT, ground_truth, request, s3_event, tiff
 
 KEY = "plate 1/A172_Phase_C7_1.tif"
 URI = f"s3://{GROUND_TRUTH}/somewhere/truth.png"
 
 
-def etag(stack, key, bucket=GROUND_TRUTH):
+def etag(stack: SegmentStack, key: str, bucket: Any = GROUND_TRUTH) -> Any:
     return stack.s3.head_object(Bucket=bucket, Key=key)["ETag"].strip('"')
 
 
-def test_a_mask_awaits_its_ground_truth(stack):
+def test_a_mask_awaits_its_ground_truth(stack: SegmentStack) -> None:
     result = stack.segment(KEY, tiff())
     (row,) = stack.rows("EVAL")
     expected = {
@@ -30,7 +33,7 @@ def test_a_mask_awaits_its_ground_truth(stack):
 @pytest.mark.parametrize(
     "key", [KEY, f"{KEY}.png", "plate 1/A172_Phase_C7_1.png", "plate 1/A172_Phase_C7_1_mask.png"]
 )
-def test_a_ground_truth_under_the_images_key_is_found_and_queued(stack, key):
+def test_a_ground_truth_under_the_images_key_is_found_and_queued(stack: SegmentStack, key: Any) -> None:
     stack.upload(key, ground_truth(), bucket=GROUND_TRUTH)
     result = stack.segment(KEY, tiff())
     (row,) = stack.rows("EVAL")
@@ -48,14 +51,14 @@ def test_a_ground_truth_under_the_images_key_is_found_and_queued(stack, key):
     }
 
 
-def test_a_ground_truth_of_a_versioned_bucket_is_known_by_its_version(stack):
+def test_a_ground_truth_of_a_versioned_bucket_is_known_by_its_version(stack: SegmentStack) -> None:
     stack.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
     version = stack.upload(KEY, ground_truth(), bucket=GROUND_TRUTH)
     stack.segment(KEY, tiff())
     assert [row["record"] for row in stack.rows("EVAL")] == [f"EVAL#{version}"]
 
 
-def test_a_named_ground_truth_goes_before_the_one_under_the_images_key(stack):
+def test_a_named_ground_truth_goes_before_the_one_under_the_images_key(stack: SegmentStack) -> None:
     stack.upload(KEY, ground_truth(), bucket=GROUND_TRUTH)
     stack.upload("somewhere/truth.png", b"another", bucket=GROUND_TRUTH)
     stack.upload(KEY, tiff())
@@ -64,21 +67,21 @@ def test_a_named_ground_truth_goes_before_the_one_under_the_images_key(stack):
     assert (row["evaluation_status"], row["ground_truth"]) == ("QUEUED", URI)
 
 
-def test_a_named_ground_truth_that_is_not_there_is_awaited(stack):
+def test_a_named_ground_truth_that_is_not_there_is_awaited(stack: SegmentStack) -> None:
     stack.upload(KEY, tiff())
     stack.handle(request(KEY, ground_truth=URI))
     (row,) = stack.rows("EVAL")
     assert (row["evaluation_status"], row["ground_truth"]) == ("AWAITING_GROUND_TRUTH", URI)
 
 
-def test_a_rejected_image_is_not_scored(stack):
+def test_a_rejected_image_is_not_scored(stack: SegmentStack) -> None:
     stack.upload(KEY, ground_truth(), bucket=GROUND_TRUTH)
     stack.segment(KEY, b"text")
     assert stack.rows("EVAL") == []
     assert stack.evaluation_messages() == []
 
 
-def test_a_repeat_that_names_a_ground_truth_adds_an_evaluation_only(stack):
+def test_a_repeat_that_names_a_ground_truth_adds_an_evaluation_only(stack: SegmentStack) -> None:
     stack.segment(KEY, tiff())
     stack.upload("somewhere/truth.png", ground_truth(), bucket=GROUND_TRUTH)
     (repeated,) = stack.handle(request(KEY, ground_truth=URI))
@@ -90,14 +93,14 @@ def test_a_repeat_that_names_a_ground_truth_adds_an_evaluation_only(stack):
     assert len(stack.evaluation_messages()) == 1
 
 
-def test_a_repeat_that_names_a_ground_truth_to_come_notes_which(stack):
+def test_a_repeat_that_names_a_ground_truth_to_come_notes_which(stack: SegmentStack) -> None:
     stack.segment(KEY, tiff())
     stack.handle(request(KEY, ground_truth=URI))
     (row,) = stack.rows("EVAL")
     assert (row["record"], row["ground_truth"]) == ("EVAL#awaiting", URI)
 
 
-def test_a_repeat_with_another_ground_truth_keeps_both_evaluations(stack):
+def test_a_repeat_with_another_ground_truth_keeps_both_evaluations(stack: SegmentStack) -> None:
     stack.upload(KEY, ground_truth(), bucket=GROUND_TRUTH)
     stack.segment(KEY, tiff())
     stack.upload("somewhere/truth.png", b"another", bucket=GROUND_TRUTH)
@@ -107,7 +110,7 @@ def test_a_repeat_with_another_ground_truth_keeps_both_evaluations(stack):
     assert len(stack.evaluation_messages()) == 2
 
 
-def test_an_evaluation_keeps_the_label_that_its_job_was_given_later(stack):
+def test_an_evaluation_keeps_the_label_that_its_job_was_given_later(stack: SegmentStack) -> None:
     stack.segment(KEY, tiff())
     stack.handle(request(KEY, group="plate 7"))
     stack.upload("somewhere/truth.png", ground_truth(), bucket=GROUND_TRUTH)
@@ -115,7 +118,7 @@ def test_an_evaluation_keeps_the_label_that_its_job_was_given_later(stack):
     assert [row["group"] for row in stack.rows("EVAL")] == ["plate 7"]
 
 
-def test_an_evaluation_that_was_scored_is_not_queued_again(stack):
+def test_an_evaluation_that_was_scored_is_not_queued_again(stack: SegmentStack) -> None:
     stack.upload(KEY, ground_truth(), bucket=GROUND_TRUTH)
     stack.segment(KEY, tiff())
     stack.evaluation_messages()
@@ -126,7 +129,7 @@ def test_an_evaluation_that_was_scored_is_not_queued_again(stack):
     assert stack.evaluation_messages() == []
 
 
-def test_a_message_that_could_not_be_sent_is_sent_by_the_retry(stack):
+def test_a_message_that_could_not_be_sent_is_sent_by_the_retry(stack: SegmentStack) -> None:
     stack.upload(KEY, ground_truth(), bucket=GROUND_TRUTH)
     stack.upload(KEY, tiff())
     stack.wire.fail("SendMessage", "ServiceUnavailable", 503)
@@ -137,7 +140,7 @@ def test_a_message_that_could_not_be_sent_is_sent_by_the_retry(stack):
     assert [row["evaluation_status"] for row in stack.rows("EVAL")] == ["QUEUED"]
 
 
-def test_the_longest_key_has_a_ground_truth_under_itself(stack):
+def test_the_longest_key_has_a_ground_truth_under_itself(stack: SegmentStack) -> None:
     key = "k" * 1024
     stack.upload(key, ground_truth(), bucket=GROUND_TRUTH)
     stack.segment(key, tiff())

@@ -1,8 +1,11 @@
 """Every way in: each event is understood, each key is decoded where it is encoded and nowhere else."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from conftest import SegmentStack
 from factories import GROUND_TRUTH, INPUT, OUTPUT, event_file, request, s3_event, s3_record, sqs_batch, tiff
 
 PLAIN = "A172_Phase_C7_1_01d00h00m_1.tif"
@@ -41,7 +44,7 @@ STRANGE_KEYS = [
 
 
 @pytest.mark.parametrize("name", WAYS_IN)
-def test_each_event_file_is_understood(stack, name):
+def test_each_event_file_is_understood(stack: SegmentStack, name: Any) -> None:
     for key in WAYS_IN[name]:
         stack.upload(key, tiff())
     answer = stack.handle(event_file(name))
@@ -55,14 +58,14 @@ def test_each_event_file_is_understood(stack, name):
 
 
 @pytest.mark.parametrize("key", STRANGE_KEYS)
-def test_a_strange_key_survives_a_notification(stack, key):
+def test_a_strange_key_survives_a_notification(stack: SegmentStack, key: Any) -> None:
     stack.segment(key, tiff())
     assert stack.outputs() == {f"{key}.mask.png", f"{key}.result.json"}
     assert stack.result(f"{key}.result.json")["image"]["key"] == key
 
 
 @pytest.mark.parametrize("key", STRANGE_KEYS)
-def test_a_request_and_eventbridge_name_keys_as_they_are(stack, key):
+def test_a_request_and_eventbridge_name_keys_as_they_are(stack: SegmentStack, key: Any) -> None:
     stack.upload(key, tiff())
     from_bridge = event_file("eventbridge")
     from_bridge["detail"]["object"]["key"] = key
@@ -71,7 +74,9 @@ def test_a_request_and_eventbridge_name_keys_as_they_are(stack, key):
     assert stack.predictor.pages == 1
 
 
-def test_a_batch_may_mix_the_ways_in(stack, log_lines):
+def test_a_batch_may_mix_the_ways_in(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     keys = ["notified.tif", "asked.tif", "topic.tif", "bridge.tif"]
     for key in keys:
         stack.upload(key, tiff())
@@ -89,7 +94,7 @@ def test_a_batch_may_mix_the_ways_in(stack, log_lines):
     assert ignored["what"] == "s3:TestEvent"
 
 
-def test_the_reference_servers_field_is_taken_for_the_image(stack):
+def test_the_reference_servers_field_is_taken_for_the_image(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     (result,) = stack.handle({"image_path": f"s3://{INPUT}/a.tif"})
     assert result["mask"].endswith("/a.tif.mask.png")
@@ -104,7 +109,9 @@ def test_the_reference_servers_field_is_taken_for_the_image(stack):
         ("a.tif", "ObjectRemoved:Delete"),
     ],
 )
-def test_what_is_no_image_of_the_bucket_is_logged_and_left_alone(stack, log_lines, key, name):
+def test_what_is_no_image_of_the_bucket_is_logged_and_left_alone(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]], key: str, name: str
+) -> None:
     record = s3_record(key)
     record["eventName"] = name
     assert stack.deliver({"Records": [record]}) == []
@@ -113,7 +120,7 @@ def test_what_is_no_image_of_the_bucket_is_logged_and_left_alone(stack, log_line
     assert len(log_lines("event_ignored")) == 1
 
 
-def test_the_prefix_that_eventbridge_lacks_and_s3_may_send_is_no_matter(stack):
+def test_the_prefix_that_eventbridge_lacks_and_s3_may_send_is_no_matter(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     record = s3_record("a.tif")
     record["eventName"] = "s3:ObjectCreated:Put"
@@ -121,18 +128,20 @@ def test_the_prefix_that_eventbridge_lacks_and_s3_may_send_is_no_matter(stack):
     assert result["status"] == "SUCCEEDED"
 
 
-def test_eventbridge_deletions_are_ignored(stack, log_lines):
+def test_eventbridge_deletions_are_ignored(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     event = event_file("eventbridge")
     event["detail-type"] = "Object Deleted"
     assert stack.handle(event) == []
     assert [line["what"] for line in log_lines("event_ignored")] == ["Object Deleted"]
 
 
-def test_an_empty_batch_asks_for_nothing(stack):
+def test_an_empty_batch_asks_for_nothing(stack: SegmentStack) -> None:
     assert stack.handle(sqs_batch()) == []
 
 
-def test_a_ground_truth_in_its_own_bucket_is_no_image(stack):
+def test_a_ground_truth_in_its_own_bucket_is_no_image(stack: SegmentStack) -> None:
     stack.upload("a.png", tiff(), bucket=GROUND_TRUTH)
     (result,) = stack.handle(s3_event("a.png", bucket=GROUND_TRUTH))
     assert result["mask"].startswith(f"s3://{OUTPUT}/jobs/")

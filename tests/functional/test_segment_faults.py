@@ -1,7 +1,11 @@
 """Faults that pass: the message goes back to its queue, the row is given back, the others are done."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from botocore.exceptions import ClientError
+from conftest import SegmentStack
 from factories import INPUT, OUTPUT, event_file, request, s3_event, tiff
 
 # operation, error code, HTTP status, and how many calls of a good job precede it
@@ -24,13 +28,15 @@ AFTER_THE_RESULT = {
 }
 
 
-def break_down(stack, name):
+def break_down(stack: SegmentStack, name: str) -> None:
     operation, code, status, skip = FAULTS[name]
     stack.wire.fail(operation, code, status, skip=skip)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_message_goes_back_alone_and_is_done_the_next_time(stack, name, log_lines):
+def test_the_message_goes_back_alone_and_is_done_the_next_time(
+    stack: SegmentStack, name: Any, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     for key in ("a.tif", "b.tif"):
         stack.upload(key, tiff())
     break_down(stack, name)
@@ -50,7 +56,7 @@ def test_the_message_goes_back_alone_and_is_done_the_next_time(stack, name, log_
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_outside_of_a_queue_the_fault_is_raised(stack, name):
+def test_outside_of_a_queue_the_fault_is_raised(stack: SegmentStack, name: Any) -> None:
     stack.upload("a.tif", tiff())
     break_down(stack, name)
     with pytest.raises(ClientError, match=FAULTS[name][1]):
@@ -58,7 +64,7 @@ def test_outside_of_a_queue_the_fault_is_raised(stack, name):
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_no_page_is_segmented_twice_once_its_result_is_written(stack, name):
+def test_no_page_is_segmented_twice_once_its_result_is_written(stack: SegmentStack, name: Any) -> None:
     stack.upload("a.tif", tiff())
     break_down(stack, name)
     stack.deliver(s3_event("a.tif"))
@@ -67,7 +73,7 @@ def test_no_page_is_segmented_twice_once_its_result_is_written(stack, name):
     assert stack.predictor.pages - before == (0 if name in AFTER_THE_RESULT else 1)
 
 
-def test_the_row_is_given_back_with_the_reason(stack):
+def test_the_row_is_given_back_with_the_reason(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("PutObject", "SlowDown", 503)
     stack.deliver(s3_event("a.tif"))
@@ -76,14 +82,14 @@ def test_the_row_is_given_back_with_the_reason(stack):
     assert row["error"].startswith("ClientError: An error occurred (SlowDown)")
 
 
-def test_all_messages_of_a_batch_may_fail(stack):
+def test_all_messages_of_a_batch_may_fail(stack: SegmentStack) -> None:
     for key in ("a.tif", "b.tif"):
         stack.upload(key, tiff())
     stack.wire.fail("GetObject", "InternalError", 500, times=2)
     assert stack.deliver(s3_event("a.tif"), s3_event("b.tif")) == [0, 1]
 
 
-def test_a_fault_leaves_the_other_images_of_the_same_event_done(stack):
+def test_a_fault_leaves_the_other_images_of_the_same_event_done(stack: SegmentStack) -> None:
     for key in ("plate 1/first.tif", "plate 1/second.tif"):
         stack.upload(key, tiff())
     stack.wire.fail("GetObject", "InternalError", 500, key="first.tif")
@@ -96,7 +102,7 @@ def test_a_fault_leaves_the_other_images_of_the_same_event_done(stack):
     }
 
 
-def test_a_missing_output_bucket_sends_the_message_back(stack):
+def test_a_missing_output_bucket_sends_the_message_back(stack: SegmentStack) -> None:
     stack.s3.delete_bucket(Bucket=OUTPUT)
     stack.upload("a.tif", tiff())
     assert stack.deliver(s3_event("a.tif"), request("a.tif", threshold=0.9), "no JSON") == [0, 1, 2]
@@ -104,7 +110,7 @@ def test_a_missing_output_bucket_sends_the_message_back(stack):
     assert "NoSuchBucket" in stack.rows()[0]["error"]
 
 
-def test_a_name_that_others_write_all_the_time_is_given_up_for_now(stack):
+def test_a_name_that_others_write_all_the_time_is_given_up_for_now(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("PutObject", "PreconditionFailed", 412, times=1000)
     assert stack.deliver(s3_event("a.tif")) == [0]
@@ -113,21 +119,21 @@ def test_a_name_that_others_write_all_the_time_is_given_up_for_now(stack):
 @pytest.mark.parametrize(
     ("code", "status"), [("PreconditionFailed", 412), ("ConditionalRequestConflict", 409)]
 )
-def test_a_write_that_lost_a_race_is_tried_at_once(stack, code, status):
+def test_a_write_that_lost_a_race_is_tried_at_once(stack: SegmentStack, code: str, status: int) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("PutObject", code, status)
     assert stack.deliver(s3_event("a.tif")) == []
     assert stack.predictor.pages == 1
 
 
-def test_a_missing_table_sends_the_message_back(stack):
+def test_a_missing_table_sends_the_message_back(stack: SegmentStack) -> None:
     stack.table.delete()
     stack.upload("a.tif", tiff())
     assert stack.deliver(s3_event("a.tif"), "no JSON") == [0, 1]
 
 
-def test_a_body_that_breaks_off_is_a_fault_and_no_bad_image(stack):
-    def break_off():
+def test_a_body_that_breaks_off_is_a_fault_and_no_bad_image(stack: SegmentStack) -> None:
+    def break_off() -> None:
         raise ConnectionError("connection reset")
 
     stack.upload("a.tif", tiff())

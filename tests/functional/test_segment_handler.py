@@ -1,27 +1,32 @@
 """An image becomes a mask: what is stored, and what is said of it."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import SegmentStack
 from factories import HEIGHT, INPUT, OUTPUT, WIDTH, page, request, s3_event, stack_of, tiff
+
+from cytomask.model.predictor import Mode, Predictor
 
 KEY = "plate 1/A172_Phase_C7_1_00d00h00m_1.tif"
 
 
-def test_an_upload_becomes_a_mask_beside_a_result(stack):
+def test_an_upload_becomes_a_mask_beside_a_result(stack: SegmentStack) -> None:
     stack.segment(KEY, tiff())
     assert stack.outputs() == {f"{KEY}.mask.png", f"{KEY}.result.json"}
     assert stack.mask(f"{KEY}.mask.png").shape == (HEIGHT, WIDTH)
 
 
-def test_the_mask_is_what_the_network_says_of_the_page(stack, predictor):
+def test_the_mask_is_what_the_network_says_of_the_page(stack: SegmentStack, predictor: Predictor) -> None:
     stack.segment(KEY, tiff())
     expected = predictor.predict(page()).mask
     assert np.array_equal(stack.mask(f"{KEY}.mask.png"), expected * np.uint8(255))
 
 
-def test_the_result_says_where_the_mask_comes_from(stack, predictor):
+def test_the_result_says_where_the_mask_comes_from(stack: SegmentStack, predictor: Predictor) -> None:
     result = stack.segment(KEY, tiff())
     mask = stack.mask(f"{KEY}.mask.png")
     etag = stack.s3.head_object(Bucket=INPUT, Key=KEY)["ETag"].strip('"')
@@ -74,13 +79,15 @@ def test_the_result_says_where_the_mask_comes_from(stack, predictor):
     )
 
 
-def test_only_the_first_invocation_is_a_cold_start(stack, monkeypatch):
+def test_only_the_first_invocation_is_a_cold_start(
+    stack: SegmentStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stack.app, "invocations", itertools.count())
     assert stack.segment("first.tif", tiff())["cold_start"] is True
     assert stack.segment("second.tif", tiff())["cold_start"] is False
 
 
-def test_the_row_says_what_became_of_the_job(stack, predictor):
+def test_the_row_says_what_became_of_the_job(stack: SegmentStack, predictor: Predictor) -> None:
     result = stack.segment(KEY, tiff())
     row = stack.row()
     expected = {
@@ -102,14 +109,16 @@ def test_the_row_says_what_became_of_the_job(stack, predictor):
     assert not {"lease_until", "owner", "error", "error_code"} & row.keys()
 
 
-def test_jobs_are_found_by_status_and_by_group(stack):
+def test_jobs_are_found_by_status_and_by_group(stack: SegmentStack) -> None:
     job_id = stack.segment(KEY, tiff())["job_id"]
     assert [row["job_id"] for row in stack.indexed("by_status", "status", "SUCCEEDED")] == [job_id]
     by_group = stack.indexed("by_group", "group", "A172")
     assert {row["record"] for row in by_group} == {"JOB", "EVAL#awaiting"}
 
 
-def test_a_mask_written_is_logged_as_an_event_with_fields(stack, log_lines):
+def test_a_mask_written_is_logged_as_an_event_with_fields(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     result = stack.segment(KEY, tiff())
     (line,) = log_lines("mask_written")
     expected = {
@@ -126,7 +135,7 @@ def test_a_mask_written_is_logged_as_an_event_with_fields(stack, log_lines):
     assert {name: line[name] for name in expected} == expected
 
 
-def test_every_page_of_a_stack_gets_a_mask_with_its_number(stack):
+def test_every_page_of_a_stack_gets_a_mask_with_its_number(stack: SegmentStack) -> None:
     result = stack.segment("stack.tif", stack_of(3))
     assert stack.outputs() == {
         "stack.tif.p0000.mask.png",
@@ -140,14 +149,14 @@ def test_every_page_of_a_stack_gets_a_mask_with_its_number(stack):
     assert stack.row()["pages"] == 3
 
 
-def test_one_page_of_a_stack_keeps_its_number(stack):
+def test_one_page_of_a_stack_keeps_its_number(stack: SegmentStack) -> None:
     stack.upload("stack.tif", stack_of(3))
     (result,) = stack.handle(request("stack.tif", pages="2"))
     job = f"jobs/{result['job_id']}/stack.tif"
     assert stack.outputs() == {f"{job}.p0002.mask.png", f"{job}.result.json"}
 
 
-def test_a_request_with_parameters_writes_under_its_job(stack):
+def test_a_request_with_parameters_writes_under_its_job(stack: SegmentStack) -> None:
     stack.upload(KEY, tiff())
     (result,) = stack.handle(request(KEY, threshold=0.9))
     job = f"jobs/{result['job_id']}/{KEY}"
@@ -156,7 +165,7 @@ def test_a_request_with_parameters_writes_under_its_job(stack):
     assert stack.row()["mask"] == f"s3://{OUTPUT}/{job}.mask.png"
 
 
-def test_a_higher_threshold_finds_no_more_cells(stack):
+def test_a_higher_threshold_finds_no_more_cells(stack: SegmentStack) -> None:
     stack.upload(KEY, tiff())
     masks = []
     for threshold in (0.0, 0.3, 0.7, 1.0):
@@ -166,7 +175,9 @@ def test_a_higher_threshold_finds_no_more_cells(stack):
     assert (masks[0], masks[-1]) == (1.0, 0.0)
 
 
-def test_the_default_threshold_spelled_out_is_the_default_request(stack, predictor):
+def test_the_default_threshold_spelled_out_is_the_default_request(
+    stack: SegmentStack, predictor: Predictor
+) -> None:
     stack.segment(KEY, tiff())
     (repeated,) = stack.handle(request(KEY, threshold=predictor.manifests["native"].threshold))
     assert repeated["job_id"] == stack.row()["job_id"]
@@ -174,7 +185,7 @@ def test_the_default_threshold_spelled_out_is_the_default_request(stack, predict
     assert stack.predictor.pages == 1
 
 
-def test_all_outputs_come_when_asked_for(stack, predictor):
+def test_all_outputs_come_when_asked_for(stack: SegmentStack, predictor: Predictor) -> None:
     stack.upload(KEY, tiff())
     (result,) = stack.handle(request(KEY, outputs=["overlay", "probability", "mask"]))
     job = f"jobs/{result['job_id']}/{KEY}"
@@ -183,14 +194,14 @@ def test_all_outputs_come_when_asked_for(stack, predictor):
     }
     assert stack.mask(f"{job}.mask.png").shape == (HEIGHT, WIDTH)
     probability = stack.pixels(f"{job}.probability.png")
-    assert (probability.dtype, probability.shape) == (np.uint16, (HEIGHT, WIDTH))
+    assert (probability.dtype, probability.shape) == (np.dtype(np.uint16), (HEIGHT, WIDTH))
     expected = predictor.predict(page()).probability
     assert np.abs(probability / 65535 - expected).max() < 1e-4
     assert stack.pixels(f"{job}.overlay.png").shape == (HEIGHT, WIDTH, 3)
     assert {"mask", "overlay", "probability"} < result["pages"][0].keys()
 
 
-def test_outputs_without_a_mask_leave_nothing_to_score(stack):
+def test_outputs_without_a_mask_leave_nothing_to_score(stack: SegmentStack) -> None:
     stack.upload(KEY, tiff())
     (result,) = stack.handle(request(KEY, outputs=["overlay"]))
     assert (result["status"], result["mask"]) == ("SUCCEEDED", None)
@@ -198,7 +209,9 @@ def test_outputs_without_a_mask_leave_nothing_to_score(stack):
 
 
 @pytest.mark.parametrize("mode", ["native", "resize"])
-def test_each_mode_names_the_network_that_made_its_mask(stack, predictor, mode):
+def test_each_mode_names_the_network_that_made_its_mask(
+    stack: SegmentStack, predictor: Predictor, mode: Mode
+) -> None:
     stack.upload(KEY, tiff())
     (result,) = stack.handle(request(KEY, mode=mode))
     manifest = predictor.manifests[mode]
@@ -207,20 +220,22 @@ def test_each_mode_names_the_network_that_made_its_mask(stack, predictor, mode):
     assert stack.row()["model_sha256"] == manifest.sha256
 
 
-def test_resize_mode_has_no_tiles_and_a_mask_of_the_full_size(stack):
+def test_resize_mode_has_no_tiles_and_a_mask_of_the_full_size(stack: SegmentStack) -> None:
     stack.upload(KEY, tiff())
     (result,) = stack.handle(request(KEY, mode="resize"))
     assert result["pages"][0]["tiles"] is None
     assert stack.mask(f"jobs/{result['job_id']}/{KEY}.mask.png").shape == (HEIGHT, WIDTH)
 
 
-def test_a_page_larger_than_a_tile_says_how_many_it_took(stack):
+def test_a_page_larger_than_a_tile_says_how_many_it_took(stack: SegmentStack) -> None:
     result = stack.segment(KEY, tiff(np.tile(page(), (4, 4))))  # 256 x 320
     assert result["pages"][0]["tiles"]["count"] == 4
     assert stack.mask(f"{KEY}.mask.png").shape == (4 * HEIGHT, 4 * WIDTH)
 
 
-def test_a_named_channel_is_segmented_like_a_page_of_its_own(stack, predictor):
+def test_a_named_channel_is_segmented_like_a_page_of_its_own(
+    stack: SegmentStack, predictor: Predictor
+) -> None:
     channels = np.stack([page(seed) for seed in range(5)])  # 5, 64, 80
     stack.upload("five.ome.tif", tiff(channels, metadata={"axes": "CYX"}, ome=True))
     (result,) = stack.handle(request("five.ome.tif", channel=3))
@@ -228,7 +243,7 @@ def test_a_named_channel_is_segmented_like_a_page_of_its_own(stack, predictor):
     assert np.array_equal(mask == 255, predictor.predict(page(3)).mask)
 
 
-def test_bit_depth_does_not_change_the_mask(stack):
+def test_bit_depth_does_not_change_the_mask(stack: SegmentStack) -> None:
     eight = (page() >> 8).astype(np.uint8)
     stack.segment("8.tif", tiff(eight))
     stack.segment("12.tif", tiff(eight.astype(np.uint16) * 16))
@@ -238,19 +253,21 @@ def test_bit_depth_does_not_change_the_mask(stack):
     assert np.array_equal(eight_bits, stack.mask("16.tif.mask.png"))
 
 
-def test_a_constant_image_has_no_cells(stack):
+def test_a_constant_image_has_no_cells(stack: SegmentStack) -> None:
     result = stack.segment("flat.tif", tiff(np.full((HEIGHT, WIDTH), 700, np.uint16)))
     assert (result["status"], result["confluence"]) == ("SUCCEEDED", 0.0)
     assert not stack.mask("flat.tif.mask.png").any()
 
 
-def test_a_repeat_has_the_same_answer(stack):
+def test_a_repeat_has_the_same_answer(stack: SegmentStack) -> None:
     first = stack.segment(KEY, tiff())
     (repeated,) = stack.handle(s3_event(KEY))
     assert repeated == first
 
 
-def test_the_process_does_not_start_in_a_wrong_environment(stack, monkeypatch):
+def test_the_process_does_not_start_in_a_wrong_environment(
+    stack: SegmentStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("JOBS_TABLE")
     with pytest.raises(ValueError, match="JOBS_TABLE"):
         stack.app.connect()

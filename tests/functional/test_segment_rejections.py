@@ -1,9 +1,12 @@
 """Bad input: rejected with a code and a sentence, recorded, never retried, alone in its fate."""
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import SegmentStack
 from factories import (
     HEIGHT,
     INPUT,
@@ -69,7 +72,9 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
-def test_a_bad_image_is_rejected_with_a_reason_and_harms_no_other(stack, log_lines, name):
+def test_a_bad_image_is_rejected_with_a_reason_and_harms_no_other(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]], name: Any
+) -> None:
     body, code, sentence = BAD_IMAGES[name]
     stack.upload("good.tif", tiff())
     stack.upload("bad.tif", body)
@@ -89,7 +94,7 @@ def test_a_bad_image_is_rejected_with_a_reason_and_harms_no_other(stack, log_lin
     assert {field: line[field] for field in expected} == expected
 
 
-def test_a_rejected_image_is_not_tried_again(stack):
+def test_a_rejected_image_is_not_tried_again(stack: SegmentStack) -> None:
     stack.upload("bad.tif", b"text")
     (first,) = stack.handle(s3_event("bad.tif"))
     stack.wire.fail("GetObject", "Untouchable", 500, key="bad.tif")
@@ -98,19 +103,19 @@ def test_a_rejected_image_is_not_tried_again(stack):
     assert len(stack.rows()) == 1
 
 
-def test_rejected_jobs_are_found_by_status(stack):
+def test_rejected_jobs_are_found_by_status(stack: SegmentStack) -> None:
     stack.segment("bad.tif", b"text")
     (row,) = stack.indexed("by_status", "status", "REJECTED")
     assert row["result"] == f"s3://{OUTPUT}/bad.tif.result.json"
 
 
-def test_a_key_that_vanished_before_the_event_is_rejected(stack):
+def test_a_key_that_vanished_before_the_event_is_rejected(stack: SegmentStack) -> None:
     assert stack.deliver(s3_event("gone.tif")) == []
     assert stack.row()["error_code"] == "IMAGE_NOT_FOUND"
     assert "never uploaded" in stack.result("gone.tif.result.json")["error"]["message"]
 
 
-def test_a_key_that_vanishes_before_the_read_is_rejected(stack):
+def test_a_key_that_vanishes_before_the_read_is_rejected(stack: SegmentStack) -> None:
     stack.upload("gone.tif", tiff())
     stack.wire.before(
         "GetObject", lambda: stack.s3.delete_object(Bucket=INPUT, Key="gone.tif"), key="gone.tif"
@@ -120,21 +125,21 @@ def test_a_key_that_vanishes_before_the_read_is_rejected(stack):
     assert "was deleted before it was read" in stack.row()["error"]
 
 
-def test_an_image_uploaded_after_it_was_missed_is_a_job_of_its_own(stack):
+def test_an_image_uploaded_after_it_was_missed_is_a_job_of_its_own(stack: SegmentStack) -> None:
     stack.handle(request("late.tif"))
     stack.segment("late.tif", tiff())
     assert [row["status"] for row in stack.rows()] == ["REJECTED", "SUCCEEDED"]
     assert stack.result("late.tif.result.json")["status"] == "SUCCEEDED"
 
 
-def test_a_version_that_never_was_is_rejected(stack):
+def test_a_version_that_never_was_is_rejected(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     event = {"Records": [s3_record("a.tif", version="3HL4kqtJlcpXroDTDmJrmSpXd3dIbrHY")]}
     assert stack.deliver(event) == []
     assert stack.row()["error_code"] == "IMAGE_NOT_FOUND"
 
 
-def test_a_bucket_that_is_not_there_is_rejected(stack, monkeypatch):
+def test_a_bucket_that_is_not_there_is_rejected(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALLOWED_BUCKETS", "no-such-bucket")
     monkeypatch.setattr(stack.app, "segmenter", stack.app.connect()[0])
     (result,) = stack.handle({"image": "s3://no-such-bucket/a.tif"})
@@ -142,7 +147,7 @@ def test_a_bucket_that_is_not_there_is_rejected(stack, monkeypatch):
 
 
 @pytest.mark.parametrize("name", BAD_REQUESTS)
-def test_a_message_that_says_nothing_is_rejected_and_harms_no_other(stack, name):
+def test_a_message_that_says_nothing_is_rejected_and_harms_no_other(stack: SegmentStack, name: Any) -> None:
     message, sentence = BAD_REQUESTS[name]
     stack.upload("good.tif", tiff())
     assert stack.deliver(message, request("good.tif")) == []
@@ -155,17 +160,17 @@ def test_a_message_that_says_nothing_is_rejected_and_harms_no_other(stack, name)
     assert result["error"] == {"code": "INVALID_REQUEST", "message": bad["error"]}
 
 
-def test_a_rejected_message_is_kept_to_look_at(stack):
+def test_a_rejected_message_is_kept_to_look_at(stack: SegmentStack) -> None:
     stack.deliver(request("a.tif", colour="red"))
     assert json.loads(stack.row()["message"]) == request("a.tif", colour="red")
 
 
-def test_a_long_message_is_kept_in_part(stack):
+def test_a_long_message_is_kept_in_part(stack: SegmentStack) -> None:
     stack.deliver("x" * 200_000)
     assert stack.row()["message"] == "x" * 4096
 
 
-def test_a_refused_field_says_what_would_be_accepted(stack):
+def test_a_refused_field_says_what_would_be_accepted(stack: SegmentStack) -> None:
     (result,) = stack.handle(request("a.tif", threshold=2))
     assert result["error"]["message"].endswith("it takes a probability from 0 to 1")
     (result,) = stack.handle(request("a.tif", tile=2))
@@ -174,19 +179,19 @@ def test_a_refused_field_says_what_would_be_accepted(stack):
     )
 
 
-def test_one_bad_record_leaves_the_others_of_its_event_alone(stack):
+def test_one_bad_record_leaves_the_others_of_its_event_alone(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     event = {"Records": [{"s3": {}}, s3_record("a.tif")]}
     assert stack.deliver(event) == []
     assert sorted(row["status"] for row in stack.rows()) == ["REJECTED", "SUCCEEDED"]
 
 
-def test_a_bad_direct_request_is_answered_as_rejected(stack):
+def test_a_bad_direct_request_is_answered_as_rejected(stack: SegmentStack) -> None:
     (result,) = stack.handle({"image": "s3://bucket/\ud800"})
     assert (result["status"], result["error"]["code"]) == ("REJECTED", "INVALID_REQUEST")
 
 
-def test_a_page_past_the_end_is_rejected(stack):
+def test_a_page_past_the_end_is_rejected(stack: SegmentStack) -> None:
     stack.upload("stack.tif", stack_of(2))
     (result,) = stack.handle(request("stack.tif", pages="1-2"))
     assert result["error"]["code"] == "NO_SUCH_PAGE"
@@ -194,13 +199,13 @@ def test_a_page_past_the_end_is_rejected(stack):
     assert stack.outputs() == {f"jobs/{result['job_id']}/stack.tif.result.json"}
 
 
-def test_a_channel_that_is_not_there_is_rejected(stack):
+def test_a_channel_that_is_not_there_is_rejected(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     (result,) = stack.handle(request("a.tif", channel=1))
     assert result["error"]["code"] == "AMBIGUOUS_CHANNELS"
 
 
-def test_a_damaged_page_rejects_the_stack_and_the_pages_before_it_stay_on_record(stack):
+def test_a_damaged_page_rejects_the_stack_and_the_pages_before_it_stay_on_record(stack: SegmentStack) -> None:
     pages = np.stack([page(seed).astype(np.float32) for seed in range(3)])
     pages[1, 0, 0] = np.nan
     result = stack.segment("stack.tif", tiff(pages, photometric="minisblack"))
@@ -212,7 +217,7 @@ def test_a_damaged_page_rejects_the_stack_and_the_pages_before_it_stay_on_record
 
 
 @pytest.mark.parametrize("key", ["k" * 1024, "ü" * 512, "k" * 1001 + ".tif", "d/" * 510 + "a.tif"])
-def test_a_key_too_long_for_its_suffix_is_segmented_under_its_job(stack, key):
+def test_a_key_too_long_for_its_suffix_is_segmented_under_its_job(stack: SegmentStack, key: Any) -> None:
     result = stack.segment(key, tiff())
     prefix = f"jobs/{result['job_id']}/image"
     assert result["status"] == "SUCCEEDED"
@@ -224,7 +229,9 @@ def test_a_key_too_long_for_its_suffix_is_segmented_under_its_job(stack, key):
 @pytest.mark.parametrize(
     "named", [{"image": "s3://private/a.tif"}, request("a.tif", ground_truth="s3://private/truth.png")]
 )
-def test_a_message_that_names_a_foreign_bucket_is_refused_and_nothing_is_asked_of_it(stack, named):
+def test_a_message_that_names_a_foreign_bucket_is_refused_and_nothing_is_asked_of_it(
+    stack: SegmentStack, named: Any
+) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("HeadObject", "asked", 500, times=10)
     assert stack.deliver(named) == []
@@ -235,7 +242,9 @@ def test_a_message_that_names_a_foreign_bucket_is_refused_and_nothing_is_asked_o
     assert stack.result(row["result"].split("/", 3)[3])["error"]["code"] == "FOREIGN_BUCKET"
 
 
-def test_a_bucket_that_is_allowed_is_served_under_its_jobs(stack, monkeypatch):
+def test_a_bucket_that_is_allowed_is_served_under_its_jobs(
+    stack: SegmentStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ALLOWED_BUCKETS", "another, private")
     monkeypatch.setattr(stack.app, "segmenter", stack.app.connect()[0])
     stack.s3.create_bucket(Bucket="private", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
@@ -249,6 +258,6 @@ def test_a_bucket_that_is_allowed_is_served_under_its_jobs(stack, monkeypatch):
 
 
 @pytest.mark.parametrize("event", [None, [], 7, "s3://bucket/key", {}, {"Records": None}])
-def test_an_event_of_no_known_form_is_answered_as_rejected(stack, event):
+def test_an_event_of_no_known_form_is_answered_as_rejected(stack: SegmentStack, event: Any) -> None:
     (result,) = stack.handle(event)
     assert (result["status"], result["error"]["code"]) == ("REJECTED", "INVALID_REQUEST")

@@ -54,7 +54,7 @@ def painted(*tiles: tuple[int, int, NDArray[np.bool_]]) -> bytes:
 
 
 def save(browser: Browser, job: str, body: bytes, query: str = "base=mask&seen=", page: int = 0) -> Answer:
-    kind = {"Content-Type": "application/octet-stream"}
+    kind: dict[str, str | None] = {"Content-Type": "application/octet-stream"}
     return browser.call("POST", f"/api/jobs/{job}/pages/{page}/truth?{query}", body, kind)
 
 

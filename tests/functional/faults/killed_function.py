@@ -56,8 +56,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     kill = Kill()
     boto3.setup_default_session()
-    boto3.DEFAULT_SESSION.events.register("provide-client-params", kill.before)
-    boto3.DEFAULT_SESSION.events.register("after-call", kill.after)
+    session = boto3.DEFAULT_SESSION
+    assert session
+    session.events.register("provide-client-params", kill.before)
+    session.events.register("after-call", kill.after)
     serve = importlib.import_module("cytomask.functions.segment.app").handler
 
     def handler(event: dict[str, Any], context: Any) -> Any:

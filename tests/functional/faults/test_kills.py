@@ -1,6 +1,8 @@
 """The function's process killed by SIGKILL at each step of an image's way; another one ends what it began."""
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from factories import page
@@ -10,7 +12,7 @@ from benchmarks.environments import environments
 from benchmarks.reconcile import discrepancies
 from benchmarks.storm import drain, job_rows, log_lines, outputs, upload
 from cytomask.infra import emulator
-from cytomask.infra.emulator import emulated_stack
+from cytomask.infra.emulator import EmulatedStack, emulated_stack
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +26,7 @@ HANDLERS = dict.fromkeys(emulator.HANDLERS, "tests.functional.recording_handler:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory):
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A stack in which a process was killed at every step, and all came to its end."""
     with emulated_stack(
         tmp_path_factory.mktemp("killed"), parameters=PARAMETERS, handlers=HANDLERS
@@ -39,23 +41,25 @@ def stack(tmp_path_factory):
         yield running
 
 
-def until(look, seconds=60):
+def until(look: Any, seconds: int = 60) -> None:
     deadline = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.05)
 
 
-def said(stack, message):
+def said(stack: EmulatedStack, message: Any) -> Any:
     """The process of each line of the log that says so."""
     return [line["process"] for line in log_lines(stack.log) if line.get("message") == message]
 
 
-def test_every_step_was_the_last_of_a_process_of_its_own(stack):
+def test_every_step_was_the_last_of_a_process_of_its_own(stack: EmulatedStack) -> None:
     assert len(set(said(stack, "killed"))) == len(STEPS)
 
 
-def test_all_are_whole_in_the_end_and_have_the_mask_of_the_image_that_nobody_disturbed(stack):
+def test_all_are_whole_in_the_end_and_have_the_mask_of_the_image_that_nobody_disturbed(
+    stack: EmulatedStack,
+) -> None:
     written = outputs(stack)
     quiet = written[f"{QUIET}.mask.png"]
     masks = {key: quiet for key in [QUIET, *KEYS]}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from conftest import FailuresFunction, SegmentStack
 from factories import INPUT, OUTPUT, page, s3_event, tiff
 
 from benchmarks.reconcile import discrepancies
@@ -46,7 +47,7 @@ def refuse(name: str, fault: str) -> None:
     raise ClientError(answer, name)  # type: ignore[arg-type]
 
 
-def deliver_until_acknowledged(stack, failures, key):
+def deliver_until_acknowledged(stack: SegmentStack, failures: FailuresFunction, key: str) -> None:
     """What the queue does: the same message until it is acknowledged; after five tries, the dead letter."""
     for _ in range(TRIES):
         if stack.deliver(s3_event(key)) == []:
@@ -56,14 +57,14 @@ def deliver_until_acknowledged(stack, failures, key):
         expire_leases(stack)
 
 
-def expire_leases(stack):
+def expire_leases(stack: SegmentStack) -> None:
     """Lets the time pass until the message is delivered again: longer than any lease."""
     for row in stack.rows():
         if row["status"] == "RUNNING":
             stack.table.put_item(Item=row | {"lease_until": 1})
 
 
-def quiet_masks(stack, images):
+def quiet_masks(stack: SegmentStack, images: Any) -> Any:
     """The mask of each image as a run without faults writes it."""
     for key, body in images.items():
         stack.upload(f"quiet/{key}", body)
@@ -71,7 +72,7 @@ def quiet_masks(stack, images):
     return {key: stack.output(f"quiet/{key}.mask.png") for key in images}
 
 
-def reconcile(stack, masks, succeeded=True):
+def reconcile(stack: SegmentStack, masks: Any, succeeded: bool = True) -> Any:
     """Every image has one row with one final status, and a finished one the quiet run's mask, once."""
     written = {name: stack.output(name) for name in stack.outputs() if not name.startswith("quiet/")}
     rows = [row for row in stack.rows() if not row["image"].startswith(f"s3://{INPUT}/quiet/")]
@@ -83,7 +84,7 @@ def reconcile(stack, masks, succeeded=True):
     return {row["image"]: row["status"] for row in rows}
 
 
-def test_a_quiet_image_makes_as_many_calls_as_are_struck_one_by_one_below(stack):
+def test_a_quiet_image_makes_as_many_calls_as_are_struck_one_by_one_below(stack: SegmentStack) -> None:
     storm = Storm(lambda call, name: None)
     storm.rage(stack)
     stack.segment(KEY, tiff())
@@ -92,7 +93,9 @@ def test_a_quiet_image_makes_as_many_calls_as_are_struck_one_by_one_below(stack)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("struck", range(1, CALLS_OF_ONE_IMAGE + 1))
-def test_one_call_that_is_refused_is_made_up_for(stack, failures, struck):
+def test_one_call_that_is_refused_is_made_up_for(
+    stack: SegmentStack, failures: FailuresFunction, struck: int
+) -> None:
     fault = [*PASSING][struck % len(PASSING)]
     masks = quiet_masks(stack, {KEY: tiff()})
     stack.upload(KEY, tiff())
@@ -104,7 +107,9 @@ def test_one_call_that_is_refused_is_made_up_for(stack, failures, struck):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("struck", range(1, CALLS_OF_ONE_IMAGE + 1))
-def test_a_process_that_is_killed_at_any_call_leaves_what_its_successor_ends(stack, failures, struck):
+def test_a_process_that_is_killed_at_any_call_leaves_what_its_successor_ends(
+    stack: SegmentStack, failures: FailuresFunction, struck: int
+) -> None:
     def kill(call: int, name: str) -> None:
         if call >= struck:
             raise ConnectionError("killed")
@@ -123,8 +128,8 @@ def test_a_process_that_is_killed_at_any_call_leaves_what_its_successor_ends(sta
 @pytest.mark.slow
 @pytest.mark.parametrize("struck", range(1, CALLS_OF_ONE_IMAGE + 1))
 def test_a_process_that_is_killed_at_any_call_every_time_is_failed_and_then_sent_again(
-    stack, failures, struck
-):
+    stack: SegmentStack, failures: FailuresFunction, struck: int
+) -> None:
     def kill(call: int, name: str) -> None:
         if call >= struck:
             raise ConnectionError("killed")
@@ -143,7 +148,9 @@ def test_a_process_that_is_killed_at_any_call_every_time_is_failed_and_then_sent
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_plate_in_a_storm_of_faults_duplicates_and_disorder_is_whole_in_the_end(stack, failures, seed):
+def test_a_plate_in_a_storm_of_faults_duplicates_and_disorder_is_whole_in_the_end(
+    stack: SegmentStack, failures: FailuresFunction, seed: int
+) -> None:
     rng = random.Random(seed)
     images = {f"plate 1/{number}.tif": tiff(page(number)) for number in range(4)}
     masks = quiet_masks(stack, images)
@@ -171,7 +178,9 @@ def test_a_plate_in_a_storm_of_faults_duplicates_and_disorder_is_whole_in_the_en
     reconcile(stack, masks)
 
 
-def test_a_missing_output_bucket_fails_every_image_and_a_redrive_ends_them(stack, failures):
+def test_a_missing_output_bucket_fails_every_image_and_a_redrive_ends_them(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     images = {f"{number}.tif": tiff(page(number)) for number in range(2)}
     masks = quiet_masks(stack, images)
     for name in stack.outputs():
