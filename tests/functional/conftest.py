@@ -4,17 +4,10 @@ import importlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import timedelta
-from types import ModuleType
 from typing import Any
-from wsgiref.util import setup_testing_defaults
 
 import boto3
-import numpy as np
 import pytest
-from boto3.dynamodb.conditions import Key
-from botocore.exceptions import ClientError
 from factories import (
     GROUND_TRUTH,
     INPUT,
@@ -22,248 +15,28 @@ from factories import (
     QUEUE_URL,
     SEGMENT_QUEUE_URL,
     TABLE,
-    LambdaContext,
-    failed_messages,
-    s3_event,
-    sqs_batch,
+)
+from functions_on_moto import (
+    ApiFunction,
+    CountingPredictor,
+    EvaluateFunction,
+    FailuresFunction,
+    HttpDoor,
+    SegmentStack,
+    Sessions,
+    Wire,
 )
 from http_api import http_api
 from moto import mock_aws
-from moto.s3.models import s3_backends
 from moto_stack import ENVIRONMENT, make_buckets, make_table
-from numpy.typing import NDArray
-from PIL import Image
 
 from cytomask.cli.stack import Stack
-from cytomask.model.predictor import Prediction, Predictor
-
-Row = dict[str, Any]
-
-
-class CountingPredictor:
-    """The real network, which counts the pages that it segments."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        self.manifests, self.wait = predictor.manifests, predictor.wait
-        self.pages = 0
-
-    def predict(self, *arguments: Any) -> Prediction:
-        self.pages += 1
-        return self._predictor.predict(*arguments)
-
-
-@dataclass
-class Rule:
-    operation: str
-    act: Callable[[], None]
-    times: int
-    skip: int
-    key: str
-
-
-@dataclass
-class Wire:
-    """What lies between the handler's clients and AWS: calls can be failed, or something done before."""
-
-    rules: list[Rule] = field(default_factory=list)
-
-    def before(
-        self, operation: str, act: Callable[[], None], times: int = 1, skip: int = 0, key: str = ""
-    ) -> None:
-        """Acts before the calls of `operation` whose S3 key ends in `key`, after `skip` of them."""
-        self.rules.append(Rule(operation, act, times, skip, key))
-
-    def fail(
-        self, operation: str, code: str, status: int, times: int = 1, skip: int = 0, key: str = ""
-    ) -> None:
-        def act() -> None:
-            answer = {
-                "Error": {"Code": code, "Message": "injected"},
-                "ResponseMetadata": {"HTTPStatusCode": status},
-            }
-            raise ClientError(answer, operation)  # type: ignore[arg-type]
-
-        self.before(operation, act, times, skip, key)
-
-    def cut(self, operation: str, skip: int = 0, key: str = "") -> None:
-        """From here on nothing gets through, as when the invocation is killed."""
-
-        def act() -> None:
-            for name in ("GetItem", "PutItem", "UpdateItem", "PutObject", "SendMessage"):
-                self.fail(name, "Killed", 500, times=1000)
-            raise ConnectionError("killed")
-
-        self.before(operation, act, 1, skip, key)
-
-    def mend(self) -> None:
-        self.rules.clear()
-
-    def on_call(self, params: dict[str, Any], model: Any, **_: Any) -> None:
-        for rule in list(self.rules):
-            if rule.operation != model.name or not str(params.get("Key", "")).endswith(rule.key):
-                continue
-            if rule.skip:
-                rule.skip -= 1
-                continue
-            if rule.times:
-                rule.times -= 1
-                rule.act()
-
-
-@dataclass
-class SegmentStack:
-    """The function and its resources, as a user sees them."""
-
-    app: ModuleType
-    predictor: CountingPredictor
-    wire: Wire
-    s3: Any
-    sqs: Any
-    table: Any
-    invocations: int = 0
-
-    def handle(self, event: Any) -> Any:
-        """Invokes the function; its answer goes through JSON, as on Lambda."""
-        self.invocations += 1
-        return json.loads(
-            json.dumps(self.app.handler(event, LambdaContext(f"invocation-{self.invocations}")))
-        )
-
-    def deliver(self, *bodies: Any, waiting: str = "") -> list[int]:
-        """Delivers a batch of messages; returns the places of those that are to be delivered again."""
-        return failed_messages(self.handle(sqs_batch(*bodies, waiting=waiting)))
-
-    def segment(self, key: str, body: bytes) -> dict[str, Any]:
-        """Uploads an image, notifies of it, returns its result."""
-        self.upload(key, body)
-        (result,) = self.handle(s3_event(key))
-        return dict(result)
-
-    def upload(self, key: str, body: bytes, bucket: str = INPUT) -> str | None:
-        """Uploads an object; returns its version where the bucket keeps them."""
-        return self.s3.put_object(Bucket=bucket, Key=key, Body=body).get("VersionId")
-
-    def age(self, key: str, hours: int) -> None:
-        """Lets an image be that old: S3 tells the time of an upload in seconds only."""
-        (backend,) = (backends["aws"] for backends in s3_backends.values())
-        backend.buckets[INPUT].keys[key].last_modified -= timedelta(hours=hours)
-
-    def output(self, key: str) -> bytes:
-        return self.s3.get_object(Bucket=OUTPUT, Key=key)["Body"].read()
-
-    def outputs(self) -> set[str]:
-        return {item["Key"] for item in self.s3.list_objects_v2(Bucket=OUTPUT).get("Contents", [])}
-
-    def mask(self, key: str) -> NDArray[np.uint8]:
-        """The mask at an output key, after a look at its form: a PNG of 8 bits and one channel."""
-        with Image.open(io.BytesIO(self.output(key)), formats=("PNG",)) as image:
-            assert image.mode == "L"
-            pixels = np.asarray(image)
-        assert set(np.unique(pixels)) <= {0, 255}
-        return pixels
-
-    def result(self, key: str) -> dict[str, Any]:
-        return dict(json.loads(self.output(key)))
-
-    def pixels(self, key: str) -> NDArray[Any]:
-        return np.asarray(Image.open(io.BytesIO(self.output(key)), formats=("PNG",)))
-
-    def rows(self, record: str = "JOB") -> list[Row]:
-        """All rows whose record begins so, the oldest first."""
-        rows = [row for row in self.table.scan()["Items"] if row["record"].startswith(record)]
-        return sorted(rows, key=lambda row: row["created_at"])
-
-    def row(self) -> Row:
-        """The row of the only job."""
-        (row,) = self.rows()
-        return row
-
-    def job(self, job_id: str) -> Row:
-        return self.table.get_item(Key={"job_id": job_id, "record": "JOB"})["Item"]
-
-    def indexed(self, index: str, name: str, value: str) -> list[Row]:
-        answer = self.table.query(IndexName=index, KeyConditionExpression=Key(name).eq(value))
-        return answer["Items"]
-
-    def set_status(self, status: str, **fields: Any) -> None:
-        """Changes the row of the only job, as another function would."""
-        row = self.row() | {"status": status} | fields
-        self.table.put_item(Item=row)
-
-    def expire_lease(self) -> None:
-        self.set_status("RUNNING", lease_until=1)
-
-    def evaluation_messages(self) -> list[dict[str, Any]]:
-        return [json.loads(message["Body"]) for message in self.take_messages(QUEUE_URL)]
-
-    def take_messages(self, queue_url: str = SEGMENT_QUEUE_URL) -> list[dict[str, Any]]:
-        """Receives and deletes what lies in a queue."""
-        answer = self.sqs.receive_message(
-            QueueUrl=queue_url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
-        )
-        messages = answer.get("Messages", [])
-        for message in messages:
-            self.sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
-        return list(messages)
-
-
-@dataclass
-class EvaluateFunction:
-    """The evaluate function beside the segment function, on the same resources."""
-
-    app: ModuleType
-    stack: SegmentStack
-
-    def deliver(self, *bodies: Any) -> list[int]:
-        """Delivers a batch of messages; returns the places of those that are to be delivered again."""
-        return failed_messages(self.app.handler(sqs_batch(*bodies), LambdaContext("evaluation")))
-
-    def deliver_queued(self) -> list[int]:
-        """Delivers what the functions have queued."""
-        messages = self.stack.evaluation_messages()
-        return self.deliver(*messages) if messages else []
-
-    def upload(self, key: str, body: bytes) -> list[int]:
-        """Uploads a ground truth and delivers its notification."""
-        self.stack.upload(key, body, bucket=GROUND_TRUTH)
-        return self.deliver(s3_event(key, bucket=GROUND_TRUTH))
-
-    def row(self) -> Row:
-        """The only evaluation."""
-        (row,) = self.stack.rows("EVAL")
-        return row
-
-
-@dataclass
-class FailuresFunction:
-    """The consumer of the dead-letter queues beside the segment function, on the same resources."""
-
-    app: ModuleType
-
-    def deliver(self, *bodies: Any, queue: str = "cytomask-segment-dlq", waiting: str = "") -> list[int]:
-        """Delivers dead letters; returns the places of those that stay in their queue."""
-        batch = sqs_batch(*bodies, queue=queue, waiting=waiting)
-        return failed_messages(self.app.handler(batch, LambdaContext("failures")))
-
-    def deliver_evaluations(self, *bodies: Any) -> list[int]:
-        return self.deliver(*bodies, queue="cytomask-evaluation-dlq")
+from cytomask.model.predictor import Predictor
 
 
 @pytest.fixture(scope="session")
 def predictor() -> Predictor:
     return Predictor()
-
-
-@dataclass(frozen=True)
-class Sessions:
-    """Ways to AWS, made once because that is slow: the tests' own clients, and those of the function."""
-
-    s3: Any
-    sqs: Any
-    dynamodb: Any
-    of_the_function: boto3.Session
-    wire: Wire
 
 
 @pytest.fixture(scope="session")
@@ -302,7 +75,8 @@ def stack(
 @pytest.fixture
 def connected(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Stack:
     """The stack's resources, as every command finds them."""
-    clients = {service: boto3.client(service) for service in ("s3", "sqs", "dynamodb", "logs")}  # type: ignore[call-overload]
+    make: Any = boto3.client  # typed for literal names only
+    clients = {name: make(name) for name in ("s3", "sqs", "dynamodb", "logs")}
     found = Stack(
         "cytomask", INPUT, OUTPUT, GROUND_TRUTH, SEGMENT_QUEUE_URL, QUEUE_URL, TABLE, None, **clients
     )
@@ -317,79 +91,6 @@ def evaluate(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.Monkey
     monkeypatch.setattr(app, "evaluator", evaluator)
     monkeypatch.setattr(app, "processor", processor)
     return EvaluateFunction(app, stack)
-
-
-@dataclass(frozen=True)
-class ApiFunction:
-    """The api function, on the resources of the segment function."""
-
-    app: ModuleType
-
-    def __call__(self, event: Any) -> Any:
-        return json.loads(json.dumps(self.app.handler(event, LambdaContext("api"))))
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer, as the caller gets it."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def kind(self) -> str:
-        return self.headers["Content-Type"]
-
-
-@dataclass
-class HttpDoor:
-    """The HTTP routes of template.yaml, and behind them the functions."""
-
-    application: Any
-    stack: SegmentStack
-    api: ApiFunction
-
-    def call(
-        self, method: str, path: str, body: bytes = b"", kind: str = "application/json", accept: str = ""
-    ) -> Answer:
-        path, _, query = path.partition("?")
-        environ = {
-            "REQUEST_METHOD": method,
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "CONTENT_TYPE": kind if body else "",
-            "CONTENT_LENGTH": str(len(body)),
-            "wsgi.input": io.BytesIO(body),
-        }
-        setup_testing_defaults(environ)
-        if accept:
-            environ["HTTP_ACCEPT"] = accept
-        started: list[Any] = []
-        content = b"".join(self.application(environ, lambda *given: started.append(given)))
-        ((status, headers),) = started
-        return Answer(int(status.split()[0]), dict(headers), content)
-
-    def post(self, path: str, fields: Any, accept: str = "") -> Answer:
-        return self.call("POST", path, json.dumps(fields).encode(), accept=accept)
-
-    def get(self, path: str) -> Answer:
-        return self.call("GET", path)
-
-    def deliver_queued(self) -> list[int]:
-        """Delivers what lies in the segment queue, with its attributes, to the segment function."""
-        queued = self.stack.take_messages()
-        batch = sqs_batch(*(message["Body"] for message in queued))
-        for record, message in zip(batch["Records"], queued, strict=True):
-            record["messageAttributes"] = {
-                name: {"stringValue": value["StringValue"], "dataType": value["DataType"]}
-                for name, value in message.get("MessageAttributes", {}).items()
-            }
-        return failed_messages(self.stack.handle(batch))
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
-from conftest import EvaluateFunction, FailuresFunction, SegmentStack
 from factories import INPUT, ground_truth, png, request, tiff
+from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
 from cytomask.cli.main import main
 from cytomask.cli.stack import Stack, UnknownJob

@@ -7,6 +7,8 @@ import json
 import re
 from decimal import Decimal
 from html import unescape
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from factories import (
     stack_of,
     tiff,
 )
+from functions_on_moto import EvaluateFunction, SegmentStack
 from PIL import Image
 
 from cytomask.cli import report_page
@@ -35,7 +38,7 @@ KEY = "plate 1/A172_Phase_C7_1.tif"
 
 
 @pytest.fixture
-def deployed(stack, connected):
+def deployed(stack: SegmentStack, connected: Any) -> Any:
     """The stack's resources, which the command finds too."""
     return stack
 
@@ -43,24 +46,24 @@ def deployed(stack, connected):
 class Table:
     """Rows as the functions write them, each a second younger than the one before."""
 
-    def __init__(self, stack):
+    def __init__(self, stack: SegmentStack) -> None:
         self.stack = stack
         self._table = stack.table
         self._seconds = 0
 
-    def put(self, row):
+    def put(self, row: Any) -> None:
         self._seconds += 1
         written = f"2026-01-01T00:{self._seconds // 60:02d}:{self._seconds % 60:02d}.000Z"
         self._table.put_item(Item={"created_at": written, "updated_at": written} | row)
 
-    def job(self, job_id, model=OLD, group="A172", **fields):
+    def job(self, job_id: str, model: Any = OLD, group: str = "A172", **fields: Any) -> None:
         row = {"job_id": job_id, "record": "JOB", "status": "SUCCEEDED", "model_sha256": model}
         row |= {"group": group, "image": f"s3://{INPUT}/{job_id[0]}.tif", "confluence": Decimal("0.5")}
         row |= {"mask": f"s3://{OUTPUT}/{job_id}.mask.png", "result": f"s3://{OUTPUT}/{job_id}.result.json"}
         self.put({name: value for name, value in (row | fields).items() if value not in (None, "")})
 
-    def evaluation(self, job_id, version, counts=None, **fields):
-        row = {"job_id": job_id, "record": f"EVAL#{version}", "evaluation_status": "SCORED"}
+    def evaluation(self, job_id: str, version: Any, counts: Any = None, **fields: Any) -> None:
+        row: dict[str, Any] = {"job_id": job_id, "record": f"EVAL#{version}", "evaluation_status": "SCORED"}
         row |= {"ground_truth": f"s3://{GROUND_TRUTH}/{job_id[0]}.png"}
         if counts:
             agreed, found_only, true_only = counts
@@ -74,7 +77,7 @@ class Table:
 
 
 @pytest.fixture
-def rows(deployed):
+def rows(deployed: Any) -> Any:
     """Two models and two groups; a refused image, a mask without a score, a corrected ground truth."""
     table = Table(deployed)
     table.job("a1")
@@ -97,9 +100,10 @@ def rows(deployed):
     return table
 
 
-def tables(capsys):
+def tables(capsys: pytest.CaptureFixture[str]) -> Any:
     """What was printed: of each row of the tables, by group and model, its values by the column's name."""
-    found, heads = {}, []
+    found: dict[Any, Any] = {}
+    heads: list[Any] = []
     for line in capsys.readouterr().out.splitlines():
         cells = re.split(r" {2,}", line.strip())
         if cells[:2] == ["group", "model"]:
@@ -109,7 +113,7 @@ def tables(capsys):
     return found
 
 
-def test_each_group_and_model_has_a_row_of_measures(rows, capsys):
+def test_each_group_and_model_has_a_row_of_measures(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report"]) == 0
     found = tables(capsys)
     # Pooled for the old model: (6 + 90) of (6 + 2 + 2 + 90 + 10) pixels.
@@ -135,7 +139,7 @@ def test_each_group_and_model_has_a_row_of_measures(rows, capsys):
     assert found["all groups", "no model"]["failure"] == "FAILED TIMED_OUT"
 
 
-def test_every_group_has_its_own_measures(rows, capsys):
+def test_every_group_has_its_own_measures(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report"]) == 0
     found = tables(capsys)
     assert list(dict.fromkeys(group for group, _ in found)) == ["all groups", "no group", "A172", "BV2"]
@@ -149,58 +153,70 @@ def test_every_group_has_its_own_measures(rows, capsys):
     assert found["BV2", "a" * 12]["failure"] == "REJECTED EMPTY_IMAGE"
 
 
-def test_the_report_says_when_it_was_made_and_of_which_days(rows, capsys):
+def test_the_report_says_when_it_was_made_and_of_which_days(
+    rows: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report"]) == 0
     head = capsys.readouterr().out.splitlines()[0]
     assert re.fullmatch(r"stack cytomask: 7 jobs of 2026-01-01; made \d{4}-\d\d-\d\d \d\d:\d\d UTC", head)
 
 
-def test_a_shipped_model_is_called_by_its_name(deployed, capsys):
+def test_a_shipped_model_is_called_by_its_name(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     deployed.segment(KEY, tiff())
     capsys.readouterr()
     assert main(["report"]) == 0
     assert [model for _, model in tables(capsys)] == [deployed.predictor.manifests["native"].name]
 
 
-def test_another_model_is_called_by_the_name_in_its_results(rows, capsys):
+def test_another_model_is_called_by_the_name_in_its_results(
+    rows: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     written = {"job_id": "a1", "model": {"name": "mine-1", "sha256": OLD}}
     rows.stack.s3.put_object(Bucket=OUTPUT, Key="a1.result.json", Body=json.dumps(written))
     assert main(["report", "--group", "A172"]) == 0
     assert [model for _, model in tables(capsys)] == ["mine-1", "b" * 12]
 
 
-def test_jobs_made_before_a_date_are_left_out(rows, capsys):
+def test_jobs_made_before_a_date_are_left_out(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--since", "2026-01-01T00:00:10"]) == 0
     found = tables(capsys)
     assert {model for _, model in found} == {"b" * 12, "no model"}
     assert main(["report", "--until", "2025-12-31"]) == 1
 
 
-def test_one_group_can_be_asked_for(rows, capsys):
+def test_one_group_can_be_asked_for(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "--group", "BV2"]) == 0
     found = tables(capsys)
     assert list(found) == [("BV2", "a" * 12)]
     assert found["BV2", "a" * 12]["jobs"] == "2"
 
 
-def test_models_scored_on_different_images_are_not_compared_in_silence(rows, capsys):
+def test_models_scored_on_different_images_are_not_compared_in_silence(
+    rows: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report"]) == 0
     assert "scored on different images, 1 of which all of them share" in capsys.readouterr().err
 
 
-def test_models_scored_on_the_same_images_need_no_warning(rows, capsys):
+def test_models_scored_on_the_same_images_need_no_warning(
+    rows: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows.evaluation("b2", "v3", (8, 0, 0))
     assert main(["report"]) == 0
     assert capsys.readouterr().err == ""
 
 
-def test_nothing_to_report_is_said_and_no_file_written(deployed, tmp_path, capsys):
+def test_nothing_to_report_is_said_and_no_file_written(
+    deployed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", "--group", "HeLa", "--csv", str(tmp_path / "scores.csv")]) == 1
     assert "the stack `cytomask` has no jobs that you asked for" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_past_dynamodbs_page_of_one_megabyte_count(rows, capsys):
+def test_rows_past_dynamodbs_page_of_one_megabyte_count(
+    rows: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(5):
         rows.job(f"x{number}", group="long", status="REJECTED", error_code="EMPTY_IMAGE", error="x" * 300_000)
     assert main(["report"]) == 0
@@ -209,19 +225,19 @@ def test_rows_past_dynamodbs_page_of_one_megabyte_count(rows, capsys):
     assert tables(capsys)["long", "a" * 12]["jobs"] == "5"
 
 
-def test_more_jobs_than_are_listed_count(rows, capsys):
+def test_more_jobs_than_are_listed_count(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(150):
         rows.job(f"x{number}", group="many")
     assert main(["report"]) == 0
     assert tables(capsys)["many", "a" * 12]["masks"] == "150"
 
 
-def read_csv(path):
+def read_csv(path: Path) -> Any:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_the_csv_has_a_row_for_each_job_and_evaluation(rows, tmp_path):
+def test_the_csv_has_a_row_for_each_job_and_evaluation(rows: Any, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "scores.csv"
     rows.job("f1", image=f's3://{INPUT}/ü, "q"\nf.tif')
     assert main(["report", "--csv", str(path)]) == 0
@@ -252,12 +268,14 @@ def test_the_csv_has_a_row_for_each_job_and_evaluation(rows, tmp_path):
     )
 
 
-def test_a_file_that_cannot_be_written_is_named(rows, tmp_path, capsys):
+def test_a_file_that_cannot_be_written_is_named(
+    rows: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["report", "--csv", str(tmp_path)]) == 1
     assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
 
 
-def scored(*ious):
+def scored(*ious: Any) -> Any:
     row = {"evaluation_status": "SCORED", "created_at": "2026"}
     return [Job({"job_id": str(iou)}, [row | {"iou": Decimal(str(iou))}]) for iou in ious]
 
@@ -274,29 +292,33 @@ def scored(*ious):
         ([number / 100 for number in range(50)], [0.0, 0.01, 0.02], [0.23, 0.24, 0.25], [0.47, 0.48, 0.49]),
     ],
 )
-def test_the_worst_the_median_and_the_best_are_chosen(ious, worst, median, best):
+def test_the_worst_the_median_and_the_best_are_chosen(
+    ious: Any, worst: list[Any], median: list[Any], best: list[Any]
+) -> None:
     chosen = worst_median_best(scored(*ious), 3)
     found = {which: [job.iou for job in jobs] for which, jobs in chosen.items()}
     assert found == {"worst": worst, "median": median, "best": best}
 
 
-def html_of(folder, *options):
+def html_of(folder: Path, *options: Any) -> Any:
     path = folder / "report.html"
     assert main(["report", "--html", str(path), *options]) == 0
     return path.read_text(encoding="utf-8")
 
 
-def pictures(html):
+def pictures(html: Any) -> Any:
     """The pixels of the pictures, in their order, by name."""
     found = re.findall(r'<img alt="(\w+)" src="data:image/png;base64,([^"]+)">', html)
     return [(name, np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))) for name, data in found]
 
 
-def cells(seed=0):
+def cells(seed: int = 0) -> Any:
     return phase_contrast_field(seed, HEIGHT, WIDTH).cells
 
 
-def test_the_page_shows_image_mask_and_disagreement(deployed, evaluate, tmp_path):
+def test_the_page_shows_image_mask_and_disagreement(
+    deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
+) -> None:
     deployed.segment(KEY, tiff())
     evaluate.upload(f"{KEY}.png", ground_truth())
     (image, mask, disagreement) = pictures(html_of(tmp_path))
@@ -313,7 +335,9 @@ def test_the_page_shows_image_mask_and_disagreement(deployed, evaluate, tmp_path
     np.testing.assert_array_equal(disagreement[1], expected)
 
 
-def test_the_page_shows_what_was_scored_not_what_replaced_it(deployed, evaluate, tmp_path):
+def test_the_page_shows_what_was_scored_not_what_replaced_it(
+    deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
+) -> None:
     """The drawn counts are those of the row, though another ground truth has the key now."""
     deployed.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
     deployed.segment(KEY, tiff())
@@ -324,7 +348,9 @@ def test_the_page_shows_what_was_scored_not_what_replaced_it(deployed, evaluate,
     assert agreed == evaluate.row()["true_positive"] > 0
 
 
-def test_a_coco_ground_truth_is_shown_as_it_was_drawn(deployed, evaluate, tmp_path):
+def test_a_coco_ground_truth_is_shown_as_it_was_drawn(
+    deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
+) -> None:
     deployed.segment(KEY, tiff())
     coco = (
         '{"images": [{"id": 1, "file_name": "A172_Phase_C7_1.tif", "width": 80, "height": 64}], '
@@ -337,7 +363,9 @@ def test_a_coco_ground_truth_is_shown_as_it_was_drawn(deployed, evaluate, tmp_pa
     assert {tuple(colour) for colour in disagreement[~found]} == {report_page.FALSE_NEGATIVE}
 
 
-def test_of_a_stack_the_first_page_is_shown_and_said_to_be(deployed, evaluate, tmp_path):
+def test_of_a_stack_the_first_page_is_shown_and_said_to_be(
+    deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
+) -> None:
     deployed.upload(KEY, stack_of(3))
     truth = np.stack([cells(seed) for seed in range(3)]).astype(np.uint8) * 255
     deployed.upload(f"{KEY}.png", tiff(truth[1:], photometric="minisblack"), bucket=GROUND_TRUTH)
@@ -350,7 +378,9 @@ def test_of_a_stack_the_first_page_is_shown_and_said_to_be(deployed, evaluate, t
     np.testing.assert_array_equal(mask, deployed.mask(path))
 
 
-def test_a_large_image_is_scaled_down_and_said_to_be(deployed, evaluate, tmp_path, monkeypatch):
+def test_a_large_image_is_scaled_down_and_said_to_be(
+    deployed: Any, evaluate: EvaluateFunction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report_page, "LONGEST_SIDE", 40)
     deployed.segment(KEY, tiff())
     evaluate.upload(f"{KEY}.png", ground_truth())
@@ -359,7 +389,9 @@ def test_a_large_image_is_scaled_down_and_said_to_be(deployed, evaluate, tmp_pat
     assert {pixels.shape[:2] for _, pixels in pictures(html)} == {(32, 40)}
 
 
-def test_a_channel_is_shown_as_it_was_segmented(deployed, evaluate, tmp_path):
+def test_a_channel_is_shown_as_it_was_segmented(
+    deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
+) -> None:
     planes = np.stack([np.zeros_like(page()), page()])
     deployed.upload(KEY, tiff(planes, metadata={"axes": "CYX"}, photometric="minisblack", ome=True))
     deployed.upload(f"{KEY}.png", ground_truth(), bucket=GROUND_TRUTH)
@@ -390,7 +422,15 @@ def test_a_channel_is_shown_as_it_was_segmented(deployed, evaluate, tmp_path):
         ),
     ],
 )
-def test_what_is_gone_is_said_in_the_pictures_place(deployed, evaluate, tmp_path, bucket, key, body, said):
+def test_what_is_gone_is_said_in_the_pictures_place(
+    deployed: Any,
+    evaluate: EvaluateFunction,
+    tmp_path: Path,
+    bucket: Any,
+    key: Any,
+    body: bytes | None,
+    said: str,
+) -> None:
     deployed.segment(KEY, tiff())
     evaluate.upload(f"{KEY}.png", ground_truth())
     if body is None:
@@ -403,7 +443,9 @@ def test_what_is_gone_is_said_in_the_pictures_place(deployed, evaluate, tmp_path
     assert "IoU pooled" in html
 
 
-def test_what_s3_refuses_is_said_in_the_pictures_place(deployed, evaluate, tmp_path):
+def test_what_s3_refuses_is_said_in_the_pictures_place(
+    deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
+) -> None:
     deployed.segment(KEY, tiff())
     evaluate.upload(f"{KEY}.png", ground_truth())
     deployed.wire.fail("GetObject", "AccessDenied", 403, key=KEY)
@@ -411,7 +453,9 @@ def test_what_s3_refuses_is_said_in_the_pictures_place(deployed, evaluate, tmp_p
     assert "not drawn: GetObject was refused: injected" in html
 
 
-def test_keys_groups_and_errors_are_text_not_markup(deployed, evaluate, tmp_path):
+def test_keys_groups_and_errors_are_text_not_markup(
+    deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
+) -> None:
     nasty = "<script>alert('1')</script>\"&amp;ü.tif"
     deployed.upload(nasty, tiff())
     deployed.handle(request(nasty, group='</th><img src="http://x/">'))
@@ -426,7 +470,7 @@ def test_keys_groups_and_errors_are_text_not_markup(deployed, evaluate, tmp_path
     assert '</th><img src="http://x/">' in unescape(html)
 
 
-def test_the_page_lists_failures_and_asks_nothing_of_the_network(rows, tmp_path):
+def test_the_page_lists_failures_and_asks_nothing_of_the_network(rows: Any, tmp_path: Path) -> None:
     html = html_of(tmp_path)
     assert "REJECTED EMPTY_IMAGE" in html
     assert "d is &lt;b&gt;" in html
@@ -434,12 +478,14 @@ def test_the_page_lists_failures_and_asks_nothing_of_the_network(rows, tmp_path)
     assert re.findall(r"https?://", html) == []
 
 
-def test_a_page_without_scores_says_so(deployed, tmp_path):
+def test_a_page_without_scores_says_so(deployed: Any, tmp_path: Path) -> None:
     deployed.segment(KEY, tiff())
     assert "No mask has a score, so there is nothing to show." in html_of(tmp_path)
 
 
-def test_the_newest_failures_are_listed_and_the_others_counted(rows, tmp_path, monkeypatch):
+def test_the_newest_failures_are_listed_and_the_others_counted(
+    rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(report_page, "MOST_FAILURES", 1)
     html = html_of(tmp_path)
     assert "TIMED_OUT" in html.partition("<h2>Failures</h2>")[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EvaluateFunction, SegmentStack
 from factories import GROUND_TRUTH, INPUT, OUTPUT, SEGMENT_QUEUE_URL, request, stack_of, tiff
+from functions_on_moto import EvaluateFunction, SegmentStack
 
 from cytomask.cli import submit as submit_command
 from cytomask.cli.download import local_path

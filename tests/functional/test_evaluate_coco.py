@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from conftest import EvaluateFunction, SegmentStack
 from factories import GROUND_TRUTH, HEIGHT, INPUT, OUTPUT, WIDTH, request, s3_event, stack_of, tiff
+from functions_on_moto import EvaluateFunction, SegmentStack
 from pycocotools.coco import COCO
 from real_images import LIVECELL, needs
 

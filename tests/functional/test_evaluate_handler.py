@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import EvaluateFunction, SegmentStack
 from factories import (
     GROUND_TRUTH,
     INPUT,
@@ -19,6 +18,7 @@ from factories import (
     stack_of,
     tiff,
 )
+from functions_on_moto import EvaluateFunction, SegmentStack
 from PIL import Image
 
 from cytomask.metrics import score, score_boundary

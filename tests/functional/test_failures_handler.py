@@ -1,9 +1,11 @@
 """What becomes of dead letters: a row that says FAILED, with the message and the last error."""
 
 import json
+from typing import Any
 
 import pytest
 from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
+from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
 from cytomask.requests import S3Object
 
@@ -11,7 +13,7 @@ KEY = "plate 1/A172_Phase_C7_1.tif"
 TRUTH = "plate 1/A172_Phase_C7_1.png"
 
 
-def give_up(stack, body, tries=5):
+def give_up(stack: SegmentStack, body: Any, tries: int = 5) -> None:
     """Delivers a message as often as its queue would, each try with the same fault at the mask."""
     for _ in range(tries):
         stack.wire.fail("PutObject", "SlowDown", 503)
@@ -19,14 +21,16 @@ def give_up(stack, body, tries=5):
         stack.wire.mend()
 
 
-def counted(capsys):
+def counted(capsys: pytest.CaptureFixture[str]) -> Any:
     """The metrics that were printed: name -> sum."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
     names = {metric["Name"] for line in lines for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
     return {name: sum(sum(line.get(name, [])) for line in lines) for name in names}
 
 
-def test_a_given_up_image_is_failed_with_its_message_and_the_last_error(stack, failures, capsys):
+def test_a_given_up_image_is_failed_with_its_message_and_the_last_error(
+    stack: SegmentStack, failures: FailuresFunction, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.upload(KEY, tiff())
     body = json.dumps(s3_event(KEY))
     give_up(stack, body)
@@ -40,7 +44,9 @@ def test_a_given_up_image_is_failed_with_its_message_and_the_last_error(stack, f
     assert counted(capsys)["Failed"] == 1
 
 
-def test_an_image_that_no_try_came_to_gets_its_row_all_the_same(stack, failures):
+def test_an_image_that_no_try_came_to_gets_its_row_all_the_same(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     stack.upload(KEY, tiff())
     body = json.dumps(request(KEY, threshold=0.3, group="plate 7"))
     assert failures.deliver(body) == []
@@ -52,7 +58,9 @@ def test_an_image_that_no_try_came_to_gets_its_row_all_the_same(stack, failures)
     assert not {"message", "error", "error_code"} & stack.row().keys()
 
 
-def test_an_error_of_an_earlier_try_is_not_taken_for_that_of_a_killed_one(stack, failures):
+def test_an_error_of_an_earlier_try_is_not_taken_for_that_of_a_killed_one(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     stack.upload(KEY, tiff())
     give_up(stack, s3_event(KEY), tries=1)
     stack.wire.cut("PutObject")
@@ -64,7 +72,9 @@ def test_an_error_of_an_earlier_try_is_not_taken_for_that_of_a_killed_one(stack,
 
 
 @pytest.mark.parametrize("body", [tiff(), b"text"], ids=["SUCCEEDED", "REJECTED"])
-def test_a_finished_job_is_never_overwritten(stack, failures, body, capsys):
+def test_a_finished_job_is_never_overwritten(
+    stack: SegmentStack, failures: FailuresFunction, body: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.segment(KEY, body)
     finished = stack.row()
     capsys.readouterr()
@@ -73,7 +83,7 @@ def test_a_finished_job_is_never_overwritten(stack, failures, body, capsys):
     assert "Failed" not in counted(capsys)
 
 
-def test_a_job_that_is_still_worked_on_is_waited_for(stack, failures):
+def test_a_job_that_is_still_worked_on_is_waited_for(stack: SegmentStack, failures: FailuresFunction) -> None:
     stack.upload(KEY, tiff())
     stack.wire.cut("PutObject")
     stack.deliver(s3_event(KEY))
@@ -85,7 +95,9 @@ def test_a_job_that_is_still_worked_on_is_waited_for(stack, failures):
     assert stack.row()["status"] == "FAILED"
 
 
-def test_an_image_that_was_deleted_or_is_kept_from_us_gets_its_row(stack, failures):
+def test_an_image_that_was_deleted_or_is_kept_from_us_gets_its_row(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     assert failures.deliver(request("gone.tif")) == []
     stack.wire.fail("HeadObject", "403", 403)
     assert failures.deliver(request("forbidden.tif")) == []
@@ -95,7 +107,9 @@ def test_an_image_that_was_deleted_or_is_kept_from_us_gets_its_row(stack, failur
     }
 
 
-def test_every_image_of_one_message_gets_its_own_row_with_all_of_the_message(stack, failures):
+def test_every_image_of_one_message_gets_its_own_row_with_all_of_the_message(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     stack.segment("a.tif", tiff())
     body = json.dumps(s3_event("a.tif", "b.tif", "c.tif"))
     assert failures.deliver(body) == []
@@ -109,52 +123,62 @@ def test_every_image_of_one_message_gets_its_own_row_with_all_of_the_message(sta
 
 
 @pytest.mark.parametrize("queue", ["cytomask-segment-dlq", "cytomask-evaluation-dlq"])
-def test_a_message_that_nobody_understands_gets_a_row_with_all_of_it(stack, failures, queue):
+def test_a_message_that_nobody_understands_gets_a_row_with_all_of_it(
+    stack: SegmentStack, failures: FailuresFunction, queue: str
+) -> None:
     text = "no JSON ü " + "x" * 100_000
     assert failures.deliver(text, queue=queue) == []
     row = stack.row()
     assert (row["status"], row["error_code"], row["message"]) == ("REJECTED", "INVALID_REQUEST", text)
 
 
-def test_the_largest_message_that_the_queue_takes_fits_into_a_row(stack, failures):
+def test_the_largest_message_that_the_queue_takes_fits_into_a_row(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     body = json.dumps(request(KEY, group="g")).ljust(262_144)
     assert failures.deliver(body) == []
     assert stack.row()["message"] == body
 
 
-def test_a_dead_letter_that_names_a_foreign_bucket_is_rejected_whole(stack, failures):
+def test_a_dead_letter_that_names_a_foreign_bucket_is_rejected_whole(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     body = '{"image": "s3://private/a.tif"}'
     assert failures.deliver(body) == []
     row = stack.row()
     assert (row["status"], row["error_code"], row["message"]) == ("REJECTED", "FOREIGN_BUCKET", body)
 
 
-def test_what_asks_for_nothing_is_let_go(stack, failures):
+def test_what_asks_for_nothing_is_let_go(stack: SegmentStack, failures: FailuresFunction) -> None:
     assert failures.deliver({"Event": "s3:TestEvent"}, s3_event("notes.txt")) == []
     assert stack.rows() == []
 
 
 @pytest.mark.parametrize("operation", ["HeadObject", "UpdateItem"])
-def test_a_dead_letter_that_cannot_be_recorded_stays_alone_in_its_queue(stack, failures, operation):
+def test_a_dead_letter_that_cannot_be_recorded_stays_alone_in_its_queue(
+    stack: SegmentStack, failures: FailuresFunction, operation: str
+) -> None:
     stack.wire.fail(operation, "ServiceUnavailable", 503)
     assert failures.deliver(request("a.tif"), request("b.tif")) == [0]
     assert failures.deliver(request("a.tif")) == []
     assert [row["status"] for row in stack.rows()] == ["FAILED", "FAILED"]
 
 
-def test_of_one_message_the_part_that_can_be_recorded_is(stack, failures):
+def test_of_one_message_the_part_that_can_be_recorded_is(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     stack.wire.fail("UpdateItem", "ThrottlingException", 400)
     assert failures.deliver(s3_event("a.tif", "b.tif")) == [0]
     assert [row["image"] for row in stack.rows()] == [f"s3://{INPUT}/b.tif"]
 
 
-def test_a_missing_table_keeps_the_dead_letters(stack, failures):
+def test_a_missing_table_keeps_the_dead_letters(stack: SegmentStack, failures: FailuresFunction) -> None:
     stack.table.delete()
     assert failures.deliver(request("a.tif"), "no JSON") == [0, 1]
 
 
 @pytest.fixture
-def redriven(stack, failures):
+def redriven(stack: SegmentStack, failures: FailuresFunction) -> Any:
     """The id of a failed job that waits for its next attempt, while its image has been replaced."""
     stack.upload(KEY, tiff())
     failures.deliver(s3_event(KEY))
@@ -163,7 +187,7 @@ def redriven(stack, failures):
     return stack.row()["job_id"]
 
 
-def assert_withdrawn(stack, job_id, new_status):
+def assert_withdrawn(stack: SegmentStack, job_id: str, new_status: Any) -> None:
     row = stack.job(job_id)
     (other,) = (row for row in stack.rows() if row["job_id"] != job_id)
     assert (row["status"], row["error_code"], row["attempt"]) == ("REJECTED", "IMAGE_REPLACED", 2)
@@ -172,17 +196,21 @@ def assert_withdrawn(stack, job_id, new_status):
     assert other["status"] == new_status
 
 
-def test_a_redrive_whose_message_became_another_job_is_rejected(stack, redriven):
+def test_a_redrive_whose_message_became_another_job_is_rejected(stack: SegmentStack, redriven: Any) -> None:
     assert stack.deliver(s3_event(KEY), waiting=redriven) == []
     assert_withdrawn(stack, redriven, "SUCCEEDED")
 
 
-def test_a_redrive_whose_message_failed_as_another_job_is_rejected(stack, failures, redriven):
+def test_a_redrive_whose_message_failed_as_another_job_is_rejected(
+    stack: SegmentStack, failures: FailuresFunction, redriven: Any
+) -> None:
     assert failures.deliver(s3_event(KEY), waiting=redriven) == []
     assert_withdrawn(stack, redriven, "FAILED")
 
 
-def test_a_job_whose_message_failed_again_is_failed_and_not_rejected(stack, failures):
+def test_a_job_whose_message_failed_again_is_failed_and_not_rejected(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     stack.upload(KEY, tiff())
     failures.deliver(s3_event(KEY))
     stack.set_status("QUEUED", attempt=2)
@@ -190,14 +218,19 @@ def test_a_job_whose_message_failed_again_is_failed_and_not_rejected(stack, fail
     assert (stack.row()["status"], stack.row()["attempt"]) == ("FAILED", 2)
 
 
-def queued_evaluation(stack):
+def queued_evaluation(stack: SegmentStack) -> Any:
     stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
     stack.segment(KEY, tiff())
     (message,) = stack.evaluation_messages()
     return message
 
 
-def test_a_given_up_evaluation_is_failed_and_listed_beside_the_jobs(stack, evaluate, failures, capsys):
+def test_a_given_up_evaluation_is_failed_and_listed_beside_the_jobs(
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    failures: FailuresFunction,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     message = queued_evaluation(stack)
     assert failures.deliver_evaluations(message) == []
     row = evaluate.row()
@@ -208,7 +241,9 @@ def test_a_given_up_evaluation_is_failed_and_listed_beside_the_jobs(stack, evalu
     assert counted(capsys)["Failed"] == 1
 
 
-def test_a_score_is_never_overwritten(stack, evaluate, failures):
+def test_a_score_is_never_overwritten(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction
+) -> None:
     message = queued_evaluation(stack)
     evaluate.deliver(message)
     scored = evaluate.row()
@@ -216,7 +251,9 @@ def test_a_score_is_never_overwritten(stack, evaluate, failures):
     assert evaluate.row() == scored
 
 
-def test_a_ground_truth_s_notice_fails_the_evaluations_that_it_asked_for(stack, evaluate, failures):
+def test_a_ground_truth_s_notice_fails_the_evaluations_that_it_asked_for(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction
+) -> None:
     result = stack.segment(KEY, tiff())
     stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
     assert failures.deliver_evaluations(s3_event(TRUTH, bucket=GROUND_TRUTH)) == []
@@ -225,7 +262,9 @@ def test_a_ground_truth_s_notice_fails_the_evaluations_that_it_asked_for(stack, 
     assert json.loads(row["message"])["record"] == row["record"]
 
 
-def test_a_ground_truth_s_notice_without_a_job_loses_nothing(stack, evaluate, failures):
+def test_a_ground_truth_s_notice_without_a_job_loses_nothing(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction
+) -> None:
     stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
     assert failures.deliver_evaluations(s3_event(TRUTH, bucket=GROUND_TRUTH)) == []
     stack.segment(KEY, tiff())
@@ -233,7 +272,9 @@ def test_a_ground_truth_s_notice_without_a_job_loses_nothing(stack, evaluate, fa
     assert evaluate.row()["evaluation_status"] == "SCORED"
 
 
-def test_a_coco_file_s_notice_gets_a_row_for_who_knows_what_it_asks_for(stack, failures):
+def test_a_coco_file_s_notice_gets_a_row_for_who_knows_what_it_asks_for(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     uploaded = S3Object(GROUND_TRUTH, "plate 1/cells.json", etag="e")
     failures.app.recorder._fail_upload(uploaded, "the notice")
     row = stack.row()

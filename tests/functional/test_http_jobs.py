@@ -8,7 +8,6 @@ from typing import Any
 
 import boto3
 import pytest
-from conftest import ApiFunction, EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack
 from factories import (
     GROUND_TRUTH,
     INPUT,
@@ -22,6 +21,7 @@ from factories import (
     s3_event,
     tiff,
 )
+from functions_on_moto import ApiFunction, EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack
 from test_http_seg_mask import assert_problem
 
 from cytomask.cli.redrive import run_redrive

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import HttpDoor
 from factories import (
     GROUND_TRUTH,
     HEIGHT,
@@ -23,6 +22,7 @@ from factories import (
     stack_of,
     tiff,
 )
+from functions_on_moto import HttpDoor
 from PIL import Image
 
 from cytomask.http import LARGEST_BODY

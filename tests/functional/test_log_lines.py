@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack
 from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
+from functions_on_moto import EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack
 
 from cytomask.infra.template import load_template
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import GROUND_TRUTH, HEIGHT, WIDTH, png, tiff
+from functions_on_moto import EvaluateFunction, SegmentStack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -86,7 +87,9 @@ def counts(row: Any) -> dict[str, int]:
 @pytest.mark.parametrize("writer", WRITERS)
 @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 999), kinds=st.integers(1, 3))
-def test_a_mask_gives_everybody_the_same_cells(stack, evaluate, files, writer, seed, kinds):
+def test_a_mask_gives_everybody_the_same_cells(
+    stack: SegmentStack, evaluate: EvaluateFunction, files: Path, writer: Any, seed: int, kinds: Any
+) -> None:
     labels = random_labels(seed, kinds)
     content, suffix = WRITERS[writer](labels), Path(writer).suffix
     image = f"{writer}-{seed}-{kinds}.tif"
@@ -123,8 +126,14 @@ segmentation = st.one_of(st.lists(polygon, min_size=1, max_size=2), runs, odd)
     mark=st.booleans(),
 )
 def test_a_coco_file_gives_everybody_the_same_cells(
-    stack, evaluate, files, segmentations, image_id, by_id, mark
-):
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    files: Path,
+    segmentations: Any,
+    image_id: Any,
+    by_id: Any,
+    mark: Any,
+) -> None:
     number = len(stack.rows("JOB"))
     name = f"image-{number}.tif"
     stack.segment(name, tiff())
@@ -162,7 +171,9 @@ def test_a_coco_file_gives_everybody_the_same_cells(
         (tiff(np.eye(HEIGHT + 1, WIDTH, dtype=np.uint8)), "GROUND_TRUTH_MISMATCH"),
     ],
 )
-def test_what_one_refuses_the_other_refuses_for_the_same_reason(stack, evaluate, files, content, code):
+def test_what_one_refuses_the_other_refuses_for_the_same_reason(
+    stack: SegmentStack, evaluate: EvaluateFunction, files: Path, content: Any, code: str
+) -> None:
     stack.segment(IMAGE, tiff())
     row = score_of(evaluate, "a.png", content)
     assert (row["evaluation_status"], row["error_code"]) == ("REJECTED", code)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import schemathesis
 import yaml
-from conftest import HttpDoor
 from factories import INPUT, ground_truth, stack_of, tiff
+from functions_on_moto import HttpDoor
 from hypothesis import settings
 from hypothesis import strategies as st
 from schemathesis.config import SchemathesisConfig

@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import pytest
 from factories import GROUND_TRUTH, INPUT, ground_truth, request, tiff
+from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
 from cytomask.cli.main import main
 from cytomask.cli.options import duration
@@ -34,18 +35,23 @@ def cytomask(connected: Stack, stack: Any, queue: str, monkeypatch: pytest.Monke
     return lambda *arguments: main(arguments)
 
 
-def fail(stack, failures, *bodies):
+def fail(stack: SegmentStack, failures: FailuresFunction, *bodies: Any) -> Any:
     """Lets each message be given up; returns the rows."""
     assert failures.deliver(*bodies) == []
     return [row for row in stack.rows() if row["status"] == "FAILED"]
 
 
-def sent(stack, queue):
+def sent(stack: SegmentStack, queue: Any) -> Any:
     answer = stack.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
     return answer.get("Messages", [])
 
 
-def test_failed_says_which_images_failed_and_why(stack, failures, cytomask, capsys):
+def test_failed_says_which_images_failed_and_why(
+    stack: SegmentStack,
+    failures: FailuresFunction,
+    cytomask: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     stack.upload(KEY, tiff())
     stack.wire.fail("PutObject", "SlowDown", 503)
     stack.deliver(request(KEY))
@@ -57,14 +63,18 @@ def test_failed_says_which_images_failed_and_why(stack, failures, cytomask, caps
     assert second.startswith("    TRIES_USED_UP: ClientError: An error occurred (SlowDown)")
 
 
-def test_failed_says_so_where_nothing_has(stack, cytomask, capsys):
+def test_failed_says_so_where_nothing_has(
+    stack: SegmentStack, cytomask: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.segment("a.tif", tiff())
     stack.segment("b.tif", b"text")
     assert cytomask("failed") == 0
     assert "nothing failed" in capsys.readouterr().err
 
 
-def test_redrive_sends_the_stored_message_and_the_next_attempt_is_counted(stack, failures, cytomask, queue):
+def test_redrive_sends_the_stored_message_and_the_next_attempt_is_counted(
+    stack: SegmentStack, failures: FailuresFunction, cytomask: Callable[..., int], queue: str
+) -> None:
     stack.upload(KEY, tiff())
     body = json.dumps(request(KEY, threshold=0.3), ensure_ascii=False)
     (failed,) = fail(stack, failures, body)
@@ -80,7 +90,13 @@ def test_redrive_sends_the_stored_message_and_the_next_attempt_is_counted(stack,
     assert cytomask("failed") == 0
 
 
-def test_redrive_of_an_id_leaves_the_others(stack, failures, cytomask, queue, capsys):
+def test_redrive_of_an_id_leaves_the_others(
+    stack: SegmentStack,
+    failures: FailuresFunction,
+    cytomask: Callable[..., int],
+    queue: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     rows = fail(stack, failures, request("a.tif"), request("b.tif"))
     assert cytomask("redrive", rows[0]["job_id"][:8], "f00") == 1
     assert "f00 names no failed job" in capsys.readouterr().err
@@ -91,7 +107,13 @@ def test_redrive_of_an_id_leaves_the_others(stack, failures, cytomask, queue, ca
     assert len(sent(stack, queue)) == 1
 
 
-def test_a_message_that_cannot_be_sent_leaves_its_job_failed(stack, failures, cytomask, queue, capsys):
+def test_a_message_that_cannot_be_sent_leaves_its_job_failed(
+    stack: SegmentStack,
+    failures: FailuresFunction,
+    cytomask: Callable[..., int],
+    queue: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (failed,) = fail(stack, failures, request("a.tif"))
     stack.sqs.delete_queue(QueueUrl=queue)
     assert cytomask("redrive") == 2
@@ -99,7 +121,13 @@ def test_a_message_that_cannot_be_sent_leaves_its_job_failed(stack, failures, cy
     assert stack.row() == failed
 
 
-def test_a_failed_evaluation_is_listed_and_sent_again(stack, evaluate, failures, cytomask, capsys):
+def test_a_failed_evaluation_is_listed_and_sent_again(
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    failures: FailuresFunction,
+    cytomask: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
     stack.segment(KEY, tiff())
     (message,) = stack.evaluation_messages()
@@ -133,7 +161,9 @@ def line(message: str, request_id: str, level: str = "INFO", **fields: Any) -> d
     return {"level": level, "message": message, "function_request_id": request_id} | fields
 
 
-def test_logs_of_a_job_are_its_own_and_what_lambda_said_of_its_invocations(cytomask, capsys):
+def test_logs_of_a_job_are_its_own_and_what_lambda_said_of_its_invocations(
+    cytomask: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     write(
         "segment",
         "START RequestId: r-1 Version: $LATEST",
@@ -153,7 +183,9 @@ def test_logs_of_a_job_are_its_own_and_what_lambda_said_of_its_invocations(cytom
     assert len(printed) == 3
 
 
-def test_logs_of_errors_are_failures_rejections_and_ends(cytomask, capsys):
+def test_logs_of_errors_are_failures_rejections_and_ends(
+    cytomask: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     write(
         "segment",
         line("mask_written", "r-1"),
@@ -169,14 +201,18 @@ def test_logs_of_errors_are_failures_rejections_and_ends(cytomask, capsys):
     assert "signal: killed" in printed
 
 
-def test_logs_leaves_metrics_out_and_looks_back_no_further_than_asked(cytomask, capsys):
+def test_logs_leaves_metrics_out_and_looks_back_no_further_than_asked(
+    cytomask: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     write("segment", line("long ago", "r-0"), {"_aws": {}, "Masks": [1]}, line("now", "r-1"))
     assert cytomask("logs", "--since", "1s") == 0
     (printed,) = capsys.readouterr().out.splitlines()
     assert printed.split()[1:4] == ["segment", "INFO", "now"]
 
 
-def test_logs_of_a_stack_that_said_nothing_says_so(cytomask, capsys):
+def test_logs_of_a_stack_that_said_nothing_says_so(
+    cytomask: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cytomask("logs") == 1
     assert "no such line" in capsys.readouterr().err
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import boto3
 import pytest
-from conftest import make_table
 from factories import REGION, TABLE
 from moto import mock_aws
+from moto_stack import make_table
 
 from cytomask.plate_rows import Plates, PlateSummary, StoredMap, pages_of_row, place_of, plain, time_of
 from cytomask.platemap import parse_plate_map

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import EvaluateFunction, SegmentStack
 from factories import (
     GROUND_TRUTH,
     QUEUE_URL,
@@ -18,6 +17,7 @@ from factories import (
     sqs_batch,
     tiff,
 )
+from functions_on_moto import EvaluateFunction, SegmentStack
 from moto.sqs.models import sqs_backends
 
 LONG = 5000

@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from conftest import SegmentStack
 from factories import GROUND_TRUTH, INPUT, OUTPUT, ground_truth, request, s3_event, tiff
+from functions_on_moto import SegmentStack
 
 KEY = "plate 1/A172_Phase_C7_1.tif"
 URI = f"s3://{GROUND_TRUTH}/somewhere/truth.png"

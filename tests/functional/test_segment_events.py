@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import SegmentStack
 from factories import GROUND_TRUTH, INPUT, OUTPUT, event_file, request, s3_event, s3_record, sqs_batch, tiff
+from functions_on_moto import SegmentStack
 
 PLAIN = "A172_Phase_C7_1_01d00h00m_1.tif"
 NASTY = "plate 1/A+B well ü 100%2B/ (1) 🔬.tif"

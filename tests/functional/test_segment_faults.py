@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import SegmentStack
 from factories import INPUT, OUTPUT, event_file, request, s3_event, tiff
+from functions_on_moto import SegmentStack
 
 # operation, error code, HTTP status, and how many calls of a good job precede it
 FAULTS = {

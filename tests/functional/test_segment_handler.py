@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SegmentStack
 from factories import HEIGHT, INPUT, OUTPUT, WIDTH, page, request, s3_event, stack_of, tiff
+from functions_on_moto import SegmentStack
 
 from cytomask.model.predictor import Mode, Predictor
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SegmentStack
 from factories import (
     HEIGHT,
     INPUT,
@@ -20,6 +19,7 @@ from factories import (
     stack_of,
     tiff,
 )
+from functions_on_moto import SegmentStack
 
 
 def with_pixel(value: float) -> bytes:

@@ -1,24 +1,32 @@
 """The same work again, and newer work under the same name: one inference each, and never an older mask."""
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
 from factories import INPUT, OUTPUT, page, request, s3_event, s3_record, stack_of, tiff
+from functions_on_moto import SegmentStack
+
+from cytomask.model.predictor import Predictor
 
 
-def keep_versions(stack):
+def keep_versions(stack: SegmentStack) -> None:
     stack.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
 
 
-def expected_mask(predictor, seed):
+def expected_mask(predictor: Predictor, seed: int) -> Any:
     return predictor.predict(page(seed)).mask * np.uint8(255)
 
 
-def versions_of(key, *versions):
+def versions_of(key: str, *versions: Any) -> Any:
     return [{"Records": [s3_record(key, version=version)]} for version in versions]
 
 
-def test_the_same_event_twice_costs_one_inference(stack, log_lines):
+def test_the_same_event_twice_costs_one_inference(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     first = stack.segment("a.tif", tiff())
     (second,) = stack.handle(s3_event("a.tif"))
     assert second == first
@@ -28,34 +36,36 @@ def test_the_same_event_twice_costs_one_inference(stack, log_lines):
     assert line["job_id"] == first["job_id"]
 
 
-def test_duplicates_in_one_batch_cost_one_inference(stack):
+def test_duplicates_in_one_batch_cost_one_inference(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     assert stack.deliver(s3_event("a.tif"), request("a.tif"), s3_event("a.tif", "a.tif")) == []
     assert stack.predictor.pages == 1
 
 
-def test_pages_spelled_in_two_ways_are_the_same_work(stack):
+def test_pages_spelled_in_two_ways_are_the_same_work(stack: SegmentStack) -> None:
     stack.upload("stack.tif", stack_of(2))
     for pages in (1, "1", "1-1", "01"):
         stack.handle(request("stack.tif", pages=pages))
     assert stack.predictor.pages == 1
 
 
-def test_outputs_in_another_order_are_the_same_work(stack):
+def test_outputs_in_another_order_are_the_same_work(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.handle(request("a.tif", outputs=["mask", "overlay"]))
     stack.handle(request("a.tif", outputs=["overlay", "mask", "mask"]))
     assert stack.predictor.pages == 1
 
 
-def test_other_parameters_are_other_work(stack):
+def test_other_parameters_are_other_work(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.deliver(request("a.tif"), request("a.tif", threshold=0.9), request("a.tif", mode="resize"))
     assert stack.predictor.pages == 3
     assert len({row["mask"] for row in stack.rows()}) == 3
 
 
-def test_a_live_lease_sends_the_message_back(stack, log_lines):
+def test_a_live_lease_sends_the_message_back(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.cut("PutObject")
     assert stack.deliver(s3_event("a.tif")) == [0]
@@ -66,7 +76,7 @@ def test_a_live_lease_sends_the_message_back(stack, log_lines):
     assert len(log_lines("job_held")) == 2
 
 
-def test_a_live_lease_raises_outside_of_a_queue(stack):
+def test_a_live_lease_raises_outside_of_a_queue(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.cut("PutObject")
     stack.deliver(s3_event("a.tif"))
@@ -75,7 +85,7 @@ def test_a_live_lease_raises_outside_of_a_queue(stack):
         stack.handle(request("a.tif"))
 
 
-def test_a_lease_that_ran_out_is_taken_over(stack):
+def test_a_lease_that_ran_out_is_taken_over(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.cut("PutObject")
     stack.deliver(s3_event("a.tif"))
@@ -87,7 +97,9 @@ def test_a_lease_that_ran_out_is_taken_over(stack):
 
 
 @pytest.mark.parametrize("body", [tiff(), b"text"], ids=["image", "text"])
-def test_a_crash_between_result_and_row_heals_without_another_inference(stack, body):
+def test_a_crash_between_result_and_row_heals_without_another_inference(
+    stack: SegmentStack, body: Any
+) -> None:
     stack.upload("a.tif", body)
     stack.wire.cut("UpdateItem", skip=1)
     assert stack.deliver(s3_event("a.tif")) == [0]
@@ -101,7 +113,7 @@ def test_a_crash_between_result_and_row_heals_without_another_inference(stack, b
     assert stack.predictor.pages == inferences
 
 
-def test_a_crash_before_the_evaluation_row_heals_without_another_inference(stack):
+def test_a_crash_before_the_evaluation_row_heals_without_another_inference(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.cut("PutObject", skip=2)  # nothing of S3 is left to write: the next write is DynamoDB's
     stack.wire.fail("UpdateItem", "InternalServerError", 500, skip=1)
@@ -111,7 +123,7 @@ def test_a_crash_before_the_evaluation_row_heals_without_another_inference(stack
     assert [row["record"] for row in stack.rows("EVAL")] == ["EVAL#awaiting"]
 
 
-def test_a_failed_job_whose_result_was_written_is_finished_by_a_redrive(stack):
+def test_a_failed_job_whose_result_was_written_is_finished_by_a_redrive(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.cut("UpdateItem", skip=1)
     stack.deliver(s3_event("a.tif"))
@@ -122,7 +134,7 @@ def test_a_failed_job_whose_result_was_written_is_finished_by_a_redrive(stack):
     assert stack.predictor.pages == 1
 
 
-def test_a_queued_row_is_taken_and_keeps_its_attempt(stack):
+def test_a_queued_row_is_taken_and_keeps_its_attempt(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.cut("PutObject")
     stack.deliver(s3_event("a.tif"))
@@ -132,7 +144,9 @@ def test_a_queued_row_is_taken_and_keeps_its_attempt(stack):
     assert (stack.row()["status"], stack.row()["attempt"]) == ("SUCCEEDED", 2)
 
 
-def test_an_owner_that_lost_its_lease_does_not_end_the_job(stack, log_lines):
+def test_an_owner_that_lost_its_lease_does_not_end_the_job(
+    stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.before("PutObject", lambda: stack.set_status("RUNNING", owner="another"), skip=1)
     assert stack.deliver(s3_event("a.tif")) == []
@@ -140,7 +154,9 @@ def test_an_owner_that_lost_its_lease_does_not_end_the_job(stack, log_lines):
     assert len(log_lines("lease_lost")) == 1
 
 
-def test_an_overwritten_image_is_new_work_and_replaces_the_mask(stack, predictor):
+def test_an_overwritten_image_is_new_work_and_replaces_the_mask(
+    stack: SegmentStack, predictor: Predictor
+) -> None:
     stack.segment("a.tif", tiff(page(0)))
     second = stack.segment("a.tif", tiff(page(1)))
     assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
@@ -149,14 +165,14 @@ def test_an_overwritten_image_is_new_work_and_replaces_the_mask(stack, predictor
     assert len(stack.rows()) == 2
 
 
-def test_a_late_event_of_an_overwritten_image_costs_nothing(stack):
+def test_a_late_event_of_an_overwritten_image_costs_nothing(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff(page(0)))
     stack.segment("a.tif", tiff(page(1)))
     stack.handle(s3_event("a.tif"))
     assert stack.predictor.pages == 1
 
 
-def test_the_first_image_uploaded_again_gets_its_mask_back(stack, predictor):
+def test_the_first_image_uploaded_again_gets_its_mask_back(stack: SegmentStack, predictor: Predictor) -> None:
     for hours, seed in ((3, 0), (2, 1), (1, 0)):
         stack.upload("a.tif", tiff(page(seed)))
         stack.age("a.tif", hours)
@@ -164,7 +180,9 @@ def test_the_first_image_uploaded_again_gets_its_mask_back(stack, predictor):
         assert np.array_equal(stack.mask("a.tif.mask.png"), expected_mask(predictor, seed))
 
 
-def test_a_late_older_version_leaves_the_newer_mask(stack, predictor, log_lines):
+def test_a_late_older_version_leaves_the_newer_mask(
+    stack: SegmentStack, predictor: Predictor, log_lines: Callable[[str], list[dict[str, Any]]]
+) -> None:
     keep_versions(stack)
     older, newer = (stack.upload("a.tif", tiff(page(seed))) for seed in (0, 1))
     late, prompt = versions_of("a.tif", older, newer)
@@ -179,7 +197,9 @@ def test_a_late_older_version_leaves_the_newer_mask(stack, predictor, log_lines)
     assert len(log_lines("superseded")) == 1
 
 
-def test_a_late_duplicate_of_a_replaced_version_is_not_answered_with_the_newer_result(stack):
+def test_a_late_duplicate_of_a_replaced_version_is_not_answered_with_the_newer_result(
+    stack: SegmentStack,
+) -> None:
     keep_versions(stack)
     older = stack.upload("a.tif", tiff(page(0)))
     (event,) = versions_of("a.tif", older)
@@ -202,8 +222,10 @@ MOMENTS = {
 
 @pytest.mark.parametrize("had_a_mask", [False, True], ids=["first mask", "had a mask"])
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_an_overwrite_during_the_work_wins(stack, predictor, moment, had_a_mask):
-    def overwrite():
+def test_an_overwrite_during_the_work_wins(
+    stack: SegmentStack, predictor: Predictor, moment: Any, had_a_mask: bool
+) -> None:
+    def overwrite() -> None:
         stack.segment("a.tif", tiff(page(1)))
 
     if had_a_mask:
@@ -222,9 +244,9 @@ def test_an_overwrite_during_the_work_wins(stack, predictor, moment, had_a_mask)
 @pytest.mark.parametrize("had_a_mask", [False, True], ids=["first mask", "had a mask"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_newer_version_during_the_work_wins_and_the_older_is_kept_aside(
-    stack, predictor, moment, had_a_mask
-):
-    def overwrite():
+    stack: SegmentStack, predictor: Predictor, moment: Any, had_a_mask: bool
+) -> None:
+    def overwrite() -> None:
         version = stack.upload("a.tif", tiff(page(1)))
         stack.handle({"Records": [s3_record("a.tif", version=version)]})
 
@@ -244,7 +266,9 @@ def test_a_newer_version_during_the_work_wins_and_the_older_is_kept_aside(
     assert {row["status"] for row in stack.rows()} == {"SUCCEEDED"}
 
 
-def test_an_overwrite_that_nobody_has_segmented_yet_is_segmented_at_once(stack, predictor):
+def test_an_overwrite_that_nobody_has_segmented_yet_is_segmented_at_once(
+    stack: SegmentStack, predictor: Predictor
+) -> None:
     stack.upload("a.tif", tiff(page(0)))
     stack.wire.before("PutObject", lambda: stack.upload("a.tif", tiff(page(1))))
     (result,) = stack.handle(s3_event("a.tif"))
@@ -252,7 +276,9 @@ def test_an_overwrite_that_nobody_has_segmented_yet_is_segmented_at_once(stack, 
     assert np.array_equal(stack.mask("a.tif.mask.png"), expected_mask(predictor, 1))
 
 
-def test_an_image_overwritten_before_the_read_is_segmented_as_it_is_now(stack, predictor):
+def test_an_image_overwritten_before_the_read_is_segmented_as_it_is_now(
+    stack: SegmentStack, predictor: Predictor
+) -> None:
     stack.upload("a.tif", tiff(page(0)))
     stack.wire.before("GetObject", lambda: stack.upload("a.tif", tiff(page(1))), key="a.tif")
     assert stack.deliver(request("a.tif")) == []
@@ -263,7 +289,9 @@ def test_an_image_overwritten_before_the_read_is_segmented_as_it_is_now(stack, p
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_an_image_deleted_during_the_work_leaves_no_mask_under_its_name(stack, moment):
+def test_an_image_deleted_during_the_work_leaves_no_mask_under_its_name(
+    stack: SegmentStack, moment: Any
+) -> None:
     operation, skip = MOMENTS[moment]
     stack.upload("a.tif", tiff())
     stack.wire.before(operation, lambda: stack.s3.delete_object(Bucket=INPUT, Key="a.tif"), skip=skip)
@@ -272,7 +300,7 @@ def test_an_image_deleted_during_the_work_leaves_no_mask_under_its_name(stack, m
     assert stack.outputs() == {f"jobs/{result['job_id']}/a.tif.result.json"}
 
 
-def test_a_version_deleted_during_the_work_is_segmented_aside(stack):
+def test_a_version_deleted_during_the_work_is_segmented_aside(stack: SegmentStack) -> None:
     keep_versions(stack)
     version = stack.upload("a.tif", tiff())
     stack.wire.before("PutObject", lambda: stack.s3.delete_object(Bucket=INPUT, Key="a.tif"))
@@ -282,31 +310,31 @@ def test_a_version_deleted_during_the_work_is_segmented_aside(stack):
     assert stack.outputs() == {f"{prefix}.mask.png", f"{prefix}.result.json"}
 
 
-def test_a_rejected_overwrite_says_so_in_the_result(stack):
+def test_a_rejected_overwrite_says_so_in_the_result(stack: SegmentStack) -> None:
     stack.segment("a.tif", tiff())
     stack.segment("a.tif", b"text")
     assert stack.result("a.tif.result.json")["status"] == "REJECTED"
 
 
-def test_a_rejected_overwrite_takes_the_earlier_mask_away(stack):
+def test_a_rejected_overwrite_takes_the_earlier_mask_away(stack: SegmentStack) -> None:
     stack.segment("a.tif", tiff())
     stack.segment("a.tif", b"no image")
     assert stack.outputs() == {"a.tif.result.json"}
 
 
-def test_a_shorter_stack_takes_the_masks_of_the_missing_pages_away(stack):
+def test_a_shorter_stack_takes_the_masks_of_the_missing_pages_away(stack: SegmentStack) -> None:
     stack.segment("a.tif", stack_of(3))
     stack.segment("a.tif", stack_of(2))
     assert stack.outputs() == {"a.tif.p0000.mask.png", "a.tif.p0001.mask.png", "a.tif.result.json"}
 
 
-def test_a_single_page_takes_the_masks_of_a_stack_away(stack):
+def test_a_single_page_takes_the_masks_of_a_stack_away(stack: SegmentStack) -> None:
     stack.segment("a.tif", stack_of(2))
     stack.segment("a.tif", tiff())
     assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
 
 
-def test_keys_that_look_like_outputs_meet_no_output(stack):
+def test_keys_that_look_like_outputs_meet_no_output(stack: SegmentStack) -> None:
     keys = ["a.tif", "a.tif.p0001", "a.tif.mask.png", "jobs/0/a.tif"]
     results = [stack.segment(key, stack_of(2) if key == "a.tif" else tiff()) for key in keys]
     written = [page["mask"] for result in results for page in result["pages"]]
@@ -317,7 +345,9 @@ def test_keys_that_look_like_outputs_meet_no_output(stack):
     assert results[3]["mask"].startswith(f"s3://{OUTPUT}/jobs/{results[3]['job_id']}/")
 
 
-def test_another_model_makes_new_work(stack, predictor, monkeypatch):
+def test_another_model_makes_new_work(
+    stack: SegmentStack, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = stack.segment("a.tif", tiff())
     manifest = msgspec.structs.replace(predictor.manifests["native"], sha256="0" * 64)
     monkeypatch.setattr(stack.predictor, "manifests", predictor.manifests | {"native": manifest})
@@ -327,7 +357,7 @@ def test_another_model_makes_new_work(stack, predictor, monkeypatch):
     assert stack.result("a.tif.result.json")["model"]["sha256"] == "0" * 64
 
 
-def test_a_repeat_with_a_new_group_only_changes_the_group(stack):
+def test_a_repeat_with_a_new_group_only_changes_the_group(stack: SegmentStack) -> None:
     first = stack.segment("a.tif", tiff())
     assert "group" not in stack.row()
     (repeated,) = stack.handle(request("a.tif", group="plate 7"))
@@ -339,14 +369,14 @@ def test_a_repeat_with_a_new_group_only_changes_the_group(stack):
     assert records == {"JOB", "EVAL#awaiting"}
 
 
-def test_a_repeat_without_a_group_keeps_it(stack):
+def test_a_repeat_without_a_group_keeps_it(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.handle(request("a.tif", group="plate 7"))
     stack.handle(s3_event("a.tif"))
     assert stack.row()["group"] == "plate 7"
 
 
-def test_an_empty_group_takes_the_label_away(stack):
+def test_an_empty_group_takes_the_label_away(stack: SegmentStack) -> None:
     stack.upload("A172_Phase_1.tif", tiff())
     stack.handle(s3_event("A172_Phase_1.tif"))
     stack.handle(request("A172_Phase_1.tif", group=""))

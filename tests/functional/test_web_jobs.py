@@ -12,8 +12,8 @@ import boto3
 import numpy as np
 import pytest
 import tifffile
-from conftest import EvaluateFunction, SegmentStack
 from factories import GROUND_TRUTH, HEIGHT, INPUT, WIDTH, ground_truth, page, s3_event, stack_of, tiff
+from functions_on_moto import EvaluateFunction, SegmentStack
 from numpy.typing import NDArray
 from PIL import Image
 from web_server import Answer, Browser, account_of, served

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from conftest import FailuresFunction, SegmentStack
 from factories import INPUT, OUTPUT, page, s3_event, tiff
+from functions_on_moto import FailuresFunction, SegmentStack
 
 from benchmarks.reconcile import discrepancies
 
