@@ -12,6 +12,8 @@ from cytomask.cli.stack import Stack
 from cytomask.cli.summary import (
     EVALUATION,
     MEASURES,
+    OF_MASKS,
+    OF_SCORES,
     Job,
     Line,
     compare,
@@ -24,17 +26,6 @@ from cytomask.evaluations import AWAITING
 from cytomask.jobs import JOB
 from cytomask.storage import Storage
 
-OF_MASKS = ("images", "jobs", "masks", "failures", "confluence")
-OF_SCORES = (
-    "scored",
-    "IoU",
-    "IoU pooled",
-    "Dice",
-    "Dice pooled",
-    "boundary F1",
-    "confluence scored",
-    "confluence true",
-)
 OF_THE_JOB = (
     "job_id",
     "image",

@@ -22,7 +22,10 @@ from cytomask.cli.stack import refusal
 from cytomask.cli.summary import (
     EVALUATION,
     MEASURES,
+    OF_MASKS,
+    OF_SCORES,
     Job,
+    Line,
     compare,
     kind_of,
     models_of,
@@ -84,21 +87,32 @@ def render_page(storage: Storage, title: str, jobs: Sequence[Job], names: Mappin
         count=count_of(len(jobs), "job"),
         period=period_of(jobs),
         warning=warn_of_different_images(jobs),
-        measures=list(MEASURES),
-        lines=[
-            {
-                "group": line.group,
-                "model": names[line.model],
-                "sha256": line.model,
-                "cells": [text_of(measure(line.summary)) for measure in MEASURES.values()],
-            }
-            for line in compare(jobs)
-        ],
+        tables=list(_tables(compare(jobs), names)),
         sections=list(_sections(storage, jobs, names)),
         colours=COLOURS,
         failures=[_failure(job) for job in failed[:MOST_FAILURES]],
         older_failures=max(len(failed) - MOST_FAILURES, 0),
     )
+
+
+def _tables(lines: Sequence[Line], names: Mapping[str, str]) -> Iterator[Row]:
+    """What was made, and the scores if there are any, with a line for each group and model."""
+    scored = [line for line in lines if line.summary.scored]
+    for title, measures, some in (("Masks", OF_MASKS, lines), ("Scores", OF_SCORES, scored)):
+        if some:
+            yield {
+                "title": title,
+                "measures": measures,
+                "lines": [
+                    {
+                        "group": line.group,
+                        "model": names[line.model],
+                        "sha256": line.model,
+                        "cells": [text_of(MEASURES[name](line.summary)) for name in measures],
+                    }
+                    for line in some
+                ],
+            }
 
 
 def _sections(storage: Storage, jobs: Sequence[Job], names: Mapping[str, str]) -> Iterator[Row]:

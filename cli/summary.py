@@ -106,6 +106,20 @@ MEASURES: Mapping[str, Callable[[Summary], float | None]] = {
 }
 
 
+# Which of them stand in which table.
+OF_MASKS = ("images", "jobs", "masks", "failures", "confluence")
+OF_SCORES = (
+    "scored",
+    "IoU",
+    "IoU pooled",
+    "Dice",
+    "Dice pooled",
+    "boundary F1",
+    "confluence scored",
+    "confluence true",
+)
+
+
 def models_of(jobs: Iterable[Job]) -> list[str]:
     """The model versions, that of the oldest job first; no model comes last."""
     oldest_first = sorted(jobs, key=lambda job: str(job.row["created_at"]))

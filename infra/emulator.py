@@ -1,6 +1,7 @@
-"""The whole stack on this machine: template.yaml in ministack, an AWS emulator, and the real handlers.
+"""Run the whole stack on this computer: template.yaml in ministack, an AWS emulator, and the real handlers.
 
-Listens on 127.0.0.1 only, keeps everything in memory, touches neither Docker nor the user's AWS settings.
+The stack listens on 127.0.0.1 only, keeps everything in memory, and uses neither Docker nor the user's AWS
+settings.
 """
 
 import io
@@ -18,7 +19,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from cytomask.infra.children import LOOPBACK, child, listening_socket
+from cytomask.infra.children import LOOPBACK, Child, child, listening_socket
 from cytomask.infra.session import CREDENTIALS, REGION, client, emulated_api_url
 from cytomask.infra.template import (
     NO_CODE,
@@ -40,15 +41,15 @@ HANDLERS = MappingProxyType(
     }
 )
 
-# A function has one environment here, so whoever invokes it beside another waits within their own time.
+# A function has one environment here: an invocation waits for the one before it, within its own time.
 FEWEST_AT_A_TIME = MappingProxyType({"MaximumConcurrency": "2"})
 
 LOG = "functions.log.jsonl"
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 class StackFailed(RuntimeError):
-    """CloudFormation refused the template or could not make one of its resources."""
+    """CloudFormation refused the template, or could not make one of its resources."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class EmulatedStack:
     Attributes:
         endpoint: http://127.0.0.1:PORT, for every service.
         outputs: the stack's outputs by name.
-        log: what the handlers printed, a JSON line each, as CloudWatch would get it.
+        log: the file of what the handlers printed, a JSON line each, as CloudWatch gets it.
     """
 
     endpoint: str
@@ -77,13 +78,13 @@ def emulated_stack(
     parameters: Mapping[str, str] = MappingProxyType({}),
     handlers: Mapping[str, str] = HANDLERS,
 ) -> Iterator[EmulatedStack]:
-    """Runs the stack for as long as the context lasts.
+    """Run the stack until the context ends.
 
     Args:
-        folder: for the logs of this run, which replace those of an earlier one; made if it is not there.
+        folder: for the logs of this run, which replace those of an earlier one. It is made if needed.
         port: of the endpoint; 0 takes a free one.
-        parameters: of template.yaml, where another value than its default is wanted.
-        handlers: logical id of each function -> `module:handler` to forward it to.
+        parameters: of template.yaml, if another value than the default is wanted.
+        handlers: `module:handler` to forward each function to, by the function's logical id.
 
     Raises:
         ChildFailed: the port is taken, or a process did not start.
@@ -105,9 +106,12 @@ def emulated_stack(
         _start_gateway(running, gateway, forwarded, folder)
         given = {"EndpointUrl": endpoint} | FEWEST_AT_A_TIME | dict(parameters)
         outputs = _create_stack(endpoint, template, given)
-        for name, function in functions(template).items():
+        started = []
+        for name, function in functions(template).items():  # side by side: each imports for a second
             environment = _function_environment(endpoint, function_name(function, STACK_NAME))
-            _start_front(running, fronts[name], handlers[name], environment, folder)
+            started.append(_start_front(running, fronts[name], handlers[name], environment, folder))
+        for front in started:
+            front.wait_until_ready("/", START_SECONDS)
         _open_queues(endpoint)
         outputs["ApiUrl"] = _open_routes(endpoint, template)
         yield EmulatedStack(endpoint, outputs, folder / LOG)
@@ -166,7 +170,7 @@ def _put_template(endpoint: str, template: Template) -> str:
 
 
 def _put_no_code(endpoint: str) -> None:
-    """Puts an empty archive where the template's copy says that the code is."""
+    """Put an empty archive where the template's copy says that the code is."""
     archive = io.BytesIO()
     zipfile.ZipFile(archive, "w").close()
     s3 = client("s3", endpoint)
@@ -186,7 +190,7 @@ def _reasons(cloudformation: Any) -> str:
 
 
 def _function_environment(endpoint: str, name: str) -> dict[str, str]:
-    """What Lambda would give the function's process, and the way to the emulator."""
+    """Return what Lambda would give the function's process, and the way to the emulator."""
     configuration = client("lambda", endpoint).get_function_configuration(FunctionName=name)
     return {
         **configuration["Environment"]["Variables"],
@@ -205,14 +209,14 @@ def _function_environment(endpoint: str, name: str) -> dict[str, str]:
 
 def _start_front(
     running: ExitStack, listener: socket.socket, handler: str, environment: Mapping[str, str], folder: Path
-) -> None:
+) -> Child:
     errors = folder / f"{environment['AWS_LAMBDA_FUNCTION_NAME']}.stderr.log"
     front = child("cytomask.infra.front", [handler], environment, listener, folder / LOG, errors)
-    running.enter_context(front).wait_until_ready("/", START_SECONDS)
+    return running.enter_context(front)
 
 
 def _open_routes(endpoint: str, template: Template) -> str:
-    """Makes the routes of the HttpApi, which ministack has without any; returns where they are served."""
+    """Make the routes of the HttpApi, which ministack leaves out; return the address that serves them."""
     door = client("apigatewayv2", endpoint)
     (made,) = door.get_apis()["Items"]
     for function, method, path in routes(template):
@@ -231,10 +235,10 @@ def _open_routes(endpoint: str, template: Template) -> str:
 
 
 def _open_queues(endpoint: str) -> None:
-    """Lets the functions have messages, now that all of them can answer."""
+    """Let the functions have messages, now that all of them can answer."""
     lambdas = client("lambda", endpoint)
     for mapping in lambdas.list_event_source_mappings()["EventSourceMappings"]:
-        # ministack keeps a parameter's number as text, on which its poller fails
+        # ministack keeps a parameter's number as text, and its poller fails on that.
         most = int(mapping["ScalingConfig"]["MaximumConcurrency"])
         lambdas.update_event_source_mapping(
             UUID=mapping["UUID"], Enabled=True, ScalingConfig={"MaximumConcurrency": most}
