@@ -16,6 +16,7 @@ from PIL import Image
 TILE = 224
 OVERLAP = 56
 NORMALISATION = "page-robust"
+LARGEST = float(np.finfo(np.float64).max)
 PIXELS_AT_ONCE = 2**16  # in 64 bits they stay in a core's cache
 SAMPLE = 2**16  # pixels that decide the percentiles of a page, at least
 REACH = 3.0  # how many spreads beyond the percentiles a normalised pixel may lie
@@ -43,6 +44,7 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
         (H, W) float32, clipped `REACH` spreads beyond the percentiles; its mean is 0 and its deviation 1
         if nothing is extreme. 0 in the fill, and everywhere if the page is constant.
     """
+    page = _subtractable(page)
     fill = find_fill(page)
     low, high = _percentiles(page, fill)
     if low == high:
@@ -78,6 +80,15 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
     if fill is not None:
         normalised[fill] = 0
     return normalised
+
+
+def _subtractable(page: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Move or scale a page whose values float64 cannot tell apart or subtract; others stay as they are."""
+    if page.dtype.kind in "iu" and page.dtype.itemsize == 8:
+        return np.subtract(page, page.min()).astype(np.uint64)  # wraps round to what it should be
+    if page.dtype == np.float64 and float(page.max()) / 2 - float(page.min()) / 2 > LARGEST / 2:
+        return page.astype(np.float64) / 4
+    return page
 
 
 def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:

@@ -1,5 +1,6 @@
 """Normalisation, tiles and their blend: what must hold for any page."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -319,3 +320,24 @@ def test_any_page_of_any_values_is_normalised(height: int, width: int, seed: int
     assert normalised.shape == page.shape
     assert np.isfinite(normalised).all()
     assert normalised.any() == (page.min() != page.max())
+
+
+@pytest.mark.parametrize(
+    "stretch",
+    [
+        lambda page: page * 0.8e306,
+        lambda page: (page - 100) * 1.7e306,  # its range is more than a float64 can hold
+        lambda page: page * 5e-324,
+        lambda page: (page * 1.7e36).astype(np.float32),
+        lambda page: (page * 2**55).astype(np.int64),
+        lambda page: ((page - 100) * 2**56).astype(np.int64),
+        lambda page: page.astype(np.int64) + 2**62,
+        lambda page: page.astype(np.uint64) + np.uint64(2**63),
+    ],
+    ids=["huge", "overflowing", "subnormal", "float32", "int64", "all of int64", "offset", "offset uint64"],
+)
+def test_extreme_numbers_are_normalised_as_plain_ones(stretch: Callable[[Pixels], Pixels]) -> None:
+    page = np.random.default_rng(0).integers(0, 200, (64, 64)).astype(np.float64)
+    with np.errstate(all="raise", under="ignore"):
+        normalised = normalise(stretch(page))
+    np.testing.assert_allclose(normalised, normalise(page), atol=1e-6)

@@ -49,6 +49,7 @@ RATES = {
 }
 SEGMENT_SECONDS = 40e-6  # of a strip or tile, whatever it holds
 PAGE_SECONDS = 0.5e-3  # of a page's headers
+WRITE_SECONDS = 0.03  # of one output into a bucket
 TILE_SECONDS = 0.009  # of the network
 # Of each pixel: what every page takes, and each of its outputs.
 PIXEL_SECONDS = {"page": 15 * NANO, "mask": 4 * NANO, "probability": 30 * NANO, "overlay": 80 * NANO}
@@ -101,6 +102,7 @@ def require(
         len(image.pages) * PAGE_SECONDS
         + decoding_seconds(work_of(image, wanted, channel))
         + tiles * TILE_SECONDS
+        + len(wanted) * len(outputs) * WRITE_SECONDS
         + pixels * sum(PIXEL_SECONDS.get(each, OTHER_OUTPUT) for each in ("page", *outputs))
     )
     if seconds > budget.seconds:

@@ -109,3 +109,17 @@ def test_the_percentiles_of_a_large_page_are_taken_from_a_grid(monkeypatch: pyte
     assert grey[0] == 0
     assert grey[199] == 255
     assert abs(int(grey[100]) - 128) <= 4
+
+
+def test_an_overlay_of_a_range_that_overflows_is_stretched_as_any_other() -> None:
+    page = planes().astype(np.float64)
+    nothing = np.zeros((HEIGHT, WIDTH), bool)
+    with np.errstate(all="raise"):
+        drawn = decoded(images.encode_overlay((page - 128) * 1.4e306, nothing))
+    np.testing.assert_allclose(drawn, decoded(images.encode_overlay(page, nothing)).astype(int), atol=1)
+
+
+def test_a_wide_page_of_one_row_is_drawn_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images.encode, "PIXELS_AT_ONCE", 100)
+    page, nothing = noise(3, 90), np.zeros((3, 90), bool)
+    assert decoded(images.encode_overlay(page, nothing)).shape == (3, 90, 3)

@@ -16,6 +16,7 @@ OUTLINE = np.array([230, 159, 0], np.uint8)  # the orange of Okabe and Ito, told
 TINT = 0.15
 SAMPLED_PIXELS = 4 * MEGA
 ROWS_AT_ONCE = 256
+PIXELS_AT_ONCE = 2**21
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> bytes:
@@ -26,7 +27,7 @@ def encode_mask(mask: NDArray[np.bool_]) -> bytes:
 def encode_probability(probability: NDArray[np.float32]) -> bytes:
     """A 16-bit grey PNG, 0 to 65,535, from (H, W) float32 in 0..1."""
     levels = np.empty(probability.shape, np.uint16)
-    for rows in _bands(probability.shape[0]):
+    for rows in _bands(probability.shape):
         levels[rows] = np.rint(probability[rows] * FULL_16_BIT)
     return _png(levels, PNG.STRATEGY.RLE, PNG.FILTER.PAETH)
 
@@ -40,15 +41,15 @@ def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
         pixels: (H, W), any real dtype, finite values.
         mask: (H, W) bool.
     """
-    low, high = display_range(pixels)
+    low, high = (end / 4 for end in display_range(pixels))
     gain = 255 / (high - low) if high > low else 0.0
     shades = np.arange(256)[:, None]  # 256, 1
     plain = np.repeat(shades, RGB, axis=1).astype(np.uint8)  # 256, RGB
     tinted = (shades + (OUTLINE - shades) * TINT).astype(np.uint8)  # 256, RGB
     drawing = np.empty((*pixels.shape, RGB), np.uint8)
-    for rows in _bands(pixels.shape[0]):
+    for rows in _bands(pixels.shape):
         inside = mask[rows]
-        shade = np.clip((pixels[rows].astype(np.float64) - low) * gain + 0.5, 0, 255).astype(np.uint8)
+        shade = np.clip((_quarter(pixels[rows]) - low) * gain + 0.5, 0, 255).astype(np.uint8)
         colours = plain[shade]  # rows, W, RGB
         colours[inside] = tinted[shade[inside]]
         colours[_outline(mask, rows)] = OUTLINE
@@ -59,8 +60,14 @@ def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
 def display_range(pixels: NDArray[Any]) -> tuple[float, float]:
     """The 0.5 and 99.5 percentiles; of a large page those of a grid of its pixels, which look the same."""
     step = math.isqrt(pixels.size // SAMPLED_PIXELS) + 1
-    low, high = np.percentile(pixels[::step, ::step].astype(np.float64), (0.5, 99.5))
-    return float(low), float(high)
+    low, high = np.percentile(_quarter(pixels[::step, ::step]), (0.5, 99.5))
+    return float(low) * 4, float(high) * 4
+
+
+def _quarter(pixels: NDArray[Any]) -> NDArray[np.float64]:
+    """A quarter of the values, whose range is then no larger than float64 can hold."""
+    quarter: NDArray[np.float64] = pixels.astype(np.float64) / 4
+    return quarter
 
 
 def _outline(mask: NDArray[np.bool_], rows: slice) -> NDArray[np.bool_]:
@@ -79,9 +86,11 @@ def _outline(mask: NDArray[np.bool_], rows: slice) -> NDArray[np.bool_]:
     return differs
 
 
-def _bands(height: int) -> Iterator[slice]:
+def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
     """Slices of a few rows each: 64-bit arithmetic over a whole large page would not fit in memory."""
-    return (slice(top, min(top + ROWS_AT_ONCE, height)) for top in range(0, height, ROWS_AT_ONCE))
+    height, width = shape
+    rows = max(min(ROWS_AT_ONCE, PIXELS_AT_ONCE // width), 1)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _png(pixels: NDArray[np.uint8 | np.uint16], strategy: PNG.STRATEGY, filter_: PNG.FILTER) -> bytes:

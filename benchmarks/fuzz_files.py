@@ -1,0 +1,165 @@
+"""Makes image files of every structure and opens each in a child process: what is admitted ends in time.
+
+    python -m benchmarks.fuzz_files --seconds 3600 --out finds
+
+A file is a find if it kills the child, raises anything but a refusal, is refused late or after taking much
+memory, or is admitted and takes more than a job may. Every file can be made again from its number.
+"""
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.fuzz_structure import make_file
+from cytomask import budget, images
+from cytomask.errors import CytomaskError
+from cytomask.images import Limits
+from cytomask.model import preprocess
+
+MEBI = 2**20
+MOST_ADDRESSES = 6 * 2**30
+LONGEST_SECONDS = 150
+REFUSED_SECONDS, REFUSED_BYTES = 5, 500 * MEBI
+ADMITTED_SECONDS, ADMITTED_BYTES = 100, 2500 * MEBI
+ADMITTED, REFUSED, RAISED, KILLED = "admitted", "refused", "raised", "killed"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of one file.
+
+    Attributes:
+        number: that it is made from.
+        size: bytes of the file.
+        outcome: admitted, refused, raised or killed.
+        seconds: CPU seconds of the child, and for admitted files those reckoned for the network.
+        peak: bytes of memory at most.
+        said: the refusal or error.
+    """
+
+    number: int
+    size: int
+    outcome: str
+    seconds: float
+    peak: int
+    said: str
+
+    @property
+    def is_find(self) -> bool:
+        """Whether it breaks a promise."""
+        if self.outcome == REFUSED:
+            return self.seconds > REFUSED_SECONDS or self.peak > REFUSED_BYTES + self.size
+        if self.outcome == ADMITTED:
+            return self.seconds > ADMITTED_SECONDS or self.peak > ADMITTED_BYTES
+        return True
+
+
+def read_whole(data: bytes) -> tuple[str, float, str]:
+    """Do with a file what the segment function does, but for the network.
+
+    Returns:
+        The outcome, seconds that the network would take, and what was said.
+    """
+    limits, network = Limits.within(3008), 0.0
+    try:
+        images.require_size(len(data), "fuzz.tif", limits)
+        with images.open_image(data, "fuzz.tif", limits) as image:
+            wanted = range(len(image.pages))
+            channel = 0 if any(page.channels > 1 and not page.colour for page in image.pages) else None
+            images.check(image, wanted, channel, limits)
+            tiles = sum(preprocess.plan_tiles(page.height, page.width).count for page in image.pages)
+            network = tiles * budget.TILE_SECONDS
+            reckoned = budget.require(image, wanted, channel, tiles=tiles)
+            for page in images.read_pages(image, wanted, channel, limits):
+                preprocess.normalise(page.pixels)
+                images.encode_mask(page.pixels > 0)
+        return ADMITTED, network, f"reckoned {reckoned:.1f} s"
+    except CytomaskError as error:
+        return REFUSED, 0.0, f"{error.code}: {error}"
+    except BaseException as error:
+        return RAISED, 0.0, f"{type(error).__name__}: {error}"
+
+
+def try_file(number: int, data: bytes) -> Tried:
+    """Read a file in a child process of limited memory and time."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_ADDRESSES, MOST_ADDRESSES))
+        resource.setrlimit(resource.RLIMIT_CPU, (LONGEST_SECONDS, LONGEST_SECONDS))
+        outcome, network, said = read_whole(data)
+        os.write(writer, f"{outcome}\n{network}\n{said[:400]}".encode(errors="replace"))
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        told = pipe.read().decode(errors="replace")
+    _, status, usage = os.wait4(child, 0)
+    outcome, spent, said = told.split("\n", 2) if told else (KILLED, "0", _cause(status))
+    seconds = usage.ru_utime + usage.ru_stime + float(spent)
+    return Tried(number, len(data), outcome, seconds, usage.ru_maxrss * 1024, said)
+
+
+def _cause(status: int) -> str:
+    return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"exit {status}"
+
+
+def try_files(seconds: float, first: int) -> Iterator[Tried]:
+    """Try one file after the other until the time is over."""
+    end, number = time.monotonic() + seconds, first
+    while time.monotonic() < end:
+        yield try_file(number, make_file(number))
+        number += 1
+
+
+def main() -> int:
+    """Try files, print what they took, and keep the finds; 1 if there are any."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--first", type=int, default=0, help="number of the first file")
+    parser.add_argument("--out", type=Path, help="folder for the finds")
+    parser.add_argument("files", nargs="*", type=Path, help="try these files instead")
+    arguments = parser.parse_args()
+    if arguments.files:
+        tried = [try_file(0, path.read_bytes()) for path in arguments.files]
+        for path, one in zip(arguments.files, tried, strict=True):
+            print(f"{path.name:32}{_line(one)}")
+        return int(any(one.is_find for one in tried))
+    seen: list[Tried] = []
+    for one in try_files(arguments.seconds, arguments.first):
+        seen.append(one)
+        if one.is_find:
+            print(f"FIND {one.number}: {_line(one)}", flush=True)
+            if arguments.out:
+                arguments.out.mkdir(parents=True, exist_ok=True)
+                (arguments.out / f"{one.number}.bin").write_bytes(make_file(one.number))
+    report(seen)
+    return int(any(one.is_find for one in seen))
+
+
+def report(seen: list[Tried]) -> None:
+    """Print how many files there were, and those that took most."""
+    if not seen:
+        return
+    outcomes = {outcome: sum(one.outcome == outcome for one in seen) for outcome in (ADMITTED, REFUSED)}
+    print(f"{len(seen)} files, {outcomes}, {sum(one.is_find for one in seen)} finds")
+    for outcome in (ADMITTED, REFUSED):
+        of_these = [one for one in seen if one.outcome == outcome]
+        for what, key in (("slowest", lambda one: one.seconds), ("most memory", lambda one: one.peak)):
+            for one in sorted(of_these, key=key, reverse=True)[:3]:
+                print(f"{outcome}, {what}: {one.number}: {_line(one)}")
+
+
+def _line(one: Tried) -> str:
+    took = f"{one.size / 1e6:8.2f} MB{one.seconds:7.1f} s{one.peak / MEBI:7.0f} MiB"
+    return f"{took}  {one.outcome:9}{one.said[:150]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""What a job costs is known from its headers, and what costs too much is refused with the figure."""
+
+import io
+import struct
+import tracemalloc
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cytomask import budget, images
+from cytomask.errors import ImageTooLarge, RejectedInput, UnreadableImage
+from cytomask.images.work import Work
+
+
+def tiff(height: int, width: int, pages: int = 1, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        for _ in range(pages):
+            file.write(np.zeros((height, width), np.uint8), metadata=None, contiguous=False, **options)
+    return stream.getvalue()
+
+
+def cost(data: bytes, tiles: int = 1, **options: Any) -> float:
+    with images.open_image(data, "field.tif") as image:
+        return budget.require(image, range(len(image.pages)), None, tiles=tiles, **options)
+
+
+def shared(blob: bytes, compression: int, *, pages: int = 1, side: int = 16, segments: int = 1) -> bytes:
+    """A TIFF of pages all of whose strips are the same bytes."""
+    data = bytearray(b"II*\0\0\0\0\0" + blob + bytes(len(blob) % 2))
+    lists = len(data)
+    data += struct.pack(f"<{segments}I", *[8] * segments) + struct.pack(
+        f"<{segments}I", *[len(blob)] * segments
+    )
+    places = (lists, lists + 4 * segments) if segments > 1 else (8, len(blob))
+    pointer = 4
+    for _ in range(pages):
+        struct.pack_into("<I", data, pointer, len(data))
+        facts = {256: side, 257: side * segments, 258: 8, 259: compression, 262: 1, 277: 1, 278: side}
+        tags = [(tag, 4, 1, value) for tag, value in facts.items()]
+        tags += [(273, 4, segments, places[0]), (279, 4, segments, places[1])]
+        data += struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
+        pointer = len(data)
+        data += bytes(4)
+    return bytes(data)
+
+
+PACKED = {
+    "JPEG 2000": (34712, lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="jp2")),
+    "bare JPEG 2000": (34712, lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k")),
+    "JPEG": (7, imagecodecs.jpeg8_encode),
+    "PNG": (34933, imagecodecs.png_encode),
+    "WebP": (
+        50001,
+        lambda pixels: imagecodecs.webp_encode(np.repeat(pixels[..., None], 3, -1), lossless=True),
+    ),
+    "lossy WebP": (
+        50001,
+        lambda pixels: imagecodecs.webp_encode(np.repeat(pixels[..., None], 3, -1), level=50),
+    ),
+}
+
+
+@pytest.mark.parametrize("packer", PACKED)
+@pytest.mark.parametrize("side", [64, 2000])
+def test_a_strip_that_unpacks_to_more_than_its_place_is_refused_by_its_own_header(
+    packer: str, side: int
+) -> None:
+    compression, pack = PACKED[packer]
+    blob = bytes(pack(np.zeros((side, side), np.uint8)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageTooLarge, match=f"unpacks to {side} x {side}"):
+            cost(shared(blob, compression))
+        assert tracemalloc.get_traced_memory()[1] < images.MEBI
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("packer", PACKED)
+def test_a_strip_that_fills_its_place_is_reckoned_with(packer: str) -> None:
+    compression, pack = PACKED[packer]
+    assert cost(shared(bytes(pack(np.zeros((16, 16), np.uint8))), compression)) < 1
+
+
+@pytest.mark.parametrize(("pages", "segments"), [(1, 3), (3, 1), (300, 40)])
+def test_pages_and_strips_that_share_their_bytes_are_refused(pages: int, segments: int) -> None:
+    blob = imagecodecs.zlib_encode(bytes(256)) + bytes(100_000)
+    with pytest.raises(ImageTooLarge, match="lie over each other"):
+        cost(shared(blob, 8, pages=pages, segments=segments))
+
+
+def test_a_page_asked_for_again_costs_again() -> None:
+    data = tiff(512, 512)
+    with images.open_image(data) as image:
+        once, thrice = (budget.decoding_seconds(images.work_of(image, [0] * times, None)) for times in (1, 3))
+    assert thrice == pytest.approx(3 * once)
+
+
+def test_what_takes_too_long_is_refused_with_the_figure() -> None:
+    data = tiff(100, 100)
+    with pytest.raises(
+        ImageTooLarge, match=r"field\.tif would take about 900 s .* the limit is 100 s; ask for fewer"
+    ):
+        cost(data, tiles=100_000)
+    assert cost(data, tiles=100) < budget.WAITING.seconds < cost(data, tiles=1000)
+    with pytest.raises(ImageTooLarge, match="POST /jobs"):
+        cost(data, tiles=1000, budget=budget.WAITING)
+
+
+def test_ten_thousand_tiny_pages_cost_what_their_outputs_cost() -> None:
+    with pytest.raises(ImageTooLarge, match="would take about"):
+        cost(tiff(2, 2, pages=4000), tiles=4000)
+
+
+def test_all_the_pixels_of_a_full_job_fit_the_queue() -> None:
+    """256 megapixels in 4 pages, LZW, each with a mask."""
+    side = 8000
+    tiles = 4 * 48 * 48
+    work = [Work("LZW", side**2, side**2, side**2, 8000)] * 4
+    pixels = 4 * side**2 * (budget.PIXEL_SECONDS["page"] + budget.PIXEL_SECONDS["mask"])
+    assert budget.decoding_seconds(work) + tiles * budget.TILE_SECONDS + pixels < budget.QUEUE.seconds
+
+
+@given(
+    st.sampled_from([*budget.RATES, "NONE", "unheard of"]),
+    *[st.integers(0, 2**40)] * 3,
+    st.integers(1, 10**6),
+)
+def test_more_work_never_costs_less(
+    codec: str, packed: int, decoded: int, passed: int, segments: int
+) -> None:
+    less = budget.decoding_seconds([Work(codec, packed, decoded, passed, segments)])
+    more = budget.decoding_seconds([Work(codec, packed + 1, decoded + 1, passed + 1, segments + 1)])
+    assert 0 < less < more
+
+
+def jpeg2000(tiles: int = 1, layers: int = 1) -> bytes:
+    """The start of a codestream of 16 x 16 pixels, cut into rows of tiles."""
+    size = struct.pack(">HIIIIIIIIH", 0, 16, 16, 0, 0, 16, 16, 0, 0, 1) + b"\x07\1\1"
+    if tiles > 1:
+        size = struct.pack(">HIIIIIIIIH", 0, 16, 16 * tiles, 0, 0, 16, 16, 0, 0, 1) + b"\x07\1\1"
+    style = struct.pack(">BBHB", 0, 0, layers, 0) + bytes(5)
+    return (
+        b"\xff\x4f\xff\x51" + struct.pack(">H", len(size) + 2) + size
+        + b"\xff\x52" + struct.pack(">H", len(style) + 2) + style
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("tiles", "layers"), [(2000, 1), (1, 60_000)])
+def test_a_jpeg_2000_of_very_many_tiles_or_layers_is_refused(tiles: int, layers: int) -> None:
+    with pytest.raises(ImageTooLarge, match=f"{tiles} tiles in {layers} layers"):
+        cost(shared(jpeg2000(tiles, layers), 34712))
+
+
+@given(st.sampled_from([7, 34712, 34933, 50001]), st.binary(min_size=1, max_size=200))
+def test_any_bytes_in_a_strip_s_place_are_reckoned_with_or_refused(compression: int, blob: bytes) -> None:
+    starts = {
+        7: b"\xff\xd8\xff",
+        34712: b"\xff\x4f\xff\x51",
+        34933: images.PNG_MAGIC,
+        50001: b"RIFF1234WEBPVP8",
+    }
+    for data in (blob, starts[compression] + blob):
+        try:
+            cost(shared(data, compression))
+        except RejectedInput as error:
+            assert str(error)
+
+
+def test_a_codec_that_does_not_tell_its_size_is_refused_by_name() -> None:
+    with pytest.raises(UnreadableImage, match=r"packed as LERC \(34887\)"):
+        cost(shared(bytes(imagecodecs.lerc_encode(np.zeros((16, 16), np.uint8))), 34887))
+
+
+def test_a_jpeg_of_many_scans_costs_each_of_them() -> None:
+    stream = io.BytesIO()
+    from PIL import Image
+
+    Image.fromarray(np.zeros((256, 256), np.uint8)).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    scan = data[data.find(b"\xff\xda") : -2]
+    with images.open_image(data) as few, images.open_image(data[:-2] + scan * 20 + data[-2:]) as many:
+        [one], [other] = images.work_of(few, [0], None), images.work_of(many, [0], None)
+    assert other.passed_bytes > 20 * one.decoded_bytes
+    with pytest.raises(ImageTooLarge, match="more than 500 scans"):
+        cost(data[:-2] + scan * 500 + data[-2:])
