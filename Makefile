@@ -34,6 +34,8 @@ lint: $(VENV)/dev  ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	for tests in unit functional e2e browser; do \
+		MYPYPATH=.:tests:tests/$$tests:tests/unit/images:tests/functional/faults $(BIN)/mypy tests/$$tests || exit; done
 	rm -rf build/imports && mkdir -p build/imports && cp -rL layers/cytomask/cytomask build/imports
 	PYTHONPATH=build/imports $(BIN)/lint-imports --no-logo
 

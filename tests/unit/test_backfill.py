@@ -75,7 +75,7 @@ def test_an_inventory_gives_the_newest_versions_with_decoded_keys() -> None:
 )
 def test_an_inventory_that_cannot_be_used_is_refused_with_its_reason(content: bytes, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=reason):
-        list(read_inventory({}.__getitem__, content, "lab"))
+        list(read_inventory(dict[str, bytes]().__getitem__, content, "lab"))
 
 
 def test_images_are_batched_without_losing_any() -> None:

@@ -12,7 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytomask import __version__
-from cytomask.cli import segmentation
+from cytomask.cli import files, segmentation
 from cytomask.cli.ledger import COLUMNS, Row
 from cytomask.cli.main import main
 from cytomask.cli.segmentation import segment_file
@@ -56,7 +56,8 @@ def segmented(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
     """Interrupt the run when so many pages have been segmented."""
-    whole, done = Predictor.predict, []
+    whole = Predictor.predict
+    done: list[Any] = []
 
     def interrupted(self: Predictor, page: NDArray[Any], *given: Any) -> Prediction:
         if len(done) == pages:
@@ -286,7 +287,7 @@ def test_a_file_that_vanishes_is_one_refusal(
 ) -> None:
     write("a.tif")
     write("b.tif")
-    whole = segmentation.find_images
+    whole = files.find_images
 
     def vanishing(paths: Any) -> Any:
         found = whole(paths)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cytomask.cli import tables
 from cytomask.cli.tables import csv_cell, csv_line, number, print_table, write_csv
 
 
@@ -28,7 +27,7 @@ def test_on_a_terminal_the_last_column_is_cut(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setattr(tables.shutil, "get_terminal_size", lambda: os.terminal_size((40, 24)))
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 24)))
     print_table(("image", "reason"), [("a.tif", "x" * 100)])
     assert capsys.readouterr().out.splitlines()[1] == f"a.tif  {'x' * 32}…"
 

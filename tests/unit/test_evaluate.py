@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ Grey = NDArray[np.uint8]
 class PageIsProbability:
     """Takes a page of 8 bits for the probability x 255; calls everything cell in `resize` mode."""
 
-    manifests = dict.fromkeys(MODES, SimpleNamespace(name="fake-1", sha256="0123456789abcdef", threshold=0.5))
+    manifests: Any = dict.fromkeys(
+        MODES, SimpleNamespace(name="fake-1", sha256="0123456789abcdef", threshold=0.5)
+    )
 
     def __init__(self) -> None:
         self.calls: list[Mode] = []
@@ -45,6 +48,10 @@ class PageIsProbability:
         with np.errstate(divide="ignore"):
             logits = np.log(probability / (1 - probability)).astype(np.float32)
         return Prediction(logits, logits >= 0, None)
+
+
+def fake_predictor() -> Any:
+    return PageIsProbability()
 
 
 def columns(*levels: int) -> Grey:
@@ -77,8 +84,8 @@ def three(tmp_path: Path) -> Path:
     )
 
 
-def scores_of(folder: Path) -> dict[str, object]:
-    return summarise(score_source(PageIsProbability(), folder, "made/val"))
+def scores_of(folder: Path) -> dict[str, Any]:
+    return summarise(score_source(fake_predictor(), folder, "made/val"))
 
 
 def test_means_are_over_images_and_pools_over_pixels(three: Path) -> None:
@@ -113,7 +120,7 @@ def test_the_error_of_the_confluence_has_a_sign_and_a_size(three: Path) -> None:
     assert over_and_under["confluence_error"] == {"native": 0.15}
 
 
-SAMPLE = Sample("a", Path("a.png"), "", lambda: np.zeros((1, 1), np.bool_))
+SAMPLE = Sample("a", Path("a.png"), "", lambda _: np.zeros((1, 1), np.bool_))
 NO_OUTLINE = metrics.BoundaryScore(0, 0, 0, 0)
 UNEVEN = (
     Counts(metrics.Score(10, 20, 0), NO_OUTLINE, 100),
@@ -127,7 +134,7 @@ def test_what_is_unknown_is_not_scored(tmp_path: Path) -> None:
     page[60:64, 10:80] = 255  # a neurite that nobody marked
     write_rows(tmp_path, {"a.png": ("", page, truth)})
     for source, iou in (("made/val", 100 / 380), ("somata:made/val", 1.0)):
-        scores = summarise(score_source(PageIsProbability(), tmp_path, source))
+        scores = summarise(score_source(fake_predictor(), tmp_path, source))
         assert scores["mean_iou"]["native"] == pytest.approx(iou, abs=1e-4)
 
 
@@ -205,7 +212,7 @@ def test_the_thresholds_are_those_from_0_2_to_0_8() -> None:
 
 
 def test_all_thresholds_of_an_image_come_from_one_inference_a_mode(three: Path) -> None:
-    predictor = PageIsProbability()
+    predictor: Any = PageIsProbability()
     score_source(predictor, three, "made/val")
     assert sorted(predictor.calls) == ["native"] * 3 + ["resize"] * 3
 

@@ -135,7 +135,7 @@ def test_weights_of_another_network_are_refused(
     network: SwinUNet, tmp_path: Path, sizes: dict[str, list[int]] | None, reason: str
 ) -> None:
     path = tmp_path / "other.safetensors"
-    save_file(network.state_dict(), path, metadata=sizes and {"config": json.dumps(sizes)})
+    save_file(network.state_dict(), path, metadata={"config": json.dumps(sizes)} if sizes else None)
     with pytest.raises(ValueError, match=rf"other\.safetensors is no checkpoint of a Swin-UNet \(.*{reason}"):
         load_checkpoint(path)
 

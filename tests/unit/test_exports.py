@@ -57,7 +57,8 @@ def test_a_roi_of_one_pixel_spans_it(tmp_path: Path) -> None:
     mask = np.zeros((9, 9), np.bool_)
     mask[3, 5] = True
     (tmp_path / "one.zip").write_bytes(encode_rois(find_regions(mask)))
-    [roi] = roifile.roiread(tmp_path / "one.zip")
+    rois: Any = roifile.roiread(tmp_path / "one.zip")
+    [roi] = rois
     assert {tuple(point) for point in roi.coordinates().tolist()} == {(5, 3), (6, 3), (6, 4), (5, 4)}
 
 
@@ -105,7 +106,7 @@ def test_more_than_65535_regions_get_labels_of_32_bits() -> None:
     dots = np.zeros((514, 514), np.bool_)
     dots[::2, ::2] = True
     labels = tifffile.imread(io.BytesIO(encode_labels(find_regions(dots))))
-    assert (labels.dtype, labels.max()) == (np.uint32, 257 * 257)
+    assert (labels.dtype, labels.max()) == (np.dtype(np.uint32), 257 * 257)
 
 
 def test_an_ome_tiff_keeps_pixel_size_channel_and_time(cells: NDArray[np.bool_]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -206,7 +207,7 @@ def test_the_real_clearml_writes_an_offline_session_without_a_server(tmp_path: P
     assert [event["metric"] for event in flat if event["type"] == "training_debug_image"] == ["samples"]
 
 
-def write_metrics(path: Path, rows: list[tuple[object, ...]]) -> Path:
+def write_metrics(path: Path, rows: Sequence[tuple[object, ...]]) -> Path:
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     return path

@@ -9,6 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,8 +217,14 @@ def test_each_mode_has_its_own_network(copied: Path, network: SwinUNet, mode: Mo
     before = {each: unchanged.predict(noise(30, 30), each).logits for each in MODES}
     other = copy.deepcopy(network)
     with torch.no_grad():
+        assert other.head.logit.bias is not None
         other.head.logit.bias += 1
-    told = {"training": {"mode": mode}, "training_data": ["noise"], "licence": "CC0", "scores": {}}
+    told: dict[str, Any] = {
+        "training": {"mode": mode},
+        "training_data": ["noise"],
+        "licence": "CC0",
+        "scores": {},
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
         export(other, copied / mode, name="other", threshold=0.5, **told)

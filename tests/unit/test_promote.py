@@ -32,7 +32,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         with torch.no_grad():
             network.head.logit.weight.zero_()
-            network.head.logit.bias.fill_(bias)
+            torch.nn.init.constant_(network.head.logit.bias, bias)  # type: ignore[arg-type]
         save(network, folder / f"{name}.safetensors")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
@@ -45,7 +45,9 @@ def exported_once(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes the two networks' ONNX files from where they are: an export takes seconds."""
 
     def copy(network: SwinUNet, path: Path) -> None:
-        name = "all" if network.head.logit.bias[0].item() > 0 else "none"
+        bias = network.head.logit.bias
+        assert bias is not None
+        name = "all" if bias[0].item() > 0 else "none"
         shutil.copyfile(checkpoints / f"{name}.onnx", path)
 
     monkeypatch.setattr("cytomask.model.export.export_onnx", copy)

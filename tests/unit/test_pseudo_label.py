@@ -86,7 +86,7 @@ def test_images_get_labels_from_checkpoints_and_onnx_files_together(
     assert main(given) == 0
     (path,) = out.iterdir()
     drawn = images.read_page(path).pixels
-    assert (path.name, drawn.shape, drawn.dtype) == ("field3.png", (240, 300), np.uint8)
+    assert (path.name, drawn.shape, drawn.dtype) == ("field3.png", (240, 300), np.dtype(np.uint8))
     assert set(np.unique(drawn)) <= {0, UNKNOWN_GREY, 255}
 
 

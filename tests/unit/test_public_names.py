@@ -33,7 +33,7 @@ def test_an_array_and_its_file_get_the_same_mask(field: Field, tmp_path: Path) -
     tifffile.imwrite(path, field.pixels)
     found, of_file = cytomask.segment(field.pixels), cytomask.segment(path)
     assert found.mask.shape == found.probability.shape == field.pixels.shape
-    assert (found.mask.dtype, found.probability.dtype) == (np.bool_, np.float32)
+    assert (found.mask.dtype, found.probability.dtype) == (np.dtype(np.bool_), np.dtype(np.float32))
     assert np.array_equal(found.mask, of_file.mask)
     assert np.array_equal(cytomask.segment(str(path)).mask, found.mask)
     assert cytomask.score(found.mask, field.cells).iou > 0.6

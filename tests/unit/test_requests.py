@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cytomask.errors import InvalidRequest, NoSuchPage
 from cytomask.requests import (
+    Arrival,
     Evaluation,
     Ignored,
     Parameters,
@@ -50,7 +51,7 @@ def bridged(key: str) -> dict[str, Any]:
     return {"detail-type": "Object Created", "detail": detail}
 
 
-def only(event: Any) -> SegmentRequest | Ignored | Refused:
+def only(event: Any) -> Arrival:
     (arrival,) = parse_body(json.dumps(event))
     return arrival
 

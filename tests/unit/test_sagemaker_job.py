@@ -267,7 +267,7 @@ def test_a_repository_that_is_there_is_used(experiment: Path, docker: Path) -> N
 
 
 def no_jobs() -> bool:
-    return client("sagemaker").list_training_jobs()["TrainingJobSummaries"] == []
+    return not client("sagemaker").list_training_jobs()["TrainingJobSummaries"]
 
 
 def test_without_docker_nothing_is_made(

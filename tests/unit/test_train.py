@@ -24,13 +24,14 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from cytomask.model.preprocess import Pixels
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training import train as script
 from cytomask.training.batches import Batches, read_data
 from cytomask.training.checkpoints import load_network, save
 from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
-from cytomask.training.crops import Crop, Labelled
+from cytomask.training.crops import Labelled
 from cytomask.training.experiment import TrainingConfig
 from cytomask.training.processes import Process, join
 from cytomask.training.run import Run, schedule_of
@@ -715,7 +716,9 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(data: Path, tmp_path
         train(experiment(), data, tmp_path, Process(CPU, 0, 3))
 
 
-def crops_of(data: Path, steps: range, process: Process = ALONE, **fields: Any) -> list[Crop]:
+def crops_of(
+    data: Path, steps: range, process: Process = ALONE, **fields: Any
+) -> list[tuple[Pixels, Pixels]]:
     config = experiment(batch_size=4, **fields)
     mix, _ = read_data(config, data)
     with Batches(mix, config, process) as batches:
@@ -908,10 +911,10 @@ def test_the_gradient_is_clipped_to_its_norm(start: Path) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_the_weights_are_averaged_by_their_decay(start: Path, decay: float) -> None:
     run = Run(experiment(average_decay=decay, learning_rate=0.1), 3, ALONE, start)
-    expected = None
+    expected: Any = None
     for _ in range(3):
         run.step(*batch())
-        weight = run.network.head.logit.weight.detach().clone()  # type: ignore[union-attr]
+        weight: Any = run.network.head.logit.weight.detach().clone()  # type: ignore[union-attr,operator]
         expected = weight if expected is None else decay * expected + (1 - decay) * weight
     assert expected is not None
     torch.testing.assert_close(run.average.head.logit.weight, expected)  # type: ignore[union-attr]
@@ -922,7 +925,7 @@ def constant_network(value: float) -> SwinUNet:
     network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8))
     with torch.no_grad():
         network.head.logit.weight.zero_()
-        network.head.logit.bias.fill_(value)
+        torch.nn.init.constant_(network.head.logit.bias, value)  # type: ignore[arg-type]
     return network
 
 

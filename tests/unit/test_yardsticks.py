@@ -25,7 +25,7 @@ class Brightest:
     """Calls what is brighter than the middle of a page's range cell."""
 
     def predict(self, page: NDArray[np.generic], _: Mode = "native") -> Prediction:
-        low, high = np.percentile(page, (1, 99))
+        low, high = np.percentile(page.astype(float), (1, 99))
         mask = page.astype(float) > (low + high) / 2
         return Prediction(mask.astype(np.float32), mask, None)
 

@@ -42,8 +42,8 @@ def described(description: str, pages: int = 1) -> bytes:
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as file:
         for number, page in enumerate(noise(pages, HEIGHT, WIDTH)):
-            text = {} if number else {"description": description}
-            file.write(page, contiguous=False, metadata=None, **text)
+            text = None if number else description
+            file.write(page, contiguous=False, metadata=None, description=text)
     return stream.getvalue()
 
 
@@ -179,7 +179,8 @@ def test_an_ome_description_of_more_planes_than_the_limit_takes_neither_memory_n
     fact: str, number: int
 ) -> None:
     with bounded_memory(images.MEBI), pytest.raises(ImageTooLarge, match="more than 10000 planes"):
-        read(described(ome(**{fact: number})))
+        pixels: dict[str, Any] = {fact: number}
+        read(described(ome(**pixels)))
 
 
 def test_a_billion_planes_of_one_page_are_refused_too() -> None:
