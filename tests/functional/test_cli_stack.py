@@ -3,6 +3,8 @@
 import argparse
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -19,6 +21,7 @@ from factories import (
     s3_event,
     tiff,
 )
+from functions_on_moto import EvaluateFunction, SegmentStack
 
 from cytomask.cli import evaluate as evaluate_command
 from cytomask.cli import stack as stack_module
@@ -44,24 +47,24 @@ class CloudFormation:
 
     meta = argparse.Namespace(region_name=REGION)
 
-    def __init__(self, outputs):
+    def __init__(self, outputs: Any) -> None:
         self._outputs = outputs
 
-    def describe_stacks(self, StackName):  # boto3's name
+    def describe_stacks(self, StackName: Any) -> dict[str, Any]:  # boto3's name
         if StackName != "cytomask":
-            answer = {"Error": {"Code": "ValidationError", "Message": "Stack does not exist"}}
+            answer: Any = {"Error": {"Code": "ValidationError", "Message": "Stack does not exist"}}
             raise ClientError(answer, "DescribeStacks")
         outputs = [{"OutputKey": key, "OutputValue": value} for key, value in self._outputs.items()]
         return {"Stacks": [{"Outputs": outputs}]}
 
 
 @pytest.fixture
-def deployed(stack, monkeypatch):
+def deployed(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The stack's resources as CloudFormation describes them: what a command is given."""
     queue = stack.sqs.create_queue(QueueName="cytomask-segment")["QueueUrl"]
     outputs = OUTPUTS | {"SegmentQueueUrl": queue}
 
-    def client(service, endpoint_url):
+    def client(service: Any, endpoint_url: Any) -> Any:
         assert endpoint_url is None
         return CloudFormation(outputs) if service == "cloudformation" else boto3.client(service)
 
@@ -70,17 +73,17 @@ def deployed(stack, monkeypatch):
     return Stack.connect("cytomask")
 
 
-def sent(deployed):
+def sent(deployed: Any) -> Any:
     answer = deployed.sqs.receive_message(QueueUrl=deployed.segment_queue, MaxNumberOfMessages=10)
     return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
 
 
-def keys_in(stack, bucket):
+def keys_in(stack: SegmentStack, bucket: str) -> Any:
     return {item["Key"] for item in stack.s3.list_objects_v2(Bucket=bucket).get("Contents", [])}
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path: Path) -> Any:
     """Two images and their ground truths, with what else lies beside them."""
     for name in ("images/plate 1/a.tif", "images/b.PNG", "masks/plate 1/a.png", "masks/coco.json"):
         file = tmp_path / name
@@ -91,31 +94,35 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_a_stack_is_found_by_its_outputs(deployed):
+def test_a_stack_is_found_by_its_outputs(deployed: Any) -> None:
     assert (deployed.input_bucket, deployed.table, deployed.api_url) == (INPUT, TABLE, None)
 
 
-def test_a_stack_that_is_not_there_is_said_to_be(deployed, capsys):
+def test_a_stack_that_is_not_there_is_said_to_be(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", "--stack", "elsewhere"]) == 2
     said = capsys.readouterr().err
     assert "there is no stack `elsewhere` in eu-central-1" in said
     assert "--stack or CYTOMASK_STACK, or give --endpoint-url" in said
 
 
-def test_the_environment_names_the_stack(deployed, monkeypatch, capsys):
+def test_the_environment_names_the_stack(
+    deployed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("CYTOMASK_STACK", "plates")
     assert main(["jobs"]) == 2
     assert "no stack `plates`" in capsys.readouterr().err
 
 
-def test_a_stack_without_an_output_is_named(deployed, monkeypatch):
+def test_a_stack_without_an_output_is_named(deployed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack_module, "_client", lambda *_: CloudFormation({"InputBucketName": INPUT}))
     with pytest.raises(StackNotFound, match="`cytomask` has no output 'OutputBucketName'; deploy it anew"):
         Stack.connect("cytomask")
 
 
-def test_missing_credentials_are_a_sentence(deployed, monkeypatch, capsys):
-    def client(*_):
+def test_missing_credentials_are_a_sentence(
+    deployed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def client(*_: Any) -> None:
         raise NoCredentialsError
 
     monkeypatch.setattr(stack_module, "_client", client)
@@ -123,18 +130,22 @@ def test_missing_credentials_are_a_sentence(deployed, monkeypatch, capsys):
     assert "`aws configure`" in capsys.readouterr().err
 
 
-def test_an_emulator_that_does_not_answer_is_a_sentence(capsys):
+def test_an_emulator_that_does_not_answer_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", "--endpoint-url", "http://127.0.0.1:1"]) == 2
     assert "the stack `cytomask` cannot be looked up: Could not connect" in capsys.readouterr().err
 
 
-def test_what_aws_refuses_is_a_sentence(deployed, stack, folders, capsys):
+def test_what_aws_refuses_is_a_sentence(
+    deployed: Any, stack: SegmentStack, folders: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.s3.delete_bucket(Bucket=INPUT)
     assert main(["upload", str(folders / "images")]) == 2
     assert "NoSuchBucket" in capsys.readouterr().err
 
 
-def test_upload_sends_folders_with_what_lies_below_them(deployed, stack, folders, capsys):
+def test_upload_sends_folders_with_what_lies_below_them(
+    deployed: Any, stack: SegmentStack, folders: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["upload", str(folders / "images"), "--ground-truth", str(folders / "masks")]) == 0
     assert keys_in(stack, INPUT) == {"plate 1/a.tif", "b.PNG"}
     assert keys_in(stack, GROUND_TRUTH) == {"plate 1/a.png", "coco.json"}
@@ -142,7 +153,9 @@ def test_upload_sends_folders_with_what_lies_below_them(deployed, stack, folders
     assert f"s3://{INPUT}/plate 1/a.tif" in capsys.readouterr().out.splitlines()
 
 
-def test_upload_begins_nothing_where_two_files_would_get_one_address(deployed, stack, folders, capsys):
+def test_upload_begins_nothing_where_two_files_would_get_one_address(
+    deployed: Any, stack: SegmentStack, folders: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folders / "more").mkdir()
     (folders / "more" / "b.PNG").write_bytes(b"")
     assert main(["upload", str(folders / "images"), str(folders / "more" / "b.PNG")]) == 2
@@ -150,18 +163,20 @@ def test_upload_begins_nothing_where_two_files_would_get_one_address(deployed, s
     assert keys_in(stack, INPUT) == set()
 
 
-def test_upload_begins_nothing_where_a_file_is_missing(deployed, stack, folders, capsys):
+def test_upload_begins_nothing_where_a_file_is_missing(
+    deployed: Any, stack: SegmentStack, folders: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["upload", str(folders / "images"), "missing.tif"]) == 2
     assert "no such file: missing.tif" in capsys.readouterr().err
     assert keys_in(stack, INPUT) == set()
 
 
-def test_upload_of_nothing_says_so(deployed, tmp_path, capsys):
+def test_upload_of_nothing_says_so(deployed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["upload", str(tmp_path)]) == 2
     assert "no images were named" in capsys.readouterr().err
 
 
-def test_submit_sends_a_request_for_each_image(deployed):
+def test_submit_sends_a_request_for_each_image(deployed: Any) -> None:
     truth = f"s3://{GROUND_TRUTH}/coco.json"
     images = [f"s3://{INPUT}/a.tif", f"s3://{INPUT}/plate 1/ü.tif"]
     options = ["--ground-truth", truth, "--group", "HeLa", "--pages", "0-3", "--outputs", "mask", "overlay"]
@@ -170,7 +185,7 @@ def test_submit_sends_a_request_for_each_image(deployed):
     assert sent(deployed) == [{"image": image} | fields for image in images]
 
 
-def test_submit_says_no_more_than_was_asked_for(deployed):
+def test_submit_says_no_more_than_was_asked_for(deployed: Any) -> None:
     assert main(["submit", f"s3://{INPUT}/a.tif", "--threshold", "0"]) == 0
     assert sent(deployed) == [{"image": f"s3://{INPUT}/a.tif", "threshold": 0}]
 
@@ -191,7 +206,9 @@ def test_submit_says_no_more_than_was_asked_for(deployed):
         ),
     ],
 )
-def test_submit_sends_nothing_where_one_request_is_none(deployed, capsys, arguments, said):
+def test_submit_sends_nothing_where_one_request_is_none(
+    deployed: Any, capsys: pytest.CaptureFixture[str], arguments: list[Any], said: str
+) -> None:
     assert main(["submit", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("nothing was sent: ")
@@ -200,25 +217,27 @@ def test_submit_sends_nothing_where_one_request_is_none(deployed, capsys, argume
 
 
 @pytest.fixture
-def noticed(evaluate, monkeypatch):
+def noticed(evaluate: EvaluateFunction, monkeypatch: pytest.MonkeyPatch) -> Any:
     """S3 and Lambda do their part while the command waits."""
 
-    def deliver(_):
+    def deliver(_: Any) -> None:
         keys = sorted(keys_in(evaluate.stack, GROUND_TRUTH))
         assert evaluate.deliver(s3_event(*keys, bucket=GROUND_TRUTH)) == []
         evaluate.deliver_queued()
 
-    monkeypatch.setattr(evaluate_command.time, "sleep", deliver)
+    monkeypatch.setattr("cytomask.cli.evaluate.time.sleep", deliver)
     return evaluate
 
 
-def coco_file(folder, content=COCO, name="coco.json"):
+def coco_file(folder: Path, content: Any = COCO, name: str = "coco.json") -> Any:
     path = folder / name
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return str(path)
 
 
-def test_evaluate_uploads_a_coco_file_and_says_what_it_names(deployed, stack, noticed, tmp_path, capsys):
+def test_evaluate_uploads_a_coco_file_and_says_what_it_names(
+    deployed: Any, stack: SegmentStack, noticed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.segment(KEY, tiff())
     assert main(["evaluate", "--coco", coco_file(tmp_path)]) == 0
     said = capsys.readouterr().out
@@ -226,7 +245,9 @@ def test_evaluate_uploads_a_coco_file_and_says_what_it_names(deployed, stack, no
     assert noticed.row()["evaluation_status"] == "SCORED"
 
 
-def test_evaluate_narrows_the_file_to_a_prefix(deployed, stack, noticed, tmp_path, capsys):
+def test_evaluate_narrows_the_file_to_a_prefix(
+    deployed: Any, stack: SegmentStack, noticed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.segment(KEY, tiff())
     other = "plate ü/A172_Phase_C7_1.tif"
     stack.segment(other, tiff())
@@ -241,7 +262,9 @@ def test_evaluate_narrows_the_file_to_a_prefix(deployed, stack, noticed, tmp_pat
 
 
 @pytest.mark.parametrize("bucket", [INPUT, GROUND_TRUTH])
-def test_evaluate_takes_a_file_that_is_in_s3(deployed, stack, noticed, bucket):
+def test_evaluate_takes_a_file_that_is_in_s3(
+    deployed: Any, stack: SegmentStack, noticed: Any, bucket: Any
+) -> None:
     stack.segment(KEY, tiff())
     stack.upload("annotations/coco.json", json.dumps(COCO).encode(), bucket=bucket)
     assert main(["evaluate", "--coco", f"s3://{bucket}/annotations/coco.json"]) == 0
@@ -260,15 +283,23 @@ def test_evaluate_takes_a_file_that_is_in_s3(deployed, stack, noticed, bucket):
     ],
 )
 def test_evaluate_uploads_nothing_of_what_it_can_refuse(
-    deployed, stack, tmp_path, capsys, content, name, images, code, said
-):
+    deployed: Any,
+    stack: SegmentStack,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: Any,
+    name: str,
+    images: str | None,
+    code: int,
+    said: str,
+) -> None:
     options = [] if images is None else ["--images", images]
     assert main(["evaluate", "--coco", coco_file(tmp_path, content, name), *options]) == code
     assert said in capsys.readouterr().err
     assert keys_in(stack, GROUND_TRUTH) == set()
 
 
-def test_evaluate_says_that_a_file_is_missing(deployed, capsys):
+def test_evaluate_says_that_a_file_is_missing(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--coco", "missing.json"]) == 2
     assert "missing.json cannot be read: No such file" in capsys.readouterr().err
 
@@ -280,24 +311,30 @@ def test_evaluate_says_that_a_file_is_missing(deployed, capsys):
         ("s3://B/missing.json", '"s3://B/missing.json" is no S3 address'),
     ],
 )
-def test_evaluate_says_that_an_object_is_missing(deployed, capsys, address, said):
+def test_evaluate_says_that_an_object_is_missing(
+    deployed: Any, capsys: pytest.CaptureFixture[str], address: str, said: str
+) -> None:
     assert main(["evaluate", "--coco", address]) == 2
     assert said in capsys.readouterr().err
 
 
-def test_evaluate_says_why_the_function_rejected_the_file(deployed, stack, noticed, capsys):
+def test_evaluate_says_why_the_function_rejected_the_file(
+    deployed: Any, stack: SegmentStack, noticed: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.upload("coco.json", b"no JSON")
     assert main(["evaluate", "--coco", f"s3://{INPUT}/coco.json"]) == 1
     assert "rejected: UNREADABLE_COCO: s3://" in capsys.readouterr().err
 
 
-def test_evaluate_does_not_wait_for_ever(deployed, tmp_path, monkeypatch, capsys):
+def test_evaluate_does_not_wait_for_ever(
+    deployed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(evaluate_command, "TIMEOUT_SECONDS", 0)
     assert main(["evaluate", "--coco", coco_file(tmp_path)]) == 1
     assert "is not indexed after 0 s" in capsys.readouterr().err
 
 
-def listed(capsys):
+def listed(capsys: pytest.CaptureFixture[str]) -> Any:
     """The lines of the table, by image: status, confluence, IoU, Dice, group, and the reason if any."""
     lines = capsys.readouterr().out.splitlines()
     head = next(place for place, line in enumerate(lines) if line.startswith("job "))
@@ -305,11 +342,13 @@ def listed(capsys):
     return {image: [*known, *reason] for (_, *known, image), reason in map(_reason_apart, cells)}
 
 
-def _reason_apart(cells):
+def _reason_apart(cells: Any) -> tuple[Any, ...]:
     return cells[:7], cells[7:]
 
 
-def test_jobs_lists_every_job_with_its_score(deployed, stack, evaluate, capsys):
+def test_jobs_lists_every_job_with_its_score(
+    deployed: Any, stack: SegmentStack, evaluate: EvaluateFunction, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = stack.segment(KEY, tiff())
     evaluate.upload(f"{KEY}.png", ground_truth())
     stack.segment("bad.tif", b"text")
@@ -325,7 +364,9 @@ def test_jobs_lists_every_job_with_its_score(deployed, stack, evaluate, capsys):
     assert lines["message 'no JSON'"][-1].startswith("INVALID_REQUEST: the message is not JSON")
 
 
-def test_jobs_are_narrowed_by_status_and_by_group(deployed, stack, capsys):
+def test_jobs_are_narrowed_by_status_and_by_group(
+    deployed: Any, stack: SegmentStack, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.segment(KEY, tiff())
     stack.segment("A172_Phase_bad.tif", b"text")
     stack.segment("other.tif", tiff())
@@ -342,12 +383,14 @@ def test_jobs_are_narrowed_by_status_and_by_group(deployed, stack, capsys):
     assert capsys.readouterr().err == "no jobs\n"
 
 
-def test_jobs_refuses_a_status_that_there_is_not(deployed, capsys):
+def test_jobs_refuses_a_status_that_there_is_not(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", "--status", "done"]) == 2
     assert "invalid status DONE; use one of QUEUED, RUNNING" in capsys.readouterr().err
 
 
-def test_jobs_shows_the_newest_last_and_says_that_there_are_more(deployed, stack, capsys):
+def test_jobs_shows_the_newest_last_and_says_that_there_are_more(
+    deployed: Any, stack: SegmentStack, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("a", "b", "c"):
         stack.segment(f"{name}.tif", b"text")
     assert main(["jobs", "--limit", "2"]) == 0
@@ -356,7 +399,9 @@ def test_jobs_shows_the_newest_last_and_says_that_there_are_more(deployed, stack
     assert "the newest 2; there are more" in said.err
 
 
-def test_jobs_shows_one_job_in_full(deployed, stack, evaluate, capsys):
+def test_jobs_shows_one_job_in_full(
+    deployed: Any, stack: SegmentStack, evaluate: EvaluateFunction, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = stack.segment(KEY, tiff())
     stack.handle(request(KEY, group="plate 7"))
     evaluate.upload(f"{KEY}.png", ground_truth())
@@ -368,7 +413,7 @@ def test_jobs_shows_one_job_in_full(deployed, stack, evaluate, capsys):
     assert said.count("plate 7") == 2
 
 
-def test_a_job_that_there_is_not_is_said_to_be(deployed, capsys):
+def test_a_job_that_there_is_not_is_said_to_be(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", "0" * 32]) == 1
     said = capsys.readouterr().err
     assert f"the stack `cytomask` has no job {'0' * 32}; `cytomask jobs` lists them" in said
