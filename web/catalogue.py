@@ -167,7 +167,7 @@ def entry_of(row: Row) -> Entry:
         ],
         iou=_number(row, "iou"),
         cost=float(row.get("estimated_cost_usd", 0)),
-        megapixels=float(row.get("megapixels", 0)),
+        megapixels=float(row.get("pixels", 0)) / 1e6,
         pages=int(row.get("pages", 0)),
         has_mask="mask" in row,
         error_code=row.get("error_code", ""),

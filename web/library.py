@@ -144,7 +144,7 @@ class Library:
 
     def _image(self, result: Mapping[str, Any], page: int) -> Raster:
         found = S3Object(**{name: result["image"].get(name) for name in S3Object.__annotations__})
-        channel = result["parameters"]["channel"]
+        channel = result["parameters"].get("channel")
 
         def make() -> Raster:
             content = self._storage.read_image(found, images.LIMITS)

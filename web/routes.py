@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from cytomask import images
+from cytomask.plate_pages import Options
 from cytomask.requests import SIDECARS
 from cytomask.served_model import read_served_models
 from cytomask.table import Table
@@ -22,6 +23,7 @@ from cytomask.web.caller import Answer
 from cytomask.web.catalogue import Catalogue, spending
 from cytomask.web.downloads import Archive, Tickets, table_of
 from cytomask.web.library import LAYERS, Library, page_of
+from cytomask.web.plates import PlateShelf
 from cytomask.web.raster import Raster, halvings, shares_above
 from cytomask.web.security import Session
 from cytomask.web.truths import Painter, Painting, most_bytes, parse_tiles
@@ -54,6 +56,7 @@ class Routes:
         self._painter = Painter(account, self._library)
         self._catalogue = Catalogue(Table(account.dynamodb, account.table))
         self._tickets = Tickets()
+        self._plates = PlateShelf(account)
         self._opened = Opened()
         self._archive = Archive(account, self._library)
         self.uploads = Uploads(account)
@@ -89,7 +92,7 @@ class Routes:
             post("downloads", self.ask_download),
             get("downloads/{name}", self.download),
             get("plates", self.plates),
-            get("plates/{plate:path}", self.plates),
+            get("plates/{plate:path}", self.plate),
         ]
 
     async def open_session(self, request: Request) -> Response:
@@ -255,11 +258,18 @@ class Routes:
         made = self._archive.masks if ticket.kind == "masks" else self._archive.pairs
         return _attached(made(ticket.ids), f"cytomask-{ticket.kind}.zip", "application/zip")
 
-    def plates(self, request: Request) -> Response:
-        """Hands on GET /plates and what lies below it."""
-        raw = request.scope["raw_path"].decode("ascii").removeprefix("/api")
-        query = dict(request.query_params)
-        return _handed_on(self._account.caller.call("GET", raw, query))
+    def plates(self, _: Request) -> Response:
+        """Every plate, by name."""
+        return answer({"plates": self._plates.listed()})
+
+    def plate(self, request: Request) -> Response:
+        """A plate over time; `leave_out` names flags whose pages are not used, `control` a condition."""
+        flags = request.query_params.get("leave_out", "")
+        options = Options(
+            leave_out=frozenset(filter(None, flags.split(","))),
+            control=request.query_params.get("control") or None,
+        )
+        return answer(self._plates.report(request.path_params["plate"], options))
 
     def _raster(self, request: Request) -> Raster:
         place = request.path_params

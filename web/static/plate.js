@@ -1,6 +1,152 @@
-import { el } from "./dom.js";
+// One plate: a heat map with a time slider, curves, what was left out and why.
+
+import { get } from "./api.js";
+import { curves, heat, keyOf, sparkline } from "./charts.js";
+import { dollars, el, fixed } from "./dom.js";
+import { addressOf } from "./plates.js";
+import { note } from "./router.js";
+
+/** @typedef {{place: [number, number], condition: string, pages: number, flagged: number, hours: number[], confluence: (number | null)[], growth: any, sites: Record<string, any>}} Well */
+/** @typedef {{plate: string, rows: number, columns: number, scans: number[], wells: Record<string, Well>, conditions: any[], control: string | null, pages: any[], left_out: {image: string, well: string, reason: string}[], left_out_count: number, notes: string[], complete: boolean | null, failures: number, cost_usd: number}} Plate */
+
+const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+const MOST_CURVES = 24;
+
+/** @param {string} plate @param {URLSearchParams} query @param {AbortSignal} signal @returns {Promise<Plate>} */
+export function fetchPlate(plate, query, signal) {
+  const asked = new URLSearchParams();
+  for (const name of ["leave_out", "control"]) if (query.get(name)) asked.set(name, query.get(name) ?? "");
+  return get(`plates/${encodeURIComponent(plate)}?${asked}`, signal);
+}
 
 /** @param {import("./router.js").Place} place */
-export function showPlate({ main }) {
-  main.append(el("p", { class: "note" }, "soon"));
+export async function showPlate({ main, parts, query, signal }) {
+  const plate = await fetchPlate(parts[0], query, signal);
+  const scans = plate.scans.length ? plate.scans : [0];
+  const state = { time: query.get("time") ?? "", show: query.get("show") ?? "confluence", leave_out: query.get("leave_out") ?? "", control: query.get("control") ?? "" };
+  const at = scans.findIndex((hour) => String(hour) === state.time);
+  const slider = el("input", { type: "range", min: 0, max: scans.length - 1, step: 1, id: "time", "aria-label": "Time" });
+  slider.value = String(at < 0 ? scans.length - 1 : at);
+  const told = el("output", { for: "time" });
+  const show = el("select", { id: "show" }, [["confluence", "confluence at this time"], ["growth", "doubling time"], ["curve", "curve of each well"]].map(([value, words]) => el("option", { value, selected: value === state.show }, words)));
+  const flagged = el("input", { type: "checkbox", id: "flagged", checked: state.leave_out === "all" });
+  const grid = el("div", { class: "wells", role: "group", "aria-label": "Wells" });
+  grid.style.gridTemplateColumns = `1.6rem repeat(${plate.columns}, minmax(1.4rem, ${plate.columns > 24 ? "1.6rem" : "3.4rem"}))`;
+  const legend = el("div", { class: "legend" });
+  main.append(el("h1", {}, plate.plate), el("p", { class: "quiet" }, summary(plate)), ...plate.notes.map((text) => el("p", { class: "note" }, text)),
+    el("div", { class: "tools" }, el("label", {}, "Show", show), el("label", {}, "Time", slider, told), el("label", {}, flagged, "leave out pages with a warning")),
+    grid, legend, ...conditionsOf(plate), ...wellTable(plate), ...leftOut(plate));
+
+  const draw = () => {
+    const hour = scans[Number(slider.value)];
+    told.textContent = `${hour} h`;
+    grid.replaceChildren(el("span", {}), ...Array.from({ length: plate.columns }, (_, column) => el("span", { class: "quiet" }, String(column + 1))), ...cells(plate, hour, state.show));
+    legend.replaceChildren(...legendOf(state.show, plate));
+  };
+  const changed = () => {
+    state.time = String(scans[Number(slider.value)]);
+    state.show = show.value;
+    note(state);
+    draw();
+  };
+  slider.addEventListener("input", changed);
+  show.addEventListener("change", changed);
+  flagged.addEventListener("change", () => {
+    state.leave_out = flagged.checked ? "all" : "";
+    note(state);
+    main.replaceChildren();
+    void showPlate({ main, parts, query: new URLSearchParams(location.search), signal });
+  });
+  draw();
+}
+
+/** @param {Plate} plate */
+function summary(plate) {
+  const complete = plate.complete === null ? "" : plate.complete ? "; complete" : "; not complete yet";
+  return `${Object.keys(plate.wells).length} wells, ${plate.scans.length} scans, ${plate.pages.length} pages${plate.failures ? `, ${plate.failures} failed` : ""}${complete}; estimated cost ${dollars(plate.cost_usd)}.`;
+}
+
+/** The confluence of a well at its last scan up to an hour. @param {Well} well @param {number} hour */
+export function confluenceAt(well, hour) {
+  let found = null;
+  for (let place = 0; place < well.hours.length && well.hours[place] <= hour + 1e-9; place += 1) found = well.confluence[place] ?? found;
+  return found;
+}
+
+/** @param {Plate} plate @param {number} hour @param {string} show */
+function cells(plate, hour, show) {
+  const byPlace = new Map(Object.entries(plate.wells).map(([name, well]) => [well.place.join("/"), { name, well }]));
+  const times = Object.values(plate.wells).map((well) => well.growth.doubling_time_h).filter(Boolean);
+  const [fast, slow] = [Math.min(...times), Math.max(...times)];
+  const last = plate.scans[plate.scans.length - 1] ?? 1;
+  const made = [];
+  for (let row = 0; row < plate.rows; row += 1) {
+    made.push(el("span", { class: "quiet" }, row < 26 ? LETTERS[row] : `A${LETTERS[row - 26]}`));
+    for (let column = 0; column < plate.columns; column += 1) {
+      const found = byPlace.get(`${row}/${column}`);
+      if (!found) {
+        made.push(el("span", { class: "well none" }));
+        continue;
+      }
+      const { name, well } = found;
+      const share = confluenceAt(well, hour);
+      const doubling = well.growth.doubling_time_h;
+      const words = show === "growth" ? (doubling ? `doubles in ${doubling.toFixed(1)} h` : "no growth") : share === null ? "no scan yet" : `${(share * 100).toFixed(0)} %`;
+      const value = show === "growth" ? (doubling ? 1 - (doubling - fast) / Math.max(slow - fast, 1e-9) : null) : show === "curve" ? null : share;
+      const text = show === "growth" ? (doubling ? doubling.toFixed(0) : "–") : share === null ? "–" : (share * 100).toFixed(0);
+      const cell = el("a", { class: "well", href: addressOf(plate.plate, name), "aria-label": `${name}${well.condition ? `, ${well.condition}` : ""}: ${words}`, title: `${name}${well.condition ? ` ${well.condition}` : ""}: ${words}` },
+        show === "curve" ? sparkline(well.hours, well.confluence, last) : plate.columns <= 24 ? text : "");
+      if (value !== null) [cell.style.background, cell.style.color] = heat(value);
+      if (well.growth.notes?.length) cell.classList.add("noted");
+      made.push(cell);
+    }
+  }
+  return made;
+}
+
+/** @param {string} show @param {Plate} plate */
+function legendOf(show, plate) {
+  if (show === "curve") return [el("span", {}, "each well from 0 to 100 % over the whole time")];
+  const bar = el("span", { class: "scale", "aria-hidden": "true" });
+  bar.style.background = `linear-gradient(to right, ${[0, 0.25, 0.5, 0.75, 1].map((share) => heat(share)[0]).join(", ")})`;
+  const noted = Object.values(plate.wells).some((well) => well.growth.notes?.length) ? [el("span", {}, "dashed border: see the note in the table")] : [];
+  return [el("span", {}, show === "growth" ? "slowest" : "0 %"), bar, el("span", {}, show === "growth" ? "fastest" : "100 %"), ...noted];
+}
+
+/** @param {Plate} plate */
+function conditionsOf(plate) {
+  if (!plate.conditions.length) return [];
+  const series = plate.conditions.slice(0, MOST_CURVES).map((each) => ({ name: each.name, x: each.hours, y: each.mean, error: each.error }));
+  return [el("h2", {}, "By condition"), curves(series, { label: "Mean confluence of each condition over time", y: "%" }),
+    el("ul", { class: "key" }, keyOf(series).map(({ line, name }, place) => {
+      const each = plate.conditions[place];
+      const relative = each.relative_rate === null ? "" : `, ${fixed(each.relative_rate, 2)} of ${plate.control}`;
+      return el("li", {}, line, ` ${name}: ${each.doubling_time_h ? `doubles in ${each.doubling_time_h.toFixed(1)} h` : "no growth"}${relative}, ${each.wells.length} wells`);
+    }))];
+}
+
+/** @param {Plate} plate */
+function wellTable(plate) {
+  const heads = ["Well", "Condition", "Doubles in, h", "95 % interval", "R²", "Lag, h", "Plateau, %", "Pages", "Note"];
+  return [el("h2", {}, "Wells"), el("table", {}, el("thead", {}, el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name)))),
+    el("tbody", {}, Object.entries(plate.wells).map(([name, well]) => {
+      const { growth } = well;
+      return el("tr", {}, el("th", { scope: "row" }, el("a", { href: addressOf(plate.plate, name) }, name)), el("td", {}, well.condition),
+        el("td", { class: "number" }, fixed(growth.doubling_time_h, 1)), el("td", { class: "number" }, intervalOf(growth)), el("td", { class: "number" }, fixed(growth.r2, 2)),
+        el("td", { class: "number" }, fixed(growth.lag_h, 1)), el("td", { class: "number" }, growth.plateau === undefined ? "–" : (growth.plateau * 100).toFixed(0)),
+        el("td", { class: "number" }, well.pages), el("td", {}, (growth.notes ?? []).join("; ")));
+    })))];
+}
+
+/** @param {any} growth */
+export function intervalOf(growth) {
+  if (growth.doubling_time_low_h === undefined) return "–";
+  return `${fixed(growth.doubling_time_low_h, 1)} to ${growth.doubling_time_high_h === undefined ? "no growth" : fixed(growth.doubling_time_high_h, 1)}`;
+}
+
+/** @param {Plate} plate */
+function leftOut(plate) {
+  if (!plate.left_out_count) return [];
+  return [el("details", {}, el("summary", {}, `Left out: ${plate.left_out_count} pages`), el("table", {}, el("tbody", {},
+    plate.left_out.map(({ image, well, reason }) => el("tr", {}, el("td", {}, well), el("td", {}, reason), el("td", { class: "quiet" }, image.replace(/^s3:\/\/[^/]+\//, "")))))))];
 }

@@ -1,6 +1,30 @@
-import { el } from "./dom.js";
+// The list of plates.
+
+import { get } from "./api.js";
+import { dollars, el } from "./dom.js";
+
+/** @param {number | string | undefined} time */
+function told(time) {
+  return time === undefined || time === null ? "–" : typeof time === "number" ? `${time} h` : time.replace("T", " ");
+}
 
 /** @param {import("./router.js").Place} place */
-export function showPlates({ main }) {
-  main.append(el("p", { class: "note" }, "soon"));
+export async function showPlates({ main, signal }) {
+  const { plates } = await get("plates", signal);
+  main.append(el("h1", {}, "Plates"));
+  if (!plates.length) {
+    main.append(el("p", { class: "note" }, "There are no plates yet. The name of an image tells its plate, well and time, as microscopes write them, or a request says so. ", el("a", { href: "/images" }, "All images"), "."));
+    return;
+  }
+  const heads = ["Plate", "Wells", "Scans", "From", "To", "Pages", "Failed", "Complete", "Estimated cost"];
+  main.append(el("table", {}, el("thead", {}, el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name)))),
+    el("tbody", {}, plates.map((/** @type {any} */ plate) => el("tr", {},
+      el("th", { scope: "row" }, el("a", { href: addressOf(plate.plate) }, plate.plate)), el("td", { class: "number" }, plate.wells ?? 0), el("td", { class: "number" }, plate.scans ?? 0),
+      el("td", {}, told(plate.first)), el("td", {}, told(plate.last)), el("td", { class: "number" }, plate.pages ?? 0), el("td", { class: "number" }, plate.failed ?? 0),
+      el("td", {}, plate.complete === null ? "–" : plate.complete ? "yes" : `${(plate.pages ?? 0) + (plate.failed ?? 0)} of ${plate.expected_pages}`), el("td", { class: "number" }, dollars(plate.cost_usd ?? 0)))))));
+}
+
+/** The address of a plate, or of a well of it. @param {string} plate @param {string} [well] */
+export function addressOf(plate, well) {
+  return `/plates/${encodeURIComponent(plate)}${well ? `/${encodeURIComponent(well)}` : ""}`;
 }

@@ -1,6 +1,71 @@
-import { el } from "./dom.js";
+// One well: its curve, how it grew, and a film strip of its pages.
+
+import { curves, keyOf } from "./charts.js";
+import { el, fixed } from "./dom.js";
+import { keepOrder } from "./jobs.js";
+import { fetchPlate, intervalOf } from "./plate.js";
+import { addressOf } from "./plates.js";
+import { note, trouble } from "./router.js";
+import { wordsOf } from "./words.js";
 
 /** @param {import("./router.js").Place} place */
-export function showWell({ main }) {
-  main.append(el("p", { class: "note" }, "soon"));
+export async function showWell({ main, parts, query, signal }) {
+  const [name, wellName] = parts;
+  const plate = await fetchPlate(name, query, signal);
+  const well = plate.wells[wellName];
+  main.append(el("p", {}, el("a", { href: "/plates" }, "Plates"), " / ", el("a", { href: addressOf(name) }, name)), el("h1", {}, `Well ${wellName}`));
+  if (!well) {
+    main.append(trouble(`The plate has no well ${wellName}.`));
+    return;
+  }
+  const { growth } = well;
+  const pages = plate.pages.filter((page) => page.well === wellName);
+  const sites = [...new Set(pages.map((page) => page.site))];
+  /** @type {import("./charts.js").Series[]} */
+  const series = [{ name: "the well, its sites pooled by area", x: well.hours, y: well.confluence }];
+  if (sites.length > 1) {
+    for (const site of sites) {
+      const own = pages.filter((page) => page.site === site);
+      series.push({ name: `site ${site || "–"}`, x: own.map((page) => page.hours), y: own.map((page) => page.confluence), points: true });
+    }
+  }
+  const window = growth.from_h === undefined ? null : /** @type {[number, number]} */ ([growth.from_h, growth.to_h]);
+  const chosen = sites.includes(query.get("site") ?? "") ? (query.get("site") ?? "") : sites[0];
+  const strip = el("div", { class: "strip", role: "group", "aria-label": "Pages over time", tabindex: 0 });
+  const pick = el("select", { id: "site" }, sites.map((site) => el("option", { value: site, selected: site === chosen }, site || "–")));
+  main.append(
+    el("p", { class: "quiet" }, `${well.condition ? `${well.condition}. ` : ""}${pages.length} pages, ${sites.length} ${sites.length === 1 ? "site" : "sites"}${well.flagged ? `; ${well.flagged} pages with a warning are used` : ""}.`),
+    el("p", { class: "big" }, growth.doubling_time_h ? `doubles in ${growth.doubling_time_h.toFixed(1)} h` : "no doubling time"),
+    ...(growth.notes ?? []).map((/** @type {string} */ text) => el("p", { class: "note warn" }, text)),
+    el("div", { class: "row top" }, el("div", {}, curves(series, { label: `Confluence of well ${wellName} over time, in percent`, y: "%", mark: window }), el("ul", { class: "key" }, keyOf(series).map(({ line, name: words }) => el("li", {}, line, ` ${words}`)), window ? el("li", { class: "quiet" }, "shaded: the time that the doubling time was measured in") : "")),
+      el("dl", { class: "facts" }, facts(growth).flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)]))),
+    el("p", { class: "quiet" }, "Confluence is area, not number: cells that spread or shrink change it without dividing."),
+    el("h2", {}, "Film strip"), sites.length > 1 ? el("label", {}, "Site ", pick) : "", strip);
+
+  const draw = () => {
+    const own = pages.filter((page) => page.site === pick.value);
+    keepOrder([...new Set(own.map((page) => page.job).filter(Boolean))]);
+    strip.replaceChildren(...own.map((page) => {
+      const words = `${page.hours} h, ${(page.confluence * 100).toFixed(0)} %${page.quality.length ? `, ${page.quality.map(wordsOf).join(", ")}` : ""}`;
+      return el("a", { href: `/images/${page.job}${page.page === null || page.page === undefined ? "" : `/${page.page}`}` }, el("img", { src: `/api/jobs/${page.job}/thumbnail`, alt: "", loading: "lazy", width: 150, height: 112 }), words);
+    }));
+  };
+  pick.addEventListener("change", () => {
+    note({ site: pick.value, leave_out: query.get("leave_out") ?? "" });
+    draw();
+  });
+  draw();
+}
+
+/** @param {any} growth @returns {[string, string][]} */
+function facts(growth) {
+  /** @type {[string, string][]} */
+  const all = [
+    ["95 % interval", `${intervalOf(growth)} h`], ["R²", fixed(growth.r2, 3)], ["Measured between", growth.from_h === undefined ? "–" : `${growth.from_h} and ${growth.to_h} h`],
+    ["Straight line through the logarithms", growth.plain_doubling_time_h === undefined ? "–" : `${fixed(growth.plain_doubling_time_h, 1)} h`],
+    ["Lag", growth.lag_h === undefined ? "–" : `${fixed(growth.lag_h, 1)} h`], ["Half covered after", growth.half_h === undefined ? "–" : `${fixed(growth.half_h, 1)} h`],
+    ["80 % covered after", growth.eighty_h === undefined ? "–" : `${fixed(growth.eighty_h, 1)} h`], ["Plateau", growth.plateau === undefined ? "–" : `${(growth.plateau * 100).toFixed(0)} %`],
+    ["Area under the curve", growth.area_h === undefined ? "–" : `${fixed(growth.area_h, 1)} h at full confluence`],
+  ];
+  return all.filter(([, value]) => !value.startsWith("–"));
 }

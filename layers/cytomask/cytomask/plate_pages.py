@@ -28,6 +28,7 @@ class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         uploaded_at: when the image came, as text that sorts by time.
         source: which naming scheme placed it.
         error: why there is no mask.
+        job_id: of the job that made the mask; empty where no table knows it.
     """
 
     plate: str
@@ -54,6 +55,7 @@ class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     uploaded_at: str = ""
     source: str = ""
+    job_id: str = ""
 
 
 class LeftOut(msgspec.Struct, frozen=True):

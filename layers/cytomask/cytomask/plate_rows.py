@@ -327,6 +327,7 @@ def pages_of_row(row: Row) -> list[PlatePage]:
         error=row.get("error"),
         uploaded_at=row.get("uploaded_at") or row.get("created_at", ""),
         source=row.get("placed_by", ""),
+        job_id=row["job_id"],
     )
     series = row.get("series")
     if not series:
