@@ -1,0 +1,84 @@
+"""axe-core's rules on every view, light and dark; nothing is cut off at 1024x768."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from conftest import Served
+from playwright.sync_api import Page, expect
+from test_circle import ready, send
+from test_plates import plate
+
+__all__ = ["plate"]
+Picture = Callable[[Page, str], None]
+VIEWS = {
+    "gallery": "/images",
+    "send": "/send",
+    "failures": "/failures",
+    "spending": "/spending",
+    "plates": "/plates",
+    "plate": "/plates/plate%201%2F%232%20%3Cb%3E",
+    "well": "/plates/plate%201%2F%232%20%3Cb%3E/A01",
+}
+
+
+def grave(page: Page) -> list[str]:
+    """What axe finds that is serious or critical, with the element."""
+    found: list[dict[str, Any]] = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {each['nodes'][0]['html'][:200]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(
+    page: Page,
+    served: Served,
+    plate: str,
+    field_tiff: Callable[..., Path],
+    tmp_path: Path,
+    picture: Picture,
+    scheme: Any,
+) -> None:
+    page.emulate_media(color_scheme=scheme)
+    bad = tmp_path / f"bad-{scheme}.tif"
+    bad.write_bytes(b"no image")
+    address = send(page, field_tiff(f"axe-{scheme}.tif", seed=11))
+    page.set_input_files("#files", bad)
+    expect(page.locator(".files li", has_text=bad.name)).to_contain_text("refused:", timeout=60_000)
+    found = {"sent": grave(page)}
+    for name, path in VIEWS.items():
+        page.goto(served.origin + path)
+        page.wait_for_load_state("networkidle")
+        found[name] = grave(page)
+        picture(page, f"{name}-{scheme}")
+    page.goto(served.origin + address)
+    ready(page)
+    found["page"] = grave(page)
+    page.keyboard.press("c")
+    found["correcting"] = grave(page)
+    picture(page, f"correcting-{scheme}")
+    page.keyboard.press("?")
+    found["keys"] = grave(page)
+    assert {name: faults for name, faults in found.items() if faults} == {}
+
+
+def test_every_view_fits_a_small_screen(
+    page: Page, served: Served, plate: str, field_tiff: Callable[..., Path], picture: Picture
+) -> None:
+    address = send(page, field_tiff("small.tif", seed=12))
+    page.set_viewport_size({"width": 1024, "height": 768})
+    for name, path in {**VIEWS, "page": address}.items():
+        page.goto(served.origin + path)
+        page.wait_for_load_state("networkidle")
+        wider = page.evaluate("document.documentElement.scrollWidth > innerWidth")
+        assert not wider, name
+        picture(page, f"{name}-1024")
+    page.keyboard.press("c")
+    box = page.locator(".viewer").bounding_box()
+    assert box is not None and box["width"] > 600 and box["height"] > 400
+    picture(page, "correcting-1024")

@@ -1,0 +1,101 @@
+"""The plate views on a generated plate whose doubling times are known."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import Served
+from playwright.sync_api import Page, expect
+
+from cytomask.plate_rows import Plates, place_of, time_of
+
+PLATE = "plate 1/#2 <b>"
+WELLS = {"A01": 18.0, "A02": 24.0, "B01": 36.0, "B02": None}
+HOURS = range(0, 84, 4)
+Picture = Callable[[Page, str], None]
+
+
+def confluence(doubling: float | None, hour: int, site: int) -> float:
+    grown = 0.06 * 2 ** (hour / doubling) if doubling else 0.05
+    return grown / (1 + grown) * (1 + 0.02 * site)
+
+
+@pytest.fixture(scope="module")
+def plate(served: Served) -> Iterator[str]:
+    """Rows as the segment function would have written them, and their removal."""
+    table, dynamodb = served.stack.outputs["JobsTableName"], served.stack.client("dynamodb")
+    plates, made = Plates(dynamodb, table), []
+    for number, (well, doubling) in enumerate(WELLS.items()):
+        for hour in HOURS:
+            for site in (1, 2):
+                job = f"{number:08x}{hour:08x}{site:016x}"
+                made.append(job)
+                numbers = {"confluence": confluence(doubling, hour, site), "time": hour, "pixels": 10_000}
+                texts = {
+                    "job_id": job,
+                    "record": "JOB",
+                    "status": "SUCCEEDED",
+                    "created_at": f"2026-11-20T00:00:00.{hour:03d}Z",
+                    "updated_at": f"2026-11-20T00:00:01.{hour:03d}Z",
+                    "image": f"s3://{served.stack.outputs['InputBucketName']}/p/{well}_{site}_{hour}.tif",
+                    "mask": f"s3://{served.stack.outputs['OutputBucketName']}/p/{well}_{site}_{hour}.mask.png",
+                    "plate": PLATE,
+                    "well": well,
+                    "site": str(site),
+                    "place": place_of(well, str(site), float(hour), None),
+                }
+                item = {name: {"S": text} for name, text in texts.items()}
+                item |= {name: {"N": str(value)} for name, value in numbers.items()}
+                dynamodb.put_item(TableName=table, Item=item)
+        plates.note(
+            PLATE,
+            well,
+            places=[f"{hour}/{site}" for hour in HOURS for site in (1, 2)],
+            times=[time_of(float(hour), None) for hour in HOURS],
+            masked=True,
+            cost_usd=0.001,
+            now="2026-11-20T00:00:00.000Z",
+        )
+    yield PLATE
+    for job in made:
+        dynamodb.delete_item(TableName=table, Key={"job_id": {"S": job}, "record": {"S": "JOB"}})
+
+
+def test_a_plate_is_walked_from_the_list_to_a_page(page: Page, plate: str, picture: Picture) -> None:
+    page.get_by_role("link", name="Plates").click()
+    row = page.locator("tbody tr", has_text=plate)
+    expect(row).to_contain_text("21")
+    row.get_by_role("link").click()
+    expect(page.locator("h1")).to_have_text(plate)
+    cell = page.get_by_role("link", name="A01: ")
+    last = round(100 * confluence(18.0, 80, 1))
+    assert abs(int(cell.inner_text()) - last) <= 1
+    picture(page, "plate")
+
+    page.locator("#time").press("Home")
+    assert abs(int(cell.inner_text()) - 6) <= 1
+    assert "time=0" in page.url
+    page.reload()
+    assert abs(int(cell.inner_text()) - 6) <= 1
+    page.select_option("#show", "growth")
+    expect(cell).to_have_text("18")
+    expect(page.get_by_role("link", name="B02: ")).to_have_text("–")
+    picture(page, "plate-growth")
+
+    cell.click()
+    expect(page.locator(".big")).to_contain_text("doubles in 1")
+    hours = float(page.locator(".big").inner_text().split()[2])
+    assert math.isclose(hours, 18.0, rel_tol=0.08)
+    assert page.locator(".strip a").count() == len(HOURS)
+    picture(page, "well")
+    assert page.url.endswith("/plates/plate%201%2F%232%20%3Cb%3E/A01")
+    page.reload()
+    expect(page.locator("h1")).to_have_text("Well A01")
+    page.select_option("#site", "2")
+    expect(page.locator(".strip a").first).to_contain_text("0 h, 6 %")
+    assert str(page.locator(".strip a").first.get_attribute("href")).startswith("/images/0000")
+
+
+def test_what_a_plate_lacks_is_said(page: Page, served: Served, plate: str) -> None:
+    page.goto(f"{served.origin}/plates/nobody")
+    expect(page.get_by_role("alert")).to_contain_text("there is no plate nobody")
