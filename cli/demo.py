@@ -1,16 +1,18 @@
 """`cytomask demo`: the whole way of an image through the emulated stack."""
 
 import tempfile
+import threading
 from argparse import Namespace
 from pathlib import Path
 
-from cytomask.cli.console import complain
+from cytomask.cli.console import complain, say
 from cytomask.cli.options import Commands, Parser, add_command, require_extra
 from cytomask.cli.up import EMULATOR
 
 EXAMPLES = (
     "cytomask demo                                          # generated samples; `make run` calls this",
     "cytomask demo a.tif plate/ --out out                   # images of your own, and nothing else",
+    "cytomask demo --web                                    # then judge and correct them on the page",
 )
 
 
@@ -28,6 +30,9 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "images", nargs="*", type=Path, metavar="IMAGE", help="files or folders; default: generated samples"
     )
+    parser.add_argument(
+        "--web", action="store_true", help="then keep the stack and serve the page on it, until Ctrl-C"
+    )
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
 
 
@@ -44,10 +49,23 @@ def run(arguments: Namespace) -> int:
 
     try:
         with tempfile.TemporaryDirectory(prefix="cytomask-") as folder:
-            return demonstrate(arguments.images, arguments.out, Path(folder))
+            then = serve_page if arguments.web else None
+            return demonstrate(arguments.images, arguments.out, Path(folder), then)
     except (ChildFailed, StackFailed) as error:
         for line in str(error).splitlines():
             complain(line)
     except OSError as error:
         complain(f"{error.filename or arguments.out} cannot be written: {error.strerror or error}")
     return 2
+
+
+def serve_page(endpoint: str) -> None:
+    """Serve the page over what the demo made until interrupted."""
+    from cytomask.cli.web import served_beside
+
+    with served_beside(endpoint) as address:
+        if address is None:
+            complain("the page needs the extra `web`: pip install 'cytomask[web]'")
+            return
+        say(f"correct   {address}   <- open this in a browser; Ctrl-C ends it")
+        threading.Event().wait()

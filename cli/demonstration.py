@@ -52,13 +52,16 @@ class Expected:
     scores: int = 0
 
 
-def demonstrate(paths: Sequence[Path], out: Path, folder: Path) -> int:
+def demonstrate(
+    paths: Sequence[Path], out: Path, folder: Path, then: Callable[[str], None] | None = None
+) -> int:
     """Send the images, or generated samples where there are none, and show what came out.
 
     Args:
         paths: files and folders of the user's.
         out: where masks, overlays, the page and the log go.
         folder: for what is needed only meanwhile.
+        then: called with the stack's endpoint before the stack stops.
 
     Returns:
         0, or 1 if an image did not end as it should, 2 if there is none.
@@ -82,7 +85,14 @@ def demonstrate(paths: Sequence[Path], out: Path, folder: Path) -> int:
                 else:
                     uploads = samples.result()
                     expected = _send_every_way(emulated, stack, uploads)
-                return _show(stack, uploads, expected, out)
+                code = _show(stack, uploads, expected, out)
+                if then is None:
+                    say(
+                        "correct   cytomask demo --web   <- the same images on the page, to judge and correct"
+                    )
+                else:
+                    then(emulated.endpoint)
+                return code
             finally:
                 out.mkdir(parents=True, exist_ok=True)
                 if emulated.log.exists():

@@ -37,6 +37,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 def run(arguments: Namespace) -> int:
     """Print the endpoint, the stack's outputs, lines to copy and `ready`; then serve until interrupted."""
     require_extra("local", *EMULATOR)
+    from cytomask.cli.web import served_beside
     from cytomask.infra.children import ChildFailed  # needs the extra `local`
     from cytomask.infra.emulator import StackFailed, emulated_stack
 
@@ -45,8 +46,9 @@ def run(arguments: Namespace) -> int:
         with (
             tempfile.TemporaryDirectory(prefix="cytomask-") as folder,
             emulated_stack(Path(folder), arguments.port) as stack,
+            served_beside(stack.endpoint) as page,
         ):
-            _introduce(stack)
+            _introduce(stack, page)
             threading.Event().wait()
     except (ChildFailed, StackFailed) as error:
         for line in str(error).splitlines():
@@ -55,13 +57,15 @@ def run(arguments: Namespace) -> int:
     return 0
 
 
-def _introduce(stack: "EmulatedStack") -> None:
+def _introduce(stack: "EmulatedStack", page: str | None) -> None:
     say(stack.endpoint)
     for name, value in sorted(stack.outputs.items()):
         say(f"{name}={value}")
     say(f"log={stack.log}")
     say(f"export {' '.join(f'{name}={value}' for name, value in environment_of(stack.endpoint).items())}")
     say(f"cytomask jobs --endpoint-url {stack.endpoint}")
+    if page:
+        say(f"page={page}")
     say("ready")
 
 

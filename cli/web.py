@@ -1,13 +1,15 @@
 """`cytomask web`: the page on which masks are looked at, judged and corrected."""
 
+import threading
 import time
 import webbrowser
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cytomask.cli.console import complain, say
-from cytomask.cli.options import Commands, Parser, add_command, on_stack, port, require_extra
+from cytomask.cli.options import Commands, MissingExtra, Parser, add_command, on_stack, port, require_extra
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
@@ -20,6 +22,7 @@ EXAMPLES = (
 )
 SERVER = ("starlette", "uvicorn")
 USUAL_PORT = 8617  # so that bookmarks hold; another one where it is taken
+LONGEST_END_SECONDS = 5.0
 LOOK_BACK_SECONDS = 7 * 24 * 3600.0  # of a job's log lines
 
 
@@ -67,6 +70,33 @@ def serve(stack: "Stack", arguments: Namespace) -> int:
             webbrowser.open(address_of(session))
         server.run(sockets=[listener])
     return 0
+
+
+@contextmanager
+def served_beside(endpoint: str) -> Iterator[str | None]:
+    """Serve the page over an emulated stack while the context lasts; yield its address.
+
+    The address is None where the extra `web` is not installed: the stack is of use without its page.
+    """
+    try:
+        require_extra("web", *SERVER)
+    except MissingExtra:
+        yield None
+        return
+    from cytomask.cli.stack import Stack
+    from cytomask.web.security import Session
+    from cytomask.web.server import address_of, listen, make_server
+
+    with listen(None, USUAL_PORT) as listener:
+        session = Session(listener.getsockname()[1])
+        server = make_server(account_of(Stack.connect("cytomask", endpoint), endpoint), session)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            yield address_of(session)
+        finally:
+            server.should_exit = True
+            thread.join(LONGEST_END_SECONDS)
 
 
 def account_of(stack: "Stack", endpoint_url: str | None) -> "Account":

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -128,6 +129,10 @@ def test_up_prints_its_endpoint_lines_to_copy_and_ready(
         outputs
     )
     assert lines[-1] == "ready"
+    (page,) = (line.removeprefix("page=") for line in lines if line.startswith("page="))
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/#token=[\w-]{43}", page)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(page.partition("#")[0]) as answer:
+        assert b"<title>cytomask</title>" in answer.read()
 
     (export,) = (line for line in lines if line.startswith("export "))
     variables = dict(pair.split("=", 1) for pair in shlex.split(export)[1:])

@@ -31,7 +31,8 @@ export async function showPlate({ main, parts, query, signal }) {
   const show = el("select", { id: "show" }, [["confluence", "confluence at this time"], ["growth", "doubling time"], ["curve", "curve of each well"]].map(([value, words]) => el("option", { value, selected: value === state.show }, words)));
   const flagged = el("input", { type: "checkbox", id: "flagged", checked: state.leave_out === "all" });
   const grid = el("div", { class: "wells", role: "group", "aria-label": "Wells" });
-  grid.style.gridTemplateColumns = `1.6rem repeat(${plate.columns}, minmax(1.4rem, ${plate.columns > 24 ? "1.6rem" : "3.4rem"}))`;
+  const wide = plate.columns > 24 ? 1.6 : plate.columns > 12 ? 2.6 : plate.columns > 6 ? 4.2 : 6; // rem
+  grid.style.gridTemplateColumns = `1.6rem repeat(${plate.columns}, minmax(1.4rem, ${wide}rem))`;
   const legend = el("div", { class: "legend" });
   main.append(el("h1", {}, plate.plate), el("p", { class: "quiet" }, summary(plate)), ...plate.notes.map((text) => el("p", { class: "note" }, text)),
     el("div", { class: "tools" }, el("label", {}, "Show", show), el("label", {}, "Time", slider, told), el("label", {}, flagged, "leave out pages with a warning")),
@@ -128,7 +129,7 @@ function conditionsOf(plate) {
 /** @param {Plate} plate */
 function wellTable(plate) {
   const heads = ["Well", "Condition", "Doubles in, h", "95 % interval", "R²", "Lag, h", "Plateau, %", "Pages", "Note"];
-  return [el("h2", {}, "Wells"), el("table", {}, el("thead", {}, el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name)))),
+  return [el("h2", {}, "Wells"), el("table", {}, el("thead", {}, el("tr", {}, heads.map((name, place) => el("th", { scope: "col", class: place > 1 && place < 8 ? "number" : "" }, name)))),
     el("tbody", {}, Object.entries(plate.wells).map(([name, well]) => {
       const { growth } = well;
       return el("tr", {}, el("th", { scope: "row" }, el("a", { href: addressOf(plate.plate, name) }, name)), el("td", {}, well.condition),

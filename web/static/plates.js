@@ -3,6 +3,8 @@
 import { get } from "./api.js";
 import { dollars, el } from "./dom.js";
 
+const NUMBERS = new Set(["Wells", "Scans", "Pages", "Failed", "Estimated cost"]);
+
 /** @param {number | string | undefined} time */
 function told(time) {
   return time === undefined || time === null ? "–" : typeof time === "number" ? `${time} h` : time.replace("T", " ");
@@ -17,7 +19,7 @@ export async function showPlates({ main, signal }) {
     return;
   }
   const heads = ["Plate", "Wells", "Scans", "From", "To", "Pages", "Failed", "Complete", "Estimated cost"];
-  main.append(el("table", {}, el("thead", {}, el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name)))),
+  main.append(el("table", {}, el("thead", {}, el("tr", {}, heads.map((name) => el("th", { scope: "col", class: NUMBERS.has(name) ? "number" : "" }, name)))),
     el("tbody", {}, plates.map((/** @type {any} */ plate) => el("tr", {},
       el("th", { scope: "row" }, el("a", { href: addressOf(plate.plate) }, plate.plate)), el("td", { class: "number" }, plate.wells ?? 0), el("td", { class: "number" }, plate.scans ?? 0),
       el("td", {}, told(plate.first)), el("td", {}, told(plate.last)), el("td", { class: "number" }, plate.pages ?? 0), el("td", { class: "number" }, plate.failed ?? 0),

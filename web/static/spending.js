@@ -29,11 +29,11 @@ function bars(days) {
   for (const { day, cost } of days) byDay.set(day, (byDay.get(day) ?? 0) + cost);
   const shown = [...byDay].sort(([a], [b]) => (a < b ? -1 : 1)).slice(-60);
   const most = Math.max(...shown.map(([, cost]) => cost), 1e-12);
-  const wide = Math.min(40, BAR.width / shown.length);
+  const wide = Math.min(90, BAR.width / shown.length);
+  const every = Math.ceil(84 / wide); // so that the dates do not touch
   return svg("svg", { class: "chart", viewBox: `0 0 ${BAR.width} ${BAR.height + 20}`, width: BAR.width, role: "img", "aria-label": `Estimated cost by day, at most ${dollars(most)}` },
     shown.map(([day, cost], place) => svg("rect", { x: place * wide, y: BAR.height - (cost / most) * BAR.height, width: wide - BAR.gap, height: (cost / most) * BAR.height, fill: "currentColor", opacity: 0.75 }, svg("title", {}, `${day}: ${dollars(cost)}`))),
-    svg("text", { x: 0, y: BAR.height + 15 }, shown[0][0]),
-    shown.length > 1 ? svg("text", { x: Math.min(BAR.width, shown.length * wide), y: BAR.height + 15, "text-anchor": "end" }, shown[shown.length - 1][0]) : null);
+    shown.map(([day], place) => (place % every ? null : svg("text", { x: place * wide, y: BAR.height + 15 }, day))));
 }
 
 /** @param {Day[]} days */
