@@ -1,6 +1,6 @@
 """Export a checkpoint: `python -m cytomask.model.export CHECKPOINT …` writes the ONNX file and its manifest.
 
-It asks nothing of them; `cytomask.training.promote` does, and it alone writes the weights that ship.
+It does not score them. `cytomask.training.promote` does, and only it writes the weights that ship.
 """
 
 import argparse
@@ -34,11 +34,11 @@ RESTRICTIONS = {
 
 
 def load_checkpoint(path: Path) -> SwinUNet:
-    """The network of a training checkpoint, ready for inference.
+    """Load the network of a training checkpoint, ready for inference.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no safetensors, or holds another network than a Swin-UNet.
+        ValueError: the file is not a safetensors file of a Swin-UNet.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -48,7 +48,7 @@ def load_checkpoint(path: Path) -> SwinUNet:
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ValueError(
-            f"{path} is no checkpoint of a Swin-UNet ({reason}); give the swin_unet.safetensors of a run"
+            f"{path} is not a checkpoint of a Swin-UNet ({reason}); give the swin_unet.safetensors of a run"
         ) from error
     return network.eval()
 
@@ -85,9 +85,9 @@ def check_licence(name: str, licence: str, lineage: Sequence[Ancestor]) -> None:
 
 
 def export_onnx(network: SwinUNet, path: Path) -> None:
-    """Writes the network as ONNX: `image` (1, 1, 224, 224) float32 to `logits` of the same shape.
+    """Write the network as ONNX: `image` (1, 1, 224, 224) float32 to `logits` of the same shape.
 
-    The graph is that of `ServingNetwork`, and so is its speed.
+    It exports the graph of `ServingNetwork`, which is faster than the one that was trained.
     """
     example = torch.zeros(1, 1, preprocess.TILE, preprocess.TILE)
     program = torch.onnx.export(
@@ -99,7 +99,7 @@ def export_onnx(network: SwinUNet, path: Path) -> None:
         output_names=["logits"],
         verbose=False,
     )
-    assert program is not None  # with dynamo=True it never is
+    assert program is not None  # it never is with dynamo=True
     # Node metadata holds the source paths of the machine that exported.
     proto = program.model_proto
     for node in proto.graph.node:
@@ -154,27 +154,27 @@ def export(
 
 
 def mode_of(training: Mapping[str, Any]) -> Mode:
-    """The mode that a run's configuration names, `native` where it names none; raises ValueError."""
+    """Return the mode that a run's configuration names, `native` by default; raise ValueError if unknown."""
     mode = training.get("mode", "native")
     if mode not in MODES:
-        raise ValueError(f"a run for mode {mode}; the modes are {', '.join(MODES)}")
+        raise ValueError(f"invalid mode {mode}; use {' or '.join(MODES)}")
     return cast(Mode, mode)
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Writes the manifest into a folder of weights."""
+    """Write the manifest into a folder of weights."""
     (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of the export."""
+    """Run the command line of the export."""
     parser = argparse.ArgumentParser(description="Export a checkpoint for serving.")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--name", required=True, help="name of the model, with its version")
     parser.add_argument("--config", type=Path, required=True, help="config.json of the training run")
     parser.add_argument("--threshold", type=float, default=0.5, help="default probability that is cell")
     parser.add_argument("--source", action="append", required=True, help="a training source, repeatable")
-    parser.add_argument("--licence", required=True, help="what the sources' licences make of the weights")
+    parser.add_argument("--licence", required=True, help="licence of the weights, as the sources allow")
     parser.add_argument("--scores", type=Path, required=True, help="JSON of mean IoU by set")
     parser.add_argument(
         "--out",

@@ -1,4 +1,4 @@
-"""From a page of pixels to a mask of living cells, with the exported networks in ONNX Runtime."""
+"""Turn a page of pixels into a mask of living cells, with the exported networks in ONNX Runtime."""
 
 import hashlib
 import math
@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 
 
 class WeightsError(Exception):
-    """The weights are absent or are not those of the manifest. Nothing may be served then."""
+    """The weights are missing or differ from their manifest, so nothing may be served."""
 
 
 class Ancestor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +49,7 @@ class Ancestor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of an exported network; written by `cytomask.model.export`, read at every start.
+    """What is known about an exported network; `cytomask.model.export` writes it, every start reads it.
 
     Attributes:
         mode: what it was trained for.
@@ -58,7 +58,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         parameters: number of trained numbers.
         threshold: default probability at or above which a pixel is cell, 0..1.
         training: the experiment's configuration.
-        training_data, licence: the sources, and what their licences make of the weights.
+        training_data, licence: the sources, and the licence that they leave the weights.
         scores: mean IoU by name of the set, each with its number of images.
         lineage: what the weights began from, oldest first; empty if from random numbers.
     """
@@ -120,16 +120,16 @@ class Prediction:
 class Predictor:
     """The exported networks, one for each mode, loaded once; safe to share between threads.
 
-    A page that is squashed shows its cells at a third of their size: a network that has learned those finds
-    more of their borders than one for both (model/weights/MODEL_CARD.md).
+    A squashed page shows its cells at a third of their size. A network trained on such cells finds more of
+    their borders than one network for both modes (model/weights/MODEL_CARD.md).
 
     Raises:
-        WeightsError: when a manifest is absent, cannot be read, or asks for a normalisation that this code
-            does not have.
+        WeightsError: a manifest is missing, cannot be read, or needs another normalisation than this code
+            has.
     """
 
     def __init__(self, weights: Path = WEIGHTS, threads: int = 0, modes: Sequence[Mode] = MODES) -> None:
-        """Begins to load the networks of `weights`, a folder with one below it for each mode.
+        """Start loading the networks of `weights`, a folder that holds one folder for each mode.
 
         0 threads means one per core.
         """
@@ -142,7 +142,7 @@ class Predictor:
         loader.shutdown(wait=False)
 
     def wait(self) -> None:
-        """Returns when all is loaded; raises WeightsError where a network is absent or not its manifest's."""
+        """Wait until all networks are loaded; raise WeightsError if one is missing or not its manifest's."""
         for network in self._networks.values():
             network.result()
 
@@ -154,7 +154,7 @@ class Predictor:
         Args:
             page: grey values as the microscope gave them.
             mode: `native` for overlapping tiles at full resolution, `resize` for one squashed tile.
-            threshold: probability, 0..1; the model's own where None.
+            threshold: probability, 0..1; the model's own if None.
 
         Raises:
             WeightsError: as `wait` does.
@@ -172,15 +172,15 @@ class Predictor:
 
 
 def load_network(folder: Path, manifest: Manifest, threads: int = 0) -> Infer:
-    """The network of a folder of weights; raises WeightsError where it is not the manifest's."""
+    """Load the network of a folder; raise WeightsError if it is not the manifest's."""
     return open_network(check_weights(folder, manifest), manifest.mode, threads)
 
 
 def open_network(network: Path, mode: Mode, threads: int = 0) -> Infer:
-    """An ONNX file as a function; 0 threads means one per core.
+    """Open an ONNX file as a function; 0 threads means one per core.
 
-    In `native` mode each thread has tiles of its own: that takes less time than to share one after the
-    other, whose steps are short. In `resize` mode there is but one tile, and the threads share it.
+    In `native` mode each thread works on its own tiles. Sharing each tile would be slower, because the
+    steps of a tile are short. In `resize` mode the threads share the only tile.
     """
     threads = threads or cores()
     session = open_session(network, threads if mode == "resize" else 1)
@@ -200,34 +200,34 @@ def open_network(network: Path, mode: Mode, threads: int = 0) -> Infer:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def open_session(network: Path, threads: int) -> Any:
-    """An ONNX file as a session of ONNX Runtime."""
+    """Open an ONNX file as a session of ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    # Threads that spin while they wait take the time of the others where there is less than a core for each.
+    # With less than a core per thread, spinning threads take time from the others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Both keep what they ever had; without them, and a tile at a time, a page leaves 140 MB instead of 425.
+    # Both keep all memory they ever used. Without them, one tile at a time, a page leaves 140 MB, not 425.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    # From its path: of bytes the session would keep a copy.
+    # From its path, because the session would keep a copy of bytes.
     return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
 def logits_of_page(normalised: Pixels, mode: Mode, infer: Infer, overlap: int = preprocess.OVERLAP) -> Pixels:
-    """Logits of a whole page, by any network.
+    """Compute the logits of a whole page, with any network.
 
     Args:
         normalised: (H, W) float32, as `preprocess.normalise` returns it.
         mode: as in `Predictor.predict`.
         infer: the network.
-        overlap: what neighbouring tiles share at least, in pixels.
+        overlap: least overlap of neighbouring tiles, in pixels.
 
     Returns:
         (H, W) float32.
@@ -250,7 +250,7 @@ def probability_of(logits: Pixels) -> Pixels:
 
 
 def logit(probability: float) -> float:
-    """The logit of a probability, infinite at 0 and 1."""
+    """Return the logit of a probability, infinite at 0 and 1."""
     if probability <= 0:
         return -math.inf
     if probability >= 1:
@@ -259,12 +259,12 @@ def logit(probability: float) -> float:
 
 
 def served_modes(weights: Path) -> list[Mode]:
-    """The modes that a folder of weights has networks for."""
+    """Return the modes that a folder of weights has networks for."""
     return [mode for mode in MODES if (weights / mode / MANIFEST).exists()]
 
 
 def read_manifests(weights: Path, modes: Sequence[Mode] = MODES) -> dict[Mode, Manifest]:
-    """Reads the manifests of a folder of weights; raises WeightsError where one does not serve."""
+    """Read the manifests of a folder of weights; raise WeightsError if one cannot be served."""
     return {mode: read_manifest(network_folder(weights, mode), mode) for mode in modes}
 
 
@@ -275,7 +275,7 @@ def network_folder(weights: Path, mode: Mode) -> Path:
 
 
 def read_manifest(folder: Path, mode: Mode) -> Manifest:
-    """Reads the manifest of a network for a mode; raises WeightsError where it does not serve."""
+    """Read the manifest of a network for a mode; raise WeightsError if it cannot be served."""
     path = folder / MANIFEST
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
@@ -291,12 +291,14 @@ def read_manifest(folder: Path, mode: Mode) -> Manifest:
             "serve it with the cytomask that exported it"
         )
     if manifest.mode != mode:
-        raise WeightsError(f"{path} is of a network for {manifest.mode} where one for {mode} belongs")
+        raise WeightsError(
+            f"{path} describes a network for {manifest.mode}, but lies in the folder for {mode}"
+        )
     return manifest
 
 
 def check_weights(folder: Path, manifest: Manifest) -> Path:
-    """The ONNX file of a manifest; raises WeightsError where it is absent or its sha256 is another."""
+    """Return the ONNX file of a manifest; raise WeightsError if it is missing or has another sha256."""
     path = folder / manifest.file
     try:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

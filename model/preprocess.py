@@ -1,6 +1,6 @@
 """What happens to pixels before and after the network: normalise, tile, blend, resize.
 
-One code for training and serving, so that the network is served what it was trained on.
+Training and serving share this code, so the network is served what it was trained on.
 """
 
 import math
@@ -167,12 +167,12 @@ def _sample(page: NDArray[np.generic], fill: NDArray[np.bool_] | None = None) ->
 
 @dataclass(frozen=True)
 class TilePlan:
-    """Where the tiles of a page lie. Rows and columns are those of the page padded at its end.
+    """Where the tiles of a page lie. Rows and columns are those of the page, padded at its end.
 
     Attributes:
         height, width: the page, in pixels.
         rows, columns: first row and first column of the tiles, in pixels.
-        tile, overlap: side of a tile and what neighbours share at least, in pixels.
+        tile, overlap: side of a tile and least overlap of neighbours, in pixels.
     """
 
     height: int
@@ -195,7 +195,7 @@ class TilePlan:
 
 
 def plan_tiles(height: int, width: int, tile: int = TILE, overlap: int = OVERLAP) -> TilePlan:
-    """Covers a page with the fewest tiles that overlap by at least `overlap`, evenly spread.
+    """Cover a page with the fewest tiles that overlap by at least `overlap`, evenly spread.
 
     A page smaller than a tile gets one tile, which `cut_tiles` pads by reflection.
     """
@@ -227,7 +227,7 @@ class Blend:
     """Joins overlapping tiles of logits into one page, each weighted by a taper towards its edges.
 
     The tiles lie on a grid, so the sum of their weights is the product of one sum down and one across:
-    memory is one float32 page, whatever the number of tiles.
+    it needs memory for one float32 page, whatever the number of tiles.
     """
 
     def __init__(self, plan: TilePlan) -> None:
@@ -244,13 +244,13 @@ class Blend:
             target += tile[0, :height, :width] * weight[:height, :width]
 
     def result(self) -> Pixels:
-        """The blended logits, (H, W) float32. Ends the blend: its sum is divided in place."""
+        """Return the blended logits, (H, W) float32. Call it once: the sum is divided in place."""
         self._sum /= self._total(self._plan.rows, self._plan.height)[:, None]
         self._sum /= self._total(self._plan.columns, self._plan.width)
         return self._sum
 
     def _total(self, starts: tuple[int, ...], length: int) -> Pixels:
-        """Sum of the tiles' ramps along one axis, (length,) float32."""
+        """Sum the tiles' ramps along one axis: (length,) float32."""
         total = np.zeros(max(length, self._plan.tile), np.float32)
         for start in starts:
             total[start : start + self._plan.tile] += self._ramp
@@ -258,7 +258,7 @@ class Blend:
 
 
 def taper(tile: int, overlap: int) -> Pixels:
-    """Weight of a tile's pixels along one axis: 1 inside, falling linearly over the overlap, never 0.
+    """Weigh a tile's pixels along one axis: 1 inside, falling linearly over the overlap, never 0.
 
     Returns:
         (tile,) float32 in (0, 1].
@@ -268,6 +268,6 @@ def taper(tile: int, overlap: int) -> Pixels:
 
 
 def resize(image: Pixels, height: int, width: int) -> Pixels:
-    """Bilinear interpolation of (H, W) float32, averaging over the source pixels when it shrinks."""
+    """Interpolate (H, W) float32 bilinearly, averaging over the source pixels when it shrinks."""
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized, np.float32)

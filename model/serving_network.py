@@ -1,8 +1,8 @@
 """The Swin-UNet as it is exported: the weights and logits of `swin_unet.py`, with fewer copies between.
 
-It takes one tile, and tokens are rows of one matrix from end to end. Norms and MLPs do not mind their order.
-So the rows stay in the order of the windows that attend next, and one gather does what a roll, a partition
-and their inverses do in training. What follows from weights alone is computed once. Attention is ONNX's own
+It takes one tile, and tokens are rows of one matrix throughout. Norms and MLPs do not depend on their order,
+so the rows stay in the order of the windows that attend next. One gather replaces the roll, the partition and
+their inverses of training. Values that depend on weights alone are computed once. Attention is ONNX's own
 operator (https://onnx.ai/onnx/operators/onnx__Attention.html), which ONNX Runtime runs as one step.
 """
 
@@ -82,7 +82,7 @@ class ServingNetwork(nn.Module):
 
 
 class Reorder(nn.Module):
-    """Takes tokens from one order to another: (N, C) to the same."""
+    """Move tokens from one order to another: (N, C) to the same."""
 
     def __init__(self, present: Order, wanted: Order) -> None:
         super().__init__()
@@ -186,18 +186,18 @@ class Expand(nn.Module):
 
 
 def raster_order(side: int) -> Order:
-    """Row by row."""
+    """Order the tokens row by row."""
     return torch.arange(side * side)
 
 
 def window_order(side: int, shift: int) -> Order:
-    """Window by window, of a map that was rolled by `shift` up and left."""
+    """Order the tokens window by window, in a map rolled by `shift` up and left."""
     rolled = torch.roll(raster_order(side).reshape(1, side, side, 1), (-shift, -shift), dims=(1, 2))
     return partition(rolled).flatten()
 
 
 def children(order: Order, side: int) -> Order:
-    """The four finer tokens of each token of a map of `side`, as merging joins and expanding makes them."""
+    """List the four finer tokens of each token of a map of `side`, in the order of merging and expanding."""
     row, column = order // side, order % side
     corners = [(2 * row + down) * 2 * side + 2 * column + right for down in (0, 1) for right in (0, 1)]
     return torch.stack(corners, dim=1).flatten()

@@ -1,9 +1,9 @@
-"""The Swin-UNet in torch, for training and export only: serving runs the exported graph.
+"""The Swin-UNet in torch, for training and export; serving runs the exported graph.
 
 A U-Net whose stages are shifted-window transformer blocks, after Liu et al. 2021 (Swin Transformer,
 arXiv:2103.14030) and Cao et al. 2021 (Swin-Unet, arXiv:2105.05537). Both ends are convolutional down to
-stride 4, and skip to each other at each resolution on the way: the border of a cell is a matter of single
-pixels, and windows of so many tokens would cost more than they see.
+stride 4, with a skip at each resolution. The border of a cell is a matter of single pixels, and attention
+over that many tokens costs more than it gains.
 
 Shapes use B batch, H and W rows and columns, C channels, h heads, T = window * window tokens.
 """
@@ -22,7 +22,7 @@ Positive = Annotated[int, Meta(ge=1)]
 
 
 class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Size of the network; the defaults are what ships for `native` mode (3.0 M parameters).
+    """Sizes of the network; the defaults ship for `native` mode (3.0 M parameters).
 
     Attributes:
         width: of the tokens at stride 8; they double with every coarser stage.
@@ -41,7 +41,7 @@ class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     half_depth: Positive = 2
 
     def as_dict(self) -> dict[str, Any]:
-        """The sizes as plain values, as the manifest and the checkpoint carry them."""
+        """Return the sizes as plain values, as the manifest and the checkpoint carry them."""
         return msgspec.structs.asdict(self)
 
 
@@ -75,7 +75,7 @@ class SwinUNet(nn.Module):
         self.apply(_initialise)
 
     def _stage(self, width: int, depth: int, before: int = 0) -> nn.Sequential:
-        """Blocks that alternate between plain and shifted windows, from the number `before` them on."""
+        """Stack blocks that alternate between plain and shifted windows, the first being number `before`."""
         return nn.Sequential(
             *(SwinBlock(width, self.config, shifted=(before + index) % 2 == 1) for index in range(depth))
         )
@@ -119,10 +119,10 @@ class Stem(nn.Module):
 
 
 class Head(nn.Module):
-    """From stride 8 back to pixels, meeting the stem's features on the way.
+    """From stride 8 back to pixels, joined by the stem's features on the way.
 
-    Convolutions of few channels at full resolution cost most for what they add: the last of them gives the
-    four pixels of every place at stride 2.
+    Convolutions of few channels at full resolution cost most for what they add, so the last one works at
+    stride 2 and gives four pixels for each place.
     """
 
     def __init__(self, config: SwinUNetConfig) -> None:
@@ -141,12 +141,12 @@ class Head(nn.Module):
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Twice the resolution, every pixel four times: (B, C, H, W) to (B, C, 2H, 2W)."""
+    """Double the resolution by repeating each pixel: (B, C, H, W) to (B, C, 2H, 2W)."""
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Residual(nn.Module):
-    """Two convolutions around which the input passes (He et al. 2016, arXiv:1512.03385), shape kept."""
+    """Two convolutions with a skip around them (He et al. 2016, arXiv:1512.03385); the shape stays."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class Residual(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """A 3x3 convolution with batch norm (folded into it at export) and ReLU."""
+    """Build a 3x3 convolution with batch norm (folded into it at export) and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),
@@ -266,20 +266,20 @@ class PatchExpanding(nn.Module):
 
 
 def partition(x: Tensor) -> Tensor:
-    """Cuts (B, H, W, C) into windows: (B * H/7 * W/7, T, C)."""
+    """Cut (B, H, W, C) into windows: (B * H/7 * W/7, T, C)."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
     return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, WINDOW * WINDOW, channels)
 
 
 def unpartition(windows: Tensor, batch: int, height: int, width: int, channels: int) -> Tensor:
-    """Puts windows back in their places: the inverse of `partition`."""
+    """Put windows back in their places: the inverse of `partition`."""
     x = windows.reshape(batch, height // WINDOW, width // WINDOW, WINDOW, WINDOW, channels)
     return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
 
 
 def relative_position_index() -> Tensor:
-    """Row of the bias table for each pair of tokens of a window: (T, T) int64."""
+    """Return the row of the bias table for each pair of tokens of a window: (T, T) int64."""
     axis = torch.arange(WINDOW)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
     row, column = rows.flatten(), columns.flatten()  # T each
@@ -289,7 +289,7 @@ def relative_position_index() -> Tensor:
 
 
 def shift_mask(height: int, width: int, shift: int) -> Tensor:
-    """Keeps tokens that the cyclic shift brought together from attending to each other.
+    """Keep tokens that the cyclic shift brought together from attending to each other.
 
     Returns (windows, T, T) float32: 0 within a region of the unrolled image, -100 across regions.
     """
@@ -303,12 +303,12 @@ def shift_mask(height: int, width: int, shift: int) -> Tensor:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Number of trainable numbers in the network."""
+    """Count the trainable numbers of the network."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def _initialise(module: nn.Module) -> None:
-    """Truncated normal for the linear layers, as Swin; torch's own defaults elsewhere."""
+    """Start linear layers from a truncated normal, as Swin does; leave torch's defaults elsewhere."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

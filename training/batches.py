@@ -19,14 +19,14 @@ from cytomask.training.sources import load, read_source
 
 
 def read_data(config: TrainingConfig, data: Path) -> tuple[Mix, list[Labelled]]:
-    """The images to train on, by weighted source, and those to validate on.
+    """Read the images to train on, by weighted source, and those to validate on.
 
-    What validation names is not trained on, even where `train` names it too: some of LIVECell's official
-    validation images stand in its training file (sartorius-research/LIVECell issue 26).
+    Images of validation are never trained on, even if `train` names them too: LIVECell's training file lists
+    some of its validation images (sartorius-research/LIVECell issue 26).
 
     Raises:
         FileNotFoundError, ValueError: as `read_source` and `load` do, the latter for all sources at once; a
-            name in `hold_out` that no source of `train` has, or a source of which none is left to train on.
+            name in `hold_out` that no source of `train` has; a source with no image left to train on.
     """
     samples = {source: read_source(data, source) for source in (*config.train, *config.validation)}
     loaded = iter(load([sample for listed in samples.values() for sample in listed]))
@@ -55,8 +55,8 @@ def read_data(config: TrainingConfig, data: Path) -> tuple[Mix, list[Labelled]]:
 class Batches:
     """Random crops, drawn ahead by threads while the device computes.
 
-    A crop depends on seed, step and its place in the batch only: the same whatever was drawn before, by
-    however many threads and processes.
+    A crop depends on seed, step and its place in the batch alone, not on what was drawn before or on the
+    number of threads and processes.
     """
 
     def __init__(self, mix: Mix, config: TrainingConfig, process: Process) -> None:
@@ -71,7 +71,7 @@ class Batches:
         self._executor.shutdown(cancel_futures=True)
 
     def of(self, steps: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """This process's share of each step's crops, on its device: three (B, 1, 224, 224) float32."""
+        """Yield this process's share of each step's crops, on its device: three (B, 1, 224, 224) float32."""
         drawn = deque(self._draw(step) for step in steps[:2])
         for ahead in [*steps[2:], None, None][: len(steps)]:
             crops = [future.result() for future in drawn.popleft()]

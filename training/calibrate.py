@@ -2,9 +2,9 @@
 
 `python -m cytomask.training.calibrate WEIGHTS SOURCE… --data DIR --out FILE`
 
-The Lovász hinge is content with logits beyond -1 and 1, which says nothing of how sure the network is. One
-factor on all logits, as in temperature scaling (Guo et al. 2017, arXiv:1706.04599), mends that; masks at
-the threshold of 0.5 stay as they are.
+The Lovász hinge does not reward logits beyond -1 and 1, so they do not tell how sure the network is. One
+factor on all logits, as in temperature scaling (Guo et al. 2017, arXiv:1706.04599), corrects this. Masks at
+the threshold of 0.5 stay the same.
 """
 
 import argparse
@@ -27,7 +27,7 @@ FACTORS = np.geomspace(0.5, 8, 49)
 
 
 def best_factor(logits: NDArray[np.float32], cells: NDArray[np.bool_]) -> float:
-    """Of `FACTORS`, the one under which the cross-entropy of these pixels, both (pixels,), is least."""
+    """Return the one of `FACTORS` with the least cross-entropy over these pixels, both (pixels,)."""
     given, truth = torch.from_numpy(logits), torch.from_numpy(cells.astype(np.float32))
     entropies = [
         functional.binary_cross_entropy_with_logits(given * float(factor), truth).item() for factor in FACTORS
@@ -36,7 +36,7 @@ def best_factor(logits: NDArray[np.float32], cells: NDArray[np.bool_]) -> float:
 
 
 def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path, mode: Mode) -> float:
-    """Writes the weights with their last layer scaled; returns the factor.
+    """Write the weights with their last layer scaled; return the factor.
 
     Raises:
         ValueError, FileNotFoundError: as `load_checkpoint`, `read_source` and `load` do.
@@ -55,7 +55,7 @@ def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path, mode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of the calibration; returns its exit code."""
+    """Run the command line of the calibration; return its exit code."""
     parser = argparse.ArgumentParser(description="Scale the logits so that they are probabilities.")
     parser.add_argument("weights", type=Path, help="swin_unet.safetensors of a training run")
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="what to fit the factor on")
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"cannot calibrate: {error}", file=sys.stderr)
         return 1
-    print(f"the logits of {given.out} are {factor:.2f} times those of {given.weights}")
+    print(f"{given.out}: the logits of {given.weights}, times {factor:.2f}")
     return 0
 
 

@@ -24,14 +24,14 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a run writes: what it is for into `out`, what resuming needs into `checkpoints`."""
+    """Where a run writes: its results into `out`, what resuming needs into `checkpoints`."""
 
     out: Path
     checkpoints: Path
 
     @property
     def weights(self) -> Path:
-        """The averaged weights that the run is for."""
+        """The averaged weights, the result of the run."""
         return self.out / "swin_unet.safetensors"
 
     @property
@@ -46,18 +46,18 @@ class Folders:
 
     @property
     def last(self) -> Path:
-        """All that resuming needs."""
+        """Everything that resuming needs."""
         return self.checkpoints / "last.pt"
 
     def make(self, config: TrainingConfig) -> None:
-        """Makes both and writes the resolved configuration."""
+        """Make both folders and write the resolved configuration."""
         for folder in (self.out, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         (self.out / CONFIG).write_text(json.dumps(config.as_dict(), indent=1))
 
 
 def load_network(path: Path) -> Network:
-    """The network of a file that `save` wrote; raises ValueError where it is none."""
+    """Load the network of a file that `save` wrote; raise ValueError if it is not one."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
@@ -70,7 +70,7 @@ def load_network(path: Path) -> Network:
         )
         network.load_state_dict(load_file(path))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} holds no weights of a network of ours: {error}") from error
+        raise ValueError(f"{path} does not hold weights of a cytomask network: {error}") from error
     return network
 
 
@@ -106,10 +106,10 @@ def lineage_from(start: Path) -> list[Ancestor]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file so that an interruption or a full disk leaves the old one or the new one, never half.
+    """Write a file so that an interruption or a full disk leaves the old one or the new one, never half.
 
     Raises:
-        OSError: naming the file and what stands.
+        OSError: naming the file, and whether an older one is still there.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -117,5 +117,5 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
         partial.unlink(missing_ok=True)
-        stands = "the older one stands" if path.exists() else "there is no older one"
+        stands = "the older file is kept" if path.exists() else "there is no older file"
         raise OSError(f"{path} could not be written, {stands}: {error}") from error

@@ -1,4 +1,4 @@
-"""The baseline to be honest with: a convolutional U-Net of the Swin-UNet's size. Never served."""
+"""The baseline to compare with: a convolutional U-Net of the Swin-UNet's size. It is never served."""
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -13,12 +13,12 @@ from cytomask.model.swin_unet import convolution
 
 @dataclass(frozen=True)
 class ConvUNetConfig:
-    """Size of the network; the defaults have 3.0 M parameters."""
+    """Sizes of the network; the defaults have 3.0 M parameters."""
 
     widths: tuple[int, ...] = (12, 24, 48, 96, 192, 256)
 
     def as_dict(self) -> dict[str, Any]:
-        """The sizes as plain values, as the checkpoint carries them."""
+        """Return the sizes as plain values, as the checkpoint carries them."""
         return asdict(self)
 
 
@@ -30,7 +30,7 @@ class ConvUNet(nn.Module):
     """
 
     def __init__(self, config: ConvUNetConfig | None = None) -> None:
-        """Random weights of these sizes."""
+        """Start from random weights of these sizes."""
         super().__init__()
         self.config = config or ConvUNetConfig()
         widths = self.config.widths
@@ -45,7 +45,7 @@ class ConvUNet(nn.Module):
         self.logit = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """As the class says."""
+        """Map tiles to logits; see the class."""
         x, skips = image, []
         for level, stage in enumerate(self.encoder):
             x = stage(functional.max_pool2d(x, 2) if level else x)

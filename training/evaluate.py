@@ -79,10 +79,10 @@ RATIOS: dict[str, Callable[[Counts], float]] = {
 
 @dataclass(frozen=True)
 class Scored:
-    """One image and how its masks compare with its ground truth.
+    """One image, and how its masks compare with its ground truth.
 
     Attributes:
-        name: the file's name; its path below the data where another file of the source has the same.
+        name: the file's name, or its path below the data if another file of the source has the same name.
         counts: by mode, at the model's threshold.
         sweep: by mode, the IoU at each of `THRESHOLDS`.
     """
@@ -94,7 +94,7 @@ class Scored:
 
 
 def score_source(predictor: Predictor, folder: Path, source: str) -> list[Scored]:
-    """Scores every image of a source in every mode that is served.
+    """Score every image of a source in every mode that is served.
 
     Raises:
         ValueError, FileNotFoundError: as `read_source` and `Sample.read` do.
@@ -129,12 +129,12 @@ def _score(predictor: Predictor, sample: Sample, name: str) -> Scored:
 
 
 def mean_iou(scored: Sequence[Scored], mode: Mode = "native") -> float:
-    """Mean over images of the IoU, 0..1, to the digits that are reported."""
+    """Return the mean IoU over images, 0..1, to the digits that are reported."""
     return round(fmean(image.counts[mode].pixels.iou for image in scored), DIGITS)
 
 
 def summarise(scored: Sequence[Scored]) -> dict[str, Any]:
-    """The scores of one source as the manifest and scores.json carry them.
+    """Summarise the scores of one source, as the manifest and scores.json carry them.
 
     Returns:
         `images`, their number; `mean_X` over images and `pooled_X` over all pixels together, each by mode,
@@ -172,7 +172,7 @@ def _measures(scored: Sequence[Scored]) -> dict[str, Any]:
 
 
 def _sweep(ious: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Mean IoU by threshold, of (images, thresholds) IoUs; of equally good ones the best is nearest 0.5."""
+    """Return the mean IoU by threshold of (images, thresholds) IoUs; a tie goes to the one nearest 0.5."""
     means = dict(zip(THRESHOLDS, map(fmean, zip(*ious, strict=True)), strict=True))
     return {
         "best": max(means, key=lambda threshold: (means[threshold], -abs(threshold - 0.5))),
@@ -199,7 +199,7 @@ def report(
 
 
 def score_table(manifests: Mapping[Mode, Manifest], scores: Mapping[str, Any]) -> str:
-    """The scores at the networks' thresholds, by set and mode, and by cell line where there are several."""
+    """Write the scores at the networks' thresholds: by set, mode, and cell line if there are several."""
     titles = ["set", "cell line", "images", "mode", "IoU", "Dice", "precision", "recall", "boundary F1"]
     titles.append("confluence: bias / error")
     rows = []
@@ -257,7 +257,7 @@ def write_report(
 
 
 def panel(page: NDArray[np.generic], cells: metrics.Mask, mask: metrics.Mask) -> NDArray[np.uint8]:
-    """Image, ground truth, mask and disagreement beside each other.
+    """Draw image, ground truth, mask and disagreement beside each other.
 
     Args:
         page: (H, W), any real dtype; its 0.5 and 99.5 percentiles become black and white.
@@ -284,7 +284,7 @@ def panel(page: NDArray[np.generic], cells: metrics.Mask, mask: metrics.Mask) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of the evaluation."""
+    """Run the command line of the evaluation."""
     parser = argparse.ArgumentParser(description="Score exported weights.")
     parser.add_argument(
         "sources", nargs="+", help="as in a training configuration, such as livecell_like/val"
@@ -294,9 +294,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--weights",
         type=Path,
         default=WEIGHTS,
-        help="a folder with one for each mode; default: those that ship",
+        help="a folder with one folder for each mode; default: the shipped weights",
     )
-    parser.add_argument("--out", type=Path, help="folder for scores.json, scores.md and panels; else print")
+    parser.add_argument(
+        "--out", type=Path, help="folder for scores.json, scores.md and panels; without it, print"
+    )
     parser.add_argument(
         "--panels", type=int, default=5, help="how many of the worst images to draw into --out"
     )

@@ -23,18 +23,18 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         train: sources, as `read_source` takes them, each with its share of the crops.
         validation: sources that are scored after every epoch.
         hold_out: names of images that are taken from `train` and scored as well.
-        network: `conv_unet` is the baseline.
+        network: `swin_unet`, or the baseline `conv_unet`.
         swin_unet: the sizes of the Swin-UNet; the baseline has its own.
-        epochs, steps_per_epoch: how long; by default an epoch has as many crops as there are images.
+        epochs, steps_per_epoch: the length; by default an epoch has as many crops as there are images.
         batch_size: crops of a step, over all devices together.
         learning_rate, min_learning_rate: at the start and at the end of the cosine.
         schedule: CosineAnnealingLR, or CosineAnnealingWarmRestarts with a first period of
             `restart_epochs`, each next one twice as long.
         warmup_steps: of linear growth before the schedule begins.
         clip_norm: largest norm of the gradient.
-        average_decay: of the exponential moving average of the weights, which is what is scored and kept.
+        average_decay: of the exponential moving average of the weights, which is scored and kept.
         early_stopping: epochs without a better validation IoU after which the run ends, once `min_epochs`
-            have passed; never where None.
+            have passed; never if None.
         loss: binary cross-entropy, alone, plus soft Dice or plus the Lovász hinge.
         mode, threshold: how validation makes a mask, as serving would; the weights may serve this mode.
     """
@@ -66,7 +66,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     @classmethod
     def read(cls, path: Path) -> "TrainingConfig":
-        """Reads the experiment's YAML; raises ValueError as `from_dict` does, or where it is no YAML."""
+        """Read the experiment's YAML; raise ValueError if it is not YAML, or as `from_dict` does."""
         try:
             values = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
@@ -77,7 +77,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     @classmethod
     def from_dict(cls, name: str, values: dict[str, Any]) -> "TrainingConfig":
-        """The experiment of these fields.
+        """Build the experiment from its fields.
 
         Raises:
             ValueError: naming the field that is unknown, of another type or out of range.
@@ -91,6 +91,6 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         return config
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field, defaults included, as JSON has them: lists for tuples."""
+        """Return every field, defaults included, as JSON has them: lists for tuples."""
         plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return plain

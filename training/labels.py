@@ -18,10 +18,10 @@ Rule = Callable[[Pixels, metrics.Mask], metrics.Mask]
 
 TEXTURE_SIDE = 9  # pixels; the window of the local deviation
 SMOOTH = 0.35  # deviation of normalised pixels below which ground holds nothing, found by eye on sartorius
-BETWEEN_NEURITES_SIDE = 5  # pixels; a wider window reaches a neurite from nearly everywhere
-BETWEEN_NEURITES = 0.4  # deviation there, of which noise is a larger part
+BETWEEN_NEURITES_SIDE = 3  # pixels; a wider window reaches a neurite from nearly everywhere
+BETWEEN_NEURITES = 0.5  # deviation there, of which noise is a larger part
 SOMA_MARGIN = 5  # pixels around a soma that neither value describes
-DEBRIS_AREA = 160  # pixels, fringe included; textured spots of less that touch no soma are debris
+DEBRIS_AREA = 100  # pixels, fringe included; textured spots of less that touch no soma are debris
 COLONY_REACH = 20  # pixels; half the widest gap that lies within a colony
 HALO = 3  # pixels around a marked cell that are bright or dark because of it
 UNMARKED_SIDE = 13  # pixels; texture that is narrower may be a gap between two marked cells

@@ -33,7 +33,7 @@ class Process:
 
 @contextmanager
 def join(device: str) -> Iterator[Process]:
-    """This process, with those that torchrun started beside it; raises ValueError without the device."""
+    """Join the processes that torchrun started; raise ValueError if the device is missing."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("torch finds no CUDA device here; train with --device cpu, or check the driver")
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -50,7 +50,7 @@ def join(device: str) -> Iterator[Process]:
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Notes SIGINT and SIGTERM, whose number stands in the list, instead of dying of them."""
+    """Note SIGINT and SIGTERM in the list instead of dying from them."""
     noted = [0]
 
     def note(number: int, _: FrameType | None) -> None:
@@ -65,7 +65,7 @@ def signals() -> Iterator[list[int]]:
 
 
 def greatest(value: int, process: Process) -> int:
-    """The greatest of all processes' values: they stop together or not at all."""
+    """Return the greatest of all processes' values, so that they stop together or not at all."""
     if process.count == 1:
         return value
     shared = torch.tensor(value, device=process.device)

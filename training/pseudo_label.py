@@ -29,17 +29,17 @@ CELL, BACKGROUND, CERTAIN = 0.6, 0.3, 0.03  # probabilities, in every view
 
 
 def teacher(weights: Path) -> Infer:
-    """A network as the predictor sees it: a checkpoint of a run, or an ONNX file of an earlier release.
+    """Load a network as the predictor sees it: a checkpoint of a run, or an ONNX file of a release.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the file is neither.
     """
     if weights.suffix != ".onnx":
         return tile_function(load_network(weights), torch.device("cpu"))
     try:
         return open_network(weights, "native")
     except Exception as error:  # ONNX Runtime's own classes have no public base
-        raise ValueError(f"{weights} holds no network: {error}") from error
+        raise ValueError(f"{weights} does not hold a network: {error}") from error
 
 
 def probability_range(
@@ -105,7 +105,7 @@ def pseudo_label(teachers: Sequence[Path], pictures: Path, out: Path, every: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of the labelling; returns its exit code."""
+    """Run the command line of the labelling; return its exit code."""
     parser = argparse.ArgumentParser(description="Make ground truths for images that have none.")
     parser.add_argument("teachers", type=Path, nargs="+", metavar="WEIGHTS", help=".safetensors or .onnx")
     parser.add_argument("--images", type=Path, required=True, help="folder of images without ground truth")

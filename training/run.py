@@ -42,7 +42,7 @@ class Progress:
 
 
 class Run:
-    """An experiment's weights and their optimiser, together with how far they have come."""
+    """An experiment's weights, their optimiser, and how far they have come."""
 
     def __init__(
         self, config: TrainingConfig, steps_per_epoch: int, process: Process, start: Path | None
@@ -56,7 +56,7 @@ class Run:
             if type(begun) is not type(network):
                 raise ValueError(f"{start} does not hold a {config.network}, the network of {config.name}")
             if isinstance(begun, SwinUNet) and begun.config != config.swin_unet:
-                raise ValueError(f"{start} is of other sizes than {config.name} gives under swin_unet")
+                raise ValueError(f"{start} has other sizes than {config.name} sets under swin_unet")
             network = begun
             self.lineage = lineage_from(start)
         self.network = network.to(process.device)
@@ -102,7 +102,7 @@ class Run:
         return loss.item()
 
     def save(self, path: Path) -> None:
-        """Writes all that `resume` needs."""
+        """Write everything that `resume` needs."""
         state = {
             "config": json.dumps(self.config.as_dict()),
             "network": self.network.state_dict(),
@@ -115,22 +115,23 @@ class Run:
         write_whole(path, lambda partial: torch.save(state, partial))
 
     def resume(self, path: Path) -> None:
-        """Goes on where `save` was called; raises ValueError when that was another experiment."""
+        """Continue where `save` was called; raise ValueError if that was another experiment."""
         try:
             state = torch.load(path, map_location=self.process.device, weights_only=True)
             saved = json.loads(state["config"])
         except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no checkpoint of a run; take it away to start afresh") from error
+            raise ValueError(f"{path} is not a checkpoint of a run; remove it to start afresh") from error
         changed = [name for name, value in self.config.as_dict().items() if saved.get(name) != value]
         if changed:
             raise ValueError(
-                f"{path} is of an experiment with other {', '.join(changed)}; train into another folder"
+                f"{path} belongs to an experiment with another {', '.join(changed)}; "
+                "train into another folder"
             )
         try:
             self.network.load_state_dict(state["network"])
         except RuntimeError as error:
             raise ValueError(
-                f"{path} is of another network; give the --start that the run began from"
+                f"{path} holds another network; give the --start that the run began from"
             ) from error
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -142,7 +143,7 @@ class Run:
 def schedule_of(
     optimiser: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int
 ) -> LRScheduler:
-    """Linear warm-up, then a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983); stepped every step."""
+    """Build a linear warm-up, then a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983), by steps."""
     after = config.epochs * steps_per_epoch - config.warmup_steps
     if after <= 0:
         raise ValueError(f"experiment {config.name}: warmup_steps must be less than the steps of the run")

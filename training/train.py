@@ -33,10 +33,10 @@ BATCHES_OF_NORM = 10
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM came: the step was finished and the checkpoint written."""
+    """SIGINT or SIGTERM came; the step was finished and the checkpoint written."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; --resume goes on from here")
+        super().__init__(f"stopped by {signal.Signals(number).name}; continue with --resume")
         self.exit_code = 128 + number
 
 
@@ -51,31 +51,31 @@ def train(
     start: Path | None = None,
     clearml: bool = False,
 ) -> None:
-    """Runs the experiment; leaves weights, metrics.csv, config.json, curves and samples in `out`.
+    """Run the experiment; leave weights, metrics.csv, config.json, curves and samples in `out`.
 
-    The weights are the averaged ones of the epoch with the best validation IoU, or the last where
-    nothing is validated.
+    The weights are the averaged ones of the epoch with the best validation IoU, or the last ones if nothing
+    is validated.
 
     Args:
         config: the experiment.
         data: folder that the sources are relative to.
         out: folder for what the run makes.
         process: this one, of those that train together.
-        checkpoints: folder for what resuming needs; `out`/checkpoints where None.
-        resume: go on from the last checkpoint, if there is one.
-        start: weights to begin from; random ones where None.
+        checkpoints: folder for what resuming needs; `out`/checkpoints if None.
+        resume: continue from the last checkpoint, if there is one.
+        start: weights to begin from; random ones if None.
         clearml: report to ClearML as well.
 
     Raises:
-        Interrupted: by a signal, resumable.
-        FileExistsError: another run's checkpoint is there and `resume` is not asked for.
-        ValueError, FileNotFoundError: of the experiment or the data.
-        OSError: what could not be written; the last checkpoint stands.
+        Interrupted: by a signal; the run can be resumed.
+        FileExistsError: a checkpoint is there and `resume` is false.
+        ValueError, FileNotFoundError: the experiment or the data are at fault.
+        OSError: a file could not be written; the last checkpoint is kept.
     """
     folders = Folders(out, checkpoints or out / "checkpoints")
     if folders.last.exists() and not resume:
         raise FileExistsError(
-            f"{folders.last} is there already; go on with --resume or train into another folder"
+            f"{folders.last} exists already; continue with --resume or train into another folder"
         )
     if config.batch_size % process.count:
         raise ValueError(f"batch_size {config.batch_size} cannot be shared by {process.count} processes")
@@ -106,7 +106,7 @@ def train(
                     run.save(folders.last)
                 raise Interrupted(stop)
 
-            # Batch norm's statistics belong to the weights: the averaged ones need their own.
+            # The averaged weights need batch norm statistics of their own.
             norm = batches.of(range(-BATCHES_OF_NORM, 0))
             update_bn((pixels for pixels, *_ in norm), run.averaged, process.device)
             if monitor:
@@ -123,9 +123,9 @@ def train(
 
 
 def train_epoch(run: Run, batches: Batches, signalled: Sequence[int]) -> int:
-    """Trains to the end of the epoch, or until a signal comes; returns the signal's number, else 0.
+    """Train to the end of the epoch, or until a signal comes; return the signal's number, or 0.
 
-    A signal during the last step, or while the epoch is scored, is answered after the first of the next.
+    A signal during the last step, or while the epoch is scored, takes effect after the next step.
     """
     progress = run.progress
     epoch, done = divmod(progress.step, run.steps_per_epoch)
@@ -149,7 +149,7 @@ def train_epoch(run: Run, batches: Batches, signalled: Sequence[int]) -> int:
 
 
 def end_epoch(run: Run, held_out: Sequence[Labelled], folders: Folders, monitor: Monitor) -> None:
-    """Scores the averaged weights, keeps them where they are the best so far, and reports."""
+    """Score the averaged weights, keep them if they are the best so far, and report."""
     config, progress = run.config, run.progress
     epoch = progress.step // run.steps_per_epoch
     scored = validate(run.average, held_out, config, run.process.device)
@@ -178,7 +178,7 @@ def end_epoch(run: Run, held_out: Sequence[Labelled], folders: Folders, monitor:
 
 
 def write_rows(history: Sequence[dict[str, Any]], path: Path) -> None:
-    """Writes metrics.csv: a row for every epoch, validation's cells empty where there is none."""
+    """Write metrics.csv: a row for every epoch, without values of validation if there is none."""
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
@@ -186,13 +186,13 @@ def write_rows(history: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line of the training script; returns its exit code."""
+    """Run the command line of the training script; return its exit code."""
     parser = argparse.ArgumentParser(description="Train the network.")
     parser.add_argument("config", type=Path, help="the experiment, a YAML file")
     parser.add_argument("--data", type=Path, required=True, help="folder that the sources are relative to")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and metrics")
     parser.add_argument("--checkpoints", type=Path, help="folder for checkpoints; default: OUT/checkpoints")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if any")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if any")
     parser.add_argument("--start", type=Path, metavar="WEIGHTS", help="begin from these; default: random")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--clearml", action="store_true", help="report to ClearML too")

@@ -20,7 +20,7 @@ SAMPLES = 6
 def validate(
     network: Network, held_out: Sequence[Labelled], config: TrainingConfig, device: torch.device
 ) -> dict[str, float]:
-    """Mean over images of IoU and loss at full resolution, by the tiles and the blend that serve."""
+    """Compute the mean IoU and loss over images, at full resolution, where the truth is known."""
     if not held_out:
         return {}
     infer = tile_function(network, device)
@@ -38,7 +38,7 @@ def validate(
 
 
 def samples_of(network: Network, items: Sequence[Labelled], config: TrainingConfig) -> list[Panel]:
-    """The first images with their ground truths and masks."""
+    """Return the first images with their ground truths and masks."""
     infer = tile_function(network, torch.device("cpu"))
     cut = logit(config.threshold)
     return [
@@ -48,7 +48,7 @@ def samples_of(network: Network, items: Sequence[Labelled], config: TrainingConf
 
 
 def tile_function(network: Network, device: torch.device) -> Callable[[preprocess.Pixels], preprocess.Pixels]:
-    """The network as the predictor sees it: (N, 1, 224, 224) float32 tiles to logits of that shape."""
+    """Wrap the network as the predictor sees it: (N, 1, 224, 224) float32 tiles to logits."""
 
     def infer(tiles: preprocess.Pixels) -> preprocess.Pixels:
         network.eval()

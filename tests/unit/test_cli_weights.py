@@ -48,5 +48,5 @@ def test_masks_are_made_with_the_weights_that_were_named(
     assert main(["segment", "a.tif", "--weights", "mine"]) == 0
     assert Path("masks/a.tif.mask.png").exists()
     assert main(["segment", "a.tif", "--weights", "mine", "--mode", "resize", "--out", "other"]) == 2
-    assert "is of a network for native where one for resize belongs" in capsys.readouterr().err
+    assert "describes a network for native, but lies in the folder for resize" in capsys.readouterr().err
     assert not Path("other").exists()

@@ -136,7 +136,7 @@ def test_weights_of_another_network_are_refused(
 ) -> None:
     path = tmp_path / "other.safetensors"
     save_file(network.state_dict(), path, metadata={"config": json.dumps(sizes)} if sizes else None)
-    with pytest.raises(ValueError, match=rf"other\.safetensors is no checkpoint of a Swin-UNet \(.*{reason}"):
+    with pytest.raises(ValueError, match=rf"other\.safetensors is not a checkpoint of a Swin-UNet \(.*{reason}"):
         load_checkpoint(path)
 
 
@@ -144,7 +144,7 @@ def test_weights_of_another_network_are_refused(
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken\.safetensors is no checkpoint of a Swin-UNet"):
+    with pytest.raises(ValueError, match=r"broken\.safetensors is not a checkpoint of a Swin-UNet"):
         load_checkpoint(path)
 
 
@@ -162,7 +162,7 @@ def test_the_mode_is_that_of_the_run_and_native_where_it_names_none() -> None:
         "native",
         "resize",
     ]
-    with pytest.raises(ValueError, match="a run for mode tiles; the modes are native, resize"):
+    with pytest.raises(ValueError, match="invalid mode tiles; use native or resize"):
         mode_of({"mode": "tiles"})
 
 

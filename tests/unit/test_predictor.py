@@ -199,7 +199,9 @@ def test_without_a_manifest_nothing_is_served(tmp_path: Path) -> None:
 
 def test_a_network_for_the_other_mode_is_not_served(copied: Path) -> None:
     change(copied, mode="resize")
-    with pytest.raises(WeightsError, match="is of a network for resize where one for native belongs"):
+    with pytest.raises(
+        WeightsError, match="describes a network for resize, but lies in the folder for native"
+    ):
         Predictor(copied)
 
 

@@ -103,7 +103,7 @@ def test_a_label_that_is_there_stays(weights: Path, pictures: Path, tmp_path: Pa
 @pytest.mark.parametrize("name", ["broken.onnx", "broken.safetensors"])
 def test_a_file_that_is_no_network_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not a network")
-    with pytest.raises(ValueError, match=rf"{name} holds no (network|weights)"):
+    with pytest.raises(ValueError, match=rf"{name} does not hold (a network|weights)"):
         teacher(tmp_path / name)
 
 

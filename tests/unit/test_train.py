@@ -347,7 +347,7 @@ def test_a_run_that_a_signal_stopped_goes_on_to_the_same_numbers(
     with monkeypatch.context() as patched:
         after_step(patched, step, signal_self(number))
         assert main(command(**fields)) == 128 + number
-    assert capsys.readouterr().err.endswith(f"stopped by {number.name}; --resume goes on from here\n")
+    assert capsys.readouterr().err.endswith(f"stopped by {number.name}; continue with --resume\n")
     last = torch.load(tmp_path / "out/checkpoints/last.pt", weights_only=True)
     assert last["progress"]["step"] == stopped_at
     assert not (tmp_path / "out" / "swin_unet.safetensors").exists()
@@ -429,7 +429,7 @@ def test_a_folder_with_another_run_is_refused_unless_it_is_resumed(
 ) -> None:
     before = (out / "checkpoints" / "last.pt").read_bytes()
     with pytest.raises(
-        FileExistsError, match=r"last\.pt is there already; go on with --resume or train into"
+        FileExistsError, match=r"last\.pt exists already; continue with --resume or train into"
     ):
         train(experiment(), data, out, ALONE, start=start)
     assert (out / "checkpoints" / "last.pt").read_bytes() == before
@@ -440,7 +440,7 @@ def test_another_experiment_is_not_resumed_and_its_fields_are_named(
 ) -> None:
     other = experiment(seed=7, augmentation={"flip": 0.1}, hold_out=["0"])
     with pytest.raises(
-        ValueError, match="of an experiment with other hold_out, seed, augmentation; train into"
+        ValueError, match="to an experiment with another hold_out, seed, augmentation; train into"
     ):
         train(other, data, out, ALONE, start=start, resume=True)
 
@@ -448,7 +448,7 @@ def test_another_experiment_is_not_resumed_and_its_fields_are_named(
 def test_a_run_is_not_resumed_on_so_much_data_that_its_epochs_differ(
     data: Path, out: Path, start: Path
 ) -> None:
-    with pytest.raises(ValueError, match="of an experiment with other steps_per_epoch; train into"):
+    with pytest.raises(ValueError, match="to an experiment with another steps_per_epoch; train into"):
         train(experiment(steps_per_epoch=None), data, out, ALONE, start=start, resume=True)
 
 
@@ -459,7 +459,7 @@ def test_a_run_from_start_weights_of_other_sizes_is_not_resumed_without_them(
     start, baseline = tmp_path / "start.safetensors", experiment(network="conv_unet", epochs=1)
     save(ConvUNet(ConvUNetConfig(widths=(4, 8, 12))), start)
     train(baseline, data, tmp_path / "out", ALONE, start=start)
-    with pytest.raises(ValueError, match=r"last\.pt is of another network; give the --start that the run"):
+    with pytest.raises(ValueError, match=r"last\.pt holds another network; give the --start that the run"):
         train(baseline, data, tmp_path / "out", ALONE, resume=True)
 
 
@@ -467,7 +467,7 @@ def test_a_run_from_start_weights_of_other_sizes_is_not_resumed_without_them(
 def test_start_weights_of_other_sizes_than_the_experiments_are_refused(
     data: Path, start: Path, tmp_path: Path, sizes: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match=r"start\.safetensors is of other sizes than tiny gives under swin_"):
+    with pytest.raises(ValueError, match=r"start\.safetensors has other sizes than tiny sets under swin_"):
         train(experiment(swin_unet=sizes), data, tmp_path, ALONE, start=start)
 
 
@@ -477,7 +477,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(
 ) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.pt").write_bytes(content)
-    with pytest.raises(ValueError, match=r"last\.pt is no checkpoint of a run; take it away to start afresh"):
+    with pytest.raises(ValueError, match=r"last\.pt is not a checkpoint of a run; remove it to start afresh"):
         train(experiment(), data, tmp_path, ALONE, start=start, resume=True)
 
 
@@ -504,7 +504,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(
     if exists:
         run.save(path)
     before = [file.read_bytes() for file in tmp_path.iterdir()]
-    expected = "the older one stands" if exists else "there is no older one"
+    expected = "the older file is kept" if exists else "there is no older file"
     with (
         pytest.raises(OSError, match=rf"last\.pt could not be written, {expected}: "),
         files_no_larger_than(20_000),
@@ -517,7 +517,7 @@ def test_weights_that_cannot_be_written_leave_the_old_ones(network: SwinUNet, tm
     path = tmp_path / "weights.safetensors"
     save(network, path)
     before = path.read_bytes()
-    with pytest.raises(OSError, match="the older one stands"), files_no_larger_than(20_000):
+    with pytest.raises(OSError, match="the older file is kept"), files_no_larger_than(20_000):
         save(network, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -546,7 +546,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_can_be_resumed(
         assert main(command()) == 1
     last = tmp_path / "out" / "checkpoints" / "last.pt"
     assert capsys.readouterr().err == (
-        f"cannot train: {last} could not be written, the older one stands: {error}\n"
+        f"cannot train: {last} could not be written, the older file is kept: {error}\n"
     )
     assert sorted(path.name for path in last.parent.iterdir()) == ["best.safetensors", "last.pt"]
     assert torch.load(last, weights_only=True)["progress"]["step"] == 3
@@ -575,7 +575,7 @@ def test_sigterm_stops_a_process_with_143_and_a_checkpoint(
         finally:
             process.kill()
     assert process.returncode == 143
-    assert errors == "stopped by SIGTERM; --resume goes on from here\n"
+    assert errors == "stopped by SIGTERM; continue with --resume\n"
     assert torch.load(tmp_path / "out/checkpoints/last.pt", weights_only=True)["progress"]["step"] >= 1
 
 
@@ -603,7 +603,7 @@ def test_cuda_without_a_device_is_a_sentence(
 def test_start_weights_that_are_none_are_named(data: Path, tmp_path: Path, start: Path) -> None:
     nothing = tmp_path / "nothing.safetensors"
     nothing.write_text("no weights")
-    with pytest.raises(ValueError, match=r"nothing\.safetensors holds no weights of a network of ours"):
+    with pytest.raises(ValueError, match=r"nothing\.safetensors does not hold weights of a cytomask"):
         train(experiment(), data, tmp_path / "out", ALONE, start=nothing)
     with pytest.raises(
         ValueError, match=r"start\.safetensors does not hold a conv_unet, the network of tiny"
@@ -692,7 +692,7 @@ def test_two_processes_stop_together_go_on_and_learn_what_one_does(
 
     stopped = launch("1")
     assert stopped.returncode != 0
-    assert "stopped by SIGTERM; --resume goes on from here" in stopped.stderr
+    assert "stopped by SIGTERM; continue with --resume" in stopped.stderr
     assert {(tmp_path / f"code{rank}.txt").read_text() for rank in (0, 1)} == {"143"}
     last = torch.load(tmp_path / "out/checkpoints/last.pt", weights_only=True)
     assert last["progress"]["step"] == 1
