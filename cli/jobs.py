@@ -132,8 +132,15 @@ def _line(row: Row, evaluation: Mapping[str, Any]) -> tuple[str, ...]:
         row.get("group") or "-",
         image or f"message {row.get('message', '')[:80]!r}",
         # The image stands beside it: in the reason its name is enough.
-        (reason_of(row) or reason_of(evaluation, "score: ")).replace(image or "\0", image.rpartition("/")[2]),
+        (reason_of(row) or reason_of(evaluation, "score: ") or doubts_of(row)).replace(
+            image or "\0", image.rpartition("/")[2]
+        ),
     )
+
+
+def doubts_of(row: Mapping[str, Any]) -> str:
+    """Name the quality flags of a mask that was made; empty if it has none."""
+    return ", ".join(row.get("quality") or ())
 
 
 def reason_of(row: Mapping[str, Any], what: str = "") -> str:

@@ -1,5 +1,6 @@
 """The work of `cytomask report`: its tables on the terminal, and its files."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +36,9 @@ OF_THE_JOB = (
     "created_at",
     "pages",
     "confluence",
+    "confluence_low",
+    "confluence_high",
+    "quality",
     "milliseconds",
     "estimated_cost_usd",
     "mask",
@@ -92,6 +96,11 @@ def print_report(stack: Stack, jobs: Sequence[Job]) -> None:
     scored = [line for line in lines if line.summary.scored]
     if scored:
         _print_lines(scored, names, OF_SCORES)
+    flags = Counter((job.group, names[job.model], flag) for job in jobs for flag in job.flags)
+    if flags:
+        say()
+        rows = [(*place, str(count)) for place, count in sorted(flags.items())]
+        print_table(("group", "model", "flag", "count"), rows, ["count"])
     failures = [
         (line.group, names[line.model], str(count), kind)
         for line in lines
@@ -123,7 +132,8 @@ def write_files(stack: Stack, jobs: Sequence[Job], csv: Path | None, html: Path 
     names = name_models(storage, jobs)
     makers: dict[Path, Callable[[], None]] = {}
     if csv:
-        rows = [row for job in jobs for row in _rows_of(job, names[job.model])]
+        flagged_first = sorted(jobs, key=lambda job: not job.flags)
+        rows = [row for job in flagged_first for row in _rows_of(job, names[job.model])]
         makers[csv] = lambda: write_csv(csv, COLUMNS, rows)
     if html:
         from cytomask.cli.report_page import render_page  # needs the extra `local`
@@ -142,7 +152,8 @@ def write_files(stack: Stack, jobs: Sequence[Job], csv: Path | None, html: Path 
 
 def _rows_of(job: Job, model: str) -> Iterable[Row]:
     """A row for each evaluation; `counts` is 1 for the one that the measures are made of."""
-    own = {name: job.row.get(name) for name in OF_THE_JOB} | {"model": model}
+    own = {name: job.row.get(name) for name in OF_THE_JOB}
+    own |= {"model": model, "quality": " ".join(job.flags) or None}
     for evaluation in job.evaluations or [{}]:
         yield own | _columns_of(evaluation, evaluation == job.score)
 

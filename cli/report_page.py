@@ -80,6 +80,7 @@ def render_page(storage: Storage, title: str, jobs: Sequence[Job], names: Mappin
         names: of the models, by sha256.
     """
     failed = [job for job in jobs if job.failure]
+    flagged = [job for job in jobs if job.flags]
     return render(
         "report.html",
         title=title,
@@ -90,6 +91,8 @@ def render_page(storage: Storage, title: str, jobs: Sequence[Job], names: Mappin
         tables=list(_tables(compare(jobs), names)),
         sections=list(_sections(storage, jobs, names)),
         colours=COLOURS,
+        flagged=[_flagged(job) for job in flagged[:MOST_FAILURES]],
+        other_flagged=max(len(flagged) - MOST_FAILURES, 0),
         failures=[_failure(job) for job in failed[:MOST_FAILURES]],
         older_failures=max(len(failed) - MOST_FAILURES, 0),
     )
@@ -137,6 +140,13 @@ def _figure(storage: Storage, which: str, job: Job) -> Row:
     score = f"IoU {float(job.score['iou']):.3f}, Dice {float(job.score['dice']):.3f}"
     known = {"which": which, "image": job.row["image"], "job_id": job.row["job_id"], "score": score}
     return known | {"notes": notes, "pictures": pictures}
+
+
+def _flagged(job: Job) -> tuple[str, ...]:
+    shares = [job.row.get(name) for name in ("confluence", "confluence_low", "confluence_high")]
+    confluence, low, high = ("–" if share is None else f"{float(share):.3f}" for share in shares)
+    what = str(job.row.get("image", ""))
+    return what, job.group, ", ".join(job.flags), confluence, f"{low} to {high}", job.row["job_id"]
 
 
 def _failure(job: Job) -> tuple[str, ...]:

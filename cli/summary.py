@@ -32,6 +32,11 @@ class Job:
         return str(self.row.get("group", ""))
 
     @property
+    def flags(self) -> list[str]:
+        """The quality flags of its mask, by name; none speak against it if empty."""
+        return [str(flag) for flag in self.row.get("quality") or ()]
+
+    @property
     def score(self) -> Row:
         """The evaluation that counts, that against the newest ground truth; empty where none is scored."""
         return newest_score(self.evaluations)
@@ -62,6 +67,7 @@ class Summary:
             pooled ratios are of the pixels of all of them together.
         confluence: mean over all masks.
         scored_confluence, true_confluence: means over the scored masks, and over their ground truths.
+        flagged: how many of the masks carry a quality flag.
         failures: how often each kind occurred.
     """
 
@@ -77,6 +83,7 @@ class Summary:
     confluence: float | None
     scored_confluence: float | None
     true_confluence: float | None
+    flagged: int
     failures: Counter[str]
 
 
@@ -102,12 +109,13 @@ MEASURES: Mapping[str, Callable[[Summary], float | None]] = {
     "confluence": lambda summary: summary.confluence,
     "confluence scored": lambda summary: summary.scored_confluence,
     "confluence true": lambda summary: summary.true_confluence,
+    "flagged": lambda summary: summary.flagged,
     "failures": lambda summary: summary.failures.total(),
 }
 
 
 # Which of them stand in which table.
-OF_MASKS = ("images", "jobs", "masks", "failures", "confluence")
+OF_MASKS = ("images", "jobs", "masks", "flagged", "failures", "confluence")
 OF_SCORES = (
     "scored",
     "IoU",
@@ -164,6 +172,7 @@ def summarise(jobs: Sequence[Job]) -> Summary:
         confluence=_mean(masks, "confluence"),
         scored_confluence=_mean(scores, "confluence"),
         true_confluence=_mean(scores, "true_confluence"),
+        flagged=sum(bool(job.flags) for job in jobs),
         failures=Counter(kind_of(job.failure) for job in jobs if job.failure),
     )
 

@@ -1,6 +1,6 @@
 """One image from its bytes to pages, predictions and encoded pictures. Knows no AWS."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -10,7 +10,7 @@ from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
 from cytomask.images import ImageFile, Limits, Page
 from cytomask.model import preprocess
 from cytomask.model.predictor import Prediction, Predictor
-from cytomask.records import PageResult, Result, Tiling
+from cytomask.records import Flag, PageResult, Result, Tiling
 from cytomask.requests import Output, Parameters
 from cytomask.telemetry import Stopwatch
 
@@ -121,6 +121,9 @@ def describe(page: Page, prediction: Prediction) -> PageResult:
         orientation=page.orientation,
         turned=page.turned,
         confluence=metrics.confluence(prediction.mask),
+        confluence_low=prediction.confluence_low,
+        confluence_high=prediction.confluence_high,
+        quality=[Flag(flag.name, flag.value) for flag in prediction.quality],
         tiles=Tiling(plan.count, plan.tile, plan.overlap) if plan else None,
     )
 
@@ -136,9 +139,17 @@ def encode(output: Output, page: Page, prediction: Prediction) -> bytes:
 
 
 def summarise(result: Result, pages: Sequence[PageResult]) -> None:
-    """Note in a result that all pages succeeded, with their confluence over all pixels."""
+    """Note in a result that all pages succeeded: confluence over all pixels, first flag of each name."""
     areas = [page.height * page.width for page in pages]
-    cells = sum(page.confluence * area for page, area in zip(pages, areas, strict=True))
+
+    def pooled(confluences: Iterable[float | None]) -> float:
+        cells = sum((share or 0) * area for share, area in zip(confluences, areas, strict=True))
+        return float(cells / sum(areas))
+
     result.status = "SUCCEEDED"
-    result.confluence = float(cells / sum(areas))
+    result.confluence = pooled(page.confluence for page in pages)
+    result.confluence_low = pooled(page.confluence_low for page in pages)
+    result.confluence_high = pooled(page.confluence_high for page in pages)
+    flags = [flag for page in pages for flag in page.quality]
+    result.quality = list({flag.name: flag for flag in reversed(flags)}.values())[::-1]
     result.mask = pages[0].mask

@@ -452,6 +452,10 @@ class Segmenter:
             group=result.group,
             model=result.model and result.model.name,
             confluence=result.confluence,
+            confluence_low=result.confluence_low,
+            confluence_high=result.confluence_high,
+            quality={flag.name: flag.value for flag in result.quality},
+            flagged_pages=sum(bool(page.quality) for page in result.pages),
             megapixels=result.pixels / 1e6,
             timings_ms=result.timings_ms,
             estimated_cost_usd=result.estimated_cost_usd,
@@ -463,6 +467,8 @@ class Segmenter:
         self._metrics.add_metric("MasksWritten", MetricUnit.Count, len(result.pages))
         self._metrics.add_metric("Megapixels", MetricUnit.NoUnit, result.pixels / 1e6)
         self._metrics.add_metric("Confluence", MetricUnit.NoUnit, result.confluence or 0)
+        flagged = sum(bool(page.quality) for page in result.pages)
+        self._metrics.add_metric("FlaggedPages", MetricUnit.Count, flagged)
         self._metrics.add_metric("EstimatedCostUSD", MetricUnit.NoUnit, result.estimated_cost_usd or 0)
         for stage, milliseconds in result.timings_ms.items():
             self._metrics.add_metric(f"{stage.capitalize()}Time", MetricUnit.Milliseconds, milliseconds)

@@ -113,6 +113,26 @@ def tables(capsys: pytest.CaptureFixture[str]) -> Any:
     return found
 
 
+def test_flagged_masks_are_counted_and_come_first(
+    rows: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows.job("f1", quality=["UNUSUAL", "UNCERTAIN"], confluence_low=Decimal("0.1"))
+    rows.job("f2", quality=["UNUSUAL"])
+    rows.job("g1")
+    assert main(["report", "--csv", str(tmp_path / "a.csv"), "--html", str(tmp_path / "a.html")]) == 0
+    lines = [re.split(r" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    counts = {line[2]: line[3] for line in lines if line[2:3] in (["UNUSUAL"], ["UNCERTAIN"])}
+    assert counts == {"UNCERTAIN": "1", "UNUSUAL": "2"}
+    with (tmp_path / "a.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert {row["job_id"] for row in written[:2]} == {"f1", "f2"}
+    assert {row["quality"] for row in written[:2]} == {"UNUSUAL UNCERTAIN", "UNUSUAL"}
+    assert all(row["quality"] == "" for row in written[2:])
+    html = (tmp_path / "a.html").read_text()
+    assert html.index("Look at these first") < html.index("Failures")
+    assert "UNUSUAL, UNCERTAIN" in html
+
+
 def test_each_group_and_model_has_a_row_of_measures(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report"]) == 0
     found = tables(capsys)
@@ -121,6 +141,7 @@ def test_each_group_and_model_has_a_row_of_measures(rows: Any, capsys: pytest.Ca
         "images": "4",
         "jobs": "4",
         "masks": "3",
+        "flagged": "0",
         "failures": "1",
         "confluence": "0.500",
         "scored": "2",

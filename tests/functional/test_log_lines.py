@@ -90,6 +90,7 @@ def test_a_mask_is_counted_with_its_times_and_its_cost(
         "MasksWritten",
         "Megapixels",
         "Confluence",
+        "FlaggedPages",
         "EstimatedCostUSD",
     }
     assert metrics["service"] == "segment"

@@ -10,6 +10,7 @@ from factories import HEIGHT, INPUT, OUTPUT, WIDTH, page, request, s3_event, sta
 from functions_on_moto import SegmentStack
 
 from cytomask.model.predictor import Mode, Predictor
+from cytomask.samples.fields import blur, phase_contrast_field
 
 KEY = "plate 1/A172_Phase_C7_1_00d00h00m_1.tif"
 
@@ -66,17 +67,35 @@ def test_the_result_says_where_the_mask_comes_from(stack: SegmentStack, predicto
             "orientation": 1,
             "turned": False,
             "confluence": result["confluence"],
+            "confluence_low": result["confluence_low"],
+            "confluence_high": result["confluence_high"],
             "tiles": {"count": 1, "tile": 224, "overlap": 56},
             "mask": result["mask"],
             "mask_etag": stack.s3.head_object(Bucket=OUTPUT, Key=f"{KEY}.mask.png")["ETag"].strip('"'),
         }
     ]
+    assert 0 < result["confluence_low"] < result["confluence"] < result["confluence_high"] < 1
     assert {"read", "decode", "infer", "encode", "write", "total"} == result["timings_ms"].keys()
     assert result["timings_ms"]["total"] >= result["timings_ms"]["infer"] > 0
     gigabyte_seconds = result["timings_ms"]["total"] / 1000 * 3008 / 1024
     assert result["estimated_cost_usd"] == pytest.approx(
         gigabyte_seconds * 0.0000166667 + 0.0000002, abs=1e-9
     )
+
+
+def test_a_blurred_image_is_flagged_in_result_row_and_log(stack: SegmentStack, log_lines: Any) -> None:
+    field = phase_contrast_field(3, 240, 320).pixels
+    blurred = blur(field.astype(np.float32), 4).astype(np.uint16)
+    result = stack.segment(KEY, tiff(blurred))
+    flags = {flag["name"]: flag["value"] for flag in result["quality"]}
+    assert "OUT_OF_FOCUS" in flags
+    assert flags["OUT_OF_FOCUS"] < 0.5
+    assert result["pages"][0]["quality"] == result["quality"]
+    row = stack.row()
+    assert set(row["quality"]) == set(flags)
+    assert float(row["confluence_low"]) == result["confluence_low"]
+    (line,) = log_lines("mask_written")
+    assert (line["quality"], line["flagged_pages"]) == (flags, 1)
 
 
 def test_only_the_first_invocation_is_a_cold_start(
