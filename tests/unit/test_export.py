@@ -136,7 +136,9 @@ def test_weights_of_another_network_are_refused(
 ) -> None:
     path = tmp_path / "other.safetensors"
     save_file(network.state_dict(), path, metadata={"config": json.dumps(sizes)} if sizes else None)
-    with pytest.raises(ValueError, match=rf"other\.safetensors is not a checkpoint of a Swin-UNet \(.*{reason}"):
+    with pytest.raises(
+        ValueError, match=rf"other\.safetensors is not a checkpoint of a Swin-UNet \(.*{reason}"
+    ):
         load_checkpoint(path)
 
 
