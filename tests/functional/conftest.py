@@ -29,6 +29,7 @@ from functions_on_moto import (
 from http_api import http_api
 from moto import mock_aws
 from moto_stack import ENVIRONMENT, make_buckets, make_table
+from rights import Role, read_roles
 
 from cytomask.cli.stack import Stack
 from cytomask.model.predictor import Predictor
@@ -44,14 +45,28 @@ def sessions() -> Sessions:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        wire, of_the_function, own = Wire(), boto3.Session(), boto3.Session()
-        of_the_function.events.register("provide-client-params", wire.on_call)
-        return Sessions(own.client("s3"), own.client("sqs"), own.resource("dynamodb"), of_the_function, wire)
+        wire, own, roles = Wire(), boto3.Session(), read_roles()
+        of_function = {name: boto3.Session() for name in (*roles, "command")}
+        for name, session in of_function.items():
+            session.events.register("provide-client-params", wire.on_call)
+            if name in roles:
+                session.events.register("provide-client-params", roles[name].on_call)
+        s3, sqs, dynamodb = own.client("s3"), own.client("sqs"), own.resource("dynamodb")
+        return Sessions(s3, sqs, dynamodb, of_function, wire, roles)
+
+
+@pytest.fixture
+def roles(sessions: Sessions) -> Iterator[dict[str, Role]]:
+    """What each function may do; the test fails if one did what its role in template.yaml does not allow."""
+    for role in sessions.roles.values():
+        role.denied.clear()
+    yield sessions.roles
+    assert {name: role.denied for name, role in sessions.roles.items() if role.denied} == {}
 
 
 @pytest.fixture
 def stack(
-    predictor: Predictor, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor, sessions: Sessions, roles: dict[str, Role], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[SegmentStack]:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -63,11 +78,14 @@ def stack(
         sessions.wire.mend()
         app = importlib.import_module("cytomask.functions.segment.app")
         counting = CountingPredictor(predictor)
-        monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_the_function)  # moto has put another there
+        monkeypatch.setattr(
+            boto3, "DEFAULT_SESSION", sessions.of_function["segment"]
+        )  # moto put another there
         monkeypatch.setattr(app, "Predictor", lambda: counting)
         segmenter, processor = app.connect()
         monkeypatch.setattr(app, "segmenter", segmenter)
         monkeypatch.setattr(app, "processor", processor)
+        monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["command"])
         table = sessions.dynamodb.Table(TABLE)
         yield SegmentStack(app, counting, sessions.wire, sessions.s3, sessions.sqs, table)
 
@@ -87,16 +105,20 @@ def connected(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Stack:
 @pytest.fixture
 def evaluate(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> EvaluateFunction:
     app = importlib.import_module("cytomask.functions.evaluate.app")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["evaluate"])
     evaluator, processor = app.connect()
     monkeypatch.setattr(app, "evaluator", evaluator)
     monkeypatch.setattr(app, "processor", processor)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["command"])
     return EvaluateFunction(app, stack)
 
 
 @pytest.fixture
-def api(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> ApiFunction:
+def api(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> ApiFunction:
     app = importlib.import_module("cytomask.functions.api.app")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["api"])
     monkeypatch.setattr(app, "desk", app.connect())
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["command"])
     return ApiFunction(app)
 
 
@@ -108,7 +130,9 @@ def http(stack: SegmentStack, api: ApiFunction) -> HttpDoor:
 @pytest.fixture
 def failures(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> FailuresFunction:
     app = importlib.import_module("cytomask.functions.failures.app")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["failures"])
     monkeypatch.setattr(app, "recorder", app.connect())
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["command"])
     return FailuresFunction(app)
 
 

@@ -27,6 +27,7 @@ from factories import (
 from moto.s3.models import s3_backends
 from numpy.typing import NDArray
 from PIL import Image
+from rights import Role
 
 from cytomask.model.predictor import Prediction, Predictor
 
@@ -247,13 +248,14 @@ class FailuresFunction:
 
 @dataclass(frozen=True)
 class Sessions:
-    """Ways to AWS, made once because that is slow: the tests' own clients, and those of the function."""
+    """Ways to AWS, made once because that is slow: the tests' own clients, and those of each function."""
 
     s3: Any
     sqs: Any
     dynamodb: Any
-    of_the_function: boto3.Session
+    of_function: dict[str, boto3.Session]  # and one for the commands, whose rights are their user's
     wire: Wire
+    roles: dict[str, Role]
 
 
 @dataclass(frozen=True)
