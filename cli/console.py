@@ -4,6 +4,7 @@ Every line of every command goes through `say` or `complain`, so that a name wit
 neither colour the terminal nor forge a line, and a closed pipe or a full disk ends in a sentence.
 """
 
+import errno
 import os
 import sys
 import unicodedata
@@ -64,7 +65,9 @@ def _visible(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _write(stream: TextIO, line: str) -> None:
+def _write(stream: TextIO | None, line: str) -> None:
+    if stream is None:  # as Python has it if the shell closed the stream, by `>&-`
+        raise OSError(errno.EBADF, "it is closed")
     with _beside_the_bar(stream):
         stream.write(f"{printable(line)}\n")
         stream.flush()
@@ -85,7 +88,7 @@ def _beside_the_bar(stream: TextIO) -> Iterator[None]:
 
 def with_progress(items: Iterable[Item], count: int, unit: str) -> Iterator[Item]:
     """Pass the items on, with a bar on the terminal where there are many and tqdm is installed."""
-    if count < MANY or not sys.stderr.isatty():
+    if count < MANY or sys.stderr is None or not sys.stderr.isatty():
         yield from items
         return
     try:
@@ -110,6 +113,8 @@ def prepare_streams() -> None:
 
 def flush_output() -> None:
     """Write what standard output still holds; raises OutputClosed, OutputFailed."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError as error:
@@ -120,7 +125,7 @@ def flush_output() -> None:
 
 def abandon_output() -> None:
     """Let nothing more be written to standard output, not even by Python when it ends."""
-    with suppress(OSError, ValueError):  # a stream that has no file, in tests
+    with suppress(OSError, ValueError, AttributeError):  # a stream that is closed, or has no file
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)

@@ -121,8 +121,23 @@ def find_clashes(targets: Iterable[tuple[Path, Path]]) -> dict[Path, list[Path]]
     }
 
 
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file that is there."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file or none: an interruption leaves no half; raises OSError."""
+    """Write a whole file or none: an interruption leaves no half; raises OSError.
+
+    What is no plain file, such as /dev/stdout, is written to and not replaced, and so is a link's target.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:

@@ -187,6 +187,8 @@ class Ledger:
 def _read(path: Path) -> dict[str, list[Line]]:
     """The rows of an earlier run by their file; a line that a kill has cut off, or another CSV, has none."""
     try:
+        if not path.is_file():  # a terminal or a pipe has no earlier run, and reading it would wait for ever
+            return {}
         text = path.read_bytes().decode("utf-8", "surrogateescape")
     except OSError:
         return {}

@@ -20,6 +20,7 @@ from cytomask.cli.files import (
     describe_passed_over,
     find_clashes,
     find_images,
+    is_same_file,
     write_whole,
 )
 from cytomask.cli.ledger import Ledger, Row, Settings, outputs_of
@@ -60,6 +61,9 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
     if not tasks:
         complain(f"no images ({', '.join(sorted(SUFFIXES))}) below {', '.join(map(str, arguments.paths))}")
         _complain_if(describe_passed_over(found.passed_over))
+        return 2
+    if arguments.csv and any(is_same_file(task.source, arguments.csv) for task in tasks):
+        complain(f"nothing was read: --csv {arguments.csv} would overwrite an image; name another file")
         return 2
     with Ledger(arguments.csv) as ledger:
         done = ledger.resume(((task.source, task.target) for task in tasks), settings)

@@ -154,6 +154,8 @@ def run_on_stack(command: Callable[[Stack, Namespace], int], arguments: Namespac
         complain(" ".join(str(error).split()))
     except ClientError as error:
         complain(refusal(error))
+    except UnicodeEncodeError as error:
+        complain(f"{str(error.object)[:200]} is not UTF-8, as all names in AWS are; rename it")
     return 2
 
 

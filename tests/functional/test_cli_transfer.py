@@ -220,6 +220,16 @@ def test_download_fetches_nothing_twice_that_has_not_changed(stack: SegmentStack
     assert Path("masks/a.tif.mask.png").read_bytes() == stack.output("a.tif.mask.png")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["download", "--prefix", "\udcff"], ["submit", "s3://bucket/\udcff.tif"], ["jobs", "--group", "\udcff"]],
+)
+def test_a_name_that_is_not_utf8_is_a_sentence(command: list[str], capsys: Capture) -> None:
+    assert main(command) in (0, 1, 2)
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+
+
 def test_download_of_nothing_is_said(stack: SegmentStack, capsys: Capture) -> None:
     assert main(["download", "--prefix", "nothing/"]) == 1
     assert "there is nothing to download" in capsys.readouterr().err

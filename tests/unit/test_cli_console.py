@@ -94,6 +94,20 @@ def test_a_full_device_is_one_sentence() -> None:
     assert done.stderr == b"the output cannot be written: No space left on device\n"
 
 
+def test_a_stream_that_the_shell_closed_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OutputFailed, match="it is closed"):
+        say("a")
+    console.prepare_streams()
+    console.flush_output()
+    console.abandon_output()
+    monkeypatch.setattr(sys, "stderr", None)
+    complain("nobody can be told")
+    assert list(console.with_progress(range(12), 12, "image")) == list(range(12))
+
+
 def test_a_wrong_argument_is_printed_safely(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["failed", "\x1b[31m.tif"])

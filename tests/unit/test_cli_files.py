@@ -101,6 +101,22 @@ def test_two_names_for_one_file_of_another_system_clash() -> None:
     assert find_clashes([(Path("1"), Path("a")), (Path("2"), Path("b"))]) == {}
 
 
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(tmp_path / "pipe", b"rows")
+    assert os.read(reading, 100) == b"rows"
+    os.close(reading)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to("there.csv")
+    write_whole(tmp_path / "link.csv", b"rows")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "there.csv").read_bytes() == b"rows"
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_whole(tmp_path / "deep" / "a", b"old")
 

@@ -229,6 +229,21 @@ def test_a_name_that_is_a_formula_is_text_and_is_known_again(
     assert segmented == []
 
 
+def test_a_csv_that_would_overwrite_an_image_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.tif")
+    before = Path("in/a.tif").read_bytes()
+    assert main(["segment", "in", "--csv", "./in/../in/a.tif"]) == 2
+    assert "would overwrite an image" in capsys.readouterr().err
+    assert Path("in/a.tif").read_bytes() == before
+
+
+def test_a_csv_may_be_a_device(segmented: list[str]) -> None:
+    write("a.tif")
+    assert main(["segment", "in", "--csv", "/dev/null"]) == 0
+    assert segmented == ["a.tif"]
+    assert Path("/dev/null").is_char_device()
+
+
 def test_pages_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     write("stack.tif", pages=4)
     assert main([*RUN, "--pages", "1-2"]) == 0
