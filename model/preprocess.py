@@ -85,7 +85,8 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
 def _subtractable(page: NDArray[np.generic]) -> NDArray[np.generic]:
     """Move or scale a page whose values float64 cannot tell apart or subtract; others stay as they are."""
     if page.dtype.kind in "iu" and page.dtype.itemsize == 8:
-        return np.subtract(page, page.min()).astype(np.uint64)  # wraps round to what it should be
+        shifted: NDArray[np.generic] = np.subtract(page, page.min()).astype(np.uint64)
+        return shifted  # an int64 that wrapped round is right again as uint64
     if page.dtype == np.float64 and float(page.max()) / 2 - float(page.min()) / 2 > LARGEST / 2:
         return page.astype(np.float64) / 4
     return page

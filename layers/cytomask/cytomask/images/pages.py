@@ -63,7 +63,6 @@ class PageHeader:
         colour: whether those channels are red, green and blue, which luma joins to one.
         dtype: NumPy's name of the stored type.
         decoded_bytes: of all channels and pages that can only be decoded together with it, and of itself.
-        zero: what a stored 0 decodes to; not 0 where the file calls 0 white.
         palette: whether the channels are the colours of a palette.
         orientation: 1 to 8, as EXIF or TIFF's tag 274 states it.
         turned: whether pixels are turned upright by it; those of a TIFF are read as they are stored.
@@ -76,7 +75,6 @@ class PageHeader:
     colour: bool
     dtype: str
     decoded_bytes: int
-    zero: int = 0
     palette: bool = False
     orientation: int = 1
     turned: bool = False

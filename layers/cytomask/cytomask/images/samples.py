@@ -61,12 +61,6 @@ class Interpretation:
             return _inverted(values, self.bits)
         return values
 
-    def zero(self, dtype: np.dtype[Any]) -> int:
-        """What a stored 0 becomes; where there is a palette, 0."""
-        if self.palette is not None:
-            return 0
-        return int(self.light(np.zeros((1, 1, 1), dtype))[0, 0, 0])
-
 
 def interpret(page: tifffile.TiffPage, samples: int, name: str) -> Interpretation:
     """Read a directory's photometric interpretation, palette, alpha and orientation.

@@ -159,7 +159,6 @@ class TiffImage:
             colour=meaning.coloured and len(sources) == 1,
             dtype=first.dtype,
             decoded_bytes=first.decoded_bytes,
-            zero=meaning.zero(np.dtype(first.dtype)),
             palette=meaning.palette is not None,
             orientation=meaning.orientation,
             doubt=meaning.doubt,
