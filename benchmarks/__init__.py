@@ -1,1 +1,1 @@
-"""Measurements of the serving path against the reference path and the machine; nothing here is served."""
+"""Measure the serving path against the reference and the machine's limits. Nothing here is served."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures everything, prints the table, writes results.json, .md and front.png."""
+"""`python -m benchmarks`: measure everything, print the table, write results.json, .md and front.png."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ IMPORT_RUNS, STARTS = 5, 3
 
 
 def main() -> None:
-    """Command line of the benchmarks."""
+    """Run the benchmarks from the command line."""
     parser = argparse.ArgumentParser(description="Measure the serving path against the reference path.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
     parser.add_argument("--data", type=Path, help="folder of the labelled images, for the IoU")
@@ -30,14 +30,14 @@ def main() -> None:
         nargs="*",
         default=(),
         metavar="ONNX",
-        help="other networks, beside whose IoU and time that of ours is shown",
+        help="folders of other networks, to compare their IoU and time with ours",
     )
     parser.add_argument(
         "--openvino", type=Path, metavar="PYTHON", help="a Python that has openvino and numpy"
     )
     parsed = parser.parse_args()
 
-    threads = cores()  # as the command takes them
+    threads = cores()  # the command's own choice
     began = time.monotonic()
 
     def say(step: str) -> None:
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def dissect(image: Path, threads: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of a cold start's steps, medians, and of its imports by package."""
+    """Measure a cold start: median milliseconds of its steps, and of its imports by package."""
     steps: dict[str, dict[str, float]] = {}
     for way in ("reference", "resize", "native"):
         starts = []
@@ -94,7 +94,7 @@ def dissect(image: Path, threads: int) -> dict[str, dict[str, float]]:
 
 
 def native(image: Path, threads: int) -> float:
-    """Warm milliseconds of an image in `native` mode."""
+    """Return the warm milliseconds of an image in `native` mode."""
     with worker("native", image, threads) as started:
         return float(median(started.run(9)["ms"]))
 

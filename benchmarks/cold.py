@@ -1,4 +1,4 @@
-"""Where a cold start's time goes: module by module, by Python's own `-X importtime`."""
+"""Break down a cold start by module, with Python's `-X importtime`."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from benchmarks.timing import environment
 from cytomask.infra.template import load_template, made_up_environment
 
 LINE = re.compile(r"import time:\s+(?P<own>\d+) \|\s+\d+ \| +(?P<module>\S+)$")
-LAMBDAS = {  # what Lambda gives the function, whose module makes its clients when it is imported
+LAMBDAS = {  # Lambda sets these; importing the function's module creates its clients
     "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008",
     "AWS_DEFAULT_REGION": "eu-central-1",
     "AWS_ACCESS_KEY_ID": "none",
@@ -25,7 +25,7 @@ LARGEST = 12
 
 
 def import_times(module: str, threads: int, runs: int) -> dict[str, float]:
-    """Milliseconds of a module's import by package, medians over runs, the largest first; `all` is their sum.
+    """Measure a module's import by package: median milliseconds, largest first; `all` is the sum.
 
     A package's share is what its own modules took, without those that they import of others.
     """
@@ -49,12 +49,12 @@ def _import_once(module: str, threads: int) -> dict[str, float]:
         if found:
             name = found["module"].partition(".")[0]
             kind = "Python's own" if name in sys.stdlib_module_names or name.startswith("_") else name
-            spent[kind] += int(found["own"]) / 1000  # type: ignore[assignment]  # a Counter adds floats too
+            spent[kind] += int(found["own"]) / 1000  # type: ignore[assignment]  # a Counter also adds floats
     return dict(spent)
 
 
 def modules_after(module: str) -> list[str]:
-    """Every module that a process holds once it has imported this one."""
+    """List the modules loaded in a process after it has imported this one."""
     program = f"import json, sys, {module}; print(json.dumps(sorted(sys.modules)))"
     told = environment(1) | _function_environment()
     output = subprocess.run(

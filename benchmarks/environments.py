@@ -1,4 +1,4 @@
-"""Several environments of one function, as Lambda would start them: processes that serve the same socket.
+"""Run several environments of one function, as Lambda would: processes that share a socket.
 
 A front that is told to serve `benchmarks.environments:…` starts fronts of another handler and serves nothing
 itself. One that a signal ends is replaced, as Lambda replaces an environment that died.
@@ -14,12 +14,12 @@ SEPARATOR = "/"
 
 
 def environments(count: int, handler: str) -> str:
-    """What to name as a function's handler, so that `count` processes of `handler` serve it."""
+    """Name a handler that starts `count` processes of `handler`."""
     return f"{__name__}:{count}{SEPARATOR}{handler.replace(':', SEPARATOR)}"
 
 
 def __getattr__(name: str) -> NoReturn:
-    """What `environments` has named: asked for before the process serves, it never comes back."""
+    """Start the processes that `environments` has named; never returns."""
     count, _, handler = name.partition(SEPARATOR)
     if not count.isdecimal():
         raise AttributeError(name)
@@ -34,13 +34,13 @@ def _run(count: int, handler: str) -> NoReturn:
         ended, status = os.wait()
         if not os.WIFSIGNALED(status):
             sys.exit(os.waitstatus_to_exitcode(status))
-        print(f"{handler} was ended by {signal.Signals(os.WTERMSIG(status)).name}", file=sys.stderr)
+        print(f"{handler} was killed by {signal.Signals(os.WTERMSIG(status)).name}", file=sys.stderr)
         share = running.pop(ended)
         running[_start(handler, share)] = share
 
 
 def _start(handler: str, cores: list[int]) -> int:
-    """Starts a front on our socket and these cores; it ends with our parent, whose pipe it inherits."""
+    """Start a front on our socket and these cores. It inherits our parent's pipe and ends with it."""
     descriptor = sys.argv[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "cytomask.infra.front", descriptor, handler], pass_fds=[int(descriptor)]

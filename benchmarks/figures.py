@@ -1,4 +1,4 @@
-"""The figures that the serving path is held to: each against the reference path, in turns."""
+"""The figures with goals: each compares the serving path with the reference, taking turns."""
 
 import sys
 import tempfile
@@ -18,7 +18,7 @@ from cytomask.model.predictor import WEIGHTS, Mode, read_manifest
 COLD_ROUNDS, WARM_ROUNDS, WARM_IMAGES = 7, 9, 3
 THROUGHPUT_ROUNDS, THROUGHPUT_IMAGES = 4, 25  # 100 images together
 PRODUCT_FLOP = 2 * 2048**3
-REFERENCE_IOU = 0.788  # published; its weights are not to be had
+REFERENCE_IOU = 0.788  # as published; its weights are not available
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Figure:
 
 
 def cold_starts(image: Path, threads: int) -> list[Figure]:
-    """From the start of a process to its end, with the mask written."""
+    """Time processes from start to end, mask written."""
     with tempfile.TemporaryDirectory(prefix="cytomask-") as name:
         out = Path(name)
         segment = [sys.executable, "-m", "cytomask.cli.main", "segment", str(image), "--out", str(out)]
@@ -52,7 +52,7 @@ def cold_starts(image: Path, threads: int) -> list[Figure]:
             "native": [*segment, "--mode", "native"],
         }
         runs = {way: partial(whole_process, command, threads) for way, command in commands.items()}
-        in_turns(runs, 1)  # files come into the page cache, bytecode onto the disk
+        in_turns(runs, 1)  # fills the page cache and the bytecode cache
         spent = in_turns(runs, COLD_ROUNDS)
     return [
         _faster(f"process start to first mask, `{mode}`", "ms", spent["reference"], spent[mode], 6)
@@ -61,7 +61,7 @@ def cold_starts(image: Path, threads: int) -> list[Figure]:
 
 
 def warm(image: Path, threads: int) -> list[Figure]:
-    """Time, throughput and memory of warm processes."""
+    """Measure time, throughput and memory of warm processes."""
     ways = ("reference", "resize", "native", "resize_side_by_side")
     with ExitStack() as running:
         workers = {way: running.enter_context(worker(way, image, threads)) for way in ways}
@@ -103,7 +103,7 @@ def warm(image: Path, threads: int) -> list[Figure]:
 
 
 def _median_ms(one: Worker, count: int) -> float:
-    one.run(1)  # what the others threw out of the caches comes back
+    one.run(1)  # refills caches that the others have evicted
     return float(median(one.run(count)["ms"]))
 
 
@@ -139,7 +139,7 @@ def _throughput(how: str, reference: list[float], ours: list[float]) -> Figure:
 
 
 def environment_size() -> Figure:
-    """What has to be installed to serve, against a server in torch."""
+    """Compare the size of the serving environment with that of a torch server."""
     reference, ours = installed_mb(REFERENCE), installed_mb(SERVING)
     ratio = ours / reference
     return Figure(
@@ -154,7 +154,7 @@ def environment_size() -> Figure:
 
 
 def accuracies() -> list[Figure]:
-    """Mean IoU over test images, for which `native` is slower; the reference's as it was published."""
+    """Measure mean IoU over test images, which justifies `native`; the reference's is published."""
     return [_accuracy("native", "at least 0.05 above the reference's", 0.05), _accuracy("resize", "", None)]
 
 
@@ -175,7 +175,7 @@ def _accuracy(mode: Mode, goal: str, least: float | None) -> Figure:
 
 
 def against_the_limit(image: Path, threads: int) -> list[Figure]:
-    """Time of a page's tiles in each network against that of as many operations in a large matrix product."""
+    """Compare a page's tiles with as many operations in a large matrix product."""
     ways = ("product", "tiles_native", "tiles_resize")
     with ExitStack() as running:
         workers = {way: running.enter_context(worker(way, image, threads)) for way in ways}
@@ -197,7 +197,7 @@ def against_the_limit(image: Path, threads: int) -> list[Figure]:
 
 
 def graphs() -> dict[str, dict[str, Any]]:
-    """Nodes and operations of the networks that serve, by mode."""
+    """Count nodes and operations of the served networks, by mode."""
     described: dict[str, dict[str, Any]] = {}
     for mode, network in NETWORKS.items():
         nodes = node_counts(network)

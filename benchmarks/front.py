@@ -1,4 +1,4 @@
-"""IoU against milliseconds per megapixel, for the modes, for how far tiles overlap, for other networks."""
+"""Plot IoU against milliseconds per megapixel: by mode, by overlap of tiles, for other networks."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from cytomask.model.predictor import (
 )
 from cytomask.training.sources import read_source
 
-SOURCES = ("usiigaci/val", "deepcell/val")  # neither trained on nor kept for the test
+SOURCES = ("usiigaci/val", "deepcell/val")  # neither training nor test data
 OVERLAPS = (0, 28, 56, 84, 112)
 ROUNDS = 3
 TICKS = (10, 30, 100, 300, 1000)  # milliseconds
@@ -35,7 +35,7 @@ Segment = Callable[[NDArray[Any]], metrics.Mask]
 
 
 def measure(data: Path, networks: Sequence[Path], threads: int) -> list[dict[str, Any]]:
-    """IoU of each image by source, and milliseconds per megapixel from page to mask, of every way.
+    """Measure each image's IoU by source, and milliseconds per megapixel from page to mask, for every way.
 
     `networks` are ONNX files beside those that serve, with their normalisation and at a threshold of 0.5.
     """
@@ -90,7 +90,7 @@ def _ms_per_megapixel(segment: Segment, pages: Sequence[NDArray[Any]]) -> float:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draws one panel a source."""
+    """Draw one panel for each source."""
     mpl.use("Agg")
     sources = list(rows[0]["iou"])
     figure, panels = pyplot.subplots(1, len(sources), figsize=(5 * len(sources), 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""What an exported network costs without a clock: its nodes and its floating-point operations."""
+"""Count the nodes and floating-point operations of an exported network."""
 
 from collections import Counter
 from math import prod
@@ -8,12 +8,12 @@ import onnx
 
 
 def node_counts(path: Path) -> Counter[str]:
-    """Number of the graph's nodes by their kind."""
+    """Count the graph's nodes by kind."""
     return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
 def count_flops(path: Path) -> int:
-    """Operations of one tile's convolutions and matrix products; a multiplication and an addition are two."""
+    """Count the operations of one tile's convolutions and matrix products; multiply and add count as two."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True).graph
     shapes = {value.name: _sides(value) for value in (*graph.input, *graph.value_info, *graph.output)}
     shapes |= {weight.name: tuple(weight.dims) for weight in graph.initializer}

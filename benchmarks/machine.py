@@ -1,4 +1,4 @@
-"""What the figures were measured on, and how large what is installed there is."""
+"""Describe the machine that measures, and the size of installed packages."""
 
 import os
 import platform
@@ -25,12 +25,12 @@ SERVING = (
     "pillow",
     "tifffile",
 )
-# What a server in torch needs in place of onnxruntime and the codecs.
+# Packages of a torch server, instead of onnxruntime and the codecs.
 REFERENCE = ("aws-lambda-powertools", "boto3", "numpy", "pillow", "safetensors", "torch")
 
 
 def describe(threads: int) -> dict[str, Any]:
-    """The machine, its versions, and how busy it was."""
+    """Describe the machine, its versions and its load."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -70,7 +70,7 @@ def _commit() -> str:
 
 
 def installed_mb(roots: Iterable[str]) -> float:
-    """MB of 10^6 bytes of the files of these packages and of all that they need, as pip recorded them.
+    """Add up the files of packages and their dependencies, as pip recorded them, in MB (10^6 bytes).
 
     CUDA's libraries, which PyPI's torch brings along, are not counted: a server without a GPU does without.
     """
@@ -79,7 +79,7 @@ def installed_mb(roots: Iterable[str]) -> float:
 
 
 def closure(roots: Iterable[str]) -> set[str]:
-    """The packages and all that they need here, by their canonical names."""
+    """List packages and their dependencies by canonical name."""
     found: set[str] = set()
     waiting = list(roots)
     while waiting:
@@ -89,7 +89,7 @@ def closure(roots: Iterable[str]) -> set[str]:
         try:
             needs = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
-            continue  # torch names setuptools, which newer environments do without
+            continue  # torch requires setuptools, which newer environments lack
         found.add(name)
         wanted = [Requirement(need) for need in needs]
         waiting += [need.name for need in wanted if not need.marker or need.marker.evaluate({"extra": ""})]

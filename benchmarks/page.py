@@ -1,4 +1,4 @@
-"""The page that everything is measured on."""
+"""The page that all benchmarks use."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SIDES = (520, 704)  # LIVECell's height and width, in pixels
 
 
 def write_page(path: Path, sides: tuple[int, int] = SIDES) -> Path:
-    """Writes a page as LIVECell's are: 704x520 if no other height and width are given, 8 bit, LZW."""
+    """Write a page like LIVECell's: 8 bit, LZW, 704x520 by default."""
     pixels = (phase_contrast_field(0, *sides).pixels >> 8).astype(np.uint8)
     tifffile.imwrite(path, pixels, compression="lzw")
     return path

@@ -1,4 +1,4 @@
-"""Drains a backlog of uploads through the emulated stack: `python -m benchmarks.queue [--images N]`.
+"""Drain a backlog of uploads through the emulated stack: `python -m benchmarks.queue [--images N]`.
 
 Says how many images a second that is, whether an image takes longer the more have gone before it, and whether
 the function's memory grows. Linux only: it reads /proc. The emulator works on the same cores.
@@ -33,7 +33,7 @@ Invocations = list[dict[str, Any]]
 
 
 def main() -> int:
-    """Command line of the queue's benchmark; 1 where images took more time or memory the later they came."""
+    """Run the benchmark; return 1 if late images took more time or memory than early ones."""
     parser = argparse.ArgumentParser(description="Drain a backlog of uploads through the emulated stack.")
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="default: 1000")
     parser.add_argument(
@@ -42,7 +42,7 @@ def main() -> int:
         nargs=2,
         default=SIDES,
         metavar="N",
-        help="height and width of a page, default: 520 704; small pages show the queue, not the network",
+        help="height and width of a page, default: 520 704; small pages measure the queue alone",
     )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="default: 1 2")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", metavar="DIR")
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def drain(images: int, sides: tuple[int, int], workers: int) -> Invocations:
-    """Uploads all images while nothing listens, then lets the function have them; its invocations in order.
+    """Upload all images while the queue is closed, then open it; return the invocations in order.
 
     Raises:
         RuntimeError: no image was done for `STALLED_SECONDS`.
@@ -88,7 +88,7 @@ def drain(images: int, sides: tuple[int, int], workers: int) -> Invocations:
 
 
 def _listen(stack: EmulatedStack, *, to_it: bool) -> None:
-    """Opens or closes the way from the segment queue to its function."""
+    """Open or close the segment queue's mapping to its function."""
     lambdas = stack.client("lambda")
     for mapping in lambdas.list_event_source_mappings()["EventSourceMappings"]:
         if mapping["FunctionArn"].endswith(stack.outputs["SegmentFunctionName"]):
@@ -108,15 +108,15 @@ def _wait(log: Path, images: int) -> Invocations:
                     invocations.append(fields)
                 moved = time.monotonic()
                 continue
-            lines.seek(began)  # half a line comes again
+            lines.seek(began)  # read the incomplete line again later
             if time.monotonic() - moved > STALLED_SECONDS:
-                raise RuntimeError(f"{done} of {images} images are done, and no more for 5 minutes")
+                raise RuntimeError(f"{done} of {images} images are done, and none was added in 5 minutes")
             time.sleep(POLL_SECONDS)
     return sorted(invocations, key=lambda one: float(one["ended"]))
 
 
 def summarise(workers: int, images: int, invocations: Invocations) -> dict[str, Any]:
-    """Rate, and by tenth of the backlog the time per image and the largest process."""
+    """Summarise the rate and, by tenth of the backlog, the time per image and the largest process."""
     seconds = invocations[-1]["ended"] - invocations[0]["started"]
     size = -(-len(invocations) // PARTS)
     parts = [invocations[at : at + size] for at in range(0, len(invocations), size)]
@@ -131,7 +131,7 @@ def summarise(workers: int, images: int, invocations: Invocations) -> dict[str, 
 
 
 def growth(run: dict[str, Any]) -> list[str]:
-    """What grew from the first tenth of a backlog to its last by more than this machine's noise."""
+    """List what grew from the first to the last tenth by more than this machine's noise."""
     return [
         f"{run['workers']} workers: {what} grew from {run[what][0]} to {run[what][-1]}"
         for what, most in MOST_GROWTH.items()
@@ -140,12 +140,12 @@ def growth(run: dict[str, Any]) -> list[str]:
 
 
 def ms_per_image(invocation: dict[str, Any]) -> float:
-    """Milliseconds that one image of a batch took."""
+    """Return the milliseconds of one image of a batch."""
     return float((invocation["ended"] - invocation["started"]) * 1000 / invocation["images"])
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The runs as a table, with their first and last tenth."""
+    """Format the runs as a table, with their first and last tenth."""
     titles = ["workers", "images", "s", "images/s"]
     titles += ["ms an image, first tenth", "last tenth", "largest process, first tenth, MB", "last tenth, MB"]
     rows = []
@@ -164,7 +164,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def plot(runs: dict[int, Invocations], path: Path) -> None:
-    """Time per image and resident memory over the backlog."""
+    """Plot time per image and resident memory over the backlog."""
     mpl.use("Agg")
     figure, panels = pyplot.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
     time_panel, memory_panel = panels

@@ -1,4 +1,4 @@
-"""The segment function as the queue's benchmark runs it: one that says what memory it holds."""
+"""The segment function for the queue's benchmark; it also logs its memory."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from cytomask.functions.segment.app import handler
 
 
 def measured(event: Any, context: Any) -> Any:
-    """Answers as the function does, and logs the invocation's time and the process's memory."""
+    """Answer as the function does, and log the invocation's time and the process's memory."""
     started = time.time()
     answer = handler(event, context)
     pages = int(Path("/proc/self/statm").read_text().split()[1])

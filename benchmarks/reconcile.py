@@ -1,4 +1,4 @@
-"""Whether a storm has left what it should: one final status for each image and the quiet run's mask, once."""
+"""Check what a storm left: for each image one final status, and once the mask of the quiet run."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ MASK, RESULT = "mask.png", "result.json"
 def discrepancies(
     rows: Iterable[Row], outputs: Mapping[str, bytes], masks: Mapping[str, bytes], final: Iterable[str]
 ) -> list[str]:
-    """Everything that does not fit, a line each.
+    """List each discrepancy in a line.
 
     Args:
         rows: of the jobs.

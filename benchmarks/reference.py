@@ -1,4 +1,4 @@
-"""The reference path of every ratio: the network that cytomask replaces, in torch eager, in a plain server.
+"""The reference of every ratio: the network that cytomask replaces, in torch eager, in a plain server.
 
 `python -m benchmarks.reference IMAGE MASK`: an image squashed to 224x224, its mask stretched back.
 It uses nothing of the serving path, so that no speed-up there makes it faster or slower; its network has the
@@ -21,17 +21,17 @@ THRESHOLD = 0.5
 
 
 class Reference:
-    """The network in torch; 0 threads means torch's own choice, one per core."""
+    """The network in torch; 0 threads means torch's choice, one per core."""
 
     def __init__(self, threads: int = 0) -> None:
-        """Makes the network; reading its weights, which a server does too, is spared."""
+        """Make the network without reading weights, which would make the reference slower still."""
         if threads:
             torch.set_num_threads(threads)
         torch.manual_seed(0)
         self._network = ReferenceNetwork().eval()
 
     def segment(self, content: bytes) -> bytes:
-        """From the bytes of a grey TIFF or PNG to those of its mask, an 8-bit PNG of 0 and 255."""
+        """Segment the bytes of a grey TIFF or PNG; return an 8-bit PNG of 0 and 255."""
         with Image.open(io.BytesIO(content)) as image:
             page = np.asarray(image)
         stream = io.BytesIO()
@@ -39,7 +39,7 @@ class Reference:
         return stream.getvalue()
 
     def mask(self, page: NDArray[np.generic]) -> NDArray[np.bool_]:
-        """The cells of one page, (H, W) of any real dtype to (H, W) bool."""
+        """Segment one page: (H, W) of any real dtype to (H, W) bool."""
         pixels = page.astype(np.float32)
         pixels = (pixels - pixels.mean()) / max(float(pixels.std()), 1e-6)
         squashed = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
@@ -47,7 +47,7 @@ class Reference:
         return np.asarray(cells.resize(page.shape[::-1], Image.Resampling.NEAREST))
 
     def probability(self, tile: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network alone: a normalised (224, 224) tile to its probabilities 0..1."""
+        """Run the network alone: a normalised (224, 224) tile to probabilities 0..1."""
         with torch.inference_mode():
             logits = self._network(torch.tensor(tile)[None, None])
             probability: NDArray[np.float32] = torch.sigmoid(logits)[0, 0].numpy()
@@ -55,7 +55,7 @@ class Reference:
 
 
 def main() -> None:
-    """Segments one file."""
+    """Segment one file."""
     parser = argparse.ArgumentParser(description="Segment one image as the reference path does.")
     parser.add_argument("image", type=Path)
     parser.add_argument("mask", type=Path)

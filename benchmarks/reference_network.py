@@ -1,4 +1,4 @@
-"""The network of the system that cytomask replaces, as its pages describe it: 3,050,649 parameters at random.
+"""The network that cytomask replaces, rebuilt from its description: 3,050,649 random parameters.
 
 A Swin-UNet of stride 4 without convolutions at its ends (Cao et al. 2021, arXiv:2105.05537). Its weights are
 not to be had, and time does not depend on them. The blocks are ours.
@@ -18,7 +18,7 @@ class ReferenceNetwork(nn.Module):
     """(B, 1, 224, 224) float32 to logits of the same shape."""
 
     def __init__(self) -> None:
-        """Random weights."""
+        """Make random weights."""
         super().__init__()
         self.embed = nn.Conv2d(1, WIDTHS[0], 4, stride=4)
         self.encoder = nn.ModuleList(stage(width) for width in WIDTHS)
@@ -31,7 +31,7 @@ class ReferenceNetwork(nn.Module):
         self.logit = nn.Conv2d(WIDTHS[0], 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """As the class says."""
+        """Run as described in the class."""
         x = self.embed(image).permute(0, 2, 3, 1)  # B, H/4, W/4, C
         skips = []
         for blocks, merge in zip(self.encoder, self.merges, strict=True):
@@ -47,17 +47,17 @@ class ReferenceNetwork(nn.Module):
 
 
 class Expanding(nn.Module):
-    """Raises the resolution by `factor`: (B, H, W, wide) to (B, factor*H, factor*W, narrow)."""
+    """Raise the resolution by `factor`: (B, H, W, wide) to (B, factor*H, factor*W, narrow)."""
 
     def __init__(self, wide: int, factor: int, narrow: int) -> None:
-        """Random weights."""
+        """Make random weights."""
         super().__init__()
         self.factor = factor
         self.expand = nn.Linear(wide, factor * factor * narrow, bias=False)
         self.norm = nn.LayerNorm(narrow)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the class says."""
+        """Run as described in the class."""
         batch, height, width, _ = x.shape
         x = self.expand(x).reshape(batch, height, width, self.factor, self.factor, -1)
         x = x.permute(0, 1, 3, 2, 4, 5)  # B, H, factor, W, factor, narrow

@@ -1,4 +1,4 @@
-"""The measurements as Markdown that can be cited, and as JSON that can be compared."""
+"""Write the measurements as Markdown and JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -10,16 +10,16 @@ from benchmarks.timing import Spread
 
 
 def plain(value: object) -> object:
-    """For `json.dumps`: what is not JSON's own, numbers rounded where a spread holds them."""
+    """Convert other values for `json.dumps`; round the numbers of a spread."""
     if isinstance(value, Spread):
         return {name: round(number, 3) for name, number in asdict(value).items()}
     if is_dataclass(value) and not isinstance(value, type):
         return vars(value)
-    raise TypeError(f"{value!r} has no place in a report")
+    raise TypeError(f"{value!r} cannot be written to a report")
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """Everything that was measured, each as a table."""
+    """Format every measurement as a table."""
     about = "; ".join(f"{name} {value}" for name, value in results["machine"].items())
     networks = "; ".join(
         f"`{mode}` {network['nodes']} nodes, {network['flop'] / 1e9:.3f} GFLOP a tile"
@@ -55,7 +55,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def figure_table(figures: Sequence[Figure]) -> str:
-    """The issue's table with today's figures."""
+    """Format the table of figures and goals."""
     titles = ["figure", "reference", "ours", "ratio", "goal", "met"]
     verdicts = {True: "yes", False: "no", None: "-"}
     return table(
@@ -75,7 +75,7 @@ def figure_table(figures: Sequence[Figure]) -> str:
 
 
 def cold_table(cold: Mapping[str, Mapping[str, float]]) -> str:
-    """What each step of a cold start takes, module by module."""
+    """Format a cold start's steps and modules."""
     rows = [
         [what, ", ".join(f"{name} {spent:g}" for name, spent in parts.items())]
         for what, parts in cold.items()
@@ -84,7 +84,7 @@ def cold_table(cold: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def runtime_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Runtimes side by side."""
+    """Format the comparison of runtimes."""
     titles = ["runtime", "threads", "import", "load", "first", "warm", "memory", "disk"]
     keys = ("import_ms", "load_ms", "first_ms")
     return table(
@@ -104,7 +104,7 @@ def runtime_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def lambda_table(rows: Sequence[Mapping[str, float]]) -> str:
-    """What the formula makes of Lambda's memory sizes."""
+    """Format the computed times and prices of Lambda's memory sizes."""
     return table(
         [
             "memory, MB",
@@ -127,7 +127,7 @@ def lambda_table(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def front_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Every way's time and mean IoU by source."""
+    """Format every way's time and mean IoU by source."""
     sources = list(rows[0]["iou"])
     return table(
         ["way", "ms per megapixel", *(f"mean IoU, {source}" for source in sources)],
@@ -143,7 +143,7 @@ def front_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def spread(values: Spread | None) -> str:
-    """The median, with quartiles where it was measured more than once."""
+    """Format the median, with quartiles if there were several measurements."""
     if values is None:
         return "-"
     digits = 0 if values.median >= 100 else 1 if values.median >= 10 else 2
@@ -152,6 +152,6 @@ def spread(values: Spread | None) -> str:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""The network in one runtime beside another, and what that means at Lambda's memory sizes."""
+"""Compare runtimes of the network, and compute times and prices for Lambda's memory sizes."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ print(sum(path.stat().st_size for path in paths if path.is_file()))
 
 @dataclass(frozen=True)
 class Runtime:
-    """A way to run one tile, the Python that has it, and the packages that it takes."""
+    """A way to run one tile, a Python that has it, and the packages it needs."""
 
     name: str
     way: str
@@ -38,7 +38,7 @@ class Runtime:
 
 
 def known(openvino: Path | None) -> list[Runtime]:
-    """The runtimes that can be compared; OpenVINO where a Python that has it is given."""
+    """List the runtimes to compare; OpenVINO needs a Python that has it."""
     runtimes = [
         Runtime("torch eager", "tile_torch", sys.executable, closure(["numpy", "safetensors", "torch"])),
         Runtime("ONNX Runtime", "tile_onnxruntime", sys.executable, closure(["numpy", "onnxruntime"])),
@@ -50,7 +50,7 @@ def known(openvino: Path | None) -> list[Runtime]:
 
 
 def compare(runtimes: Sequence[Runtime], image: Path, thread_counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Import, load, first and warm run in ms, peak memory and disk in MB, by runtime and thread count."""
+    """Measure import, load, first and warm run (ms), memory and disk (MB), by runtime and threads."""
     return [row for threads in thread_counts for row in _compare(runtimes, image, threads)]
 
 
@@ -89,7 +89,7 @@ def _disk_mb(runtime: Runtime) -> float:
 
 
 def lambda_sizes(one_ms: float, two_ms: float) -> list[dict[str, float]]:
-    """Time and price of images at Lambda's sizes, from the milliseconds of one at 1 and at 2 threads.
+    """Compute time and price at Lambda's sizes from an image's milliseconds with 1 and 2 threads.
 
     By formula, not measured on Lambda: below one vCPU a thread gets that share of the time; between one and
     two, the rate grows evenly from that of one thread to that of two. A GPU endpoint that never rests costs

@@ -1,4 +1,4 @@
-"""A storm over the whole stack: `python -m benchmarks.storm [--images N]`.
+"""Send a storm of faults over the whole stack: `python -m benchmarks.storm [--images N]`.
 
 Uploads small images into the emulated stack while one AWS call in twenty of its functions goes wrong, their
 processes are killed, and messages are repeated, late and out of order. Sends what failed again until all is
@@ -35,11 +35,11 @@ from cytomask.jobs import JOB
 from cytomask.samples.fields import phase_contrast_field
 
 SIDE = 64
-PICTURES = 50  # that differ; every upload is one of them
-SCATTERED = 0.1  # share of the images that are asked for more than once
+PICTURES = 50  # different ones; each upload is one of them
+SCATTERED = 0.1  # share of the images that are requested more than once
 LATEST_SECONDS = 60
 
-# What a process that is killed was doing is free again after 20 + 5 seconds, and delivered again after 30.
+# The lease of a killed process ends after 20 + 5 seconds; its message is delivered again after 30.
 PARAMETERS = MappingProxyType({"SegmentTimeout": "20", "VisibilityTimeout": "30", "RetryDelay": "1"})
 STORMY = MappingProxyType(
     dict(HANDLERS)
@@ -58,7 +58,7 @@ Uploads = dict[str, NDArray[np.uint16]]
 
 
 def main() -> int:
-    """Command line of the storm."""
+    """Run the storm from the command line."""
     parser = argparse.ArgumentParser(description="A storm of faults over the emulated stack.")
     parser.add_argument("--images", type=int, default=10_000, metavar="N", help="default: 10000")
     parsed = parser.parse_args()
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def quiet_masks(folder: Path, pictures: list[NDArray[np.uint16]]) -> list[bytes]:
-    """The mask of each picture as a stack without faults writes it."""
+    """Make each picture's mask on a stack without faults."""
     with emulated_stack(folder) as stack:
         keys = [f"{number}.tif" for number in range(len(pictures))]
         upload(stack, dict(zip(keys, pictures, strict=True)))
@@ -90,7 +90,7 @@ def quiet_masks(folder: Path, pictures: list[NDArray[np.uint16]]) -> list[bytes]
 def rage(
     stack: EmulatedStack, uploads: Uploads, masks: Mapping[str, bytes]
 ) -> tuple[dict[str, int], list[str]]:
-    """Sends everything in, and what failed again; returns what happened, and what does not fit."""
+    """Send everything, redrive failures; return counts and discrepancies."""
     started = time.monotonic()
     shuffled = {key: uploads[key] for key in random.sample(sorted(uploads), len(uploads))}
     more = upload(stack, shuffled, SCATTERED)
@@ -122,7 +122,7 @@ def rage(
 
 
 def upload(stack: EmulatedStack, uploads: Uploads, scattered: float = 0) -> int:
-    """Puts images into the input bucket.
+    """Put images into the input bucket.
 
     For a share of them, `scattered`, up to three messages that ask for the same are sent, to arrive at some
     time after; returns how many.
@@ -142,7 +142,7 @@ def upload(stack: EmulatedStack, uploads: Uploads, scattered: float = 0) -> int:
 
 
 def drain(stack: EmulatedStack) -> None:
-    """Waits until neither the segment queue nor its dead letters hold a message.
+    """Wait until neither the segment queue nor its dead-letter queue holds a message.
 
     Raises:
         RuntimeError: their number has not changed for `STALLED_SECONDS`.
@@ -156,15 +156,15 @@ def drain(stack: EmulatedStack) -> None:
         if waiting != before:
             before, changed = waiting, now
         if now - changed > STALLED_SECONDS:
-            raise RuntimeError(f"{waiting} messages are left, and no fewer for {STALLED_SECONDS} s")
+            raise RuntimeError(f"{waiting} messages are left, unchanged for {STALLED_SECONDS} s")
         if now - said > SAID_EVERY_SECONDS:
-            print(f"{waiting} messages wait", file=sys.stderr)
+            print(f"{waiting} messages waiting", file=sys.stderr)
             said = now
         time.sleep(POLL_SECONDS)
 
 
 def redrive_until_ended(stack: EmulatedStack) -> tuple[int, int]:
-    """Runs `cytomask redrive` until nothing is FAILED; returns the rounds, and the jobs sent again."""
+    """Run `cytomask redrive` until nothing is FAILED; return the rounds and the jobs sent again."""
     connected = Stack.connect(STACK_NAME, stack.endpoint)
     everything = argparse.Namespace(ids=[])
     sent = 0
@@ -180,7 +180,7 @@ def redrive_until_ended(stack: EmulatedStack) -> tuple[int, int]:
 
 
 def job_rows(stack: EmulatedStack) -> Iterator[dict[str, Any]]:
-    """The rows of all jobs."""
+    """Read the rows of all jobs."""
     deserialise = TypeDeserializer().deserialize
     pages = stack.client("dynamodb").get_paginator("scan").paginate(TableName=stack.outputs["JobsTableName"])
     for item in (item for page in pages for item in page["Items"]):
@@ -190,7 +190,7 @@ def job_rows(stack: EmulatedStack) -> Iterator[dict[str, Any]]:
 
 
 def outputs(stack: EmulatedStack) -> dict[str, bytes]:
-    """All that lies in the output bucket, by key."""
+    """Read every object of the output bucket, by key."""
     s3, bucket = stack.client("s3"), stack.outputs["OutputBucketName"]
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
     keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
@@ -198,7 +198,7 @@ def outputs(stack: EmulatedStack) -> dict[str, bytes]:
 
 
 def _messages(sqs: Any, queue: str) -> int:
-    """Messages of a queue that wait, are late or are worked on."""
+    """Count a queue's messages: waiting, delayed and in flight."""
     answer = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])
     return sum(
         int(number)
@@ -208,7 +208,7 @@ def _messages(sqs: Any, queue: str) -> int:
 
 
 def log_lines(log: Path) -> Iterator[dict[str, Any]]:
-    """The handlers' log lines; a process that was killed may have left half of one."""
+    """Read the handlers' log lines; a killed process may have left an incomplete one."""
     with log.open() as lines:
         for line in lines:
             with contextlib.suppress(ValueError):
@@ -216,7 +216,7 @@ def log_lines(log: Path) -> Iterator[dict[str, Any]]:
 
 
 def _events(log: Path) -> Iterator[str]:
-    """What each line tells of, and the kind where that is a fault."""
+    """Count log lines by event, and faults by kind."""
     for line in log_lines(log):
         yield line.get("kind", line.get("message", ""))
 

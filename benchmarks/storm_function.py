@@ -1,4 +1,4 @@
-"""The functions as the storm runs them: one AWS call in twenty goes wrong, and now and then all is killed.
+"""The functions for the storm: one AWS call in twenty fails, and sometimes the process is killed.
 
 `benchmarks.storm_function:segment` is the segment function's handler, and likewise for the others.
 """
@@ -20,16 +20,16 @@ STRUCK = 0.05
 KILLED = 0.0003  # of all calls: about one image in 100
 SLOWEST_SECONDS = 0.5
 REFUSALS = {"throttled": ("ThrottlingException", 400), "failing": ("InternalError", 500)}
-# `lost`: AWS did as it was told, and its answer never came.
+# `lost`: AWS carried out the call, but the answer never arrived.
 KINDS = (*REFUSALS, "slow", "lost")
 
 
 def __getattr__(name: str) -> Callable[[Any, Any], Any]:
-    """The handler of `cytomask.functions.<name>.app`, behind clients that are struck."""
+    """Return the handler of `cytomask.functions.<name>.app` with failing clients."""
     if name.startswith("_"):
         raise AttributeError(name)
     boto3.setup_default_session()
-    events = boto3.DEFAULT_SESSION.events  # type: ignore[union-attr]  # it was just made
+    events = boto3.DEFAULT_SESSION.events  # type: ignore[union-attr]  # set by the line above
     storm = Storm()
     events.register("provide-client-params", storm.before)
     events.register("after-call", storm.after)
@@ -38,13 +38,13 @@ def __getattr__(name: str) -> Callable[[Any, Any], Any]:
 
 
 class Storm:
-    """What comes between a function's clients and AWS; the SDK's own retries lie beyond it."""
+    """Faults between a function's clients and AWS, before the SDK's own retries."""
 
     def __init__(self) -> None:
         self._loses_answer = False
 
     def before(self, model: Any, **_: Any) -> None:
-        """Decides what becomes of a call that is about to be made."""
+        """Decide the fate of a call before it is made."""
         self._loses_answer = False
         fate = random.random()
         if fate < KILLED:
@@ -54,7 +54,7 @@ class Storm:
             self._strike(random.choice(KINDS), model.name)
 
     def after(self, model: Any, **_: Any) -> None:
-        """Loses the answer of a call that was made."""
+        """Lose the answer of a completed call."""
         if self._loses_answer:
             raise ConnectionClosedError(endpoint_url=model.service_model.service_name)
 
@@ -70,7 +70,7 @@ class Storm:
                 "Error": {"Code": code, "Message": "injected"},
                 "ResponseMetadata": {"HTTPStatusCode": status},
             }
-            raise ClientError(answer, operation)  # type: ignore[arg-type]  # no more is read of it
+            raise ClientError(answer, operation)  # type: ignore[arg-type]  # callers read only these fields
 
 
 def _say(kind: str, operation: str) -> None:

@@ -13,7 +13,7 @@ from statistics import median, quantiles
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-SETTLE_SECONDS = 0.3  # the threads of OpenMP spin for 0.2 s after their last work
+SETTLE_SECONDS = 0.3  # OpenMP threads spin for 0.2 s after their last work
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """Summarise at least one value."""
         low, _, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
         return cls(median(values), low, high, len(values))
 
@@ -44,7 +44,7 @@ class Worker:
     started: Mapping[str, float]
 
     def run(self, count: int) -> dict[str, Any]:
-        """Has it run `count` images: `ms` of each, `seconds` of all, `peak_mb` so far."""
+        """Run `count` images; return `ms` of each, `seconds` of all, `peak_mb` so far."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()
@@ -53,7 +53,7 @@ class Worker:
 
 @contextmanager
 def worker(way: str, image: Path, threads: int, python: str = sys.executable) -> Iterator[Worker]:
-    """Runs one way in a process of its own, with so many threads, for as long as the context lasts."""
+    """Run one way in its own process with this many threads while the context lasts."""
     process = subprocess.Popen(
         [python, "-m", "benchmarks.worker", way, str(image), str(threads)],
         cwd=ROOT,
@@ -78,14 +78,14 @@ def _answer(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """This process's environment with so many threads for every library that asks it."""
+    """Copy this process's environment with the thread count set for every library."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     path = os.pathsep.join([str(ROOT), str(ROOT / "layers" / "cytomask")])
     return os.environ | dict.fromkeys(names, str(threads)) | {"PYTHONPATH": path}
 
 
 def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Runs every way once a round, so that whatever slows the machine meanwhile meets them all."""
+    """Run every way once a round, so that other load affects all of them equally."""
     measured: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, run in ways.items():
@@ -95,12 +95,12 @@ def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, 
 
 
 def whole_process(command: Sequence[str], threads: int) -> float:
-    """Milliseconds from a process's start to its end; raises where it fails."""
+    """Return the milliseconds from a process's start to its end; raise if it fails."""
     started = time.perf_counter()
     subprocess.run(command, cwd=ROOT, env=environment(threads), check=True, stdout=subprocess.DEVNULL)
     return (time.perf_counter() - started) * 1000
 
 
 def ratios(reference: Sequence[float], ours: Sequence[float]) -> Spread:
-    """How many times faster than the reference, round by round."""
+    """Compute how many times faster than the reference, round by round."""
     return Spread.of([theirs / mine for theirs, mine in zip(reference, ours, strict=True)])

@@ -1,4 +1,4 @@
-"""One way from an image to its mask in a process of its own: `python -m benchmarks.worker WAY IMAGE THREADS`.
+"""Run one way from an image to its mask in its own process: `python -m benchmarks.worker WAY IMAGE THREADS`.
 
 It prints a JSON line once the first image is done, and another for every number of images that it reads from
 its standard input. Nothing runs in between, so that processes can take turns.
@@ -25,12 +25,12 @@ OPSET = 20
 SQUARE = (2048, 2048)
 
 Run = Callable[[int], list[float]]
-# Yields None when its imports are done and then, loaded, what runs a number of images.
+# Yields None after its imports and then, once loaded, a function that runs a number of images.
 Way = Iterator[Run | None]
 
 
 def reference(image: Path, threads: int) -> Way:
-    """The reference path."""
+    """Run the reference."""
     from benchmarks.reference import Reference  # noqa: PLC0415  # imports are what is measured
 
     yield None
@@ -39,12 +39,12 @@ def reference(image: Path, threads: int) -> Way:
 
 
 def resize(image: Path, threads: int) -> Way:
-    """The serving path, one squashed tile."""
+    """Run the serving path with one squashed tile."""
     yield from _served(image, threads, "resize")
 
 
 def native(image: Path, threads: int) -> Way:
-    """The serving path, overlapping tiles."""
+    """Run the serving path with overlapping tiles."""
     yield from _served(image, threads, "native")
 
 
@@ -65,7 +65,7 @@ def _served(image: Path, threads: int, mode: "Mode") -> Way:
 
 
 def resize_side_by_side(image: Path, threads: int) -> Way:
-    """The serving path, as many images at a time as there are threads, as `cytomask segment` takes files."""
+    """Run the serving path with one image per thread, as `cytomask segment` does."""
     (_, run) = resize(image, threads)
     yield None
     assert run is not None
@@ -74,7 +74,7 @@ def resize_side_by_side(image: Path, threads: int) -> Way:
 
 
 def tile_torch(_: Path, threads: int) -> Way:
-    """The network alone in torch eager."""
+    """Run the network alone in torch eager."""
     import torch  # noqa: PLC0415
 
     from cytomask.model.export import load_checkpoint  # noqa: PLC0415
@@ -90,7 +90,7 @@ def tile_torch(_: Path, threads: int) -> Way:
 
 
 def tile_onnxruntime(_: Path, threads: int) -> Way:
-    """The network for `native` alone in ONNX Runtime, all threads on one tile."""
+    """Run the `native` network alone in ONNX Runtime, with all threads on one tile."""
     import numpy as np  # noqa: PLC0415
 
     from cytomask.model.predictor import open_session  # noqa: PLC0415
@@ -101,12 +101,12 @@ def tile_onnxruntime(_: Path, threads: int) -> Way:
 
 
 def tiles_native(_: Path, threads: int) -> Way:
-    """The network for `native` alone, with the tiles of a page, a thread each, all in one call."""
+    """Run the `native` network alone on a page's tiles in one call, one thread per tile."""
     yield from _tiles("native", threads)
 
 
 def tiles_resize(_: Path, threads: int) -> Way:
-    """The network for `resize`, likewise with its one tile."""
+    """Run the `resize` network alone on its one tile."""
     yield from _tiles("resize", threads)
 
 
@@ -122,7 +122,7 @@ def _tiles(mode: "Mode", threads: int) -> Way:
 
 
 def tile_openvino(_: Path, threads: int) -> Way:
-    """The network alone in OpenVINO, from the same ONNX file."""
+    """Run the network alone in OpenVINO, from the same ONNX file."""
     import numpy as np  # noqa: PLC0415
     import openvino  # noqa: PLC0415
 
@@ -135,7 +135,7 @@ def tile_openvino(_: Path, threads: int) -> Way:
 
 
 def product(_: Path, threads: int) -> Way:
-    """A product of two 2048x2048 float32 matrices in ONNX Runtime, whose kernels are the fastest here."""
+    """Multiply two 2048x2048 float32 matrices in ONNX Runtime, which has the fastest kernels here."""
     import numpy as np  # noqa: PLC0415
     import onnx  # noqa: PLC0415
 
@@ -155,7 +155,7 @@ def product(_: Path, threads: int) -> Way:
 
 
 def one_by_one(work: Callable[[], object], count: int) -> list[float]:
-    """Milliseconds of each of `count` runs."""
+    """Return the milliseconds of each of `count` runs."""
     spent = []
     for _ in range(count):
         started = time.perf_counter()
@@ -182,8 +182,8 @@ WAYS: dict[str, Callable[[Path, int], Way]] = {
 
 
 def peak_mb() -> float:
-    """The most memory that was resident in this process so far, in MB of 10^6 bytes."""
-    try:  # getrusage also counts the parent's, from before the program was replaced
+    """Return this process's peak resident memory so far, in MB (10^6 bytes)."""
+    try:  # getrusage would include the parent's memory from before exec
         status = Path("/proc/self/status").read_text()
         kibibytes = float(status.partition("VmHWM:")[2].split()[0])
     except OSError:
@@ -192,7 +192,7 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    """Starts, says how long that took, then runs what it is asked for."""
+    """Start, report how long that took, then run what is requested."""
     way = WAYS[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
     began = time.perf_counter()
     next(way)

@@ -1,4 +1,4 @@
-"""The functions among faked AWS resources, fresh for every test."""
+"""Fixtures of the functional tests: the functions on moto, fresh for every test."""
 
 import importlib
 import io
@@ -138,7 +138,7 @@ def failures(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def log_lines(stack: SegmentStack) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
-    """The JSON lines of one event that the function wrote."""
+    """Return a function that reads the log lines of one event."""
     handler, written = stack.app.logger.registered_handler, io.StringIO()
     standard_output, handler.stream = handler.stream, written
 

@@ -30,7 +30,7 @@ EVENTS = Path(__file__).parents[1] / "events"
 
 @dataclass(frozen=True)
 class LambdaContext:
-    """What Lambda gives a handler beside the event."""
+    """The context that Lambda passes to a handler."""
 
     aws_request_id: str
     function_name: str = "cytomask-segment"
@@ -43,7 +43,7 @@ class LambdaContext:
 
 @cache
 def page(seed: int = 0) -> NDArray[np.uint16]:
-    """A small field of cells, (64, 80) uint16."""
+    """Make a small field of cells, (64, 80) uint16."""
     return phase_contrast_field(seed, HEIGHT, WIDTH).pixels
 
 
@@ -54,7 +54,7 @@ def tiff(pixels: NDArray[Any] | None = None, **options: Any) -> bytes:
 
 
 def stack_of(count: int) -> bytes:
-    """A TIFF of several pages, each with other cells."""
+    """Make a TIFF of several pages with different cells."""
     return tiff(np.stack([page(seed) for seed in range(count)]), photometric="minisblack")
 
 
@@ -73,7 +73,7 @@ def event_file(name: str) -> Any:
 
 
 def s3_record(key: str, bucket: str = INPUT, version: str | None = None) -> dict[str, Any]:
-    """One record of S3's notification, its key encoded as S3 does."""
+    """Make a record of S3's notification, with the key encoded as S3 does."""
     record: dict[str, Any] = event_file("s3_put")["Records"][0]
     record["s3"]["bucket"]["name"] = bucket
     record["s3"]["object"]["key"] = quote_plus(key, safe="/")
@@ -91,7 +91,7 @@ def request(key: str, **fields: Any) -> dict[str, Any]:
 
 
 def sqs_batch(*bodies: Any, queue: str = "cytomask-segment", waiting: str = "") -> dict[str, Any]:
-    """A batch of messages `m0`, `m1`, …, for which a job may wait; what is not text yet becomes JSON."""
+    """Make a batch of messages `m0`, `m1`, …; a job may wait for them. Bodies other than text become JSON."""
     record = event_file("s3_in_sqs")["Records"][0]
     record["eventSourceARN"] = f"arn:aws:sqs:eu-central-1:000000000000:{queue}"
     if waiting:
@@ -103,12 +103,12 @@ def sqs_batch(*bodies: Any, queue: str = "cytomask-segment", waiting: str = "") 
 
 
 def failed_messages(answer: dict[str, Any]) -> list[int]:
-    """The places of the messages that a function wants to have delivered again."""
+    """Return the positions of the messages that a function wants delivered again."""
     return [int(failure["itemIdentifier"].removeprefix("m")) for failure in answer["batchItemFailures"]]
 
 
 def header_only_tiff(height: int, width: int) -> bytes:
-    """A TIFF of one directory that promises 8-bit grey pixels and holds none."""
+    """Make a TIFF whose one directory promises 8-bit grey pixels and has none."""
     tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: 8}
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)

@@ -1,4 +1,4 @@
-"""The functions as the tests use them: invoked through their events, looked at through their resources."""
+"""The functions on moto: tests invoke them with events and look at the stack's resources."""
 
 import io
 import json
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 class CountingPredictor:
-    """The real network, which counts the pages that it segments."""
+    """The real network; counts the pages it segments."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
@@ -58,14 +58,14 @@ class Rule:
 
 @dataclass
 class Wire:
-    """What lies between the handler's clients and AWS: calls can be failed, or something done before."""
+    """Sits between the handler's clients and AWS: fails calls, or acts before them."""
 
     rules: list[Rule] = field(default_factory=list)
 
     def before(
         self, operation: str, act: Callable[[], object], times: int = 1, skip: int = 0, key: str = ""
     ) -> None:
-        """Acts before the calls of `operation` whose S3 key ends in `key`, after `skip` of them."""
+        """Act before calls of `operation` whose S3 key ends in `key`, after the first `skip`."""
         self.rules.append(Rule(operation, act, times, skip, key))
 
     def fail(
@@ -81,7 +81,7 @@ class Wire:
         self.before(operation, act, times, skip, key)
 
     def cut(self, operation: str, skip: int = 0, key: str = "") -> None:
-        """From here on nothing gets through, as when the invocation is killed."""
+        """Let nothing through from here on, as if the invocation was killed."""
 
         def act() -> None:
             for name in ("GetItem", "PutItem", "UpdateItem", "PutObject", "SendMessage"):
@@ -107,7 +107,7 @@ class Wire:
 
 @dataclass
 class SegmentStack:
-    """The function and its resources, as a user sees them."""
+    """The segment function and the stack's resources."""
 
     app: ModuleType
     predictor: CountingPredictor
@@ -118,29 +118,29 @@ class SegmentStack:
     invocations: int = 0
 
     def handle(self, event: Any) -> Any:
-        """Invokes the function; its answer goes through JSON, as on Lambda."""
+        """Invoke the function; pass its answer through JSON, as Lambda does."""
         self.invocations += 1
         return json.loads(
             json.dumps(self.app.handler(event, LambdaContext(f"invocation-{self.invocations}")))
         )
 
     def deliver(self, *bodies: Any, waiting: str = "") -> list[int]:
-        """Delivers a batch of messages; returns the places of those that are to be delivered again."""
+        """Deliver a batch of messages; return the positions of those to deliver again."""
         return failed_messages(self.handle(sqs_batch(*bodies, waiting=waiting)))
 
     def segment(self, key: str, body: bytes) -> dict[str, Any]:
-        """Uploads an image, notifies of it, returns its result."""
+        """Upload an image, deliver its notification, return its result."""
         self.upload(key, body)
         (result,) = self.handle(s3_event(key))
         return dict(result)
 
     def upload(self, key: str, body: bytes, bucket: str = INPUT) -> str | None:
-        """Uploads an object; returns its version where the bucket keeps them."""
+        """Upload an object; return its version if the bucket keeps versions."""
         version: str | None = self.s3.put_object(Bucket=bucket, Key=key, Body=body).get("VersionId")
         return version
 
     def age(self, key: str, hours: int) -> None:
-        """Lets an image be that old: S3 tells the time of an upload in seconds only."""
+        """Make an image this old; S3 tells upload times in whole seconds."""
         (backend,) = (backends["aws"] for backends in s3_backends.values())
         backend.buckets[INPUT].keys[key].last_modified -= timedelta(hours=hours)
 
@@ -152,7 +152,7 @@ class SegmentStack:
         return {item["Key"] for item in self.s3.list_objects_v2(Bucket=OUTPUT).get("Contents", [])}
 
     def mask(self, key: str) -> NDArray[np.uint8]:
-        """The mask at an output key, after a look at its form: a PNG of 8 bits and one channel."""
+        """Read the mask at an output key; check that it is a PNG of 8 bits and one channel."""
         with Image.open(io.BytesIO(self.output(key)), formats=("PNG",)) as image:
             assert image.mode == "L"
             pixels = np.asarray(image)
@@ -166,12 +166,12 @@ class SegmentStack:
         return np.asarray(Image.open(io.BytesIO(self.output(key)), formats=("PNG",)))
 
     def rows(self, record: str = "JOB") -> list[Row]:
-        """All rows whose record begins so, the oldest first."""
+        """List the rows whose record starts with this, oldest first."""
         rows = [row for row in self.table.scan()["Items"] if row["record"].startswith(record)]
         return sorted(rows, key=lambda row: row["created_at"])
 
     def row(self) -> Row:
-        """The row of the only job."""
+        """Return the row of the only job."""
         (row,) = self.rows()
         return row
 
@@ -183,7 +183,7 @@ class SegmentStack:
         return list(answer["Items"])
 
     def set_status(self, status: str, **fields: Any) -> None:
-        """Changes the row of the only job, as another function would."""
+        """Change the row of the only job, as another function would."""
         row = self.row() | {"status": status} | fields
         self.table.put_item(Item=row)
 
@@ -194,7 +194,7 @@ class SegmentStack:
         return [json.loads(message["Body"]) for message in self.take_messages(QUEUE_URL)]
 
     def take_messages(self, queue_url: str = SEGMENT_QUEUE_URL) -> list[dict[str, Any]]:
-        """Receives and deletes what lies in a queue."""
+        """Receive and delete a queue's messages."""
         answer = self.sqs.receive_message(
             QueueUrl=queue_url, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
         )
@@ -206,39 +206,39 @@ class SegmentStack:
 
 @dataclass
 class EvaluateFunction:
-    """The evaluate function beside the segment function, on the same resources."""
+    """The evaluate function, on the same resources as the segment function."""
 
     app: ModuleType
     stack: SegmentStack
 
     def deliver(self, *bodies: Any) -> list[int]:
-        """Delivers a batch of messages; returns the places of those that are to be delivered again."""
+        """Deliver a batch of messages; return the positions of those to deliver again."""
         return failed_messages(self.app.handler(sqs_batch(*bodies), LambdaContext("evaluation")))
 
     def deliver_queued(self) -> list[int]:
-        """Delivers what the functions have queued."""
+        """Deliver the queued evaluations."""
         messages = self.stack.evaluation_messages()
         return self.deliver(*messages) if messages else []
 
     def upload(self, key: str, body: bytes) -> list[int]:
-        """Uploads a ground truth and delivers its notification."""
+        """Upload a ground truth and deliver its notification."""
         self.stack.upload(key, body, bucket=GROUND_TRUTH)
         return self.deliver(s3_event(key, bucket=GROUND_TRUTH))
 
     def row(self) -> Row:
-        """The only evaluation."""
+        """Return the only evaluation."""
         (row,) = self.stack.rows("EVAL")
         return row
 
 
 @dataclass
 class FailuresFunction:
-    """The consumer of the dead-letter queues beside the segment function, on the same resources."""
+    """The failures function, on the same resources as the segment function."""
 
     app: ModuleType
 
     def deliver(self, *bodies: Any, queue: str = "cytomask-segment-dlq", waiting: str = "") -> list[int]:
-        """Delivers dead letters; returns the places of those that stay in their queue."""
+        """Deliver dead letters; return the positions of those that stay in their queue."""
         batch = sqs_batch(*bodies, queue=queue, waiting=waiting)
         return failed_messages(self.app.handler(batch, LambdaContext("failures")))
 
@@ -248,7 +248,7 @@ class FailuresFunction:
 
 @dataclass(frozen=True)
 class Sessions:
-    """Ways to AWS, made once because that is slow: the tests' own clients, and those of each function."""
+    """Clients of the tests and a session for each function, made once because that is slow."""
 
     s3: Any
     sqs: Any
@@ -260,7 +260,7 @@ class Sessions:
 
 @dataclass(frozen=True)
 class ApiFunction:
-    """The api function, on the resources of the segment function."""
+    """The api function, on the same resources as the segment function."""
 
     app: ModuleType
 
@@ -287,7 +287,7 @@ class Answer:
 
 @dataclass
 class HttpDoor:
-    """The HTTP routes of template.yaml, and behind them the functions."""
+    """The HTTP routes of template.yaml, served by the functions."""
 
     application: Any
     stack: SegmentStack
@@ -320,7 +320,7 @@ class HttpDoor:
         return self.call("GET", path)
 
     def deliver_queued(self) -> list[int]:
-        """Delivers what lies in the segment queue, with its attributes, to the segment function."""
+        """Deliver the segment queue's messages, with their attributes, to the segment function."""
         queued = self.stack.take_messages()
         batch = sqs_batch(*(message["Body"] for message in queued))
         for record, message in zip(batch["Records"], queued, strict=True):

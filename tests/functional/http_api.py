@@ -1,4 +1,4 @@
-"""API Gateway's HttpApi as a WSGI application: the routes of template.yaml, events of format 2.0."""
+"""API Gateway's HTTP API as a WSGI application: the routes of template.yaml, events of format 2.0."""
 
 import base64
 import re
@@ -17,7 +17,7 @@ TEXT = re.compile(r"text/.*|application/(json|javascript|xml)")
 
 
 def http_api(invoke: Mapping[str, Invoke]) -> Callable[[Environ, Any], Iterable[bytes]]:
-    """The application; `invoke` maps a function's logical id to what calls it."""
+    """Make the application; `invoke` maps a function's logical id to a callable."""
     known = [
         (function, method, re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path), f"{method} {path}")
         for function, method, path in routes(load_template())

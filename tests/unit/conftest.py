@@ -1,4 +1,4 @@
-"""What several unit tests need: a small network, exported once."""
+"""Fixtures of the unit tests: a small network, exported once."""
 
 import json
 import warnings
@@ -15,19 +15,19 @@ from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """torch's threads spin while they wait for each other: beside other work, two are 30 times slower."""
+    """Give torch one thread: its threads spin while they wait, so two on a busy core are 30 times slower."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def shipped() -> Predictor:
-    """The trained network that the project ships."""
+    """Load the shipped networks."""
     return Predictor()
 
 
 @pytest.fixture(scope="session")
 def network() -> SwinUNet:
-    """A small network with every kind of layer and with random weights, biases and statistics."""
+    """Make a small network with every kind of layer and random weights, biases and statistics."""
     torch.manual_seed(0)
     network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8))
     with torch.no_grad():
@@ -41,7 +41,7 @@ def network() -> SwinUNet:
 
 @pytest.fixture(scope="session")
 def weights(network: SwinUNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with that network for both modes, exported as the predictor reads it."""
+    """Export that network for both modes into a folder that the predictor reads."""
     run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("weights")
     checkpoint, config, scores = run / "swin_unet.safetensors", run / "config.json", run / "scores.json"
     metadata = {"config": json.dumps(network.config.as_dict()), "lineage": "[]"}
