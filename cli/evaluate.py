@@ -1,4 +1,4 @@
-"""`cytomask evaluate`: a COCO file becomes the ground truth of every image that it names."""
+"""`cytomask evaluate`: make a COCO file the ground truth of every image that it names, or list what waits."""
 
 import re
 import time
@@ -12,6 +12,8 @@ from cytomask.cli.options import Commands, Parser, add_command, on_stack
 from cytomask.errors import InvalidRequest, UnreadableCoco
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from cytomask.cli.stack import Stack
     from cytomask.coco_index import IndexingRow
     from cytomask.requests import S3Object
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "cytomask evaluate --coco livecell_coco_test.json       # score every image that the file names",
     'cytomask evaluate --coco coco.json --images "s3://bucket/plate 1/"    # only images below that address',
+    "cytomask evaluate --waiting                            # what has no counterpart so far",
 )
 PREFIX = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", re.DOTALL)
 TIMEOUT_SECONDS = 600
@@ -31,28 +34,31 @@ def add_parser(commands: "Commands[Parser]") -> None:
         commands,
         "evaluate",
         "score masks against a COCO file",
-        on_stack(run_evaluate),
+        on_stack(lambda stack, given: list_waiting(stack) if given.waiting else run_evaluate(stack, given)),
         EXAMPLES,
-        description="Waits until the file is indexed. The masks are then scored as they come.",
+        description="Waits until the file is indexed. The masks are then scored as they come. "
+        "With --waiting, lists masks without a ground truth and ground truths without an image.",
         on_a_stack=True,
     )
-    parser.add_argument("--coco", required=True, metavar="FILE", help="on this computer, or s3://bucket/key")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--coco", metavar="FILE", help="on this computer, or s3://bucket/key")
+    what.add_argument("--waiting", action="store_true", help="list what has no counterpart so far")
     parser.add_argument("--images", metavar="S3PREFIX", help="only images whose address begins so")
 
 
 def run_evaluate(stack: "Stack", arguments: Namespace) -> int:
-    """Brings the file into the ground-truth bucket and waits until it is indexed.
+    """Bring the file into the ground-truth bucket and wait until it is indexed.
 
-    Returns 1 where it is refused or nobody indexes it, 2 where nothing could be begun.
+    Returns 1 if the file is refused or nobody indexes it, 2 if nothing could be begun.
     """
     from cytomask.requests import is_coco  # msgspec and the layer behind it
 
     file, images = arguments.coco, arguments.images or ""
     if not is_coco(file):
-        complain(f"{file} is no COCO file by its name; call it *.json")
+        complain(f"{file} is not a COCO file by its name; call it *.json")
         return 2
     if images and not PREFIX.fullmatch(images):
-        complain(f'--images: "{images}" is no S3 address; give the start of one, s3://bucket/…')
+        complain(f'--images: "{images}" is not an S3 address; give the start of one, s3://bucket/…')
         return 2
     try:
         coco = copy_coco(stack, file, images) if file.startswith("s3://") else send_coco(stack, file, images)
@@ -70,27 +76,27 @@ def run_evaluate(stack: "Stack", arguments: Namespace) -> int:
 
 
 def send_coco(stack: "Stack", file: str, images: str) -> "S3Object":
-    """Uploads a file of this machine's, after a look at it.
+    """Upload a file of this computer after checking it.
 
     Raises:
         OSError: the file cannot be read.
         UnreadableCoco: the function would refuse it.
     """
     from cytomask.requests import S3Object
-    from cytomask.truths.coco import read_coco  # NumPy and pycocotools
+    from cytomask.truths.coco import read_coco, require_few_images  # NumPy and pycocotools
     from cytomask.truths.limits import require_coco_size
 
     path = Path(file)
     require_coco_size(path.stat().st_size, file)
     content = path.read_bytes()
-    read_coco(content, file)
+    require_few_images(read_coco(content, file))
     place = S3Object(stack.ground_truth_bucket, coco_key(path.name, images))
     stack.s3.put_object(Bucket=place.bucket, Key=place.key, Body=content, Metadata=metadata(images))
     return place
 
 
 def copy_coco(stack: "Stack", uri: str, images: str) -> "S3Object":
-    """Copies a file that is in S3 to where it is noticed; one that lies there is noticed again.
+    """Copy a file within S3 to where it is noticed; a file that is there already is noticed again.
 
     Raises:
         InvalidRequest: `uri` is no address, or nothing is there.
@@ -115,17 +121,17 @@ def copy_coco(stack: "Stack", uri: str, images: str) -> "S3Object":
 
 
 def coco_key(name: str, images: str) -> str:
-    """The file's key: its name, below the prefix that it is narrowed to, so that no other prefix has it."""
+    """Make the file's key: its name, below the prefix that it is narrowed to, if any."""
     return f"{images.removeprefix('s3://').rstrip('/')}/{name}" if images else name
 
 
 def metadata(images: str) -> dict[str, str]:
-    """What the object says of the images that it is meant for; metadata is ASCII."""
+    """Describe the images that the file is meant for, in ASCII as metadata has to be."""
     return {"images": quote(images)} if images else {}
 
 
 def wait_for_indexing(stack: "Stack", place: "S3Object") -> "IndexingRow | None":
-    """What became of the upload; None where nothing has in time."""
+    """Wait for the upload's row and return it; None if it does not come in time."""
     from cytomask.coco_index import CocoIndex
     from cytomask.storage import Storage
     from cytomask.table import Table
@@ -142,7 +148,7 @@ def wait_for_indexing(stack: "Stack", place: "S3Object") -> "IndexingRow | None"
 
 
 def report_indexing(row: "IndexingRow | None", coco: "S3Object") -> int:
-    """Says what became of the upload, and returns the exit code."""
+    """Say what became of the upload, and return the exit code."""
     if row is None:
         complain(
             f"{coco.uri} is not indexed after {TIMEOUT_SECONDS} s; the log of the evaluate function says why"
@@ -152,7 +158,86 @@ def report_indexing(row: "IndexingRow | None", coco: "S3Object") -> int:
         complain(f"rejected: {row.error_code}: {row.error}")
         return 1
     say(f"{row.images} images, {row.annotations} annotations")
-    if row.annotations_without_image:
-        say(f"{row.annotations_without_image} of these belong to images that the file does not list")
-    say("their masks are scored as they come: see `cytomask jobs` and `cytomask report`")
+    for line in describe_leftovers(row):
+        say(line)
+    say("masks are scored as they come: see `cytomask jobs` and `cytomask report`")
     return 0
+
+
+def describe_leftovers(row: "IndexingRow") -> list[str]:
+    """Describe what a file names or holds that gets no score, a line for each kind."""
+    lines = []
+    if row.unmatched:
+        some = _some(row.unmatched_names, row.unmatched)
+        lines.append(f"{row.unmatched} names match no image in the stack so far: {some}")
+    if row.refused:
+        some = _some(row.refused_names, row.refused)
+        lines.append(f"{row.refused} images lack an id, a width or a height and cannot be scored: {some}")
+    if row.images_without_name:
+        lines.append(f"{row.images_without_name} images have no file name and are left out")
+    if row.images_without_annotations:
+        outcome = "are rejected, as theirs may be lost" if row.annotations_without_image else "count as empty"
+        lines.append(f"{row.images_without_annotations} images have no annotations and {outcome}")
+    if row.annotations_without_image:
+        lines.append(
+            f"{row.annotations_without_image} annotations belong to images that the file does not list"
+        )
+    return lines
+
+
+def _some(names: "Sequence[str]", count: int) -> str:
+    more = f" and {count - len(names)} more" if count > len(names) else ""
+    return ", ".join(names) + more
+
+
+def list_waiting(stack: "Stack") -> int:
+    """List masks without a ground truth and ground truths without an image; return the exit code."""
+    from cytomask.cli.rows import Rows, Search
+    from cytomask.evaluations import AWAITING
+    from cytomask.requests import SIDECARS, is_coco, parse_uri
+    from cytomask.truths.names import image_stems, truth_stems
+
+    rows = Rows(stack.dynamodb, stack.table)
+    jobs = list(rows.jobs(Search(status="SUCCEEDED")))
+    waiting = {row["image"] for found in rows.of_each(jobs) for row in found if row["record"] == AWAITING}
+    stems = {stem for job in jobs for stem in image_stems(parse_uri(job["image"], "image").key)}
+    keys = [key for key in _keys(stack) if Path(key).suffix.lower() not in SIDECARS or is_coco(key)]
+    unmatched = [key for key in keys if not is_coco(key) and stems.isdisjoint(truth_stems(key))]
+    _list(f"{len(waiting)} masks have no ground truth so far", sorted(waiting))
+    _list(
+        f"{len(unmatched)} ground truths have no image so far",
+        [f"s3://{stack.ground_truth_bucket}/{key}" for key in unmatched],
+    )
+    for key in filter(is_coco, keys):
+        _list_unmatched(stack, key)
+    return 0
+
+
+def _keys(stack: "Stack") -> "Iterator[str]":
+    pages = stack.s3.get_paginator("list_objects_v2").paginate(Bucket=stack.ground_truth_bucket)
+    return (item["Key"] for page in pages for item in page.get("Contents", []) if item["Key"][-1] != "/")
+
+
+def _list_unmatched(stack: "Stack", key: str) -> None:
+    """Say which names of a COCO file matched no image when it was indexed."""
+    from cytomask.coco_index import CocoIndex
+    from cytomask.requests import S3Object
+    from cytomask.storage import Storage
+    from cytomask.table import Table
+
+    coco = Storage(stack.s3).find(S3Object(stack.ground_truth_bucket, key))
+    row = CocoIndex(Table(stack.dynamodb, stack.table)).read(coco) if coco else None
+    if coco and row is None:
+        say(f"{coco.uri} is not indexed yet")
+    elif coco and row and row.unmatched:
+        more = row.unmatched - len(row.unmatched_names)
+        _list(
+            f"{coco.uri}: {row.unmatched} of {row.images} names matched no image when it was indexed",
+            [*row.unmatched_names, *([f"and {more} more"] if more else [])],
+        )
+
+
+def _list(title: str, lines: "Sequence[str]") -> None:
+    say(f"{title}{':' if lines else ''}")
+    for line in lines:
+        say(f"  {line}")

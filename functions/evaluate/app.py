@@ -14,6 +14,7 @@ from cytomask.clients import CLIENTS
 from cytomask.coco_index import CocoIndex
 from cytomask.errors import TimeShort
 from cytomask.evaluations import Evaluations
+from cytomask.mask_index import MaskIndex
 from cytomask.requests import Evaluation, Ignored, Refused
 from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
@@ -39,7 +40,7 @@ def connect() -> tuple[Evaluator, RetryingProcessor]:
     retrying = RetryingProcessor(
         sqs, settings.evaluation_queue_url, settings.retry_delay, settings.tries, logger
     )
-    return Evaluator(settings, storage, evaluations, indexer, logger), retrying
+    return Evaluator(settings, storage, evaluations, indexer, MaskIndex(table), logger), retrying
 
 
 evaluator, processor = connect()

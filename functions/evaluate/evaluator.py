@@ -1,6 +1,7 @@
 """One evaluation from its message to the scored row: read both masks, compare, end the row."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -8,10 +9,11 @@ import msgspec
 from aws_lambda_powertools import Logger
 
 from cytomask import images
-from cytomask.errors import ImageNotFound, ImageReplaced, MaskReplaced, RejectedInput
+from cytomask.errors import ImageNotFound, ImageNotNamed, ImageReplaced, MaskReplaced, RejectedInput
 from cytomask.evaluations import Evaluations
+from cytomask.mask_index import MaskIndex, mask_addresses
 from cytomask.metrics import BOUNDARY_TOLERANCE, BoundaryScore, Mask, Score, score, score_boundary
-from cytomask.records import PageResult, Result, Scores
+from cytomask.records import PageResult, Result, Scorable, Scores
 from cytomask.requests import (
     Evaluation,
     EvaluationArrival,
@@ -22,10 +24,10 @@ from cytomask.requests import (
 )
 from cytomask.settings import Settings
 from cytomask.storage import Storage
-from cytomask.truths.coco import read_part
+from cytomask.truths import names
+from cytomask.truths.coco import Coco
 from cytomask.truths.limits import Size
 from cytomask.truths.masks import read_ground_truth
-from cytomask.truths.names import clean
 from cytomask.work import coco_prefix
 
 from .indexer import Indexer
@@ -42,14 +44,18 @@ class Evaluator:
         storage: Storage,
         evaluations: Evaluations,
         indexer: Indexer,
+        masks: MaskIndex,
         logger: Logger,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._limits = images.Limits.within(settings.memory_mb)
         self._storage = storage
         self._evaluations = evaluations
         self._indexer = indexer
+        self._masks = masks
         self._logger = logger
+        self._clock = clock
 
     def read(self, body: str) -> list[EvaluationArrival]:
         """Read a message; what names a bucket that it may not is refused."""
@@ -67,9 +73,7 @@ class Evaluator:
             if found is None:
                 self._logger.info("event_ignored", what=uploaded.uri, reason="deleted since it was uploaded")
                 return []
-            if is_coco(found.key):
-                self._indexer.index(found)
-            return self.score_all(self._evaluations.of_ground_truth(found))
+            return self.score_all(self._evaluations_of(found))
         except RejectedInput as error:
             self._logger.error(
                 "ground_truth_refused",
@@ -82,6 +86,26 @@ class Evaluator:
         except Exception as error:
             self._logger.exception("attempt_failed", ground_truth=uploaded.uri, what_to_do=WHAT_TO_DO)
             return [error]
+
+    def _evaluations_of(self, truth: S3Object) -> Iterator[Evaluation]:
+        """Add the evaluations of a ground truth, after the rows by which later jobs find it."""
+        others: list[str] = []
+        if is_coco(truth.key):
+            self._indexer.index(truth)
+        elif truth.bucket == self._settings.ground_truth_bucket:
+            self._masks.name(truth, now=self._clock())
+            others = mask_addresses(truth.key)
+        found = False
+        for evaluation in self._evaluations.of_ground_truth(truth, others):
+            found = True
+            yield evaluation
+        if not found and not is_coco(truth.key):
+            self._logger.info(
+                "ground_truth_unmatched",
+                ground_truth=truth.uri,
+                images=names.truth_stems(truth.key),
+                what_to_do="nothing if the image is still to come; otherwise name the mask as its image",
+            )
 
     def score_all(self, evaluations: Iterable[Evaluation]) -> list[Exception]:
         """Score what is not scored yet; return the faults that a retry may mend."""
@@ -113,6 +137,8 @@ class Evaluator:
         }
         try:
             scores = self._compare(evaluation, row.image or "")
+        except NotItsTruth:
+            return
         except RejectedInput as error:
             if self._evaluations.reject(evaluation, error):
                 self._logger.warning("evaluation_rejected", **noted, error_code=error.code, error=str(error))
@@ -160,11 +186,45 @@ class Evaluator:
     def _drawn(self, evaluation: Evaluation, image: str, sizes: Sequence[Size]) -> tuple[Mask, str]:
         """What a COCO file says of the image, as a mask, and where it was written to be looked at."""
         coco = evaluation.ground_truth
-        part = read_part(self._indexer.part(coco, image), coco.uri)
-        key = parse_uri(image, "image").key
-        cells = part.draw(part.find(image, {image: [clean(key)]}), sizes)
+        part = self._indexer.part(coco, image)
+        cells = part.draw(self._entry(evaluation, image, part), sizes)
         key = f"{coco_prefix(coco)}/{evaluation.job_id}.mask.png"
         return cells, self._storage.write(self._settings.output_bucket, key, images.encode_mask(cells)).uri
+
+    def _entry(self, evaluation: Evaluation, image: str, part: Coco) -> str:
+        """Find what a COCO file calls the image, and correct what it was thought to say of others.
+
+        An image that came later may fit a name better than one that was scored before, or as well.
+
+        Raises:
+            ImageNotNamed: the file does not name the image, or its name also fits another.
+            NotItsTruth: the name is another image's; the image waits for its own ground truth again.
+        """
+        coco = evaluation.ground_truth
+        if any(job.job_id == evaluation.job_id for job in self._evaluations.expecting(coco.uri)):
+            return part.find(image, part.assign({image: [image]}))  # the request names the file
+        jobs = self._indexer.jobs_of(names.base(image), part.prefix)
+        same = names.group_same([(image, None), *((job.image, job.etag) for job in jobs)])
+        found = part.assign({uris[0]: uris for uris in same.values()})
+        for job in jobs:
+            known = same[job.image][0]
+            if known in found.lonely:
+                self._take_back(job, coco, None)
+            elif known in found.doubtful and job.job_id != evaluation.job_id:
+                self._take_back(job, coco, _doubt(part, known, found))
+        if same[image][0] in found.lonely:
+            raise NotItsTruth
+        return part.find(same[image][0], found)
+
+    def _take_back(self, job: Scorable, coco: S3Object, error: RejectedInput | None) -> None:
+        if self._evaluations.take_back(job, coco, error):
+            self._logger.warning(
+                "evaluation_rejected" if error else "evaluation_taken_back",
+                job_id=job.job_id,
+                ground_truth=coco.uri,
+                image=job.image,
+                error=str(error or "the file names another image"),
+            )
 
     def _pages(self, evaluation: Evaluation) -> list[PageResult]:
         """Read what the job's result says of each page; raise MaskReplaced if it is another job's now."""
@@ -188,6 +248,18 @@ class Evaluator:
             raise _replaced(place.uri) from error
         with images.open_image(content, place.uri) as image:
             return next(images.read_pages(image, limits=self._limits)).pixels > 0
+
+
+class NotItsTruth(Exception):
+    """A COCO file names another image by this one's base name."""
+
+
+def _doubt(part: Coco, image: str, found: names.Assignment[str, str]) -> RejectedInput | None:
+    try:
+        part.find(image, found)
+    except ImageNotNamed as error:
+        return error
+    return None
 
 
 def _replaced(uri: str) -> MaskReplaced:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import msgspec
 from aws_lambda_powertools import Logger
@@ -10,12 +11,15 @@ from aws_lambda_powertools import Logger
 from cytomask.coco_index import CocoIndex, IndexingRow, coco_address, rejection
 from cytomask.errors import ImageNotNamed, UnreadableCoco
 from cytomask.evaluations import Evaluations
-from cytomask.requests import S3Object, parse_uri
+from cytomask.records import Scorable
+from cytomask.requests import S3Object
 from cytomask.settings import Settings
 from cytomask.storage import Storage
-from cytomask.truths.coco import read_coco
-from cytomask.work import coco_name, coco_prefix
+from cytomask.truths import names
+from cytomask.truths.coco import Coco, read_coco, read_part, require_few_images
+from cytomask.work import coco_prefix
 
+MOST_NAMES = 20  # in a row and a log line
 WORKERS = 8  # each waits for AWS most of its time; boto3 keeps ten connections
 
 
@@ -61,8 +65,8 @@ class Indexer:
         self._logger.info(f"coco_{status}", ground_truth=coco.uri, **fields)
         return outcome
 
-    def part(self, coco: S3Object, image: str) -> bytes:
-        """Read what a COCO file says of the images that are called as the one at `image` is.
+    def part(self, coco: S3Object, image: str) -> Coco:
+        """Read what a COCO file says of the images that have the base name of the one at `image`.
 
         Raises:
             UnreadableCoco: the file could not be indexed.
@@ -72,44 +76,74 @@ class Indexer:
         row = self._rows.read(coco) or self.index(coco)
         if row.index_status == "REJECTED":
             raise UnreadableCoco(row.error or "")
-        name = coco_name(parse_uri(image, "image").key)
-        part = self._storage.read_output(self._settings.output_bucket, _part_key(coco, name))
+        base = names.base(image)
+        part = self._storage.read_output(self._settings.output_bucket, _part_key(coco, base))
         if part is None:
             raise ImageNotNamed(
                 f"{coco.uri} does not name {image}; add it, or rename the image as its file_name says"
             )
-        return part
+        return read_part(part, coco.uri)
 
     def _split(self, coco: S3Object) -> IndexingRow:
         """Write the parts and queue the evaluations; return what the row says of the file."""
-        content, images = self._storage.read_coco(coco)
+        content, prefix = self._storage.read_coco(coco)
         file = read_coco(content, coco.uri)
+        require_few_images(file)
         with ThreadPoolExecutor(WORKERS) as pool:
-            published = pool.map(
-                lambda name: self._publish(coco, images, name, file.part(name)), file.by_base
-            )
-            list(published)  # raises what a worker raised
-        return IndexingRow(
+            unmatched = list(pool.map(lambda base: self._publish(coco, prefix, base, file), file.by_base))
+        outcome = IndexingRow(
             index_status="INDEXED",
             images=file.images,
             annotations=file.annotations,
             annotations_without_image=file.annotations_without_image,
+            images_without_annotations=len(file.unannotated),
+            images_without_name=file.unnamed,
+            refused=len(file.faults),
+            refused_names=sorted(file.faults)[:MOST_NAMES],
         )
+        if coco.bucket != self._settings.ground_truth_bucket:
+            return outcome
+        lonely = sorted(chain.from_iterable(unmatched))
+        outcome.unmatched, outcome.unmatched_names = len(lonely), lonely[:MOST_NAMES]
+        if lonely:
+            self._logger.warning(
+                "coco_names_unmatched",
+                ground_truth=coco.uri,
+                unmatched=len(lonely),
+                unmatched_names=lonely[:MOST_NAMES],
+                what_to_do="nothing if the images are to come; otherwise rename them or correct file_name",
+            )
+        return outcome
 
-    def _publish(self, coco: S3Object, images: str, name: str, part: bytes) -> None:
+    def _publish(self, coco: S3Object, prefix: str, base: str, file: Coco) -> list[str]:
         """Write one part and, if the file speaks for all, the row that leads to it, then the messages.
 
         The row comes first and the look for waiting jobs second: `segment` does it the other way round, so
         that one of them at least sees the other.
+
+        Returns:
+            The names that no image has so far.
         """
-        self._storage.write(self._settings.output_bucket, _part_key(coco, name), part)
+        part = file.part(base, prefix)
+        self._storage.write(self._settings.output_bucket, _part_key(coco, base), part)
         if coco.bucket != self._settings.ground_truth_bucket:
-            return
-        self._rows.name(name, coco, images=images)
-        for job in self._evaluations.expecting(coco_address(name)):
-            if job.image.startswith(images):
+            return []
+        self._rows.name(base, coco, images=prefix)
+        jobs = self.jobs_of(base, prefix)
+        same = names.group_same((job.image, job.etag) for job in jobs)
+        found = read_part(part, coco.uri).assign({uris[0]: uris for uris in same.values()})
+        for job in jobs:
+            if same[job.image][0] not in found.lonely:
                 self._evaluations.ask(job, coco)
+        doubtful = {name for several in found.doubtful.values() for name in several}
+        return [name for name in found.unused if name not in doubtful]
+
+    def jobs_of(self, base: str, prefix: str) -> list[Scorable]:
+        """List the jobs of images with a base name that a COCO file may speak of."""
+        return [
+            job for job in self._evaluations.expecting(coco_address(base)) if job.image.startswith(prefix)
+        ]
 
 
-def _part_key(coco: S3Object, name: str) -> str:
-    return f"{coco_prefix(coco)}/{name}.json"
+def _part_key(coco: S3Object, base: str) -> str:
+    return f"{coco_prefix(coco)}/{base}.json"

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from cytomask.errors import InvalidRequest, TimeShort
 from cytomask.evaluations import Evaluations
 from cytomask.jobs import Jobs
+from cytomask.mask_index import mask_addresses
 from cytomask.names import Names
 from cytomask.records import EvaluationRow, JobRow, cut
 from cytomask.requests import (
@@ -228,7 +229,9 @@ class Recorder:
         """
         truth = self._found(S3Object(uploaded.bucket, uploaded.key)) or uploaded
         if truth.etag or truth.version_id:
-            for evaluation in self._evaluations.of_ground_truth(truth):
+            speaks_by_name = truth.bucket == self._settings.ground_truth_bucket and not is_coco(truth.key)
+            others = mask_addresses(truth.key) if speaks_by_name else []
+            for evaluation in self._evaluations.of_ground_truth(truth, others):
                 self._fail_evaluation(evaluation)
         if is_coco(uploaded.key):
             job_id = rejected_message_id(body)

@@ -19,6 +19,7 @@ from cytomask.errors import JobHeld, RejectedInput, TimeShort
 from cytomask.evaluations import Evaluations
 from cytomask.http import is_http, make_door
 from cytomask.jobs import Jobs
+from cytomask.mask_index import MaskIndex
 from cytomask.model.predictor import Predictor
 from cytomask.names import Names
 from cytomask.records import Result
@@ -52,7 +53,7 @@ def connect() -> tuple[Segmenter, RetryingProcessor]:
         storage,
         Jobs(table),
         Names(table, sqs, settings.segment_queue_url),
-        Scoring(storage, evaluations, CocoIndex(table), settings.ground_truth_bucket),
+        Scoring(storage, evaluations, CocoIndex(table), MaskIndex(table), settings.ground_truth_bucket),
         logger,
         metrics,
     )

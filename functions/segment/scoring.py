@@ -4,21 +4,29 @@ from collections.abc import Iterator
 
 from cytomask.coco_index import CocoIndex, coco_address
 from cytomask.evaluations import Evaluations
+from cytomask.mask_index import MaskIndex, image_addresses
 from cytomask.records import Result, Scorable
 from cytomask.requests import S3Object, SegmentRequest, parse_uri
 from cytomask.storage import Storage
-from cytomask.work import coco_name, ground_truth_keys
+from cytomask.truths import names
+from cytomask.work import ground_truth_keys
 
 
 class Scoring:
     """Records that a mask is to be scored, and queues it if the ground truth is there."""
 
     def __init__(
-        self, storage: Storage, evaluations: Evaluations, index: CocoIndex, ground_truth_bucket: str
+        self,
+        storage: Storage,
+        evaluations: Evaluations,
+        cocos: CocoIndex,
+        masks: MaskIndex,
+        ground_truth_bucket: str,
     ) -> None:
         self._storage = storage
         self._evaluations = evaluations
-        self._index = index
+        self._cocos = cocos
+        self._masks = masks
         self._bucket = ground_truth_bucket
 
     def record(self, request: SegmentRequest, result: Result, group: str) -> None:
@@ -35,6 +43,7 @@ class Scoring:
             mask=result.mask,
             result=result.result,
             group=group,
+            etag=request.image.etag,
         )
         self._evaluations.expect(job, self._addresses(request))
         self._evaluations.wait(job, request.ground_truth.uri if request.ground_truth else None)
@@ -43,28 +52,34 @@ class Scoring:
 
     def _addresses(self, request: SegmentRequest) -> list[str]:
         """Addresses to watch until the ground truth arrives."""
-        addresses = [place.uri for place in self._places(request)]
-        return addresses if request.ground_truth else [*addresses, coco_address(coco_name(request.image.key))]
+        if request.ground_truth:
+            return [request.ground_truth.uri]
+        key = request.image.key
+        return [*image_addresses(key), coco_address(names.base(key))]
 
     def _ground_truths(self, request: SegmentRequest) -> Iterator[S3Object]:
-        """What is there to score against: the first of the places, and the COCO files that name the image.
+        """Find what the request names, or the masks and COCO files that belong to the image by name."""
+        if not request.ground_truth:
+            yield from self._masks_of(request.image)
+            yield from self._cocos_of(request.image)
+        elif named := self._storage.find(request.ground_truth):
+            yield named
+
+    def _masks_of(self, image: S3Object) -> Iterator[S3Object]:
+        """Find the image's masks: under the usual keys, which may not be indexed yet, and in the index."""
+        for key in dict.fromkeys([*ground_truth_keys(image.key), *self._masks.naming(image.key)]):
+            found = self._storage.find(S3Object(self._bucket, key))
+            if found:
+                yield found
+
+    def _cocos_of(self, image: S3Object) -> Iterator[S3Object]:
+        """Find the COCO files that name the image.
 
         A COCO file that was replaced since it was indexed is passed over: its new version is indexed later
         and finds the rows of this job.
         """
-        found = next(filter(None, map(self._storage.find, self._places(request))), None)
-        if found:
-            yield found
-        if request.ground_truth:
-            return
-        for lead in self._index.naming(coco_name(request.image.key)):
-            if request.image.uri.startswith(lead.images):
+        for lead in self._cocos.naming(names.base(image.key)):
+            if image.uri.startswith(lead.images):
                 coco = self._storage.find(parse_uri(lead.record, "ground_truth"))
                 if coco and coco.version == lead.version:
                     yield coco
-
-    def _places(self, request: SegmentRequest) -> list[S3Object]:
-        """Where the ground truth may come to lie: where the request says, or under the image's key."""
-        if request.ground_truth:
-            return [request.ground_truth]
-        return [S3Object(self._bucket, key) for key in ground_truth_keys(request.image.key)]

@@ -245,6 +245,48 @@ def test_evaluate_uploads_a_coco_file_and_says_what_it_names(
     assert noticed.row()["evaluation_status"] == "SCORED"
 
 
+def test_evaluate_counts_and_names_what_gets_no_score(
+    deployed: Any, stack: SegmentStack, noticed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack.segment(KEY, tiff())
+    content: Any = json.loads(json.dumps(COCO))
+    image = content["images"][0]
+    content["images"] += [image | {"id": 2, "file_name": f"5f1b2c3d-{image['file_name']}"}, {"id": 3}]
+    content["images"] += [{"id": 4, "file_name": "b.tif"}]
+    content["annotations"].append({"image_id": 5})
+    assert main(["evaluate", "--coco", coco_file(tmp_path, content)]) == 0
+    said = capsys.readouterr().out.partition("coco.json\n")[2].splitlines()
+    assert said[:-1] == [
+        "3 images, 2 annotations",
+        "2 names match no image in the stack so far: 5f1b2c3d-A172_Phase_C7_1.tif, b.tif",
+        "1 images lack an id, a width or a height and cannot be scored: b.tif",
+        "1 images have no file name and are left out",
+        "2 images have no annotations and are rejected, as theirs may be lost",
+        "1 annotations belong to images that the file does not list",
+    ]
+
+
+def test_evaluate_lists_what_waits(
+    deployed: Any, stack: SegmentStack, noticed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key in ("plate 1/a.tif", "plate 1/b.tif", KEY):
+        stack.segment(key, tiff())
+    for key in ("plate 1/a_mask.png", "plate 2/a.png", "notes.txt"):
+        noticed.upload(key, ground_truth())
+    content = {**COCO, "images": [*COCO["images"], {"id": 2, "file_name": "c.tif", "width": 8, "height": 8}]}
+    assert main(["evaluate", "--coco", coco_file(tmp_path, content)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "--waiting"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "1 masks have no ground truth so far:",
+        f"  s3://{INPUT}/plate 1/b.tif",
+        "1 ground truths have no image so far:",
+        f"  s3://{GROUND_TRUTH}/plate 2/a.png",
+        f"s3://{GROUND_TRUTH}/coco.json: 1 of 2 names matched no image when it was indexed:",
+        "  c.tif",
+    ]
+
+
 def test_evaluate_narrows_the_file_to_a_prefix(
     deployed: Any, stack: SegmentStack, noticed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,8 +320,8 @@ def test_evaluate_takes_a_file_that_is_in_s3(
     [
         ("no JSON", "coco.json", None, 1, "coco.json is not a COCO file"),
         (COCO | {"images": []}, "coco.json", None, 1, "coco.json lists no images"),
-        (COCO, "coco.txt", None, 2, "coco.txt is no COCO file by its name; call it *.json"),
-        (COCO, "coco.json", "plate 1/", 2, '--images: "plate 1/" is no S3 address'),
+        (COCO, "coco.txt", None, 2, "coco.txt is not a COCO file by its name; call it *.json"),
+        (COCO, "coco.json", "plate 1/", 2, '--images: "plate 1/" is not an S3 address'),
     ],
 )
 def test_evaluate_uploads_nothing_of_what_it_can_refuse(

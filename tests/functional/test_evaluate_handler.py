@@ -288,11 +288,14 @@ def test_a_ground_truth_corrected_before_it_is_read_leaves_the_score_to_the_newe
     assert [row["evaluation_status"] for row in stack.rows("EVAL")] == ["REJECTED", "SCORED"]
 
 
-def test_a_ground_truth_without_an_image_waits_in_its_bucket(
-    stack: SegmentStack, evaluate: EvaluateFunction
+def test_a_ground_truth_without_an_image_waits_in_its_bucket_and_is_named(
+    stack: SegmentStack, evaluate: EvaluateFunction, log_lines: LogLines
 ) -> None:
     assert evaluate.upload(TRUTH, png(np.zeros((64, 80), np.uint8))) == []
-    assert stack.table.scan()["Items"] == []
+    assert stack.rows("EVAL") == []
+    (line,) = log_lines("ground_truth_unmatched")
+    assert line["ground_truth"] == f"s3://{GROUND_TRUTH}/{TRUTH}"
+    assert line["images"] == [TRUTH.removesuffix(".png")]
 
 
 def test_a_ground_truth_that_was_deleted_again_leaves_the_job_waiting(

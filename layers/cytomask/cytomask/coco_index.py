@@ -33,12 +33,29 @@ class CocoLead(msgspec.Struct, kw_only=True):
 
 
 class IndexingRow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What became of an upload of a COCO file."""
+    """What became of an upload of a COCO file.
+
+    Attributes:
+        images, annotations: how many the file has.
+        annotations_without_image: how many belong to an image that the file does not list.
+        images_without_annotations: how many images are empty pages.
+        images_without_name: how many entries have no file name, and belong to no image.
+        refused: how many images the file describes in a way in which they cannot be scored.
+        refused_names: some of them.
+        unmatched: how many images no job was known of when the file was indexed; None if it was not looked.
+        unmatched_names: some of them.
+    """
 
     index_status: Literal["INDEXED", "REJECTED"]
     images: int | None = None
     annotations: int | None = None
     annotations_without_image: int | None = None
+    images_without_annotations: int | None = None
+    images_without_name: int | None = None
+    refused: int | None = None
+    refused_names: list[str] = []
+    unmatched: int | None = None
+    unmatched_names: list[str] = []
     error_code: str | None = None
     error: str | None = None
 

@@ -58,7 +58,7 @@ class Evaluations:
 
     def expect(self, job: Scorable, addresses: Iterable[str]) -> None:
         """Index a job under every address that its ground truth may have."""
-        fields = {"image": job.image, "mask": job.mask, "result": job.result}
+        fields = {"image": job.image, "mask": job.mask, "result": job.result, "etag": job.etag}
         for address in addresses:
             self._table.update(
                 _of_ground_truth(address),
@@ -71,7 +71,8 @@ class Evaluations:
         """List the jobs that look for their ground truth at an address."""
         for row in self._table.rows(_of_ground_truth(address)):
             job_id = row["record"].removeprefix(TRUTH_OF)
-            yield Scorable(job_id=job_id, image=row["image"], mask=row["mask"], result=row["result"])
+            fields = {name: row.get(name) for name in ("image", "mask", "result", "etag")}
+            yield msgspec.convert(fields | {"job_id": job_id}, Scorable)
 
     def wait(self, job: Scorable, ground_truth: str | None) -> None:
         """Note that a mask is scored once its ground truth is there; `ground_truth` is the one named."""
@@ -89,12 +90,13 @@ class Evaluations:
             self._send(Evaluation(job.job_id, row.record, truth, job.result))
         self._stop_waiting(job.job_id, truth.uri)
 
-    def of_ground_truth(self, truth: S3Object) -> Iterator[Evaluation]:
-        """Add the evaluation of every job that looks for its ground truth here.
+    def of_ground_truth(self, truth: S3Object, others: Iterable[str] = ()) -> Iterator[Evaluation]:
+        """Add the evaluation of every job that looks for its ground truth here or at another address.
 
         The caller ends each one before it takes the next: only then does the job stop waiting.
         """
-        for job in self.expecting(truth.uri):
+        jobs = {job.job_id: job for address in [truth.uri, *others] for job in self.expecting(address)}
+        for job in jobs.values():
             yield Evaluation(job.job_id, self._add(job, truth).record, truth, job.result)
             self._stop_waiting(job.job_id, truth.uri)
 
@@ -106,6 +108,31 @@ class Evaluations:
         """End an evaluation as REJECTED; return False where it has ended already."""
         values = {"evaluation_status": "REJECTED", "error_code": error.code, "error": cut(error)}
         return self._end(evaluation, values)
+
+    def take_back(self, job: Scorable, truth: S3Object, error: RejectedInput | None) -> bool:
+        """Take back the score of a job against a ground truth that turned out not to be certainly its own.
+
+        Args:
+            job: of the image.
+            truth: in the version that it was scored against, or is to be.
+            error: why the image cannot be told from another, which rejects the evaluation; None if the ground
+                truth is another image's, which removes the evaluation and lets the job wait again.
+
+        Returns:
+            False if there was nothing to take back.
+        """
+        record, condition = f"EVAL#{truth.version}", "ground_truth = :uri AND #evaluation_status IN (:s, :q)"
+        given = {":uri": truth.uri, ":s": "SCORED", ":q": "QUEUED"}
+        if error:
+            values: Row = dict.fromkeys(Scores.__struct_fields__)
+            values |= {"evaluation_status": "REJECTED", "error_code": error.code, "error": cut(error)}
+            values |= {"message": None, "updated_at": timestamp(self._clock())}
+            return self._table.update_if(job.job_id, record, values=values, condition=condition, given=given)
+        if not self._table.delete_if(job.job_id, record, condition=condition, given=given):
+            return False
+        if not any(row["record"].startswith("EVAL#") for row in self._table.rows(job.job_id)):
+            self.wait(msgspec.structs.replace(job, group=self._group_of(job.job_id)), None)
+        return True
 
     def fail(self, evaluation: Evaluation, error: str) -> bool:
         """End an evaluation as FAILED and keep its message; return False where it has ended already."""

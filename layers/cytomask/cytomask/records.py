@@ -262,12 +262,18 @@ class EvaluationRow(Scores, kw_only=True, omit_defaults=True):
 
 
 class Scorable(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """A job whose mask can be scored. `group`: read from the job's row where it is None."""
+    """A job whose mask can be scored.
+
+    Attributes:
+        group: read from the job's row where it is None.
+        etag: of the image, by which the same image is known under another address.
+    """
 
     job_id: str
     image: str
     mask: str
     result: str
+    etag: str | None = None
     group: str | None = None
 
 

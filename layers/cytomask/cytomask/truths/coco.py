@@ -49,6 +49,7 @@ class _File(msgspec.Struct):
     images: list[msgspec.Raw] | dict[str, msgspec.Raw]
     annotations: list[msgspec.Raw] | dict[str, msgspec.Raw]
     annotations_without_image: int = 0  # of the whole file; only our own parts say so
+    prefix: str = ""  # of the images that the file is meant for; only our own parts say so
 
 
 class Entry(msgspec.Struct, gc=False, omit_defaults=True):
@@ -79,6 +80,7 @@ class _Part(msgspec.Struct):
     images: list[Entry]
     annotations: list[_Annotation]
     annotations_without_image: int
+    prefix: str
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Coco:
         annotations: how many there are.
         annotations_without_image: how many belong to no image that is listed.
         unnamed: how many listed images have no file name.
+        prefix: address that the images it is meant for begin with; a part has it from its file's upload.
     """
 
     called: str
@@ -99,6 +102,7 @@ class Coco:
     annotations: int
     annotations_without_image: int
     unnamed: int
+    prefix: str = ""
 
     @property
     def images(self) -> int:
@@ -129,25 +133,42 @@ class Coco:
             if not any(self.by_image.get(entry.id) for entry in entries)
         ]
 
-    def part(self, base: str) -> bytes:
-        """Return a COCO file of everything that this one says of images with that base name."""
+    def part(self, base: str, prefix: str = "") -> bytes:
+        """Return a COCO file of everything that this one says of images with that base name.
+
+        Args:
+            base: a key of `by_base`.
+            prefix: address that the images it is meant for begin with.
+        """
         entries = [entry for name in self.by_base[base] for entry in self.entries[name]]
         ids = dict.fromkeys(entry.id for entry in entries)
         annotations = [annotation for each in ids for annotation in self.by_image.get(each, [])]
-        return msgspec.json.encode(_Part(entries, annotations, self.annotations_without_image))
+        return msgspec.json.encode(_Part(entries, annotations, self.annotations_without_image, prefix))
 
-    def find(self, image: str, images: Mapping[str, Sequence[str]]) -> str:
-        """Find the entry that speaks of an image; return its key in `entries`.
+    def assign(self, images: Mapping[str, Sequence[str]]) -> names.Assignment[str, str]:
+        """Match images with entries, which are keys of `entries`.
 
         Args:
-            image: a key of `images`.
-            images: the images that the file may speak of and that have a base name of its own, each with its
-                names as `names.relative` gives them.
+            images: all images that the file may speak of, by one of their addresses: all addresses of each.
+        """
+        return names.assign(
+            {
+                image: [name for uri in addresses for name in names.of_image(uri, self.prefix)]
+                for image, addresses in images.items()
+            },
+            {name: [name] for name in self.entries},
+        )
+
+    def find(self, image: str, found: names.Assignment[str, str]) -> str:
+        """Return the entry that speaks of an image, a key of `entries`.
+
+        Args:
+            image: its address, as `assign` was given it.
+            found: what `assign` returned for it and the other images.
 
         Raises:
             ImageNotNamed: the file does not name the image, or its name also fits another image or entry.
         """
-        found = names.assign(images, {name: [name] for name in self.entries})
         if image in found.truths:
             return found.truths[image]
         entries = ", ".join(found.doubtful.get(image, []))
@@ -156,7 +177,9 @@ class Coco:
                 f"{self.called} does not name {image}; add it, or rename the image as its file_name says"
             )
         others = names.listed(
-            other for other in images if other != image and found.doubtful.get(other) == found.doubtful[image]
+            other
+            for other, several in found.doubtful.items()
+            if other != image and several == found.doubtful[image]
         )
         raise ImageNotNamed(
             f"{self.called} names {entries}, which does not tell whether {image}"
@@ -280,7 +303,7 @@ def read_part(content: bytes, called: str) -> Coco:
         else:
             orphans += 1
     orphans = max(orphans, file.annotations_without_image)
-    return Coco(called, dict(entries), dict(by_image), total, orphans, unnamed)
+    return Coco(called, dict(entries), dict(by_image), total, orphans, unnamed, file.prefix)
 
 
 def _decode(content: bytes, called: str) -> _File:

@@ -171,6 +171,39 @@ def _without_ome(stem: str) -> str:
     return head if stem.lower().endswith(".ome") and head and not head.endswith("/") else stem
 
 
+def group_same(images: Iterable[tuple[str, str | None]]) -> dict[str, list[str]]:
+    """Group the addresses of images that are the same: one address, or one content under several.
+
+    Args:
+        images: address and content hash of each, None where it is not known; an address may come twice.
+
+    Returns:
+        All addresses of a group by each of its addresses.
+    """
+    groups: dict[str, list[str]] = {}
+    by_content: dict[str, str] = {}
+    for uri, content in images:
+        own = groups.setdefault(uri, [uri])
+        if content:
+            other = groups[by_content.setdefault(content, uri)]
+            if other is not own:
+                own += other
+                groups |= dict.fromkeys(own, own)
+    return groups
+
+
+def of_image(uri: str, prefix: str) -> list[str]:
+    """Return the names by which a COCO file may speak of an image.
+
+    Args:
+        uri: the image's address, s3://bucket/key.
+        prefix: address that the images of the file begin with; empty means all.
+    """
+    bucket, _, key = uri.partition("://")[2].partition("/")
+    start = f"s3://{bucket}/"
+    return relative(key, prefix.removeprefix(start) if prefix.startswith(start) else "")
+
+
 def relative(key: str, prefix: str) -> list[str]:
     """Return the clean names of an object: its key, and the key below a prefix that narrows a file to it.
 

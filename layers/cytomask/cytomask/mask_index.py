@@ -1,0 +1,45 @@
+"""Rows that lead from an image's name to the mask images that may be its ground truth.
+
+`MASK#<name>` has a row for every mask in the ground-truth bucket that may belong to an image of that name, as
+`plate 1/a_cp_masks.TIFF` may to `plate 1/a`. Jobs look for masks under `mask:<name>`: an image's key does not
+tell how its ground truth will be called. The names come from `truths.names`.
+"""
+
+from cytomask.requests import S3Object
+from cytomask.table import Table, timestamp
+from cytomask.truths import names
+
+MASK = "MASK#"
+
+
+class MaskIndex:
+    """What the functions do with these rows. DynamoDB's faults pass through as ClientError."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def name(self, mask: S3Object, *, now: float) -> None:
+        """Note of which images a mask may be the ground truth."""
+        for stem in filter(None, names.truth_stems(mask.key)):
+            self._table.put(
+                {"job_id": f"{MASK}{stem}", "record": mask.uri, "key": mask.key, "created_at": timestamp(now)}
+            )
+
+    def naming(self, key: str) -> list[str]:
+        """List the keys of the masks that may be the ground truth of the image with this key."""
+        stems = filter(None, names.image_stems(key))
+        return [str(row["key"]) for stem in stems for row in self._table.rows(f"{MASK}{stem}")]
+
+
+def image_addresses(key: str) -> list[str]:
+    """Make the addresses under which the job of an image looks for a mask."""
+    return [_address(stem) for stem in names.image_stems(key) if stem]
+
+
+def mask_addresses(key: str) -> list[str]:
+    """Make the addresses under which jobs look for this mask, the likeliest first."""
+    return [_address(stem) for stem in names.truth_stems(key) if stem]
+
+
+def _address(stem: str) -> str:
+    return f"mask:{stem}"

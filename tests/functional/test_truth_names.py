@@ -1,0 +1,202 @@
+"""Which image a ground truth is scored with, in whichever order they come and however they are called."""
+
+import itertools
+import json
+import unicodedata
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from factories import GROUND_TRUTH, HEIGHT, INPUT, WIDTH, page, png, request, s3_event, tiff
+
+SQUARE = [[10, 10, 40, 10, 40, 50, 10, 50]]
+FILE = "annotations.json"
+
+
+def coco(*names, **annotation):
+    """A COCO file in which each image has one cell."""
+    images = [
+        {"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT}
+        for number, name in enumerate(names)
+    ]
+    cells = [{"image_id": each["id"], "segmentation": SQUARE} | annotation for each in images]
+    return json.dumps({"images": images, "annotations": cells}).encode()
+
+
+def truth():
+    return png(np.eye(HEIGHT, WIDTH, dtype=np.uint8))
+
+
+def picture(seed):
+    return tiff(page(seed))
+
+
+def statuses(stack):
+    """The status of each image's evaluations, by key."""
+    found = {}
+    for row in stack.rows("EVAL"):
+        found.setdefault(row["image"].removeprefix(f"s3://{INPUT}/"), []).append(row["evaluation_status"])
+    return {key: sorted(each) for key, each in found.items()}
+
+
+def upload_coco(evaluate, content, images=""):
+    evaluate.stack.s3.put_object(
+        Bucket=GROUND_TRUTH, Key=FILE, Body=content, Metadata={"images": quote(images)}
+    )
+    assert evaluate.deliver(s3_event(FILE, bucket=GROUND_TRUTH)) == []
+    assert evaluate.deliver_queued() == []
+
+
+@pytest.mark.parametrize("truth_first", [True, False], ids=["truth first", "image first"])
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("p/a.tif", "p/a_masks.png"),
+        ("p/a.tif", "p/a_cp_masks.TIFF"),
+        ("p/a.tif", "p/a_label.tiff"),
+        ("p/a.tif", "p/a-Labels.PNG"),
+        ("p/a.tif", "p/a.PNG"),
+        ("p/a.tif", "p/a.tiff"),
+        ("p/a.ome.tif", "p/a_mask.ome.tiff"),
+        ("p/a b.tif", "p/a%20b.png"),
+        ("p/ü.tif", unicodedata.normalize("NFD", "p/ü_mask.png")),
+        (unicodedata.normalize("NFD", "p/ü.tif"), "p/ü.png"),
+        ("p/a.tif", "p\\a_mask.png"),
+    ],
+)
+def test_a_mask_is_found_by_its_usual_names(stack, evaluate, image, mask, truth_first):
+    content = truth() if mask.lower().endswith("png") else tiff(np.eye(HEIGHT, WIDTH, dtype=np.uint8))
+    if truth_first:
+        assert evaluate.upload(mask, content) == []
+        stack.segment(image, tiff())
+        assert evaluate.deliver_queued() == []
+    else:
+        stack.segment(image, tiff())
+        assert evaluate.upload(mask, content) == []
+    assert statuses(stack) == {image: ["SCORED"]}
+    assert evaluate.row()["ground_truth"] == f"s3://{GROUND_TRUTH}/{mask}"
+
+
+def test_a_mask_of_another_folder_or_name_is_not_the_image_s(stack, evaluate):
+    stack.segment("p/a.tif", tiff())
+    for mask in ("a_mask.png", "q/a_mask.png", "p/a_1.png", "p/ab_mask.png", "p/unmask.png"):
+        assert evaluate.upload(mask, truth()) == []
+    assert statuses(stack) == {"p/a.tif": ["AWAITING_GROUND_TRUTH"]}
+
+
+def test_every_mask_of_an_image_is_scored_whichever_comes_first(stack, evaluate):
+    masks = {"a.png": truth(), "a_mask.png": png(np.tri(HEIGHT, WIDTH, dtype=np.uint8))}
+    for key, content in masks.items():
+        assert evaluate.upload(key, content) == []
+    stack.segment("a.tif", tiff())
+    assert evaluate.deliver_queued() == []
+    stack.segment("b.tif", tiff())
+    for key, content in masks.items():
+        assert evaluate.upload(key.replace("a", "b", 1), content) == []
+    assert statuses(stack) == {"a.tif": ["SCORED"] * 2, "b.tif": ["SCORED"] * 2}
+
+
+@pytest.mark.parametrize("file_first", [True, False], ids=["file first", "image first"])
+@pytest.mark.parametrize(
+    ("image", "file_name"),
+    [
+        ("a.tif", "images\\a.tif"),
+        ("images/a.tif", "images\\a.tif"),
+        ("ü.tif", unicodedata.normalize("NFD", "ü.tif")),
+        (unicodedata.normalize("NFD", "ü.tif"), "ü.tif"),
+        ("plate 1/a+b.tif", "plate%201/a%2Bb.tif"),
+        ("plate 1/a.tif", f"s3://{INPUT}/plate 1/a.tif"),
+        ("plate 1/a.tif", "./plate 1//a.tif"),
+    ],
+)
+def test_a_file_name_is_read_whichever_tool_wrote_it(stack, evaluate, image, file_name, file_first):
+    if not file_first:
+        stack.segment(image, tiff())
+    upload_coco(evaluate, coco(file_name))
+    if file_first:
+        stack.segment(image, tiff())
+        assert evaluate.deliver_queued() == []
+    assert statuses(stack) == {image: ["SCORED"]}
+
+
+ORDERS = list(itertools.permutations(["plate 1/a.tif", "plate 2/a.tif", FILE]))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["plate 1/a.tif"], {"plate 1/a.tif": ["SCORED"], "plate 2/a.tif": ["AWAITING_GROUND_TRUTH"]}),
+        (["a.tif"], {"plate 1/a.tif": ["REJECTED"], "plate 2/a.tif": ["REJECTED"]}),
+        (["x/plate 2/a.tif"], {"plate 1/a.tif": ["AWAITING_GROUND_TRUTH"], "plate 2/a.tif": ["SCORED"]}),
+        (["plate 1/a.tif", "plate 2/a.tif"], {"plate 1/a.tif": ["SCORED"], "plate 2/a.tif": ["SCORED"]}),
+    ],
+    ids=["one plate", "no folder", "folders above", "both plates"],
+)
+@pytest.mark.parametrize("order", ORDERS, ids=[" ".join(key[6:7] for key in order) for order in ORDERS])
+def test_whole_names_decide_in_every_order(stack, evaluate, names, expected, order):
+    for key in order:
+        if key == FILE:
+            upload_coco(evaluate, coco(*names))
+        else:
+            stack.segment(key, picture(int(key[6])))
+            assert evaluate.deliver_queued() == []
+    assert statuses(stack) == expected
+    for row in stack.rows("EVAL#"):
+        if row["evaluation_status"] == "REJECTED":
+            assert row["error_code"] == "IMAGE_NOT_NAMED"
+            assert "does not tell whether" in row["error"]
+            assert "iou" not in row
+
+
+def test_one_image_under_two_addresses_is_no_doubt(stack, evaluate):
+    for key in ("plate 1/a.tif", "copies/a.tif"):
+        stack.segment(key, picture(1))
+    upload_coco(evaluate, coco("a.tif"))
+    assert statuses(stack) == {"plate 1/a.tif": ["SCORED"], "copies/a.tif": ["SCORED"]}
+
+
+def test_a_new_version_of_an_image_is_no_doubt(stack, evaluate):
+    for seed in (1, 2):
+        stack.segment("plate 1/a.tif", picture(seed))
+    upload_coco(evaluate, coco("a.tif"))
+    assert sorted(row.get("error_code", "") for row in stack.rows("EVAL#")) == ["", "MASK_REPLACED"]
+
+
+def test_a_prefix_takes_the_doubt_away(stack, evaluate):
+    for plate in (1, 2):
+        stack.segment(f"plate {plate}/a.tif", picture(plate))
+    upload_coco(evaluate, coco("a.tif"), images=f"s3://{INPUT}/plate 2/")
+    assert statuses(stack) == {"plate 1/a.tif": ["AWAITING_GROUND_TRUTH"], "plate 2/a.tif": ["SCORED"]}
+
+
+def test_a_request_that_names_the_file_leaves_no_doubt(stack, evaluate):
+    for plate in (1, 2):
+        stack.segment(f"plate {plate}/a.tif", picture(plate))
+    upload_coco(evaluate, coco("a.tif", "b.tif"))
+    stack.upload("plate 3/a.tif", picture(3))
+    stack.handle(request("plate 3/a.tif", ground_truth=f"s3://{GROUND_TRUTH}/{FILE}"))
+    assert evaluate.deliver_queued() == []
+    assert statuses(stack)["plate 3/a.tif"] == ["SCORED"]
+
+
+def test_names_that_match_no_image_are_counted_and_named(stack, evaluate, log_lines):
+    stack.segment("a.tif", tiff())
+    upload_coco(evaluate, coco("a.tif", "images/5f1b2c3d-a.tif", "b.tif"))
+    (row,) = stack.rows("INDEX#")
+    assert (row["images"], row["unmatched"]) == (3, 2)
+    assert row["unmatched_names"] == ["b.tif", "images/5f1b2c3d-a.tif"]
+    (line,) = log_lines("coco_names_unmatched")
+    assert (line["level"], line["unmatched"]) == ("WARNING", 2)
+    assert line["unmatched_names"] == row["unmatched_names"]
+
+
+def test_what_cannot_be_scored_of_a_file_is_counted_in_its_row(stack, evaluate):
+    content = json.loads(coco("a.tif", "b.tif"))
+    content["images"] += [{"id": 7, "file_name": "c.tif"}, {"id": 8}, {**content["images"][0], "id": 9}]
+    content["images"][-1]["file_name"] = "empty.tif"
+    content["annotations"].append({"image_id": 77, "segmentation": SQUARE})
+    upload_coco(evaluate, json.dumps(content).encode())
+    (row,) = stack.rows("INDEX#")
+    counted = ("images", "images_without_name", "images_without_annotations", "annotations_without_image")
+    assert [row[name] for name in counted] == [4, 1, 2, 1]
+    assert (row["refused"], row["refused_names"]) == (1, ["c.tif"])
