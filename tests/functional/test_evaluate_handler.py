@@ -1,6 +1,7 @@
 """What becomes of an evaluation: scored once, in whichever order image and ground truth arrive."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -289,7 +290,7 @@ def test_a_ground_truth_corrected_before_it_is_read_leaves_the_score_to_the_newe
 
 
 def test_a_ground_truth_without_an_image_waits_in_its_bucket_and_is_named(
-    stack: SegmentStack, evaluate: EvaluateFunction, log_lines: LogLines
+    stack: SegmentStack, evaluate: EvaluateFunction, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     assert evaluate.upload(TRUTH, png(np.zeros((64, 80), np.uint8))) == []
     assert stack.rows("EVAL") == []

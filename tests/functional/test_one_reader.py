@@ -71,7 +71,7 @@ def random_labels(seed: int, kinds: int) -> Labels:
     return coarse.repeat(8, axis=0).repeat(8, axis=1)
 
 
-def score_of(evaluate: Any, key: str, content: bytes) -> Any:
+def score_of(evaluate: EvaluateFunction, key: str, content: bytes) -> Any:
     """The evaluation's row after a ground truth was uploaded and scored."""
     known = {row["record"] for row in evaluate.stack.rows("EVAL#")}
     assert evaluate.upload(key, content) == []

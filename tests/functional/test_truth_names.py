@@ -3,43 +3,48 @@
 import itertools
 import json
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 from factories import GROUND_TRUTH, HEIGHT, INPUT, WIDTH, page, png, request, s3_event, tiff
+from functions_on_moto import EvaluateFunction, SegmentStack
+
+LogLines = Callable[[str], list[dict[str, Any]]]
 
 SQUARE = [[10, 10, 40, 10, 40, 50, 10, 50]]
 FILE = "annotations.json"
 
 
-def coco(*names, **annotation):
+def coco(*names: str) -> bytes:
     """A COCO file in which each image has one cell."""
     images = [
         {"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT}
         for number, name in enumerate(names)
     ]
-    cells = [{"image_id": each["id"], "segmentation": SQUARE} | annotation for each in images]
+    cells = [{"image_id": each["id"], "segmentation": SQUARE} for each in images]
     return json.dumps({"images": images, "annotations": cells}).encode()
 
 
-def truth():
+def truth() -> bytes:
     return png(np.eye(HEIGHT, WIDTH, dtype=np.uint8))
 
 
-def picture(seed):
+def picture(seed: int) -> bytes:
     return tiff(page(seed))
 
 
-def statuses(stack):
+def statuses(stack: SegmentStack) -> dict[str, list[str]]:
     """The status of each image's evaluations, by key."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for row in stack.rows("EVAL"):
         found.setdefault(row["image"].removeprefix(f"s3://{INPUT}/"), []).append(row["evaluation_status"])
     return {key: sorted(each) for key, each in found.items()}
 
 
-def upload_coco(evaluate, content, images=""):
+def upload_coco(evaluate: EvaluateFunction, content: bytes, images: str = "") -> None:
     evaluate.stack.s3.put_object(
         Bucket=GROUND_TRUTH, Key=FILE, Body=content, Metadata={"images": quote(images)}
     )
@@ -64,7 +69,9 @@ def upload_coco(evaluate, content, images=""):
         ("p/a.tif", "p\\a_mask.png"),
     ],
 )
-def test_a_mask_is_found_by_its_usual_names(stack, evaluate, image, mask, truth_first):
+def test_a_mask_is_found_by_its_usual_names(
+    stack: SegmentStack, evaluate: EvaluateFunction, image: str, mask: str, truth_first: bool
+) -> None:
     content = truth() if mask.lower().endswith("png") else tiff(np.eye(HEIGHT, WIDTH, dtype=np.uint8))
     if truth_first:
         assert evaluate.upload(mask, content) == []
@@ -77,14 +84,18 @@ def test_a_mask_is_found_by_its_usual_names(stack, evaluate, image, mask, truth_
     assert evaluate.row()["ground_truth"] == f"s3://{GROUND_TRUTH}/{mask}"
 
 
-def test_a_mask_of_another_folder_or_name_is_not_the_image_s(stack, evaluate):
+def test_a_mask_of_another_folder_or_name_is_not_the_image_s(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.segment("p/a.tif", tiff())
     for mask in ("a_mask.png", "q/a_mask.png", "p/a_1.png", "p/ab_mask.png", "p/unmask.png"):
         assert evaluate.upload(mask, truth()) == []
     assert statuses(stack) == {"p/a.tif": ["AWAITING_GROUND_TRUTH"]}
 
 
-def test_every_mask_of_an_image_is_scored_whichever_comes_first(stack, evaluate):
+def test_every_mask_of_an_image_is_scored_whichever_comes_first(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     masks = {"a.png": truth(), "a_mask.png": png(np.tri(HEIGHT, WIDTH, dtype=np.uint8))}
     for key, content in masks.items():
         assert evaluate.upload(key, content) == []
@@ -109,7 +120,9 @@ def test_every_mask_of_an_image_is_scored_whichever_comes_first(stack, evaluate)
         ("plate 1/a.tif", "./plate 1//a.tif"),
     ],
 )
-def test_a_file_name_is_read_whichever_tool_wrote_it(stack, evaluate, image, file_name, file_first):
+def test_a_file_name_is_read_whichever_tool_wrote_it(
+    stack: SegmentStack, evaluate: EvaluateFunction, image: str, file_name: str, file_first: bool
+) -> None:
     if not file_first:
         stack.segment(image, tiff())
     upload_coco(evaluate, coco(file_name))
@@ -133,7 +146,13 @@ ORDERS = list(itertools.permutations(["plate 1/a.tif", "plate 2/a.tif", FILE]))
     ids=["one plate", "no folder", "folders above", "both plates"],
 )
 @pytest.mark.parametrize("order", ORDERS, ids=[" ".join(key[6:7] for key in order) for order in ORDERS])
-def test_whole_names_decide_in_every_order(stack, evaluate, names, expected, order):
+def test_whole_names_decide_in_every_order(
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    names: list[str],
+    expected: dict[str, list[str]],
+    order: tuple[str, ...],
+) -> None:
     for key in order:
         if key == FILE:
             upload_coco(evaluate, coco(*names))
@@ -148,28 +167,30 @@ def test_whole_names_decide_in_every_order(stack, evaluate, names, expected, ord
             assert "iou" not in row
 
 
-def test_one_image_under_two_addresses_is_no_doubt(stack, evaluate):
+def test_one_image_under_two_addresses_is_no_doubt(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     for key in ("plate 1/a.tif", "copies/a.tif"):
         stack.segment(key, picture(1))
     upload_coco(evaluate, coco("a.tif"))
     assert statuses(stack) == {"plate 1/a.tif": ["SCORED"], "copies/a.tif": ["SCORED"]}
 
 
-def test_a_new_version_of_an_image_is_no_doubt(stack, evaluate):
+def test_a_new_version_of_an_image_is_no_doubt(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     for seed in (1, 2):
         stack.segment("plate 1/a.tif", picture(seed))
     upload_coco(evaluate, coco("a.tif"))
     assert sorted(row.get("error_code", "") for row in stack.rows("EVAL#")) == ["", "MASK_REPLACED"]
 
 
-def test_a_prefix_takes_the_doubt_away(stack, evaluate):
+def test_a_prefix_takes_the_doubt_away(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     for plate in (1, 2):
         stack.segment(f"plate {plate}/a.tif", picture(plate))
     upload_coco(evaluate, coco("a.tif"), images=f"s3://{INPUT}/plate 2/")
     assert statuses(stack) == {"plate 1/a.tif": ["AWAITING_GROUND_TRUTH"], "plate 2/a.tif": ["SCORED"]}
 
 
-def test_a_request_that_names_the_file_leaves_no_doubt(stack, evaluate):
+def test_a_request_that_names_the_file_leaves_no_doubt(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     for plate in (1, 2):
         stack.segment(f"plate {plate}/a.tif", picture(plate))
     upload_coco(evaluate, coco("a.tif", "b.tif"))
@@ -179,7 +200,9 @@ def test_a_request_that_names_the_file_leaves_no_doubt(stack, evaluate):
     assert statuses(stack)["plate 3/a.tif"] == ["SCORED"]
 
 
-def test_names_that_match_no_image_are_counted_and_named(stack, evaluate, log_lines):
+def test_names_that_match_no_image_are_counted_and_named(
+    stack: SegmentStack, evaluate: EvaluateFunction, log_lines: LogLines
+) -> None:
     stack.segment("a.tif", tiff())
     upload_coco(evaluate, coco("a.tif", "images/5f1b2c3d-a.tif", "b.tif"))
     (row,) = stack.rows("INDEX#")
@@ -190,7 +213,9 @@ def test_names_that_match_no_image_are_counted_and_named(stack, evaluate, log_li
     assert line["unmatched_names"] == row["unmatched_names"]
 
 
-def test_what_cannot_be_scored_of_a_file_is_counted_in_its_row(stack, evaluate):
+def test_what_cannot_be_scored_of_a_file_is_counted_in_its_row(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     content = json.loads(coco("a.tif", "b.tif"))
     content["images"] += [{"id": 7, "file_name": "c.tif"}, {"id": 8}, {**content["images"][0], "id": 9}]
     content["images"][-1]["file_name"] = "empty.tif"
