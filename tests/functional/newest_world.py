@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import boto3
 import numpy as np
@@ -321,23 +322,42 @@ class Context:
 @contextmanager
 def a_world(predictor: Any, *, versioned: bool) -> Iterator[World]:
     """Make a stack on moto, fresh."""
-    boto3.setup_default_session()
     with mock_aws():
-        s3, sqs = boto3.client("s3"), boto3.client("sqs")
-        make_buckets(s3)
-        table = boto3.resource("dynamodb")
-        make_table(table)
+        made = connected(predictor)
+        make_buckets(made.s3)
+        make_table(made.dynamodb)
         for name in (SEGMENT_QUEUE_URL, QUEUE_URL):
-            sqs.create_queue(QueueName=name.rpartition("/")[2])
+            made.sqs.create_queue(QueueName=name.rpartition("/")[2])
         if versioned:
-            s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
-        segment, failures = find("segment"), find("failures")
-        world = World(s3, sqs, table.Table(TABLE), segment, failures, predictor, versioned)
-        with connected(world):
+            made.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
+        table = made.dynamodb.Table(TABLE)
+        world = World(made.s3, made.sqs, table, made.segment, made.failures, predictor, versioned)
+        present.append(world)
+        kept = made.segment.segmenter, made.segment.processor, made.failures.recorder
+        made.segment.segmenter, made.segment.processor, made.failures.recorder = made.parts
+        try:
             yield world
+        finally:
+            present.remove(world)
+            made.segment.segmenter, made.segment.processor, made.failures.recorder = kept
 
 
-def find(function: str) -> ModuleType:
+present: list[World] = []  # the one that clocks and calls belong to
+
+
+@dataclass(frozen=True)
+class Connected:
+    """Clients and functions, made once because that is slow."""
+
+    s3: Any
+    sqs: Any
+    dynamodb: Any
+    segment: Any
+    failures: Any
+    parts: tuple[Any, Any, Any]
+
+
+def find(function: str) -> Any:
     """The entry point of a function, in 0.2 and in 0.1."""
     try:
         return importlib.import_module(f"cytomask.functions.{function}.app")
@@ -345,31 +365,25 @@ def find(function: str) -> ModuleType:
         return importlib.import_module(f"functions.{function}.app")
 
 
-@contextmanager
-def connected(world: World) -> Iterator[None]:
-    """Connect both functions to the world's resources, clock and interruptions."""
-    session = boto3.Session()
-    session.events.register("provide-client-params", lambda **_: strike(world, "before"))
-    session.events.register("after-call", lambda **_: strike(world, "done"))
-    segment, failures = cast(Any, world.segment), cast(Any, world.failures)
-    kept = boto3.DEFAULT_SESSION, segment.Predictor, segment.segmenter, segment.processor, failures.recorder
-    boto3.DEFAULT_SESSION = session
-    segment.Predictor = lambda: world.predictor
-    segment.segmenter, segment.processor = segment.connect()
-    failures.recorder = failures.connect()
-    for holder in holders(segment.segmenter) + holders(failures.recorder):
-        if hasattr(holder, "_clock"):
-            holder._clock = lambda: world.now
+@cache
+def connected(predictor: Any) -> Connected:
+    """Connect both functions to the clock and the interruptions of whichever world is present."""
+    own, session = boto3.Session(), boto3.Session()
+    session.events.register("provide-client-params", lambda **_: strike("before"))
+    session.events.register("after-call", lambda **_: strike("done"))
+    segment, failures = find("segment"), find("failures")
+    kept = boto3.DEFAULT_SESSION, segment.Predictor
+    boto3.DEFAULT_SESSION, segment.Predictor = session, lambda: predictor
     try:
-        yield
+        segmenter, processor = segment.connect()
+        recorder = failures.connect()
     finally:
-        (
-            boto3.DEFAULT_SESSION,
-            segment.Predictor,
-            segment.segmenter,
-            segment.processor,
-            failures.recorder,
-        ) = kept
+        boto3.DEFAULT_SESSION, segment.Predictor = kept
+    for holder in holders(segmenter) + holders(recorder):
+        if hasattr(holder, "_clock"):
+            holder._clock = lambda: present[-1].now
+    parts = segmenter, processor, recorder
+    return Connected(own.client("s3"), own.client("sqs"), own.resource("dynamodb"), segment, failures, parts)
 
 
 def holders(root: Any) -> list[Any]:
@@ -378,7 +392,7 @@ def holders(root: Any) -> list[Any]:
     return [root, *parts, *(inner for part in parts for inner in vars(part).values())]
 
 
-def strike(world: World, moment: str) -> None:
+def strike(moment: str) -> None:
     """Tell the innermost interruption of a call."""
-    if world.interruptions:
-        getattr(world.interruptions[-1], moment)()
+    if present and present[-1].interruptions:
+        getattr(present[-1].interruptions[-1], moment)()

@@ -5,6 +5,7 @@ A field that does not apply is absent, both in JSON and in DynamoDB.
 """
 
 import sys
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal
 
@@ -286,11 +287,20 @@ def cut(error: object) -> str:
 def schemas() -> dict[str, dict[str, Any]]:
     """Describe results and rows as JSON Schemas, by file name."""
     draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    rows, definitions = msgspec.json.schema_components([JobRow, EvaluationRow], ref_template="#/$defs/{name}")
+    (result,), parts = msgspec.json.schema_components([Result], ref_template="#/$defs/{name}")
+    rows, row_parts = msgspec.json.schema_components([JobRow, EvaluationRow], ref_template="#/$defs/{name}")
+    table = {"title": "Rows of the Jobs table", "anyOf": list(rows), "$defs": _dedented(row_parts)}
     return {
-        "result.schema.json": draft | msgspec.json.schema(Result),
-        "rows.schema.json": draft
-        | {"title": "Rows of the Jobs table", "anyOf": list(rows), "$defs": definitions},
+        "result.schema.json": draft | result | {"$defs": _dedented(parts)},
+        "rows.schema.json": draft | table,
+    }
+
+
+def _dedented(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Take the indentation of docstrings away, which Python 3.13 does by itself."""
+    return {
+        name: part | ({"description": cleandoc(part["description"])} if "description" in part else {})
+        for name, part in parts.items()
     }
 
 

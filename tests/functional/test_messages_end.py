@@ -1,0 +1,341 @@
+"""Every message ends: whatever is sent to any queue becomes a mask, a final row or a logged refusal.
+
+Made-up bodies and attributes go the whole way: the function, its five tries, the dead letters, the failures
+function.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from factories import (
+    GROUND_TRUTH,
+    INPUT,
+    OUTPUT,
+    LambdaContext,
+    failed_messages,
+    ground_truth,
+    request,
+    s3_record,
+    sqs_batch,
+    tiff,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+TRIES = 5
+ENDS = {
+    "mask_written",
+    "image_rejected",
+    "duplicate_ignored",
+    "event_ignored",
+    "message_refused",
+    "message_rejected",
+    "job_failed",
+    "evaluation_failed",
+    "evaluation_scored",
+    "evaluation_rejected",
+    "ground_truth_refused",
+    "coco_indexed",
+    "coco_rejected",
+    "mask_removed",
+    "name_not_settled",
+    "dead_letter_dropped",
+}
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=6,
+)
+buckets = st.sampled_from(
+    [INPUT, GROUND_TRUTH, OUTPUT, "foreign", "", "Bad Bucket!", "arn:aws:s3:::x", "..", "a" * 70]
+)
+keys = st.one_of(
+    st.sampled_from(
+        [
+            "",
+            "a.tif",
+            "a.tif.png",
+            "/",
+            "..",
+            "a/../b.tif",
+            "jobs/coco/x.json",
+            "coco.json",
+            "k" * 1024,
+            "k" * 1025,
+            "k" * 5000,
+            "ü" * 600,
+            "\u202e.tif",
+            "a\x01.tif",
+            "a\ufffe.tif",
+            "\x00",
+            "bad.tif",
+            "a.tif.p0003",
+        ]
+    ),
+    st.text(max_size=30),
+)
+versions = st.one_of(st.none(), st.just(""), st.just("null"), st.text(max_size=10), st.just("v" * 2000))
+events = st.sampled_from(
+    ["ObjectCreated:Put", "ObjectRemoved:Delete", "s3:ObjectCreated:Copy", "ObjectRestore:Completed", "x", ""]
+)
+
+
+@st.composite
+def notices(draw: Any) -> Any:
+    records = []
+    for _ in range(draw(st.integers(1, 3))):
+        record = s3_record(draw(keys), draw(buckets))
+        record["eventName"] = draw(events)
+        version = draw(versions)
+        if version is not None:
+            record["s3"]["object"]["versionId"] = version
+        if draw(st.integers(0, 5)) == 0:
+            record["s3"][draw(st.sampled_from(["bucket", "object"]))] = draw(anything)
+        records.append(record)
+    return {"Records": records}
+
+
+@st.composite
+def requests(draw: Any) -> Any:
+    fields = {"image": f"s3://{draw(buckets)}/{draw(keys)}"}
+    extra = st.dictionaries(
+        st.sampled_from(["threshold", "mode", "pages", "channel", "outputs", "group", "ground_truth", "x"]),
+        st.one_of(anything, st.just("a" * 250_000), st.just(0.3), st.just(f"s3://{GROUND_TRUTH}/a.png")),
+        max_size=2,
+    )
+    return fields | draw(extra)
+
+
+@st.composite
+def evaluations(draw: Any) -> Any:
+    return {
+        "job_id": draw(st.one_of(st.just("0" * 32), st.just(""), st.text(max_size=40), st.just("j" * 3000))),
+        "record": draw(
+            st.one_of(st.just("EVAL#e"), st.just("JOB"), st.just(""), st.just("EVAL#" + "r" * 2000))
+        ),
+        "ground_truth": {
+            "bucket": draw(buckets),
+            "key": draw(keys),
+            "version_id": draw(versions),
+            "etag": draw(st.one_of(st.none(), st.just("e"), st.just("*"), st.text(max_size=5))),
+        },
+        "result": draw(st.one_of(st.just(f"s3://{OUTPUT}/a.tif.result.json"), st.text(max_size=20))),
+    }
+
+
+settled = st.builds(lambda bucket, key: {"settle": f"s3://{bucket}/{key}"}, buckets, keys)
+structured = st.one_of(notices(), requests(), evaluations(), settled, anything)
+bodies = st.one_of(
+    structured.map(json.dumps),
+    structured.map(lambda body: json.dumps({"Type": "Notification", "Message": json.dumps(body)})),
+    structured.map(lambda body: json.dumps({"Records": [{"Sns": {"Message": json.dumps(body)}}]})),
+    st.text(max_size=50),
+    st.binary(max_size=50).map(lambda content: content.decode("latin-1")),
+)
+attributes = st.dictionaries(
+    st.sampled_from(["job_id", "x", "AWSTraceHeader"]),
+    st.one_of(
+        st.fixed_dictionaries({"dataType": st.just("String"), "stringValue": st.text(max_size=40)}),
+        st.just({"dataType": "String", "stringValue": "0" * 32}),
+        st.just({"dataType": "Number", "stringValue": "7"}),
+        st.just({"dataType": "Binary", "binaryValue": base64.b64encode(b"\xff\x00").decode()}),
+        st.just({"dataType": "Binary"}),
+    ),
+    max_size=2,
+)
+QUEUES = ["cytomask-segment", "cytomask-evaluation", "cytomask-segment-dlq", "cytomask-evaluation-dlq"]
+
+
+@contextmanager
+def lines_of(*apps: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    written = io.StringIO()
+    handlers = [app.logger.registered_handler for app in apps]
+    streams = [handler.stream for handler in handlers]
+    for handler in handlers:
+        handler.stream = written
+    try:
+        yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
+    finally:
+        for handler, stream in zip(handlers, streams, strict=True):
+            handler.stream = stream
+
+
+def deliver(app: Any, body: str, with_attributes: Any, queue: str) -> bool:
+    batch = sqs_batch(body, queue=queue)
+    batch["Records"][0]["messageAttributes"] = with_attributes
+    return failed_messages(app.handler(batch, LambdaContext("made up"))) == []
+
+
+def end(stack: Any, evaluate: Any, failures: Any, body: str, with_attributes: Any, queue: str) -> None:
+    """Deliver a message as often as its queue would; raise AssertionError if it never ends."""
+    app = evaluate.app if "evaluation" in queue else stack.app
+    if not queue.endswith("-dlq"):
+        if any(deliver(app, body, with_attributes, queue) for _ in range(TRIES)):
+            return
+        queue += "-dlq"
+    assert deliver(failures.app, body, with_attributes, queue), f"a dead letter that never ends: {body[:500]}"
+
+
+def assert_ended(stack: Any, lines: list[dict[str, Any]], body: str) -> None:
+    empty = json.dumps({"Records": []})
+    assert body == empty or {line["message"] for line in lines} & ENDS or not lines, body[:500]
+    statuses = {row["status"] for row in stack.rows() if "status" in row}
+    assert statuses <= {"SUCCEEDED", "REJECTED", "FAILED"}
+    for line in lines:
+        if line["level"] == "ERROR":
+            assert line.get("what_to_do"), line
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
+)
+@given(body=bodies, with_attributes=attributes, queue=st.sampled_from(QUEUES))
+def test_whatever_is_sent_to_a_queue_ends_there_or_as_a_dead_letter(
+    stack: Any, evaluate: Any, failures: Any, body: str, with_attributes: Any, queue: str
+) -> None:
+    stack.upload("a.tif", tiff())
+    stack.upload("bad.tif", b"no image")
+    stack.upload("a.png", ground_truth(), bucket=GROUND_TRUTH)
+    with lines_of(stack.app, evaluate.app, failures.app) as lines:
+        end(stack, evaluate, failures, body, with_attributes, queue)
+        stack.take_messages()
+        stack.evaluation_messages()
+        assert_ended(stack, lines(), body)
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
+)
+@given(body=bodies, fault=st.sampled_from([("HeadObject", 403), ("GetObject", 403), ("PutObject", 500)]))
+def test_a_message_whose_every_try_fails_ends_as_a_dead_letter(
+    stack: Any, evaluate: Any, failures: Any, body: str, fault: tuple[str, int]
+) -> None:
+    stack.upload("a.tif", tiff())
+    for queue in QUEUES[:2]:
+        stack.wire.fail(fault[0], "AccessDenied", fault[1], times=10_000)
+        end(stack, evaluate, failures, body, {}, queue)
+        stack.wire.mend()
+    assert {row["status"] for row in stack.rows() if "status" in row} <= {"SUCCEEDED", "REJECTED", "FAILED"}
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+@pytest.mark.parametrize("count", [101, 20_000])
+def test_a_message_of_too_many_images_is_refused_by_name_as_one(stack, evaluate, failures, queue, count):
+    body = json.dumps({"Records": list(range(count))})
+    with lines_of(stack.app, evaluate.app, failures.app) as lines:
+        end(stack, evaluate, failures, body, {}, queue)
+        said = json.dumps(lines())
+    assert f"names {count} images and the most is 100; send it in parts" in said
+    assert len(stack.rows()) == (0 if queue == "cytomask-evaluation" else 1)
+
+
+def test_a_hundred_images_are_done(stack):
+    stack.upload("a.tif", tiff())
+    assert stack.deliver({"Records": [s3_record("a.tif")] * 100}) == []
+    assert stack.predictor.pages == 1
+
+
+def test_a_message_that_runs_out_of_time_between_its_images_goes_on_where_it_was(stack, monkeypatch):
+    for key in ("a.tif", "b.tif", "c.tif"):
+        stack.upload(key, tiff())
+    left = iter([120, 120, 120])
+    monkeypatch.setattr(LambdaContext, "get_remaining_time_in_millis", lambda self: next(left, 30) * 1000)
+    body = {"Records": [s3_record(key) for key in ("a.tif", "b.tif", "c.tif")]}
+    assert stack.deliver(body) == []  # sent again as a new message, which counts as no try
+    (again,) = stack.take_messages()
+    assert json.loads(again["Body"]) == body
+    assert [row["status"] for row in stack.rows()] == ["SUCCEEDED"]
+
+
+LOCKED = {
+    "archived": ("InvalidObjectState", 403, "restore it"),
+    "a disabled key": ("KMS.DisabledException", 400, "enable the key"),
+    "a deleted key": ("KMS.NotFoundException", 400, "enable the key"),
+    "a key of the uploader": ("InvalidRequest", 400, "SSE-C"),
+    "an impossible key": ("KeyTooLongError", 400, "KeyTooLongError"),
+}
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_what_s3_keeps_from_us_for_good_is_rejected_at_once(stack, name):
+    code, status, sentence = LOCKED[name]
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("GetObject", code, status, times=10, key="a.tif")
+    assert stack.deliver(request("a.tif")) == []
+    assert (stack.row()["status"], stack.row()["error_code"]) == ("REJECTED", "IMAGE_LOCKED")
+    assert sentence in stack.row()["error"]
+
+
+def test_what_s3_will_not_even_describe_is_rejected_at_once(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("HeadObject", "400", 400, times=1000, key="/a.tif")
+    stack.wire.fail("HeadObject", "400", 400, times=1000, key="a.tif")
+    stack.wire.fail("GetObject", "InvalidRequest", 400, times=10, key="a.tif")
+    assert stack.deliver(request("a.tif")) == []
+    assert (stack.row()["status"], stack.row()["error_code"]) == ("REJECTED", "IMAGE_LOCKED")
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "RequestTimeout", "KMS.ThrottlingException"])
+def test_a_400_that_may_pass_is_tried_again(stack, code):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("GetObject", code, 400, key="a.tif")
+    assert stack.deliver(request("a.tif")) == [0]
+    assert stack.deliver(request("a.tif")) == []
+    assert stack.row()["status"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("key", ["a.tif.mask.png", "jobs/coco/0/a.tif.json"])
+def test_the_stacks_own_outputs_are_no_images(stack, key):
+    stack.upload(key, tiff(), bucket=OUTPUT)
+    (result,) = stack.handle({"image": f"s3://{OUTPUT}/{key}"})
+    assert (result["status"], result["error"]["code"]) == ("REJECTED", "FOREIGN_BUCKET")
+    assert "one of this stack's own outputs" in result["error"]["message"]
+    assert stack.predictor.pages == 0
+
+
+def test_a_part_of_a_coco_file_is_no_ground_truth(stack):
+    stack.upload("a.tif", tiff())
+    part = f"s3://{OUTPUT}/jobs/coco/0/a.tif.json"
+    (result,) = stack.handle(request("a.tif", ground_truth=part))
+    assert result["error"]["code"] == "FOREIGN_BUCKET"
+
+
+def test_a_notice_on_the_evaluation_queue_cannot_name_a_foreign_bucket(stack, evaluate):
+    stack.s3.create_bucket(Bucket="foreign", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    stack.upload("c.json", b'{"images": [], "annotations": []}', bucket="foreign")
+    stack.wire.fail("HeadObject", "asked", 500, times=10)
+    with lines_of(evaluate.app) as lines:
+        assert evaluate.deliver({"Records": [s3_record("c.json", "foreign")]}) == []
+        (line,) = [line for line in lines() if line["message"] == "message_refused"]
+    assert (line["level"], line["error_code"]) == ("ERROR", "FOREIGN_BUCKET")
+
+
+@pytest.mark.parametrize("operation", ["HeadObject", "Query"])
+def test_a_fault_while_evaluations_are_looked_up_is_an_error_line(stack, evaluate, operation):
+    stack.segment("a.tif", tiff())
+    stack.upload("a.png", ground_truth(), bucket=GROUND_TRUTH)
+    stack.wire.fail(operation, "InternalError", 500)
+    with lines_of(evaluate.app) as lines:
+        assert evaluate.deliver({"Records": [s3_record("a.png", GROUND_TRUTH)]}) == [0]
+        (line,) = [line for line in lines() if line["level"] == "ERROR"]
+    assert line["message"] == "attempt_failed"
+    assert line["ground_truth"] == f"s3://{GROUND_TRUTH}/a.png"
+    assert "cytomask redrive" in line["what_to_do"]
