@@ -4,7 +4,7 @@ S3 cannot make a write depend on another object, so a writer looks whether its i
 writes. If the image is overwritten in between, the mask of an older one may lie under the name for a moment:
 the writer looks once more after its last write and repairs the name. Should it be killed before that, its row
 is still here. So whoever finds another writer's row asks for the name to be looked at again when that
-writer's time is up. docs/decisions/0007-newest-image-wins.md has the whole argument.
+writer's time is up. docs/decisions/09-newest-image-wins.md has the whole argument.
 """
 
 import time
