@@ -78,7 +78,7 @@ def record_message(record: SQSRecord, context: LambdaContext) -> None:
         )
         waiting = waiting_job(record["messageAttributes"])
         if waiting:
-            recorder.withdraw(waiting, job_ids)
+            recorder.withdraw(waiting, record.body, job_ids)
     except (JobHeld, TimeShort) as error:
         logger.info("job_held", reason=str(error))
         raise

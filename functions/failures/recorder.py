@@ -24,6 +24,7 @@ from cytomask.requests import (
     SegmentRequest,
     Settle,
     admitted,
+    images_of,
     is_coco,
     parse_body,
     parse_evaluation,
@@ -138,9 +139,12 @@ class Recorder:
         settings = self._settings
         return parse_evaluation(body, served=settings.allowed_buckets, outputs=settings.output_bucket)
 
-    def withdraw(self, job_id: str, recorded: Sequence[str]) -> None:
+    def withdraw(self, job_id: str, message: str, recorded: Sequence[str]) -> None:
         """End a job that waits for a message which became other jobs."""
-        if error := self._jobs.withdraw(job_id, others=recorded, now=self._clock()):
+        images = images_of(message)
+        if error := self._jobs.withdraw(
+            job_id, others=recorded, message=message, images=images, now=self._clock()
+        ):
             self._logger.warning("job_withdrawn", job_id=job_id, error=error)
 
     def _reject(self, refused: Refused) -> str:

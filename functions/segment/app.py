@@ -110,7 +110,7 @@ def answer(event: Any, context: LambdaContext, invocation: Invocation) -> Any:
         results = segment_all(record.body, invocation, half)
         waiting = waiting_job(record["messageAttributes"])
         if waiting:
-            segmenter.withdraw(waiting, [result.job_id for result in results if result.job_id])
+            segmenter.withdraw(waiting, record.body, [result.job_id for result in results if result.job_id])
         return results
 
     return process_partial_response(event, segment_message, processor, context)

@@ -20,6 +20,7 @@ from cytomask.requests import (
     S3Object,
     SegmentRequest,
     admitted,
+    images_of,
     parse_uri,
     require_served,
 )
@@ -197,9 +198,12 @@ class Segmenter:
             raise ImageReplaced(f"{place.uri} is gone: the image was replaced meanwhile; ask again")
         return mask
 
-    def withdraw(self, job_id: str, done: list[str]) -> None:
+    def withdraw(self, job_id: str, message: str, done: list[str]) -> None:
         """End a job that waits for a message which became other jobs."""
-        if error := self._jobs.withdraw(job_id, others=done, now=self._clock()):
+        images = images_of(message)
+        if error := self._jobs.withdraw(
+            job_id, others=done, message=message, images=images, now=self._clock()
+        ):
             self._logger.warning("job_withdrawn", job_id=job_id, error=error)
 
     def reject_message(self, body: str, error: RejectedInput) -> Result:

@@ -389,3 +389,27 @@ def test_a_queue_that_refuses_leaves_a_job_that_can_be_asked_for_again(http: Htt
     assert http.post("/jobs", request(KEY)).status == 202
     assert http.deliver_queued() == []
     assert http.stack.row()["status"] == "SUCCEEDED"
+
+
+def test_a_message_about_another_image_cannot_end_a_job_that_waits(http):
+    http.stack.upload("victim.tif", tiff())
+    http.stack.upload("other.tif", tiff())
+    waiting = http.post("/jobs", request("victim.tif")).json["job_id"]
+    http.stack.take_messages()
+    assert http.stack.deliver(request("other.tif"), waiting=waiting) == []
+    assert http.stack.job(waiting)["status"] == "QUEUED"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"job_id": 5},
+        {"job_id": "", "record": "JOB", "status": "FAILED", "created_at": "9"},
+        {"job_id": "a", "record": "JOB", "status": "RUNNING", "created_at": "9"},
+        {"job_id": "a", "record": "JOB", "created_at": "9"},
+        [],
+    ],
+)
+def test_a_cursor_forged_by_who_knows_the_tables_name_is_refused(http, place):
+    forged = http.api.app.desk._cursors.write(place, {"status": "FAILED"})
+    assert_problem(http.get(f"/jobs?status=FAILED&cursor={forged}"), 400, "INVALID_REQUEST")

@@ -15,6 +15,7 @@ import msgspec
 
 from cytomask.errors import ImageReplaced, JobHeld, TriesUsedUp
 from cytomask.records import EvaluationRow, JobRow, JobStatus, Result, cut
+from cytomask.requests import MOST_IMAGES
 from cytomask.table import ConditionFailed, Row, Table, timestamp
 
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
@@ -54,14 +55,25 @@ class Jobs:
         row |= {"created_at": timestamp(now), "updated_at": timestamp(now)}
         return msgspec.convert(self._table.add(row), JobRow, strict=False)
 
-    def withdraw(self, job_id: str, *, others: Sequence[str], now: float) -> str | None:
+    def withdraw(
+        self, job_id: str, *, others: Sequence[str], message: str, images: Sequence[str], now: float
+    ) -> str | None:
         """Reject a job that waits for a message which has become other jobs.
+
+        Args:
+            job_id: of the job that waits, as an attribute of the message says.
+            others: the jobs that the message became.
+            message: its body.
+            images: what it names. It can end no job but its own: one of these images, or with this message.
+            now: seconds since 1970.
 
         Returns:
             The error that its row has now; None where it does not wait, or is one of the others.
         """
         if job_id in others:
             return None
+        named: Row = {f":image{number}": image for number, image in enumerate(images[:MOST_IMAGES])}
+        of_these = f" OR image IN ({', '.join(named)})" if named else ""
         error = (
             "the image was replaced or deleted, or the model changed, before the job began; "
             f"jobs done instead: {', '.join(others) or 'none'}"
@@ -74,7 +86,11 @@ class Jobs:
             "updated_at": timestamp(now),
         }
         rejected = self._table.update_if(
-            job_id, JOB, values=values, condition="#status = :queued", given={":queued": "QUEUED"}
+            job_id,
+            JOB,
+            values=values,
+            condition=f"#status = :queued AND (#message = :body{of_these})",
+            given={":queued": "QUEUED", ":body": message} | named,
         )
         return error if rejected else None
 

@@ -141,6 +141,12 @@ def parse_body(body: str) -> list[Arrival]:
     return _bounded([_segmented(arrival) for arrival in _parse_body(body)], body)
 
 
+def images_of(body: str) -> list[str]:
+    """List the addresses of the images that a message names."""
+    named = parse_body(body)
+    return list(dict.fromkeys(each.image.uri for each in named if isinstance(each, SegmentRequest)))
+
+
 def _bounded(arrivals: list[Arriving], body: str) -> list[Arriving | Refused]:
     """Refuse a message that names too many images; what it ignores counts too."""
     if len(arrivals) <= MOST_IMAGES:
