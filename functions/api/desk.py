@@ -168,7 +168,7 @@ class Cursors:
 
 
 def _place_of(place: bytes, names: Mapping[str, str]) -> Row | None:
-    """Read a place in the index of a search; None where it can be none: who knows the key can sign anything."""
+    """Read a place in a search's index; None if it cannot be one, for whoever knows the key can sign."""
     index, value = min(names.items())
     try:
         start = msgspec.json.decode(place, type=dict[str, str])
