@@ -84,7 +84,13 @@ def counts(row: Any) -> dict[str, int]:
     return {name: int(row[name]) for name in ("true_positive", "false_positive", "false_negative")}
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize(
+    "writer",
+    [
+        pytest.param(each, marks=[] if each in ("palette.png", "white.tif") else [pytest.mark.slow])
+        for each in WRITERS
+    ],
+)
 @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 999), kinds=st.integers(1, 3))
 def test_a_mask_gives_everybody_the_same_cells(

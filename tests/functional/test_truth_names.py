@@ -133,6 +133,10 @@ def test_a_file_name_is_read_whichever_tool_wrote_it(
 
 
 ORDERS = list(itertools.permutations(["plate 1/a.tif", "plate 2/a.tif", FILE]))
+MARKED_ORDERS = [
+    pytest.param(order, id=" ".join(key[6:7] for key in order), marks=[pytest.mark.slow] if at % 5 else [])
+    for at, order in enumerate(ORDERS)
+]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +149,7 @@ ORDERS = list(itertools.permutations(["plate 1/a.tif", "plate 2/a.tif", FILE]))
     ],
     ids=["one plate", "no folder", "folders above", "both plates"],
 )
-@pytest.mark.parametrize("order", ORDERS, ids=[" ".join(key[6:7] for key in order) for order in ORDERS])
+@pytest.mark.parametrize("order", MARKED_ORDERS)
 def test_whole_names_decide_in_every_order(
     stack: SegmentStack,
     evaluate: EvaluateFunction,

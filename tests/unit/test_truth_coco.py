@@ -130,7 +130,7 @@ def test_any_text_for_run_lengths_is_drawn_or_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("segmentation", "said"),
     [
-        (None, "neither polygons nor run lengths"),
+        (None, "has no segmentation; outline its cell or remove it"),
         ("square", "neither polygons nor run lengths"),
         ([1, 1, 4, 1, 4, 4], "neither polygons nor run lengths"),
         ([["a", 1, 4, 1, 4, 4]], "neither polygons nor run lengths"),

@@ -52,6 +52,8 @@ class Outline:
 
     def decode(self) -> Polygons | RunLengths:
         """Return the polygons or run lengths; raises UnreadableCoco."""
+        if self.size == len(b"null") and bytes(self.text) == b"null":
+            raise UnreadableCoco(f"{self.called} has no segmentation; outline its cell or remove it")
         try:
             return msgspec.json.decode(self.text, type=Polygons | RunLengths)
         except (msgspec.DecodeError, RecursionError) as error:
