@@ -138,8 +138,10 @@ class TiffImage:
             if not self._chain[number].area:
                 size = f"{self._chain[number].width} x {self._chain[number].height}"
                 raise EmptyImage(f"{self.name} has pages of {size} pixels; export it anew")
-            self._file.filehandle.seek(self._chain[number].offset)
-            directory = tifffile.TiffPage(self._file, number)
+            directory = self._file.pages.first
+            if number:
+                self._file.filehandle.seek(self._chain[number].offset)
+                directory = tifffile.TiffPage(self._file, number)
             segments.require_whole(directory, self._size, self._limits, self.name)
             self._loaded[number] = directory
         return self._loaded[number]
