@@ -100,7 +100,7 @@ class Library:
                     raise Refusal(HTTPStatus.NOT_FOUND, "NO_LAYER", f"the job wrote no {layer}")
                 place = self._in_buckets(described[layer])
                 found = S3Object(place.bucket, place.key, etag=described[f"{layer}_etag"])
-                return self._stored(layer, found)
+                return self._stored(found)
             case _:
                 truth = self.truth(row, result)
                 if truth is None:
@@ -154,14 +154,14 @@ class Library:
 
         return self._cache.get(("image", found, page, channel), make)
 
-    def _stored(self, layer: str, found: S3Object) -> Raster:
-        key: Hashable = (layer, found)
+    def _stored(self, found: S3Object) -> Raster:
+        key: Hashable = ("stored", found)
 
         def make() -> Raster:
             content = self._storage.read_image(found, images.LIMITS)
             with images.open_image(content, found.uri) as image:
                 read = next(images.read_pages(image))
-            return mask_raster(read.pixels > 0) if layer == "mask" else raster_of(read.pixels, read.dtype)
+            return raster_of(read.pixels, read.dtype)  # our masks are 0 and 255 already
 
         return self._cache.get(key, make)
 
