@@ -1,5 +1,6 @@
 """Reduced views and tiles of a page, so that the browser never holds a whole large page. Pure."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ FULL_16_BIT = 65_535
 class Raster:
     """One page as unsigned integers, (H, W) uint8 or uint16, with its reduced views made when asked for.
 
-    A stored value v was `low + v * step` in the file.
+    A stored value v was `low + v * step` in the file. Safe to share between threads.
     """
 
     shades: SHADES
@@ -27,6 +28,7 @@ class Raster:
     step: float = 1.0
     dtype: str = "uint8"
     _views: list[SHADES] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Level 0 is the page itself."""
@@ -44,9 +46,10 @@ class Raster:
 
     def view(self, level: int) -> SHADES:
         """The page reduced 2**level times: (ceil(H / 2**level), ceil(W / 2**level)), means of 2x2 pixels."""
-        while len(self._views) <= level:
-            self._views.append(halved(self._views[-1]))
-        return self._views[level]
+        with self._lock:
+            while len(self._views) <= level:
+                self._views.append(halved(self._views[-1]))
+            return self._views[level]
 
     def tile(self, level: int, column: int, row: int) -> SHADES | None:
         """A tile of a view, (at most TILE, at most TILE); None outside it."""

@@ -1,5 +1,6 @@
 """Reduced views and tiles: what the browser is sent of a page."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,13 @@ def test_views_shrink_until_one_tile_holds_the_page() -> None:
     assert raster.tile(2, 0, 0) is not None
     assert raster.tile(2, 0, 1) is None
     assert raster_of(np.zeros((TILE, TILE), np.uint8), "uint8").levels == 1
+
+
+def test_threads_that_ask_for_views_at_once_get_the_same() -> None:
+    raster = raster_of(np.zeros((4 * TILE, 4 * TILE), np.uint8), "uint8")
+    with ThreadPoolExecutor(8) as pool:
+        shapes = set(pool.map(lambda _: raster.view(2).shape, range(64)))
+    assert shapes == {(TILE, TILE)}
 
 
 @given(st.integers(1, 3 * TILE), st.integers(1, 2 * TILE))

@@ -24,6 +24,7 @@ import { call, get, isLeft } from "./api.js";
  * @property {Uint8Array | Uint16Array} values
  */
 
+const SMALL = 1e6; // pixels: a page that is shown whole in four tiles
 const MOST_TILES = 320; // of each layer: at most 160 MB
 
 export class Layer {
@@ -55,7 +56,16 @@ export class Layer {
    */
   static async open(job, page, name, signal) {
     const described = await get(`jobs/${job}/pages/${page}/${name}`, signal);
-    return new Layer(job, page, name, described, signal);
+    const layer = new Layer(job, page, name, described, signal);
+    if (described.width * described.height <= SMALL) layer.#loadAll(); // while the view is being built
+    return layer;
+  }
+
+  #loadAll() {
+    const { width, height, tile } = this.described;
+    for (let row = 0; row * tile < height; row += 1) {
+      for (let column = 0; column * tile < width; column += 1) this.load(0, column, row).catch(() => {});
+    }
   }
 
   /**

@@ -51,6 +51,7 @@ export class Viewer {
     this.waitingText = el("span", { class: "waiting" });
     this.element = el("div", { class: "viewer", tabindex: 0, role: "application", "aria-label": "The image. Arrow keys move, plus and minus zoom, 0 fits it in" }, this.below, this.above, this.cursor, this.waitingText);
     this.frame = 0;
+    this.sized = false;
     /** Called after each drawing. */
     this.onDraw = () => {};
     image.onTile = () => this.later();
@@ -153,11 +154,13 @@ export class Viewer {
       canvas.width = Math.max(1, Math.round(this.element.clientWidth * ratio));
       canvas.height = Math.max(1, Math.round(this.element.clientHeight * ratio));
     }
+    this.sized = this.element.clientWidth > 0;
     if (this.fitted) this.fit();
     this.draw();
   }
 
   draw() {
+    if (!this.sized) return; // before that nobody knows which view fits
     const ratio = devicePixelRatio || 1;
     const wanted = Math.max(0, Math.floor(-Math.log2(this.scale * ratio) + 0.2));
     const level = Math.min(this.image.described.levels - 1, wanted);
