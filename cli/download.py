@@ -27,6 +27,11 @@ KINDS = {
     "mask": ".mask.png",
     "probability": ".probability.png",
     "overlay": ".overlay.png",
+    "rois": ".rois.zip",
+    "geojson": ".geojson",
+    "labels": ".labels.tif",
+    "labels_table": ".labels.csv",
+    "ome": ".mask.ome.tif",
     "result": ".result.json",
 }
 AT_ONCE = 8

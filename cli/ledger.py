@@ -14,7 +14,7 @@ from cytomask.cli.tables import csv_bytes, csv_cell, csv_line
 from cytomask.errors import CytomaskError
 from cytomask.model.predictor import Mode
 from cytomask.requests import Output, Parameters
-from cytomask.work import output_key
+from cytomask.work import OUTPUT_FILES, output_key
 
 COLUMNS = (
     "file",
@@ -102,10 +102,14 @@ class Row:
         return csv_line(values[name] for name in COLUMNS)
 
 
-def outputs_of(target: Path, page: int, pages: int, outputs: Iterable[Output]) -> dict[Output, Path]:
-    """Return where each output of a page goes; of a stack each page has its number in the name."""
+def outputs_of(target: Path, page: int, pages: int, outputs: Iterable[Output]) -> dict[str, Path]:
+    """Return where each file of a page goes; of a stack each page has its number in the name."""
     number = page if pages > 1 else None
-    return {output: Path(output_key(str(target), f"{output}.png", number)) for output in outputs}
+    return {
+        kind: Path(output_key(str(target), ending, number))
+        for output in outputs
+        for kind, ending in OUTPUT_FILES[output].items()
+    }
 
 
 class Ledger:

@@ -21,6 +21,7 @@ Run = Callable[[Namespace], int]
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 LONGEST_TIME = timedelta(days=36_500)
 MOST_CHANNELS = 1000
+OUTPUTS = ("mask", "probability", "overlay", "rois", "geojson", "labels", "ome")
 
 
 class MissingExtra(Exception):

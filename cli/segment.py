@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from cytomask.cli.console import complain
-from cytomask.cli.options import Commands, Parser, add_command, channel, probability
+from cytomask.cli.options import OUTPUTS, Commands, Parser, add_command, channel, probability
 from cytomask.cli.plate_options import add_report_options
 
 EXAMPLES = (
@@ -59,9 +59,10 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--outputs",
         nargs="+",
-        choices=("mask", "probability", "overlay"),
+        choices=OUTPUTS,
         default=["mask"],
-        help="default: mask; probability is a 16-bit PNG, overlay shows the mask's outline on the page",
+        help="default: mask; probability: 16-bit PNG; overlay: outlines on the page; rois: for ImageJ; "
+        "geojson: for QuPath; labels: TIFF and CSV of regions; ome: OME-TIFF",
     )
     parser.add_argument("--overlay", action="store_true", help="the same as --outputs mask overlay")
     parser.add_argument(

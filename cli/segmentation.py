@@ -25,7 +25,8 @@ from cytomask.cli.files import (
 )
 from cytomask.cli.ledger import Ledger, Row, Settings, outputs_of
 from cytomask.errors import CytomaskError, InvalidRequest
-from cytomask.model.predictor import Prediction, Predictor, cores
+from cytomask.model.predictor import Predictor, cores
+from cytomask.outputs import encode_files
 from cytomask.requests import Output, parse_parameters
 
 AT_ONCE = 4
@@ -186,8 +187,16 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
             for page in images.read_pages(image, wanted, settings.channel):
                 prediction = predictor.predict(page.pixels, settings.mode, settings.threshold)
                 written = outputs_of(task.target, page.index, pages, settings.outputs)
-                for output, path in written.items():
-                    write_whole(path, _encode(output, page, prediction))
+                files = encode_files(
+                    settings.outputs,
+                    pixels=page.pixels,
+                    mask=prediction.mask,
+                    probability=prediction.probability,
+                    name=f"{task.source.name} {page.index}",
+                    pixel_size=image.pixel_size,
+                )
+                for kind, _, encode in files:
+                    write_whole(written[kind], encode())
                 finished = time.perf_counter()
                 height, width = page.pixels.shape
                 yield Row(
@@ -211,16 +220,6 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
     except OSError as error:
         about = f"{error.filename or task.target}: {error.strerror or error}"
         yield Row(name, settings=settings, error_code="FILE_ERROR", error=about)
-
-
-def _encode(output: Output, page: images.Page, prediction: Prediction) -> bytes:
-    match output:
-        case "mask":
-            return images.encode_mask(prediction.mask)
-        case "probability":
-            return images.encode_probability(prediction.probability)
-        case "overlay":
-            return images.encode_overlay(page.pixels, prediction.mask)
 
 
 def _say_row(row: Row) -> None:

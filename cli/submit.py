@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cytomask.cli.console import complain, say
-from cytomask.cli.options import Commands, Parser, add_command, channel, duration, on_stack
+from cytomask.cli.options import OUTPUTS, Commands, Parser, add_command, channel, duration, on_stack
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
@@ -54,9 +54,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--channel", type=channel, metavar="N", help="of multi-channel images, counted from 0"
     )
-    parser.add_argument(
-        "--outputs", nargs="+", choices=("mask", "probability", "overlay"), help="default: mask"
-    )
+    parser.add_argument("--outputs", nargs="+", choices=OUTPUTS, help="default: mask")
     parser.add_argument("--wait", action="store_true", help="wait until all jobs have ended, and show them")
     parser.add_argument(
         "--timeout", type=duration, default="15m", metavar="TIME", help="of --wait; default: 15m"

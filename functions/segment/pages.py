@@ -7,16 +7,17 @@ from types import TracebackType
 from cytomask import budget, images, metrics
 from cytomask.budget import Budget
 from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
-from cytomask.images import ImageFile, Limits, Page
+from cytomask.images import ImageFile, Limits, Page, PixelSize
 from cytomask.model import preprocess
 from cytomask.model.predictor import Prediction, Predictor
 from cytomask.records import Flag, PageResult, Result, Tiling
-from cytomask.requests import Output, Parameters
+from cytomask.requests import Parameters
 from cytomask.telemetry import Stopwatch
 
 # While a caller waits. A megapixel takes 0.8 to 1.2 CPU seconds; this leaves room for a slow CPU and a cold
 # start within HttpApi's 30 s.
 PIXELS_WHILE_WAITING = 8 * images.MEGA
+UM2_A_MM2 = 1_000_000
 
 
 class Source:
@@ -109,9 +110,10 @@ def predictions(
         yield page, prediction
 
 
-def describe(page: Page, prediction: Prediction) -> PageResult:
+def describe(page: Page, prediction: Prediction, pixel_size: PixelSize | None) -> PageResult:
     """What the result says of a page, without its outputs."""
     height, width = page.pixels.shape
+    cells = int(prediction.mask.sum())
     plan = prediction.plan
     return PageResult(
         page=page.index,
@@ -124,18 +126,10 @@ def describe(page: Page, prediction: Prediction) -> PageResult:
         confluence_low=prediction.confluence_low,
         confluence_high=prediction.confluence_high,
         quality=[Flag(flag.name, flag.value) for flag in prediction.quality],
+        pixel_size_um=(pixel_size.width_um, pixel_size.height_um) if pixel_size else None,
+        cell_area_mm2=cells * pixel_size.area_um2 / UM2_A_MM2 if pixel_size else None,
         tiles=Tiling(plan.count, plan.tile, plan.overlap) if plan else None,
     )
-
-
-def encode(output: Output, page: Page, prediction: Prediction) -> bytes:
-    """Encode one output as PNG."""
-    match output:
-        case "probability":
-            return images.encode_probability(prediction.probability)
-        case "overlay":
-            return images.encode_overlay(page.pixels, prediction.mask)
-    return images.encode_mask(prediction.mask)
 
 
 def summarise(result: Result, pages: Sequence[PageResult]) -> None:

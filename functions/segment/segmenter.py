@@ -13,6 +13,7 @@ from cytomask.errors import ImageNotFound, ImageReplaced, JobHeld, RejectedInput
 from cytomask.jobs import FINISHED, Jobs, Lease
 from cytomask.model.predictor import Predictor
 from cytomask.names import Names
+from cytomask.outputs import encode_files
 from cytomask.records import Fault, ImageIdentity, JobRow, ModelIdentity, PageResult, Result, cut
 from cytomask.requests import (
     Arrival,
@@ -31,7 +32,7 @@ from cytomask.table import timestamp
 from cytomask.telemetry import Stopwatch, estimated_cost_usd
 from cytomask.work import RESULT, Work, has_name, job_prefix, output_key, rejected_message_id, resolve
 
-from .pages import Source, describe, encode, predictions, require_answer_in_time, summarise
+from .pages import Source, describe, predictions, require_answer_in_time, summarise
 from .scoring import Scoring
 
 LEASE_MARGIN_SECONDS = 5
@@ -183,7 +184,7 @@ class Segmenter:
         with Source(lambda: content, "the image in the body", self._limits) as source:
             require_answer_in_time(source, settled, one_mask)
             for page, prediction in predictions(source, settled, self._predictor, self._limits, watch):
-                result.pages.append(describe(page, prediction))
+                result.pages.append(describe(page, prediction, source.open().pixel_size))
                 with watch.stage("encode"):
                     masks.append(images.encode_mask(prediction.mask))
         summarise(result, result.pages)
@@ -403,14 +404,23 @@ class Segmenter:
             source.open()
         for page, prediction in predictions(source, parameters, self._predictor, self._limits, watch):
             number = page.index if len(source.open().pages) > 1 else None
-            described = describe(page, prediction)
-            for output in parameters.outputs:
+            pixel_size = source.open().pixel_size
+            described = describe(page, prediction, pixel_size)
+            files = encode_files(
+                parameters.outputs,
+                pixels=page.pixels,
+                mask=prediction.mask,
+                probability=prediction.probability,
+                name=f"{source.name} {page.index}",
+                pixel_size=pixel_size,
+            )
+            for kind, ending, encode in files:
                 with watch.stage("encode"):
-                    body = encode(output, page, prediction)
+                    body = encode()
                 with watch.stage("write"):
-                    written = self._write(work, prefix, f"{output}.png", number, body)
-                setattr(described, output, written.uri)
-                setattr(described, f"{output}_etag", written.etag)
+                    written = self._write(work, prefix, ending, number, body)
+                setattr(described, kind, written.uri)
+                setattr(described, f"{kind}_etag", written.etag)
             yield described
 
     def _describe_run(self, result: Result, parameters: Parameters, invocation: Invocation) -> None:

@@ -1,11 +1,15 @@
 """An image becomes a mask: what is stored, and what is said of it."""
 
+import io
 import itertools
+import json
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from factories import HEIGHT, INPUT, OUTPUT, WIDTH, page, request, s3_event, stack_of, tiff
 from functions_on_moto import SegmentStack
 
@@ -290,3 +294,47 @@ def test_the_process_does_not_start_in_a_wrong_environment(
     monkeypatch.delenv("JOBS_TABLE")
     with pytest.raises(ValueError, match="JOBS_TABLE"):
         stack.app.connect()
+
+
+def test_all_outputs_show_the_cells_of_the_mask(stack: SegmentStack) -> None:
+    outputs = ["mask", "probability", "overlay", "rois", "geojson", "labels", "ome"]
+    stack.upload(KEY, tiff(imagej=True, resolution=(2.0, 2.0), metadata={"unit": "um"}))
+    stack.deliver(request(KEY, outputs=outputs))
+    (row,) = stack.rows()
+    prefix = f"jobs/{row['job_id']}/{KEY}"
+    endings = [
+        "mask.png",
+        "probability.png",
+        "overlay.png",
+        "rois.zip",
+        "geojson",
+        "labels.tif",
+        "labels.csv",
+    ]
+    assert stack.outputs() == {f"{prefix}.{ending}" for ending in (*endings, "mask.ome.tif", "result.json")}
+    cells = stack.mask(f"{prefix}.mask.png") > 0
+    labels = tifffile.imread(io.BytesIO(stack.output(f"{prefix}.labels.tif")))
+    assert np.array_equal(labels > 0, cells)
+    assert np.array_equal(tifffile.imread(io.BytesIO(stack.output(f"{prefix}.mask.ome.tif"))) > 0, cells)
+    features = json.loads(stack.output(f"{prefix}.geojson"))["features"]
+    areas = [feature["properties"]["measurements"] for feature in features]
+    assert sum(each["Area px^2"] for each in areas) == cells.sum()
+    assert sum(each["Area µm^2"] for each in areas) == pytest.approx(cells.sum() / 4)
+    table = stack.output(f"{prefix}.labels.csv").decode().splitlines()
+    assert len(table) == len(features) + 1 == labels.max() + 1
+    with zipfile.ZipFile(io.BytesIO(stack.output(f"{prefix}.rois.zip"))) as rois:
+        assert len(rois.namelist()) == len(features)
+    (page_result,) = stack.result(f"{prefix}.result.json")["pages"]
+    assert page_result["pixel_size_um"] == [0.5, 0.5]
+    assert page_result["cell_area_mm2"] == pytest.approx(cells.sum() / 4e6)
+    assert page_result["labels_table"].endswith(".labels.csv")
+
+
+def test_exports_that_are_gone_are_made_again(stack: SegmentStack) -> None:
+    stack.upload(KEY, tiff())
+    stack.deliver(request(KEY, outputs=["geojson"]))
+    (row,) = stack.rows()
+    key = f"jobs/{row['job_id']}/{KEY}.geojson"
+    stack.s3.delete_object(Bucket=OUTPUT, Key=key)
+    stack.deliver(request(KEY, outputs=["geojson"]))
+    assert stack.output(key).startswith(b'{"type":"FeatureCollection"')

@@ -9,7 +9,7 @@ import hashlib
 import io
 import uuid
 import zipfile
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -19,7 +19,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytomask.errors import NotAcceptable
-from cytomask.regions import Mask, Regions
+from cytomask.images import PixelSize
+from cytomask.regions import Mask, Regions, find_regions
 
 CELL_COLOUR = (0, 158, 115)  # bluish green, told apart by colour-blind readers (Okabe and Ito 2008)
 LARGEST_ROI_SIDE = 32_767  # ImageJ keeps a ROI's box as 16-bit signed integers
@@ -29,17 +30,33 @@ UINT16_LABELS = 65_535
 LABEL_COLUMNS = ("label", "area_px", "left", "top", "width", "height", "touches_border")
 
 
-@dataclass(frozen=True)
-class PixelSize:
-    """The width and height of a pixel, in micrometres."""
+class MaskExports:
+    """One page's mask, encoded in any of the formats; its regions are found when the first needs them."""
 
-    width_um: float
-    height_um: float
+    def __init__(self, mask: Mask, *, name: str, pixel_size: PixelSize | None = None) -> None:
+        """Take a mask of (H, W) bool, the name of its page, and the size of its pixels if known."""
+        self._mask = mask
+        self._name = name
+        self._pixel_size = pixel_size
 
-    @property
-    def area_um2(self) -> float:
-        """The area of a pixel in square micrometres."""
-        return self.width_um * self.height_um
+    @cached_property
+    def _regions(self) -> Regions:
+        return find_regions(self._mask)
+
+    def encode(self, kind: str) -> bytes:
+        """Encode the file of this kind: `rois`, `geojson`, `labels`, `labels_table` or `ome`."""
+        match kind:
+            case "rois":
+                return encode_rois(self._regions)
+            case "geojson":
+                return encode_geojson(self._regions, name=self._name, pixel_size=self._pixel_size)
+            case "labels":
+                return encode_labels(self._regions)
+            case "labels_table":
+                return encode_label_table(self._regions, self._pixel_size)
+            case "ome":
+                return encode_ome(self._mask, pixel_size=self._pixel_size)
+        raise ValueError(f"{kind} is no export of a mask")
 
 
 def encode_rois(regions: Regions) -> bytes:

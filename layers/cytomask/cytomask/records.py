@@ -100,7 +100,10 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         quality: doubts about the page, if any.
         orientation: what the file says, as EXIF and TIFF count it: 1 is upright.
         turned: whether the page was turned by it.
-        mask, probability, overlay: where each output lies; each has an ETag beside it.
+        pixel_size_um: width and height of a pixel in micrometres, where the file says so.
+        cell_area_mm2: what the cells of the page cover, where the size of a pixel is known.
+        mask, probability, overlay, rois, geojson, labels, labels_table, ome: where each output lies; each has
+            an ETag beside it.
     """
 
     page: int
@@ -114,20 +117,29 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     confluence_high: float | None = None
     tiles: Tiling | None
     quality: list[Flag] = []
+    pixel_size_um: tuple[float, float] | None = None
+    cell_area_mm2: float | None = None
     mask: str | None = None
     mask_etag: str | None = None
     probability: str | None = None
     probability_etag: str | None = None
     overlay: str | None = None
     overlay_etag: str | None = None
+    rois: str | None = None
+    rois_etag: str | None = None
+    geojson: str | None = None
+    geojson_etag: str | None = None
+    labels: str | None = None
+    labels_etag: str | None = None
+    labels_table: str | None = None
+    labels_table_etag: str | None = None
+    ome: str | None = None
+    ome_etag: str | None = None
 
     def outputs(self) -> dict[str, str | None]:
         """Map the address of each output that was written to its ETag."""
-        written = {
-            self.mask: self.mask_etag,
-            self.probability: self.probability_etag,
-            self.overlay: self.overlay_etag,
-        }
+        etags = [name for name in self.__struct_fields__ if name.endswith("_etag")]
+        written = {getattr(self, name.removesuffix("_etag")): getattr(self, name) for name in etags}
         return {uri: etag for uri, etag in written.items() if uri}
 
 

@@ -17,7 +17,7 @@ import msgspec
 from cytomask.errors import ForeignBucket, InvalidRequest, NoSuchPage
 
 Mode = Literal["native", "resize"]
-Output = Literal["mask", "probability", "overlay"]
+Output = Literal["mask", "probability", "overlay", "rois", "geojson", "labels", "ome"]
 Shape = TypeVar("Shape")
 Arriving = TypeVar("Arriving")
 
@@ -436,7 +436,7 @@ ACCEPTED = {
     "mode": '"native" or "resize"',
     "pages": '"all", a page counted from 0, or a range such as "0-3"',
     "channel": "the channel's number, counted from 0",
-    "outputs": 'a list of "mask", "probability" and "overlay", with at least one of them',
+    "outputs": 'a list of "mask", "probability", "overlay", "rois", "geojson", "labels" and "ome", not empty',
     "group": "a label of at most 256 characters",
 }
 

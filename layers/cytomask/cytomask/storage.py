@@ -11,13 +11,20 @@ from cytomask.images import Limits, require_size
 from cytomask.records import Result
 from cytomask.requests import S3Object
 from cytomask.truths.limits import require_coco_size
-from cytomask.work import PICTURE, RESULT, output_key
+from cytomask.work import PAGE_FILE, RESULT, output_key
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
-CONTENT_TYPES = {"png": "image/png", "json": "application/json"}
+CONTENT_TYPES = {
+    "csv": "text/csv",
+    "geojson": "application/geo+json",
+    "json": "application/json",
+    "png": "image/png",
+    "tif": "image/tiff",
+    "zip": "application/zip",
+}
 WRITE_ATTEMPTS = 10
 # The ETag of an object that S3 will not describe: it answers HEAD by 400 and says why only to GET.
 UNDESCRIBED = "undescribed"
@@ -237,7 +244,7 @@ class Storage:
 
 
 def _is_output(suffix: str) -> bool:
-    return suffix == f".{RESULT}" or PICTURE.fullmatch(suffix) is not None
+    return suffix == f".{RESULT}" or PAGE_FILE.fullmatch(suffix) is not None
 
 
 def _overtaken(error: ClientError) -> bool:

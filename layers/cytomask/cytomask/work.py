@@ -3,17 +3,28 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from cytomask.requests import LONGEST_KEY, Parameters, S3Object, SegmentRequest
+from cytomask.requests import LONGEST_KEY, Output, Parameters, S3Object, SegmentRequest
 
 LONGEST_SUFFIX = len(".p000000.probability.png")
 RESULT = "result.json"
-# What follows the prefix in the key of a picture that a job wrote.
-PICTURE = re.compile(r"(\.p\d{4,6})?\.(mask|probability|overlay)\.png")
+# The files of each output: what the result calls each, and how its key ends.
+OUTPUT_FILES: Mapping[Output, Mapping[str, str]] = {
+    "mask": {"mask": "mask.png"},
+    "probability": {"probability": "probability.png"},
+    "overlay": {"overlay": "overlay.png"},
+    "rois": {"rois": "rois.zip"},
+    "geojson": {"geojson": "geojson"},
+    "labels": {"labels": "labels.tif", "labels_table": "labels.csv"},
+    "ome": {"ome": "mask.ome.tif"},
+}
+_ENDINGS = [re.escape(ending) for files in OUTPUT_FILES.values() for ending in files.values()]
+# What follows the prefix in the key of a page's file that a job wrote.
+PAGE_FILE = re.compile(rf"(\.p\d{{4,6}})?\.({'|'.join(_ENDINGS)})")
 
 
 @dataclass(frozen=True)

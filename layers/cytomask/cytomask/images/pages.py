@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from cytomask.errors import AmbiguousChannels, EmptyImage, ImageTooLarge, NoSuchPage
+from cytomask.images.pixel_size import PixelSize
 from cytomask.images.work import Work
 
 RGB, RGBA = 3, 4
@@ -119,6 +120,7 @@ class ImageFile(Protocol):
 
     name: str
     pages: Sequence[PageHeader]
+    pixel_size: PixelSize | None
 
     def decode(self, index: int, channel: int | None) -> NDArray[Any]:
         """Page `index`: (H, W) of the channel named or the only one, else (H, W, 3) colours.

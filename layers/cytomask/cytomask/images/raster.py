@@ -13,6 +13,7 @@ from cytomask.errors import UnreadableImage
 from cytomask.images import jpeg, png
 from cytomask.images.orientation import AS_STORED, swaps_sides, upright
 from cytomask.images.pages import RGB, RGBA, PageHeader, StoredPage
+from cytomask.images.pixel_size import PixelSize
 from cytomask.images.spliced import Spliced, read_all
 from cytomask.images.work import Work
 
@@ -24,6 +25,7 @@ class PngImage:
 
     def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self.name = name
+        self.pixel_size: PixelSize | None = None  # a PNG or JPEG tells the resolution of a screen
         self._stream = stream
         self._png = png.read_png(stream, 0, size, name)
         grey = self._png.colours in (png.GREY, png.GREY_ALPHA)
@@ -111,6 +113,7 @@ class JpegImage:
 
     def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self.name = name
+        self.pixel_size: PixelSize | None = None  # a PNG or JPEG tells the resolution of a screen
         self._stream = stream
         self._jpeg = jpeg.read_jpeg(stream, 0, size, name)
         wide = self._jpeg.precision > 8

@@ -13,6 +13,7 @@ from cytomask.errors import EmptyImage, UnreadableImage
 from cytomask.images import directories, ome, planes, segments, series
 from cytomask.images.directories import Directory
 from cytomask.images.pages import Limits, PageHeader, StoredPage
+from cytomask.images.pixel_size import read_pixel_size
 from cytomask.images.planes import Source
 from cytomask.images.samples import plain
 from cytomask.images.work import Work
@@ -52,6 +53,7 @@ class TiffImage:
             is_scn=False,
             is_lsm=False if alone else None,
         )
+        self.pixel_size = read_pixel_size(self._file)
         self._loaded: dict[int, tifffile.TiffPage] = {}
         self._work: dict[int, Work] = {}
         self._pages = [self._page(sources) for sources in self._find_pages()]
