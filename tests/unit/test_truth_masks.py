@@ -184,6 +184,20 @@ def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
         list(read_ground_truth(path, "truth", [(5, 7)]))
 
 
+def test_a_jpeg_inside_a_tiff_is_refused() -> None:
+    content = tiff(np.tile(CELLS, (16, 16)).astype(np.uint8) * 255, compression="jpeg")
+    with pytest.raises(UnreadableImage, match="truth is packed as JPEG"):
+        list(read_ground_truth(content, "truth", [(80, 112)]))
+
+
+def test_an_index_is_cell_even_if_its_palette_entry_is_transparent() -> None:
+    stream = io.BytesIO(palette_png(CELLS * 2, BLACK, RED, RED))
+    image = Image.open(stream)
+    hidden = io.BytesIO()
+    image.save(hidden, "PNG", transparency=bytes([255, 255, 0]))
+    np.testing.assert_array_equal(read(hidden.getvalue())[0], CELLS)
+
+
 def test_a_stack_has_a_mask_for_each_page() -> None:
     first, second = read(tiff(np.stack([CELLS, ~CELLS]), photometric="minisblack"), pages=2)
     np.testing.assert_array_equal(first, CELLS)

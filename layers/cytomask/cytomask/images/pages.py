@@ -65,6 +65,7 @@ class PageHeader:
         dtype: NumPy's name of the stored type.
         decoded_bytes: of all channels and pages that can only be decoded together with it, and of itself.
         palette: whether the channels are the colours of a palette.
+        lossy: whether the pixels are packed as JPEG, which does not keep their values.
         orientation: 1 to 8, as EXIF or TIFF's tag 274 states it.
         turned: whether pixels are turned upright by it; those of a TIFF are read as they are stored.
         doubt: why three or four channels may be frames that were called colours; empty where they are not.
@@ -77,6 +78,7 @@ class PageHeader:
     dtype: str
     decoded_bytes: int
     palette: bool = False
+    lossy: bool = False
     orientation: int = 1
     turned: bool = False
     doubt: str = ""

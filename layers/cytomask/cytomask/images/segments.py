@@ -30,6 +30,13 @@ PLAIN = {
     COMPRESSION.ZSTD_DEPRECATED,
 }
 # Their decoders go by the header of the strip or tile.
+LOSSY = (
+    COMPRESSION.OJPEG,
+    COMPRESSION.JPEG,
+    COMPRESSION.ALT_JPEG,
+    COMPRESSION.JPEG_LOSSY,
+    COMPRESSION.JPEG_2000_LOSSY,
+)
 READERS: dict[int, Callable[[IO[bytes], int, int, str], Codestream]] = {
     **dict.fromkeys(
         (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.ALT_JPEG, COMPRESSION.JPEG_LOSSY),

@@ -164,6 +164,7 @@ class TiffImage:
             dtype=first.dtype,
             decoded_bytes=first.decoded_bytes,
             palette=meaning.palette is not None,
+            lossy=any(directory.compression in segments.LOSSY for directory in first.directories),
             orientation=meaning.orientation,
             doubt=meaning.doubt,
         )

@@ -57,9 +57,11 @@ def read_ground_truth(
     with open_image(source, name, limits) as image:
         _require_sizes(image, sizes)
         _require_one_channel(image)
+        if any(page.lossy for page in image.pages):
+            raise _lossy(name)
         background = False
         for page in read_stored(image, limits=limits):
-            cells = find_cells(page, name)
+            cells = find_cells(page, name, palette=image.pages[page.index].palette)
             background = background or not cells.all()
             yield cells
     if not background:
@@ -69,12 +71,13 @@ def read_ground_truth(
         )
 
 
-def find_cells(page: StoredPage, name: str) -> Mask:
+def find_cells(page: StoredPage, name: str, *, palette: bool = False) -> Mask:
     """Tell cells from background on one page, by what is stored or, where that is uniform, by transparency.
 
     Args:
         page: as stored.
         name: what to call the file in errors.
+        palette: whether the page stores indices, which say what is cell even if they are transparent.
 
     Returns:
         (H, W) bool.
@@ -96,7 +99,7 @@ def find_cells(page: StoredPage, name: str) -> Mask:
         return cells
     if cells.all() or not cells.any():
         return opaque
-    if np.any(cells & ~opaque):
+    if np.any(cells & ~opaque) and not palette:
         raise AmbiguousChannels(
             f"page {page.index} of {name} has colours that its transparency hides, so two different masks; "
             "save the right one without transparency"
@@ -111,9 +114,14 @@ def _require_lossless(source: bytes | Path, name: str) -> None:
     else:
         magic = source[: len(JPEG_MAGIC)]
     if magic == JPEG_MAGIC:
-        raise UnreadableImage(
-            f"{name} is a JPEG, in which hardly any pixel stays zero; save the mask as PNG or TIFF"
-        )
+        raise _lossy(name)
+
+
+def _lossy(name: str) -> UnreadableImage:
+    return UnreadableImage(
+        f"{name} is packed as JPEG, in which hardly any pixel stays zero; "
+        "save the mask as PNG or TIFF with LZW or deflate"
+    )
 
 
 def _require_sizes(image: ImageFile, sizes: Sequence[Size]) -> None:
