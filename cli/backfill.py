@@ -204,10 +204,10 @@ def look_at_pace(stack: "Stack") -> Pace:
     rows = [
         row
         for row in islice(stack.rows.jobs(Search(status="SUCCEEDED")), LOOKED_AT)
-        if row.get("estimated_cost_usd") is not None and row.get("milliseconds") is not None
+        if row.estimated_cost_usd is not None and row.milliseconds is not None
     ]
-    seconds = sum(float(row["milliseconds"]) for row in rows) / 1000 / len(rows) if rows else TYPICAL_SECONDS
-    usd = sum(float(row["estimated_cost_usd"]) for row in rows) / len(rows) if rows else TYPICAL_USD
+    seconds = sum(row.milliseconds or 0 for row in rows) / 1000 / len(rows) if rows else TYPICAL_SECONDS
+    usd = sum(row.estimated_cost_usd or 0 for row in rows) / len(rows) if rows else TYPICAL_USD
     mappings = stack.client("lambda").list_event_source_mappings(FunctionName=f"{stack.name}-segment")
     found = mappings["EventSourceMappings"] or [{}]
     at_a_time = found[0].get("ScalingConfig", {}).get("MaximumConcurrency", DEFAULT_CONCURRENCY)

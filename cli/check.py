@@ -161,8 +161,8 @@ def read(trial: Trial, key: str) -> bytes | None:
 
 def look_at_row(trial: Trial) -> str:
     """Does the table tell of the job?"""
-    rows = trial.stack.rows.of(trial.job_id)
-    if not any(row["record"] == "JOB" and row["status"] == "SUCCEEDED" for row in rows):
+    found = trial.stack.rows.of(trial.job_id)
+    if found is None or found[0].status != "SUCCEEDED":
         raise StepFailed(
             f"job {trial.job_id} has no row that says SUCCEEDED; `cytomask logs --job {trial.job_id}`"
         )
@@ -173,17 +173,16 @@ def await_score(trial: Trial) -> str:
     """Is the mask scored against its ground truth?"""
 
     def scored() -> Any:
-        rows = trial.stack.rows.of(trial.job_id)
-        return next(
-            (row for row in rows if row.get("evaluation_status") in ("SCORED", "REJECTED", "FAILED")), None
-        )
+        found = trial.stack.rows.of(trial.job_id)
+        ended = ("SCORED", "REJECTED", "FAILED")
+        return next((row for row in found[1] if row.evaluation_status in ended), None) if found else None
 
     row = trial.wait(
         scored, "no score came; the log of the evaluate function says why: `cytomask logs --errors`"
     )
-    if row["evaluation_status"] != "SCORED":
-        raise StepFailed(f"the score was {row['evaluation_status']}: {row.get('error')}")
-    return f"IoU {float(row['iou']):.3f}"
+    if row.evaluation_status != "SCORED":
+        raise StepFailed(f"the score was {row.evaluation_status}: {row.error}")
+    return f"IoU {row.iou:.3f}"
 
 
 def look_at_log(trial: Trial) -> str:

@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cytomask.cli.console import complain, say
 from cytomask.cli.options import Commands, Parser, add_command, moment, on_stack
@@ -12,6 +12,7 @@ from cytomask.cli.tables import number, print_table
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
+    from cytomask.records import JobRow
 
 EXAMPLES = (
     "cytomask costs                                         # of the last 30 days",
@@ -73,14 +74,13 @@ def run_costs(stack: "Stack", arguments: Namespace) -> int:
     return 0
 
 
-def by_day(rows: Iterable[Any], plate: str | None) -> dict[tuple[str, str, str], Spent]:
+def by_day(rows: "Iterable[JobRow]", plate: str | None) -> dict[tuple[str, str, str], Spent]:
     """Add up the jobs that cost something by day, group and plate."""
     spent: dict[tuple[str, str, str], Spent] = defaultdict(Spent)
     for row in rows:
-        cost = row.get("estimated_cost_usd")
-        if cost is None or (plate is not None and row.get("plate") != plate):
+        if row.estimated_cost_usd is None or (plate is not None and row.plate != plate):
             continue
-        each = spent[row["created_at"][:10], row.get("group", ""), row.get("plate", "")]
+        each = spent[row.created_at[:10], row.group or "", row.plate or ""]
         each.images += 1
-        each.computing += float(cost)
+        each.computing += row.estimated_cost_usd
     return dict(spent)

@@ -1,6 +1,6 @@
 """The page of `cytomask demo`: every image with its mask, its overlay and its numbers, in one HTML file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from cytomask import __version__, images
 from cytomask.cli.files import count_of, write_whole
 from cytomask.cli.html import render
 from cytomask.cli.pictures import fitted, grey_page, png_uri
-from cytomask.cli.rows import Row
 from cytomask.cli.tables import number
+from cytomask.records import EvaluationRow, JobRow
 
 LONGEST_SIDE = 352  # pixels: half of LIVECell's images
 MOST_PAGES = 120  # with pictures; a page weighs some 150 kB
@@ -37,15 +37,15 @@ class Shown:
     Attributes:
         name: the image's key, or the message.
         asked: which parameters were asked for, where they are not the usual ones.
-        score: the evaluation's row; empty where there is none.
+        score: the evaluation's row; None where there is none.
         reason: why there is no mask; empty where there is one.
         pages: those that have a mask.
     """
 
-    row: Row
+    row: JobRow
     name: str
     asked: str
-    score: Mapping[str, Any]
+    score: EvaluationRow | None
     reason: str
     pages: Sequence[ShownPage]
 
@@ -71,12 +71,12 @@ def _numbers(shown: Shown) -> dict[str, str]:
     return {
         "image": shown.name,
         "asked": shown.asked,
-        "status": row["status"],
-        "confluence": number(row.get("confluence")),
-        "true": number(score.get("true_confluence")),
-        "iou": number(score.get("iou")),
-        "dice": number(score.get("dice")),
-        "ms": number(row.get("milliseconds"), 0),
+        "status": row.status,
+        "confluence": number(row.confluence),
+        "true": number(score.true_confluence if score else None),
+        "iou": number(score.iou if score else None),
+        "dice": number(score.dice if score else None),
+        "ms": number(row.milliseconds, 0),
         "reason": shown.reason,
     }
 

@@ -3,11 +3,10 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from cytomask import images
 from cytomask.cli.console import complain, say, with_progress
@@ -15,12 +14,13 @@ from cytomask.cli.demo_page import Shown, ShownPage, write_page
 from cytomask.cli.download import local_path
 from cytomask.cli.files import count_of, describe_passed_over, find_images, write_whole
 from cytomask.cli.jobs import SHORT_ID, reason_of
-from cytomask.cli.rows import Row, Search, newest_score
+from cytomask.cli.rows import Search, newest_score, read_result
 from cytomask.cli.stack import Stack
 from cytomask.cli.tables import number, print_table
 from cytomask.cli.upload import send
 from cytomask.infra.emulator import EmulatedStack, emulated_stack
-from cytomask.requests import parse_uri
+from cytomask.records import EvaluationRow, JobRow, Result
+from cytomask.requests import Parameters, parse_uri
 from cytomask.samples.fields import write_samples
 from cytomask.served_model import read_served_models
 from cytomask.storage import Storage
@@ -31,7 +31,6 @@ POLL_SECONDS = 0.3
 ENDED = ("SUCCEEDED", "REJECTED", "FAILED")
 HEADS = ("job", "image", "asked for", "status", "confluence", "IoU", "Dice", "ms")
 TO_THE_RIGHT = ("confluence", "IoU", "Dice", "ms")
-PLAIN = {"mode": "native", "pages": "all", "channel": None}
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ def _send_every_way(emulated: EmulatedStack, stack: Stack, uploads: Sequence[Upl
     _wait(lambda: len(_ended(stack)), masks + rejections)
     _upload_truths(stack, uploads[1::2])
     scores = sum(upload.ground_truth is not None for upload in uploads) + 2  # the first image has three masks
-    _wait(lambda: sum(bool(score) for score in _scores(stack, _ended(stack)).values()), scores)
+    _wait(lambda: len(_scores(stack, _ended(stack))), scores)
     return Expected(masks, rejections, scores)
 
 
@@ -162,16 +161,16 @@ def _upload_truths(stack: Stack, uploads: Iterable[Upload]) -> None:
             stack.s3.upload_file(str(upload.ground_truth), stack.ground_truth_bucket, key)
 
 
-def _ended(stack: Stack) -> list[Row]:
+def _ended(stack: Stack) -> list[JobRow]:
     """The jobs that nothing more will happen to, the oldest first."""
-    return [row for row in stack.rows.jobs(Search()) if row["status"] in ENDED][::-1]
+    return [row for row in stack.rows.jobs(Search()) if row.status in ENDED][::-1]
 
 
-def _scores(stack: Stack, rows: Sequence[Row]) -> dict[str, Row]:
-    """The score of each job that has a mask, by its id; empty where it has none."""
-    masks = [row for row in rows if row["status"] == "SUCCEEDED"]
-    found = zip(masks, stack.rows.of_each(masks), strict=True)
-    return {row["job_id"]: newest_score(own) for row, own in found}
+def _scores(stack: Stack, rows: Sequence[JobRow]) -> dict[str, EvaluationRow]:
+    """The scores of the jobs that have one, by their ids."""
+    masks = [row for row in rows if row.status == "SUCCEEDED"]
+    found = zip(masks, stack.rows.evaluations(masks), strict=True)
+    return {row.job_id: score for row, own in found if (score := newest_score(own))}
 
 
 def _wait(count: Callable[[], int], wanted: int) -> None:
@@ -195,23 +194,23 @@ def _show(stack: Stack, uploads: Sequence[Upload], expected: Expected, out: Path
     """Print the table, write masks, overlays and the page, and say where they are."""
     rows = _ended(stack)
     scores = _scores(stack, rows)
-    shown = [_shown(stack, row, scores.get(row["job_id"], {}), uploads, out) for row in rows]
+    shown = [_shown(stack, row, scores.get(row.job_id), uploads, out) for row in rows]
     page = write_page(out / "index.html", shown)
     say()
     print_table(HEADS, [_line(each) for each in shown], TO_THE_RIGHT)
     for each in shown:
         if each.reason:
             say()
-            say(f"{each.row['job_id'][:SHORT_ID]} was {each.row['status'].lower()}: {each.reason}")
+            say(f"{each.row.job_id[:SHORT_ID]} was {each.row.status.lower()}: {each.reason}")
     say()
     say(f"masks     {out}/….mask.png")
     say(f"overlays  {out}/….overlay.png")
     say(f"log       {out / 'log.jsonl'}")
     say(f"page      {page.resolve().as_uri()}   <- open this in a browser")
     found = Expected(
-        sum(row["status"] == "SUCCEEDED" for row in rows),
-        sum(row["status"] == "REJECTED" for row in rows),
-        sum(bool(score) for score in scores.values()),
+        sum(row.status == "SUCCEEDED" for row in rows),
+        sum(row.status == "REJECTED" for row in rows),
+        len(scores),
     )
     if found != expected:
         complain(
@@ -222,56 +221,50 @@ def _show(stack: Stack, uploads: Sequence[Upload], expected: Expected, out: Path
     return 0
 
 
-def _shown(stack: Stack, row: Row, score: Row, uploads: Sequence[Upload], out: Path) -> Shown:
+def _shown(
+    stack: Stack, row: JobRow, score: EvaluationRow | None, uploads: Sequence[Upload], out: Path
+) -> Shown:
     """Fetch what a job made, and draw its overlays."""
-    name = row["image"].split("/", 3)[3] if "image" in row else f"message {row.get('message', '')}"
-    result = _result(stack, row)
+    name = row.image.split("/", 3)[3] if row.image else f"message {row.message or ''}"
+    result = read_result(Storage(stack.s3), row.result)
     sources = {f"s3://{stack.input_bucket}/{upload.key}": upload.path for upload in uploads}
-    pages = list(_store(stack, result, sources[row["image"]], out)) if result.get("pages") else []
-    asked = result.get("parameters", {})
-    changed = [f"{name} {value}" for name, value in asked.items() if _is_changed(name, value, result)]
-    return Shown(row, name, ", ".join(changed), score, reason_of(row), pages)
+    pages = list(_store(stack, result, sources[row.image], out)) if result and row.image else []
+    asked = _asked_for(result.parameters) if result and result.parameters else ""
+    return Shown(row, name, asked, score, reason_of(row), pages)
 
 
-def _is_changed(name: str, value: Any, result: Mapping[str, Any]) -> bool:
-    """Whether a parameter decides the mask and differs from what an upload gets."""
-    if name == "threshold":
-        return bool(value != read_served_models()[result["parameters"]["mode"]].threshold)
-    return bool(value != PLAIN.get(name, value))
+def _asked_for(asked: Parameters) -> str:
+    """The parameters that decide the mask and differ from what an upload gets."""
+    plain = Parameters(read_served_models()[asked.mode].threshold)
+    names = ("threshold", "mode", "pages", "channel")
+    return ", ".join(
+        f"{name} {getattr(asked, name)}" for name in names if getattr(asked, name) != getattr(plain, name)
+    )
 
 
-def _result(stack: Stack, row: Row) -> dict[str, Any]:
-    if "result" not in row:
-        return {}
-    place = parse_uri(row["result"], "result")
-    stored = Storage(stack.s3).read_output(place.bucket, place.key)
-    result: dict[str, Any] = json.loads(stored) if stored else {}
-    return result
-
-
-def _store(stack: Stack, result: Mapping[str, Any], source: Path, out: Path) -> Iterator[ShownPage]:
+def _store(stack: Stack, result: Result, source: Path, out: Path) -> Iterator[ShownPage]:
     """Write each page's mask and overlay."""
-    for written in result["pages"]:
-        place = parse_uri(written["mask"], "mask")
+    channel = result.parameters.channel if result.parameters else None
+    for written in result.pages:
+        place = parse_uri(written.mask or "", "mask")
         mask = local_path(out, place.key)
         body = Storage(stack.s3).read_output(place.bucket, place.key)
         write_whole(mask, body or b"")
-        channel = result["parameters"]["channel"]
-        page = images.read_page(source, written["page"], channel)
+        page = images.read_page(source, written.page, channel)
         overlay = mask.with_name(mask.name.replace(".mask.png", ".overlay.png"))
         write_whole(overlay, images.encode_overlay(page.pixels, images.read_page(mask).pixels > 0))
-        yield ShownPage(source, written["page"], channel, mask, overlay)
+        yield ShownPage(source, written.page, channel, mask, overlay)
 
 
 def _line(shown: Shown) -> tuple[str, ...]:
     row, score = shown.row, shown.score
     return (
-        row["job_id"][:SHORT_ID],
+        row.job_id[:SHORT_ID],
         shown.name if len(shown.name) <= LONGEST_NAME else f"{shown.name[: LONGEST_NAME - 1]}…",
         shown.asked or "-",
-        row["status"],
-        number(row.get("confluence")),
-        number(score.get("iou")),
-        number(score.get("dice")),
-        number(row.get("milliseconds"), 0),
+        row.status,
+        number(row.confluence),
+        number(score.iou if score else None),
+        number(score.dice if score else None),
+        number(row.milliseconds, 0),
     )

@@ -1,6 +1,5 @@
 """`cytomask download`: masks, results and other outputs of jobs, into a folder."""
 
-import json
 import os
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
@@ -8,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from cytomask.cli.console import complain, say, with_progress
@@ -129,12 +128,12 @@ def _places(stack: "Stack", arguments: Namespace) -> Iterator[tuple[str, str]]:
     from cytomask.cli.rows import Search  # boto3 takes half a second
 
     if arguments.group is not None:
-        rows: Iterable[dict[str, Any]] = stack.rows.jobs(Search(group=arguments.group, since=arguments.since))
-    else:
-        rows = (row for each in arguments.ids for row in stack.rows.of(stack.find_job(each)))
-    for row in rows:
-        if row["record"] == "JOB" and "result" in row:
-            yield from _outputs_of(stack, row["result"])
+        for row in stack.rows.jobs(Search(group=arguments.group, since=arguments.since)):
+            yield from _outputs_of(stack, row.result)
+    for each in arguments.ids:
+        found = stack.rows.of(stack.find_job(each))
+        if found:
+            yield from _outputs_of(stack, found[0].result)
 
 
 def _below(stack: "Stack", prefix: str) -> Iterator[tuple[str, str]]:
@@ -147,19 +146,18 @@ def _below(stack: "Stack", prefix: str) -> Iterator[tuple[str, str]]:
                 yield stack.output_bucket, found["Key"]
 
 
-def _outputs_of(stack: "Stack", result: str) -> Iterator[tuple[str, str]]:
+def _outputs_of(stack: "Stack", uri: str | None) -> Iterator[tuple[str, str]]:
     """What a job wrote, by its result; the result itself too."""
-    from cytomask.requests import parse_uri  # msgspec and the layer behind it
+    from cytomask.cli.rows import read_result  # boto3 takes half a second
+    from cytomask.requests import parse_uri
     from cytomask.storage import Storage
 
-    place = parse_uri(result, "result")
-    yield place.bucket, place.key
-    stored = Storage(stack.s3).read_output(place.bucket, place.key)
-    for page in json.loads(stored).get("pages", []) if stored else ():
-        for kind in KINDS:
-            if page.get(kind):
-                output = parse_uri(page[kind], kind)
-                yield output.bucket, output.key
+    result = read_result(Storage(stack.s3), uri)
+    if result is None:
+        return
+    written = [uri, *(output for page in result.pages for output in page.outputs())]
+    for place in (parse_uri(output, "result") for output in written if output):
+        yield place.bucket, place.key
 
 
 def _fetch_all(stack: "Stack", outputs: Iterable[Output]) -> Iterator[tuple[Output, str | None]]:

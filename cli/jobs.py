@@ -2,8 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,7 @@ from cytomask.cli.tables import number, print_table
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
-
-Row = dict[str, Any]
+    from cytomask.records import EvaluationRow, JobRow
 
 EXAMPLES = (
     "cytomask jobs                                          # the newest 100, the newest last",
@@ -66,7 +64,8 @@ def run_jobs(stack: "Stack", arguments: Namespace) -> int:
     found = list(islice(stack.rows.jobs(search), most + 1))
     shown = found[:most][::-1]
     if arguments.json:
-        say_all(as_json([_with_evaluations(rows) for rows in stack.rows.of_each(shown)]))
+        found_with = zip(shown, stack.rows.evaluations(shown), strict=True)
+        say_all(as_json([_whole(*each) for each in found_with]))
     elif shown:
         print_jobs(stack, shown)
     else:
@@ -76,75 +75,79 @@ def run_jobs(stack: "Stack", arguments: Namespace) -> int:
     return 0
 
 
-def print_jobs(stack: "Stack", rows: Sequence[Row]) -> None:
+def print_jobs(stack: "Stack", rows: "Sequence[JobRow]") -> None:
     """Print a line for each job, with the score of its mask, and the reason where there is none."""
     from cytomask.cli.rows import newest_evaluation
 
     lines = [
         _line(row, newest_evaluation(evaluations))
-        for row, evaluations in zip(rows, stack.rows.of_each(rows), strict=True)
+        for row, evaluations in zip(rows, stack.rows.evaluations(rows), strict=True)
     ]
     print_table(HEADS, lines, TO_THE_RIGHT)
 
 
 def show_job(stack: "Stack", job_id: str, in_json: bool) -> int:
     """Print all that is known of one job and its evaluations."""
-    rows = sorted(stack.rows.of(job_id), key=lambda row: (row["record"] != "JOB", str(row["created_at"])))
+    found = stack.rows.of(job_id)
+    if found is None:  # deleted since it was found
+        complain(f"the stack `{stack.name}` has no job {job_id}")
+        return 1
+    job, evaluations = found
     if in_json:
-        say_all(as_json(_with_evaluations(rows)))
+        say_all(as_json(_whole(job, evaluations)))
         return 0
-    for row in rows:
-        if row["record"] != "JOB":
-            say()
-            say(row["record"])
-        for name, value in sorted(row.items()):
-            if name != "record":
-                say(f"{name:22} {value}")
+    _say_fields(job)
+    for row in evaluations:
+        say()
+        say(row.record)
+        _say_fields(row)
     return 0
+
+
+def _say_fields(row: "JobRow | EvaluationRow") -> None:
+    for name, value in sorted(_fields(row).items()):
+        if name != "record":
+            say(f"{name:22} {value}")
 
 
 def as_json(value: Any) -> str:
     """JSON in ASCII: no terminal obeys it."""
-    return json.dumps(value, indent=2, default=_plain)
+    return json.dumps(value, indent=2)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    return sorted(value) if isinstance(value, set) else str(value)
+def _fields(row: "JobRow | EvaluationRow") -> dict[str, Any]:
+    import msgspec
+
+    fields: dict[str, Any] = msgspec.to_builtins(row)
+    return fields
 
 
-def _with_evaluations(rows: Sequence[Row]) -> Row:
-    job = next((row for row in rows if row["record"] == "JOB"), {})
-    evaluations = [row for row in rows if row["record"] != "JOB"]
-    return {name: value for name, value in job.items() if name != "record"} | {"evaluations": evaluations}
+def _whole(job: "JobRow", evaluations: "Sequence[EvaluationRow]") -> dict[str, Any]:
+    fields = {name: value for name, value in _fields(job).items() if name != "record"}
+    return fields | {"evaluations": [_fields(row) for row in evaluations]}
 
 
-def _line(row: Row, evaluation: Mapping[str, Any]) -> tuple[str, ...]:
-    status, image = evaluation.get("evaluation_status"), row.get("image", "")
-    iou, dice = (number(evaluation.get(name)) for name in ("iou", "dice"))
+def _line(row: "JobRow", evaluation: "EvaluationRow | None") -> tuple[str, ...]:
+    image = row.image or ""
+    iou = number(evaluation.iou) if evaluation else "-"
+    if evaluation and evaluation.evaluation_status != "SCORED":
+        iou = evaluation.evaluation_status.lower()
+    why = reason_of(row) or (reason_of(evaluation, "score: ") if evaluation else "") or ", ".join(row.quality)
     return (
-        row["job_id"][:SHORT_ID],
-        row["status"],
-        number(row.get("confluence")),
-        iou if status in (None, "SCORED") else status.lower(),
-        dice,
-        row.get("group") or "-",
-        image or f"message {row.get('message', '')[:80]!r}",
+        row.job_id[:SHORT_ID],
+        row.status,
+        number(row.confluence),
+        iou,
+        number(evaluation.dice) if evaluation else "-",
+        row.group or "-",
+        image or f"message {(row.message or '')[:80]!r}",
         # The image stands beside it: in the reason its name is enough.
-        (reason_of(row) or reason_of(evaluation, "score: ") or doubts_of(row)).replace(
-            image or "\0", image.rpartition("/")[2]
-        ),
+        why.replace(image, image.rpartition("/")[2]) if image else why,
     )
 
 
-def doubts_of(row: Mapping[str, Any]) -> str:
-    """Name the quality flags of a mask that was made; empty if it has none."""
-    return ", ".join(row.get("quality") or ())
-
-
-def reason_of(row: Mapping[str, Any], what: str = "") -> str:
+def reason_of(row: "JobRow | EvaluationRow", what: str = "") -> str:
     """Why a job or an evaluation was rejected or failed; empty where it was not."""
-    if "error_code" in row:
-        return f"{what}{row['error_code']}: {row.get('error', '')}"
-    return f"{what}{row['error']}" if row.get("error") else ""
+    if row.error_code:
+        return f"{what}{row.error_code}: {row.error or ''}"
+    return f"{what}{row.error}" if row.error else ""

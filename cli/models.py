@@ -1,14 +1,13 @@
 """What the models of a report are called: by the manifests that ship, or by what their jobs wrote."""
 
-import json
 from collections.abc import Iterable
 from typing import get_args
 
 from botocore.exceptions import ClientError
 
+from cytomask.cli.rows import read_result
 from cytomask.cli.summary import Job
 from cytomask.model.predictor import WEIGHTS, Mode, read_manifests
-from cytomask.requests import parse_uri
 from cytomask.storage import Storage
 
 DIGITS = 12  # of a model's sha256, where nothing else is known of it
@@ -20,7 +19,7 @@ def name_models(storage: Storage, jobs: Iterable[Job]) -> dict[str, str]:
     names |= {manifest.sha256: manifest.name for manifest in read_manifests(WEIGHTS, get_args(Mode)).values()}
     asked: dict[str, int] = {}
     for job in jobs:
-        if job.model not in names and asked.get(job.model, 0) < 3 and "result" in job.row:
+        if job.model not in names and asked.get(job.model, 0) < 3 and job.row.result:
             asked[job.model] = asked.get(job.model, 0) + 1
             name = _written_name(storage, job)
             names |= {job.model: name} if name else {}
@@ -29,10 +28,9 @@ def name_models(storage: Storage, jobs: Iterable[Job]) -> dict[str, str]:
 
 def _written_name(storage: Storage, job: Job) -> str:
     """The model's name in a job's result; empty where the result is gone or may not be read."""
-    place = parse_uri(job.row["result"], "result")
     try:
-        stored = storage.read_output(place.bucket, place.key)
-        model = json.loads(stored).get("model", {}) if stored else {}
-    except (ClientError, ValueError):
+        result = read_result(storage, job.row.result)
+    except ClientError:
         return ""
-    return str(model.get("name", "")) if model.get("sha256") == job.model else ""
+    model = result.model if result else None
+    return model.name if model and model.sha256 == job.model else ""

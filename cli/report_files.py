@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cytomask.cli.console import complain, say
 from cytomask.cli.files import count_of, write_whole
 from cytomask.cli.models import name_models
-from cytomask.cli.rows import Row, Search
+from cytomask.cli.rows import Search, arrived
 from cytomask.cli.stack import Stack
 from cytomask.cli.summary import (
     EVALUATION,
@@ -23,8 +24,7 @@ from cytomask.cli.summary import (
     warn_of_different_images,
 )
 from cytomask.cli.tables import print_table, write_csv
-from cytomask.evaluations import AWAITING
-from cytomask.jobs import JOB
+from cytomask.records import EvaluationRow
 from cytomask.storage import Storage
 
 OF_THE_JOB = (
@@ -74,16 +74,11 @@ COLUMNS = (
 
 def read_jobs(stack: Stack, search: Search) -> list[Job]:
     """Read the jobs asked for, the newest first, with their evaluations against ground truths that came."""
-    rows = list({row["job_id"]: row for row in stack.rows.jobs(search)}.values())
-    masks = [row for row in rows if row["status"] == "SUCCEEDED"]  # without a mask there is no evaluation
-    found = zip(masks, stack.rows.of_each(masks), strict=True)
-    evaluations = {row["job_id"]: _evaluations(own) for row, own in found}
-    return [Job(row, evaluations.get(row["job_id"], [])) for row in rows]
-
-
-def _evaluations(rows: Iterable[Row]) -> list[Row]:
-    came = [row for row in rows if row["record"] not in (JOB, AWAITING)]
-    return sorted(came, key=lambda row: str(row["created_at"]))
+    rows = list({row.job_id: row for row in stack.rows.jobs(search)}.values())
+    masks = [row for row in rows if row.status == "SUCCEEDED"]  # without a mask there is no evaluation
+    found = zip(masks, stack.rows.evaluations(masks), strict=True)
+    evaluations = {row.job_id: arrived(own) for row, own in found}
+    return [Job(row, evaluations.get(row.job_id, [])) for row in rows]
 
 
 def print_report(stack: Stack, jobs: Sequence[Job]) -> None:
@@ -150,21 +145,22 @@ def write_files(stack: Stack, jobs: Sequence[Job], csv: Path | None, html: Path 
     return 0
 
 
-def _rows_of(job: Job, model: str) -> Iterable[Row]:
+def _rows_of(job: Job, model: str) -> Iterable[dict[str, Any]]:
     """A row for each evaluation; `counts` is 1 for the one that the measures are made of."""
-    own = {name: job.row.get(name) for name in OF_THE_JOB}
+    own = {name: getattr(job.row, name) for name in OF_THE_JOB}
     own |= {"model": model, "quality": " ".join(job.flags) or None}
-    for evaluation in job.evaluations or [{}]:
-        yield own | _columns_of(evaluation, evaluation == job.score)
+    score = job.score
+    for evaluation in job.evaluations:
+        yield own | _columns_of(evaluation, counts=evaluation is score)
+    if not job.evaluations:
+        yield own
 
 
-def _columns_of(evaluation: Row, counts: bool) -> Row:
-    if not evaluation:
-        return {}
-    return {name: evaluation.get(name) for name in OF_THE_EVALUATION} | {
-        "ground_truth_version": evaluation["record"].removeprefix(EVALUATION),
-        "evaluation_updated_at": evaluation["updated_at"],
+def _columns_of(evaluation: EvaluationRow, *, counts: bool) -> dict[str, Any]:
+    return {name: getattr(evaluation, name) for name in OF_THE_EVALUATION} | {
+        "ground_truth_version": evaluation.record.removeprefix(EVALUATION),
+        "evaluation_updated_at": evaluation.updated_at,
         "counts": int(counts),
-        "evaluation_error_code": evaluation.get("error_code"),
-        "evaluation_error": evaluation.get("error"),
+        "evaluation_error_code": evaluation.error_code,
+        "evaluation_error": evaluation.error,
     }

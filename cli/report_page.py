@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 import numpy as np
 from botocore.exceptions import ClientError
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from cytomask import __version__, images
 from cytomask.cli.files import count_of
 from cytomask.cli.html import render
 from cytomask.cli.pictures import grey_page, png_uri, share_of
-from cytomask.cli.rows import Row
+from cytomask.cli.rows import read_result
 from cytomask.cli.stack import refusal
 from cytomask.cli.summary import (
     EVALUATION,
@@ -34,8 +33,10 @@ from cytomask.cli.summary import (
     warn_of_different_images,
     worst_median_best,
 )
+from cytomask.cli.tables import number
 from cytomask.errors import CytomaskError, ImageReplaced, MaskReplaced
 from cytomask.metrics import Mask
+from cytomask.records import EvaluationRow, JobRow, Result
 from cytomask.requests import S3Object, parse_uri
 from cytomask.storage import Storage
 from cytomask.truths.masks import read_ground_truth
@@ -98,7 +99,7 @@ def render_page(storage: Storage, title: str, jobs: Sequence[Job], names: Mappin
     )
 
 
-def _tables(lines: Sequence[Line], names: Mapping[str, str]) -> Iterator[Row]:
+def _tables(lines: Sequence[Line], names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """What was made, and the scores if there are any, with a line for each group and model."""
     scored = [line for line in lines if line.summary.scored]
     for title, measures, some in (("Masks", OF_MASKS, lines), ("Scores", OF_SCORES, scored)):
@@ -118,89 +119,95 @@ def _tables(lines: Sequence[Line], names: Mapping[str, str]) -> Iterator[Row]:
             }
 
 
-def _sections(storage: Storage, jobs: Sequence[Job], names: Mapping[str, str]) -> Iterator[Row]:
+def _sections(storage: Storage, jobs: Sequence[Job], names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """For each model with scores, the figures of its worst, median and best masks."""
     for model in models_of(jobs):
         chosen = worst_median_best([job for job in jobs if job.model == model], MOST_IMAGES)
-        figures = [_figure(storage, which, job) for which, some in chosen.items() for job in some]
+        figures = [
+            _figure(storage, which, job, score)
+            for which, some in chosen.items()
+            for job in some
+            if (score := job.score)
+        ]
         if figures:
             yield {"model": names[model], "figures": figures}
 
 
-def _figure(storage: Storage, which: str, job: Job) -> Row:
+def _figure(storage: Storage, which: str, job: Job, score: EvaluationRow) -> dict[str, Any]:
     """One job's pictures, with what is known of it."""
     notes, pictures = [], {}
     try:
-        compared = read_compared(storage, job)
+        compared = read_compared(storage, job, score)
         notes, pictures = compared.notes, draw(compared)
     except CytomaskError as error:
         notes = [f"not drawn: {error}"]
     except ClientError as error:
         notes = [f"not drawn: {refusal(error)}"]
-    score = f"IoU {float(job.score['iou']):.3f}, Dice {float(job.score['dice']):.3f}"
-    known = {"which": which, "image": job.row["image"], "job_id": job.row["job_id"], "score": score}
+    said = f"IoU {number(score.iou)}, Dice {number(score.dice)}"
+    known = {"which": which, "image": job.row.image, "job_id": job.row.job_id, "score": said}
     return known | {"notes": notes, "pictures": pictures}
 
 
 def _flagged(job: Job) -> tuple[str, ...]:
-    shares = [job.row.get(name) for name in ("confluence", "confluence_low", "confluence_high")]
-    confluence, low, high = ("–" if share is None else f"{float(share):.3f}" for share in shares)
-    what = str(job.row.get("image", ""))
-    return what, job.group, ", ".join(job.flags), confluence, f"{low} to {high}", job.row["job_id"]
+    row = job.row
+    between = f"{number(row.confluence_low)} to {number(row.confluence_high)}"
+    return row.image or "", job.group, ", ".join(job.flags), number(row.confluence), between, row.job_id
 
 
 def _failure(job: Job) -> tuple[str, ...]:
-    what = job.row.get("image") or f"message {job.row.get('message', '')}"
-    return what, job.group, kind_of(job.failure), job.failure.get("error", ""), job.row["job_id"]
+    failure = job.failure or job.row
+    what = job.row.image or f"message {job.row.message or ''}"
+    return what, job.group, kind_of(failure), failure.error or "", job.row.job_id
 
 
-def read_compared(storage: Storage, job: Job) -> Compared:
+def read_compared(storage: Storage, job: Job, score: EvaluationRow) -> Compared:
     """The first page of a job, its mask and its ground truth, as they were when the mask was scored.
 
     Raises:
         CytomaskError: one of them is gone, was replaced, or is too large or damaged.
         ClientError: what S3 refuses to say.
     """
-    result = _result(storage, job.row)
-    image, page = msgspec.convert(result["image"], S3Object), result["pages"][0]
-    mask = replace(parse_uri(page["mask"], "mask"), etag=page["mask_etag"])
-    truth = _truth(storage, job.score)
-    sizes = [(each["height"], each["width"]) for each in result["pages"]]
+    result, image = _result(storage, job.row)
+    channel = result.parameters.channel if result.parameters else None
+    page = result.pages[0]
+    mask = replace(parse_uri(page.mask or "", "mask"), etag=page.mask_etag)
+    truth = _truth(storage, score)
+    sizes = [(each.height, each.width) for each in result.pages]
     cells = read_ground_truth(storage.read_image(truth, images.LIMITS), truth.uri, sizes, images.LIMITS)
     notes = []
     if len(sizes) > 1:
-        notes.append(f"shown is page {page['page']}, the first of the {len(sizes)} that are scored together")
+        notes.append(f"shown is page {page.page}, the first of the {len(sizes)} that are scored together")
     if max(sizes[0]) > LONGEST_SIDE:
-        notes.append(f"scaled down from {page['width']} x {page['height']} pixels")
+        notes.append(f"scaled down from {page.width} x {page.height} pixels")
     return Compared(
-        _pixels(storage, image, page["page"], result["parameters"]["channel"]),
+        _pixels(storage, image, page.page, channel),
         _pixels(storage, mask, 0, None) > 0,
         next(cells),
         notes,
     )
 
 
-def _result(storage: Storage, row: Row) -> dict[str, Any]:
-    """What the job wrote of its pages; raises MaskReplaced where it is another job's now."""
-    place = parse_uri(row["result"], "result")
-    stored = storage.read_output(place.bucket, place.key)
-    result: dict[str, Any] = msgspec.json.decode(stored) if stored else {}
-    if result.get("job_id") != row["job_id"]:
-        raise MaskReplaced(f"{place.uri} was deleted, or a newer upload of the image replaced it")
-    return result
+def _result(storage: Storage, row: JobRow) -> tuple[Result, S3Object]:
+    """What the job wrote of its pages, and its image; raises MaskReplaced where it is another job's now."""
+    result = read_result(storage, row.result)
+    if result is None or result.job_id != row.job_id or result.image is None:
+        raise MaskReplaced(f"{row.result} was deleted, or a newer upload of the image replaced it")
+    found = result.image
+    return result, S3Object(found.bucket, found.key, found.version_id, found.etag, found.uploaded_at)
 
 
-def _truth(storage: Storage, evaluation: Row) -> S3Object:
+def _truth(storage: Storage, evaluation: EvaluationRow) -> S3Object:
     """The ground truth that was scored against; of a COCO file the mask that was drawn.
 
     Raises:
         ImageReplaced: it is no longer there in this version.
     """
-    place = parse_uri(evaluation.get("ground_truth_mask") or evaluation["ground_truth"], "ground_truth")
-    version = evaluation["record"].removeprefix(EVALUATION)
+    drawn = evaluation.ground_truth_mask
+    place = parse_uri(drawn or evaluation.ground_truth or "", "ground_truth")
+    version = evaluation.record.removeprefix(EVALUATION)
     for asked in (place, replace(place, version_id=version)):
         found = storage.find(asked)
-        if found and ("ground_truth_mask" in evaluation or found.version == version):
+        if found and (drawn or found.version == version):
             return found
     raise ImageReplaced(f"{place.uri} is no longer there in the version that was scored, {version}")
 

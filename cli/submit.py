@@ -13,6 +13,7 @@ from cytomask.cli.options import OUTPUTS, Commands, Parser, add_command, channel
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
+    from cytomask.records import JobRow
 
 EXAMPLES = (
     "cytomask submit s3://bucket/a.tif --threshold 0.35     # prints the job's id",
@@ -96,7 +97,7 @@ def _send(stack: "Stack", request: dict[str, Any]) -> Sent:
     row = _job_row(stack, job_id)
     stack.sqs.send_message(QueueUrl=stack.segment_queue, MessageBody=json.dumps(request, ensure_ascii=False))
     say(f"{job_id}  {request['image']}")
-    return Sent(request["image"], job_id, row["updated_at"] if row else None)
+    return Sent(request["image"], job_id, row.updated_at if row else None)
 
 
 def _job_id(stack: "Stack", request: dict[str, Any]) -> str:
@@ -110,8 +111,9 @@ def _job_id(stack: "Stack", request: dict[str, Any]) -> str:
     return work_of(replace(asked, image=image), read_served_models()).job_id
 
 
-def _job_row(stack: "Stack", job_id: str) -> dict[str, Any] | None:
-    return next((row for row in stack.rows.of(job_id) if row["record"] == "JOB"), None)
+def _job_row(stack: "Stack", job_id: str) -> "JobRow | None":
+    found = stack.rows.of(job_id)
+    return found[0] if found else None
 
 
 def _wait(stack: "Stack", sent: Sequence[Sent], timeout: timedelta) -> int:
@@ -120,7 +122,7 @@ def _wait(stack: "Stack", sent: Sequence[Sent], timeout: timedelta) -> int:
 
     deadline = time.monotonic() + timeout.total_seconds()
     began = datetime.now(UTC) - CLOCKS_DIFFER
-    ended: dict[str, dict[str, Any]] = {}
+    ended: dict[str, JobRow] = {}
     while len(ended) < len(sent) and time.monotonic() < deadline:
         for each in sent:
             row = None if each.image in ended else _outcome(stack, each, began)
@@ -135,10 +137,10 @@ def _wait(stack: "Stack", sent: Sequence[Sent], timeout: timedelta) -> int:
             complain(
                 f"{each.image} has not ended after {timeout}; `cytomask jobs {each.job_id}` says more later"
             )
-    return 0 if all(row["status"] == "SUCCEEDED" for row in ended.values()) and len(ended) == len(sent) else 1
+    return 0 if all(row.status == "SUCCEEDED" for row in ended.values()) and len(ended) == len(sent) else 1
 
 
-def _outcome(stack: "Stack", sent: Sent, began: datetime) -> dict[str, Any] | None:
+def _outcome(stack: "Stack", sent: Sent, began: datetime) -> "JobRow | None":
     """The row of a job that has ended since the request was sent.
 
     A stack with another model gives the job another id: then the image tells it.
@@ -148,8 +150,8 @@ def _outcome(stack: "Stack", sent: Sent, began: datetime) -> dict[str, Any] | No
     row = _job_row(stack, sent.job_id)
     if row is None:
         found = stack.rows.jobs(Search(since=began))
-        row = next((each for each in found if each.get("image") == sent.image), None)
-    if row is None or row["status"] not in ENDED:
+        row = next((each for each in found if each.image == sent.image), None)
+    if row is None or row.status not in ENDED:
         return None
-    unchanged = row["status"] == "FAILED" and row["updated_at"] == sent.before
+    unchanged = row.status == "FAILED" and row.updated_at == sent.before
     return None if unchanged else row

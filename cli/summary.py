@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from cytomask.cli.rows import Row, newest_score
+from cytomask.cli.rows import newest_score
 from cytomask.metrics import Score
+from cytomask.records import EvaluationRow, JobRow
 
 EVALUATION = "EVAL#"
 FAILURES = ("REJECTED", "FAILED")
@@ -18,41 +19,41 @@ ALL, NO_GROUP = "all groups", "no group"
 class Job:
     """A job's row and those of its evaluations, the oldest first."""
 
-    row: Row
-    evaluations: Sequence[Row] = ()
+    row: JobRow
+    evaluations: Sequence[EvaluationRow] = ()
 
     @property
     def model(self) -> str:
         """The model's sha256; empty where no model has worked on it."""
-        return str(self.row.get("model_sha256", ""))
+        return self.row.model_sha256 or ""
 
     @property
     def group(self) -> str:
         """The label that it is reported by; may be empty."""
-        return str(self.row.get("group", ""))
+        return self.row.group or ""
 
     @property
     def flags(self) -> list[str]:
         """The quality flags of its mask, by name; none speak against it if empty."""
-        return [str(flag) for flag in self.row.get("quality") or ()]
+        return self.row.quality
 
     @property
-    def score(self) -> Row:
-        """The evaluation that counts, that against the newest ground truth; empty where none is scored."""
+    def score(self) -> EvaluationRow | None:
+        """The evaluation that counts, that against the newest ground truth; None where none is scored."""
         return newest_score(self.evaluations)
 
     @property
     def iou(self) -> float:
         """Of the evaluation that counts, 0..1."""
-        return float(self.score["iou"])
+        return (self.score and self.score.iou) or 0.0
 
     @property
-    def failure(self) -> Row:
-        """The row that says what went wrong, with the image or with its newest ground truth; or empty."""
-        newest = next(iter(self.evaluations[-1:]), {})
-        if self.row["status"] in FAILURES:
+    def failure(self) -> JobRow | EvaluationRow | None:
+        """The row that says what went wrong, with the image or with its newest ground truth; or None."""
+        if self.row.status in FAILURES:
             return self.row
-        return newest if newest.get("evaluation_status") in FAILURES else {}
+        newest = self.evaluations[-1] if self.evaluations else None
+        return newest if newest and newest.evaluation_status in FAILURES else None
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ OF_SCORES = (
 
 def models_of(jobs: Iterable[Job]) -> list[str]:
     """The model versions, that of the oldest job first; no model comes last."""
-    oldest_first = sorted(jobs, key=lambda job: str(job.row["created_at"]))
+    oldest_first = sorted(jobs, key=lambda job: job.row.created_at)
     return sorted(dict.fromkeys(job.model for job in oldest_first), key=lambda model: not model)
 
 
@@ -150,17 +151,17 @@ def compare(jobs: Sequence[Job]) -> list[Line]:
 
 def period_of(jobs: Iterable[Job]) -> str:
     """The dates of the oldest and of the newest job."""
-    dates = sorted(str(job.row["created_at"])[:10] for job in jobs)
+    dates = sorted(job.row.created_at[:10] for job in jobs)
     return dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
 
 
 def summarise(jobs: Sequence[Job]) -> Summary:
     """The measures of jobs by the rules of `metrics.Score`; of each only the score that counts."""
-    masks = [job.row for job in jobs if job.row["status"] == "SUCCEEDED"]
-    scores = [job.score for job in jobs if job.score]
-    pooled = sum((Score(*(int(row[name]) for name in COUNTS)) for row in scores), Score(0, 0, 0))
+    masks = [job.row for job in jobs if job.row.status == "SUCCEEDED"]
+    scores = [score for job in jobs if (score := job.score)]
+    pooled = sum((Score(*(getattr(row, name) or 0 for name in COUNTS)) for row in scores), Score(0, 0, 0))
     return Summary(
-        images=len({job.row["image"] for job in jobs if "image" in job.row}),
+        images=len({job.row.image for job in jobs if job.row.image}),
         jobs=len(jobs),
         masks=len(masks),
         scored=len(scores),
@@ -173,14 +174,16 @@ def summarise(jobs: Sequence[Job]) -> Summary:
         scored_confluence=_mean(scores, "confluence"),
         true_confluence=_mean(scores, "true_confluence"),
         flagged=sum(bool(job.flags) for job in jobs),
-        failures=Counter(kind_of(job.failure) for job in jobs if job.failure),
+        failures=Counter(kind_of(failure) for job in jobs if (failure := job.failure)),
     )
 
 
-def kind_of(failure: Row) -> str:
+def kind_of(failure: JobRow | EvaluationRow) -> str:
     """A failure's status and code, after `score` where it is an evaluation's."""
-    status = f"score {failure['evaluation_status']}" if "evaluation_status" in failure else failure["status"]
-    return f"{status} {failure.get('error_code', 'without a code')}"
+    code = failure.error_code or "without a code"
+    if isinstance(failure, EvaluationRow):
+        return f"score {failure.evaluation_status} {code}"
+    return f"{failure.status} {code}"
 
 
 def warn_of_different_images(jobs: Sequence[Job]) -> str | None:
@@ -188,7 +191,7 @@ def warn_of_different_images(jobs: Sequence[Job]) -> str | None:
     images: dict[str, set[str]] = {}
     for job in jobs:
         if job.score:
-            images.setdefault(job.model, set()).add(job.row["image"])
+            images.setdefault(job.model, set()).add(job.row.image or "")
     common = set.intersection(*images.values()) if images else set()
     if all(found == common for found in images.values()):
         return None
@@ -208,8 +211,9 @@ def worst_median_best(jobs: Iterable[Job], most: int) -> dict[str, list[Job]]:
     return {"worst": worst, "median": middle[first : first + count], "best": best}
 
 
-def _mean(rows: Sequence[Row], name: str) -> float | None:
-    return fmean(float(row[name]) for row in rows) if rows else None
+def _mean(rows: Sequence[JobRow] | Sequence[EvaluationRow], name: str) -> float | None:
+    values = [value for row in rows if (value := getattr(row, name)) is not None]
+    return fmean(values) if values else None
 
 
 def text_of(value: float | None) -> str:

@@ -31,6 +31,7 @@ from PIL import Image
 from cytomask.cli import report_page
 from cytomask.cli.main import main
 from cytomask.cli.summary import Job, worst_median_best
+from cytomask.records import EvaluationRow, JobRow
 from cytomask.samples.fields import phase_contrast_field
 
 OLD, NEW = "a" * 64, "b" * 64
@@ -192,7 +193,8 @@ def test_a_shipped_model_is_called_by_its_name(deployed: Any, capsys: pytest.Cap
 def test_another_model_is_called_by_the_name_in_its_results(
     rows: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written = {"job_id": "a1", "model": {"name": "mine-1", "sha256": OLD}}
+    model = {"name": "mine-1", "sha256": OLD, "training_data_licence": "mine"}
+    written = {"status": "SUCCEEDED", "job_id": "a1", "model": model}
     rows.stack.s3.put_object(Bucket=OUTPUT, Key="a1.result.json", Body=json.dumps(written))
     assert main(["report", "--group", "A172"]) == 0
     assert [model for _, model in tables(capsys)] == ["mine-1", "b" * 12]
@@ -297,8 +299,13 @@ def test_a_file_that_cannot_be_written_is_named(
 
 
 def scored(*ious: Any) -> Any:
-    row = {"evaluation_status": "SCORED", "created_at": "2026"}
-    return [Job({"job_id": str(iou)}, [row | {"iou": Decimal(str(iou))}]) for iou in ious]
+    return [
+        Job(
+            JobRow(job_id=str(iou), status="SUCCEEDED"),
+            [EvaluationRow(job_id=str(iou), record="EVAL#v1", evaluation_status="SCORED", iou=iou)],
+        )
+        for iou in ious
+    ]
 
 
 @pytest.mark.parametrize(

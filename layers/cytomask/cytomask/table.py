@@ -140,14 +140,27 @@ class Table:
             raise
         return True
 
-    def indexed(self, index: str, value: str) -> Iterator[Row]:
-        """Read the rows that an index, `by_<index>`, lists under a value; the newest first, a second late."""
+    def indexed(
+        self, index: str, value: str, *, since: str | None = None, until: str | None = None
+    ) -> Iterator[Row]:
+        """Read the rows that an index, `by_<index>`, lists under a value; the newest first, a second late.
+
+        Args:
+            index: its name without `by_`.
+            value: of the index's key.
+            since: the earliest `created_at`, as `timestamp` writes it.
+            until: the latest.
+        """
+        times = (
+            {":since": since or "0", ":until": until or "A"} if since or until else {}
+        )  # years begin between
         pages = self._dynamodb.get_paginator("query").paginate(
             TableName=self._name,
             IndexName=f"by_{index}",
-            KeyConditionExpression="#key = :value",
+            KeyConditionExpression="#key = :value"
+            + (" AND created_at BETWEEN :since AND :until" if times else ""),
             ExpressionAttributeNames={"#key": index},
-            ExpressionAttributeValues={":value": {"S": value}},
+            ExpressionAttributeValues=_typed({":value": value, **times}),
             ScanIndexForward=False,
         )
         return (_plain(item) for page in pages for item in page["Items"])
