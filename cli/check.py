@@ -161,11 +161,16 @@ def read(trial: Trial, key: str) -> bytes | None:
 
 def look_at_row(trial: Trial) -> str:
     """Does the table tell of the job?"""
-    found = trial.stack.rows.of(trial.job_id)
-    if found is None or found[0].status != "SUCCEEDED":
-        raise StepFailed(
-            f"job {trial.job_id} has no row that says SUCCEEDED; `cytomask logs --job {trial.job_id}`"
-        )
+
+    def succeeded() -> bool:
+        found = trial.stack.rows.of(trial.job_id)
+        return found is not None and found[0].status == "SUCCEEDED"
+
+    # The mask is written before the row says so.
+    trial.wait(
+        succeeded,
+        f"job {trial.job_id} has no row that says SUCCEEDED; `cytomask logs --job {trial.job_id}`",
+    )
     return f"job {trial.job_id} SUCCEEDED"
 
 

@@ -192,15 +192,16 @@ def _some(names: "Sequence[str]", count: int) -> str:
 
 def list_waiting(stack: "Stack") -> int:
     """List masks without a ground truth and ground truths without an image; return the exit code."""
-    from cytomask.cli.rows import Rows, Search
+    from cytomask.cli.rows import Search
     from cytomask.evaluations import AWAITING
     from cytomask.requests import SIDECARS, is_coco, parse_uri
     from cytomask.truths.names import image_stems, truth_stems
 
-    rows = Rows(stack.dynamodb, stack.table)
-    jobs = list(rows.jobs(Search(status="SUCCEEDED")))
-    waiting = {row["image"] for found in rows.of_each(jobs) for row in found if row["record"] == AWAITING}
-    stems = {stem for job in jobs for stem in image_stems(parse_uri(job["image"], "image").key)}
+    jobs = list(stack.rows.jobs(Search(status="SUCCEEDED")))
+    evaluations = (row for found in stack.rows.evaluations(jobs) for row in found)
+    waiting = {row.image for row in evaluations if row.record == AWAITING and row.image}
+    uris = {job.image for job in jobs if job.image}
+    stems = {stem for uri in uris for stem in image_stems(parse_uri(uri, "image").key)}
     keys = [key for key in _keys(stack) if Path(key).suffix.lower() not in SIDECARS or is_coco(key)]
     unmatched = [key for key in keys if not is_coco(key) and stems.isdisjoint(truth_stems(key))]
     _list(f"{len(waiting)} masks have no ground truth so far", sorted(waiting))
