@@ -24,6 +24,7 @@ from cytomask.errors import (
 )
 from cytomask.images import LIMITS, Limits
 from cytomask.metrics import Mask
+from cytomask.truths import masks
 from cytomask.truths.masks import read_ground_truth
 
 CELLS = np.zeros((5, 7), np.bool_)
@@ -222,6 +223,12 @@ def test_a_jpeg_is_refused() -> None:
 def test_several_channels_are_refused() -> None:
     with pytest.raises(AmbiguousChannels, match="2 channels"):
         read(tiff(np.stack([CELLS] * 2).astype(np.uint8), imagej=True, metadata={"axes": "CYX"}))
+
+
+def test_a_mask_that_would_take_too_long_to_decode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "READING", masks.budget.Budget(0, "pack it otherwise"))
+    with pytest.raises(ImageTooLarge, match=r"truth would take about 0 s .* pack it otherwise"):
+        read(tiff(CELLS))
 
 
 def test_a_page_past_the_limits_is_refused() -> None:

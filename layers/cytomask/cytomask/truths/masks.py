@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cytomask import budget
 from cytomask.errors import (
     AmbiguousChannels,
     GroundTruthMismatch,
@@ -29,6 +30,8 @@ from cytomask.images import (
 )
 from cytomask.metrics import Mask
 from cytomask.truths.limits import Size
+
+READING = budget.Budget(60, "save it uncompressed, or with LZW or deflate")
 
 
 def read_ground_truth(
@@ -51,6 +54,7 @@ def read_ground_truth(
         AmbiguousChannels: several channels, or colours that transparency hides.
         NoBackground: no pixel of any page is background.
         NonFinitePixels: NaN or infinite values.
+        ImageTooLarge: past the limits, or it would take too long to decode.
         RejectedInput: whatever else `open_image` and `read_stored` refuse.
     """
     _require_lossless(source, name)
@@ -59,6 +63,7 @@ def read_ground_truth(
         _require_one_channel(image)
         if any(page.lossy for page in image.pages):
             raise _lossy(name)
+        budget.require(image, range(len(image.pages)), None, tiles=0, outputs=(), budget=READING)
         background = False
         for page in read_stored(image, limits=limits):
             cells = find_cells(page, name, palette=image.pages[page.index].palette)
