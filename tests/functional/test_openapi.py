@@ -21,6 +21,9 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 EXAMPLE = "plate 1/a.tif"
 # Which end evaluations, and jobs that their queue gave up, and no call.
 OF_NO_CALL = {
+    "INVALID_PLATE_MAP",
+    "NO_BACKGROUND",
+    "NOTHING_DRAWN",
     "GROUND_TRUTH_MISMATCH",
     "IMAGE_NOT_NAMED",
     "MASK_REPLACED",

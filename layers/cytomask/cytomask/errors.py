@@ -20,7 +20,7 @@ class InvalidRequest(RejectedInput):
 
 
 class ForeignBucket(InvalidRequest):
-    """A message that names a bucket which the stack does not serve."""
+    """A message that names a bucket which the stack does not serve, or one of the stack's own outputs."""
 
     code = "FOREIGN_BUCKET"
 
@@ -44,13 +44,13 @@ class ImageLocked(RejectedInput):
 
 
 class EmptyImage(RejectedInput):
-    """An object of no bytes, or a page of no pixels."""
+    """An object without bytes, or a page without pixels."""
 
     code = "EMPTY_IMAGE"
 
 
 class UnreadableImage(RejectedInput):
-    """Bytes that are not an image of a supported format, or a damaged one."""
+    """A damaged image, or bytes that are no image of a supported format."""
 
     code = "UNREADABLE_IMAGE"
 
@@ -62,19 +62,19 @@ class ImageTooLarge(RejectedInput):
 
 
 class AmbiguousAxes(RejectedInput):
-    """Axes of which nobody can say which are rows and columns."""
+    """Axes that do not tell which are rows and which columns."""
 
     code = "AMBIGUOUS_AXES"
 
 
 class AmbiguousChannels(RejectedInput):
-    """Several channels and none named, or one named that is not there."""
+    """Several channels and none named, or a named one that does not exist."""
 
     code = "AMBIGUOUS_CHANNELS"
 
 
 class NoSuchPage(RejectedInput):
-    """A page asked for that the stack does not have."""
+    """A requested page that the stack does not have."""
 
     code = "NO_SUCH_PAGE"
 
@@ -92,7 +92,7 @@ class GroundTruthMismatch(RejectedInput):
 
 
 class UnreadableCoco(RejectedInput):
-    """A file that is no COCO file, too large a one, or one with annotations that nobody can draw."""
+    """A file that is no COCO file, is too large, or has annotations that cannot be drawn."""
 
     code = "UNREADABLE_COCO"
 
@@ -104,7 +104,7 @@ class InvalidPlateMap(RejectedInput):
 
 
 class ImageNotNamed(RejectedInput):
-    """A COCO file that says nothing of the image, or not which of several it is."""
+    """A COCO file that does not name the image, or names several that it could be."""
 
     code = "IMAGE_NOT_NAMED"
 
@@ -128,35 +128,35 @@ class MaskReplaced(RejectedInput):
 
 
 class RefusedCall(CytomaskError):
-    """An HTTP request's own fault: answered, and recorded nowhere."""
+    """A fault of an HTTP request itself: answered, and recorded nowhere."""
 
 
 class BodyTooLarge(RefusedCall):
-    """More bytes in a body than the door lets in."""
+    """A body of more bytes than a call may have."""
 
     code = "BODY_TOO_LARGE"
 
 
 class UnsupportedMediaType(RefusedCall):
-    """A body of a kind that the route does not take."""
+    """A body with a media type that the route does not take."""
 
     code = "UNSUPPORTED_MEDIA_TYPE"
 
 
 class NotAcceptable(RefusedCall):
-    """An answer that cannot be given in the form asked for."""
+    """An answer that cannot be given in the requested form."""
 
     code = "NOT_ACCEPTABLE"
 
 
 class NoSuchJob(RefusedCall):
-    """The id of a job that the table does not have."""
+    """A job id that the table does not have."""
 
     code = "NO_SUCH_JOB"
 
 
 class NoSuchRoute(RefusedCall):
-    """A method and a path that lead nowhere."""
+    """A method and path that no route has."""
 
     code = "NO_SUCH_ROUTE"
 
@@ -172,18 +172,18 @@ class JobHeld(PassingFault):
 
 
 class TimeShort(PassingFault):
-    """The invocation has no time left for another message."""
+    """The invocation has no time left for more work."""
 
     code = "TIME_SHORT"
 
 
 class ServiceFault(PassingFault):
-    """What we build on did not answer as it should."""
+    """A service that we depend on failed."""
 
     code = "SERVICE_FAULT"
 
 
 class TriesUsedUp(CytomaskError):
-    """A message that came back to its queue until the queue gave it up; a redrive sends it again."""
+    """A message that failed so often that its queue gave it up; a redrive sends it again."""
 
     code = "TRIES_USED_UP"

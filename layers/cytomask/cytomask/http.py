@@ -1,4 +1,4 @@
-"""What the HTTP routes share: they read bodies and queries, and answer errors as RFC 9457 has them."""
+"""What the HTTP routes share: reading bodies and queries, and answering errors as RFC 9457 says."""
 
 import base64
 import binascii
@@ -52,7 +52,7 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 def is_http(event: object) -> bool:
-    """Whether an event is a request that an HttpApi passes on, in its format 2.0."""
+    """Whether an event is a request from an HttpApi, in its format 2.0."""
     match event:
         case {"version": "2.0", "requestContext": {"http": _}}:
             return True
@@ -60,13 +60,15 @@ def is_http(event: object) -> bool:
 
 
 def make_door(logger: Logger, metrics: Metrics) -> APIGatewayHttpResolver:
-    """A resolver that answers whatever goes wrong behind it as a problem, and counts it."""
+    """Make a resolver that answers whatever goes wrong behind it as a problem, and counts it."""
     door = APIGatewayHttpResolver()
 
     @door.not_found
     def lost(_: Exception) -> Response[bytes | str]:
         event = door.current_event
-        return problem(NoSuchRoute(f"{event.http_method} {event.path} leads nowhere; see docs/openapi.yaml"))
+        return problem(
+            NoSuchRoute(f"there is no route {event.http_method} {event.path}; see docs/openapi.yaml")
+        )
 
     def refused(error: CytomaskError) -> Response[bytes | str]:
         logger.info("call_refused", error_code=error.code, error=str(error))
@@ -87,17 +89,17 @@ def make_door(logger: Logger, metrics: Metrics) -> APIGatewayHttpResolver:
 def answer(
     status: HTTPStatus, content: Any, headers: dict[str, str] | None = None, kind: str = JSON
 ) -> Response[bytes | str]:
-    """A JSON answer."""
+    """Answer with JSON."""
     return Response(status, kind, _encoder.encode(content).decode(), headers)
 
 
 def problem(error: CytomaskError, **more: Any) -> Response[bytes | str]:
-    """An error as RFC 9457 has it, with its code, and `more` about it."""
+    """Answer with an error in the form of RFC 9457, with its code and `more` about it."""
     return problem_of(status_of(type(error)), error.code, str(error), **more)
 
 
 def problem_of(status: HTTPStatus, code: str, detail: str, **more: Any) -> Response[bytes | str]:
-    """The same, of an error of which a result tells."""
+    """Answer with an error that a result tells of."""
     content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
     waiting = status in (HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE)
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if waiting else {}
@@ -105,27 +107,27 @@ def problem_of(status: HTTPStatus, code: str, detail: str, **more: Any) -> Respo
 
 
 def status_of(error: type[CytomaskError]) -> HTTPStatus:
-    """The status of a class of errors: its own, or that of the nearest class above it."""
+    """Find the status of a class of errors: its own, or that of the nearest class above it."""
     return next(STATUSES[kind] for kind in error.__mro__ if kind in STATUSES)
 
 
 def media_type(event: APIGatewayProxyEventV2) -> str:
-    """The body's media type, without its parameters; empty where none is named."""
+    """Read the body's media type, without its parameters; empty if none is named."""
     return event.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def read_json(event: APIGatewayProxyEventV2) -> bytes:
-    """The body of a request that must be JSON; raises UnsupportedMediaType, and as `read_body` does."""
+    """Read the body of a request that must be JSON; raise UnsupportedMediaType, or as `read_body` does."""
     if media_type(event) != JSON:
         raise UnsupportedMediaType(
-            f"the body is said to be {media_type(event) or 'of no type'}; send JSON, with "
+            f"the body has the media type {media_type(event)[:100] or '(none)'}; send JSON, with "
             f"`Content-Type: {JSON}`"
         )
     return read_body(event)
 
 
 def read_body(event: APIGatewayProxyEventV2) -> bytes:
-    """The body's bytes; raises BodyTooLarge."""
+    """Read the body's bytes; raise BodyTooLarge."""
     text = event.body or ""
     try:
         body = base64.b64decode(text, validate=True) if event.is_base64_encoded else text.encode()
@@ -140,12 +142,12 @@ def read_body(event: APIGatewayProxyEventV2) -> bytes:
 
 
 def read_query(event: APIGatewayProxyEventV2) -> dict[str, str]:
-    """The query's fields; raises InvalidRequest where one comes twice."""
+    """Read the query's fields; raise InvalidRequest if one comes twice."""
     pairs = parse_qsl(event.raw_query_string or "", keep_blank_values=True)
     fields = dict(pairs)
     if len(fields) < len(pairs):
         raise InvalidRequest(
-            f"a field comes twice in the query {event.raw_query_string[:300]}; give each once"
+            f"a field comes twice in the query {event.raw_query_string[:300]}; send each once"
         )
     return fields
 

@@ -1,4 +1,4 @@
-"""Messages that go back to their queue: when each is delivered again."""
+"""When a message that failed is delivered again, and which faults no retry can mend."""
 
 import base64
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ LONGEST_DELAY_SECONDS = 3600
 
 
 def retry_delay(first: int, deliveries: int, tries: int) -> int:
-    """Seconds until the next delivery of a message that failed `deliveries` times; `first` is after one.
+    """Seconds until the next delivery of a message that failed `deliveries` times; `first` after the first.
 
-    After the last of the `tries` it is 0: the queue then moves the message to the dead letters when it would
-    deliver it, so a wait would only put off that its job is seen to have failed.
+    After the last of the `tries` it is 0: the queue moves the message to the dead letters at its next
+    delivery, so a wait would only delay the news that its job has failed.
     """
     if deliveries == tries:
         return 0
@@ -38,9 +38,9 @@ def is_final(error: Exception) -> bool:
 
 
 class RetryingProcessor(BatchProcessor):
-    """Powertools' processor of SQS batches, which lets a failed message wait longer with every try.
+    """Powertools' processor of SQS batches; a failed message waits longer with every try.
 
-    The delay is the message's visibility timeout from now on
+    The delay is set as the message's visibility timeout
     (docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html); where
     it cannot be set, the queue's own applies.
     """
@@ -48,7 +48,7 @@ class RetryingProcessor(BatchProcessor):
     def __init__(
         self, sqs: "SQSClient", queue_url: str, first_delay: int, tries: int, logger: Logger
     ) -> None:
-        """`first_delay` in seconds, after the first failure; `tries` before the queue gives a message up."""
+        """Take `first_delay` in seconds, and after how many `tries` the queue gives a message up."""
         super().__init__(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
         self._sqs = sqs
         self._queue_url = queue_url
@@ -57,7 +57,7 @@ class RetryingProcessor(BatchProcessor):
         self._logger = logger
 
     def failure_handler(self, record: SQSRecord, exception: ExceptionInfo) -> FailureResponse:
-        """Notes the failure for the batch's answer and sets when the message comes again."""
+        """Note the failure for the batch's answer, and set when the message comes again."""
         if isinstance(exception[1], TimeShort) and self._sent_again(record):
             return self.success_handler(record, "sent again")
         deliveries = int(record.attributes.approximate_receive_count or 1)
@@ -74,9 +74,9 @@ class RetryingProcessor(BatchProcessor):
         return super().failure_handler(record, exception)
 
     def _sent_again(self, record: SQSRecord) -> bool:
-        """Puts a message that was not looked at back as a new one: what it was received for counts as no try.
+        """Send a message that was not looked at again as a new one, so that this delivery counts as no try.
 
-        Else a backlog of images so large that a batch has time for one of them would use up the tries of the
+        Otherwise a backlog of large images, of which a batch has time for one, would use up the tries of the
         others.
         """
         try:

@@ -1,4 +1,4 @@
-"""Times and costs of a job, as logs and results carry them."""
+"""Times and costs of a job, for logs and results."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ USD_PER_REQUEST = 0.0000002
 
 
 class Stopwatch:
-    """Milliseconds by stage, added up where a stage comes more than once."""
+    """Milliseconds by stage; a stage that comes more than once adds up."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -20,7 +20,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Counts the block's time towards `name`."""
+        """Count the block's time towards `name`."""
         started = time.perf_counter()
         try:
             yield
@@ -28,14 +28,14 @@ class Stopwatch:
             self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - started
 
     def milliseconds(self) -> dict[str, float]:
-        """The stages so far, and `total` since the watch was made."""
+        """Return the stages so far, and `total` since the watch was made."""
         stages = self._stages | {"total": time.perf_counter() - self._started}
         return {name: round(seconds * 1000, 1) for name, seconds in stages.items()}
 
 
 @contextmanager
 def emitted(metrics: Metrics) -> Iterator[None]:
-    """Prints what the block counts as one line in CloudWatch's embedded metric format, if it counts."""
+    """Print what the block counts as one line of CloudWatch's embedded metric format, if it counts."""
     try:
         yield
     finally:
@@ -44,5 +44,5 @@ def emitted(metrics: Metrics) -> Iterator[None]:
 
 
 def estimated_cost_usd(milliseconds: float, memory_mb: int) -> float:
-    """What Lambda bills for so long with so much memory, in US$, one request included."""
+    """Estimate what Lambda bills for this time and memory, in US$, one request included."""
     return round(milliseconds / 1000 * memory_mb / 1024 * USD_PER_GB_SECOND + USD_PER_REQUEST, 9)
