@@ -1,5 +1,6 @@
 """A COCO file from its upload to an evaluation for every image that it names."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from cytomask.coco_index import CocoIndex, IndexingRow, coco_address, rejection
 from cytomask.errors import ImageNotNamed, UnreadableCoco
 from cytomask.evaluations import Evaluations
 from cytomask.records import Scorable
-from cytomask.requests import S3Object
+from cytomask.requests import LONGEST_KEY, S3Object
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.truths import names
@@ -146,4 +147,7 @@ class Indexer:
 
 
 def _part_key(coco: S3Object, base: str) -> str:
-    return f"{coco_prefix(coco)}/{base}.json"
+    """The key of one part; a name that S3 has no room for is hashed, and no image can have it."""
+    key = f"{coco_prefix(coco)}/{base}.json"
+    fits = len(key.encode()) <= LONGEST_KEY
+    return key if fits else f"{coco_prefix(coco)}/{hashlib.sha256(base.encode()).hexdigest()}.json"

@@ -80,6 +80,6 @@ class Scoring:
         """
         for lead in self._cocos.naming(names.base(image.key)):
             if image.uri.startswith(lead.images):
-                coco = self._storage.find(parse_uri(lead.record, "ground_truth"))
+                coco = self._storage.find(parse_uri(lead.coco or lead.record, "ground_truth"))
                 if coco and coco.version == lead.version:
                     yield coco

@@ -339,3 +339,28 @@ def test_a_fault_while_evaluations_are_looked_up_is_an_error_line(stack, evaluat
     assert line["message"] == "attempt_failed"
     assert line["ground_truth"] == f"s3://{GROUND_TRUTH}/a.png"
     assert "cytomask redrive" in line["what_to_do"]
+
+
+def test_a_coco_file_of_the_longest_key_and_names_is_indexed(stack, evaluate):
+    key = "k" * 1019 + ".json"
+    entry = {"width": 80, "height": 64}
+    images = [{"id": 1, "file_name": "n" * 5000} | entry, {"id": 2, "file_name": "ü" * 120 + ".tif"} | entry]
+    box = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    annotations = [{"id": n, "image_id": n, "segmentation": box, "bbox": [10, 10, 20, 20]} for n in (1, 2)]
+    image = images[1]["file_name"]
+    stack.segment(image, tiff())
+    stack.upload(
+        key, json.dumps({"images": images, "annotations": annotations}).encode(), bucket=GROUND_TRUTH
+    )
+    assert evaluate.deliver({"Records": [s3_record(key, GROUND_TRUTH)]}) == []
+    assert evaluate.deliver_queued() == []
+    assert [row["evaluation_status"] for row in stack.rows("EVAL#")] == ["SCORED"]
+
+
+def test_a_mask_of_the_longest_key_is_a_ground_truth(stack, evaluate):
+    key = "k" * 1000 + ".png"
+    stack.segment("k" * 1000 + ".tif", tiff())
+    stack.upload(key, ground_truth(), bucket=GROUND_TRUTH)
+    assert evaluate.deliver({"Records": [s3_record(key, GROUND_TRUTH)]}) == []
+    assert evaluate.deliver_queued() == []
+    assert [row["evaluation_status"] for row in stack.rows("EVAL#")] == ["SCORED"]

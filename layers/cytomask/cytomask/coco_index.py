@@ -12,7 +12,7 @@ import msgspec
 from cytomask.errors import CytomaskError
 from cytomask.records import cut
 from cytomask.requests import S3Object
-from cytomask.table import Row, Table, timestamp
+from cytomask.table import Row, Table, fitted, timestamp
 
 COCO = "COCO#"
 COCO_FILE = "COCO_FILE#"
@@ -22,11 +22,12 @@ class CocoLead(msgspec.Struct, kw_only=True):
     """A COCO file that names an image.
 
     Attributes:
-        record: the file's address.
+        coco: the file's address.
         images: prefix of the images that it is meant for; empty means all.
     """
 
-    record: str
+    coco: str = ""
+    record: str  # the address in rows of version 0.1, and wherever it is short enough
     version: str
     uploaded_at: str = ""
     images: str = ""
@@ -68,17 +69,17 @@ class CocoIndex:
 
     def name(self, name: str, coco: S3Object, *, images: str) -> None:
         """Note that a COCO file names an image, unless a later upload of the file has done so."""
-        values = {"images": images, "version": coco.version, "uploaded_at": coco.uploaded_at}
+        values: Row = {"images": images, "version": coco.version, "uploaded_at": coco.uploaded_at}
         self._table.update_if(
-            f"{COCO}{name}",
-            coco.uri,
-            values=values,
+            f"{COCO}{fitted(name)}",
+            fitted(coco.uri),
+            values=values | {"coco": coco.uri},
             condition="attribute_not_exists(job_id) OR uploaded_at <= :uploaded_at",
         )
 
     def naming(self, name: str) -> Iterator[CocoLead]:
         """List the COCO files that name an image."""
-        for row in self._table.rows(f"{COCO}{name}"):
+        for row in self._table.rows(f"{COCO}{fitted(name)}"):
             yield msgspec.convert(row, CocoLead, strict=False)
 
     def read(self, coco: S3Object) -> IndexingRow | None:
@@ -101,7 +102,7 @@ def rejection(error: CytomaskError) -> IndexingRow:
 
 def coco_address(name: str) -> str:
     """Make the address under which jobs look for a COCO file that names an image."""
-    return f"coco:{name}"
+    return f"coco:{fitted(name)}"
 
 
 def _upload(coco: S3Object) -> str:

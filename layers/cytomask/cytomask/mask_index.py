@@ -6,7 +6,7 @@ tell how its ground truth will be called. The names come from `truths.names`.
 """
 
 from cytomask.requests import S3Object
-from cytomask.table import Table, timestamp
+from cytomask.table import Table, fitted, timestamp
 from cytomask.truths import names
 
 MASK = "MASK#"
@@ -22,7 +22,12 @@ class MaskIndex:
         """Note of which images a mask may be the ground truth."""
         for stem in filter(None, names.truth_stems(mask.key)):
             self._table.put(
-                {"job_id": f"{MASK}{stem}", "record": mask.uri, "key": mask.key, "created_at": timestamp(now)}
+                {
+                    "job_id": f"{MASK}{stem}",
+                    "record": fitted(mask.uri),
+                    "key": mask.key,
+                    "created_at": timestamp(now),
+                }
             )
 
     def naming(self, key: str) -> list[str]:

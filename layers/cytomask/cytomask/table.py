@@ -3,6 +3,7 @@
 None removes an attribute, and so does an empty string, which no index key may be.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 Row = dict[str, Any]
+
+LONGEST_SORT_KEY = 1024  # bytes, DynamoDB's own limit; a partition key may have twice as many
 
 
 class ConditionFailed(Exception):
@@ -201,6 +204,13 @@ class Table:
 def timestamp(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601 in UTC, with milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def fitted(text: str) -> str:
+    """Return a text as it is if a sort key has room for it, or a hash of it."""
+    if len(text.encode()) <= LONGEST_SORT_KEY:
+        return text
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 class _Reader(TypeDeserializer):
