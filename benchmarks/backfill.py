@@ -13,10 +13,12 @@ import resource
 import time
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
 
 from cytomask.backfill import batched, list_bucket, send, unfinished
 from cytomask.infra.session import CREDENTIALS, REGION
@@ -41,10 +43,11 @@ class Wire:
             aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
             region_name=REGION,
         )
-        made.events.register("before-send.s3.GetBucketVersioning", self._versioning)
-        made.events.register("before-send.s3.ListObjectsV2", self._list)
-        made.events.register("before-send.dynamodb.BatchGetItem", self._read)
-        made.events.register("before-send.sqs.SendMessageBatch", self._send)
+        register: Any = made.events.register  # typed as if handlers returned nothing
+        register("before-send.s3.GetBucketVersioning", self._versioning)
+        register("before-send.s3.ListObjectsV2", self._list)
+        register("before-send.dynamodb.BatchGetItem", self._read)
+        register("before-send.sqs.SendMessageBatch", self._send)
         return made
 
     def _versioning(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
@@ -68,12 +71,12 @@ class Wire:
         return _answer(request, body.encode())
 
     def _read(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
-        keys = json.loads(request.body)["RequestItems"][TABLE]["Keys"]
+        keys = _json(request)["RequestItems"][TABLE]["Keys"]
         rows = [key | {"status": {"S": "SUCCEEDED"}} for key in keys if key["job_id"]["S"][0] == "0"]
         return _answer(request, json.dumps({"Responses": {TABLE: rows}, "UnprocessedKeys": {}}).encode())
 
     def _send(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
-        entries = json.loads(request.body)["Entries"]
+        entries = _json(request)["Entries"]
         self.messages += len(entries)
         digests = [hashlib.md5(each["MessageBody"].encode(), usedforsecurity=False) for each in entries]
         sent = [
@@ -88,8 +91,13 @@ class _Body(io.BytesIO):
         yield self.read()
 
 
+def _json(request: AWSPreparedRequest) -> Any:
+    body: Any = request.body
+    return json.loads(body)
+
+
 def _answer(request: AWSPreparedRequest, body: bytes) -> AWSResponse:
-    return AWSResponse(request.url, 200, {}, _Body(body))
+    return AWSResponse(request.url, 200, HTTPHeaders(), _Body(body))
 
 
 def run(wire: Wire, after: str, most: int | None) -> str:

@@ -115,9 +115,9 @@ def _rights(role: dict[str, Any]) -> Iterator[Right]:
 def _written_out(resource: Any) -> str:
     match resource:
         case {"Fn::GetAtt": [name, "Arn"]}:
-            return ARNS.get(name, name)
+            return str(ARNS.get(name, name))
         case {"Ref": name}:
-            return ARNS.get(name, name)
+            return str(ARNS.get(name, name))
         case {"Fn::Sub": str(text)}:
             for name, arn in ARNS.items():
                 text = text.replace(f"${{{name}.Arn}}", arn)

@@ -391,7 +391,7 @@ def test_a_queue_that_refuses_leaves_a_job_that_can_be_asked_for_again(http: Htt
     assert http.stack.row()["status"] == "SUCCEEDED"
 
 
-def test_a_message_about_another_image_cannot_end_a_job_that_waits(http):
+def test_a_message_about_another_image_cannot_end_a_job_that_waits(http: HttpDoor) -> None:
     http.stack.upload("victim.tif", tiff())
     http.stack.upload("other.tif", tiff())
     waiting = http.post("/jobs", request("victim.tif")).json["job_id"]
@@ -410,6 +410,6 @@ def test_a_message_about_another_image_cannot_end_a_job_that_waits(http):
         [],
     ],
 )
-def test_a_cursor_forged_by_who_knows_the_tables_name_is_refused(http, place):
+def test_a_cursor_forged_by_who_knows_the_tables_name_is_refused(http: HttpDoor, place: Any) -> None:
     forged = http.api.app.desk._cursors.write(place, {"status": "FAILED"})
     assert_problem(http.get(f"/jobs?status=FAILED&cursor={forged}"), 400, "INVALID_REQUEST")

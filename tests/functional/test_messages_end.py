@@ -24,6 +24,7 @@ from factories import (
     sqs_batch,
     tiff,
 )
+from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -238,7 +239,9 @@ def test_a_message_whose_every_try_fails_ends_as_a_dead_letter(
 
 @pytest.mark.parametrize("queue", QUEUES)
 @pytest.mark.parametrize("count", [101, 20_000])
-def test_a_message_of_too_many_images_is_refused_by_name_as_one(stack, evaluate, failures, queue, count):
+def test_a_message_of_too_many_images_is_refused_by_name_as_one(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, queue: Any, count: int
+) -> None:
     body = json.dumps({"Records": list(range(count))})
     with lines_of(stack.app, evaluate.app, failures.app) as lines:
         end(stack, evaluate, failures, body, {}, queue)
@@ -247,13 +250,15 @@ def test_a_message_of_too_many_images_is_refused_by_name_as_one(stack, evaluate,
     assert len(stack.rows()) == (0 if queue == "cytomask-evaluation" else 1)
 
 
-def test_a_hundred_images_are_done(stack):
+def test_a_hundred_images_are_done(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     assert stack.deliver({"Records": [s3_record("a.tif")] * 100}) == []
     assert stack.predictor.pages == 1
 
 
-def test_a_message_that_runs_out_of_time_between_its_images_goes_on_where_it_was(stack, monkeypatch):
+def test_a_message_that_runs_out_of_time_between_its_images_goes_on_where_it_was(
+    stack: SegmentStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key in ("a.tif", "b.tif", "c.tif"):
         stack.upload(key, tiff())
     left = iter([120, 120, 120])
@@ -275,7 +280,7 @@ LOCKED = {
 
 
 @pytest.mark.parametrize("name", LOCKED)
-def test_what_s3_keeps_from_us_for_good_is_rejected_at_once(stack, name):
+def test_what_s3_keeps_from_us_for_good_is_rejected_at_once(stack: SegmentStack, name: Any) -> None:
     code, status, sentence = LOCKED[name]
     stack.upload("a.tif", tiff())
     stack.wire.fail("GetObject", code, status, times=10, key="a.tif")
@@ -284,7 +289,7 @@ def test_what_s3_keeps_from_us_for_good_is_rejected_at_once(stack, name):
     assert sentence in stack.row()["error"]
 
 
-def test_what_s3_will_not_even_describe_is_rejected_at_once(stack):
+def test_what_s3_will_not_even_describe_is_rejected_at_once(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("HeadObject", "400", 400, times=1000, key="/a.tif")
     stack.wire.fail("HeadObject", "400", 400, times=1000, key="a.tif")
@@ -294,7 +299,7 @@ def test_what_s3_will_not_even_describe_is_rejected_at_once(stack):
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "RequestTimeout", "KMS.ThrottlingException"])
-def test_a_400_that_may_pass_is_tried_again(stack, code):
+def test_a_400_that_may_pass_is_tried_again(stack: SegmentStack, code: str) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("GetObject", code, 400, key="a.tif")
     assert stack.deliver(request("a.tif")) == [0]
@@ -303,7 +308,7 @@ def test_a_400_that_may_pass_is_tried_again(stack, code):
 
 
 @pytest.mark.parametrize("key", ["a.tif.mask.png", "jobs/coco/0/a.tif.json"])
-def test_the_stacks_own_outputs_are_no_images(stack, key):
+def test_the_stacks_own_outputs_are_no_images(stack: SegmentStack, key: str) -> None:
     stack.upload(key, tiff(), bucket=OUTPUT)
     (result,) = stack.handle({"image": f"s3://{OUTPUT}/{key}"})
     assert (result["status"], result["error"]["code"]) == ("REJECTED", "FOREIGN_BUCKET")
@@ -311,14 +316,16 @@ def test_the_stacks_own_outputs_are_no_images(stack, key):
     assert stack.predictor.pages == 0
 
 
-def test_a_part_of_a_coco_file_is_no_ground_truth(stack):
+def test_a_part_of_a_coco_file_is_no_ground_truth(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     part = f"s3://{OUTPUT}/jobs/coco/0/a.tif.json"
     (result,) = stack.handle(request("a.tif", ground_truth=part))
     assert result["error"]["code"] == "FOREIGN_BUCKET"
 
 
-def test_a_notice_on_the_evaluation_queue_cannot_name_a_foreign_bucket(stack, evaluate):
+def test_a_notice_on_the_evaluation_queue_cannot_name_a_foreign_bucket(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     stack.s3.create_bucket(Bucket="foreign", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     stack.upload("c.json", b'{"images": [], "annotations": []}', bucket="foreign")
     stack.wire.fail("HeadObject", "asked", 500, times=10)
@@ -329,7 +336,9 @@ def test_a_notice_on_the_evaluation_queue_cannot_name_a_foreign_bucket(stack, ev
 
 
 @pytest.mark.parametrize("operation", ["HeadObject", "Query"])
-def test_a_fault_while_evaluations_are_looked_up_is_an_error_line(stack, evaluate, operation):
+def test_a_fault_while_evaluations_are_looked_up_is_an_error_line(
+    stack: SegmentStack, evaluate: EvaluateFunction, operation: str
+) -> None:
     stack.segment("a.tif", tiff())
     stack.upload("a.png", ground_truth(), bucket=GROUND_TRUTH)
     stack.wire.fail(operation, "InternalError", 500)

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FailuresFunction, HttpDoor, SegmentStack
 from factories import INPUT, OUTPUT, page, request, s3_event, s3_record, stack_of, tiff
+from functions_on_moto import FailuresFunction, HttpDoor, SegmentStack
 
-from cytomask.functions.segment import pages
+from cytomask import images
 
 
 def removed(key: str, kind: str = "ObjectRemoved:Delete") -> dict[str, Any]:
@@ -194,11 +194,14 @@ def test_many_keys_that_begin_alike_hide_no_output(
 
 @pytest.mark.parametrize("accept", ["", "image/png"])
 def test_a_call_opens_its_image_once(http: HttpDoor, monkeypatch: pytest.MonkeyPatch, accept: str) -> None:
-    opened = []
-    open_image = pages.images.open_image
-    monkeypatch.setattr(
-        pages.images, "open_image", lambda *given, **more: opened.append(1) or open_image(*given, **more)
-    )
+    opened: list[int] = []
+    open_image = images.open_image
+
+    def counting(*given: Any, **more: Any) -> Any:
+        opened.append(1)
+        return open_image(*given, **more)
+
+    monkeypatch.setattr(images, "open_image", counting)
     http.stack.upload("a.tif", tiff())
     assert http.post("/seg_mask", request("a.tif"), accept=accept).status == 200
     assert len(opened) == 1

@@ -50,7 +50,7 @@ def shared(blob: bytes, compression: int, *, pages: int = 1, side: int = 16, seg
     return bytes(data)
 
 
-PACKED = {
+PACKED: dict[str, tuple[int, Any]] = {
     "JPEG 2000": (34712, lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="jp2")),
     "bare JPEG 2000": (34712, lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k")),
     "JPEG": (7, imagecodecs.jpeg8_encode),
@@ -90,7 +90,7 @@ def test_a_strip_that_fills_its_place_is_reckoned_with(packer: str) -> None:
 
 @pytest.mark.parametrize(("pages", "segments"), [(1, 3), (3, 1), (300, 40)])
 def test_pages_and_strips_that_share_their_bytes_are_refused(pages: int, segments: int) -> None:
-    blob = imagecodecs.zlib_encode(bytes(256)) + bytes(100_000)
+    blob = bytes(imagecodecs.zlib_encode(bytes(256))) + bytes(100_000)
     with pytest.raises(ImageTooLarge, match="lie over each other"):
         cost(shared(blob, 8, pages=pages, segments=segments))
 

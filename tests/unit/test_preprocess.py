@@ -336,7 +336,9 @@ def test_any_page_of_any_values_is_normalised(height: int, width: int, seed: int
     ],
     ids=["huge", "overflowing", "subnormal", "float32", "int64", "all of int64", "offset", "offset uint64"],
 )
-def test_extreme_numbers_are_normalised_as_plain_ones(stretch: Callable[[Pixels], Pixels]) -> None:
+def test_extreme_numbers_are_normalised_as_plain_ones(
+    stretch: Callable[[NDArray[Any]], NDArray[Any]],
+) -> None:
     page = np.random.default_rng(0).integers(0, 200, (64, 64)).astype(np.float64)
     with np.errstate(all="raise", under="ignore"):
         normalised = normalise(stretch(page))

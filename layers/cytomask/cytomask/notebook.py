@@ -141,7 +141,8 @@ def _mask(given: ArrayLike | File, name: str) -> Mask:
             f"{name} must hold bool or integers, not {array.dtype}; "
             "compare a probability with a threshold first, as in probability >= 0.5"
         )
-    return array != 0
+    cells: Mask = array != 0
+    return cells
 
 
 def _read_mask(path: Path, name: str) -> Mask:
