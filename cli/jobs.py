@@ -76,7 +76,7 @@ def run_jobs(stack: "Stack", arguments: Namespace) -> int:
 
 
 def print_jobs(stack: "Stack", rows: "Sequence[JobRow]") -> None:
-    """Print a line for each job, with the score of its mask, and the reason where there is none."""
+    """Print a line for each job, with its score, or the reason if it has no mask or score."""
     from cytomask.cli.rows import newest_evaluation
 
     lines = [
@@ -147,7 +147,7 @@ def _line(row: "JobRow", evaluation: "EvaluationRow | None") -> tuple[str, ...]:
 
 
 def reason_of(row: "JobRow | EvaluationRow", what: str = "") -> str:
-    """Why a job or an evaluation was rejected or failed; empty where it was not."""
+    """Say why a job or an evaluation was rejected or failed; empty if it was not."""
     if row.error_code:
         return f"{what}{row.error_code}: {row.error or ''}"
     return f"{what}{row.error}" if row.error else ""

@@ -21,8 +21,8 @@ EXAMPLES = (
 )
 FUNCTIONS = ("segment", "evaluate", "failures", "api")
 TROUBLE = ("WARNING", "ERROR", "CRITICAL")
-REJECTED = "_rejected"  # how the events end that tell of a rejection, whatever their level
-# What Lambda says in words of its own of an invocation that was ended.
+REJECTED = "_rejected"  # the ending of events about a rejection, at whatever level
+# Lambda's own words about an invocation that it ended.
 ENDED = re.compile(r"Task timed out|Runtime exited|Runtime\.\w+|signal: killed")
 LEVELS = " || ".join(f'$.level = "{level}"' for level in TROUBLE)
 ERROR_PATTERNS = (
@@ -30,12 +30,12 @@ ERROR_PATTERNS = (
     '"Task timed out"',
     '"Runtime exited"',
 )
-# Lambda's own words of every invocation, and what is said in another column or to machines.
+# Lambda's own words about every invocation; then fields that have a column of their own or are for machines.
 NOISE = re.compile(r"(INIT_START|START|END|REPORT|XRAY) ")
 HIDDEN = ("function_", "location", "service", "cold_start", "xray_trace_id", "level", "timestamp", "message")
 TRACES = ("exception", "stack_trace", "stackTrace")
 
-Place = tuple[str, int, str]  # what tells lines apart, of which the emulator has no ids
+Place = tuple[str, int, str]  # identifies a line: the emulator gives lines no id
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Line:
 
     Attributes:
         at: milliseconds since 1970.
-        fields: of a structured line; empty where Lambda speaks in plain text.
+        fields: of a structured line; empty for Lambda's plain text.
     """
 
     at: int
@@ -54,15 +54,15 @@ class Line:
 
     @property
     def request_id(self) -> str | None:
-        """Of the invocation that wrote it."""
+        """The id of the invocation that wrote the line."""
         return self.fields.get("function_request_id")
 
     def is_of(self, job_id: str) -> bool:
-        """Whether it tells of the job: it names it, or names none and so tells of the whole invocation."""
+        """Whether the line is about the job: it names the job, or is about the whole invocation."""
         return job_id in self.text or ("job_id" not in self.fields and not NOISE.match(self.text))
 
     def is_trouble(self) -> bool:
-        """Whether it tells of something that failed or was rejected."""
+        """Whether the line is about something that failed or was rejected."""
         if not self.fields:
             return bool(ENDED.search(self.text))
         return self.fields.get("level") in TROUBLE or str(self.fields.get("message")).endswith(REJECTED)
@@ -111,7 +111,7 @@ def run_logs(stack: "Stack", arguments: Namespace) -> int:
 
 
 def _lines(stack: "Stack", since: int, *patterns: str) -> list[Line]:
-    """The lines that CloudWatch finds by any of the patterns, or all; oldest first, each once."""
+    """Read the lines that match any of the patterns, or all lines; the oldest first, each once."""
     found: dict[Place, Line] = {}
     for function in FUNCTIONS:
         for pattern in patterns or ("",):
@@ -120,7 +120,7 @@ def _lines(stack: "Stack", since: int, *patterns: str) -> list[Line]:
 
 
 def lines_of_job(stack: "Stack", job_id: str, since: int) -> list[Line]:
-    """The lines that name a job, and those of their invocations that name no other."""
+    """Read the lines that name a job, and those of the same invocations that name no other job."""
     naming = _lines(stack, since, f'"{job_id}"')
     requests = sorted({line.request_id for line in naming if line.request_id})
     if not requests:

@@ -1,7 +1,7 @@
 """The report as one HTML file that needs nothing else: the measures, and images with their masks.
 
-An image is read in exactly the version that was segmented, a ground truth in the one that was scored;
-where either is gone, a sentence stands in the picture's place.
+An image is read in the version that was segmented, a ground truth in the version that was scored. If either
+is gone, a sentence takes the place of the picture.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,8 +61,8 @@ class Compared:
 
     Attributes:
         pixels: (H, W), any real dtype.
-        mask, cells: (H, W) bool, what was found and what is true.
-        notes: which page it is where there are several, and whether it is shown smaller than it is.
+        mask, cells: (H, W) bool, the mask and the ground truth.
+        notes: which page of a stack it is, and whether it was scaled down.
     """
 
     pixels: NDArray[np.generic]
@@ -100,7 +100,7 @@ def render_page(storage: Storage, title: str, jobs: Sequence[Job], names: Mappin
 
 
 def _tables(lines: Sequence[Line], names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """What was made, and the scores if there are any, with a line for each group and model."""
+    """Fill the tables of masks and of scores, with a line for each group and model."""
     scored = [line for line in lines if line.summary.scored]
     for title, measures, some in (("Masks", OF_MASKS, lines), ("Scores", OF_SCORES, scored)):
         if some:
@@ -120,7 +120,7 @@ def _tables(lines: Sequence[Line], names: Mapping[str, str]) -> Iterator[dict[st
 
 
 def _sections(storage: Storage, jobs: Sequence[Job], names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """For each model with scores, the figures of its worst, median and best masks."""
+    """Draw the worst, median and best masks of each model that has scores."""
     for model in models_of(jobs):
         chosen = worst_median_best([job for job in jobs if job.model == model], MOST_IMAGES)
         figures = [
@@ -134,7 +134,7 @@ def _sections(storage: Storage, jobs: Sequence[Job], names: Mapping[str, str]) -
 
 
 def _figure(storage: Storage, which: str, job: Job, score: EvaluationRow) -> dict[str, Any]:
-    """One job's pictures, with what is known of it."""
+    """Describe one job and draw its pictures."""
     notes, pictures = [], {}
     try:
         compared = read_compared(storage, job, score)
@@ -161,11 +161,11 @@ def _failure(job: Job) -> tuple[str, ...]:
 
 
 def read_compared(storage: Storage, job: Job, score: EvaluationRow) -> Compared:
-    """The first page of a job, its mask and its ground truth, as they were when the mask was scored.
+    """Read the first page of a job, its mask and its ground truth, as they were when the mask was scored.
 
     Raises:
-        CytomaskError: one of them is gone, was replaced, or is too large or damaged.
-        ClientError: what S3 refuses to say.
+        CytomaskError: one of them is gone, was replaced, is too large or is damaged.
+        ClientError: S3 refused to read one of them.
     """
     result, image = _result(storage, job.row)
     channel = result.parameters.channel if result.parameters else None
@@ -188,7 +188,7 @@ def read_compared(storage: Storage, job: Job, score: EvaluationRow) -> Compared:
 
 
 def _result(storage: Storage, row: JobRow) -> tuple[Result, S3Object]:
-    """What the job wrote of its pages, and its image; raises MaskReplaced where it is another job's now."""
+    """Read a job's result and its image; raises MaskReplaced if the result is gone or another job's."""
     result = read_result(storage, row.result)
     if result is None or result.job_id != row.job_id or result.image is None:
         raise MaskReplaced(f"{row.result} was deleted, or a newer upload of the image replaced it")
@@ -197,10 +197,10 @@ def _result(storage: Storage, row: JobRow) -> tuple[Result, S3Object]:
 
 
 def _truth(storage: Storage, evaluation: EvaluationRow) -> S3Object:
-    """The ground truth that was scored against; of a COCO file the mask that was drawn.
+    """Find the ground truth that was scored against, or the mask that was drawn of a COCO file.
 
     Raises:
-        ImageReplaced: it is no longer there in this version.
+        ImageReplaced: it is gone, or another version took its place.
     """
     drawn = evaluation.ground_truth_mask
     place = parse_uri(drawn or evaluation.ground_truth or "", "ground_truth")
@@ -213,7 +213,7 @@ def _truth(storage: Storage, evaluation: EvaluationRow) -> S3Object:
 
 
 def _pixels(storage: Storage, place: S3Object, index: int, channel: int | None) -> NDArray[Any]:
-    """One page, (H, W) of any real dtype; raises as `Storage.read_image` and `images.read_pages` do."""
+    """Read one page, (H, W) of any real dtype; raises as `Storage.read_image` and `images.read_pages` do."""
     with images.open_image(storage.read_image(place, images.LIMITS), place.uri) as opened:
         return next(images.read_pages(opened, [index], channel)).pixels
 

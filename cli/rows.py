@@ -1,4 +1,4 @@
-"""What the commands read of jobs: their rows in the table, and what they wrote of their pages."""
+"""Read jobs for the commands: their rows in the table, and their results in S3."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ AT_ONCE = 8  # each waits for AWS most of its time; boto3 keeps ten connections
 
 @dataclass(frozen=True)
 class Search:
-    """Which jobs are asked for; None asks for all. `since` and `until` are of their creation."""
+    """Which jobs to read; None does not narrow. `since` and `until` are times of creation."""
 
     status: str | None = None
     group: str | None = None
@@ -43,7 +43,7 @@ class Rows:
         self._table = Table(dynamodb, table)
 
     def jobs(self, search: Search) -> Iterator[JobRow]:
-        """The jobs that are asked for, the newest first."""
+        """Read the jobs of a search, the newest first."""
         if search.group is not None:
             found = self._indexed("group", search.group, search)
             return found if search.status is None else (row for row in found if row.status == search.status)
@@ -52,18 +52,18 @@ class Rows:
         return merge(*newest, key=lambda row: row.created_at, reverse=True)
 
     def of(self, job_id: str) -> tuple[JobRow, list[EvaluationRow]] | None:
-        """A job and its evaluations as they are now, the oldest first; None where there is no such job."""
+        """Read a job and its evaluations as they are now, the oldest first; None if there is no such job."""
         found = Evaluations(self._table).with_job(job_id)
         return found and (found[0], sorted(found[1], key=lambda row: row.created_at))
 
     def evaluations(self, jobs: Iterable[JobRow]) -> Iterator[list[EvaluationRow]]:
-        """The evaluations of several jobs, in the order of the jobs."""
+        """Read the evaluations of several jobs, in the order of the jobs."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for found in pool.map(lambda row: self.of(row.job_id), jobs):
                 yield found[1] if found else []
 
     def ids(self, beginning: str) -> list[str]:
-        """The ids of jobs that begin so: of the newest ones, as far as the table was read to find any."""
+        """Find the ids that begin so, the newest first; reading stops at the first page with any."""
         if len(beginning) >= ID_DIGITS:
             return [beginning] if self.of(beginning) else []
         for status in STATUSES:
@@ -90,31 +90,31 @@ class Rows:
         return ({item["job_id"]["S"] for item in page["Items"]} for page in pages)
 
     def _indexed(self, name: str, value: str, search: Search) -> Iterator[JobRow]:
-        """What an index lists, the newest first, without the evaluations that it lists too."""
+        """Read the jobs of an index, the newest first, without the evaluations between them."""
         since, until = (timestamp(at.timestamp()) if at else None for at in (search.since, search.until))
         found = self._table.indexed(name, value, since=since, until=until)
         return (msgspec.convert(row, JobRow, strict=False) for row in found if row["record"] == JOB)
 
 
 def arrived(evaluations: Iterable[EvaluationRow]) -> list[EvaluationRow]:
-    """The evaluations whose ground truth has come, the oldest first."""
+    """Select the evaluations whose ground truth has come, the oldest first."""
     return sorted((row for row in evaluations if row.record != AWAITING), key=lambda row: row.created_at)
 
 
 def newest_score(evaluations: Iterable[EvaluationRow]) -> EvaluationRow | None:
-    """The scored evaluation against the newest version of the ground truth; None where none is scored."""
+    """Select the score against the newest ground truth; None if there is no score."""
     scored = [row for row in evaluations if row.evaluation_status == "SCORED"]
     return max(scored, key=lambda row: row.created_at, default=None)
 
 
 def newest_evaluation(evaluations: Iterable[EvaluationRow]) -> EvaluationRow | None:
-    """The score that counts, or else the evaluation against the newest ground truth that came."""
+    """Select the newest score; without any score, the evaluation against the newest ground truth."""
     came = arrived(evaluations)
     return newest_score(came) or (came[-1] if came else None)
 
 
 def read_result(storage: "Storage", uri: str | None) -> Result | None:
-    """What a job wrote of its pages; None where it is gone, or no result. S3's refusals are ClientErrors."""
+    """Read a job's result; None if it is gone or not a result. Raises ClientError if S3 refuses."""
     if not uri:
         return None
     place = parse_uri(uri, "result")

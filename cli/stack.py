@@ -34,7 +34,7 @@ class Stack:
 
     Attributes:
         segment_queue, evaluation_queue: URLs.
-        api_url: None where the stack has no HTTP door, as in the emulator.
+        api_url: None if the stack has no HTTP routes.
         alarm_topic: ARN of the topic that alarms go to.
         parameters: of the template, as the stack was deployed.
         client: makes a client of any other service.
@@ -59,14 +59,15 @@ class Stack:
 
     @classmethod
     def connect(cls, name: str, endpoint_url: str | None = None) -> "Stack":
-        """Looks the stack up.
+        """Look the stack up.
 
         Args:
             name: of the stack.
-            endpoint_url: of an emulator, which gets dummy credentials; None is AWS, by the user's settings.
+            endpoint_url: of an emulator, which gets dummy credentials; None for AWS, by the user's settings.
 
         Raises:
-            StackNotFound: it is not there or not finished; nobody answers; no credentials or no region.
+            StackNotFound: the stack does not exist or is not finished, nobody answers, or credentials or
+                region are missing.
         """
         try:
             described = _describe(_client("cloudformation", endpoint_url), name)

@@ -1,4 +1,4 @@
-"""What the report says of jobs in numbers: counts first, then ratios, by model version and by group."""
+"""The numbers of the report: counts first, then ratios, by group and by model."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,32 +24,32 @@ class Job:
 
     @property
     def model(self) -> str:
-        """The model's sha256; empty where no model has worked on it."""
+        """The sha256 of the model; empty if no model has worked on the job."""
         return self.row.model_sha256 or ""
 
     @property
     def group(self) -> str:
-        """The label that it is reported by; may be empty."""
+        """The label that the job is reported by; may be empty."""
         return self.row.group or ""
 
     @property
     def flags(self) -> list[str]:
-        """The quality flags of its mask, by name; none speak against it if empty."""
+        """The names of the quality flags that the mask carries."""
         return self.row.quality
 
     @property
     def score(self) -> EvaluationRow | None:
-        """The evaluation that counts, that against the newest ground truth; None where none is scored."""
+        """The score against the newest ground truth; None if there is no score."""
         return newest_score(self.evaluations)
 
     @property
     def iou(self) -> float:
-        """Of the evaluation that counts, 0..1."""
+        """The IoU of that score, 0..1."""
         return (self.score and self.score.iou) or 0.0
 
     @property
     def failure(self) -> JobRow | EvaluationRow | None:
-        """The row that says what went wrong, with the image or with its newest ground truth; or None."""
+        """The row that says what went wrong with the image or with its newest ground truth."""
         if self.row.status in FAILURES:
             return self.row
         newest = self.evaluations[-1] if self.evaluations else None
@@ -58,18 +58,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Summary:
-    """The measures of some jobs; None where there is nothing to take the mean of.
+    """The measures of some jobs; a mean of nothing is None.
 
     Attributes:
-        images: how many addresses; an image has several jobs where its bytes, the model or what was asked
-            for differ.
-        masks: how many jobs have one.
-        scored: how many of the masks have a score. Means are over these, each one counting the same;
-            pooled ratios are of the pixels of all of them together.
+        images: number of addresses. An image has several jobs if its bytes, the model or the request differ.
+        masks: number of jobs with a mask.
+        scored: number of masks with a score. Means are over these masks, each with the same weight; pooled
+            ratios are of the pixels of all of them together.
         confluence: mean over all masks.
         scored_confluence, true_confluence: means over the scored masks, and over their ground truths.
-        flagged: how many of the masks carry a quality flag.
-        failures: how often each kind occurred.
+        flagged: number of masks with a quality flag.
+        failures: number of failures of each kind.
     """
 
     images: int
@@ -90,7 +89,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Line:
-    """The measures of one model on one group; of `ALL` groups together where there are several."""
+    """The measures of one model on one group, or on `ALL` groups together."""
 
     group: str
     model: str
@@ -130,13 +129,13 @@ OF_SCORES = (
 
 
 def models_of(jobs: Iterable[Job]) -> list[str]:
-    """The model versions, that of the oldest job first; no model comes last."""
+    """List the models, that of the oldest job first; jobs without a model come last."""
     oldest_first = sorted(jobs, key=lambda job: job.row.created_at)
     return sorted(dict.fromkeys(job.model for job in oldest_first), key=lambda model: not model)
 
 
 def compare(jobs: Sequence[Job]) -> list[Line]:
-    """The measures of every model on all jobs, if there are several groups, and on each group."""
+    """Measure every model on each group, and on all jobs if there are several groups."""
     models = models_of(jobs)
     groups = sorted({job.group for job in jobs})
     parts = [(ALL, jobs)] if len(groups) > 1 else []
@@ -150,13 +149,13 @@ def compare(jobs: Sequence[Job]) -> list[Line]:
 
 
 def period_of(jobs: Iterable[Job]) -> str:
-    """The dates of the oldest and of the newest job."""
+    """Name the dates of the oldest and of the newest job."""
     dates = sorted(job.row.created_at[:10] for job in jobs)
     return dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
 
 
 def summarise(jobs: Sequence[Job]) -> Summary:
-    """The measures of jobs by the rules of `metrics.Score`; of each only the score that counts."""
+    """Measure jobs by the rules of `metrics.Score`; each counts with its newest score."""
     masks = [job.row for job in jobs if job.row.status == "SUCCEEDED"]
     scores = [score for job in jobs if (score := job.score)]
     pooled = sum((Score(*(getattr(row, name) or 0 for name in COUNTS)) for row in scores), Score(0, 0, 0))
@@ -179,7 +178,7 @@ def summarise(jobs: Sequence[Job]) -> Summary:
 
 
 def kind_of(failure: JobRow | EvaluationRow) -> str:
-    """A failure's status and code, after `score` where it is an evaluation's."""
+    """Name a failure by its status and code, after the word `score` if an evaluation failed."""
     code = failure.error_code or "without a code"
     if isinstance(failure, EvaluationRow):
         return f"score {failure.evaluation_status} {code}"
@@ -187,7 +186,7 @@ def kind_of(failure: JobRow | EvaluationRow) -> str:
 
 
 def warn_of_different_images(jobs: Sequence[Job]) -> str | None:
-    """A sentence where the models' numbers cannot be compared: they were scored on different images."""
+    """Warn if the models were scored on different images, so that their numbers cannot be compared."""
     images: dict[str, set[str]] = {}
     for job in jobs:
         if job.score:
@@ -202,7 +201,7 @@ def warn_of_different_images(jobs: Sequence[Job]) -> str | None:
 
 
 def worst_median_best(jobs: Iterable[Job], most: int) -> dict[str, list[Job]]:
-    """The scored jobs with the lowest, middle and highest IoU, at most so many of each, none twice."""
+    """Choose the scored jobs with the lowest, middle and highest IoU, at most `most` of each, none twice."""
     ordered = sorted((job for job in jobs if job.score), key=lambda job: job.iou)
     count = max(1, min(most, len(ordered) // 3))
     worst, rest = ordered[:count], ordered[count:]
@@ -217,7 +216,7 @@ def _mean(rows: Sequence[JobRow] | Sequence[EvaluationRow], name: str) -> float 
 
 
 def text_of(value: float | None) -> str:
-    """A count, a ratio with three decimals, or - where there is none."""
+    """Write a count, a ratio with three decimals, or - if there is none."""
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"
