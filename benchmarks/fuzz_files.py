@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.fuzz_structure import make_file
 from cytomask import budget, images
 from cytomask.errors import CytomaskError
@@ -27,6 +29,7 @@ MOST_ADDRESSES = 6 * 2**30
 LONGEST_SECONDS = 150
 REFUSED_SECONDS, REFUSED_BYTES = 5, 500 * MEBI
 ADMITTED_SECONDS, ADMITTED_BYTES = 100, 2500 * MEBI
+OUTPUTS = ("mask", "probability", "overlay")
 ADMITTED, REFUSED, RAISED, KILLED = "admitted", "refused", "raised", "killed"
 
 
@@ -38,7 +41,7 @@ class Tried:
         number: that it is made from.
         size: bytes of the file.
         outcome: admitted, refused, raised or killed.
-        seconds: CPU seconds of the child, and for admitted files those reckoned for the network.
+        seconds: CPU seconds of the child; for admitted files, and those reckoned for network and buckets.
         peak: bytes of memory at most.
         said: the refusal or error.
     """
@@ -61,10 +64,10 @@ class Tried:
 
 
 def read_whole(data: bytes) -> tuple[str, float, str]:
-    """Do with a file what the segment function does, but for the network.
+    """Do with a file what the segment function does, but for the network and the buckets.
 
     Returns:
-        The outcome, seconds that the network would take, and what was said.
+        The outcome, seconds that network and buckets would take, and what was said.
     """
     limits, network = Limits.within(3008), 0.0
     try:
@@ -74,11 +77,13 @@ def read_whole(data: bytes) -> tuple[str, float, str]:
             channel = 0 if any(page.channels > 1 and not page.colour for page in image.pages) else None
             images.check(image, wanted, channel, limits)
             tiles = sum(preprocess.plan_tiles(page.height, page.width).count for page in image.pages)
-            network = tiles * budget.TILE_SECONDS
-            reckoned = budget.require(image, wanted, channel, tiles=tiles)
+            network = tiles * budget.TILE_SECONDS + len(wanted) * len(OUTPUTS) * budget.WRITE_SECONDS
+            reckoned = budget.require(image, wanted, channel, tiles=tiles, outputs=OUTPUTS)
             for page in images.read_pages(image, wanted, channel, limits):
-                preprocess.normalise(page.pixels)
-                images.encode_mask(page.pixels > 0)
+                normalised = preprocess.normalise(page.pixels)
+                images.encode_mask(normalised > 0)
+                images.encode_probability(np.clip(normalised, 0, 1))
+                images.encode_overlay(page.pixels, normalised > 0)
         return ADMITTED, network, f"reckoned {reckoned:.1f} s"
     except CytomaskError as error:
         return REFUSED, 0.0, f"{error.code}: {error}"
