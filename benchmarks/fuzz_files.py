@@ -137,15 +137,22 @@ def main() -> int:
             print(f"{path.name:32}{_line(one)}")
         return int(any(one.is_find for one in tried))
     seen: list[Tried] = []
-    for one in try_files(arguments.seconds, arguments.first):
-        seen.append(one)
-        if one.is_find:
-            print(f"FIND {one.number}: {_line(one)}", flush=True)
-            if arguments.out:
-                arguments.out.mkdir(parents=True, exist_ok=True)
-                (arguments.out / f"{one.number}.bin").write_bytes(make_file(one.number))
-    report(seen)
+    try:
+        for one in try_files(arguments.seconds, arguments.first):
+            seen.append(one)
+            if one.is_find:
+                keep(one, arguments.out)
+    finally:
+        report(seen)
     return int(any(one.is_find for one in seen))
+
+
+def keep(one: Tried, folder: Path | None) -> None:
+    """Print a find, and write its file into the folder."""
+    print(f"FIND {one.number}: {_line(one)}", flush=True)
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{one.number}.bin").write_bytes(make_file(one.number))
 
 
 def report(seen: list[Tried]) -> None:

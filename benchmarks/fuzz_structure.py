@@ -92,7 +92,7 @@ PACKERS: dict[int, Callable[[NDArray[Any], random.Random], bytes]] = {
     34712: _pack_jpeg2000,
     33005: _pack_jpeg2000,
     34925: _pack_plain("lzma"),
-    34933: lambda pixels, chance: bytes(imagecodecs.png_encode(pixels, level=1)),
+    34933: lambda pixels, chance: _pack_png(pixels),
     50000: _pack_plain("zstd"),
     50001: lambda pixels, chance: bytes(
         imagecodecs.webp_encode(_three(pixels), lossless=chance.random() < 0.5, level=50)
@@ -100,6 +100,11 @@ PACKERS: dict[int, Callable[[NDArray[Any], random.Random], bytes]] = {
     34887: lambda pixels, chance: bytes(imagecodecs.lerc_encode(pixels)),
     50002: lambda pixels, chance: bytes(imagecodecs.jpegxl_encode(pixels)),
 }
+
+
+def _pack_png(pixels: NDArray[Any]) -> bytes:
+    room = 2 * (pixels.nbytes + pixels.shape[0]) + 4096  # imagecodecs makes too little for thin pages
+    return bytes(imagecodecs.png_encode(pixels, level=1, out=room))
 
 
 def _three(pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -309,7 +314,7 @@ def _png(chance: random.Random) -> bytes:
     samples = chance.choice((1, 3, 4))
     if real:
         pixels = _pixels(height, width, samples, chance.choice(("uint8", "uint16")), chance)
-        data = bytes(imagecodecs.png_encode(pixels, level=1))
+        data = _pack_png(pixels)
     else:
         kind, depth = chance.choice((0, 2, 3, 6)), chance.choice((1, 8, 16))
         sides = width % 2**31, height % 2**31
