@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import msgspec
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
@@ -155,6 +156,8 @@ def run_on_stack(command: Callable[[Stack, Namespace], int], arguments: Namespac
         complain(" ".join(str(error).split()))
     except ClientError as error:
         complain(refusal(error))
+    except msgspec.ValidationError as error:
+        complain(f"a row of the Jobs table cannot be read: {error}; is the stack newer than this command?")
     except UnicodeEncodeError as error:
         complain(f"{str(error.object)[:200]} is not UTF-8, as all names in AWS are; rename it")
     return 2

@@ -62,6 +62,15 @@ def test_an_id_that_fits_two_jobs_is_refused_with_both(stack: SegmentStack, conn
     assert connected.find_job(f"{'ab' * 4}1") == ids[1]
 
 
+def test_a_row_of_a_newer_stack_is_one_sentence(stack: SegmentStack, run: Run) -> None:
+    row = {"job_id": "a", "record": "JOB", "status": "SUCCEEDED", "created_at": "2026", "pages": "many"}
+    stack.table.put_item(Item=row)
+    code, _, said = run("jobs")
+    assert code == 2
+    assert said.startswith("a row of the Jobs table cannot be read: Expected `int | null`, got `str`")
+    assert len(said.splitlines()) == 1
+
+
 def test_an_unknown_id_is_one_sentence(run: Run) -> None:
     code, _, said = run("jobs", "f00")
     assert (code, said) == (1, "the stack `cytomask` has no job f00; `cytomask jobs` lists them\n")
