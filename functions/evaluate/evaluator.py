@@ -32,6 +32,7 @@ from cytomask.work import coco_prefix
 
 from .indexer import Indexer
 
+MOST_TAKEN_BACK = 20  # jobs, for each score
 WHAT_TO_DO = "none yet: the message is tried again; after its last try `cytomask redrive` sends it once more"
 
 
@@ -206,11 +207,14 @@ class Evaluator:
         jobs = self._indexer.jobs_of(names.base(image), part.prefix)
         same = names.group_same([(image, None), *((job.image, job.etag) for job in jobs)])
         found = part.assign({uris[0]: uris for uris in same.values()})
-        for job in jobs:
+        # Only the first images can have been certain of a name that became doubtful when the next one came.
+        first = sorted(jobs, key=lambda job: job.created_at or "")[:MOST_TAKEN_BACK]
+        own = [job for job in jobs if job.job_id == evaluation.job_id]
+        for job in {job.job_id: job for job in [*first, *own]}.values():
             known = same[job.image][0]
             if known in found.lonely:
                 self._take_back(job, coco, None)
-            elif known in found.doubtful and job.job_id != evaluation.job_id:
+            elif known in found.doubtful and job not in own:
                 self._take_back(job, coco, _doubt(part, known, found))
         if same[image][0] in found.lonely:
             raise NotItsTruth

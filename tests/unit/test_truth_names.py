@@ -121,6 +121,8 @@ def matched(images: list[str], truths: list[str]) -> dict[str, str]:
         (["a", "p1/a"], ["a"], {"a": "a"}),
         (["u/p1/a", "u/p2/a"], ["i/p1/a", "i/p2/a"], {"u/p1/a": "i/p1/a", "u/p2/a": "i/p2/a"}),
         (["p1/a"], ["i/p1/a", "j/p1/a"], {}),
+        (["p2/a", "z/a"], ["p1/a", "p2/a"], {"p2/a": "p2/a"}),
+        (["p2/a", "z/a"], ["p2/a", "a"], {"p2/a": "p2/a"}),
         (["p1/a", "p1/b"], ["a", "b"], {"p1/a": "a", "p1/b": "b"}),
         (["a"], ["b"], {}),
     ],

@@ -71,7 +71,7 @@ class Evaluations:
         """List the jobs that look for their ground truth at an address."""
         for row in self._table.rows(_of_ground_truth(address)):
             job_id = row["record"].removeprefix(TRUTH_OF)
-            fields = {name: row.get(name) for name in ("image", "mask", "result", "etag")}
+            fields = {name: row.get(name) for name in ("image", "mask", "result", "etag", "created_at")}
             yield msgspec.convert(fields | {"job_id": job_id}, Scorable)
 
     def wait(self, job: Scorable, ground_truth: str | None) -> None:

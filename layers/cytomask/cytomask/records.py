@@ -280,6 +280,7 @@ class Scorable(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     Attributes:
         group: read from the job's row where it is None.
         etag: of the image, by which the same image is known under another address.
+        created_at: when it began to look for its ground truth.
     """
 
     job_id: str
@@ -287,6 +288,7 @@ class Scorable(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     mask: str
     result: str
     etag: str | None = None
+    created_at: str | None = None
     group: str | None = None
 
 

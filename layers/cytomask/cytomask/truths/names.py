@@ -6,7 +6,7 @@ name alone decides only where one image and one ground truth have it.
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,6 +48,7 @@ def assign(
 
     An equal name decides first, and may give one ground truth to several images (`a.png` and `a.tif`). The
     rest is matched by the longest common end of the paths, where both sides agree and no other is as close.
+    If that end is the base name alone, nothing else may have it, whether it is matched already or not.
 
     Args:
         images: each with its names in the form that `clean` gives, the likeliest first.
@@ -73,9 +74,13 @@ def assign(
     free_truths = {truth: paths for truth, paths in truths.items() if truth not in taken}
     nearest_truths = _nearest(free_images, free_truths)
     nearest_images = _nearest(free_truths, free_images)
+    bases = Counter(base for paths in images.values() for base in _bases(paths))
+    bases_of_truths = Counter(base for paths in truths.values() for base in _bases(paths))
     for image, near in nearest_truths.items():
         if len(near) == 1 and nearest_images[near[0]] == [image]:
-            found[image] = near[0]
+            shared = _shared_end(images[image], truths[near[0]])
+            if "/" in shared or bases[shared] == bases_of_truths[shared] == 1:
+                found[image] = near[0]
         elif any(image in nearest_images[truth] for truth in near):
             doubtful[image] = near
     return Assignment(
@@ -102,6 +107,17 @@ def _nearest(
             longest = [end for end in ends if len(end) == len(ends[-1])]
             nearest[one] = list(dict.fromkeys(other for end in longest for other in by_end[end]))
     return nearest
+
+
+def _bases(paths: Sequence[str]) -> set[str]:
+    return {path.rpartition("/")[2] for path in paths}
+
+
+def _shared_end(some: Sequence[str], others: Sequence[str]) -> str:
+    """Return the longest end that a path of either side has."""
+    ends = {end for path in some for end in _ends(path)}
+    shared = [end for path in others for end in _ends(path) if end in ends]
+    return "/".join(sorted(shared, key=len)[-1])
 
 
 def _ends(path: str) -> Iterator[tuple[str, ...]]:
