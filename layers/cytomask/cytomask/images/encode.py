@@ -20,12 +20,12 @@ PIXELS_AT_ONCE = 2**21
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> bytes:
-    """An 8-bit PNG of one channel, 0 or 255, from (H, W) bool."""
+    """Encode (H, W) bool as an 8-bit PNG of one channel, 0 or 255."""
     return _png(mask.astype(np.uint8) * np.uint8(255), PNG.STRATEGY.RLE, PNG.FILTER.NONE)
 
 
 def encode_probability(probability: NDArray[np.float32]) -> bytes:
-    """A 16-bit grey PNG, 0 to 65,535, from (H, W) float32 in 0..1."""
+    """Encode (H, W) float32 in 0..1 as a 16-bit grey PNG, 0 to 65,535."""
     levels = np.empty(probability.shape, np.uint16)
     for rows in _bands(probability.shape):
         levels[rows] = np.rint(probability[rows] * FULL_16_BIT)
@@ -33,7 +33,7 @@ def encode_probability(probability: NDArray[np.float32]) -> bytes:
 
 
 def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
-    """An RGB PNG of the page with the mask's outline drawn and its inside tinted.
+    """Encode a page as an RGB PNG, with the mask's outline drawn and its inside tinted.
 
     The page is stretched to 8 bits between its 0.5 and 99.5 percentiles.
 
@@ -58,7 +58,7 @@ def encode_overlay(pixels: NDArray[Any], mask: NDArray[np.bool_]) -> bytes:
 
 
 def display_range(pixels: NDArray[Any]) -> tuple[float, float]:
-    """The 0.5 and 99.5 percentiles; of a large page those of a grid of its pixels, which look the same."""
+    """Return the 0.5 and 99.5 percentiles; of a large page, those of a grid of its pixels."""
     step = math.isqrt(pixels.size // SAMPLED_PIXELS) + 1
     low, high = np.percentile(_quarter(pixels[::step, ::step]), (0.5, 99.5))
     return float(low) * 4, float(high) * 4
@@ -71,7 +71,7 @@ def _quarter(pixels: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _outline(mask: NDArray[np.bool_], rows: slice) -> NDArray[np.bool_]:
-    """The pixels of `rows` on either side of the mask's edge; the edge of the page is none."""
+    """Mark the pixels of `rows` on either side of the mask's edge; the page's own edge does not count."""
     above, below = max(rows.start - 1, 0), min(rows.stop + 1, mask.shape[0])
     near = np.pad(
         mask[above:below],
@@ -94,7 +94,7 @@ def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def _png(pixels: NDArray[np.uint8 | np.uint16], strategy: PNG.STRATEGY, filter_: PNG.FILTER) -> bytes:
-    """A PNG by libpng, which can be told how to filter and pack where Pillow tries every filter on every row.
+    """Encode a PNG with libpng, which takes the filter and strategy; Pillow tries every filter on every row.
 
     704 x 520 pixels by the ways chosen here, and by Pillow at its fastest: mask 0.6 and 2.3 ms (9 and 16 kB),
     probability 7 and 21 ms (490 and 515 kB), overlay 10 and 23 ms (349 and 463 kB).

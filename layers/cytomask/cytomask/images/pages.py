@@ -18,7 +18,7 @@ LONGEST_SIDE = MEGA  # of the PNGs that libpng writes
 
 @dataclass(frozen=True)
 class Limits:
-    """What fits into the function's memory and time; larger images are refused by their header."""
+    """What fits into the function's memory and time. Larger images are refused by their headers."""
 
     page_pixels: int = 64 * MEGA
     page_bytes: int = 2048 * MEBI  # what one page may take of the memory
@@ -26,11 +26,11 @@ class Limits:
     file_bytes: int = 640 * MEBI
     file_pages: int = 10_000  # whose headers alone take a second
 
-    more: str = ""  # what else than a smaller image helps
+    more: str = ""  # what helps besides a smaller image
 
     @classmethod
     def within(cls, memory_mb: int) -> "Limits":
-        """The limits of a function with so many MB; of what it does not need itself, the file gets a quarter.
+        """Return the limits of a function with so many MB. A quarter of what it can spare is for the file.
 
         Measured in the container over 8- to 64-bit pages of 1 to 64 megapixels, with every output: 175 MB,
         the file, what is decoded at a time, and 17 to 20 bytes a pixel.
@@ -118,20 +118,20 @@ class StoredPage:
 
 
 class ImageFile(Protocol):
-    """An opened image: its headers are known, its pixels are not read yet."""
+    """An opened image: its headers are known, and no pixel is read yet."""
 
     name: str
     pages: Sequence[PageHeader]
     pixel_size: PixelSize | None
 
     def decode(self, index: int, channel: int | None) -> NDArray[Any]:
-        """Page `index`: (H, W) of the channel named or the only one, else (H, W, 3) colours.
+        """Decode page `index`: (H, W) of the named or only channel, otherwise (H, W, 3) colours.
 
         Values are of any real dtype but bool and grow with brightness.
         """
 
     def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
-        """What decoding these pages takes, by their headers alone.
+        """Say what decoding these pages takes, from their headers alone.
 
         Raises:
             UnreadableImage: damaged, or packed in a way that does not tell its size before it is unpacked.
@@ -139,11 +139,11 @@ class ImageFile(Protocol):
         """
 
     def stored(self, index: int) -> StoredPage:
-        """Page `index` as stored, turned upright where `decode` turns it."""
+        """Decode page `index` as stored, turned upright where `decode` turns it."""
 
 
 def require_size(size: int, name: str, limits: Limits) -> None:
-    """Refuses a file by its length in bytes; raises EmptyImage, ImageTooLarge."""
+    """Refuse a file by its length in bytes; raises EmptyImage, ImageTooLarge."""
     if size == 0:
         raise EmptyImage(f"{name} has no bytes; upload it again")
     if size > limits.file_bytes:

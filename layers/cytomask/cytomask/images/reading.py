@@ -41,11 +41,11 @@ PREVIEWS = {
 
 @contextmanager
 def open_image(source: bytes | Path, name: str | None = None, limits: Limits = LIMITS) -> Iterator[ImageFile]:
-    """Opens a TIFF, PNG or JPEG by its content, whatever its name ends in.
+    """Open a TIFF, PNG or JPEG by its content, whatever its name ends in.
 
     Args:
         source: the file's bytes or its path.
-        name: what to call it in errors; the path where None.
+        name: what to call it in errors; None for the path.
         limits: of its bytes, its pages and the size of what is packed in it.
 
     Raises:
@@ -96,12 +96,12 @@ def read_pages(
     channel: int | None = None,
     limits: Limits = LIMITS,
 ) -> Iterator[Page]:
-    """Decodes pages one at a time, after all of them were checked by their headers.
+    """Decode pages one at a time, after their headers were checked.
 
     Args:
         image: an opened image.
-        wanted: pages counted from 0; all of them where None.
-        channel: counted from 0; may be None where a page has one channel or is RGB (luma).
+        wanted: pages counted from 0; None for all.
+        channel: counted from 0; may be None if every page has one channel or is RGB, which becomes luma.
         limits: of pages and of all of them together.
 
     Raises:
@@ -121,7 +121,7 @@ def work_of(image: ImageFile, wanted: Sequence[int], channel: int | None) -> lis
 
 
 def read_page(path: Path, index: int = 0, channel: int | None = None) -> Page:
-    """Reads one page of a file; raises as `open_image` and `read_pages` do."""
+    """Read one page of a file; raises as `open_image` and `read_pages` do."""
     with open_image(path) as image:
         return next(read_pages(image, [index], channel))
 
@@ -133,7 +133,7 @@ def read_stored(
 
     Args:
         image: an opened image.
-        wanted: pages counted from 0; all of them where None.
+        wanted: pages counted from 0; None for all.
         limits: of pages and of all of them together.
 
     Raises:
@@ -182,7 +182,7 @@ def _read(image: ImageFile, index: int, channel: int | None) -> Page:
 
 
 class _LoneFile(io.FileIO):
-    """A file that hides its descriptor: tifffile would else open other files that a description names."""
+    """A file without a descriptor, so that tifffile cannot open other files that a description names."""
 
     def fileno(self) -> int:
         raise OSError("a lone file has no descriptor")
@@ -190,10 +190,10 @@ class _LoneFile(io.FileIO):
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """Turns whatever a decoder throws at broken bytes into one sentence, and keeps its warnings quiet.
+    """Turn whatever a decoder throws at broken bytes into one sentence, and silence its warnings.
 
-    Decoders raise dozens of types (struct.error, zlib.error, imagecodecs' own, IndexError, ...), so
-    the catch is broad on purpose; want of memory and a keyboard's break are not the file's and pass.
+    Decoders raise dozens of types (struct.error, zlib.error, imagecodecs' own, IndexError, …), so the catch
+    is broad on purpose. Out of memory and a keyboard interrupt are not the file's fault, and pass.
     """
     try:
         with warnings.catch_warnings():
