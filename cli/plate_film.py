@@ -31,7 +31,7 @@ def make_films(report: PlateReport, look: Look, most_bytes: int = MOST_BYTES) ->
         look: returns pixels (H, W) and mask (H, W) bool of a page; None where they are gone.
         most_bytes: of all pictures; wells with the most pages come first, and the rest has none.
     """
-    chosen = _choose(report)
+    chosen = choose(report)
     side = int(np.clip(LARGEST * (24 / max(len(chosen), 24)) ** 0.5, SMALLEST, LARGEST))
     films: dict[str, list[Frame]] = {}
     spent = 0
@@ -50,7 +50,7 @@ def make_films(report: PlateReport, look: Look, most_bytes: int = MOST_BYTES) ->
     return films
 
 
-def _choose(report: PlateReport) -> Mapping[str, Sequence[PlatePage]]:
+def choose(report: PlateReport) -> Mapping[str, Sequence[PlatePage]]:
     """The pages of each well's first site that are shown."""
     by_well: dict[str, list[PlatePage]] = {}
     for page in report.pages:  # by well, site and time

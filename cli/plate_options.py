@@ -36,15 +36,19 @@ def add_report_options(parser: "Parser | _ArgumentGroup") -> None:
         metavar="HOURS",
         help="between scans, where names count scans without a time",
     )
-    parser.add_argument(
-        "--pattern", type=pattern, metavar="REGEX", help="how names are built, if no preset fits"
-    )
     parser.add_argument("--wells", type=Path, metavar="FILE", help="write a CSV with a row for each well")
     parser.add_argument("--conditions", type=Path, metavar="FILE", help="write a CSV with a row a condition")
     parser.add_argument(
         "--prism", type=Path, metavar="FILE", help="write the grid that GraphPad Prism pastes"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with heat map and curves")
+
+
+def add_pattern_option(parser: "Parser | _ArgumentGroup") -> None:
+    """Add the option of a naming scheme of the user's own."""
+    parser.add_argument(
+        "--pattern", type=pattern, metavar="REGEX", help="how names are built, if no preset fits"
+    )
 
 
 def hours(text: str) -> float:

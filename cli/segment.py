@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cytomask.cli.console import complain
 from cytomask.cli.options import OUTPUTS, Commands, Parser, add_command, channel, probability
-from cytomask.cli.plate_options import add_report_options
+from cytomask.cli.plate_options import add_pattern_option, add_report_options
 
 EXAMPLES = (
     "cytomask segment a.tif                                 # masks/a.tif.mask.png",
@@ -80,6 +80,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     )
     plate.add_argument("--pages-csv", type=Path, metavar="FILE", help="write a row a page, tidy")
     plate.add_argument("--plate-channel", metavar="C", help="channel to measure, as names of files have it")
+    add_pattern_option(plate)
     add_report_options(plate)
 
 

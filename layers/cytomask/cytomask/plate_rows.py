@@ -10,12 +10,13 @@ Places are kept as sets, which make counting safe: however often and in whatever
 is in its well's set once.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from botocore.exceptions import ClientError
 
+from cytomask.acquisition import Acquisition, Pattern, read_acquisition
 from cytomask.plate_pages import PlatePage
 from cytomask.platemap import PlateMap
 from cytomask.wells import well_position
@@ -117,6 +118,20 @@ class Plates:
             condition="attribute_not_exists(ended.#well) OR ended.#well <= :ended",
         )
         return _summary(row) if row is not None else self.summary(plate) or PlateSummary(plate=plate)
+
+    def place(self, job_id: str, values: Row) -> bool:
+        """Set plate, place and the rest in a job's row; False where the row is gone or has a plate."""
+        named = {f"#{name}": name for name in values}
+        expression = "SET " + ", ".join(f"#{name} = :{name}" for name in values)
+        placed = self._update(
+            job_id,
+            "JOB",
+            expression=expression,
+            names=named,
+            values={f":{name}": _typed(value) for name, value in values.items()},
+            condition="attribute_exists(job_id) AND attribute_not_exists(place)",
+        )
+        return placed is not None
 
     def expect(self, plate: str, pages: int, *, now: str) -> PlateSummary:
         """Note how many pages a plate will have."""
@@ -300,6 +315,61 @@ def time_of(time: float | str | None, frame: int | None, *, exact: bool = False)
     if time is not None:
         return f"{time:012.4f}"
     return "" if frame is None else f"n{frame:08d}"
+
+
+def place_row(image: str, pattern: Pattern | None = None) -> dict[str, Any] | None:
+    """What a job's row says of where its image was taken, by its address; None where that tells no well.
+
+    Args:
+        image: s3 address.
+        pattern: a user's own naming scheme.
+    """
+    key = image.split("/", 3)[-1]
+    return columns_of(read_acquisition(key, pattern))
+
+
+def columns_of(found: Acquisition) -> dict[str, Any] | None:
+    """The attributes of a job's row for an image that is part of a plate; None for any other."""
+    if found.plate is None or found.well is None:
+        return None
+    told = {
+        "plate": found.plate,
+        "well": found.well,
+        "site": found.site,
+        "time": found.time,
+        "frame": found.frame,
+        "channel": found.channel,
+        "cell_line": found.cell_line,
+        "place": place_of(found.well, found.site, found.time, found.frame),
+        "placed_by": ", ".join(found.sources),
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def note_row(plates: Plates, row: Row, placed: Mapping[str, Any]) -> None:
+    """Put a job of an earlier release on its plate: its row, and the plate's counts."""
+    now = str(row.get("updated_at") or row["created_at"])
+    if row["status"] in ("SUCCEEDED", "REJECTED", "FAILED"):
+        plates.note(
+            placed["plate"],
+            placed["well"],
+            places=places_of(placed, range(int(row.get("pages") or 1))),
+            times=[time] if (time := time_of(placed.get("time"), placed.get("frame"))) else [],
+            masked=row["status"] == "SUCCEEDED",
+            cost_usd=float(row.get("estimated_cost_usd") or 0),
+            now=now,
+        )
+    plates.place(row["job_id"], placed)  # last: a run that was stopped in between does both again
+
+
+def places_of(placed: Mapping[str, Any], pages: Iterable[int]) -> list[str]:
+    """The texts by which a well counts the pages of an image."""
+    time = time_of(placed.get("time"), placed.get("frame"), exact=True)
+    return [f"{placed.get('site') or ''}#{time}#{page}" for page in pages]
+
+
+def _typed(value: float | str) -> dict[str, str]:
+    return {"S": value} if isinstance(value, str) else {"N": repr(value)}
 
 
 def pages_of_row(row: Row) -> list[PlatePage]:

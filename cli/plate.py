@@ -1,0 +1,141 @@
+"""`cytomask plate NAME`: how the wells of a plate grow, from the masks that the stack has made."""
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cytomask.cli.console import complain
+from cytomask.cli.options import Commands, Parser, add_command, on_stack
+from cytomask.cli.plate_options import add_report_options, options_of, read_map, show_report
+
+if TYPE_CHECKING:
+    from cytomask.cli.plate_page import Frame
+    from cytomask.cli.stack import Stack
+    from cytomask.plate_pages import PlatePage
+    from cytomask.plate_rows import PlateSummary
+    from cytomask.platemap import PlateMap
+    from cytomask.plates import PlateReport
+
+EXAMPLES = (
+    "cytomask plate VID1523                                 # each well's doubling time, and what is wrong",
+    "cytomask plate VID1523 --csv pages.csv --wells wells.csv    # a tidy row a page, and one a well",
+    "cytomask plate VID1523 --map VID1523.PlateMap --control DMSO --html growth.html",
+    "cytomask plate VID1523 --leave-out all --prism prism.txt    # without doubtful pages, for GraphPad",
+)
+AT_ONCE = 8  # images that are fetched at the same time
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "plate",
+        "show how the wells of a plate grow",
+        on_stack(run_plate),
+        EXAMPLES,
+        description="Pages that no curve uses are listed with the reason. A plate map that was uploaded\n"
+        "beside the images is used unless --map names another.",
+        on_a_stack=True,
+    )
+    parser.add_argument("name", metavar="NAME", help="of the plate, as `cytomask plates` lists it")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a tidy CSV, a row a page")
+    parser.add_argument("--plate-channel", metavar="C", help="channel to measure, where there are several")
+    parser.add_argument("--no-film", action="store_true", help="leave the film strips out of the page")
+    add_report_options(parser)
+
+
+def run_plate(stack: "Stack", arguments: Namespace) -> int:
+    """Show a plate; 1 if there is none of this name, 2 if the plate map is unusable."""
+    from cytomask.errors import InvalidPlateMap
+    from cytomask.plate_rows import Plates
+    from cytomask.platemap import require_fit
+    from cytomask.plates import build_report
+
+    plates = Plates(stack.dynamodb, stack.table)
+    pages = list(plates.pages(arguments.name))
+    if not pages:
+        complain(f"the stack `{stack.name}` has no plate {arguments.name}; `cytomask plates` lists them")
+        return 1
+    try:
+        plate_map = read_map(arguments.map)
+        if plate_map is not None:
+            require_fit(plate_map, {page.well for page in pages}, str(arguments.map))
+    except InvalidPlateMap as error:
+        complain(str(error))
+        return 2
+    stored, note = uploaded_map(plates, arguments.name) if plate_map is None else (None, None)
+    report = build_report(
+        arguments.name,
+        pages,
+        plate_map or stored,
+        with_expected(options_of(arguments), plates.summary(arguments.name)),
+    )
+    if note:
+        complain(note)
+
+    def films() -> "Mapping[str, Sequence[Frame]]":
+        return {} if arguments.no_film else make_films(stack, report)
+
+    return show_report(report, arguments, films, arguments.csv)
+
+
+def uploaded_map(plates: Any, name: str) -> "tuple[PlateMap | None, str | None]":
+    """The plate map that was uploaded, or None and why it is unusable."""
+    stored = plates.map_of(name)
+    if stored is None:
+        return None, None
+    return (
+        stored.plate_map,
+        f"the plate map {stored.uri} is not used: {stored.error}" if stored.error else None,
+    )
+
+
+def with_expected(options: Any, summary: "PlateSummary | None") -> Any:
+    """The options with the number of pages that the stack was told to expect."""
+    import msgspec
+
+    expected = summary.expected_pages if summary else None
+    return msgspec.structs.replace(options, expected_pages=expected)
+
+
+def make_films(stack: "Stack", report: "PlateReport") -> "dict[str, list[Frame]]":
+    """Fetch the pages of the film strips and their masks, several at a time, and draw them."""
+    from cytomask.cli import plate_film
+
+    chosen = [page for pages in plate_film.choose(report).values() for page in pages]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        seen = dict(zip(map(_place, chosen), pool.map(lambda page: look(stack, page), chosen), strict=True))
+        return plate_film.make_films(report, lambda page: seen[_place(page)])
+
+
+def look(stack: "Stack", page: "PlatePage") -> Any:
+    """Read a page and its mask; None where one is gone or of another size."""
+    from botocore.exceptions import ClientError
+
+    from cytomask import images
+    from cytomask.errors import CytomaskError
+    from cytomask.requests import S3Object, parse_uri
+    from cytomask.storage import Storage
+
+    if page.mask is None:
+        return None
+    storage = Storage(stack.s3)
+    place, mask_place = parse_uri(page.image, "image"), parse_uri(page.mask, "mask")
+    try:
+        content = storage.read_image(S3Object(place.bucket, place.key), images.Limits())
+        mask = storage.read_output(mask_place.bucket, mask_place.key)
+        if mask is None:
+            return None
+        with images.open_image(content, page.image) as image:
+            pixels = next(iter(images.read_pages(image, [page.page or 0], None, images.Limits()))).pixels
+        with images.open_image(mask, page.mask) as image:
+            cells = next(iter(images.read_pages(image, [0], None, images.Limits()))).pixels > 0
+    except (ClientError, CytomaskError):
+        return None
+    return (pixels, cells) if pixels.shape == cells.shape else None
+
+
+def _place(page: "PlatePage") -> tuple[str, int | None]:
+    return page.image, page.page
