@@ -124,17 +124,23 @@ def look(stack: "Stack", page: "PlatePage") -> Any:
     storage = Storage(stack.s3)
     place, mask_place = parse_uri(page.image, "image"), parse_uri(page.mask, "mask")
     try:
-        content = storage.read_image(S3Object(place.bucket, place.key), images.Limits())
+        found = storage.find(S3Object(place.bucket, place.key))
         mask = storage.read_output(mask_place.bucket, mask_place.key)
-        if mask is None:
+        if found is None or mask is None:
             return None
-        with images.open_image(content, page.image) as image:
-            pixels = next(iter(images.read_pages(image, [page.page or 0], None, images.Limits()))).pixels
-        with images.open_image(mask, page.mask) as image:
-            cells = next(iter(images.read_pages(image, [0], None, images.Limits()))).pixels > 0
+        pixels = _first(storage.read_image(found, images.Limits()), page.image, page.page or 0)
+        cells = _first(mask, page.mask, 0) > 0
     except (ClientError, CytomaskError):
         return None
     return (pixels, cells) if pixels.shape == cells.shape else None
+
+
+def _first(content: bytes, name: str, number: int) -> Any:
+    """The pixels of one page of an image."""
+    from cytomask import images
+
+    with images.open_image(content, name) as image:
+        return next(iter(images.read_pages(image, [number], None, images.Limits()))).pixels
 
 
 def _place(page: "PlatePage") -> tuple[str, int | None]:

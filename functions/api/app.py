@@ -11,10 +11,11 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cytomask.clients import CLIENTS
-from cytomask.errors import InvalidRequest
+from cytomask.errors import InvalidRequest, NoSuchRoute
 from cytomask.evaluations import Evaluations
-from cytomask.http import answer, make_door, read_json, read_query
+from cytomask.http import CSV, JSON, answer, make_door, prefers, read_json, read_query
 from cytomask.jobs import Jobs
+from cytomask.plate_rows import Plates
 from cytomask.requests import decode, parse_request
 from cytomask.served_model import read_served_models
 from cytomask.settings import Settings
@@ -23,17 +24,20 @@ from cytomask.table import Table
 from cytomask.telemetry import emitted
 
 from .desk import Desk, parse_search
+from .plates import PlateDesk
 
 logger = Logger()
 metrics = Metrics()
 door = make_door(logger, metrics)
 
 
-def connect() -> Desk:
+def connect() -> tuple[Desk, PlateDesk]:
     """Make the clients; an environment that is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
-    table = Table(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
-    return Desk(
+    dynamodb = boto3.client("dynamodb", config=CLIENTS)
+    table = Table(dynamodb, settings.jobs_table)
+    plates = PlateDesk(Plates(dynamodb, settings.jobs_table), settings.jobs_table)
+    made = Desk(
         settings,
         read_served_models(),
         Storage(boto3.client("s3", config=CLIENTS)),
@@ -41,9 +45,10 @@ def connect() -> Desk:
         Evaluations(table),
         boto3.client("sqs", config=CLIENTS),
     )
+    return made, plates
 
 
-desk = connect()
+desk, plate_desk = connect()
 
 
 @logger.inject_lambda_context(clear_state=True)
@@ -74,6 +79,30 @@ def get_job(job_id: str) -> Response[bytes | str]:
 def get_jobs() -> Response[bytes | str]:
     """List jobs by status, group or both."""
     return answer(HTTPStatus.OK, desk.jobs(parse_search(read_query(door.current_event))))
+
+
+@door.get("/plates")
+def get_plates() -> Response[bytes | str]:
+    """List the plates."""
+    _require_no_query()
+    return answer(HTTPStatus.OK, plate_desk.list())
+
+
+# One rule for both: the resolver's own placeholders do not match every name that a plate may have.
+@door.get("/plates/.+")
+def get_of_plate() -> Response[bytes | str]:
+    """Show how the wells of a plate grow, or list its pages, as JSON or as a CSV."""
+    event = door.current_event
+    name, _, part = event.path.removeprefix("/plates/").partition("/")
+    if part not in ("", "pages"):
+        raise NoSuchRoute(f"{event.path[:300]} leads nowhere; see docs/openapi.yaml")
+    if not part:
+        return answer(HTTPStatus.OK, plate_desk.show(name, read_query(event)))
+    found = plate_desk.pages(name, read_query(event))
+    if not prefers(event, CSV, JSON):
+        return answer(HTTPStatus.OK, found.shown())
+    headers = {"Link": f'<?cursor={found.cursor}>; rel="next"'} if found.cursor else None
+    return Response(HTTPStatus.OK, CSV, found.csv(), headers)
 
 
 def _require_no_query() -> None:

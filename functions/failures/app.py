@@ -1,6 +1,7 @@
 """Entry point of the failures function: takes batches of both dead-letter queues."""
 
 import os
+import time
 from typing import Any
 
 import boto3
@@ -15,6 +16,8 @@ from cytomask.errors import JobHeld, TimeShort
 from cytomask.evaluations import Evaluations
 from cytomask.jobs import Jobs
 from cytomask.names import Names
+from cytomask.plate_counts import PlateCounts, publisher
+from cytomask.plate_rows import Plates
 from cytomask.requests import waiting_job
 from cytomask.retries import is_final
 from cytomask.served_model import read_served_models
@@ -35,7 +38,9 @@ processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failu
 def connect() -> Recorder:
     """Make the clients; an environment that is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
-    table = Table(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
+    dynamodb = boto3.client("dynamodb", config=CLIENTS)
+    table = Table(dynamodb, settings.jobs_table)
+    publish = publisher(settings.plate_topic, lambda: boto3.client("sns", config=CLIENTS))
     return Recorder(
         settings,
         read_served_models(),
@@ -43,6 +48,7 @@ def connect() -> Recorder:
         Jobs(table),
         Evaluations(table),
         Names(table),
+        PlateCounts(Plates(dynamodb, settings.jobs_table), publish, time.time),
         logger,
         metrics,
     )

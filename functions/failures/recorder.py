@@ -8,17 +8,21 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from botocore.exceptions import ClientError
 
+from cytomask.acquisition import parse_pattern, read_acquisition
 from cytomask.errors import InvalidRequest, TimeShort
 from cytomask.evaluations import Evaluations
 from cytomask.jobs import Jobs
 from cytomask.mask_index import mask_addresses
 from cytomask.names import Names
+from cytomask.plate_counts import PlateCounts
+from cytomask.plate_rows import columns_of
 from cytomask.records import EvaluationRow, JobRow, cut
 from cytomask.requests import (
     Arrival,
     Evaluation,
     EvaluationArrival,
     Ignored,
+    PlateMapUpload,
     Refused,
     S3Object,
     SegmentRequest,
@@ -58,6 +62,7 @@ class Recorder:
         jobs: Jobs,
         evaluations: Evaluations,
         names: Names,
+        plates: PlateCounts,
         logger: Logger,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
@@ -69,6 +74,7 @@ class Recorder:
         self._jobs = jobs
         self._evaluations = evaluations
         self._names = names
+        self._plates = plates
         self._logger = logger
         self._metrics = metrics
         self._clock = clock
@@ -121,6 +127,8 @@ class Recorder:
                 self._logger.info("event_ignored", what=what, reason=reason)
             case Settle(image, _):
                 self._settle(image, owner, remaining_seconds())
+            case PlateMapUpload(file):
+                self._lose_map(file)
             case Refused():
                 return [self._reject(arrival)]
             case SegmentRequest():
@@ -179,11 +187,23 @@ class Recorder:
             now=self._clock(),
         )
         if failed:
+            self._count_on_plate(work)
             self._clear_name(work, owner, remaining_seconds())
             self._report(self._jobs.read(work.job_id), image=request.image.uri)
         else:
             self._logger.info("duplicate_ignored", job_id=work.job_id, image=request.image.uri)
         return work.job_id
+
+    def _count_on_plate(self, work: Work) -> None:
+        """Put a failed job on its plate, which may be complete now."""
+        request = work.request
+        pattern = parse_pattern(self._settings.name_pattern) if self._settings.name_pattern else None
+        placed = columns_of(request.place.filled_from(read_acquisition(request.image.key, pattern)))
+        if placed is not None:
+            self._jobs.note_place(work.job_id, placed)
+            self._plates.count(
+                placed, pages=1, masked=False, cost_usd=0.0, expected_pages=request.expected_pages
+            )
 
     def _settle(self, image: S3Object, owner: str, seconds: float) -> None:
         """Clear a name that no attempt could look at, unless it holds the newest image's own mask."""
@@ -198,6 +218,15 @@ class Recorder:
             record="JOB",
             image=image.uri,
             what_to_do="if the image is still there, send it again to have its mask",
+        )
+        self._metrics.add_metric("Failed", MetricUnit.Count, 1)
+
+    def _lose_map(self, file: S3Object) -> None:
+        """Say that a plate map was not taken in."""
+        self._logger.error(
+            "plate_map_lost",
+            plate_map=file.uri,
+            what_to_do="upload it again, or give it to `cytomask plate --map`",
         )
         self._metrics.add_metric("Failed", MetricUnit.Count, 1)
 

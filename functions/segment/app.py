@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import time
 from typing import Any
 
 import boto3
@@ -13,6 +14,7 @@ from aws_lambda_powertools.utilities.batch import process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from cytomask.acquisition import parse_pattern
 from cytomask.clients import CLIENTS
 from cytomask.coco_index import CocoIndex
 from cytomask.errors import JobHeld, RejectedInput, TimeShort
@@ -22,14 +24,26 @@ from cytomask.jobs import Jobs
 from cytomask.mask_index import MaskIndex
 from cytomask.model.predictor import Predictor
 from cytomask.names import Names
+from cytomask.plate_counts import PlateCounts, publisher
+from cytomask.plate_rows import Plates
 from cytomask.records import Result
-from cytomask.requests import Arrival, Ignored, Refused, SegmentRequest, Settle, parse_body, waiting_job
+from cytomask.requests import (
+    Arrival,
+    Ignored,
+    PlateMapUpload,
+    Refused,
+    SegmentRequest,
+    Settle,
+    parse_body,
+    waiting_job,
+)
 from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.table import Table
 from cytomask.telemetry import emitted
 
+from .plating import Plating
 from .scoring import Scoring
 from .seg_mask import answer_seg_mask
 from .segmenter import Invocation, Segmenter
@@ -45,8 +59,19 @@ def connect() -> tuple[Segmenter, RetryingProcessor]:
     predictor = Predictor()
     sqs = boto3.client("sqs", config=CLIENTS)
     storage = Storage(boto3.client("s3", config=CLIENTS))
-    table = Table(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
+    dynamodb = boto3.client("dynamodb", config=CLIENTS)
+    table = Table(dynamodb, settings.jobs_table)
     evaluations = Evaluations(table, sqs, settings.evaluation_queue_url)
+    plates = Plates(dynamodb, settings.jobs_table)
+    publish = publisher(settings.plate_topic, lambda: boto3.client("sns", config=CLIENTS))
+    plating = Plating(
+        plates,
+        PlateCounts(plates, publish, time.time),
+        storage,
+        parse_pattern(settings.name_pattern) if settings.name_pattern else None,
+        logger,
+        time.time,
+    )
     made = Segmenter(
         settings,
         predictor,
@@ -54,6 +79,7 @@ def connect() -> tuple[Segmenter, RetryingProcessor]:
         Jobs(table),
         Names(table, sqs, settings.segment_queue_url),
         Scoring(storage, evaluations, CocoIndex(table), MaskIndex(table), settings.ground_truth_bucket),
+        plating,
         logger,
         metrics,
     )
@@ -165,6 +191,9 @@ def _segment_one(arrival: Arrival, body: str, invocation: Invocation) -> list[Re
             return []
         case Settle(image, why):
             return segmenter.settle(image, why, invocation)
+        case PlateMapUpload(file):
+            segmenter.take_map(file)
+            return []
         case Refused(text, error):
             return [segmenter.reject_message(text, error)]
         case SegmentRequest():

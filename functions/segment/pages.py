@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from io import BytesIO
 from types import TracebackType
 
+import tifffile
+
 from cytomask import budget, images, metrics
+from cytomask.acquisition import Acquisition
 from cytomask.budget import Budget
 from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
 from cytomask.images import ImageFile, Limits, Page, PixelSize
@@ -12,6 +16,7 @@ from cytomask.model import preprocess
 from cytomask.model.predictor import Prediction, Predictor
 from cytomask.records import Flag, PageResult, Result, Tiling
 from cytomask.requests import Parameters
+from cytomask.stack_times import page_times
 from cytomask.telemetry import Stopwatch
 
 # While a caller waits. A megapixel takes 0.8 to 1.2 CPU seconds; this leaves room for a slow CPU and a cold
@@ -28,6 +33,7 @@ class Source:
         self._limits = limits
         self._stack = ExitStack()
         self._opened: ImageFile | RejectedInput | None = None
+        self._content = b""
         self.name = name
 
     def __enter__(self) -> "Source":
@@ -42,14 +48,27 @@ class Source:
         """Open the image; raise RejectedInput where that was refused, now or before."""
         if self._opened is None:
             try:
-                content = self._fetch()
-                images.require_size(len(content), self.name, self._limits)
-                self._opened = self._stack.enter_context(images.open_image(content, self.name, self._limits))
+                self._content = self._fetch()
+                images.require_size(len(self._content), self.name, self._limits)
+                self._opened = self._stack.enter_context(
+                    images.open_image(self._content, self.name, self._limits)
+                )
             except RejectedInput as error:
                 self._opened = error
         if isinstance(self._opened, RejectedInput):
             raise self._opened
         return self._opened
+
+    def times(self) -> Sequence[Acquisition]:
+        """The times that the file's own metadata tells, of each page; none if it tells nothing."""
+        try:
+            pages = len(self.open().pages)
+            with tifffile.TiffFile(BytesIO(self._content)) as file:
+                date = file.pages.first.tags.valueof("DateTime")
+                description = file.pages.first.description
+        except Exception:  # not a TIFF, or a damaged one, whose pages are judged elsewhere
+            return ()
+        return page_times(description, str(date) if date else None, pages)
 
     def select(self, parameters: Parameters) -> list[int]:
         """The pages asked for, once the header says that they can be read; raises RejectedInput."""

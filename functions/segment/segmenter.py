@@ -33,6 +33,7 @@ from cytomask.telemetry import Stopwatch, estimated_cost_usd
 from cytomask.work import RESULT, Work, has_name, job_prefix, output_key, rejected_message_id, resolve
 
 from .pages import Source, describe, predictions, require_answer_in_time, summarise
+from .plating import Plating
 from .scoring import Scoring
 
 LEASE_MARGIN_SECONDS = 5
@@ -72,6 +73,7 @@ class Segmenter:
         jobs: Jobs,
         names: Names,
         scoring: Scoring,
+        plating: Plating,
         logger: Logger,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
@@ -83,6 +85,7 @@ class Segmenter:
         self._jobs = jobs
         self._names = names
         self._scoring = scoring
+        self._plating = plating
         self._logger = logger
         self._metrics = metrics
         self._clock = clock
@@ -191,6 +194,10 @@ class Segmenter:
         self._note_spent(result, watch)
         return result, masks
 
+    def take_map(self, file: S3Object) -> None:
+        """Keep a plate map that was uploaded."""
+        self._plating.take_map(file)
+
     def read_mask(self, result: Result) -> bytes:
         """Read the PNG of a result with one mask; raise ImageReplaced if it was taken away just now."""
         place = parse_uri(result.mask or "", "mask")
@@ -266,6 +273,7 @@ class Segmenter:
             if result is None:
                 result = self._produce(work, source, present, invocation)
             self._scoring.record(request, result, request.group)
+            self._plating.count(result, request)
             if not self._jobs.finish(lease, result, now=self._clock()):
                 self._logger.warning("lease_lost", job_id=work.job_id)
         except Exception as error:
@@ -391,6 +399,7 @@ class Segmenter:
             summarise(result, result.pages)
         except RejectedInput as error:
             result.error = Fault(error.code, cut(error))
+        self._plating.note_place(result, work.request, source)
         self._note_spent(result, watch)
         self._write(work, prefix, RESULT, None, msgspec.json.encode(result.shown()))
         return result

@@ -117,7 +117,9 @@ def evaluate(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.Monkey
 def api(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> ApiFunction:
     app = importlib.import_module("cytomask.functions.api.app")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["api"])
-    monkeypatch.setattr(app, "desk", app.connect())
+    desk, plate_desk = app.connect()
+    monkeypatch.setattr(app, "desk", desk)
+    monkeypatch.setattr(app, "plate_desk", plate_desk)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["command"])
     return ApiFunction(app)
 

@@ -9,9 +9,9 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
-from conftest import make_buckets, make_table
 from factories import GROUND_TRUTH, INPUT, OUTPUT, QUEUE_URL, REGION, SEGMENT_QUEUE_URL, TABLE
 from moto import mock_aws
+from moto_stack import make_buckets, make_table
 
 from cytomask.cli.main import main
 from cytomask.cli.rows import Search

@@ -155,6 +155,12 @@ class NoSuchJob(RefusedCall):
     code = "NO_SUCH_JOB"
 
 
+class NoSuchPlate(RefusedCall):
+    """The name of a plate that no image belongs to."""
+
+    code = "NO_SUCH_PLATE"
+
+
 class NoSuchRoute(RefusedCall):
     """A method and path that no route has."""
 

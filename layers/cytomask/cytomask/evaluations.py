@@ -101,8 +101,16 @@ class Evaluations:
             self._stop_waiting(job.job_id, truth.uri)
 
     def score(self, evaluation: Evaluation, scores: Scores) -> bool:
-        """End an evaluation as SCORED; return False where it has ended already."""
-        return self._end(evaluation, {"evaluation_status": "SCORED"} | msgspec.to_builtins(scores))
+        """End an evaluation as SCORED; return False where it has ended already.
+
+        The row of a job that is part of a plate keeps the newest score, for the plate's table.
+        """
+        scored = self._end(evaluation, {"evaluation_status": "SCORED"} | msgspec.to_builtins(scores))
+        if scored:
+            self._table.update_if(
+                evaluation.job_id, "JOB", values={"iou": scores.iou}, condition="attribute_exists(place)"
+            )
+        return scored
 
     def reject(self, evaluation: Evaluation, error: RejectedInput) -> bool:
         """End an evaluation as REJECTED; return False where it has ended already."""

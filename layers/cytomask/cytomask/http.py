@@ -21,6 +21,7 @@ from cytomask.errors import (
     InvalidRequest,
     JobHeld,
     NoSuchJob,
+    NoSuchPlate,
     NoSuchRoute,
     NotAcceptable,
     PassingFault,
@@ -30,6 +31,7 @@ from cytomask.errors import (
 )
 
 JSON = "application/json"
+CSV = "text/csv"
 PROBLEM = "application/problem+json"
 LARGEST_BODY = 4_000_000  # bytes; as base64 well within the 6 MB that Lambda takes
 RETRY_AFTER_SECONDS = "5"
@@ -38,6 +40,7 @@ STATUSES: dict[type[CytomaskError], HTTPStatus] = {
     InvalidRequest: HTTPStatus.BAD_REQUEST,
     ForeignBucket: HTTPStatus.FORBIDDEN,
     NoSuchJob: HTTPStatus.NOT_FOUND,
+    NoSuchPlate: HTTPStatus.NOT_FOUND,
     NoSuchRoute: HTTPStatus.NOT_FOUND,
     NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
     ImageReplaced: HTTPStatus.CONFLICT,

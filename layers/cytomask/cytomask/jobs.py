@@ -14,7 +14,8 @@ from typing import Any, get_args
 import msgspec
 
 from cytomask.errors import ImageReplaced, JobHeld, TriesUsedUp
-from cytomask.records import EvaluationRow, JobRow, JobStatus, Result, cut
+from cytomask.plate_rows import place_of
+from cytomask.records import Acquired, EvaluationRow, JobRow, JobStatus, PageResult, Result, cut
 from cytomask.requests import MOST_IMAGES
 from cytomask.table import ConditionFailed, Row, Table, timestamp
 
@@ -221,6 +222,10 @@ class Jobs:
         for row in self._table.rows(job_id):
             self._table.update_if(job_id, row["record"], values=values, condition="attribute_exists(job_id)")
 
+    def note_place(self, job_id: str, placed: Row) -> None:
+        """Put a job on its plate; `placed` comes from `plate_rows.columns_of`."""
+        self._table.update_if(job_id, JOB, values=placed, condition="attribute_exists(job_id)")
+
     def listed(
         self, names: Mapping[str, str], *, start: Row | None, count: int
     ) -> tuple[list[JobRow], Row | None]:
@@ -279,12 +284,7 @@ def outcome_of(result: Result) -> dict[str, Any]:
         "confluence_low": result.confluence_low,
         "confluence_high": result.confluence_high,
         "quality": [flag.name for flag in result.quality],
-        "plate": result.plate,
-        "well": result.well,
-        "site": result.site,
-        "time": result.time,
-        "cell_line": result.cell_line,
-        "channel": result.channel,
+        **placement_of(result),
         "model_sha256": result.model and result.model.sha256,
         "milliseconds": result.timings_ms.get("total"),
         "estimated_cost_usd": result.estimated_cost_usd,
@@ -294,6 +294,45 @@ def outcome_of(result: Result) -> dict[str, Any]:
         "message": None,
         "lease_until": None,
         "owner": None,
+    }
+
+
+def placement_of(result: Result) -> dict[str, Any]:
+    """What the job row keeps of where and when its image was taken; only a plate's pages have a `place`."""
+    told = {name: getattr(result, name) for name in Acquired.__struct_fields__}
+    if result.plate is None or result.well is None:
+        return told
+    parameters, model = result.parameters, result.model
+    return told | {
+        "place": place_of(result.well, result.site, result.time, result.frame),
+        "series": series_of(result),
+        "pixels": result.pixels or None,
+        "model": model and model.name,
+        "mode": parameters and parameters.mode,
+        "threshold": parameters and parameters.threshold,
+        "uploaded_at": result.image and result.image.uploaded_at,
+    }
+
+
+def series_of(result: Result) -> list[dict[str, Any]]:
+    """The pages of a stack for the index by plate, as short as they can be; none of a single page."""
+    if len(result.pages) < 2:
+        return []
+    return [
+        {name: value for name, value in _in_series(page).items() if value is not None and value != []}
+        for page in result.pages
+    ]
+
+
+def _in_series(page: PageResult) -> dict[str, Any]:
+    return {
+        "page": page.page,
+        "time": page.time,
+        "confluence": page.confluence,
+        "confluence_low": page.confluence_low,
+        "confluence_high": page.confluence_high,
+        "quality": [flag.name for flag in page.quality],
+        "mask": page.mask,
     }
 
 

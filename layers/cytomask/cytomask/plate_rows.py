@@ -253,10 +253,10 @@ class Plates:
             f"PLATE#{plate}",
             f"WELL#{well}",
             expression=expression,
-            values={":places": {"SS": sorted(places)}, ":cost": {"N": f"{cost_usd:.12f}"}},
+            values={":places": {"SS": sorted(places)}, ":cost": {"N": _decimal(cost_usd)}},
         )
         done, failed = set((row or {}).get("done", ())), set((row or {}).get("failed", ()))
-        return len(done | failed), len(failed - done), f"{(row or {}).get('cost', 0):.12f}"
+        return len(done | failed), len(failed - done), _decimal((row or {}).get("cost", 0.0))
 
     def _update(
         self,
@@ -437,6 +437,11 @@ def _plain(typed: Mapping[str, Any]) -> Any:
         case "NULL":
             return None
     return value
+
+
+def _decimal(value: float) -> str:
+    """A number without an exponent, to a billionth."""
+    return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
 def _integer(value: float | None) -> int | None:

@@ -39,7 +39,12 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def pages_csv(report: PlateReport) -> str:
     """One row for each page that the curves use."""
-    return _csv(PAGE_COLUMNS, (page_row(report.plate, page) for page in report.pages))
+    return pages_csv_of(report.plate, report.pages)
+
+
+def pages_csv_of(plate: str, pages: Iterable[PlatePage]) -> str:
+    """One row for each of these pages."""
+    return _csv(PAGE_COLUMNS, (page_row(plate, page) for page in pages))
 
 
 def page_row(plate: str, page: PlatePage) -> list[object]:

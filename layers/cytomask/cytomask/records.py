@@ -77,15 +77,20 @@ class Acquired(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Attributes:
         well: as `B02`.
+        site: field of view within the well; a crop or a plane follows after a dot.
         time: elapsed hours, or an ISO date.
+        frame: number of the scan, where names count scans and tell no time.
+        placed_by: what told all this: `request`, a naming scheme, `pattern`, `ome`, `tiff`.
     """
 
     plate: str | None = None
     well: str | None = None
     site: str | None = None
     time: float | str | None = None
+    frame: int | None = None
     cell_line: str | None = None
     channel: str | None = None
+    placed_by: str | None = None
 
 
 class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -94,6 +99,7 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes:
         page: its number in the stack, counted from 0.
         dtype: of the pixels as they were stored.
+        time: of a stack over time: elapsed hours, or an ISO date.
         confluence: cell pixels over all pixels, 0..1, at the job's threshold.
         confluence_low, confluence_high: the same at the thresholds 0.7 and 0.3.
         tiles: null in `resize` mode.
@@ -112,6 +118,7 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     dtype: str
     orientation: int | None = None
     turned: bool | None = None
+    time: float | str | None = None
     confluence: float
     confluence_low: float | None = None
     confluence_high: float | None = None
@@ -200,6 +207,9 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
         ground_truth: of the notice of a COCO file that was never indexed.
         owner, lease_until: who works on it, and until when at most, in seconds since 1970.
         milliseconds: what the job took.
+        place: sort key of the index by plate: well, time and site.
+        pixels: of all pages. `series`: the pages of a stack, each with its time, confluence and mask.
+        iou: of the newest score, of an image that is part of a plate.
     """
 
     job_id: str
@@ -223,6 +233,14 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
     milliseconds: float | None = None
     estimated_cost_usd: float | None = None
     model_sha256: str | None = None
+    model: str | None = None
+    mode: str | None = None
+    threshold: float | None = None
+    place: str | None = None
+    pixels: int | None = None
+    series: list[dict[str, Any]] = []
+    uploaded_at: str | None = None
+    iou: float | None = None
     ground_truth: str | None = None
     owner: str | None = None
     lease_until: float | None = None

@@ -14,6 +14,7 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
+from cytomask.acquisition import Acquisition, check_plate, check_time, check_well
 from cytomask.errors import ForeignBucket, InvalidRequest, NoSuchPage
 
 Mode = Literal["native", "resize"]
@@ -21,7 +22,7 @@ Output = Literal["mask", "probability", "overlay", "rois", "geojson", "labels", 
 Shape = TypeVar("Shape")
 Arriving = TypeVar("Arriving")
 
-SIDECARS = {".json", ".csv", ".xml", ".txt", ".md", ".db"}
+SIDECARS = {".json", ".csv", ".xml", ".txt", ".md", ".db", ".platemap"}
 S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
 PAGES = re.compile(r"all|[0-9]{1,6}(-[0-9]{1,6})?")
 LONGEST_KEY = 1024  # bytes, S3's own limit
@@ -86,14 +87,25 @@ class Parameters:
         return list(wanted)
 
 
+NOWHERE = Acquisition()
+
+
 @dataclass(frozen=True)
 class SegmentRequest:
-    """One image to segment. `label`: the group to report it by, if the request names one."""
+    """One image to segment.
+
+    Attributes:
+        label: the group to report it by, if the request names one.
+        place: where and when it was taken, as far as the request says.
+        expected_pages: how many pages its plate will have, if the request says so.
+    """
 
     image: S3Object
     parameters: Parameters = Parameters()
     ground_truth: S3Object | None = None
     label: str | None = None
+    place: Acquisition = NOWHERE
+    expected_pages: int | None = None
 
     @property
     def group(self) -> str:
@@ -113,6 +125,13 @@ class Settle:
 
 
 @dataclass(frozen=True)
+class PlateMapUpload:
+    """A plate map that was uploaded beside the images of its plate."""
+
+    file: S3Object
+
+
+@dataclass(frozen=True)
 class Ignored:
     """Something that arrived and asks for nothing, with the reason for the log."""
 
@@ -128,7 +147,7 @@ class Refused:
     error: InvalidRequest
 
 
-Arrival = SegmentRequest | Settle | Ignored | Refused  # what the segment function is given
+Arrival = SegmentRequest | Settle | PlateMapUpload | Ignored | Refused  # what the segment function is given
 _Named = SegmentRequest | S3Object | Settle | Ignored | Refused
 
 
@@ -164,6 +183,8 @@ def _bounded(arrivals: list[Arriving], body: str) -> list[Arriving | Refused]:
 def _segmented(arrival: _Named) -> Arrival:
     """What the segment function makes of an arrival: an upload becomes a request for its mask."""
     if isinstance(arrival, S3Object):
+        if is_plate_map(arrival.key):
+            return PlateMapUpload(arrival)
         return _sidecar(arrival) if _is_sidecar(arrival) else SegmentRequest(arrival)
     if isinstance(arrival, Settle) and _is_sidecar(arrival.image):
         return _sidecar(arrival.image)
@@ -290,6 +311,19 @@ def _evaluated(arrival: _Named) -> EvaluationArrival:
 
 def _is_sidecar(uploaded: S3Object) -> bool:
     return PurePosixPath(uploaded.key).suffix.lower() in SIDECARS
+
+
+def is_plate_map(key: str) -> bool:
+    """Whether a sidecar is a plate map, by its name: `x.PlateMap`, `x.platemap.csv`, `platemap.csv`."""
+    name = PurePosixPath(key).name.lower()
+    return name.endswith((".platemap", ".platemap.csv", ".platemap.xml")) or name == "platemap.csv"
+
+
+def plate_of_map(key: str) -> str:
+    """The plate that a map belongs to, by its key: what stands before `.platemap`, or else its folder."""
+    path = PurePosixPath(key)
+    stem = re.split(r"\.?platemap", path.name, maxsplit=1, flags=re.IGNORECASE)[0]
+    return stem or path.parent.name
 
 
 def _sidecar(uploaded: S3Object) -> Ignored:
@@ -426,6 +460,12 @@ class _RequestFields(_ParameterFields, frozen=True, forbid_unknown_fields=True):
     ground_truth: str | None = None
     outputs: tuple[Output, ...] = ("mask",)
     group: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    plate: str | None = None
+    well: str | None = None
+    site: int | Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    time: float | str | None = None
+    cell_line: Annotated[str, msgspec.Meta(max_length=128)] | None = None
+    expected_pages: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
 
 
 ACCEPTED = {
@@ -438,6 +478,12 @@ ACCEPTED = {
     "channel": "the channel's number, counted from 0",
     "outputs": 'a list of "mask", "probability", "overlay", "rois", "geojson", "labels" and "ome", not empty',
     "group": "a label of at most 256 characters",
+    "plate": "the plate's name, of 1 to 128 characters without `/`",
+    "well": "a well such as B2 or B02",
+    "site": "the field of view within the well, a number or at most 32 characters",
+    "time": "hours since the first scan, elapsed time as 00d04h30m, or a date as 2026-11-25T13:20",
+    "cell_line": "a name of at most 128 characters",
+    "expected_pages": "how many pages the plate will have, 1 to 10,000,000",
 }
 
 
@@ -464,7 +510,21 @@ def parse_request(event: object) -> SegmentRequest:
         ),
         ground_truth,
         fields.group,
+        _place_of(fields),
+        fields.expected_pages,
     )
+
+
+def _place_of(fields: _RequestFields) -> Acquisition:
+    """Where and when the image was taken, as far as the request says; raise InvalidRequest."""
+    told = Acquisition(
+        plate=None if fields.plate is None else check_plate(fields.plate),
+        well=None if fields.well is None else check_well(fields.well),
+        site=None if fields.site is None else str(fields.site),
+        time=None if fields.time is None else check_time(fields.time),
+        cell_line=fields.cell_line or None,
+    )
+    return told if told == NOWHERE else msgspec.structs.replace(told, sources=("request",))
 
 
 def parse_parameters(fields: Mapping[str, str]) -> Parameters:
@@ -490,6 +550,8 @@ def message_of(request: SegmentRequest) -> str:
     """Write the message that `parse_body` reads as this request."""
     fields = {"image": request.image.uri} | asdict(request.parameters) | {"group": request.label}
     fields["ground_truth"] = request.ground_truth.uri if request.ground_truth else None
+    fields |= {name: getattr(request.place, name) for name in ("plate", "well", "site", "time", "cell_line")}
+    fields["expected_pages"] = request.expected_pages
     return ascii_json({name: value for name, value in fields.items() if value is not None})
 
 

@@ -22,6 +22,8 @@ class Settings(
         "retry_delay": "RETRY_DELAY",
         "tries": "MAX_RECEIVE_COUNT",
         "more_buckets": "ALLOWED_BUCKETS",
+        "name_pattern": "NAME_PATTERN",
+        "plate_topic": "PLATE_TOPIC_ARN",
     },
 ):
     """The resources of the stack that a function works with.
@@ -31,6 +33,8 @@ class Settings(
         retry_delay: seconds until a message that failed for the first time is delivered again.
         tries: deliveries after which the queue gives a message up.
         more_buckets: buckets that messages may name beside the stack's own, with commas between.
+        name_pattern: a naming scheme of the user's own, by which images belong to wells.
+        plate_topic: ARN of the topic that is told of complete plates.
     """
 
     input_bucket: Name
@@ -43,6 +47,8 @@ class Settings(
     retry_delay: int
     tries: int
     more_buckets: str = ""
+    name_pattern: str = ""
+    plate_topic: str = ""
 
     @property
     def allowed_buckets(self) -> frozenset[str]:

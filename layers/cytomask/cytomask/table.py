@@ -238,6 +238,8 @@ def _exact(value: Any) -> Any:
         return Decimal(repr(value))
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_exact(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _exact(item) for name, item in value.items()}
     return value
 
 

@@ -1,0 +1,104 @@
+"""Which plate an image belongs to, and what its end means for that plate."""
+
+from collections.abc import Callable, Sequence
+
+from aws_lambda_powertools import Logger
+
+from cytomask.acquisition import Acquisition, Pattern, check_plate, read_acquisition
+from cytomask.errors import ImageNotFound, ImageReplaced, InvalidRequest, RejectedInput
+from cytomask.images import Limits
+from cytomask.plate_counts import PlateCounts
+from cytomask.plate_rows import Plates, StoredMap, columns_of
+from cytomask.platemap import LARGEST_FILE, PlateMap, parse_plate_map
+from cytomask.records import Result
+from cytomask.requests import S3Object, SegmentRequest, plate_of_map
+from cytomask.storage import Storage
+from cytomask.table import timestamp
+
+from .pages import Source
+
+
+class Plating:
+    """What the segment function knows of plates."""
+
+    def __init__(
+        self,
+        plates: Plates,
+        counts: PlateCounts,
+        storage: Storage,
+        pattern: Pattern | None,
+        logger: Logger,
+        clock: Callable[[], float],
+    ) -> None:
+        self._plates = plates
+        self._counts = counts
+        self._storage = storage
+        self._pattern = pattern
+        self._logger = logger
+        self._clock = clock
+
+    def note_place(self, result: Result, request: SegmentRequest, source: Source) -> None:
+        """Note in a result where and when its image was taken: by the request, its name, its metadata."""
+        found = request.place.filled_from(read_acquisition(request.image.key, self._pattern))
+        times: Sequence[Acquisition] = ()
+        if found.well is not None and found.time is None:
+            times = source.times()
+        if len(times) == 1:
+            found = found.filled_from(times[0])
+        elif times and times[0].time is not None:
+            found = found.filled_from(Acquisition(sources=times[0].sources, time=times[0].time))
+            for page in result.pages:
+                page.time = times[page.page].time
+        for name in ("plate", "well", "site", "time", "frame", "cell_line", "channel"):
+            setattr(result, name, getattr(found, name))
+        result.placed_by = ", ".join(found.sources) or None
+
+    def count(self, result: Result, request: SegmentRequest) -> None:
+        """Count an image that is about to end on its plate, and announce the plate if that completes it."""
+        placed = columns_of(Acquisition(**{name: getattr(result, name) for name in PLACE}))
+        if placed is None:
+            return
+        summary = self._counts.count(
+            placed,
+            pages=len(result.pages),
+            masked=result.status == "SUCCEEDED",
+            cost_usd=result.estimated_cost_usd or 0.0,
+            expected_pages=request.expected_pages,
+        )
+        if summary.complete and summary.completed_at is None:
+            self._logger.info(
+                "plate_complete", plate=summary.plate, pages=summary.pages, failed=summary.failed
+            )
+
+    def take_map(self, file: S3Object) -> None:
+        """Keep a plate map that was uploaded; one that is unusable is kept as such, with its reason."""
+        plate_map: PlateMap | None = None
+        plate, error = plate_of_map(file.key), None
+        try:
+            found = self._storage.find(file)
+            if found is None:
+                raise ImageNotFound(f"{file.uri} was deleted since it was uploaded")
+            content = self._storage.read_image(found, Limits(file_bytes=LARGEST_FILE))
+            plate_map = parse_plate_map(content, file.key)
+            plate = plate_map.plate or plate
+        except (ImageNotFound, ImageReplaced) as gone:
+            self._logger.info("event_ignored", what=file.uri, reason=str(gone))
+            return
+        except RejectedInput as refused:
+            error = str(refused)
+            self._logger.warning("plate_map_rejected", plate_map=file.uri, error=error)
+        try:
+            plate = check_plate(plate)
+        except InvalidRequest as refused:
+            self._logger.warning("plate_map_rejected", plate_map=file.uri, error=str(refused))
+            return
+        stored = StoredMap(uri=file.uri, plate_map=plate_map, error=error)
+        now = timestamp(self._clock())
+        self._plates.put_map(plate, stored, now=now)
+        self._logger.info("plate_map_stored", plate_map=file.uri, plate=plate)
+        if plate_map is not None and plate_map.expected_pages is not None:
+            summary = self._plates.expect(plate, plate_map.expected_pages, now=now)
+            self._counts.announce_if_complete(summary)
+
+
+PLACE = ("plate", "well", "site", "time", "frame", "cell_line", "channel")

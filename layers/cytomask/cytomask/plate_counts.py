@@ -1,0 +1,97 @@
+"""What an image's end means for its plate: its pages are counted, and a complete plate is announced."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from cytomask.plate_rows import Plates, PlateSummary, places_of, time_of
+from cytomask.table import timestamp
+
+Publish = Callable[[str, str], None]  # a subject and a message
+
+
+class PlateCounts:
+    """Counts pages and announces complete plates, for the functions that end jobs."""
+
+    def __init__(self, plates: Plates, publish: Publish | None, clock: Callable[[], float]) -> None:
+        """Keep what is needed; `publish` is None where the stack has no topic."""
+        self._plates = plates
+        self._publish = publish
+        self._clock = clock
+
+    def count(
+        self,
+        placed: Mapping[str, Any],
+        *,
+        pages: int,
+        masked: bool,
+        cost_usd: float,
+        expected_pages: int | None = None,
+    ) -> PlateSummary:
+        """Count an image whose job is about to end, however often that is.
+
+        This comes before the job's row is finished: if the function dies in between, the job is done again
+        and counts once.
+
+        Args:
+            placed: attributes of the job's row, from `plate_rows.columns_of`.
+            pages: of the image.
+            masked: whether they have masks; otherwise they were refused, or given up.
+            cost_usd: estimate for the job.
+            expected_pages: of the plate, where the request says so.
+        """
+        now = timestamp(self._clock())
+        if expected_pages is not None:
+            self._plates.expect(placed["plate"], expected_pages, now=now)
+        time = time_of(placed.get("time"), placed.get("frame"))
+        summary = self._plates.note(
+            placed["plate"],
+            placed["well"],
+            places=places_of(placed, range(max(pages, 1))),
+            times=[time] if time else [],
+            masked=masked,
+            cost_usd=cost_usd,
+            now=now,
+        )
+        self.announce_if_complete(summary)
+        return summary
+
+    def announce_if_complete(self, summary: PlateSummary) -> bool:
+        """Announce a complete plate once; return whether this call did.
+
+        Whoever sets `completed_at` announces. If the topic refuses, the mark is taken back and the fault is
+        raised, so that the message's next delivery tries again.
+        """
+        if not summary.complete or summary.completed_at is not None:
+            return False
+        now = timestamp(self._clock())
+        if not self._plates.claim_completion(summary.plate, now=now):
+            return False
+        if self._publish is not None:
+            try:
+                self._publish(f"plate complete: {summary.plate}"[:100], completion_message(summary, now))
+            except Exception:
+                self._plates.give_completion_back(summary.plate)
+                raise
+        return True
+
+
+def completion_message(summary: PlateSummary, now: str) -> str:
+    """The event `plate_complete`, as JSON in ASCII."""
+    told = msgspec.structs.replace(summary, completed_at=now)
+    return json.dumps({"event": "plate_complete"} | msgspec.to_builtins(told))
+
+
+def publisher(topic: str, make_client: Callable[[], Any]) -> Publish | None:
+    """Return what publishes to a topic, with a client that is made when the first plate is complete."""
+    if not topic:
+        return None
+
+    def publish(subject: str, message: str) -> None:
+        # SNS takes printable ASCII only in subjects.
+        ascii_subject = subject.encode("ascii", "replace").decode()
+        make_client().publish(TopicArn=topic, Subject=ascii_subject, Message=message)
+
+    return publish

@@ -1,0 +1,305 @@
+"""Images of a plate through the functions: rows, index, counts, plate maps, the event of a complete plate."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import numpy as np
+import pytest
+import tifffile
+from factories import (
+    INPUT,
+    REGION,
+    TABLE,
+    failed_messages,
+    ground_truth,
+    page,
+    request,
+    s3_event,
+    sqs_batch,
+    tiff,
+)
+
+from cytomask.errors import InvalidRequest
+from cytomask.plate_rows import Plates
+from cytomask.requests import SegmentRequest, message_of, parse_body, parse_request, plate_of_map
+
+if TYPE_CHECKING:
+    from conftest import FailuresFunction, SegmentStack
+
+KEY = "run 1/P7_Phase_B2_1_00d04h00m_3.tif"
+TOPIC = f"arn:aws:sns:{REGION}:123456789012:cytomask-plates"
+
+
+def key_of(well: str, hour: int) -> str:
+    return f"P7_Phase_{well}_1_00d{hour:02d}h00m.tif"
+
+
+@pytest.fixture
+def topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requested before the stack: its functions publish to a topic."""
+    monkeypatch.setenv("PLATE_TOPIC_ARN", TOPIC)
+
+
+@pytest.fixture
+def plates(stack: SegmentStack) -> Plates:
+    return Plates(boto3.client("dynamodb"), TABLE)
+
+
+def listen(stack: SegmentStack) -> str:
+    """Subscribe a queue to the topic."""
+    sns = boto3.client("sns")
+    sns.create_topic(Name="cytomask-plates")
+    url = str(stack.sqs.create_queue(QueueName="heard")["QueueUrl"])
+    sns.subscribe(TopicArn=TOPIC, Protocol="sqs", Endpoint=f"arn:aws:sqs:{REGION}:123456789012:heard")
+    return url
+
+
+def heard(stack: SegmentStack, url: str) -> list[dict[str, Any]]:
+    messages = stack.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+    return [json.loads(json.loads(message["Body"])["Message"]) for message in messages]
+
+
+def test_result_and_row_say_where_and_when_and_who_told(stack: SegmentStack) -> None:
+    result = stack.segment(KEY, tiff())
+    told = {
+        name: result[name] for name in ("plate", "well", "site", "time", "channel", "cell_line", "placed_by")
+    }
+    assert told == {
+        **{"plate": "P7", "well": "B02", "site": "1.3", "time": 4.0, "channel": "Phase", "cell_line": "P7"},
+        **{"placed_by": "incucyte_elapsed"},
+    }
+    row = stack.row()
+    assert {name: row[name] for name in told} == told
+    assert row["place"] == "B02#0000004.0000#1.3"
+    assert (row["mode"], row["pixels"]) == (
+        "native",
+        result["pages"][0]["height"] * result["pages"][0]["width"],
+    )
+
+
+def test_a_name_that_tells_nothing_leaves_no_trace_of_a_plate(stack: SegmentStack, plates: Plates) -> None:
+    result = stack.segment("hello.tif", tiff())
+    assert "plate" not in result
+    assert "place" not in stack.row()
+    assert list(plates.summaries()) == []
+
+
+def test_pages_are_listed_by_plate(stack: SegmentStack, plates: Plates) -> None:
+    for hour in (4, 0):
+        stack.segment(key_of("B2", hour), tiff())
+    assert [page.time for page in plates.pages("P7")] == [0.0, 4.0]
+    summary = plates.summary("P7")
+    assert summary is not None
+    assert (summary.pages, summary.wells, summary.scans, summary.failed) == (2, 1, 2, 0)
+
+
+def test_a_requests_own_fields_go_before_the_name(stack: SegmentStack) -> None:
+    stack.upload(KEY, tiff())
+    told = {"plate": "mine", "well": "c3", "site": 2, "time": "01d00h00m", "cell_line": "HeLa"}
+    (result,) = stack.handle(request(KEY, **told))
+    assert (result["plate"], result["well"], result["site"], result["time"]) == ("mine", "C03", "2", 24.0)
+    assert (result["cell_line"], result["placed_by"]) == ("HeLa", "request, incucyte_elapsed")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("plate", "a/b", "`plate`: 'a/b' has 3 characters; a plate's name takes 1 to 128"),
+        ("plate", "x" * 1000, "has 1000 characters"),
+        ("plate", 7, "`plate`"),
+        ("well", "Z99", "`well`: 'Z99' is not a well of a plate"),
+        ("time", "soon", "`time`: 'soon' is none of"),
+        ("time", -1, "`time`"),
+        ("site", [], "`site`"),
+        ("expected_pages", 0, "`expected_pages`"),
+    ],
+)
+def test_a_place_that_cannot_be_is_refused(field: str, value: object, sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_request({"image": f"s3://{INPUT}/a.tif", field: value})
+    assert sentence in str(refused.value)
+
+
+def test_a_plates_name_may_hold_a_hash(stack: SegmentStack, plates: Plates) -> None:
+    stack.segment("Greiner_#655090_C02_T0001F001L01A01Z01C01.tif", tiff())
+    assert [page.well for page in plates.pages("Greiner_#655090")] == ["C02"]
+
+
+def test_a_message_says_all_that_a_request_does() -> None:
+    asked = parse_request(
+        {"image": "s3://bucket/a.tif", "plate": "p", "well": "B2", "site": 1, "time": 4, "expected_pages": 9}
+    )
+    (again,) = parse_body(message_of(asked))
+    assert isinstance(again, SegmentRequest)
+    assert again == asked
+
+
+def test_tiffs_date_is_the_time_where_the_name_tells_none(stack: SegmentStack) -> None:
+    result = stack.segment(
+        "X/TimePoint_1/X_A01_s1_w1.tif", tiff(datetime="2026:11:25 13:20:11", metadata=None)
+    )
+    assert (result["time"], result["frame"]) == ("2026-11-25T13:20:11", 1)
+    assert result["placed_by"] == "image_xpress, tiff"
+
+
+def test_the_frames_of_a_stack_are_pages_of_their_own(
+    stack: SegmentStack, plates: Plates, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("stack") / "a.tif"
+    frames = np.stack([page(seed) for seed in range(2)])
+    tifffile.imwrite(
+        path, frames, imagej=True, metadata={"axes": "TYX", "finterval": 14400.0, "tunit": "sec"}
+    )
+    message = request("movie.tif", plate="p", well="A1")
+    stack.upload("movie.tif", path.read_bytes())
+    (result,) = stack.handle(message)
+    assert [each["time"] for each in result["pages"]] == [0.0, 4.0]
+    found = list(plates.pages("p"))
+    assert [(each.page, each.time) for each in found] == [(0, 0.0), (1, 4.0)]
+    assert [each.mask for each in found] == [each["mask"] for each in result["pages"]]
+    summary = plates.summary("p")
+    assert summary is not None
+    assert summary.pages == 2
+
+
+def test_a_page_that_is_delivered_twice_counts_once(stack: SegmentStack, plates: Plates) -> None:
+    stack.segment(KEY, tiff())
+    stack.handle(s3_event(KEY))
+    summary = plates.summary("P7")
+    assert summary is not None
+    assert summary.pages == 1
+
+
+def test_a_page_counts_once_though_the_function_died_before_it_ended(
+    stack: SegmentStack, plates: Plates
+) -> None:
+    stack.upload(KEY, tiff())
+    stack.wire.fail("UpdateItem", "InternalServerError", 500, times=1, skip=3)
+    stack.handle(sqs_batch(s3_event(KEY)))
+    stack.wire.mend()
+    assert failed_messages(stack.handle(sqs_batch(s3_event(KEY)))) == []
+    summary = plates.summary("P7")
+    assert summary is not None
+    assert (summary.pages, summary.failed) == (1, 0)
+
+
+def test_a_rejected_page_is_counted_as_failed(stack: SegmentStack, plates: Plates) -> None:
+    stack.segment(KEY, b"no image")
+    summary = plates.summary("P7")
+    assert summary is not None
+    assert (summary.pages, summary.failed) == (0, 1)
+    (found,) = plates.pages("P7")
+    assert found.status == "REJECTED"
+    assert found.error
+
+
+def test_a_page_that_was_given_up_is_counted_as_failed_and_can_still_succeed(
+    stack: SegmentStack, failures: FailuresFunction, plates: Plates
+) -> None:
+    stack.upload(KEY, tiff())
+    failures.deliver(s3_event(KEY))
+    before = plates.summary("P7")
+    assert before is not None
+    assert (before.pages, before.failed) == (0, 1)
+    assert [each.status for each in plates.pages("P7")] == ["FAILED"]
+    stack.handle(s3_event(KEY))
+    after = plates.summary("P7")
+    assert after is not None
+    assert (after.pages, after.failed) == (1, 0)
+
+
+@pytest.mark.usefixtures("topic")
+class TestCompletePlate:
+    def test_is_announced_exactly_once_however_often_pages_come(
+        self, topic: None, stack: SegmentStack
+    ) -> None:
+        url = listen(stack)
+        keys = [key_of(well, hour) for well in ("B2", "B3") for hour in (0, 4)]
+        for key in keys:
+            stack.upload(key, tiff())
+        for key in [*keys[:3], keys[0]]:
+            stack.handle(request(key, expected_pages=4))
+        assert heard(stack, url) == []
+        for key in [keys[3], keys[3], keys[0]]:
+            stack.handle(request(key, expected_pages=4))
+        (event,) = heard(stack, url)
+        assert (event["event"], event["plate"], event["pages"], event["wells"]) == (
+            "plate_complete",
+            "P7",
+            4,
+            2,
+        )
+        assert event["cost_usd"] > 0
+        assert "failed" not in event
+
+    def test_counts_what_was_refused(self, topic: None, stack: SegmentStack) -> None:
+        url = listen(stack)
+        stack.upload(key_of("B2", 0), b"no image")
+        stack.upload(key_of("B2", 4), tiff())
+        for hour in (0, 4):
+            stack.handle(request(key_of("B2", hour), expected_pages=2))
+        (event,) = heard(stack, url)
+        assert (event["pages"], event["failed"]) == (1, 1)
+
+    def test_is_announced_when_a_map_says_so_after_the_last_page(
+        self, topic: None, stack: SegmentStack
+    ) -> None:
+        url = listen(stack)
+        stack.segment(key_of("B2", 0), tiff())
+        stack.upload("P7.platemap.csv", b"# expected pages: 1\nwell,condition\nB2,x\n")
+        stack.handle(s3_event("P7.platemap.csv"))
+        assert [event["plate"] for event in heard(stack, url)] == ["P7"]
+
+    def test_is_announced_by_the_next_delivery_where_the_topic_refused(
+        self, topic: None, stack: SegmentStack
+    ) -> None:
+        stack.upload(key_of("B2", 0), tiff())
+        message = sqs_batch(request(key_of("B2", 0), expected_pages=1))
+        assert failed_messages(stack.handle(message)) == [0]  # there is no topic yet
+        url = listen(stack)
+        assert failed_messages(stack.handle(message)) == []
+        assert len(heard(stack, url)) == 1
+
+
+def test_an_uploaded_map_is_kept_for_its_plate(stack: SegmentStack, plates: Plates) -> None:
+    stack.upload("run/P7.platemap.csv", b"well;condition;dose\nA1:A2;DMSO;0,5\n")
+    assert stack.handle(s3_event("run/P7.platemap.csv")) == []
+    stored = plates.map_of("P7")
+    assert stored is not None
+    assert stored.plate_map is not None
+    assert list(stored.plate_map.wells) == ["A01", "A02"]
+    assert stack.rows() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE a><a/>", b"a,b\n1,2\n", b"x" * (5 * 2**20)])
+def test_an_unusable_map_is_kept_with_its_reason(stack: SegmentStack, plates: Plates, content: bytes) -> None:
+    stack.upload("P7.PlateMap", content)
+    assert stack.handle(s3_event("P7.PlateMap")) == []
+    stored = plates.map_of("P7")
+    assert stored is not None
+    assert stored.plate_map is None
+    assert stored.error
+
+
+@pytest.mark.parametrize(
+    ("key", "plate"),
+    [
+        ("a/P7.PlateMap", "P7"),
+        ("P7.platemap.csv", "P7"),
+        ("my plate/platemap.csv", "my plate"),
+        ("x/VID 1.platemap.xml", "VID 1"),
+    ],
+)
+def test_a_map_belongs_to_the_plate_that_its_name_says(key: str, plate: str) -> None:
+    assert plate_of_map(key) == plate
+
+
+def test_a_plates_row_keeps_the_newest_score(stack: SegmentStack, evaluate: Any, plates: Plates) -> None:
+    stack.segment(KEY, tiff())
+    evaluate.upload(KEY.replace(".tif", ".png"), ground_truth())
+    (found,) = plates.pages("P7")
+    (scored,) = [row for row in stack.rows("EVAL#") if "iou" in row]
+    assert found.iou == float(scored["iou"])
