@@ -33,8 +33,8 @@ def add_page(well: str, hour: float, confluence: float, plate: str = "P 7") -> N
     row = {
         **{"job_id": f"{plate}{well}{hour}", "record": "JOB", "status": "SUCCEEDED", "created_at": NOW},
         **{
-            "image": f"s3://in/{well}_{hour}.tif",
-            "mask": f"s3://out/{well}_{hour}.png",
+            "image": f"s3://in/{name}.tif",
+            "mask": f"s3://out/{name}.png",
             "model": "m",
             **placed,
         },

@@ -14,7 +14,7 @@ Pure: NumPy alone.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -121,9 +121,13 @@ def measure_plate(curves: Mapping[str, Curve], scans: Hours | None = None) -> di
         curves: by well.
         scans: (M,) float64, hours at which the plate was scanned, to name scans that a well lacks.
     """
-    fits = [fit for curve in curves.values() if (fit := best_fit(*_without_spikes(curve))) is not None]
-    prior = learn_prior(fits)
+    prior = prior_of(curves.values())
     return {well: measure_growth(curve, scans, prior) for well, curve in curves.items()}
+
+
+def prior_of(curves: Iterable[Curve]) -> Prior:
+    """Return how likely each kind of curve is on a plate, from its wells."""
+    return learn_prior([fit for curve in curves if (fit := best_fit(*_without_spikes(curve))) is not None])
 
 
 def measure_growth(curve: Curve, scans: Hours | None = None, prior: Prior = EVEN) -> Growth:

@@ -5,7 +5,7 @@ folder or a web page is elsewhere.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from cytomask.curves import Curve, Hours, Shares
 from cytomask.errors import InvalidPlateMap
-from cytomask.growth import Growth, measure_plate, pool_sites
+from cytomask.growth import Growth, measure_growth, pool_sites, prior_of
 from cytomask.plate_pages import LeftOut, Options, PlatePage, Sieve
 from cytomask.platemap import PlateMap, require_fit
 from cytomask.wells import smallest_format, well_position
+
+NO_PAGE = "no page of this well can be used"
 
 
 @dataclass(frozen=True)
@@ -209,9 +211,12 @@ def _measure_wells(
         for row, name in enumerate(names):
             there = np.isfinite(cells[row])
             sites[well, name] = Curve(hours[there], cells[row, there] / pixels[row, there])
-    growths = measure_plate(curves, scans)
-    several = {key: curve for key, curve in sites.items() if len({k for k in sites if k[0] == key[0]}) > 1}
-    site_growths = measure_plate({f"{well}/{site}": curve for (well, site), curve in several.items()}, scans)
+    prior = prior_of(curves.values())
+    site_growths: dict[str, dict[str, Growth]] = defaultdict(dict)
+    counts = Counter(well for well, _ in sites)
+    for (well, site), curve in sites.items():
+        if counts[well] > 1:
+            site_growths[well][site] = measure_growth(curve, scans, prior)
     lost = {each.well for each in sieve.left_out} - by_well.keys()
     empty = Curve(np.array([]), np.array([]))
     reports = {}
@@ -222,12 +227,8 @@ def _measure_wells(
             condition=mapped.condition if mapped else "",
             pages=len(by_well.get(well, [])),
             curve=curves.get(well, empty),
-            growth=growths.get(well) or Growth(notes=("no page of this well can be used",)),
-            sites={
-                name.partition("/")[2]: growth
-                for name, growth in site_growths.items()
-                if name.startswith(f"{well}/")
-            },
+            growth=measure_growth(curves[well], scans, prior) if well in curves else Growth(notes=(NO_PAGE,)),
+            sites=site_growths[well],
             flagged=sieve.flagged[well],
         )
     return reports

@@ -1,0 +1,177 @@
+"""`python -m benchmarks.plate`: a plate of 96 wells, 4 sites and 84 scans, and the table of simulated plates.
+
+Measures placing, growth and the HTML page over 32,256 rows as DynamoDB answers them, in time and memory, and
+how well the doubling times of simulated plates are found. With `--table` the rows are also put into the
+emulated table and read back through the index. CPU time is what counts on a busy machine.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cytomask.acquisition import read_acquisition
+from cytomask.cli.plate_page import render_plate
+from cytomask.curves import Curve, Hours
+from cytomask.growth import measure_plate
+from cytomask.infra.emulator import emulated_stack
+from cytomask.plate_rows import INDEX, Plates, columns_of, pages_of_row, plain
+from cytomask.plates import build_report
+from cytomask.samples.plates import Kind, measured, random_well
+from cytomask.wells import well_name
+
+ROWS, COLUMNS, SITES, SCANS, EVERY_HOURS = 8, 12, 4, 84, 2
+MOST_SECONDS, MOST_MB, MOST_PAGE_MB = 10.0, 500.0, 8.0
+MEDIAN, NINE_OF_TEN, COVERAGE = 0.03, 0.08, 0.9
+TABLE = "benchmark"
+Item = dict[str, Any]
+
+
+def main() -> None:
+    """Print both tables; end with 1 if a bound is not met."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--html", type=Path, metavar="FILE", help="keep the page")
+    parser.add_argument("--table", action="store_true", help="read the rows from the emulated table too")
+    parser.add_argument("--plates", type=int, default=2, metavar="N", help="simulated plates of each kind")
+    arguments = parser.parse_args()
+    met = measure_report(arguments.html)
+    if arguments.table:
+        measure_table()
+    met &= print_simulations(arguments.plates)
+    raise SystemExit(0 if met else 1)
+
+
+def measure_report(html: Path | None) -> bool:
+    """Measure a plate's way from rows to the page; whether it is within bounds."""
+    items = list(plate_items())
+    before = _peak_mb()
+    started, cpu = time.perf_counter(), time.process_time()
+    pages = [page for item in items for page in pages_of_row(plain(item))]
+    placed = time.perf_counter()
+    report = build_report("benchmark", pages)
+    measured_at = time.perf_counter()
+    page = render_plate(report)
+    finished, cpu = time.perf_counter(), time.process_time() - cpu
+    seconds, memory, size = finished - started, _peak_mb() - before, len(page) / 1e6
+    if html:
+        html.write_bytes(page)
+    names = time.process_time()
+    for item in items[:10_000]:
+        read_acquisition(item["image"]["S"])
+    microseconds = (time.process_time() - names) * 100
+    print(f"{len(items):,} rows, {len(report.wells)} wells, {report.scans.size} scans")
+    print(f"  rows into pages     {placed - started:6.2f} s")
+    print(f"  placing and growth  {measured_at - placed:6.2f} s")
+    print(f"  HTML                {finished - measured_at:6.2f} s")
+    print(f"  together            {seconds:6.2f} s     bound {MOST_SECONDS:g} s; {cpu:.2f} s of CPU")
+    print(f"  memory beside rows  {memory:6.0f} MB    bound {MOST_MB:g} MB")
+    print(f"  the page            {size:6.2f} MB    bound {MOST_PAGE_MB:g} MB")
+    print(f"  one name is parsed in {microseconds:.1f} µs")
+    return cpu <= MOST_SECONDS and memory <= MOST_MB and size <= MOST_PAGE_MB
+
+
+def plate_items() -> Iterator[Item]:
+    """The rows of a plate as DynamoDB answers them, in the order of the index."""
+    rng = np.random.default_rng(0)
+    hours = np.arange(SCANS, dtype=np.float64) * EVERY_HOURS
+    for row in range(ROWS):
+        for column in range(COLUMNS):
+            well, truth = well_name(row, column), random_well(rng, "logistic")
+            sites = [
+                np.clip(truth.confluence(hours) * scale * (1 + 0.05 * rng.standard_normal(SCANS)), 0, 1)
+                for scale in rng.uniform(0.85, 1.15, SITES)
+            ]
+            for scan in range(SCANS):
+                for site in range(SITES):
+                    yield item_of(well, site + 1, int(hours[scan]), float(sites[site][scan]))
+
+
+def item_of(well: str, site: int, hour: int, confluence: float) -> Item:
+    """One job's row, typed as DynamoDB has it."""
+    day, rest = divmod(hour, 24)
+    key = f"benchmark/BENCH_Phase_{well}_{site}_{day:02d}d{rest:02d}h00m.tif"
+    placed = columns_of(read_acquisition(key)) or {}
+    row = {
+        **{"job_id": f"{well}{site}{hour:04d}".rjust(32, "0"), "record": "JOB", "status": "SUCCEEDED"},
+        **{"created_at": "2026-11-25T13:20:00.000Z", "updated_at": "2026-11-25T13:20:05.000Z"},
+        **{"image": f"s3://cytomask-input-000000000000-eu-central-1/{key}", "group": "BENCH"},
+        **{"mask": f"s3://cytomask-output-000000000000-eu-central-1/{key}.mask.png"},
+        **{"result": f"s3://cytomask-output-000000000000-eu-central-1/{key}.result.json"},
+        **{"confluence": confluence, "confluence_low": confluence * 0.9},
+        **{"confluence_high": confluence * 1.1},
+        **{"model": "swin-unet-0.6", "model_sha256": "ab" * 32, "mode": "native", "threshold": 0.5},
+        **{"milliseconds": 812.5, "estimated_cost_usd": 0.0000398, "pages": 1, "pixels": 366_080},
+        **{"uploaded_at": "2026-11-25T13:19:58+00:00", "attempt": 1, **placed},
+    }
+    return {
+        name: {"S": value} if isinstance(value, str) else {"N": str(value)} for name, value in row.items()
+    }
+
+
+def measure_table() -> None:
+    """Put the rows into the emulated table, and read them through the index as the command does."""
+    with tempfile.TemporaryDirectory(prefix="cytomask-") as folder, emulated_stack(Path(folder)) as stack:
+        dynamodb, table = stack.client("dynamodb"), stack.outputs["JobsTableName"]
+        items = list(plate_items())
+        started = time.perf_counter()
+        for first in range(0, len(items), 25):
+            batch = [{"PutRequest": {"Item": item}} for item in items[first : first + 25]]
+            dynamodb.batch_write_item(RequestItems={table: batch})
+        written = time.perf_counter()
+        pages = list(Plates(dynamodb, table).pages("BENCH"))
+        read = time.perf_counter()
+        print(
+            f"emulated table: {len(items):,} rows written in {written - started:.0f} s; {len(pages):,} "
+            f"pages read through {INDEX} in {read - written:.1f} s"
+        )
+
+
+def print_simulations(plates: int) -> bool:
+    """Print how well doubling times are found; whether every kind is within bounds."""
+    hours = np.arange(0, 120, 2.0)
+    print()
+    print(
+        f"{plates * 96} wells of each kind, a scan every 2 h for 5 days, 5 % noise, one scan in ten missing"
+    )
+    print("growth        median error   9 of 10 wells   intervals that cover")
+    met = True
+    for kind in ("exponential", "logistic"):
+        errors, coverage = simulate(kind, plates, hours)  # type: ignore[arg-type]
+        median, ninth = float(np.median(errors)), float(np.quantile(errors, 0.9))
+        print(f"{kind:12}  {median:12.1%}   {ninth:13.1%}   {coverage:20.1%}")
+        met &= median <= MEDIAN and ninth <= NINE_OF_TEN and coverage >= COVERAGE
+    print(f"{'bound':12}  {MEDIAN:12.1%}   {NINE_OF_TEN:13.1%}   {COVERAGE:20.1%}")
+    return met
+
+
+def simulate(
+    kind: Kind, plates: int, hours: np.ndarray[Any, np.dtype[np.float64]]
+) -> tuple[Sequence[float], float]:
+    """Relative errors of the doubling times of simulated plates, and the share of intervals that cover."""
+    rng = np.random.default_rng(7)
+    errors, covered = [], []
+    for _ in range(plates):
+        wells = {well_name(row, column): random_well(rng, kind) for row in range(8) for column in range(12)}
+        curves = {name: Curve(*measured(rng, well, hours)) for name, well in wells.items()}
+        for name, growth in measure_plate(curves, hours).items():
+            true, found = wells[name].doubling_time_h, growth.doubling_time_h
+            if found is None or growth.doubling_time_low_h is None:
+                errors.append(1.0)
+                covered.append(False)
+                continue
+            errors.append(abs(found / true - 1))
+            covered.append(growth.doubling_time_low_h <= true <= (growth.doubling_time_high_h or np.inf))
+    return errors, float(np.mean(covered))
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
