@@ -17,7 +17,7 @@ import numpy as np
 
 from cytomask.acquisition import read_acquisition
 from cytomask.cli.plate_page import render_plate
-from cytomask.curves import Curve, Hours
+from cytomask.curves import Curve
 from cytomask.growth import measure_plate
 from cytomask.infra.emulator import emulated_stack
 from cytomask.plate_rows import INDEX, Plates, columns_of, pages_of_row, plain

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from cytomask import images
 from cytomask.cli.console import complain, say, with_progress
 from cytomask.cli.demo_page import Shown, ShownPage, write_page
+from cytomask.cli.demo_plate import make_plate, show_plate
 from cytomask.cli.download import local_path
 from cytomask.cli.files import count_of, describe_passed_over, find_images, write_whole
 from cytomask.cli.jobs import SHORT_ID, reason_of
@@ -76,6 +77,7 @@ def demonstrate(
     say("starting the emulated stack; nothing leaves this computer ...")
     with ThreadPoolExecutor(1) as pool:
         samples = None if paths else pool.submit(_make_samples, folder / "samples")  # while the stack starts
+        plate = None if paths else pool.submit(make_plate, folder / "plate")
         with emulated_stack(folder / "stack") as emulated:
             stack = Stack.connect("cytomask", emulated.endpoint)
             try:
@@ -85,6 +87,8 @@ def demonstrate(
                     uploads = samples.result()
                     expected = _send_every_way(emulated, stack, uploads)
                 code = _show(stack, uploads, expected, out)
+                if plate is not None and not show_plate(stack, plate.result(), out):
+                    code = 1
                 if then is None:
                     say(
                         "correct   cytomask demo --web   <- the same images on the page, to judge and correct"

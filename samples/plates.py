@@ -129,7 +129,8 @@ def write_plate(folder: Path) -> list[SamplePage]:
             tifffile.imwrite(path, pixels, compression="lzw")
             pages.append(SamplePage(key, path, float(field.cells.mean())))
     rows = [f"{name},{well.condition}" for name, well in DEMO_WELLS.items()]
-    (folder / DEMO_PLATE / "platemap.csv").write_text("\n".join(["well,condition", *rows]) + "\n")
+    head = [f"# expected pages: {len(pages)}", "# control: control", "well,condition"]
+    (folder / DEMO_PLATE / "platemap.csv").write_text("\n".join([*head, *rows]) + "\n")
     return pages
 
 

@@ -32,7 +32,8 @@ def test_pages_show_the_true_confluence(pages: list[SamplePage]) -> None:
 
 def test_a_plate_map_lies_beside_the_pages(pages: list[SamplePage]) -> None:
     text = (Path(pages[0].image).parent / "platemap.csv").read_text()
-    assert text.splitlines()[:2] == ["well,condition", "A01,control"]
+    assert text.splitlines()[0] == "# expected pages: 48"
+    assert "A01,control" in text
 
 
 def test_a_well_doubles_in_its_doubling_time() -> None:
