@@ -161,6 +161,9 @@ def test_every_route_is_of_that_door_and_none_has_an_authorisation_of_its_own() 
         "POST /jobs",
         "GET /jobs/{id}",
         "GET /jobs",
+        "GET /plates",
+        "GET /plates/{plate}",
+        "GET /plates/{plate}/pages",
     ]
     assert all(route["ApiId"] == {"Ref": "HttpApi"} and "Auth" not in route for route in routes)
 
