@@ -38,7 +38,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
         make_buckets(clients["s3"])
         make_table(clients["dynamodb"])
         places = (INPUT, OUTPUT, GROUND_TRUTH, SEGMENT_QUEUE_URL, QUEUE_URL, TABLE)
-        found = Stack("cytomask", *places, None, None, {}, make, **clients)
+        found = Stack("cytomask", *places, None, **clients)
         monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: found))
         yield found
 

@@ -128,10 +128,11 @@ def test_the_only_one_who_may_call_a_function_is_the_http_api_by_its_routes(reso
     callers = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::Lambda::Permission"]
     assert {caller["Principal"] for caller in callers} == {"apigateway.amazonaws.com"}
     called = [caller["FunctionName"]["Ref"] for caller in callers]
-    assert sorted(called) == ["ApiFunction"] * 3 + ["SegmentFunction"]
+    assert sorted(called) == ["ApiFunction"] * 6 + ["SegmentFunction"]
     sources = [json.dumps(caller["SourceArn"]) for caller in callers]
     assert all('{"Ref": "HttpApi"}' in source for source in sources)
-    for method_and_path in ("POST/seg_mask", "POST/jobs", "GET/jobs", "GET/jobs/*"):
+    plates = ("GET/plates", "GET/plates/*", "GET/plates/*/pages")
+    for method_and_path in ("POST/seg_mask", "POST/jobs", "GET/jobs", "GET/jobs/*", *plates):
         assert sum(f'{method_and_path}"' in source for source in sources) == 1
 
 

@@ -324,6 +324,7 @@ def test_no_right_is_given_on_everything(role: str) -> None:
                 named = json.dumps(resource)
                 assert re.fullmatch(
                     r'\{"Fn::GetAtt": \["\w+", "Arn"\]\}'
+                    r'|\{"Ref": "PlateTopic"\}'
                     r'|\{"Fn::Sub": "\$\{(\w+Bucket\.Arn\}/(\w+/)*\*|JobsTable\.Arn\}/index/\w+)"\}',
                     named,
                 )
@@ -377,6 +378,7 @@ def test_the_api_function_reads_and_lists_jobs_adds_them_and_asks_for_masks_and_
         ("dynamodb:Query", table),
         ("dynamodb:Query", {"Fn::Sub": "${JobsTable.Arn}/index/by_status"}),
         ("dynamodb:Query", {"Fn::Sub": "${JobsTable.Arn}/index/by_group"}),
+        ("dynamodb:Query", {"Fn::Sub": "${JobsTable.Arn}/index/by_plate"}),
         ("sqs:SendMessage", {"Fn::GetAtt": ["SegmentQueue", "Arn"]}),
     ]
 
@@ -414,7 +416,8 @@ def test_the_jobs_table_has_the_design_s_keys() -> None:
     assert _keys(table) == {"job_id": "HASH", "record": "RANGE"}
     assert _keys(indexes["by_status"]) == {"status": "HASH", "created_at": "RANGE"}
     assert _keys(indexes["by_group"]) == {"group": "HASH", "created_at": "RANGE"}
-    assert [index["Projection"] for index in indexes.values()] == [{"ProjectionType": "ALL"}] * 2
+    assert _keys(indexes["by_plate"]) == {"plate": "HASH", "place": "RANGE"}
+    assert [index["Projection"] for index in indexes.values()] == [{"ProjectionType": "ALL"}] * 3
     assert table["BillingMode"] == "PAY_PER_REQUEST"
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
 

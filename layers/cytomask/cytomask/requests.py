@@ -462,10 +462,10 @@ class _RequestFields(_ParameterFields, frozen=True, forbid_unknown_fields=True):
     group: Annotated[str, msgspec.Meta(max_length=256)] | None = None
     plate: str | None = None
     well: str | None = None
-    site: int | Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    site: float | Annotated[str, msgspec.Meta(max_length=32)] | None = None
     time: float | str | None = None
     cell_line: Annotated[str, msgspec.Meta(max_length=128)] | None = None
-    expected_pages: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] | None = None
+    expected_pages: Annotated[float, msgspec.Meta(ge=1, le=10_000_000)] | None = None
 
 
 ACCEPTED = {
@@ -511,8 +511,21 @@ def parse_request(event: object) -> SegmentRequest:
         ground_truth,
         fields.group,
         _place_of(fields),
-        fields.expected_pages,
+        None if fields.expected_pages is None else _whole("expected_pages", fields.expected_pages),
     )
+
+
+def _whole(field: str, number: float) -> int:
+    """A whole number, as JSON may write it: 3 or 3.0."""
+    if not number.is_integer():
+        raise _refusal(field, f"{number:g} is not a whole number")
+    return int(number)
+
+
+def _site_of(site: float | str | None) -> str | None:
+    if isinstance(site, str):
+        return site.strip() or None
+    return None if site is None else str(_whole("site", site))
 
 
 def _place_of(fields: _RequestFields) -> Acquisition:
@@ -520,7 +533,7 @@ def _place_of(fields: _RequestFields) -> Acquisition:
     told = Acquisition(
         plate=None if fields.plate is None else check_plate(fields.plate),
         well=None if fields.well is None else check_well(fields.well),
-        site=None if fields.site is None else str(fields.site),
+        site=_site_of(fields.site),
         time=None if fields.time is None else check_time(fields.time),
         cell_line=fields.cell_line or None,
     )
