@@ -4,7 +4,7 @@ import json
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from cytomask.cli.console import complain, say
+from cytomask.cli.console import complain, say_all
 from cytomask.cli.options import Commands, Parser, add_command, on_stack
 from cytomask.cli.tables import number, print_table
 
@@ -39,7 +39,7 @@ def run_plates(stack: "Stack", arguments: Namespace) -> int:
 
     summaries = list(Plates(stack.dynamodb, stack.table).summaries())
     if arguments.json:
-        say(json.dumps([msgspec.to_builtins(each) for each in summaries], indent=2, ensure_ascii=False))
+        say_all(json.dumps([msgspec.to_builtins(each) for each in summaries], indent=2, ensure_ascii=False))
     elif summaries:
         rows = [
             (

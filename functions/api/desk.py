@@ -136,8 +136,10 @@ class Cursors:
     The key keeps no secret, for whoever may call sees the same rows: it tells our cursors from others.
     """
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, sort: str = "created_at") -> None:
+        """Keep the key; `sort` is the sort key of the index that is listed."""
         self._key = key
+        self._sort = sort
 
     def write(self, start: Row, names: Mapping[str, str]) -> str:
         """The cursor of a place in the table."""
@@ -152,7 +154,7 @@ class Cursors:
             signed = b""
         signature, place = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
         ours = hmac.compare_digest(signature, self._signature(place, names))
-        start = _place_of(place, names) if ours else None
+        start = _place_of(place, names, self._sort) if ours else None
         if (
             start is None or base64.urlsafe_b64encode(signed).decode() != cursor
         ):  # its last digit has spare bits
@@ -167,14 +169,14 @@ class Cursors:
         return hmac.digest(self._key, signed, hashlib.sha256)[:SIGNATURE_BYTES]
 
 
-def _place_of(place: bytes, names: Mapping[str, str]) -> Row | None:
+def _place_of(place: bytes, names: Mapping[str, str], sort: str) -> Row | None:
     """Read a place in a search's index; None if it cannot be one, for whoever knows the key can sign."""
     index, value = min(names.items())
     try:
         start = msgspec.json.decode(place, type=dict[str, str])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    whole = start.keys() == {"job_id", "record", "created_at", index} and all(start.values())
+    whole = start.keys() == {"job_id", "record", sort, index} and all(start.values())
     return dict(start) if whole and start[index] == value else None
 
 

@@ -47,7 +47,7 @@ class PlateDesk:
 
     def __init__(self, plates: Plates, table: str) -> None:
         self._plates = plates
-        self._cursors = Cursors(table.encode())
+        self._cursors = Cursors(table.encode(), sort="place")
 
     def list(self) -> dict[str, Any]:
         """All plates with what is counted of them."""

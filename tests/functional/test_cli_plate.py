@@ -40,6 +40,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
         places = (INPUT, OUTPUT, GROUND_TRUTH, SEGMENT_QUEUE_URL, QUEUE_URL, TABLE)
         found = Stack("cytomask", *places, None, **clients)
         monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: found))
+        monkeypatch.setattr("cytomask.cli.reindex.AT_ONCE", 1)  # moto's rows are not safe for threads
         yield found
 
 

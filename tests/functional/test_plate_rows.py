@@ -187,7 +187,8 @@ def test_a_map_is_kept_and_read(plates: Plates) -> None:
 
 def test_the_pages_of_a_stack_share_its_well_and_its_cost() -> None:
     row = {
-        **{"plate": "p", "well": "A01", "status": "SUCCEEDED", "estimated_cost_usd": 0.4, "image": "i"},
+        **{"job_id": "j", "plate": "p", "well": "A01", "status": "SUCCEEDED"},
+        **{"estimated_cost_usd": 0.4, "image": "i"},
         "series": [
             {"page": 0.0, "time": 0.0, "confluence": 0.1, "mask": "m0"},
             {"page": 1.0, "time": 4.0, "confluence": 0.2, "mask": "m1", "quality": ["blurred"]},
@@ -199,7 +200,8 @@ def test_the_pages_of_a_stack_share_its_well_and_its_cost() -> None:
 
 
 def test_a_row_of_before_this_release_is_read() -> None:
-    row = {"plate": "p", "well": "A01", "status": "SUCCEEDED", "created_at": NOW, "model_sha256": "ab"}
+    row = {"job_id": "j", "plate": "p", "well": "A01", "status": "SUCCEEDED"}
+    row |= {"created_at": NOW, "model_sha256": "ab"}
     (page,) = pages_of_row(row)
     assert (page.site, page.time, page.model, page.uploaded_at) == ("", None, "ab", NOW)
 
