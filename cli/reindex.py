@@ -12,8 +12,7 @@ from cytomask.cli.plate_options import add_pattern_option
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
-
-Row = dict[str, Any]
+    from cytomask.records import JobRow
 
 EXAMPLES = (
     "cytomask reindex                                       # plate, well, site and time by names",
@@ -45,17 +44,17 @@ def run_reindex(stack: "Stack", arguments: Namespace) -> int:
 
     plates = Plates(stack.dynamodb, stack.table)
     looked_at = 0
-    found: list[tuple[Row, Row]] = []
+    found: list[tuple[JobRow, dict[str, Any]]] = []
 
-    def unplaced() -> Iterator[Row]:
+    def unplaced() -> Iterator["JobRow"]:
         nonlocal looked_at
         for row in stack.rows.jobs(Search()):
             looked_at += 1
-            if "plate" not in row and "image" in row:
+            if row.plate is None and row.image is not None:
                 yield row
 
     for row in unplaced():
-        if (placed := place_row(row["image"], arguments.pattern)) is not None:
+        if (placed := place_row(row.image or "", arguments.pattern)) is not None:
             found.append((row, placed))
     names = sorted({placed["plate"] for _, placed in found})
     if not arguments.dry_run:

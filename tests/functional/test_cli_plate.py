@@ -199,7 +199,7 @@ def test_a_run_that_was_stopped_between_its_two_writes_is_mended_by_the_next(sta
     old_row(stack, "p_A1_1_00d00h00m.tif", 0.3)
     plates = Plates(stack.dynamodb, TABLE)
     (row,) = stack.rows.jobs(Search())
-    placed = place_row(row["image"])
+    placed = place_row(row.image or "")
     assert placed is not None
     plates.place = lambda *_: False  # type: ignore[method-assign]  # the run is stopped before it
     note_row(plates, row, placed)

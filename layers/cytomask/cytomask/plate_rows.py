@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 from cytomask.acquisition import Acquisition, Pattern, read_acquisition
 from cytomask.plate_pages import PlatePage
 from cytomask.platemap import PlateMap
+from cytomask.records import JobRow
 from cytomask.wells import well_position
 
 if TYPE_CHECKING:
@@ -346,20 +347,19 @@ def columns_of(found: Acquisition) -> dict[str, Any] | None:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def note_row(plates: Plates, row: Row, placed: Mapping[str, Any]) -> None:
+def note_row(plates: Plates, row: JobRow, placed: Mapping[str, Any]) -> None:
     """Put a job of an earlier release on its plate: its row, and the plate's counts."""
-    now = str(row.get("updated_at") or row["created_at"])
-    if row["status"] in ("SUCCEEDED", "REJECTED", "FAILED"):
+    if row.status in ("SUCCEEDED", "REJECTED", "FAILED"):
         plates.note(
             placed["plate"],
             placed["well"],
-            places=places_of(placed, range(int(row.get("pages") or 1))),
+            places=places_of(placed, range(row.pages or 1)),
             times=[time] if (time := time_of(placed.get("time"), placed.get("frame"))) else [],
-            masked=row["status"] == "SUCCEEDED",
-            cost_usd=float(row.get("estimated_cost_usd") or 0),
-            now=now,
+            masked=row.status == "SUCCEEDED",
+            cost_usd=row.estimated_cost_usd or 0.0,
+            now=row.updated_at or row.created_at,
         )
-    plates.place(row["job_id"], placed)  # last: a run that was stopped in between does both again
+    plates.place(row.job_id, placed)  # last: a run that was stopped in between does both again
 
 
 def places_of(placed: Mapping[str, Any], pages: Iterable[int]) -> list[str]:
