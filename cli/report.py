@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cytomask.cli.console import complain
+from cytomask.cli.console import complain, say
 from cytomask.cli.options import Commands, Parser, add_command, moment, on_stack, require_extra
 
 if TYPE_CHECKING:
@@ -53,5 +53,12 @@ def run_report(stack: "Stack", arguments: Namespace) -> int:
         narrowed = " that you asked for" if search != Search() else ""
         complain(f"the stack `{stack.name}` has no jobs{narrowed}; nothing to report")
         return 1
+    # First the files: whatever reads the tables may stop reading, as `| head` does.
+    written = write_files(stack, jobs, arguments.csv, arguments.html)
     print_report(stack, jobs)
-    return write_files(stack, jobs, arguments.csv, arguments.html)
+    for path, fault in written.items():
+        if fault:
+            complain(f"{path} cannot be written: {fault}")
+        else:
+            say(f"wrote {path}")
+    return 1 if any(written.values()) else 0

@@ -121,8 +121,8 @@ def _print_lines(lines: Iterable[Line], names: dict[str, str], measures: Sequenc
     )
 
 
-def write_files(stack: Stack, jobs: Sequence[Job], csv: Path | None, html: Path | None) -> int:
-    """Write the files asked for; return 1 if one cannot be written."""
+def write_files(stack: Stack, jobs: Sequence[Job], csv: Path | None, html: Path | None) -> dict[Path, str]:
+    """Write the files asked for; return each with why it could not be written, empty if it was."""
     storage = Storage(stack.s3)
     names = name_models(storage, jobs)
     makers: dict[Path, Callable[[], None]] = {}
@@ -135,14 +135,15 @@ def write_files(stack: Stack, jobs: Sequence[Job], csv: Path | None, html: Path 
 
         page = render_page(storage, f"Masks of the stack {stack.name}", jobs, names)
         makers[html] = lambda: write_whole(html, page)
-    for path, make in makers.items():
-        try:
-            make()
-        except OSError as error:
-            complain(f"{path} cannot be written: {error.strerror}")
-            return 1
-        say(f"wrote {path}")
-    return 0
+    return {path: _fault_of(make) for path, make in makers.items()}
+
+
+def _fault_of(make: Callable[[], None]) -> str:
+    try:
+        make()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _rows_of(job: Job, model: str) -> Iterable[dict[str, Any]]:

@@ -29,6 +29,7 @@ from functions_on_moto import EvaluateFunction, SegmentStack
 from PIL import Image
 
 from cytomask.cli import report_page
+from cytomask.cli.console import OutputClosed
 from cytomask.cli.main import main
 from cytomask.cli.summary import Job, worst_median_best
 from cytomask.records import EvaluationRow, JobRow
@@ -296,6 +297,17 @@ def test_a_file_that_cannot_be_written_is_named(
 ) -> None:
     assert main(["report", "--csv", str(tmp_path)]) == 1
     assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
+
+
+def test_the_files_are_written_though_nobody_reads_the_tables(
+    rows: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: Any) -> None:
+        raise OutputClosed
+
+    monkeypatch.setattr("cytomask.cli.report_files.say", closed)
+    assert main(["report", "--csv", str(tmp_path / "scores.csv")]) == 141
+    assert len(read_csv(tmp_path / "scores.csv")) == 8
 
 
 def scored(*ious: Any) -> Any:
