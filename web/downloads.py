@@ -83,36 +83,39 @@ class Archive:
         missing = []
         for job_id in ids:
             try:
-                result = self._library.result(self._library.row(job_id))
+                known = self._library.known(job_id)
             except (Refusal, CytomaskError) as error:
                 missing.append(f"{job_id}: {error}")
                 continue
-            for page in result["pages"]:
-                place = parse_uri(page.get("mask", ""), "mask")
+            for page in known.result.pages:
+                place = parse_uri(page.mask, "mask") if page.mask else None
+                if place is None or place.bucket != self._output_bucket:
+                    continue
                 body = self._storage.read_output(place.bucket, place.key)
-                if place.bucket == self._output_bucket and body is not None:
-                    yield safe_name(place.key), body
-                else:
+                if body is None:
                     missing.append(f"{job_id}: its mask is gone")
+                else:
+                    yield safe_name(place.key), body
         yield from _notes(missing)
 
     def _pairs(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        missing, taken = [], set()
+        missing: list[str] = []
+        truths: set[S3Object] = set()
+        names: set[str] = set()
         for job_id in ids:
             try:
-                row = self._library.row(job_id)
-                result = self._library.result(row)
-                truth = self._library.truth(row, result)
-                if truth is None or truth.key in taken:
+                known = self._library.known(job_id)
+                truth = self._library.truth(known)
+                if truth is None or truth.found in truths:
                     continue
-                taken.add(truth.key)
-                image = S3Object(**{name: result["image"].get(name) for name in S3Object.__annotations__})
-                name = safe_name(str(PurePosixPath(image.key).with_suffix("")))
-                yield f"images/{name}{suffix_of(image.key)}", self._read(image)
-                content = self._read(truth)
-                yield f"masks/{name}{'.png' if content[:4] == PNG else '.tif'}", content
+                image, cells = self._read(known.source), self._read(truth.found)
             except (Refusal, CytomaskError) as error:
                 missing.append(f"{job_id}: {error}")
+                continue
+            truths.add(truth.found)
+            name = unused(safe_name(str(PurePosixPath(known.image.key).with_suffix(""))), names)
+            yield f"images/{name}{PurePosixPath(known.image.key).suffix}", image
+            yield f"masks/{name}{'.png' if cells[:4] == PNG else '.tif'}", cells
         yield from _notes(missing)
 
     def _read(self, found: S3Object) -> bytes:
@@ -153,9 +156,14 @@ def safe_name(key: str) -> str:
     return "/".join(part for part in parts if part not in ("", ".", "..")) or "image"
 
 
-def suffix_of(key: str) -> str:
-    """The file name's ending, as `.tif`."""
-    return PurePosixPath(key).suffix
+def unused(name: str, taken: set[str]) -> str:
+    """Return the name, with a number where it is taken (`a.tif` and `a.png` have one stem); note it."""
+    chosen, number = name, 1
+    while chosen in taken:
+        number += 1
+        chosen = f"{name}-{number}"
+    taken.add(chosen)
+    return chosen
 
 
 def _notes(missing: Sequence[str]) -> Iterator[tuple[str, bytes]]:

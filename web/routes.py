@@ -22,7 +22,7 @@ from cytomask.web.cache import Cache, Opened
 from cytomask.web.caller import Answer
 from cytomask.web.catalogue import Catalogue, spending
 from cytomask.web.downloads import Archive, Tickets, table_of
-from cytomask.web.library import LAYERS, Library, page_of
+from cytomask.web.library import LAYERS, Library
 from cytomask.web.plates import PlateShelf
 from cytomask.web.raster import Raster, halvings, shares_above
 from cytomask.web.security import Session
@@ -154,9 +154,9 @@ class Routes:
     def result(self, request: Request) -> Response:
         """The job's result, and where its ground truth lies."""
         known = self._library.known(_job_id(request))
-        truth = self._library.truth(known.row, known.result)
-        found = {"uri": truth.uri, "etag": truth.etag} if truth else None
-        return answer({"result": known.result, "truth": found})
+        truth = self._library.truth(known)
+        found = {"uri": truth.found.uri, "etag": truth.seen, "drawn": truth.drawn} if truth else None
+        return answer({"result": known.result.shown(), "truth": found})
 
     def log(self, request: Request) -> Response:
         """The job's log lines, oldest first."""
@@ -171,7 +171,7 @@ class Routes:
     def thumbnail(self, request: Request) -> Response:
         """The first page, small, with its mask's outline; a PNG."""
         row = self._library.row(_job_id(request))
-        small = self._small.get((row["job_id"], row["updated_at"]), lambda: self._thumbnail(row))
+        small = self._small.get((row.job_id, row.updated_at), lambda: self._thumbnail(row.job_id))
         return Response(small, media_type="image/png")
 
     def layer(self, request: Request) -> Response:
@@ -207,10 +207,10 @@ class Routes:
         if base not in ("mask", "truth", "empty"):
             raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "paint on mask, truth or empty")
         known = await _threaded(lambda: self._library.known(job_id))
-        described = page_of(known.result, page)
-        height, width = described["height"], described["width"]
+        described = known.page(page)
+        height, width = described.height, described.width
         tiles = parse_tiles(await read_body(request, most_bytes(height, width)), height, width)
-        saved = await _threaded(lambda: self._painter.save(known.row, page, Painting(base, seen, tiles)))
+        saved = await _threaded(lambda: self._painter.save(known, page, Painting(base, seen, tiles)))
         return answer({"uri": saved.uri, "etag": saved.etag, "version": saved.version})
 
     async def begin_upload(self, request: Request) -> Response:
@@ -277,13 +277,16 @@ class Routes:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_LAYER", f"choose one of {', '.join(LAYERS)}")
         return self._library.raster(place["layer"], _job_id(request), place["page"])
 
-    def _thumbnail(self, row: dict[str, Any]) -> Thumbnail:
-        first = self._library.result(row)["pages"][0]["page"]
-        page = self._library.raster("image", row["job_id"], first)
+    def _thumbnail(self, job_id: str) -> Thumbnail:
+        pages = self._library.known(job_id).result.pages
+        if not pages:
+            raise Refusal(HTTPStatus.NOT_FOUND, "NO_SUCH_PAGE", "the job has no page")
+        first = pages[0].page
+        page = self._library.raster("image", job_id, first)
         level = halvings(max(page.shades.shape), THUMBNAIL)
         small = page.view(level)
         try:
-            mask = self._library.raster("mask", row["job_id"], first).view(level) >= 128
+            mask = self._library.raster("mask", job_id, first).view(level) >= 128
         except Refusal:
             mask = np.zeros(small.shape, bool)
         return Thumbnail(images.encode_overlay(small, mask))

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from cytomask import images
 from cytomask.requests import S3Object
-from cytomask.web.account import Account, Row
+from cytomask.web.account import Account
 from cytomask.web.answers import Refusal
-from cytomask.web.library import Library, page_of
+from cytomask.web.library import Known, Library
 from cytomask.web.raster import TILE, painted
 from cytomask.work import ground_truth_keys
 
@@ -72,26 +72,24 @@ class Painter:
         self._account = account
         self._library = library
 
-    def save(self, row: Row, page: int, painting: Painting) -> S3Object:
-        """Writes the painted ground truth; returns where, and in which version.
+    def save(self, known: Known, page: int, painting: Painting) -> S3Object:
+        """Write the painted ground truth; return where it lies, and its version.
 
         Raises:
-            Refusal: TRUTH_EXISTS where another ground truth lies there than the one that was seen.
+            Refusal: TRUTH_EXISTS if another ground truth lies there than the one that was seen.
         """
-        result = self._library.result(row)
-        described = page_of(result, page)
-        size = described["height"], described["width"]
-        present = self._library.first_of(self._library.truth_places(row, result))
+        described, job_id = known.page(page), known.row.job_id
+        present = self._library.first_of(self._library.truth_places(known))
         if (present.etag if present else "") != painting.seen:
             raise _exists(present)
-        base = self._base(row["job_id"], page, painting.base, size)
+        base = self._base(job_id, page, painting.base, (described.height, described.width))
         pages = [painted(base, painting.tiles)]
-        if len(result["pages"]) > 1:
+        if len(known.result.pages) > 1:
             pages = [
-                pages[0] if each["page"] == page else self._other(row["job_id"], each["page"], present)
-                for each in result["pages"]
+                pages[0] if each.page == page else self._other(job_id, each.page, present)
+                for each in known.result.pages
             ]
-        place = present or self._new_place(result["image"]["key"], len(pages))
+        place = present or self._new_place(known.image.key, len(pages))
         return self._write(place, present, encode(pages, place.key))
 
     def _base(self, job_id: str, page: int, layer: str, size: tuple[int, int]) -> Mask:
@@ -100,11 +98,11 @@ class Painter:
         return self._library.raster(layer, job_id, page).shades > 0
 
     def _other(self, job_id: str, page: int, present: S3Object | None) -> Mask:
-        """A page of a stack that was not painted: as the ground truth has it, or as the mask."""
+        """Return a page of a stack that was not painted: as the ground truth has it, or as the mask."""
         return self._library.raster("truth" if present else "mask", job_id, page).shades > 0
 
     def _new_place(self, key: str, pages: int) -> S3Object:
-        """A stack's truth gets the image's own name, for it is a TIFF; one page's the name with `.png`."""
+        """Choose a new truth's name: for a stack, which is a TIFF, the image's own; otherwise with `.png`."""
         names = ground_truth_keys(key)
         named = [name for name in names if name == f"{key}.png"] or list(names)
         return S3Object(self._account.ground_truth_bucket, names[0] if pages > 1 else named[0])

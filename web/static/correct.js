@@ -154,7 +154,7 @@ export class Correction {
     if (this.saveButton) this.saveButton.disabled = true;
     try {
       await painting.queue;
-      if (this.view.truth && !(await this.#mayReplace(this.view.truth.uri))) return;
+      if (this.view.truth?.etag && !(await this.#mayReplace(this.view.truth.uri))) return;
       if (this.view.truth) this.seen = this.view.truth.etag;
       const saved = await this.#send(painting);
       if (!saved) return;
@@ -196,7 +196,7 @@ export class Correction {
         } else if (error.code === "TRUTH_EXISTS") {
           const known = await (await call(`jobs/${this.view.id}/result`, { signal: this.view.signal })).json();
           this.view.truth = known.truth;
-          if (known.truth && !(await this.#mayReplace(known.truth.uri))) return null;
+          if (known.truth?.etag && !(await this.#mayReplace(known.truth.uri))) return null;
           this.seen = known.truth?.etag ?? "";
         } else {
           throw error;
