@@ -22,18 +22,18 @@ class Refusal(Exception):
     """A call of the page that cannot be done: a status, a code and a sentence."""
 
     def __init__(self, status: HTTPStatus, code: str, detail: str) -> None:
-        """Says what is wrong and what to do."""
+        """Say what is wrong and what to do."""
         super().__init__(detail)
         self.status, self.code, self.detail = status, code, detail
 
 
 def answer(content: Any, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    """A JSON answer; numbers of DynamoDB become JSON's."""
+    """Make a JSON answer; numbers of DynamoDB become JSON's."""
     return Response(_encoder.encode(content), status, media_type=JSON)
 
 
 def problem(status: HTTPStatus, code: str, detail: str) -> Response:
-    """An error with its code and a sentence."""
+    """Make the answer to an error: its code and a sentence."""
     content = {"type": "about:blank", "title": status.phrase, "status": status.value}
     return Response(
         msgspec.json.encode(content | {"detail": detail, "code": code}), status, media_type=PROBLEM
@@ -41,13 +41,13 @@ def problem(status: HTTPStatus, code: str, detail: str) -> Response:
 
 
 def refused(_: Request, error: Exception) -> Response:
-    """The answer to a Refusal."""
+    """Answer a Refusal."""
     assert isinstance(error, Refusal)
     return problem(error.status, error.code, error.detail)
 
 
 def failed(_: Request, error: Exception) -> Response:
-    """The answer to an error of the layer."""
+    """Answer an error of the layer."""
     assert isinstance(error, CytomaskError)
     try:
         status = status_of(type(error))
@@ -57,7 +57,7 @@ def failed(_: Request, error: Exception) -> Response:
 
 
 def unreachable(_: Request, error: Exception) -> Response:
-    """The answer where AWS refuses or does not answer."""
+    """Answer what AWS refused or did not answer."""
     if isinstance(error, ClientError):
         said: Mapping[str, Any] = error.response.get("Error", {})
         detail = f"AWS refused {error.operation_name}: {said.get('Message') or said.get('Code')}"
@@ -75,7 +75,7 @@ HANDLERS = {
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """The body as a JSON object; raises Refusal for anything else. A form cannot send this type."""
+    """Read the body as a JSON object, a type that no form sends; raise Refusal for anything else."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON:
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", f"send {JSON}")
@@ -90,7 +90,7 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    """The body's bytes; raises Refusal as soon as there are more than `most`."""
+    """Read the body's bytes; raise Refusal as soon as there are more than `most`."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

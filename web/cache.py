@@ -14,11 +14,11 @@ MOST_BYTES = 768 * 2**20  # four pages of 64 megapixels with 16 bits, or some th
 
 
 class Sized(Protocol):
-    """What says how much memory it takes."""
+    """Anything that knows how much memory it takes."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes."""
+        """Its bytes."""
 
 
 Kept = TypeVar("Kept", bound=Sized)
@@ -28,14 +28,14 @@ class Cache:
     """Least recently used goes first. Safe to share between threads."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        """Keeps at most so many bytes, and the newest in any case."""
+        """Keep at most so many bytes, and the newest in any case."""
         self._most = most_bytes
         self._kept: OrderedDict[Hashable, Sized] = OrderedDict()
         self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
-        """What `make` returned for this key; what it raises passes through, and is not kept."""
+        """Return what `make` returned for this key; its errors pass through and are not kept."""
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())
         with making:
@@ -64,7 +64,7 @@ class Opened:
     """
 
     def __init__(self) -> None:
-        """None yet."""
+        """Begin without any."""
         self._kept: OrderedDict[str, weakref.ref[Raster]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -78,7 +78,7 @@ class Opened:
         return name
 
     def find(self, name: str) -> Raster | None:
-        """The raster of a name; None where it is gone."""
+        """Find the raster of a name; None if it is gone."""
         with self._lock:
             found = self._kept.get(name)
         return found() if found else None

@@ -29,7 +29,7 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        """The body as a value; raises ApiUnreachable where it is something else."""
+        """Decode the body; raise ApiUnreachable if it is no JSON."""
         try:
             return msgspec.json.decode(self.body)
         except msgspec.DecodeError as error:
@@ -40,7 +40,7 @@ class Caller:
     """Sends one request at a time to the API; safe to share between threads."""
 
     def __init__(self, url: str, region: str, session: Any = None) -> None:
-        """Calls `url`, the stack's output `ApiUrl`.
+        """Call `url`, the stack's output `ApiUrl`.
 
         Args:
             url: without a slash at its end.
@@ -62,7 +62,7 @@ class Caller:
         content: Any = None,
         accept: str = JSON,
     ) -> Answer:
-        """Calls a route and returns its answer, whatever its status; raises ApiUnreachable."""
+        """Call a route and return its answer, whatever its status; raise ApiUnreachable."""
         url = f"{self._url}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": accept} | ({} if content is None else {"Content-Type": JSON})
         body = b"" if content is None else msgspec.json.encode(content)

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from cytomask.evaluations import AWAITING
 from cytomask.jobs import JOB, STATUSES
 from cytomask.table import Table
 from cytomask.web.account import Row
@@ -67,7 +66,7 @@ class Catalogue:
     """All jobs of a stack by their ids. Safe to share between threads."""
 
     def __init__(self, table: Table, clock: Callable[[], float] = time.monotonic) -> None:
-        """Reads nothing yet."""
+        """Begin without reading."""
         self._table = table
         self._clock = clock
         self._entries: dict[str, Entry] = {}
@@ -76,7 +75,7 @@ class Catalogue:
         self._lock = threading.Lock()
 
     def since(self, revision: int, whole: bool = False) -> tuple[list[Entry], int]:
-        """What changed after a revision, and the revision now; everything after 0. `whole` reads it all."""
+        """List what changed after a revision, and the revision now. `whole` reads the table anew."""
         with self._lock:
             self._refresh(whole)
             return [each for each in self._entries.values() if each.revision > revision], self._revision
@@ -122,7 +121,7 @@ class Catalogue:
             self._whole_at = now
 
     def _listed(self, status: str, whole: bool) -> Iterator[Row]:
-        """Jobs of a status, the newest first, until what is known repeats itself."""
+        """List jobs of a status, the newest first, until known ones repeat."""
         start, known = None, 0
         while True:
             rows, start = self._table.page_of(
@@ -149,7 +148,7 @@ class Catalogue:
 
 
 def entry_of(row: Row) -> Entry:
-    """A row of the table in the gallery's words."""
+    """Shorten a row of the table to an entry."""
     bucket, _, key = row.get("image", "").removeprefix("s3://").partition("/")
     return Entry(
         id=row["job_id"],
@@ -179,7 +178,7 @@ def entry_of(row: Row) -> Entry:
 
 
 def doubt_of(entry: Entry) -> float:
-    """How much a person should look at a job: 0 nothing says so, 1 it has no mask at all.
+    """Say how much a person should look at a job: 0 if nothing says so, 1 if it has no mask at all.
 
     The largest of: 1 where it failed or was rejected; 1 - IoU where it was scored; the width of the
     confluence interval; 0.4 and a tenth for each quality flag.
@@ -197,14 +196,14 @@ def doubt_of(entry: Entry) -> float:
 
 
 def newest_iou(rows: Iterable[Row]) -> float | None:
-    """The IoU against the newest ground truth that was scored."""
+    """Find the IoU against the newest ground truth that was scored."""
     scored = [row for row in rows if row.get("evaluation_status") == "SCORED"]
     newest = max(scored, key=lambda row: str(row["created_at"]), default=None)
     return None if newest is None else float(newest["iou"])
 
 
 def spending(entries: Iterable[Entry]) -> list[dict[str, Any]]:
-    """Jobs, pages, megapixels, failures and estimated US$ by day (UTC) and group, the newest day first."""
+    """Add up jobs, pages, megapixels, failures and US$ by day (UTC) and group, the newest day first."""
     days: dict[tuple[str, str], dict[str, Any]] = defaultdict(
         lambda: {"jobs": 0, "pages": 0, "megapixels": 0.0, "failed": 0, "rejected": 0, "cost": 0.0}
     )
@@ -219,12 +218,6 @@ def spending(entries: Iterable[Entry]) -> list[dict[str, Any]]:
     ordered = sorted(days.items(), key=lambda item: item[0][1])
     ordered.sort(key=lambda item: item[0][0], reverse=True)
     return [{"day": day, "group": group} | total for (day, group), total in ordered]
-
-
-def evaluations_of(rows: Iterable[Row]) -> list[Row]:
-    """A job's evaluations against ground truths that came, the newest first."""
-    found = [row for row in rows if row["record"] not in (JOB, AWAITING)]
-    return sorted(found, key=lambda row: str(row["created_at"]), reverse=True)
 
 
 def _number(row: Row, name: str) -> float | None:

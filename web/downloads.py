@@ -41,11 +41,11 @@ class Tickets:
     """Downloads that were asked for. The ids of ten thousand jobs do not fit into an address."""
 
     def __init__(self) -> None:
-        """None yet."""
+        """Begin without any."""
         self._kept: OrderedDict[str, Ticket] = OrderedDict()
 
     def add(self, kind: str, ids: Sequence[str]) -> str:
-        """Notes a download; returns its name."""
+        """Note a download; return its name."""
         if kind not in KINDS or not ids:
             raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", f"choose one of {', '.join(KINDS)}")
         name = secrets.token_urlsafe(16)
@@ -55,7 +55,7 @@ class Tickets:
         return name
 
     def find(self, name: str) -> Ticket:
-        """A download by its name; raises Refusal."""
+        """Find a download by its name; raise Refusal."""
         try:
             return self._kept[name]
         except KeyError:
@@ -66,17 +66,17 @@ class Archive:
     """Zip archives made file by file."""
 
     def __init__(self, account: Account, library: Library) -> None:
-        """Reads with the account's rights."""
+        """Read with the account's rights."""
         self._storage = Storage(account.s3)
         self._library = library
         self._output_bucket = account.output_bucket
 
     def masks(self, ids: Iterable[str]) -> Iterator[bytes]:
-        """A zip with every page's mask, under its key; a list of those that could not be had."""
+        """Make a zip of every page's mask under its key; `missing.txt` lists those that are gone."""
         return _zipped(self._masks(ids))
 
     def pairs(self, ids: Iterable[str]) -> Iterator[bytes]:
-        """A zip with `images/` and `masks/`: each image that has a ground truth, and it, by the same name."""
+        """Make a zip of `images/` and `masks/`: images that have a ground truth, and it, by one name."""
         return _zipped(self._pairs(ids))
 
     def _masks(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -126,7 +126,7 @@ PNG = b"\x89PNG"
 
 
 def table_of(entries: Iterable[Entry]) -> Iterator[bytes]:
-    """A CSV of jobs, one a row. A text that a spreadsheet would run as a formula gets an apostrophe."""
+    """Make a CSV, a job a row. Text that a spreadsheet would take for a formula gets an apostrophe."""
     line = io.StringIO(newline="")
     writer = csv.writer(line)
     writer.writerow(COLUMNS)
@@ -151,7 +151,7 @@ def _cell(value: Any) -> Any:
 
 
 def safe_name(key: str) -> str:
-    """A key as a path in an archive that cannot leave the folder that it is unpacked into."""
+    """Turn a key into a path that cannot leave the folder into which an archive is unpacked."""
     parts = [part.replace("\\", "_").replace(":", "_") for part in key.split("/")]
     return "/".join(part for part in parts if part not in ("", ".", "..")) or "image"
 
@@ -191,7 +191,7 @@ class _Pipe(io.RawIOBase):
 
 
 def _zipped(files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
-    """A zip archive in pieces; its files are compressed images, which are stored as they are."""
+    """Make a zip archive in pieces; its files are compressed images and are stored as they are."""
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as archive:
         for name, body in files:

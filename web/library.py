@@ -1,4 +1,4 @@
-"""Reads a job's layers from the buckets: the page, its mask, its probabilities, its ground truth."""
+"""Read a job's layers from the buckets: the page, its mask, its probabilities, its ground truth."""
 
 import time
 from collections.abc import Sequence

@@ -33,19 +33,19 @@ class Kept:
 
 
 class PlateShelf:
-    """Reads plates with the account's rights, and measures them."""
+    """Plates, read with the account's rights and measured."""
 
     def __init__(self, account: Account) -> None:
-        """Measures nothing yet."""
+        """Begin without any."""
         self._plates = Plates(account.dynamodb, account.table)
         self._kept = Cache(MOST_REPORTS)
 
     def listed(self) -> list[dict[str, Any]]:
-        """What is counted of every plate."""
+        """List what is counted of every plate."""
         return [msgspec.to_builtins(each) | {"complete": each.complete} for each in self._plates.summaries()]
 
     def report(self, plate: str, options: Options) -> dict[str, Any]:
-        """A plate over time; raises Refusal where there is none of this name."""
+        """Measure a plate over time; raise Refusal if there is none of this name."""
         key: Hashable = (plate, options, time.monotonic() // FRESH_SECONDS)
         return self._kept.get(key, lambda: Kept(self._measure(plate, options))).report
 
@@ -62,7 +62,7 @@ class PlateShelf:
 
 
 def described(report: PlateReport, notes: Sequence[str]) -> dict[str, Any]:
-    """A report as the page draws it. Numbers that are not there are null."""
+    """Shorten a report to what the page draws. Numbers that are not there are null."""
     return {
         "plate": report.plate,
         "rows": FORMATS[report.size][0],

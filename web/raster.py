@@ -45,14 +45,14 @@ class Raster:
         return 1 + halvings(max(self.shades.shape), TILE)
 
     def view(self, level: int) -> SHADES:
-        """The page reduced 2**level times: (ceil(H / 2**level), ceil(W / 2**level)), means of 2x2 pixels."""
+        """Reduce the page 2**level times, by means: (ceil(H / 2**level), ceil(W / 2**level))."""
         with self._lock:
             while len(self._views) <= level:
                 self._views.append(halved(self._views[-1]))
             return self._views[level]
 
     def tile(self, level: int, column: int, row: int) -> SHADES | None:
-        """A tile of a view, (at most TILE, at most TILE); None outside it."""
+        """Cut a tile out of a view, (at most TILE, at most TILE); None outside it."""
         if not 0 <= level < self.levels or row < 0 or column < 0:
             return None
         view = self.view(level)
@@ -60,7 +60,7 @@ class Raster:
         return found if found.size else None
 
     def describe(self) -> dict[str, Any]:
-        """What the browser has to know before it asks for tiles; `window` is the contrast to begin with."""
+        """Tell what the browser needs before it asks for tiles; `window` is the contrast to begin with."""
         height, width = self.shades.shape
         stride = int(np.ceil(np.sqrt(self.shades.size / SAMPLED)))
         sample = self.shades[::stride, ::stride]
@@ -80,12 +80,12 @@ class Raster:
 
 
 def halvings(side: int, most: int) -> int:
-    """How often a side has to be halved until it is at most `most`."""
+    """Count how often a side has to be halved until it is at most `most`."""
     return max(0, (side - 1) // most).bit_length()
 
 
 def raster_of(pixels: NDArray[Any], dtype: str) -> Raster:
-    """A raster of (H, W) pixels of any real dtype; what is not uint8 or uint16 is spread over 16 bits."""
+    """Make a raster of (H, W) pixels of any real dtype; other than uint8 and uint16 spread over 16 bits."""
     if pixels.dtype in (np.uint8, np.uint16):
         return Raster(np.ascontiguousarray(pixels), dtype=dtype)
     low, high = float(pixels.min()), float(pixels.max())
@@ -100,12 +100,12 @@ def raster_of(pixels: NDArray[Any], dtype: str) -> Raster:
 
 
 def mask_raster(mask: NDArray[np.bool_]) -> Raster:
-    """A raster of a mask, (H, W) bool: 0 or 255, and shares of cell between them where it is reduced."""
+    """Make a raster of a mask, (H, W) bool: 0 or 255, and shares of cell between where it is reduced."""
     return Raster(mask.view(np.uint8) * np.uint8(255))
 
 
 def halved(view: SHADES) -> SHADES:
-    """Means of 2x2 pixels; an odd edge is the mean of itself. (H, W) -> (ceil(H / 2), ceil(W / 2))."""
+    """Take means of 2x2 pixels; an odd edge is the mean of itself. (H, W) -> (ceil(H / 2), ceil(W / 2))."""
     height, width = view.shape
     small = np.empty((-(-height // 2), -(-width // 2)), view.dtype)
     for top in range(0, height, BAND):  # a band stays in the processor's cache
@@ -126,7 +126,7 @@ def _mean_of_four(band: SHADES) -> NDArray[Any]:
 
 
 def shares_above(probability: SHADES) -> list[float]:
-    """The share of pixels at or above each threshold 0, 0.001 … 1, from probabilities times 65,535."""
+    """Count the share of pixels at or above each threshold 0, 0.001 … 1, of probabilities x 65,535."""
     counts = np.bincount(probability.ravel(), minlength=FULL_16_BIT + 1)
     above = np.concatenate([counts[::-1].cumsum()[::-1], [0]])
     levels = np.ceil(np.arange(STEPS + 1) / STEPS * FULL_16_BIT - 0.5).astype(int)
@@ -136,7 +136,7 @@ def shares_above(probability: SHADES) -> list[float]:
 def painted(
     base: NDArray[np.bool_], tiles: Sequence[tuple[int, int, NDArray[np.bool_]]]
 ) -> NDArray[np.bool_]:
-    """A copy of (H, W) `base` in which each tile (column, row, (TILE, TILE) bool) takes its place."""
+    """Copy (H, W) `base` and put each tile (column, row, (TILE, TILE) bool) into its place."""
     mask = base.copy()
     for column, row, cells in tiles:
         place = mask[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]

@@ -48,7 +48,7 @@ class Routes:
     """The routes over one stack."""
 
     def __init__(self, account: Account, session: Session) -> None:
-        """Shares one cache of decoded pages between all of them."""
+        """Share one cache of decoded pages between all of them."""
         self._account = account
         self._session = session
         self._cache, self._small = Cache(), Cache(64 * 2**20)
@@ -62,7 +62,7 @@ class Routes:
         self.uploads = Uploads(account)
 
     def listed(self) -> list[Route]:
-        """Every route. A GET changes nothing."""
+        """List every route. A GET changes nothing."""
 
         def get(path: str, endpoint: Callable[..., Any]) -> Route:
             return Route(f"/api/{path}", endpoint, methods=["GET"])
@@ -96,7 +96,7 @@ class Routes:
         ]
 
     async def open_session(self, request: Request) -> Response:
-        """Exchanges the token of the address for the cookie."""
+        """Exchange the token of the address for the cookie."""
         token = (await read_json(request)).get("token")
         if not isinstance(token, str) or not await self._session.accepts_token(token):
             raise Refusal(
@@ -109,7 +109,7 @@ class Routes:
         return opened
 
     def describe(self, _: Request) -> Response:
-        """The stack, its limits and the models' own thresholds."""
+        """Describe the stack, its limits and the models' own thresholds."""
         models = read_served_models()
         return answer(
             {
@@ -123,12 +123,12 @@ class Routes:
         )
 
     def jobs(self, request: Request) -> Response:
-        """The jobs that changed after `revision`; all of them where it is 0."""
+        """List the jobs that changed after `revision`; all of them if it is 0."""
         found, revision = self._catalogue.since(_number(request, "revision"), bool(_number(request, "whole")))
         return answer({"jobs": found, "revision": revision})
 
     async def scores(self, request: Request) -> Response:
-        """Looks up the scores of the jobs named; a POST because their ids are too long for an address."""
+        """Look up the scores of the jobs named; a POST, for their ids are too long for an address."""
         ids = (await read_json(request)).get("ids", [])
         if not isinstance(ids, list) or len(ids) > MOST_SCORED_AT_ONCE:
             raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "name at most 200 jobs")
@@ -136,46 +136,46 @@ class Routes:
         return answer({"jobs": await _threaded(lambda: self._catalogue.score(wanted))})
 
     def spending(self, _: Request) -> Response:
-        """Jobs and cost by day and group."""
+        """Add up jobs and cost by day and group."""
         found, _revision = self._catalogue.since(0)
         return answer({"days": spending(found)})
 
     async def queue(self, request: Request) -> Response:
-        """Hands a request on to POST /jobs."""
+        """Hand a request on to POST /jobs."""
         content = await read_json(request)
         return _handed_on(
             await _threaded(lambda: self._account.caller.call("POST", "/jobs", content=content))
         )
 
     def job(self, request: Request) -> Response:
-        """Hands on GET /jobs/{id}."""
+        """Hand on GET /jobs/{id}."""
         return _handed_on(self._account.caller.call("GET", f"/jobs/{_job_id(request)}"))
 
     def result(self, request: Request) -> Response:
-        """The job's result, and where its ground truth lies."""
+        """Answer the job's result, and where its ground truth lies."""
         known = self._library.known(_job_id(request))
         truth = self._library.truth(known)
         found = {"uri": truth.found.uri, "etag": truth.seen, "drawn": truth.drawn} if truth else None
         return answer({"result": known.result.shown(), "truth": found})
 
     def log(self, request: Request) -> Response:
-        """The job's log lines, oldest first."""
+        """List the job's log lines, the oldest first."""
         return answer({"lines": [vars(line) for line in self._account.log_lines(_job_id(request))]})
 
     def redrive(self, request: Request) -> Response:
-        """Sends a failed job again."""
+        """Send a failed job again."""
         if not self._account.redrive(_job_id(request)):
             raise Refusal(HTTPStatus.CONFLICT, "NOT_FAILED", "the job is not FAILED any more")
         return answer({"redriven": True})
 
     def thumbnail(self, request: Request) -> Response:
-        """The first page, small, with its mask's outline; a PNG."""
+        """Draw the first page, small, with its mask's outline, as PNG."""
         row = self._library.row(_job_id(request))
         small = self._small.get((row.job_id, row.updated_at), lambda: self._thumbnail(row.job_id))
         return Response(small, media_type="image/png")
 
     def layer(self, request: Request) -> Response:
-        """What a layer's tiles are like; of probabilities, the confluence at every threshold too."""
+        """Describe a layer's tiles; of probabilities, the confluence at every threshold too."""
         raster = self._raster(request)
         more: dict[str, Any] = {"opened": self._opened.add(raster)}
         if request.path_params["layer"] == "probability":
@@ -183,7 +183,7 @@ class Routes:
         return answer(raster.describe() | more)
 
     def tile(self, request: Request) -> Response:
-        """A tile's values, row by row, little-endian."""
+        """Answer a tile's values, row by row, little-endian."""
         place = request.path_params
         opened = self._opened.find(request.query_params.get("opened", ""))
         raster = opened or self._raster(request)
@@ -199,7 +199,7 @@ class Routes:
         )
 
     async def save_truth(self, request: Request) -> Response:
-        """Stores what was painted as the ground truth; 409 where another one took its place meanwhile."""
+        """Store what was painted as the ground truth; 409 if another one took its place meanwhile."""
         job_id, page = _job_id(request), request.path_params["page"]
         if request.headers.get("content-type") != BYTES:
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", f"send {BYTES}")
@@ -214,7 +214,7 @@ class Routes:
         return answer({"uri": saved.uri, "etag": saved.etag, "version": saved.version})
 
     async def begin_upload(self, request: Request) -> Response:
-        """Addresses to put an image to."""
+        """Sign addresses to put an image to."""
         asked = await read_json(request)
         key, size, replace = _text(asked, "key"), asked.get("size"), asked.get("replace") is True
         if not isinstance(size, int):
@@ -222,7 +222,7 @@ class Routes:
         return answer(await _threaded(lambda: self.uploads.begin(key, size, replace)))
 
     async def complete_upload(self, request: Request) -> Response:
-        """Joins an upload's parts."""
+        """Join an upload's parts."""
         asked = await read_json(request)
         key, upload_id, etags = _text(asked, "key"), _text(asked, "upload_id"), asked.get("etags")
         if not isinstance(etags, list):
@@ -231,25 +231,25 @@ class Routes:
         return answer({"completed": True})
 
     async def abort_upload(self, request: Request) -> Response:
-        """Throws an upload's parts away."""
+        """Throw an upload's parts away."""
         asked = await read_json(request)
         key, upload_id = _text(asked, "key"), _text(asked, "upload_id")
         await _threaded(lambda: self.uploads.abort(key, upload_id))
         return answer({"aborted": True})
 
     async def upload_through(self, request: Request) -> Response:
-        """Takes an image's bytes, for a bucket that does not answer the browser."""
+        """Take an image's bytes, for a bucket that does not answer the browser."""
         await self.uploads.receive(request, request.query_params.get("key", ""))
         return answer({"completed": True})
 
     async def ask_download(self, request: Request) -> Response:
-        """Notes what is to be downloaded; answers its address."""
+        """Note what is to be downloaded; answer its address."""
         asked = await read_json(request)
         ids = [each for each in asked.get("ids", []) if isinstance(each, str) and JOB_ID.fullmatch(each)]
         return answer({"url": f"/api/downloads/{self._tickets.add(_text(asked, 'kind'), ids)}"})
 
     def download(self, request: Request) -> Response:
-        """Streams a download."""
+        """Stream a download."""
         ticket = self._tickets.find(request.path_params["name"])
         if ticket.kind == "table":
             wanted = set(ticket.ids)
@@ -259,11 +259,11 @@ class Routes:
         return _attached(made(ticket.ids), f"cytomask-{ticket.kind}.zip", "application/zip")
 
     def plates(self, _: Request) -> Response:
-        """Every plate, by name."""
+        """List every plate, by name."""
         return answer({"plates": self._plates.listed()})
 
     def plate(self, request: Request) -> Response:
-        """A plate over time; `leave_out` names flags whose pages are not used, `control` a condition."""
+        """Show a plate over time; `leave_out` names flags whose pages are unused, `control` a condition."""
         flags = request.query_params.get("leave_out", "")
         options = Options(
             leave_out=frozenset(filter(None, flags.split(","))),
@@ -293,7 +293,7 @@ class Routes:
 
 
 async def _threaded(call: Callable[[], Any]) -> Any:
-    """Runs what waits for AWS beside the loop."""
+    """Run beside the loop what waits for AWS."""
     return await run_in_threadpool(call)
 
 

@@ -26,7 +26,7 @@ class Session:
     """The token in the address that is printed, and the cookie that it is exchanged for."""
 
     def __init__(self, port: int, token: str | None = None) -> None:
-        """Makes both anew; `port` names the cookie, for browsers share cookies between a host's ports."""
+        """Make both anew; `port` names the cookie, for browsers share cookies between a host's ports."""
         self.port = port
         self.token = token or secrets.token_urlsafe(32)
         self._value = secrets.token_urlsafe(32)
@@ -48,7 +48,7 @@ class Session:
         return f"{self.cookie_name}={self._value}; Path=/api/; HttpOnly; SameSite=Strict"
 
     async def accepts_token(self, token: str) -> bool:
-        """Whether the token is the session's. Wrong ones wait in one line, so that guessing is slow."""
+        """Compare a token with the session's. Wrong ones wait in one line, so that guessing is slow."""
         if hmac.compare_digest(token.encode(), self.token.encode()):
             return True
         async with self._guesses:
@@ -56,7 +56,7 @@ class Session:
         return False
 
     def is_open(self, cookies: str) -> bool:
-        """Whether a `Cookie` header holds the session's cookie."""
+        """Tell whether a `Cookie` header holds the session's cookie."""
         try:
             found = SimpleCookie(cookies).get(self.cookie_name)
         except CookieError:
@@ -68,13 +68,13 @@ class Guard:
     """ASGI middleware that checks every request before a route sees it, and marks every answer."""
 
     def __init__(self, app: ASGIApp, session: Session, upload_origins: Iterable[str]) -> None:
-        """Guards `app`; the page may send uploads to `upload_origins`, the input bucket's."""
+        """Guard `app`; the page may send uploads to `upload_origins`, the input bucket's."""
         self._app = app
         self._session = session
         self._headers = _headers(upload_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or answers it with what is wrong."""
+        """Pass a request on, or answer what is wrong with it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -94,7 +94,7 @@ class Guard:
         await (problem(*refusal)(scope, receive, marked) if refusal else self._app(scope, receive, marked))
 
     def _refusal(self, scope: Scope) -> tuple[HTTPStatus, str, str] | None:
-        """Status, code and sentence of what forbids this request; None where nothing does."""
+        """Find what forbids this request: status, code and sentence; None if nothing does."""
         headers = Headers(scope=scope)
         host, method, path = headers.get("host", ""), scope["method"], scope["path"]
         if len(headers.getlist("host")) != 1 or host not in self._session.hosts:

@@ -36,7 +36,7 @@ class PortTaken(Exception):
 
 
 def make_app(account: Account, session: Session) -> ASGIApp:
-    """The ASGI application over one stack."""
+    """Make the ASGI application over one stack."""
     routes = Routes(account, session)
     views = [Route(path, _index, methods=["GET"]) for path in VIEWS]
     static = Mount("/static", StaticFiles(directory=STATIC))
@@ -71,12 +71,12 @@ def listen(port: int | None, usual: int = 0) -> socket.socket:
 
 
 def address_of(session: Session) -> str:
-    """What to open: the token is behind the #, which browsers never send."""
+    """Make the address to open: the token is behind the #, which browsers never send."""
     return f"http://{LOOPBACK}:{session.port}/#token={session.token}"
 
 
 def make_server(account: Account, session: Session) -> uvicorn.Server:
-    """A server that is ready to run on a socket of `listen`."""
+    """Make a server that is ready to run on a socket of `listen`."""
     config = uvicorn.Config(
         make_app(account, session),
         log_level="warning",

@@ -60,15 +60,15 @@ def parse_tiles(body: bytes, height: int, width: int) -> list[tuple[int, int, Ma
 
 
 def most_bytes(height: int, width: int) -> int:
-    """The longest body that paints every tile of a page."""
+    """Compute the length of a body that paints every tile of a page."""
     return -(-height // TILE) * -(-width // TILE) * (PLACE.size + PACKED)
 
 
 class Painter:
-    """Stores ground truths with the account's rights."""
+    """Ground truths, stored with the account's rights."""
 
     def __init__(self, account: Account, library: Library) -> None:
-        """Reads the layers that were painted on from `library`."""
+        """Take the layers that were painted on from `library`."""
         self._account = account
         self._library = library
 
@@ -128,7 +128,7 @@ class Painter:
 
 
 def encode(pages: Sequence[Mask], key: str) -> bytes:
-    """A mask of 0 and 255 as PNG; as TIFF where there are several pages or the name says so."""
+    """Encode a mask of 0 and 255 as PNG; as TIFF if there are several pages or the name says so."""
     if len(pages) == 1 and PurePosixPath(key).suffix.lower() not in TIFF_SUFFIXES:
         return images.encode_mask(pages[0])
     stream = io.BytesIO()

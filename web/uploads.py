@@ -24,10 +24,10 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Uploads:
-    """Makes room for images in the input bucket."""
+    """Ways into the input bucket."""
 
     def __init__(self, account: Account) -> None:
-        """Signs with the account's rights; the browser gets addresses and never a credential."""
+        """Sign with the account's rights; the browser gets addresses and never a credential."""
         self._s3 = account.s3
         self._bucket = account.input_bucket
         self._storage = Storage(account.s3)
@@ -39,7 +39,7 @@ class Uploads:
         return f"{url.scheme}://{url.netloc}"
 
     def begin(self, key: str, size: int, replace: bool) -> dict[str, Any]:
-        """The addresses to put an image to; raises Refusal where it cannot become a mask, or exists."""
+        """Sign addresses to put an image to; raise Refusal if it cannot become a mask, or exists."""
         require_key(key)
         require_image(key, size)
         if not replace and self._storage.find(S3Object(self._bucket, key)):
@@ -54,7 +54,7 @@ class Uploads:
         return {"upload_id": upload_id, "part_bytes": PART_BYTES, "urls": urls}
 
     def complete(self, key: str, upload_id: str, etags: Sequence[str]) -> None:
-        """Joins the parts."""
+        """Join the parts."""
         require_key(key)
         parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)]
         self._s3.complete_multipart_upload(
@@ -65,12 +65,12 @@ class Uploads:
         )
 
     def abort(self, key: str, upload_id: str) -> None:
-        """Throws the parts away."""
+        """Throw the parts away."""
         require_key(key)
         self._s3.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
 
     async def receive(self, request: Request, key: str) -> None:
-        """Takes an image through the server, where the bucket does not let the browser in."""
+        """Take an image through the server, for a bucket that does not let the browser in."""
         require_key(key)
         with tempfile.TemporaryFile() as file:
             size = 0
@@ -88,7 +88,7 @@ class Uploads:
 
 
 def require_key(key: str) -> None:
-    """Refuses a key that is empty, too long, or that some program would take for a way out of its folder."""
+    """Refuse a key that is empty, too long, or that a program may take for a way out of its folder."""
     parts = key.split("/")
     if not key or len(key.encode()) > LONGEST_KEY or CONTROL.search(key):
         raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_KEY", "the name is empty, too long or not text")
@@ -97,7 +97,7 @@ def require_key(key: str) -> None:
 
 
 def require_image(key: str, size: int) -> None:
-    """Refuses what the stack would ignore or reject by its name or length alone."""
+    """Refuse what the stack would ignore or reject by its name or length alone."""
     suffix = PurePosixPath(key).suffix.lower()
     if suffix in SIDECARS:
         raise Refusal(

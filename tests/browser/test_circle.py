@@ -1,5 +1,6 @@
 """The whole circle: send an image, see its mask, move the threshold, paint, save, see the score."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -235,3 +236,32 @@ def test_settings_are_sent_as_a_message_has_them(page: Page, served: Served, fie
     expect(facts).to_contain_text("resize")
     expect(facts).to_contain_text("0.800")
     expect(page.locator(".panel")).to_contain_text("HeLa")
+
+
+def test_a_failed_job_is_sent_again_and_its_log_read(page: Page, served: Served, field_tiff: Field) -> None:
+    address = send(page, field_tiff("again.tif", seed=8))
+    job = address.rpartition("/")[2]
+    outputs, dynamodb = served.stack.outputs, served.stack.client("dynamodb")
+    body = {"image": f"s3://{outputs['InputBucketName']}/again.tif"}
+    dynamodb.update_item(
+        TableName=outputs["JobsTableName"],
+        Key={"job_id": {"S": job}, "record": {"S": "JOB"}},
+        UpdateExpression="SET #s = :failed, #e = :error, error_code = :code, message = :body,"
+        " updated_at = :now",
+        ExpressionAttributeNames={"#s": "status", "#e": "error"},
+        ExpressionAttributeValues={
+            ":failed": {"S": "FAILED"},
+            ":error": {"S": "five tries ended without an answer"},
+            ":code": {"S": "TRIES_USED_UP"},
+            ":body": {"S": json.dumps(body)},
+            ":now": {"S": "2026-11-26T23:00:00.000Z"},
+        },
+    )
+    open_address = served.origin + address
+    page.goto(open_address)
+    expect(page.locator(".note.bad").first).to_contain_text("five tries ended without an answer")
+    page.get_by_role("button", name="Send again").click()
+    page.wait_for_selector(".viewer[data-ready=yes]", timeout=MADE)
+    page.locator("summary", has_text="Log").click()
+    expect(page.locator(".log")).to_contain_text("mask_written")
+    expect(page.locator(".panel")).to_contain_text("attempt 2")

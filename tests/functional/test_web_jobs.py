@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -302,6 +303,48 @@ def test_corrected_pairs_are_read_by_training(stack: SegmentStack, browser: Brow
     (sample,) = read_source(tmp_path, "pairs:images/plate 1:masks/plate 1")
     _, cells = sample.read()
     assert np.array_equal(cells, stack.mask("plate 1/a.tif.mask.png") > 0)
+
+
+def test_images_whose_names_differ_in_their_ending_stay_two_pairs(
+    stack: SegmentStack, browser: Browser
+) -> None:
+    jobs = []
+    for key in ("a.tif", "a.png"):
+        jobs.append(stack.segment(key, tiff(page(len(jobs))))["job_id"])
+        assert save(browser, jobs[-1], b"").status == 200
+    with zipfile.ZipFile(io.BytesIO(download(browser, "pairs", *jobs).body)) as archive:
+        assert archive.namelist() == ["images/a.tif", "masks/a.png", "images/a-2.png", "masks/a-2.png"]
+
+
+def test_a_job_without_masks_does_not_end_the_archive(stack: SegmentStack, browser: Browser) -> None:
+    stack.upload("a.tif", tiff())
+    request = {"image": f"s3://{INPUT}/a.tif", "outputs": ["probability"]}
+    (without,) = stack.handle(request)
+    job = stack.segment("b.tif", tiff())["job_id"]
+    with zipfile.ZipFile(io.BytesIO(download(browser, "masks", without["job_id"], job).body)) as archive:
+        assert archive.namelist() == ["b.tif.mask.png"]
+
+
+def test_a_coco_file_is_shown_and_a_correction_of_it_lies_beside_it(
+    stack: SegmentStack, evaluate: EvaluateFunction, browser: Browser
+) -> None:
+    job = stack.segment("a.tif", tiff())["job_id"]
+    square = [[10, 10, 40, 10, 40, 50, 10, 50]]
+    coco = {
+        "images": [{"id": 1, "file_name": "a.tif", "width": WIDTH, "height": HEIGHT}],
+        "annotations": [{"id": 1, "image_id": 1, "segmentation": square}],
+    }
+    stack.upload("coco.json", json.dumps(coco).encode(), bucket=GROUND_TRUTH)
+    evaluate.deliver(s3_event("coco.json", bucket=GROUND_TRUTH))
+    evaluate.deliver_queued()
+    truth = browser.get(f"/api/jobs/{job}/result").json["truth"]
+    assert (truth["drawn"], truth["etag"]) == (True, "")
+    cells = values(browser.get(f"/api/jobs/{job}/pages/0/truth/0/0/0"), "u1") > 0
+    assert (int(cells.sum()), bool(cells[10:50, 10:40].all())) == (30 * 40, True)
+    assert save(browser, job, b"", "base=truth&seen=").json["uri"] == f"s3://{GROUND_TRUTH}/a.tif.png"
+    assert set(truths(stack)) == {"a.tif.png", "coco.json"}
+    with Image.open(io.BytesIO(truths(stack)["a.tif.png"])) as picture:
+        assert np.array_equal(np.asarray(picture) > 0, cells)
 
 
 def test_no_name_in_an_archive_leads_out_of_its_folder() -> None:
