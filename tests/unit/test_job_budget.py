@@ -190,3 +190,11 @@ def test_a_jpeg_of_many_scans_costs_each_of_them() -> None:
     assert other.passed_bytes > 20 * one.decoded_bytes
     with pytest.raises(ImageTooLarge, match="more than 500 scans"):
         cost(data[:-2] + scan * 500 + data[-2:])
+
+
+def test_all_channels_of_a_page_are_reckoned_with_where_none_is_named() -> None:
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, np.zeros((3, 64, 64), np.uint8), ome=True, metadata={"axes": "CYX"})
+    with images.open_image(stream.getvalue()) as image:
+        assert len(images.work_of(image, [0], 1)) == 1
+        assert len(images.work_of(image, [0], None)) == 3

@@ -82,7 +82,7 @@ class TiffImage:
 
     def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
         """As `ImageFile.work`."""
-        sources = [self._source(index, channel) for index in wanted]
+        sources = [source for index in wanted for source in self._sources(index, channel)]
         apart = [one for source in sources if not source.together for one in source.directories]
         once = {one.index: one for source in sources if source.together for one in source.directories}
         distinct = {one.index: one for one in apart} | once
@@ -97,9 +97,12 @@ class TiffImage:
             *(Work("NONE", count, count, count) for count in bare),
         ]
 
-    def _source(self, index: int, channel: int | None) -> Source:
+    def _sources(self, index: int, channel: int | None) -> tuple[Source, ...]:
+        """What is decoded for one channel of a page, or for all of them."""
         page = self._pages[index]
-        return page.planes[(channel or 0) // len(page.planes[0].meaning.visible)]
+        if channel is None:
+            return page.planes
+        return (page.planes[channel // len(page.planes[0].meaning.visible)],)
 
     def _find_pages(self) -> list[list[Source]]:
         """The sources of each page's channels, in the order of the description or else of the file."""
