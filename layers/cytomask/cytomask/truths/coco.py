@@ -5,8 +5,6 @@ and `Coco.part` makes a small file for each image name. What is wrong with one i
 that image and leaves the others.
 """
 
-import codecs
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,68 +15,26 @@ import msgspec
 from cytomask.errors import GroundTruthMismatch, ImageNotNamed, NothingDrawn, UnreadableCoco
 from cytomask.metrics import Mask
 from cytomask.truths import names
+from cytomask.truths.coco_format import (
+    Annotation,
+    Entry,
+    decode,
+    id_text,
+    read_annotation,
+    read_entry,
+    values,
+)
 from cytomask.truths.limits import Size
 from cytomask.truths.outlines import Outline, draw, measure, require_affordable
 
-LONGEST_NAME = 255  # bytes of a file's name
 MOST_IMAGES = 20_000  # LIVECell has 5,239; the function indexes some 200 a second
-
-NOT_A_NUMBER = re.compile(rb"([:,\[]\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
-WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
-
-Number = int | float | str
-
-
-class _Listed(msgspec.Struct, gc=False):
-    """An image as the file lists it."""
-
-    file_name: str
-    id: Number | None = None
-    width: Number | None = None
-    height: Number | None = None
-    fault: str = ""  # only our own parts say so
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    image_id: Number | None = None
-    segmentation: msgspec.Raw = msgspec.Raw(b"null")
-    id: Number | None = None
-
-
-class _File(msgspec.Struct):
-    images: list[msgspec.Raw] | dict[str, msgspec.Raw]
-    annotations: list[msgspec.Raw] | dict[str, msgspec.Raw]
-    annotations_without_image: int = 0  # of the whole file; only our own parts say so
-    prefix: str = ""  # of the images that the file is meant for; only our own parts say so
-
-
-class Entry(msgspec.Struct, gc=False, omit_defaults=True):
-    """An image that a file lists.
-
-    Attributes:
-        id: as text, whichever type it had: 1, 1.0 and "1" are the same.
-        file_name: as the file writes it.
-        width, height: in pixels.
-        fault: why it cannot be drawn, where it cannot.
-    """
-
-    id: str
-    file_name: str
-    width: int = 0
-    height: int = 0
-    fault: str = ""
-
-    @property
-    def name(self) -> str:
-        """Its whole name in the form in which names are compared."""
-        return names.clean(self.file_name)
 
 
 class _Part(msgspec.Struct):
     """What `Coco.part` writes; `read_part` reads it as any COCO file."""
 
     images: list[Entry]
-    annotations: list[_Annotation]
+    annotations: list[Annotation]
     annotations_without_image: int
     prefix: str
 
@@ -98,7 +54,7 @@ class Coco:
 
     called: str
     entries: dict[str, list[Entry]]
-    by_image: dict[str, list[_Annotation]]
+    by_image: dict[str, list[Annotation]]
     annotations: int
     annotations_without_image: int
     unnamed: int
@@ -275,12 +231,12 @@ def require_few_images(coco: Coco) -> None:
 
 def read_part(content: bytes, called: str) -> Coco:
     """Read what `Coco.part` wrote; raises UnreadableCoco where it is not a COCO file."""
-    file = _decode(content, called)
+    file = decode(content, called)
     entries: dict[str, list[Entry]] = defaultdict(list)
     first: dict[str, Entry] = {}
     unnamed = 0
-    for raw in _values(file.images):
-        entry = _entry(raw)
+    for raw in values(file.images):
+        entry = read_entry(raw)
         if entry is None:
             unnamed += 1
             continue
@@ -292,99 +248,18 @@ def read_part(content: bytes, called: str) -> Coco:
             )
             known.fault = entry.fault = fault
         entries[entry.name].append(entry)
-    by_image: dict[str, list[_Annotation]] = defaultdict(list)
+    by_image: dict[str, list[Annotation]] = defaultdict(list)
     total = orphans = 0
-    for raw in _values(file.annotations):
+    for raw in values(file.annotations):
         total += 1
-        annotation = _annotation(raw)
-        image_id = _id(annotation.image_id) if annotation else None
+        annotation = read_annotation(raw)
+        image_id = id_text(annotation.image_id) if annotation else None
         if annotation and image_id in first:
             by_image[image_id].append(annotation)
         else:
             orphans += 1
     orphans = max(orphans, file.annotations_without_image)
     return Coco(called, dict(entries), dict(by_image), total, orphans, unnamed, file.prefix)
-
-
-def _decode(content: bytes, called: str) -> _File:
-    """Decode the file's outer form: whatever lies inside images and annotations is read one by one."""
-    text = _utf8(content)
-    try:
-        try:
-            return msgspec.json.decode(text, type=_File)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:  # Python writes NaN and Infinity, which are not JSON
-            repaired = NOT_A_NUMBER.sub(rb"\1null", text)
-            return msgspec.json.decode(repaired, type=_File)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise UnreadableCoco(f"{called} is not a COCO file ({error}); export it anew") from error
-
-
-def _utf8(content: bytes) -> bytes:
-    """Return the text as UTF-8 without a byte order mark; Windows writes the mark, and UTF-16 too."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace").encode()
-    return content.removeprefix(codecs.BOM_UTF8)
-
-
-def _values(listed: list[msgspec.Raw] | dict[str, msgspec.Raw]) -> Iterator[msgspec.Raw]:
-    """Yield what is listed, whether as a list or by id, as in some of LIVECell's files."""
-    yield from listed.values() if isinstance(listed, dict) else listed
-
-
-_read_listed = msgspec.json.Decoder(_Listed)
-_read_annotation = msgspec.json.Decoder(_Annotation)
-
-
-def _entry(raw: msgspec.Raw) -> Entry | None:
-    """Return an image of the file; None where it has no file name that an image could have."""
-    listed: _Listed | None
-    try:
-        listed = _read_listed.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        listed = _without_details(raw)
-    if listed is None or not 1 <= len(names.base(listed.file_name).encode()) <= LONGEST_NAME:
-        return None
-    image_id, width, height = _id(listed.id), _length(listed.width), _length(listed.height)
-    fault = listed.fault
-    if not image_id:
-        fault = fault or f"{listed.file_name} has no `id`; export it anew"
-    elif not width or not height:
-        lacking = "height" if width else "width"
-        fault = fault or f"{listed.file_name} has no usable `{lacking}`; give width and height in pixels"
-    return Entry(image_id or "", listed.file_name, width, height, fault)
-
-
-def _without_details(raw: msgspec.Raw) -> _Listed | None:
-    """Return an image whose fields are not what they should be, by its name alone."""
-    try:
-        return _Listed(msgspec.json.decode(raw)["file_name"] + "")
-    except (msgspec.DecodeError, RecursionError, TypeError, KeyError):
-        return None
-
-
-def _annotation(raw: msgspec.Raw) -> _Annotation | None:
-    try:
-        return _read_annotation.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _id(value: Number | None) -> str | None:
-    """Return an id as text: 1, 1.0, "1" and "1.0" are the same."""
-    if value is None:
-        return None
-    text = value.strip() if isinstance(value, str) else repr(value)
-    whole = WHOLE.fullmatch(text)
-    return whole[1] if whole else text
-
-
-def _length(value: Number | None) -> int:
-    """Return a side in pixels; 0 where it is none."""
-    whole = WHOLE.fullmatch(_id(value) or "")
-    length = int(whole[1]) if whole else 0
-    return length if 0 < length < 2**31 else 0
 
 
 def _require_size(entries: Sequence[Entry], called: str, sizes: Sequence[Size]) -> Size:

@@ -1,0 +1,147 @@
+"""Decodes COCO files leniently: what is odd in one image or one annotation is that one's alone."""
+
+import codecs
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from cytomask.errors import UnreadableCoco
+from cytomask.truths import names
+
+LONGEST_NAME = 255  # bytes of a file's name
+NOT_A_NUMBER = re.compile(rb"([:,\[]\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
+WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
+
+Number = int | float | str
+
+
+class Listed(msgspec.Struct, gc=False):
+    """An image as the file lists it."""
+
+    file_name: str
+    id: Number | None = None
+    width: Number | None = None
+    height: Number | None = None
+    fault: str = ""  # only our own parts say so
+
+
+class Annotation(msgspec.Struct, gc=False):
+    """An annotation, its segmentation still text."""
+
+    image_id: Number | None = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    id: Number | None = None
+
+
+class File(msgspec.Struct):
+    """A file whose images and annotations are still text."""
+
+    images: list[msgspec.Raw] | dict[str, msgspec.Raw]
+    annotations: list[msgspec.Raw] | dict[str, msgspec.Raw]
+    annotations_without_image: int = 0  # of the whole file; only our own parts say so
+    prefix: str = ""  # of the images that the file is meant for; only our own parts say so
+
+
+class Entry(msgspec.Struct, gc=False, omit_defaults=True):
+    """An image that a file lists.
+
+    Attributes:
+        id: as text, whichever type it had: 1, 1.0 and "1" are the same.
+        file_name: as the file writes it.
+        width, height: in pixels.
+        fault: why it cannot be drawn, where it cannot.
+    """
+
+    id: str
+    file_name: str
+    width: int = 0
+    height: int = 0
+    fault: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its whole name in the form in which names are compared."""
+        return names.clean(self.file_name)
+
+
+def decode(content: bytes, called: str) -> File:
+    """Decode the file's outer form: whatever lies inside images and annotations is read one by one."""
+    text = _utf8(content)
+    try:
+        try:
+            return msgspec.json.decode(text, type=File)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:  # Python writes NaN and Infinity, which are not JSON
+            repaired = NOT_A_NUMBER.sub(rb"\1null", text)
+            return msgspec.json.decode(repaired, type=File)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise UnreadableCoco(f"{called} is not a COCO file ({error}); export it anew") from error
+
+
+def _utf8(content: bytes) -> bytes:
+    """Return the text as UTF-8 without a byte order mark; Windows writes the mark, and UTF-16 too."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace").encode()
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def values(listed: list[msgspec.Raw] | dict[str, msgspec.Raw]) -> Iterator[msgspec.Raw]:
+    """Yield what is listed, whether as a list or by id, as in some of LIVECell's files."""
+    yield from listed.values() if isinstance(listed, dict) else listed
+
+
+_read_listed = msgspec.json.Decoder(Listed)
+_read_annotation = msgspec.json.Decoder(Annotation)
+
+
+def read_entry(raw: msgspec.Raw) -> Entry | None:
+    """Return an image of the file; None where it has no file name that an image could have."""
+    listed: Listed | None
+    try:
+        listed = _read_listed.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        listed = _without_details(raw)
+    if listed is None or not 1 <= len(names.base(listed.file_name).encode()) <= LONGEST_NAME:
+        return None
+    image_id, width, height = id_text(listed.id), _length(listed.width), _length(listed.height)
+    fault = listed.fault
+    if not image_id:
+        fault = fault or f"{listed.file_name} has no `id`; export it anew"
+    elif not width or not height:
+        lacking = "height" if width else "width"
+        fault = fault or f"{listed.file_name} has no usable `{lacking}`; give width and height in pixels"
+    return Entry(image_id or "", listed.file_name, width, height, fault)
+
+
+def _without_details(raw: msgspec.Raw) -> Listed | None:
+    """Return an image whose fields are not what they should be, by its name alone."""
+    try:
+        return Listed(msgspec.json.decode(raw)["file_name"] + "")
+    except (msgspec.DecodeError, RecursionError, TypeError, KeyError):
+        return None
+
+
+def read_annotation(raw: msgspec.Raw) -> Annotation | None:
+    """Read an annotation but for its outline; None if it is not one."""
+    try:
+        return _read_annotation.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def id_text(value: Number | None) -> str | None:
+    """Return an id as text: 1, 1.0, "1" and "1.0" are the same."""
+    if value is None:
+        return None
+    text = value.strip() if isinstance(value, str) else repr(value)
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def _length(value: Number | None) -> int:
+    """Return a side in pixels; 0 where it is none."""
+    whole = WHOLE.fullmatch(id_text(value) or "")
+    length = int(whole[1]) if whole else 0
+    return length if 0 < length < 2**31 else 0
