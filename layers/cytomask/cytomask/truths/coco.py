@@ -27,7 +27,7 @@ from cytomask.truths.coco_format import (
 from cytomask.truths.limits import Size
 from cytomask.truths.outlines import Outline, draw, measure, require_affordable
 
-MOST_IMAGES = 20_000  # LIVECell has 5,239; the function indexes some 200 a second
+MOST_IMAGES = 20_000  # LIVECell has 5,239; each takes three calls of AWS within the 180 s of an invocation
 
 
 class _Part(msgspec.Struct):
