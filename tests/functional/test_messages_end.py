@@ -293,9 +293,27 @@ def test_what_s3_will_not_even_describe_is_rejected_at_once(stack: SegmentStack)
     stack.upload("a.tif", tiff())
     stack.wire.fail("HeadObject", "400", 400, times=1000, key="/a.tif")
     stack.wire.fail("HeadObject", "400", 400, times=1000, key="a.tif")
-    stack.wire.fail("GetObject", "InvalidRequest", 400, times=10, key="a.tif")
+    stack.wire.fail("GetObject", "InvalidRequest", 400, times=1000, key="/a.tif")
+    stack.wire.fail("GetObject", "InvalidRequest", 400, times=1000, key="a.tif")
     assert stack.deliver(request("a.tif")) == []
     assert (stack.row()["status"], stack.row()["error_code"]) == ("REJECTED", "IMAGE_LOCKED")
+
+
+def test_a_look_that_is_throttled_by_a_400_is_tried_again(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("HeadObject", "ThrottlingException", 400)
+    assert stack.deliver(request("a.tif")) == [0]
+    assert stack.rows() == []
+    assert stack.deliver(request("a.tif")) == []
+    assert stack.row()["status"] == "SUCCEEDED"
+
+
+def test_what_s3_describes_only_in_answer_to_get_is_segmented(stack):
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("HeadObject", "400", 400)
+    assert stack.deliver(request("a.tif")) == []
+    assert [row["status"] for row in stack.rows()] == ["SUCCEEDED"]
+    assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "RequestTimeout", "KMS.ThrottlingException"])

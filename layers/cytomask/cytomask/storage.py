@@ -1,5 +1,6 @@
 """Objects in S3: which version an image is, its bytes, and outputs that never go backwards."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -72,17 +73,23 @@ class Storage:
             # A version id that S3 cannot have given is answered by 400, and names nothing either.
             if _status(error) in (404, 405) or (_status(error) == 400 and wanted.version_id):
                 return None
-            if _status(error) == 400:
+            if _status(error) == 400 and _code(error) not in PASSING_400:
+                return self._find_by_get(wanted)
+            raise
+        return _found(wanted, head)
+
+    def _find_by_get(self, wanted: S3Object) -> S3Object | None:
+        """Look up an object that S3 will not describe: it says why only in its answer to GET."""
+        try:
+            answer = self._s3.get_object(Bucket=wanted.bucket, Key=wanted.key)
+        except ClientError as error:
+            if _status(error) == 404:
+                return None
+            if _locked(error):
                 return S3Object(wanted.bucket, wanted.key, None, UNDESCRIBED, UNDESCRIBED)
             raise
-        version = head.get("VersionId")
-        return S3Object(
-            wanted.bucket,
-            wanted.key,
-            None if version == "null" else version,
-            head["ETag"].strip('"'),
-            head["LastModified"].isoformat(),
-        )
+        answer["Body"].close()
+        return _found(wanted, answer)
 
     def is_newest(self, image: S3Object) -> bool:
         """Whether an image is what lies under its key now; one that was not found stands for "nothing"."""
@@ -241,6 +248,17 @@ class Storage:
         if not self.is_newest(image):
             raise SupersededError(image.uri)
         return {"IfMatch": f'"{present.etag}"'} if present else {"IfNoneMatch": "*"}
+
+
+def _found(wanted: S3Object, answer: Mapping[str, Any]) -> S3Object:
+    version = answer.get("VersionId")
+    return S3Object(
+        wanted.bucket,
+        wanted.key,
+        None if version == "null" else version,
+        answer["ETag"].strip('"'),
+        answer["LastModified"].isoformat(),
+    )
 
 
 def _is_output(suffix: str) -> bool:
