@@ -103,6 +103,7 @@ DEMO_WELLS: Mapping[str, SampleWell] = MappingProxyType(
 )
 PAGE = (224, 224)  # pixels: one tile of the network, so that a page takes a tenth of a second
 BLURRED = 6.0  # pixels
+HALF_A_CELL = 0.006  # of such a page: fields exceed what is asked for by up to a cell
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _shares(well: SampleWell) -> list[float]:
     """Confluence to draw at each hour: a dead well keeps the few cells that it began with."""
     hours = np.array(DEMO_HOURS, np.float64)
     truth = np.full(hours.size, 0.08) if well.truth is None else well.truth.confluence(hours)
-    return [float(share) for share in np.minimum(truth, 0.85)]
+    return [float(share) for share in np.clip(truth - HALF_A_CELL, 0, 0.85)]
 
 
 def _seed(name: str) -> int:
