@@ -23,6 +23,7 @@ from PIL import Image
 from cytomask.cli.main import main
 from cytomask.infra.children import ROOT, listening_socket
 from cytomask.samples.fields import phase_contrast_field
+from cytomask.samples.plates import DEMO_WELLS
 
 pytestmark = pytest.mark.slow  # each starts an emulated stack
 Capture = pytest.CaptureFixture[str]
@@ -52,7 +53,17 @@ def test_the_demo_ends_with_a_table_and_one_page(capsys: Capture) -> None:
     for kind in ("mask", "overlay"):
         assert len(list(Path("out").rglob(f"*.{kind}.png"))) == 7
     lines = map(json.loads, Path("out/log.jsonl").read_text().splitlines())
-    assert [line.get("message") for line in lines].count("mask_written") == 7
+    assert [line.get("message") for line in lines].count("mask_written") == 7 + 48
+
+    assert "sending a plate: 6 wells, 48 pages, and its plate map" in said
+    for well, sample in DEMO_WELLS.items():
+        (line,) = re.findall(rf"^{well} .*$", said, re.MULTILINE)
+        if sample.truth is None:
+            assert "no growth" in line
+        elif not sample.out_of_focus:
+            (hours,) = re.findall(r"  ([\d.]+) h  +[\d.]+ to", line)
+            assert float(hours) == pytest.approx(sample.truth.doubling_time_h, rel=0.25)
+    assert "demo plate" in Path("out/plate.html").read_text(encoding="utf-8")
 
     assert f"page      {Path('out/index.html').resolve().as_uri()}" in said
     html = Path("out/index.html").read_text(encoding="utf-8")
