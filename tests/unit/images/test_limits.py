@@ -119,3 +119,15 @@ def test_a_file_of_too_many_bytes_is_refused_unread() -> None:
     limits = images.Limits(file_bytes=1000)
     with pytest.raises(ImageTooLarge, match="MiB"):
         read(plain_tiff(planes()), limits=limits)
+
+
+@pytest.mark.parametrize("depth", [10_001, 2**20, 2**31])
+def test_a_volume_of_more_planes_than_the_limit_is_refused_before_they_are_counted_out(depth: int) -> None:
+    volume = {"tag32997": depth, "tag32998": depth}  # in one tile as deep
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageTooLarge, match="more than 10000 pages"):
+            read(bare_tiff(16, 16, tag259=8, tag322=16, tag323=16, tag324=8, tag325=10, **volume))
+        assert tracemalloc.get_traced_memory()[1] < images.MEBI
+    finally:
+        tracemalloc.stop()

@@ -119,11 +119,17 @@ class TiffImage:
             followed = series.follow(self._file, self._chain, self._load, self._size, self._limits, self.name)
             if followed is not None:
                 return followed
-        return [
-            [source]
-            for number in directories.pictures(self._chain)
-            for source in planes.of_directory(self._load(number), self.name)
-        ]
+        return [[source] for source in self._planes_of(directories.pictures(self._chain))]
+
+    def _planes_of(self, numbers: Sequence[int]) -> list[Source]:
+        """The planes of some directories, of which volumes have several."""
+        found: list[Source] = []
+        for number in numbers:
+            directory = self._load(number)
+            if len(found) + directory.imagedepth > self._limits.file_pages:
+                raise directories.too_many_pages(self.name, self._limits)
+            found += planes.of_directory(directory, self.name)
+        return found
 
     def _pages_by_ome(self, described: ome.Description) -> list[list[Source]]:
         sizes = [(one.height, one.width, one.samples) for one in self._chain]
@@ -132,10 +138,10 @@ class TiffImage:
         left = [one for at, one in enumerate(self._chain) if at not in named]
         if found and not all(one.is_reduced or one.is_mask for one in left):
             raise series.misdescribed(self.name, len(self._chain))
-        held = {number: planes.of_directory(self._load(number), self.name) for number in sorted(named)}
-        if any(len(sources) > 1 for sources in held.values()):
+        if any(self._load(number).imagedepth > 1 for number in named):
             raise series.misdescribed(self.name, len(self._chain))
-        return [[held[number][0] for number in page] for page in found]
+        held = dict(zip(sorted(named), self._planes_of(sorted(named)), strict=True))
+        return [[held[number] for number in page] for page in found]
 
     def _load(self, number: int) -> tifffile.TiffPage:
         """A directory of the chain as tifffile reads it; refused where its pixels are missing."""
