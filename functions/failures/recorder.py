@@ -241,6 +241,17 @@ class Recorder:
                 self._logger.info("mask_removed", image=image.uri)
         except SupersededError:
             self._logger.info("superseded", job_id=work.job_id, image=image.uri)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 403:
+                raise
+            self._logger.error(
+                "name_not_cleared",
+                job_id=work.job_id,
+                record="JOB",
+                image=image.uri,
+                error=cut(error),
+                what_to_do="let this function list and delete outputs, then run `cytomask redrive`",
+            )
         self._names.leave(image, FAILURES, owner=owner)
 
     def _found(self, wanted: S3Object) -> S3Object | None:

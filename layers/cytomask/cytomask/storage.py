@@ -170,7 +170,12 @@ class Storage:
         Keys of other images may begin alike (`a.tif` and `a.tif.png`). Where they are too many for one
         answer of S3, the few names that a job can write are looked for one by one.
         """
-        answer = self._s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}.")
+        try:
+            answer = self._s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}.")
+        except ClientError as error:
+            if _status(error) == 404:
+                return {}  # there is no such bucket
+            raise
         found = {each["Key"]: each["ETag"].strip('"') for each in answer.get("Contents", [])}
         if answer.get("IsTruncated"):
             found = self._pages(bucket, prefix) | self._single(bucket, prefix)
