@@ -1,6 +1,7 @@
 """Ten thousand jobs in the gallery: scrolling, memory, filters, addresses, keys."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +13,11 @@ from playwright.sync_api import Page, expect
 
 COUNT = 10_000
 GROUPS = ("A172", "BT474", "SHSY5Y")
-FRAMES = """async (seconds) => {
+FRAMES = """async (count) => {
   const frame = document.querySelector(".frame");
   const times = [];
   let last = performance.now();
-  const end = last + seconds * 1000;
-  while (last < end) {
+  while (times.length < count) {
     frame.scrollTop += 90;
     await new Promise((resolve) => requestAnimationFrame(resolve));
     const now = performance.now();
@@ -77,13 +77,14 @@ def test_ten_thousand_jobs_scroll_in_few_elements_and_little_memory(gallery: Pag
     expect(gallery.get_by_role("status").first).to_contain_text("10,0")
     heap = "performance.memory.usedJSHeapSize / 1e6"
     before = gallery.evaluate(heap)
-    times = sorted(gallery.evaluate(FRAMES, 4))
+    times = sorted(gallery.evaluate(FRAMES, 180))
     figures = {
         "frames": len(times),
         "median_ms": round(times[len(times) // 2], 1),
         "p95_ms": round(times[int(len(times) * 0.95)], 1),
         "worst_ms": round(times[-1], 1),
         "heap_mb": [round(before), round(gallery.evaluate(heap))],
+        "load": round(os.getloadavg()[0], 1),
         "cards": gallery.locator(".card").count(),
         "at": time.strftime("%Y-%m-%d"),
     }
