@@ -141,7 +141,7 @@ def print_simulations(plates: int) -> bool:
     print("growth        median error   9 of 10 wells   intervals that cover")
     met = True
     for kind in ("exponential", "logistic"):
-        errors, coverage = simulate(kind, plates, hours)  # type: ignore[arg-type]
+        errors, coverage = simulate(kind, plates, hours)
         median, ninth = float(np.median(errors)), float(np.quantile(errors, 0.9))
         print(f"{kind:12}  {median:12.1%}   {ninth:13.1%}   {coverage:20.1%}")
         met &= median <= MEDIAN and ninth <= NINE_OF_TEN and coverage >= COVERAGE
