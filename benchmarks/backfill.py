@@ -118,7 +118,7 @@ def memory_mb() -> float:
 
 
 def main() -> None:
-    """Run it in two parts and print what was measured."""
+    """Run the backfill in two parts and print the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
     parser.add_argument("--images", type=int, default=1_000_000)
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Measures the rates by which cytomask.budget reckons what a job will cost, and says where they are too low.
+"""Measure the rates by which cytomask.budget estimates a job, and name those that are too low.
 
     python -m benchmarks.budget
 
@@ -30,7 +30,7 @@ RUNS = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """One rate: what was measured, and what the budget reckons with, both in seconds."""
+    """One rate: measured, and as the budget has it, both in seconds."""
 
     what: str
     measured: float
@@ -38,7 +38,7 @@ class Measured:
 
 
 def contents() -> dict[str, NDArray[np.uint8]]:
-    """Pages of (SIDE, SIDE) uint8 that packers like most and least."""
+    """Make pages of (SIDE, SIDE) uint8 that packers like most and least."""
     chance = np.random.default_rng(0)
     noise = chance.integers(0, 256, (SIDE, SIDE), np.uint8)
     smooth = np.kron(chance.integers(0, 256, (SIDE // 16, SIDE // 16), np.uint8), np.ones((16, 16), np.uint8))
@@ -141,7 +141,7 @@ def measure_network() -> Iterator[Measured]:
 
 
 def main() -> None:
-    """Print a table of what was measured and what the budget reckons with."""
+    """Print a table of the measured rates and the budget's."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     print(f"{'':44}{'measured':>12}{'reckoned':>12}{'share':>8}")
     for measure in (measure_codecs, measure_structure, measure_network):

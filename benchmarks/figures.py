@@ -29,7 +29,7 @@ class Figure:
         reference, ours: what was measured, in `unit`.
         ratio: of the two, by which the figure is held to its goal.
         goal: in words; empty where the figure is only reported.
-        met: None where there is no goal, or where it could not be measured.
+        met: None without a goal, or if it could not be measured.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Makes image files of every structure and opens each in a child process: what is admitted ends in time.
+"""Make image files of every structure and open each in a child process: admitted files must end in time.
 
     python -m benchmarks.fuzz_files --seconds 3600 --out finds
 
@@ -64,10 +64,10 @@ class Tried:
 
 
 def read_whole(data: bytes) -> tuple[str, float, str]:
-    """Do with a file what the segment function does, but for the network and the buckets.
+    """Read a file as the segment function does, without the network and the buckets.
 
     Returns:
-        The outcome, seconds that network and buckets would take, and what was said.
+        The outcome, the seconds that network and buckets would take, and the message.
     """
     limits, network = Limits.within(3008), 0.0
     try:

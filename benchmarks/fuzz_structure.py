@@ -1,4 +1,4 @@
-"""Makes an image file from a number: any format, codec and size, with parts that share, overlap or repeat."""
+"""Make an image file from a number: any format, codec and size, with parts that share, overlap or repeat."""
 
 import io
 import random
@@ -229,7 +229,7 @@ def _page_tags(writer: _Writer, chance: random.Random) -> list[Tag]:
 
 
 def _odd_tags(writer: _Writer, chance: random.Random) -> list[Tag]:
-    """Facts that few files have, or that lead to much else."""
+    """Make tags that few files have, or that change how others are read."""
     odd: list[Tag] = []
     if chance.random() < 0.1:
         odd.append((254, LONG, 1, writer.longs(chance.randrange(8))))

@@ -20,7 +20,7 @@ def discrepancies(
 
     Args:
         rows: of the jobs.
-        outputs: all that lies in the output bucket, by key.
+        outputs: all objects of the output bucket, by key.
         masks: of a run without faults, by the key of each image that was uploaded.
         final: the statuses that a job may have ended with.
     """

@@ -31,7 +31,7 @@ Way = Iterator[Run | None]
 
 def reference(image: Path, threads: int) -> Way:
     """Run the reference."""
-    from benchmarks.reference import Reference  # noqa: PLC0415  # imports are what is measured
+    from benchmarks.reference import Reference  # noqa: PLC0415  # imports are measured
 
     yield None
     server, content = Reference(threads), image.read_bytes()
@@ -192,7 +192,7 @@ def peak_mb() -> float:
 
 
 def main() -> None:
-    """Start, report how long that took, then run what is requested."""
+    """Start, report how long that took, then run the requests."""
     way = WAYS[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
     began = time.perf_counter()
     next(way)

@@ -1,4 +1,4 @@
-"""`cytomask attach`: make a bucket that is there already an input of the stack, and undo it (`detach`)."""
+"""`cytomask attach`: make an existing bucket an input of the stack, and undo it (`detach`)."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "cytomask attach s3://lab-images/scans/                 # uploads below scans/ are segmented from now on",
-    "cytomask backfill s3://lab-images/scans/               # and what lies there already",
+    "cytomask backfill s3://lab-images/scans/               # and the images that are there already",
     "cytomask detach s3://lab-images/scans/",
 )
 KINDS = ("QueueConfigurations", "TopicConfigurations", "LambdaFunctionConfigurations")
@@ -29,7 +29,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "attach",
-        "make a bucket that is there already an input of the stack",
+        "make an existing bucket an input of the stack",
         on_stack(run_attach),
         EXAMPLES,
         description="Adds one notification to the bucket beside those that it has, and gives the stack the\n"
@@ -71,7 +71,7 @@ def run_attach(stack: "Stack", arguments: Namespace) -> int:
     others = [each for each in present.get("QueueConfigurations", []) if each.get("Id") != ours["Id"]]
     put_notifications(stack, bucket, present | {"QueueConfigurations": [*others, ours]})
     say(f"attached; every upload to s3://{bucket}/{prefix} is segmented from now on")
-    say(f"`cytomask backfill s3://{bucket}/{prefix}` makes masks of what lies there already")
+    say(f"`cytomask backfill s3://{bucket}/{prefix}` segments the images that are there already")
     return 0
 
 
@@ -127,7 +127,7 @@ def own_id(stack: "Stack", prefix: str) -> str:
 
 
 def overlapping(present: Mapping[str, Any], prefix: str, own: str) -> str:
-    """Return the target of another notification that would hear of the same uploads; else an empty text.
+    """Return the target of another notification that would hear of the same uploads, or an empty text.
 
     S3 refuses two notifications of one event whose prefixes overlap and whose suffixes do
     (docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html). Ours has no suffix.

@@ -1,4 +1,4 @@
-"""`cytomask backfill`: masks for images that lie in a bucket already."""
+"""`cytomask backfill`: segment the images that are already in a bucket."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "backfill",
-        "make masks of images that lie in a bucket already",
+        "segment the images that are already in a bucket",
         on_stack(run_backfill),
         EXAMPLES,
         description="Sends a message for each image without a finished job of the current model. Uploads\n"
@@ -191,7 +191,7 @@ def listing(stack: "Stack", inventory: str | None, place: tuple[str, str], after
         with stack.s3.get_object(Bucket=own, Key=name)["Body"] as body:
             return body.read()
 
-    # An inventory is in no order, so it is read from its beginning; finished jobs are left out anyway.
+    # An inventory is unsorted, so each run reads it from the start; finished jobs are skipped.
     for listed in read_inventory(read, read(key), bucket):
         if listed.object.key.startswith(prefix):
             yield listed
@@ -224,7 +224,7 @@ def state(images: int, pace: Pace, rate: float | None) -> None:
 
 
 def split_place(place: str) -> tuple[str, str]:
-    """Return bucket and prefix of `s3://bucket/prefix`; two empty texts if it is none."""
+    """Return bucket and prefix of `s3://bucket/prefix`; two empty texts for anything else."""
     scheme, _, rest = place.partition("://")
     bucket, _, prefix = rest.partition("/")
     return (bucket, prefix) if scheme == "s3" else ("", "")

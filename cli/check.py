@@ -30,7 +30,7 @@ class StepFailed(Exception):
 
 @dataclass
 class Trial:
-    """The image that is sent, and what is known of it so far."""
+    """The image that is sent, and the facts found so far."""
 
     stack: "Stack"
     seconds: float
@@ -70,7 +70,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run_check(stack: "Stack", arguments: Namespace) -> int:
-    """Go through the steps until one fails; remove what was made; 1 if any failed."""
+    """Run the steps until one fails, then remove their traces; return 1 if any failed."""
     trial = Trial(stack, arguments.timeout.total_seconds())
     steps = (
         ("function", look_at_function),
@@ -129,7 +129,7 @@ def upload(trial: Trial) -> str:
 
 
 def await_mask(trial: Trial) -> str:
-    """Does the mask appear, as large as the image?"""
+    """Wait for the mask, and check that it is as large as the image."""
     import msgspec
     from PIL import Image
 
@@ -160,7 +160,7 @@ def read(trial: Trial, key: str) -> bytes | None:
 
 
 def look_at_row(trial: Trial) -> str:
-    """Does the table tell of the job?"""
+    """Check that the table has the job's row."""
 
     def succeeded() -> bool:
         found = trial.stack.rows.of(trial.job_id)
@@ -204,7 +204,7 @@ def look_at_log(trial: Trial) -> str:
 
 
 def look_at_alarms(trial: Trial) -> str:
-    """Does anybody hear of an alarm?"""
+    """Check that somebody is subscribed to the alarms."""
     if not trial.stack.alarm_topic:
         raise StepFailed("the stack has no alarm topic; deploy it again")
     answer = trial.stack.client("sns").list_subscriptions_by_topic(TopicArn=trial.stack.alarm_topic)

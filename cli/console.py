@@ -1,7 +1,7 @@
-"""What a person reads: one line at a time, without a character that a terminal would obey.
+"""Print lines for people, without characters that a terminal would obey.
 
-Every line of every command goes through `say` or `complain`, so that a name with an escape code in it can
-neither colour the terminal nor forge a line, and a closed pipe or a full disk ends in a sentence.
+Every line of every command goes through `say` or `complain`, so that a name with an escape code
+cannot colour the terminal or forge a line. A closed pipe or a full disk ends the command with a sentence.
 """
 
 import errno

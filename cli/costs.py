@@ -40,7 +40,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "costs",
-        "show what images cost, by day, group and plate",
+        "show the cost of images, by day, group and plate",
         on_stack(run_costs),
         EXAMPLES,
         description="An estimate from the jobs' rows: computing as billed, all else by docs/costs.md.",

@@ -36,9 +36,9 @@ class Shown:
 
     Attributes:
         name: the image's key, or the message.
-        asked: which parameters were asked for, where they are not the usual ones.
-        score: the evaluation's row; None where there is none.
-        reason: why there is no mask; empty where there is one.
+        asked: the parameters that differ from the defaults.
+        score: the evaluation's row, if the image was scored.
+        reason: why the mask is missing; empty if it exists.
         pages: those that have a mask.
     """
 

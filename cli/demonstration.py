@@ -55,16 +55,16 @@ class Expected:
 def demonstrate(
     paths: Sequence[Path], out: Path, folder: Path, then: Callable[[str], None] | None = None
 ) -> int:
-    """Send the images, or generated samples where there are none, and show what came out.
+    """Send the images, or generated samples if none are given, and show the results.
 
     Args:
         paths: files and folders of the user's.
         out: where masks, overlays, the page and the log go.
-        folder: for what is needed only meanwhile.
+        folder: for temporary files.
         then: called with the stack's endpoint before the stack stops.
 
     Returns:
-        0, or 1 if an image did not end as it should, 2 if there is none.
+        0, or 1 if an image did not end as it should, 2 if no image was found.
 
     Raises:
         ChildFailed, StackFailed: the emulated stack did not start.

@@ -72,7 +72,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run_download(stack: "Stack", arguments: Namespace) -> int:
-    """Fetch every output that is asked for; 1 if there is none or one fails, 2 for wrong usage."""
+    """Fetch every requested output; return 1 if none exists or one fails, 2 for wrong usage."""
     ways = [bool(arguments.ids), arguments.prefix is not None, arguments.group is not None]
     if sum(ways) != 1 or (arguments.since and arguments.group is None):
         complain("give the ids of jobs, --prefix, or --group with or without --since")

@@ -99,7 +99,7 @@ def copy_coco(stack: "Stack", uri: str, images: str) -> "S3Object":
     """Copy a file within S3 to where it is noticed; a file that is there already is noticed again.
 
     Raises:
-        InvalidRequest: `uri` is no address, or nothing is there.
+        InvalidRequest: `uri` is not an address, or the object does not exist.
     """
     from cytomask.requests import S3Object, parse_uri
     from cytomask.storage import Storage  # boto3 takes half a second

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# The endings of what the readers know. STK, LSM and BTF are TIFFs; JFIF and JPE are JPEGs.
+# The endings that the readers know. STK, LSM and BTF are TIFFs; JFIF and JPE are JPEGs.
 SUFFIXES = frozenset(
     {".tif", ".tiff", ".stk", ".lsm", ".btf", ".tf2", ".tf8", ".png", ".jpg", ".jpeg", ".jpe", ".jfif"}
 )
@@ -38,7 +38,7 @@ def find_images(
     Args:
         paths: files and folders.
         suffixes: the endings of images, in lower case.
-        left_out: the endings of what we have written ourselves.
+        left_out: the endings of our own outputs.
     """
     found = Found()
     for path in paths:
@@ -93,7 +93,7 @@ def _never_sent(file: Path, left_out: Sequence[str]) -> str:
 
 
 def _no_image(file: Path, suffixes: Iterable[str]) -> str:
-    """The kind of a file that is no image by its ending; empty where it is one."""
+    """Name the kind of a file whose ending is not an image's; empty for an image."""
     if file.suffix.lower() not in suffixes:
         return printable_kind(file)
     if not os.path.isfile(file):  # noqa: PTH113  # Path.is_file raises where a name is too long
@@ -132,7 +132,7 @@ def is_same_file(one: Path, other: Path) -> bool:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a whole file or none: an interruption leaves no half; raises OSError.
 
-    What is no plain file, such as /dev/stdout, is written to and not replaced, and so is a link's target.
+    A special file, such as /dev/stdout, and the target of a link are written in place instead of replaced.
     """
     if path.exists() and not path.is_file():
         path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""`cytomask jobs`: what became of the images, from the Jobs table."""
+"""`cytomask jobs`: list images with status and score, from the Jobs table."""
 
 import json
 from argparse import Namespace
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "cytomask jobs                                          # the newest 100, the newest last",
-    "cytomask jobs d4adc4fe                                 # all that is known of one",
-    "cytomask jobs --status REJECTED --since 1d             # what was refused since yesterday, and why",
+    "cytomask jobs d4adc4fe                                 # everything about one job",
+    "cytomask jobs --status REJECTED --since 1d             # images refused since yesterday, and why",
     "cytomask jobs --group HeLa --json                      # for a program",
 )
 SHORT_ID = 8  # digits of an id that are printed, and that every command takes
@@ -29,7 +29,7 @@ TO_THE_RIGHT = ("confluence", "IoU", "Dice")
 def add_parser(commands: "Commands[Parser]") -> None:
     """Add the parser of the command."""
     parser = add_command(
-        commands, "jobs", "list what became of the images", on_stack(run_jobs), EXAMPLES, on_a_stack=True
+        commands, "jobs", "list images with status and score", on_stack(run_jobs), EXAMPLES, on_a_stack=True
     )
     parser.add_argument("id", nargs="?", metavar="ID", help="show all that is known of this job")
     add_search(parser)
@@ -141,7 +141,7 @@ def _line(row: "JobRow", evaluation: "EvaluationRow | None") -> tuple[str, ...]:
         number(evaluation.dice) if evaluation else "-",
         row.group or "-",
         image or f"message {(row.message or '')[:80]!r}",
-        # The image stands beside it: in the reason its name is enough.
+        # The row shows the whole address already, so the reason needs only the name.
         why.replace(image, image.rpartition("/")[2]) if image else why,
     )
 

@@ -123,7 +123,7 @@ class Ledger:
         self._path = path
         self._file: BinaryIO | None = None
         self._kept: list[str] = []
-        self.lines: list[Mapping[str, Any]] = []  # of this run and of what is kept of an earlier one
+        self.lines: list[Mapping[str, Any]] = []  # of this run, and those kept from an earlier one
         self.fault = ""
 
     def __enter__(self) -> "Ledger":
@@ -182,7 +182,7 @@ class Ledger:
             complain(f"{path} cannot be written: {self.fault}; the masks are made without it")
 
     def _begin(self, path: Path) -> BinaryIO:
-        """Write the head and what is kept of an earlier run, whole or not at all, and go on behind it."""
+        """Write the head and the lines kept from an earlier run atomically, and append after them."""
         write_whole(path, csv_bytes(csv_line(COLUMNS) + "".join(self._kept)))
         self._file = path.open("ab")
         return self._file

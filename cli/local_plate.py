@@ -1,4 +1,4 @@
-"""`cytomask segment --plate`: the growth of a plate that lies in a folder, from the masks just made."""
+"""`cytomask segment --plate`: measure the growth of a plate in a local folder from the masks just made."""
 
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence

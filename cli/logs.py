@@ -76,7 +76,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "show what the functions logged, the oldest first",
         on_stack(run_logs),
         EXAMPLES,
-        description="The exit code is 1 if there is no such line.",
+        description="The exit code is 1 if no line matches.",
         on_a_stack=True,
     )
     parser.add_argument("--job", metavar="ID", help="of this job, from its upload to its score")
@@ -91,7 +91,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run_logs(stack: "Stack", arguments: Namespace) -> int:
-    """Print the lines asked for, the oldest first; 1 if there is none."""
+    """Print the matching lines, the oldest first; return 1 if none match."""
     since = max(0, int(arguments.since.timestamp() * 1000))
     if arguments.job:
         ids = stack.rows.ids(arguments.job.lower())

@@ -80,7 +80,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def make_parser(wanted: Sequence[str] = ()) -> Parser:
-    """Make the parser of the commands wanted; of all of them if one is unknown or none is wanted."""
+    """Make the parser of the named commands, or of all if none is named or one is unknown."""
     parser = Parser(
         prog="cytomask",
         description="Masks of living cells from microscope images.",

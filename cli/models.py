@@ -27,7 +27,7 @@ def name_models(storage: Storage, jobs: Iterable[Job]) -> dict[str, str]:
 
 
 def _written_name(storage: Storage, job: Job) -> str:
-    """The model's name in a job's result; empty where the result is gone or may not be read."""
+    """Return the model's name from a job's result; empty if the result is gone or unreadable."""
     try:
         result = read_result(storage, job.row.result)
     except ClientError:

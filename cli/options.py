@@ -59,8 +59,8 @@ def add_command(
         commands: where to add it.
         name: of the command.
         summary: one line, for the list of commands and the top of its help.
-        run: what it does with its arguments; returns the exit code.
-        examples: command lines, each with what it does after a #.
+        run: runs the command with its arguments and returns the exit code.
+        examples: command lines, each with its effect after a #.
         description: more than the summary says.
         on_a_stack: whether it takes --stack and --endpoint-url.
     """
@@ -112,7 +112,7 @@ def duration(text: str) -> timedelta:
     """Read a time such as 90s, 30m, 2h or 7d."""
     number, unit = text[:-1], text[-1:]
     if not number.isdecimal() or unit not in UNITS:
-        raise ArgumentTypeError(f"{text[:50]!r} is no time; give a number with s, m, h or d, such as 2h")
+        raise ArgumentTypeError(f"{text[:50]!r} is not a time; give a number with s, m, h or d, such as 2h")
     try:
         time = timedelta(**{UNITS[unit]: int(number)})
     except (OverflowError, ValueError):
@@ -131,7 +131,7 @@ def moment(text: str) -> datetime:
         return date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, OverflowError):
         raise ArgumentTypeError(
-            f"{text[:50]!r} is no time; give how long ago, such as 2h or 7d, or a date, such as 2026-11-25"
+            f"{text[:50]!r} is not a time; give how long ago, such as 2h or 7d, or a date, such as 2026-11-25"
         ) from None
 
 
@@ -164,5 +164,5 @@ def count(text: str) -> int:
 def _number(text: str, least: int, most: int, what: str) -> int:
     value = int(text) if text.isdecimal() and len(text) < 10 else -1
     if not least <= value <= most:
-        raise ArgumentTypeError(f"{text[:50]!r} is no {what}; give a whole number from {least} to {most}")
+        raise ArgumentTypeError(f"{text[:50]!r} is not a {what}; give a whole number from {least} to {most}")
     return value

@@ -43,5 +43,5 @@ def switch(stack: "Stack", *, enabled: bool) -> int:
     if enabled:
         say(f"resumed; {waiting} messages wait and are taken within a minute")
     else:
-        say(f"paused; {waiting} messages wait; what is being segmented now is finished")
+        say(f"paused; {waiting} messages wait; images in progress are finished first")
     return 0

@@ -16,7 +16,7 @@ Plane = NDArray[np.float32]
 
 
 def fitted(shape: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Return a height and width with the same ratio, neither above `longest` nor above what they are."""
+    """Return a height and width of the same ratio, at most `longest` and never enlarged."""
     height, width = shape
     shrink = min(longest / max(height, width), 1)
     return max(round(height * shrink), 1), max(round(width * shrink), 1)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cytomask.plates import PlateReport
 
 EXAMPLES = (
-    "cytomask plate VID1523                                 # each well's doubling time, and what is wrong",
+    "cytomask plate VID1523                                 # each well's doubling time and its problems",
     "cytomask plate VID1523 --csv pages.csv --wells wells.csv    # a tidy row a page, and one a well",
     "cytomask plate VID1523 --map VID1523.PlateMap --control DMSO --html growth.html",
     "cytomask plate VID1523 --leave-out all --prism prism.txt    # without doubtful pages, for GraphPad",
@@ -47,7 +47,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run_plate(stack: "Stack", arguments: Namespace) -> int:
-    """Show a plate; 1 if there is none of this name, 2 if the plate map is unusable."""
+    """Show a plate; return 1 if no plate has this name, 2 if the plate map is unusable."""
     from cytomask.errors import InvalidPlateMap
     from cytomask.plate_rows import Plates
     from cytomask.platemap import require_fit

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cytomask.platemap import PlateMap
     from cytomask.plates import PlateReport
 
-MOST_NOTES = 20  # lines of what was left out, on the terminal
+MOST_NOTES = 20  # lines about omitted pages, on the terminal
 
 
 def add_report_options(parser: "Parser | _ArgumentGroup") -> None:
@@ -58,7 +58,7 @@ def hours(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 10_000:
-        raise ArgumentTypeError(f"{text[:50]!r} is no number of hours; give one above 0, such as 4 or 0.5")
+        raise ArgumentTypeError(f"{text[:50]!r} is not a number of hours; give one above 0, such as 4 or 0.5")
     return value
 
 
@@ -105,7 +105,7 @@ def show_report(
     make_films: "Callable[[], Mapping[str, Sequence[Frame]]]",
     pages_csv: Path | None = None,
 ) -> int:
-    """Print each well's growth and what was left out, and write the files that were asked for.
+    """Print each well's growth and the omitted pages, and write the requested files.
 
     Args:
         report: of the plate.

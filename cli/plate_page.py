@@ -17,7 +17,7 @@ from cytomask.growth import Growth
 from cytomask.plates import ConditionReport, PlateReport, WellReport
 from cytomask.wells import FORMATS
 
-MOST_LEFT_OUT = 2000  # rows of the table of what was left out
+MOST_LEFT_OUT = 2000  # rows of the table of omitted pages
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def facts(report: PlateReport) -> list[tuple[str, str]]:
 
 
 def number(value: float | None) -> str:
-    """A number to three digits; a dash where there is none."""
+    """Format a number to three digits; None becomes a dash."""
     return "–" if value is None or math.isnan(value) else f"{value:.3g}"
 
 

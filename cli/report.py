@@ -41,7 +41,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run_report(stack: "Stack", arguments: Namespace) -> int:
-    """Print the measures and write the files asked for; 1 if there are no jobs or a file fails."""
+    """Print the measures and write the requested files; return 1 if no job matches or a file fails."""
     if arguments.html:
         require_extra("local", "jinja2")
     from cytomask.cli.report_files import print_report, read_jobs, write_files  # NumPy, boto3

@@ -75,14 +75,14 @@ COLUMNS = (
 def read_jobs(stack: Stack, search: Search) -> list[Job]:
     """Read the jobs asked for, the newest first, with their evaluations against ground truths that came."""
     rows = list({row.job_id: row for row in stack.rows.jobs(search)}.values())
-    masks = [row for row in rows if row.status == "SUCCEEDED"]  # without a mask there is no evaluation
+    masks = [row for row in rows if row.status == "SUCCEEDED"]  # only masks are evaluated
     found = zip(masks, stack.rows.evaluations(masks), strict=True)
     evaluations = {row.job_id: arrived(own) for row, own in found}
     return [Job(row, evaluations.get(row.job_id, [])) for row in rows]
 
 
 def print_report(stack: Stack, jobs: Sequence[Job]) -> None:
-    """Print what was made, the scores and what failed, with a row for each group and model."""
+    """Print masks, scores and failures, with a row for each group and model."""
     names = name_models(Storage(stack.s3), jobs)
     made_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     say(f"stack {stack.name}: {count_of(len(jobs), 'job')} of {period_of(jobs)}; made {made_at}")

@@ -52,7 +52,7 @@ class Rows:
         return merge(*newest, key=lambda row: row.created_at, reverse=True)
 
     def of(self, job_id: str) -> tuple[JobRow, list[EvaluationRow]] | None:
-        """Read a job and its evaluations as they are now, the oldest first; None if there is no such job."""
+        """Read a job and its evaluations as they are now, the oldest first; None for an unknown job."""
         found = Evaluations(self._table).with_job(job_id)
         return found and (found[0], sorted(found[1], key=lambda row: row.created_at))
 
@@ -102,7 +102,7 @@ def arrived(evaluations: Iterable[EvaluationRow]) -> list[EvaluationRow]:
 
 
 def newest_score(evaluations: Iterable[EvaluationRow]) -> EvaluationRow | None:
-    """Select the score against the newest ground truth; None if there is no score."""
+    """Select the score against the newest ground truth; None if the job was not scored."""
     scored = [row for row in evaluations if row.evaluation_status == "SCORED"]
     return max(scored, key=lambda row: row.created_at, default=None)
 

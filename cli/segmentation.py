@@ -44,7 +44,7 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
     """Segment every file; return 1 if any was refused, 2 if nothing could be begun.
 
     Raises:
-        WeightsError: there are no weights to serve; nothing was written.
+        WeightsError: the weights are missing; nothing was written.
     """
     try:
         settings = settings_of(arguments, predictor)

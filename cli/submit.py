@@ -1,4 +1,4 @@
-"""`cytomask submit`: requests for images that lie in S3 already."""
+"""`cytomask submit`: request masks of images that are already in S3."""
 
 import json
 import time
@@ -63,7 +63,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run_submit(stack: "Stack", arguments: Namespace) -> int:
-    """Send a request for each image; 2 if any of them is invalid, and then none is sent."""
+    """Send a request for each image; if any is invalid, send none and return 2."""
     from cytomask.errors import InvalidRequest  # msgspec and the layer behind it
     from cytomask.requests import is_coco, parse_request
 

@@ -39,7 +39,7 @@ class Job:
 
     @property
     def score(self) -> EvaluationRow | None:
-        """The score against the newest ground truth; None if there is no score."""
+        """Return the score against the newest ground truth; None if the job was not scored."""
         return newest_score(self.evaluations)
 
     @property
@@ -216,7 +216,7 @@ def _mean(rows: Sequence[JobRow] | Sequence[EvaluationRow], name: str) -> float 
 
 
 def text_of(value: float | None) -> str:
-    """Write a count, a ratio with three decimals, or - if there is none."""
+    """Format a count, or a ratio with three decimals; None becomes -."""
     if value is None:
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.3f}"

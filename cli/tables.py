@@ -39,7 +39,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iter
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A number with so many decimals, or - where there is none."""
+    """Format a number with so many decimals; None becomes -."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 

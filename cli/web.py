@@ -76,7 +76,7 @@ def serve(stack: "Stack", arguments: Namespace) -> int:
 def served_beside(endpoint: str) -> Iterator[str | None]:
     """Serve the page over an emulated stack while the context lasts; yield its address.
 
-    The address is None where the extra `web` is not installed: the stack is of use without its page.
+    The address is None if the extra `web` is not installed: the stack is useful without its page.
     """
     try:
         require_extra("web", *SERVER)

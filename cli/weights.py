@@ -16,7 +16,7 @@ def open_weights(named: str | None, mode: Mode) -> predictor.Predictor:
         mode: what the network is for.
 
     Raises:
-        WeightsError: there are no such weights, or they are for another mode.
+        WeightsError: the weights do not exist, or they are for another mode.
     """
     if named is None:
         return predictor.Predictor(modes=[mode])
@@ -24,7 +24,7 @@ def open_weights(named: str | None, mode: Mode) -> predictor.Predictor:
 
 
 def find_weights(named: str, mode: Mode) -> Path:
-    """Return the folder that has a folder for the mode; raises WeightsError."""
+    """Return the folder that has a folder for the mode; raise WeightsError."""
     folder = Path(named)
     if (network_folder(folder, mode) / MANIFEST).is_file():
         return folder

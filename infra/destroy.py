@@ -52,7 +52,7 @@ class Belongings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """List, ask, remove; return 0, or 1 where there is no such stack or the answer was another."""
+    """List, ask, remove; return 0, or 1 if the stack does not exist or the user declined."""
     parser = argparse.ArgumentParser(prog="make destroy", description=(__doc__ or "").partition(":")[0])
     parser.add_argument("stack", help="name of the stack")
     parser.add_argument("--endpoint-url", help="of an emulator; AWS if left out")
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_belongings(connect: Connect, stack: str) -> Belongings | None:
-    """Look up what a stack has; None if there is no such stack."""
+    """Look up a stack's resources; None if the stack does not exist."""
     cloudformation, s3 = connect("cloudformation"), connect("s3")
     try:
         resources = list(_resources(cloudformation, stack))

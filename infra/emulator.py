@@ -59,7 +59,7 @@ class EmulatedStack:
     Attributes:
         endpoint: http://127.0.0.1:PORT, for every service.
         outputs: the stack's outputs by name.
-        log: the file of what the handlers printed, a JSON line each, as CloudWatch gets it.
+        log: the file of the handlers' output, one JSON line each, as in CloudWatch.
     """
 
     endpoint: str

@@ -1,4 +1,4 @@
-"""What optics, cameras and programs do to a page, each as one function, to measure what it costs.
+"""Degrade pages as optics, cameras and programs do, one function each, to measure the lost quality.
 
 A degradation keeps track of the page's pixels: `back` takes a mask of the degraded page to the plain page,
 and `seen` says where both show the same scene.

@@ -1,4 +1,4 @@
-"""Pages without a single cell: what an empty well, a dirty one or a camera in the dark looks like.
+"""Generate pages without a cell: an empty well, a dirty one, a camera in the dark.
 
 For training (nothing on them is cell) and for measuring phantom confluence. They are computed from a seed.
 """
@@ -22,7 +22,7 @@ class EmptyPage:
     """One page without cells.
 
     Attributes:
-        kind: what is on it, one of `KINDS`.
+        kind: its content, one of `KINDS`.
         pixels: (H, W) uint8, or uint16 with 10, 12, 14 or 16 bits in use.
     """
 

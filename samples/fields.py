@@ -15,7 +15,7 @@ Plane = NDArray[np.float32]
 
 FULLEST = 0.9
 MARGIN = 64  # pixels computed around the page: cells that it cuts, and blurs that would wrap around
-FAR, CLEAR = 9.0, 1.2  # relative distances from a cell: where none is near, and where dirt may lie
+FAR, CLEAR = 9.0, 1.2  # relative distances from a cell: far from all, and far enough for dirt
 GREY, BRIGHTEST, STRETCH = 2048, 4095, 16  # a 12-bit camera; 16 stretches its levels into 16 bits
 CONTRAST = 6000.0  # grey levels per unit of optical path
 GAIN, READ_NOISE = 0.12, 5.0  # variance per grey level; deviation in grey levels
@@ -82,7 +82,7 @@ DEMO = {
 
 
 def write_samples(folder: Path) -> list[Sample]:
-    """Writes the demo's images under `folder`/images, their ground truths under `folder`/ground_truth."""
+    """Write the demo's images under `folder`/images, their ground truths under `folder`/ground_truth."""
     samples = []
     for key, (seed, confluence) in DEMO.items():
         field = phase_contrast_field(seed, confluence=confluence)
@@ -96,7 +96,7 @@ def write_samples(folder: Path) -> list[Sample]:
 
 
 def phase_contrast_field(seed: int, height: int = 520, width: int = 704, confluence: float = 0.3) -> Field:
-    """Computes one field. The seed chooses the culture, in turn, and everything that is random.
+    """Compute one field. The seed chooses the culture, in turn, and everything that is random.
 
     Args:
         seed: at least 0; the same seed gives the same field.
@@ -155,14 +155,14 @@ class Dish:
     """
 
     def __init__(self, height: int, width: int) -> None:
-        """Starts without cells on a canvas of that size in pixels."""
+        """Start without cells on a canvas of that size in pixels."""
         self.nearest = np.full((height, width), FAR, np.float32)
         self.second = self.nearest.copy()
         self.owner = np.zeros((height, width), np.int32)
         self.cells: list[Cell] = []
 
     def add(self, cell: Cell) -> None:
-        """Lets a cell settle; each pixel belongs to the cell that is relatively closest."""
+        """Let a cell settle; each pixel belongs to the cell that is relatively closest."""
         reach = int(cell.radius * np.exp(cell.outline.max()) * 1.5) + 1
         top, left = max(int(cell.row) - reach, 0), max(int(cell.column) - reach, 0)
         patch = np.s_[top : int(cell.row) + reach, left : int(cell.column) + reach]
@@ -187,7 +187,7 @@ class Dish:
 
 
 def settle(rng: np.random.Generator, culture: Culture, dish: Dish) -> None:
-    """Tries to add one cell at a random place, or beside a random cell; opposite edges are neighbours."""
+    """Try to add one cell at a random place, or beside a random cell; opposite edges are neighbours."""
     rounded = bool(rng.random() < culture.rounded)
     radius = rng.uniform(*culture.radius) * (0.7 if rounded else 1.0)
     row, column = rng.uniform(0, dish.nearest.shape)

@@ -57,7 +57,7 @@ def random_well(rng: np.random.Generator, kind: Kind) -> Well:
 def measured(
     rng: np.random.Generator, well: Well, hours: Shares, *, noise: float = 0.05, missing: float = 0.1
 ) -> tuple[Shares, Shares]:
-    """Hours and confluence as they would be measured.
+    """Return hours and confluence as a microscope would measure them.
 
     Args:
         rng: source of chance.

@@ -22,7 +22,7 @@ class Refusal(Exception):
     """A call of the page that cannot be done: a status, a code and a sentence."""
 
     def __init__(self, status: HTTPStatus, code: str, detail: str) -> None:
-        """Say what is wrong and what to do."""
+        """Say what failed and what to do."""
         super().__init__(detail)
         self.status, self.code, self.detail = status, code, detail
 

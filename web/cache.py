@@ -1,4 +1,4 @@
-"""Keeps what was decoded last, within a number of bytes; two who want the same wait for one decoding."""
+"""Keep the last decoded values, within a number of bytes; callers of the same value share one decoding."""
 
 import secrets
 import threading

@@ -1,4 +1,4 @@
-"""Calls the stack's documented HTTP API (docs/openapi.yaml), signed with the user's own credentials."""
+"""Call the stack's documented HTTP API (docs/openapi.yaml), signed with the user's own credentials."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        """Decode the body; raise ApiUnreachable if it is no JSON."""
+        """Decode the body; raise ApiUnreachable if it is not JSON."""
         try:
             return msgspec.json.decode(self.body)
         except msgspec.DecodeError as error:

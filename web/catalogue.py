@@ -1,7 +1,7 @@
 """The list behind the gallery, failures and spending: every job in few words, kept up to date.
 
 The HTTP API lists a hundred jobs a call, by status or group and without scores. The gallery sorts thousands
-by their doubt, so this reads the table's indexes through the layer and remembers what is finished.
+by their doubt, so this reads the table's indexes through the layer and keeps finished jobs in memory.
 """
 
 import threading

@@ -31,7 +31,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Ticket:
-    """What is to be downloaded: a kind and job ids."""
+    """A download: a kind and job ids."""
 
     kind: str
     ids: Sequence[str]

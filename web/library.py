@@ -46,7 +46,7 @@ class Known:
         return S3Object(image.bucket, image.key, image.version_id, image.etag, image.uploaded_at)
 
     def page(self, number: int) -> PageResult:
-        """Find what the result says of a page; raise Refusal if there is no such page."""
+        """Find a page in the result; raise Refusal if the image has no such page."""
         for page in self.result.pages:
             if page.page == number:
                 return page
@@ -55,14 +55,14 @@ class Known:
 
 @dataclass(frozen=True)
 class Truth:
-    """A ground truth: what lies there, and whether it is a COCO file's drawing, which nobody may replace."""
+    """A ground truth: its object, and whether it is a COCO file's drawing, which must not be replaced."""
 
     found: S3Object
     drawn: bool = False
 
     @property
     def seen(self) -> str:
-        """The ETag that a painting over it has to name; empty if saving makes a new file beside it."""
+        """The ETag that a new painting must name; empty if saving makes a new file."""
         return "" if self.drawn else str(self.found.etag)
 
 
@@ -84,7 +84,7 @@ class Library:
         """Read a finished job as it was a moment ago, because a view asks for several layers at once.
 
         Raises:
-            NoSuchJob: there is no row.
+            NoSuchJob: the job has no row.
             Refusal: the job has no result (any more).
         """
         return self._known.get(
@@ -165,7 +165,7 @@ class Library:
         return [msgspec.convert(row, EvaluationRow, strict=False) for row in rows]
 
     def _places(self, known: Known, evaluations: Sequence[EvaluationRow]) -> list[S3Object]:
-        """Addresses that a request named, then those that the image's name leads to."""
+        """List the addresses that a request named, then those that the image's name leads to."""
         key = known.image.key
         keys = dict.fromkeys([*ground_truth_keys(key), *self._masks.naming(key)])
         usual = [S3Object(self._account.ground_truth_bucket, each) for each in keys]

@@ -1,4 +1,4 @@
-"""Plates for the page: which there are, and one plate's report. The layer measures; this shortens."""
+"""List plates for the page, and shorten one plate's report as the layer measures it."""
 
 import math
 import time
@@ -41,11 +41,11 @@ class PlateShelf:
         self._kept = Cache(MOST_REPORTS)
 
     def listed(self) -> list[dict[str, Any]]:
-        """List what is counted of every plate."""
+        """List every plate with its counts."""
         return [msgspec.to_builtins(each) | {"complete": each.complete} for each in self._plates.summaries()]
 
     def report(self, plate: str, options: Options) -> dict[str, Any]:
-        """Measure a plate over time; raise Refusal if there is none of this name."""
+        """Measure a plate over time; raise Refusal for an unknown plate."""
         key: Hashable = (plate, options, time.monotonic() // FRESH_SECONDS)
         return self._kept.get(key, lambda: Kept(self._measure(plate, options))).report
 

@@ -199,7 +199,7 @@ class Routes:
         )
 
     async def save_truth(self, request: Request) -> Response:
-        """Store what was painted as the ground truth; 409 if another one took its place meanwhile."""
+        """Store the painting as the ground truth; 409 if another one was saved meanwhile."""
         job_id, page = _job_id(request), request.path_params["page"]
         if request.headers.get("content-type") != BYTES:
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", f"send {BYTES}")
@@ -243,7 +243,7 @@ class Routes:
         return answer({"completed": True})
 
     async def ask_download(self, request: Request) -> Response:
-        """Note what is to be downloaded; answer its address."""
+        """Note a download; answer its address."""
         asked = await read_json(request)
         ids = [each for each in asked.get("ids", []) if isinstance(each, str) and JOB_ID.fullmatch(each)]
         return answer({"url": f"/api/downloads/{self._tickets.add(_text(asked, 'kind'), ids)}"})

@@ -74,7 +74,7 @@ class Guard:
         self._headers = _headers(upload_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer what is wrong with it."""
+        """Pass a request on, or refuse it with a reason."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return

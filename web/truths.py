@@ -1,4 +1,4 @@
-"""Saves a painted mask as a ground truth under the name that scoring looks for."""
+"""Save a painted mask as a ground truth under the name that scoring looks for."""
 
 import io
 import struct
@@ -73,10 +73,10 @@ class Painter:
         self._library = library
 
     def save(self, known: Known, page: int, painting: Painting) -> S3Object:
-        """Write the painted ground truth; return where it lies, and its version.
+        """Write the painted ground truth; return its address and version.
 
         Raises:
-            Refusal: TRUTH_EXISTS if another ground truth lies there than the one that was seen.
+            Refusal: TRUTH_EXISTS if another ground truth replaced the one that was shown.
         """
         described, job_id = known.page(page), known.row.job_id
         present = self._library.first_of(self._library.truth_places(known))

@@ -1,4 +1,4 @@
-"""Lets the browser put images straight into the input bucket by presigned addresses, in parts if large."""
+"""Let the browser put images straight into the input bucket by presigned addresses, in parts if large."""
 
 import math
 import re

@@ -1,1 +1,1 @@
-"""The zip function that takes jobs and tells of them over HTTP."""
+"""The zip function that takes and shows jobs over HTTP."""

@@ -60,7 +60,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 @door.post("/jobs")
 def post_job() -> Response[bytes | str]:
-    """Queue what is asked for."""
+    """Queue the requested job."""
     _require_no_query()
     job = desk.queue(parse_request(decode(read_json(door.current_event))))
     logger.info("job_queued", job_id=job["job_id"], image=job["image"], status=job["status"])

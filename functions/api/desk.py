@@ -88,7 +88,7 @@ class Desk:
 
         Raises:
             ForeignBucket: the stack does not serve a bucket that is named.
-            ImageNotFound: there is no such object now.
+            ImageNotFound: the object does not exist.
         """
         require_served(request, served=self._served, outputs=self._outputs)
         found = self._storage.find(request.image)

@@ -50,7 +50,7 @@ class PlateDesk:
         self._cursors = Cursors(table.encode(), sort="place")
 
     def list(self) -> dict[str, Any]:
-        """All plates with what is counted of them."""
+        """List all plates with their counts."""
         return {"plates": [_summary(each) for each in self._plates.summaries()]}
 
     def show(self, name: str, query: Mapping[str, str]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Evaluator:
         """Score every job that waits for this ground truth; return the faults that a retry may mend.
 
         The newest version counts, whichever was announced: a late notice of an older one finds that it is
-        recorded already. A COCO file is indexed first; what it names is scored by messages of its own.
+        recorded already. A COCO file is indexed first; each image in it is scored by a message of its own.
         """
         try:
             found = self._storage.find(S3Object(uploaded.bucket, uploaded.key))
@@ -109,7 +109,7 @@ class Evaluator:
             )
 
     def score_all(self, evaluations: Iterable[Evaluation]) -> list[Exception]:
-        """Score what is not scored yet; return the faults that a retry may mend."""
+        """Score the evaluations that have no score yet; return the faults that a retry may mend."""
         faults: list[Exception] = []
         for evaluation in evaluations:
             try:
@@ -164,7 +164,7 @@ class Evaluator:
             total += score(mask, cells)
             outline += score_boundary(mask, cells)
             area += cells.size
-        next(truths, None)  # what is wrong with all pages together is said after the last
+        next(truths, None)  # run the checks that follow the last page
         return Scores(
             **asdict(total),
             iou=total.iou,
@@ -193,7 +193,7 @@ class Evaluator:
         return cells, self._storage.write(self._settings.output_bucket, key, images.encode_mask(cells)).uri
 
     def _entry(self, evaluation: Evaluation, image: str, part: Coco) -> str:
-        """Find what a COCO file calls the image, and correct what it was thought to say of others.
+        """Find the image's name in a COCO file, and correct the scores of others that it affects.
 
         An image that came later may fit a name better than one that was scored before, or as well.
 

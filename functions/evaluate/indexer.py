@@ -50,7 +50,7 @@ class Indexer:
         written last: what breaks off before is done again from the start, with the same outcome.
 
         Raises:
-            ImageNotFound, ImageReplaced: the file is no longer what it was when it was found.
+            ImageNotFound, ImageReplaced: the file changed or vanished after it was found.
         """
         row = self._rows.read(coco)
         if row:
@@ -71,8 +71,8 @@ class Indexer:
 
         Raises:
             UnreadableCoco: the file could not be indexed.
-            ImageNotNamed: it says nothing of such an image.
-            ImageNotFound, ImageReplaced: it is neither indexed nor there any more.
+            ImageNotNamed: it does not name the image.
+            ImageNotFound, ImageReplaced: it is not indexed, and it is gone.
         """
         row = self._rows.read(coco) or self.index(coco)
         if row.index_status == "REJECTED":

@@ -1,4 +1,4 @@
-"""What a mask is scored against: looks for its ground truths and asks for the evaluations."""
+"""Find a mask's ground truths and ask for their evaluations."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from cytomask.work import ground_truth_keys
 
 
 class Scoring:
-    """Records that a mask is to be scored, and queues it if the ground truth is there."""
+    """Record that a mask needs a score, and queue it if the ground truth exists."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Scoring:
         return [*image_addresses(key), coco_address(names.base(key))]
 
     def _ground_truths(self, request: SegmentRequest) -> Iterator[S3Object]:
-        """Find what the request names, or the masks and COCO files that belong to the image by name."""
+        """Find the ground truth that the request names, or masks and COCO files by the image's name."""
         if not request.ground_truth:
             yield from self._masks_of(request.image)
             yield from self._cocos_of(request.image)

@@ -51,7 +51,7 @@ class Invocation:
 
     @property
     def lease_seconds(self) -> float:
-        """How long what is taken now has to be held."""
+        """Seconds for which a job taken now must be leased."""
         return self.remaining_seconds() + LEASE_MARGIN_SECONDS
 
 
@@ -215,7 +215,7 @@ class Segmenter:
             self._logger.warning("job_withdrawn", job_id=job_id, error=error)
 
     def reject_message(self, body: str, error: RejectedInput) -> Result:
-        """Record a message that cannot be understood, with what is wrong, and end it."""
+        """Record a message that cannot be understood, with the reason, and end it."""
         job_id = rejected_message_id(body)
         key = output_key(job_prefix(job_id, "message"), RESULT)
         result = Result(
@@ -347,7 +347,7 @@ class Segmenter:
     ) -> Result | None:
         """Write every output under the image's own name; None where a newer image owns it.
 
-        Whatever lies there is cleared first: if this job fails, no older mask stays. After the last write
+        Older outputs are removed first: if this job fails, no older mask stays. After the last write
         the image is looked at once more. If a newer one came in between, the name may hold our outputs where
         a newer job had seen its own: the newest image is then settled at once.
         """

@@ -193,12 +193,12 @@ def test_submit_says_no_more_than_was_asked_for(deployed: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["s3://bucket/a.tif", "a.tif"], '`image`: "a.tif" is no S3 address'),
+        (["s3://bucket/a.tif", "a.tif"], '`image`: "a.tif" is not an S3 address'),
         (["s3://bucket/a.tif", "--threshold", "2"], "`threshold`"),
         (["s3://bucket/a.tif", "--pages", "x"], "`pages`"),
         (
             ["s3://bucket/a.tif", "--ground-truth", "truth.png"],
-            '`ground_truth`: "truth.png" is no S3 address',
+            '`ground_truth`: "truth.png" is not an S3 address',
         ),
         (
             ["s3://bucket/a.tif", "s3://bucket/b.tif", "--ground-truth", "s3://bucket/truth.png"],
@@ -350,7 +350,7 @@ def test_evaluate_says_that_a_file_is_missing(deployed: Any, capsys: pytest.Capt
     ("address", "said"),
     [
         (f"s3://{INPUT}/missing.json", f"there is no s3://{INPUT}/missing.json"),
-        ("s3://B/missing.json", '"s3://B/missing.json" is no S3 address'),
+        ("s3://B/missing.json", '"s3://B/missing.json" is not an S3 address'),
     ],
 )
 def test_evaluate_says_that_an_object_is_missing(

@@ -55,7 +55,7 @@ BAD_REQUESTS = {
     "two images": (request("a.tif", image_path="s3://bucket/b.tif"), "one of `image` and `image_path`"),
     "a path on a disk": ({"image_path": "C:\\cells\\a.tif"}, '`image_path`: "C:\\cells\\a.tif" is no'),
     "a web address": ({"image": "https://bucket.s3.amazonaws.com/a.tif"}, '`image`: "https:'),
-    "a bucket alone": ({"image": "s3://bucket/"}, '`image`: "s3://bucket/" is no S3 address'),
+    "a bucket alone": ({"image": "s3://bucket/"}, '`image`: "s3://bucket/" is not an S3 address'),
     "a number for an image": ({"image": 7}, "`image`: Expected `str"),
     "a threshold above 1": (request("a.tif", threshold=1.1), "`threshold`: Expected `float` <= 1"),
     "a threshold as text": (request("a.tif", threshold="0.5"), "`threshold`: Expected `float"),

@@ -89,7 +89,7 @@ def test_a_document_type_is_refused_before_it_can_grow(declaration: str, encodin
         (b"# control: DMSO\n", "no line but comments"),
         (b"a,b\nc,d\n", "neither a column `well` nor the form of a plate"),
         (b"well,condition\n", r"maps no well; below its header"),
-        (b"well,condition\nX99,DMSO\n", r'line 2 of map.csv: "X99" is no well'),
+        (b"well,condition\nX99,DMSO\n", r'line 2 of map.csv: "X99" is not a well'),
         (b"well,condition\nA1,DMSO\na01,drug\n", "maps A01 twice, to 'DMSO' and to 'drug' .line 3"),
         (b"# expected pages: many\nwell,condition\nA1,x\n", "expected pages are a number from 1"),
         (b"x" * (4 * 2**20 + 1), "has at most 4194304"),

@@ -105,7 +105,7 @@ def check_plate(name: str) -> str:
 
 
 def check_well(name: str) -> str:
-    """Return a well's name as `B02`; raises InvalidRequest where it is none."""
+    """Return a well's name as `B02`; raise InvalidRequest for anything else."""
     well = parse_well(name)
     if well is None:
         raise InvalidRequest(
@@ -205,7 +205,7 @@ def parse_pattern(text: str) -> Pattern:
 
 
 def iso_date(text: str) -> str | None:
-    """Read a date and time as ISO 8601, TIFF or IncuCyte write it; None where it is none of these.
+    """Read a date and time as ISO 8601, TIFF or IncuCyte write it; None for anything else.
 
     Returns:
         `2026-11-25T13:20:00`, without a zone. A zone in the text is dropped: a plate's scans share one clock.
@@ -243,7 +243,7 @@ ELAPSED = re.compile(r"(?:(\d{1,4})d)?(\d{1,4})h(?:(\d{1,2})m)?")
 
 
 def _told(source: str, found: Mapping[str, str | None]) -> Acquisition | None:
-    """Return what a scheme found, in our own form; None where it names neither a well nor a time."""
+    """Return a scheme's findings in our own form; None if it found no well and no time."""
     raw_well = found.get("well")
     well = parse_well(raw_well) if raw_well else None
     if raw_well and well is None:

@@ -1,7 +1,7 @@
-"""Images that lie in a bucket already: which of them have no mask by the current model, and their messages.
+"""Find the images of a bucket that lack a mask by the current model, and make their messages.
 
-A listing of any length is read page by page. What is sent twice costs nothing that matters: the job row of a
-finished image answers a repeat.
+A listing of any length is read page by page. A message sent twice costs next to nothing: the job row of a
+finished image answers it.
 """
 
 import csv
@@ -38,7 +38,7 @@ ARCHIVED = {
 
 @dataclass(frozen=True)
 class Listed:
-    """An object as a listing tells of it. `size` in bytes."""
+    """An object as listed. `size` in bytes."""
 
     object: S3Object
     size: int
@@ -116,7 +116,7 @@ def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -
         bucket: whose inventory it has to be.
 
     Raises:
-        InvalidRequest: it is no manifest, of another bucket, of another format, or lacks a column.
+        InvalidRequest: it is not a manifest, is of another bucket or format, or lacks a column.
     """
     try:
         told = json.loads(manifest)
@@ -124,7 +124,7 @@ def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -
         columns = [name.strip() for name in told["fileSchema"].split(",")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(
-            "this is no manifest.json of an S3 Inventory; give the one beside its checksum"
+            "this is not the manifest.json of an S3 Inventory; give the one beside its checksum"
         ) from error
     if source != bucket:
         raise InvalidRequest(f"the inventory lists s3://{source}, not s3://{bucket}; name that bucket")
@@ -170,7 +170,7 @@ def _finished(dynamodb: "DynamoDBClient", table: str, job_ids: Set[str]) -> set[
         }
     }
     found: set[str] = set()
-    while asked:  # DynamoDB hands back what it had no capacity for
+    while asked:  # DynamoDB hands back the keys beyond its capacity
         answer = dynamodb.batch_get_item(RequestItems=asked)
         rows = answer["Responses"].get(table, [])
         found |= {row["job_id"]["S"] for row in rows if row.get("status", {}).get("S") in FINISHED}

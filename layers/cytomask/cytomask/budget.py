@@ -1,6 +1,6 @@
-"""Adds up what a job will cost, from headers alone, and refuses what takes longer than there is time for.
+"""Estimate the seconds of a job from headers alone, and refuse jobs that take longer than the budget.
 
-A small file can unpack to hours of work, so limits of its bytes and pixels do not bound what it costs. The
+A small file can unpack to hours of work, so limits on bytes and pixels do not bound its time. The
 rates are about twice what a quiet machine with two cores takes; benchmarks/budget.py measures them again.
 Decoding runs on one core, the network on both.
 """
@@ -23,7 +23,7 @@ class Rate:
     decoded: float
 
 
-# Where neither the codec nor the content can make it slow, reading and copying remain.
+# If codec and content cannot make decoding slow, only reading and copying take time.
 PLAIN = Rate(packed=1, decoded=2)
 RATES = {
     "LZW": Rate(packed=10, decoded=5),
@@ -65,7 +65,7 @@ class Budget:
     advice: str
 
 
-# Of 120 s a function has 1.7 cores and 20 s for all that is no image.
+# A function has 120 s on 1.7 cores; 20 s of them are for everything but the image.
 QUEUE = Budget(100, "ask for fewer pages with `pages`, or crop them")
 # Of the 30 s of HttpApi, a cold start and a slower processor take the rest.
 WAITING = Budget(8, "upload it and name it to POST /jobs")
@@ -87,7 +87,7 @@ def require(
         wanted: pages counted from 0.
         channel: as in `images.read_pages`.
         tiles: of the network, over all those pages.
-        outputs: what is written for each page.
+        outputs: written for each page.
         budget: how long it may take.
 
     Returns:
@@ -95,7 +95,7 @@ def require(
 
     Raises:
         ImageTooLarge: it takes longer.
-        UnreadableImage: what is packed in the image does not tell what it takes.
+        UnreadableImage: the packed data do not tell how long they take.
     """
     pixels = sum(image.pages[index].height * image.pages[index].width for index in wanted)
     seconds = (

@@ -1,4 +1,4 @@
-"""Rows that lead from an image's name to the COCO files that name it, and say what became of each file.
+"""Rows that lead from an image's name to the COCO files that name it, and keep each file's status.
 
 `COCO#<image's name>` has a row for every file; `COCO_FILE#<address>` has one for every upload of a file. Jobs
 look for a COCO file under `coco:<image's name>`, because its address cannot be told from the image's key.

@@ -113,7 +113,7 @@ def learn_prior(fits: Sequence[Fit]) -> Prior:
 
 
 def score_windows(hours: Hours, confluence: Shares, noise: float, curves: Shares) -> Grid:
-    """Score every window of at least five scans; lower is better, infinite is no window.
+    """Score every window of at least five scans; lower is better, infinite marks an invalid window.
 
     Args:
         hours: (N,) float64.
@@ -132,7 +132,7 @@ def score_windows(hours: Hours, confluence: Shares, noise: float, curves: Shares
     for crowding in curves:
         room = 1 - crowding * confluence
         if (room < 0.05).any():
-            continue  # this curve ends below what was seen
+            continue  # this curve ends below the data
         straight = np.log(confluence / room)
         moments = _window_moments(time, straight, room**2)
         with np.errstate(all="ignore"):
@@ -185,7 +185,7 @@ def fit_curves(time: Hours, log: Shares, noise: float) -> tuple[Shares, Shares, 
         Rate, its standard error, logarithm at the window's start and sum of squares, each (K,) float64.
     """
     crowding = CROWDING[:, None]
-    # Where a curve ends below what was seen, the line below begins with what room it leaves.
+    # A curve that ends below the data leaves no room, so room is bounded from below.
     room = np.maximum(1 - crowding * np.exp(log), 0.03)
     straight, weight = log - np.log(room), room**2
     total = weight.sum(axis=1)
@@ -245,7 +245,7 @@ def noise_of(hours: Hours, confluence: Shares) -> float:
 
 
 def usable(confluence: Shares) -> NDArray[np.bool_]:
-    """Scans within the limits, up to the highest confluence: what falls afterwards is no growth."""
+    """Scans within the limits, up to the highest confluence: a later fall is not growth."""
     inside = (confluence >= LOWEST) & (confluence <= HIGHEST)
     smooth = running_median(confluence)
     full = np.flatnonzero(smooth > HIGHEST)

@@ -14,7 +14,7 @@ class RejectedInput(CytomaskError):
 
 
 class InvalidRequest(RejectedInput):
-    """A message, an event or a body that does not say what is wanted."""
+    """A message, an event or a body that is not a valid request."""
 
     code = "INVALID_REQUEST"
 
@@ -50,7 +50,7 @@ class EmptyImage(RejectedInput):
 
 
 class UnreadableImage(RejectedInput):
-    """A damaged image, or bytes that are no image of a supported format."""
+    """A damaged image, or bytes that are not a supported image."""
 
     code = "UNREADABLE_IMAGE"
 
@@ -92,7 +92,7 @@ class GroundTruthMismatch(RejectedInput):
 
 
 class UnreadableCoco(RejectedInput):
-    """A file that is no COCO file, is too large, or has annotations that cannot be drawn."""
+    """A file that is not a COCO file, is too large, or has annotations that cannot be drawn."""
 
     code = "UNREADABLE_COCO"
 

@@ -1,7 +1,7 @@
 """Evaluation rows, and the messages that ask for a score: add the row, send the message, stop waiting.
 
 An evaluation is a row beside its job's: `EVAL#<version>` for the ground truth of that version, or
-`EVAL#awaiting` while there is none. Rows of another kind lead from a ground truth's address to the jobs that
+`EVAL#awaiting` until one exists. Rows of another kind lead from a ground truth's address to the jobs that
 look for it, whether it is there already or not: their `job_id` is `GROUND_TRUTH#<address>`, their `record`
 `TRUTH_OF#<job id>`. Which of image and ground truth comes first does not matter: each side writes its own
 rows and then reads the other's.
@@ -48,7 +48,7 @@ class Evaluations:
         return msgspec.convert(row, EvaluationRow, strict=False) if row else None
 
     def with_job(self, job_id: str) -> tuple[JobRow, list[EvaluationRow]] | None:
-        """Read a job and its evaluations; None where there is no such job."""
+        """Read a job and its evaluations; None for an unknown job."""
         rows = {row["record"]: row for row in self._table.rows(job_id)}
         job = rows.pop(JOB, None)
         if job is None:
@@ -122,7 +122,7 @@ class Evaluations:
 
         Args:
             job: of the image.
-            truth: in the version that it was scored against, or is to be.
+            truth: in the version that it was or will be scored against.
             error: why the image cannot be told from another, which rejects the evaluation; None if the ground
                 truth is another image's, which removes the evaluation and lets the job wait again.
 

@@ -56,7 +56,7 @@ class MaskExports:
                 return encode_label_table(self._regions, self._pixel_size)
             case "ome":
                 return encode_ome(self._mask, pixel_size=self._pixel_size)
-        raise ValueError(f"{kind} is no export of a mask")
+        raise ValueError(f"{kind} is not an export of a mask")
 
 
 def encode_rois(regions: Regions) -> bytes:

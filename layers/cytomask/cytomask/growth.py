@@ -2,13 +2,13 @@
 
 The doubling time is ln(2) over the growth rate while cells are few, from the curves of `curves.py`. A
 straight line through the logarithms of a curve that slows says up to twice as much, and depends on where the
-window ends; other programs report it, so it is given beside as `plain_doubling_time_h`.
+window ends; other programs report it, so it is given as well, as `plain_doubling_time_h`.
 
 Lag is where the fitted curve, carried back, meets the first confluence (Zwietering et al. 1990,
 doi:10.1128/aem.56.6.1875-1881.1990).
 
 Confluence is area, not number: cells that spread, shrink or round up change it without dividing, and a full
-well hides further divisions. Compare doubling times between wells of one plate; they are no cell counts.
+well hides further divisions. Compare doubling times between wells of one plate; they are not cell counts.
 
 Pure: NumPy alone.
 """
@@ -41,7 +41,7 @@ from cytomask.curves import (
 
 GONE = 0.75  # of its highest confluence: a well that ends below is falling
 STEP, SPIKE = 0.35, 0.25  # logarithms: a change between scans, a scan off its neighbours
-NOTICEABLE = 0.04  # confluence: smaller changes are no jump
+NOTICEABLE = 0.04  # confluence: smaller changes are not a jump
 PLAIN_LOWEST, PLAIN_HIGHEST = 0.08, 0.6  # confluence between which a straight line is usual
 
 
@@ -246,7 +246,7 @@ def missing_scans(hours: Hours, scans: Hours | None) -> tuple[str, ...]:
 
 
 def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | None:
-    """Say why there is no doubling time; None where there is one."""
+    """Say why the doubling time is missing; None if it exists."""
     highest = float(confluence.max())
     if highest < LOWEST:
         return f"no growth: confluence never reaches {LOWEST:g} (highest {highest:.3f})"

@@ -102,7 +102,7 @@ def problem(error: CytomaskError, **more: Any) -> Response[bytes | str]:
 
 
 def problem_of(status: HTTPStatus, code: str, detail: str, **more: Any) -> Response[bytes | str]:
-    """Answer with an error that a result tells of."""
+    """Answer with the error of a result."""
     content = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}
     waiting = status in (HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE)
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if waiting else {}

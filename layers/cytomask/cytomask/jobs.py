@@ -65,7 +65,7 @@ class Jobs:
             job_id: of the job that waits, as an attribute of the message says.
             others: the jobs that the message became.
             message: its body.
-            images: what it names. It can end no job but its own: one of these images, or with this message.
+            images: those that it names. It can end only its own jobs: of these images, or with this message.
             now: seconds since 1970.
 
         Returns:
@@ -247,7 +247,7 @@ class Jobs:
     def _update_unless_held(
         self, job_id: str, values: Row, first: Row, *, now: float
     ) -> tuple[bool, JobRow | None]:
-        """Set attributes of a job that is neither finished nor held.
+        """Set attributes of a job that is not finished and not leased.
 
         Returns:
             Whether it did, and the row as it was before (None where there was none), or a finished job's.

@@ -18,7 +18,7 @@ class Score:
         - Masks are compared at full resolution. A ground truth of another size or number of pages is
           rejected with both named; nothing is resized or cropped.
         - A pixel is cell or it is not. In a ground truth it is cell if it is stored as anything but 0, or
-          lies inside any annotation of a COCO file. Classes are not told apart.
+          lies inside any annotation of a COCO file. Classes are ignored.
         - Pixels are counted over all pages of an image first and divided last.
         - Two empty masks agree: every ratio is 1. If only one is empty, every ratio is 0, even where its
           own denominator is 0 (the precision of an empty mask, the recall of an empty ground truth).
@@ -113,8 +113,8 @@ def score_boundary(mask: Mask, ground_truth: Mask, tolerance: int = BOUNDARY_TOL
     """Compare the outlines of two masks of the same shape, (H, W) bool, as Csurka et al. 2013 (BMVC) do.
 
     The outline of a mask is its cell pixels with a neighbour above, below, left or right that is not cell;
-    beyond the edge of the page there are no neighbours. An outline pixel is near the other mask's outline if
-    one of its pixels lies within `tolerance` pixels (Euclidean).
+    pixels beyond the page do not count. An outline pixel is near the other mask's outline if one of its
+    pixels is within `tolerance` pixels (Euclidean).
 
     Raises:
         ValueError: the shapes differ.

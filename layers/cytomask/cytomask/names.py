@@ -24,7 +24,7 @@ LONGEST_DELAY_SECONDS = 900  # SQS' own limit, and Lambda's for an invocation
 
 
 class Names:
-    """What the functions do with writers' rows. Faults of DynamoDB and SQS pass through as ClientError."""
+    """The rows of writers under images' names. Faults of DynamoDB and SQS pass through as ClientError."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Names:
         )
 
     def others(self, image: S3Object, writer: str) -> float:
-        """Seconds until no other writer can be at work under an image's name; 0 where there is none.
+        """Seconds until no other writer can be at work under an image's name; 0 if none can.
 
         Rows of writers whose time is up are taken away.
         """

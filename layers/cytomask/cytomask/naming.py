@@ -28,7 +28,7 @@ _CHANNEL = (
     r"Phase(?:[ -]?Contrast|Original)?|Ph|P|(?:Green|Red|NIR|Orange|Blue)(?:Original|Calibrated)?|"
     r"Bright[ -]?[Ff]ield|BF|C\d"
 )
-# Everything but what `_WELL` and after takes; lazy, and each try after it is of bounded length.
+# Everything before `_WELL`; lazy, and every later part has a bounded length.
 _EXPERIMENT = rf"(?:^|/)(?:(?P<plate>[^/]*?)(?:[_-](?P<channel>{_CHANNEL}))?_)?"
 _ELAPSED = r"(?P<elapsed>\d{1,3}d\d{2}h\d{2}m)"
 _CLOCK = r"(?P<date>\d{4}y\d{2}m\d{2}d_\d{2}h\d{2}m)"

@@ -1,4 +1,4 @@
-"""What an image's end means for its plate: its pages are counted, and a complete plate is announced."""
+"""Count an image's pages on its plate when it ends, and announce a complete plate."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ class PlateCounts:
     """Counts pages and announces complete plates, for the functions that end jobs."""
 
     def __init__(self, plates: Plates, publish: Publish | None, clock: Callable[[], float]) -> None:
-        """Keep what is needed; `publish` is None where the stack has no topic."""
+        """Keep the table and the topic; `publish` is None if the stack has no topic."""
         self._plates = plates
         self._publish = publish
         self._clock = clock

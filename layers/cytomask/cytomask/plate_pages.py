@@ -21,13 +21,13 @@ class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         time: hours since the plate's first scan, or an ISO date; None where nobody told.
         frame: number of the scan, or the page's number in a stack.
         hours: since the first scan; set by `build_report`.
-        confluence: 0..1; None where there is no mask.
+        confluence: 0..1; None without a mask.
         confluence_low, confluence_high: the same at the thresholds 0.7 and 0.3.
         quality: names of the doubts about the page.
         pixels: of the page, by which sites are pooled; equal where unknown.
         uploaded_at: when the image came, as text that sorts by time.
         source: which naming scheme placed it.
-        error: why there is no mask.
+        error: why the mask is missing.
         job_id: of the job that made the mask; empty where no table knows it.
     """
 
@@ -86,7 +86,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Sieve:
-    """The pages that are still in, what was left out, and what is to be said of the plate."""
+    """The pages kept so far, those left out, and notes on the plate."""
 
     kept: list[PlatePage]
     left_out: list[LeftOut] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Sieve:
         self._sift(reasons)
 
     def keep_one_channel(self, wanted: str | None) -> None:
-        """Keep one channel's pages: the one that is wanted, else phase contrast, else the most frequent."""
+        """Keep one channel's pages: the wanted one, or phase contrast, or the most frequent."""
         counts = Counter(page.channel or "" for page in self.kept)
         if len(counts) < 2 and wanted is None:
             return

@@ -1,9 +1,9 @@
-"""Plates in the Jobs table: pages through the index `by_plate`, and what is counted of each plate.
+"""Plates in the Jobs table: pages through the index `by_plate`, and each plate's counts.
 
 A job's row has `plate` and `place` (well, time and site), the keys of the index. Beside the jobs there are
 rows whose `job_id` is
 
-* `PLATES`, with a plate's name as `record`: what is counted of it, to list plates without their pages;
+* `PLATES`, with a plate's name as `record`: its counts, to list plates without their pages;
 * `PLATE#<name>`: `WELL#<well>` with the places that ended, and `MAP` with the plate map.
 
 Places are kept as sets, which make counting safe: however often and in whatever order a page is delivered, it
@@ -63,7 +63,7 @@ class PlateSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class StoredMap(msgspec.Struct, frozen=True, kw_only=True):
-    """The plate map that was uploaded last: where it lies, and either what it says or why it is unusable."""
+    """The plate map that was uploaded last: its address, and its content or the reason why it is unusable."""
 
     uri: str
     plate_map: PlateMap | None = None
@@ -170,7 +170,7 @@ class Plates:
         return (_summary(row) for page in self._pages_of(asked) for row in page)
 
     def summary(self, plate: str) -> PlateSummary | None:
-        """Read what is counted of a plate; None where there is none of this name."""
+        """Read a plate's counts; None for an unknown plate."""
         row = self._read(LIST, plate)
         return _summary(row) if row else None
 

@@ -115,7 +115,7 @@ def conditions_csv(report: PlateReport) -> str:
 def prism_grid(report: PlateReport) -> str:
     """Confluence with time down and wells across, replicates of a condition side by side.
 
-    The first line names each column by its condition, or by its well where there is no plate map, as Prism's
+    The first line names each column by its condition, or by its well without a plate map, as Prism's
     XY tables with replicates want it.
     """
     wells = list(report.wells.values())

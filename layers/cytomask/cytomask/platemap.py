@@ -1,4 +1,4 @@
-"""Plate maps: what is in each well. IncuCyte's `.PlateMap` files, and tables as spreadsheets write them.
+"""Plate maps: the content of each well. IncuCyte's `.PlateMap` files, and tables as spreadsheets write them.
 
 The XML's layout is that of IncuCyte Zoom, read from the examples of github.com/chapmandu2/IncucyteDRC
 (`inst/extdata/*.PlateMap`): wells with zero-based `row` and `col`, in each of them items of type Compound
@@ -90,7 +90,7 @@ def parse_plate_map(content: bytes, name: str) -> PlateMap:
         name: what to call it in errors.
 
     Raises:
-        InvalidPlateMap: it is none of these, too large, or contradicts itself.
+        InvalidPlateMap: its format is unknown, it is too large, or contradicts itself.
     """
     if len(content) > LARGEST_FILE:
         raise InvalidPlateMap(f"{name} has {len(content)} bytes; a plate map has at most {LARGEST_FILE}")
@@ -104,7 +104,7 @@ def require_fit(plate_map: PlateMap, wells: Iterable[str], name: str) -> None:
     """Check a map against the wells that have images.
 
     Raises:
-        InvalidPlateMap: images lie in wells that a plate of the map's format does not have, or none of the
+        InvalidPlateMap: images are in wells that a plate of the map's format does not have, or none of the
             mapped wells has an image.
     """
     wells = list(wells)
@@ -145,7 +145,7 @@ def _from_xml(text: str, name: str) -> PlateMap:
         raise InvalidPlateMap(
             f"{name} is XML without a `well` element; IncuCyte's plate maps end in .PlateMap"
         )
-    if len({mapped.cell_type for mapped in wells.values()}) > 1:  # then they are part of what is compared
+    if len({mapped.cell_type for mapped in wells.values()}) > 1:  # then the comparison includes them
         wells = {well: _with_cell_type(mapped) for well, mapped in wells.items()}
     return PlateMap(wells, _size_of(positions, name))
 
@@ -286,7 +286,9 @@ def _wells_of(text: str, where: str) -> Iterator[str]:
         first, _, last = part.partition(":")
         begin, end = parse_well(first), parse_well(last or first)
         if begin is None or end is None:
-            raise InvalidPlateMap(f'{where}: "{part[:40]}" is no well; write A1, or a range such as A1:A12')
+            raise InvalidPlateMap(
+                f'{where}: "{part[:40]}" is not a well; write A1, or a range such as A1:A12'
+            )
         (top, left), (bottom, right) = well_position(begin), well_position(end)
         for row in range(min(top, bottom), max(top, bottom) + 1):
             for column in range(min(left, right), max(left, right) + 1):
@@ -326,7 +328,7 @@ def _decode(content: bytes) -> str:
 
 
 def _number(text: str) -> float | None:
-    """A number with a decimal point or comma; None where it is none."""
+    """Read a number with a decimal point or comma; None for anything else."""
     text = text.strip().replace("\u00a0", "").replace("\u2212", "-")
     if text.count(",") == 1 and "." not in text:
         text = text.replace(",", ".")

@@ -99,7 +99,7 @@ def build_report(
     Args:
         plate: its name.
         pages: everything known of it, in any order, refused pages and repeats among them.
-        plate_map: what is in its wells.
+        plate_map: the content of its wells.
         options: what the user chose.
     """
     options = options or Options()
@@ -237,7 +237,7 @@ def _measure_wells(
 def _grid(
     pages: Sequence[PlatePage],
 ) -> tuple[Hours, NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Cell pixels and pixels of a well's pages as (sites, scans) float64, NaN where there is none."""
+    """Cell pixels and pixels of a well's pages as (sites, scans) float64, NaN for missing pages."""
     names = sorted({page.site for page in pages})
     hours = np.array(sorted({page.hours or 0.0 for page in pages}))
     rows = {name: row for row, name in enumerate(names)}

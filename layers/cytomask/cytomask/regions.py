@@ -84,7 +84,7 @@ class Regions:
     def mask(self, *, min_area: float = 0, fill_holes: bool = False) -> Mask:
         """Draw the regions of at least `min_area` pixels, with their holes filled if asked: (H, W) bool.
 
-        Holes are filled first, so that a ring counts with what it encloses.
+        Holes are filled first, so that a ring counts with its inside.
         """
         areas = self.filled_areas if fill_holes else self.areas
         values = np.repeat((areas >= min_area).astype(np.int32), np.diff(self.outlines))

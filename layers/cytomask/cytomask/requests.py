@@ -1,4 +1,4 @@
-"""What is asked for: every way in, read into the same request.
+"""Read every kind of event and message into the same request.
 
 S3 notifications, EventBridge and SNS events, messages that a person wrote and direct events all become
 `SegmentRequest`s. Pure: nothing here asks AWS.
@@ -26,7 +26,7 @@ SIDECARS = {".json", ".csv", ".xml", ".txt", ".md", ".db", ".platemap"}
 S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
 PAGES = re.compile(r"all|[0-9]{1,6}(-[0-9]{1,6})?")
 LONGEST_KEY = 1024  # bytes, S3's own limit
-LONGEST_NOTIFIED_KEY = 2 * LONGEST_KEY  # S3 refuses what is longer than its own limit by itself
+LONGEST_NOTIFIED_KEY = 2 * LONGEST_KEY  # S3 itself refuses keys beyond its own limit
 MOST_IMAGES = 100  # in one message
 WAITING_JOB = "job_id"
 JOB_ID = re.compile(r"[0-9a-f]{32}")
@@ -55,12 +55,12 @@ class S3Object:
 
     @property
     def was_found(self) -> bool:
-        """Whether S3 has told of it, rather than a message alone."""
+        """Whether S3 confirmed the object; a message alone does not."""
         return self.uploaded_at is not None
 
     @property
     def version(self) -> str:
-        """What tells the versions of a found object apart: the version's id, or the ETag."""
+        """The version's id, or the ETag: it tells the versions of a found object apart."""
         return str(self.version_id or self.etag)
 
 
@@ -96,7 +96,7 @@ class SegmentRequest:
 
     Attributes:
         label: the group to report it by, if the request names one.
-        place: where and when it was taken, as far as the request says.
+        place: where and when it was taken, if the request says so.
         expected_pages: how many pages its plate will have, if the request says so.
     """
 
@@ -133,7 +133,7 @@ class PlateMapUpload:
 
 @dataclass(frozen=True)
 class Ignored:
-    """Something that arrived and asks for nothing, with the reason for the log."""
+    """Something that arrived without a request, with the reason for the log."""
 
     what: str
     reason: str
@@ -141,7 +141,7 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something that cannot be understood: its text, and what is wrong with it."""
+    """Something that cannot be understood: its text, and the error."""
 
     text: str
     error: InvalidRequest
@@ -154,8 +154,8 @@ _Named = SegmentRequest | S3Object | Settle | Ignored | Refused
 def parse_body(body: str) -> list[Arrival]:
     """Read a queue's message or a direct event, as JSON, whichever of the ways in it came by.
 
-    Keys are decoded where S3 encodes them (its notifications) and nowhere else. What cannot be understood
-    becomes a `Refused` rather than an exception, so that what came with it is still done.
+    Keys are decoded where S3 encodes them (its notifications) and nowhere else. A part that cannot be
+    understood becomes a `Refused` rather than an exception, so that the other parts are still done.
     """
     return _bounded([_segmented(arrival) for arrival in _parse_body(body)], body)
 
@@ -181,7 +181,7 @@ def _bounded(arrivals: list[Arriving], body: str) -> list[Arriving | Refused]:
 
 
 def _segmented(arrival: _Named) -> Arrival:
-    """What the segment function makes of an arrival: an upload becomes a request for its mask."""
+    """Turn an arrival into one of the segment function: an upload becomes a request for its mask."""
     if isinstance(arrival, S3Object):
         if is_plate_map(arrival.key):
             return PlateMapUpload(arrival)
@@ -192,10 +192,10 @@ def _segmented(arrival: _Named) -> Arrival:
 
 
 def admitted(arrival: Arrival, body: str, *, served: Set[str], outputs: str) -> Arrival:
-    """Return the arrival, or a refusal if it names a bucket that it may not.
+    """Return the arrival, or a refusal if it names a forbidden bucket.
 
     Args:
-        arrival: what was asked for.
+        arrival: read from the message.
         body: the message that it came in.
         served: the buckets that messages may name.
         outputs: the bucket of the stack's own outputs.
@@ -209,7 +209,7 @@ def admitted(arrival: Arrival, body: str, *, served: Set[str], outputs: str) -> 
 
 
 def require_served(request: SegmentRequest, *, served: Set[str], outputs: str) -> None:
-    """Raise ForeignBucket if a request names a bucket that it may not; see `admitted` for the buckets."""
+    """Raise ForeignBucket if a request names a forbidden bucket; see `admitted` for the buckets."""
     if request.image.bucket == outputs:
         raise ForeignBucket(
             f"{request.image.uri} is one of this stack's own outputs, not an image; name an image in the "
@@ -230,7 +230,7 @@ def require_ground_truth(truth: S3Object, *, served: Set[str], outputs: str) -> 
 
 
 def require_served_bucket(named: S3Object, served: Set[str]) -> None:
-    """Raise ForeignBucket if an object lies in none of these buckets."""
+    """Raise ForeignBucket if an object is outside these buckets."""
     if named.bucket not in served:
         raise ForeignBucket(
             f"{named.uri} is in a bucket that this stack does not serve: copy it into one of its own, "
@@ -259,8 +259,8 @@ EvaluationArrival = Evaluation | S3Object | Ignored | Refused  # what the evalua
 def parse_evaluation(body: str, *, served: Set[str], outputs: str) -> list[EvaluationArrival]:
     """Read a message of the evaluation queue: what to score, or the ground truths that were uploaded.
 
-    The upload of a ground truth is announced as that of an image is; a JSON file is one too: COCO's format.
-    What names a bucket that it may not is refused; the buckets are as `admitted` has them.
+    Uploads of ground truths arrive like those of images; a JSON file counts too, as COCO's format.
+    An arrival that names a forbidden bucket is refused; see `admitted` for the buckets.
     """
     try:
         event = decode(body)
@@ -280,11 +280,11 @@ def _require_ours(evaluation: Evaluation, outputs: str) -> None:
     whole = JOB_ID.fullmatch(evaluation.job_id) and re.fullmatch(r"EVAL#.{1,1000}", evaluation.record)
     if not whole or not evaluation.ground_truth.key or not evaluation.ground_truth.etag:
         raise InvalidRequest(
-            "the message is no evaluation of this stack: `job_id` takes 32 hex digits, `record` EVAL# and "
-            "the ground truth's version, `ground_truth` a key and an ETag"
+            "the message is not an evaluation of this stack: `job_id` takes 32 hex digits, `record` EVAL# "
+            "and the ground truth's version, `ground_truth` a key and an ETag"
         )
     if parse_uri(evaluation.result, "result").bucket != outputs:
-        raise ForeignBucket(f"{evaluation.result[:300]} is no result of this stack; correct `result`")
+        raise ForeignBucket(f"{evaluation.result[:300]} is not a result of this stack; correct `result`")
 
 
 def _admitted_truth(
@@ -300,7 +300,7 @@ def _admitted_truth(
 
 
 def _evaluated(arrival: _Named) -> EvaluationArrival:
-    """What the evaluate function makes of an arrival: a ground truth is all that it can be."""
+    """Turn an arrival into one of the evaluate function: every upload is a ground truth."""
     if isinstance(arrival, Settle):
         return Ignored(arrival.why, "not an upload")
     uploaded = arrival.image if isinstance(arrival, SegmentRequest) else arrival
@@ -320,7 +320,7 @@ def is_plate_map(key: str) -> bool:
 
 
 def plate_of_map(key: str) -> str:
-    """The plate that a map belongs to, by its key: what stands before `.platemap`, or else its folder."""
+    """The plate that a map belongs to, by its key: the part before `.platemap`, or its folder."""
     path = PurePosixPath(key)
     stem = re.split(r"\.?platemap", path.name, maxsplit=1, flags=re.IGNORECASE)[0]
     return stem or path.parent.name
@@ -596,7 +596,9 @@ def parse_uri(text: str, field: str) -> S3Object:
     """Read `s3://bucket/key`; raise InvalidRequest, which names `field`."""
     match = S3_URI.fullmatch(text)
     if match is None:
-        raise _refusal(field, f'"{text[:200]}" is no S3 address, and files on your own disk are out of reach')
+        raise _refusal(
+            field, f'"{text[:200]}" is not an S3 address, and files on your own disk are out of reach'
+        )
     if len(match["key"].encode()) > LONGEST_KEY:
         raise _refusal(field, f"its key is longer than S3's {LONGEST_KEY} bytes")
     return S3Object(match["bucket"], match["key"])

@@ -34,7 +34,7 @@ class Settings(
         tries: deliveries after which the queue gives a message up.
         more_buckets: buckets that messages may name beside the stack's own, with commas between.
         name_pattern: a naming scheme of the user's own, by which images belong to wells.
-        plate_topic: ARN of the topic that is told of complete plates.
+        plate_topic: ARN of the topic for complete plates.
     """
 
     input_bucket: Name

@@ -1,4 +1,4 @@
-"""Times that a file's own metadata tells, for names that tell none: OME's, ImageJ's and TIFF's.
+"""Read times from a file's metadata (OME's, ImageJ's, TIFF's) for names without one.
 
 Fields as the OME schema (2016-06: `AcquisitionDate`, `Plane` with `TheT`, `DeltaT` and `DeltaTUnit`),
 ImageJ's TIFF description (`frames`, `finterval`) and TIFF's tag 306 (`DateTime`) have them. Pure: text in,
@@ -53,7 +53,7 @@ def _of_ome(text: str, pages: int) -> Sequence[Acquisition]:
             deltas.setdefault(frame, delta * unit)
     if pages == 1:
         return [from_metadata(date, deltas.get(0), "ome")]
-    if len(deltas) != pages:  # a stack of channels or planes, of which nobody says which page is when
+    if len(deltas) != pages:  # a stack of channels or planes without a time for each page
         return [Acquisition()] * pages
     return [_framed(from_metadata(date, deltas[frame], "ome"), frame) for frame in sorted(deltas)]
 

@@ -1,6 +1,6 @@
-"""Rows of one DynamoDB table with the keys `job_id` and `record`. What the rows mean is told elsewhere.
+"""Rows of one DynamoDB table with the keys `job_id` and `record`. Other modules give the rows their meaning.
 
-None removes an attribute, and so does an empty string, which no index key may be.
+None removes an attribute, and so does an empty string, because an index key must not be empty.
 """
 
 import hashlib
@@ -176,7 +176,7 @@ class Table:
         Args:
             index: its name without `by_`.
             value: of the index's key.
-            filters: what the rows must have beside it.
+            filters: further attributes that the rows must have.
             start: where an earlier page ended.
             count: how many rows to look at, those included that the filters drop.
 

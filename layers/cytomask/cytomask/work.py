@@ -105,17 +105,17 @@ def output_key(prefix: str, kind: str, page: int | None = None) -> str:
 
 
 def ground_truth_keys(key: str) -> Sequence[str]:
-    """Keys under which a ground truth of the image `key` may lie, the likeliest first."""
+    """List the keys that a ground truth of the image `key` may have, the likeliest first."""
     stem = key.removesuffix(PurePosixPath(key).suffix)
     names = dict.fromkeys([key, f"{key}.png", f"{stem}.png", f"{stem}_mask.png"])
     return [name for name in names if len(name.encode()) <= LONGEST_KEY]
 
 
 def coco_name(key: str) -> str:
-    """The name by which a COCO file may speak of the image `key`: the file's, without its folders."""
+    """Return the name that a COCO file may use for the image `key`: the file's, without folders."""
     return PurePosixPath(key).name
 
 
 def coco_prefix(coco: S3Object) -> str:
-    """Where a version of a COCO file lies in parts, each image's under its `coco_name`."""
+    """Return the prefix of a COCO file's parts, in one version; each image's is under its `coco_name`."""
     return f"jobs/coco/{hashlib.sha256(f'{coco.uri} {coco.version}'.encode()).hexdigest()[:32]}"

@@ -1,1 +1,1 @@
-"""Reads ground truths for scoring and training: mask images, COCO files, and which image each belongs to."""
+"""Read ground truths for scoring and training: mask images, COCO files, and which image each belongs to."""

@@ -1,4 +1,4 @@
-"""Reads COCO files: which images they list, and the union of an image's annotations.
+"""Read COCO files: which images they list, and the union of an image's annotations.
 
 A data set's file has hundreds of megabytes. Outlines stay text until the image that they belong to is drawn,
 and `Coco.part` makes a small file for each image name. What is wrong with one image or one annotation rejects

@@ -1,4 +1,4 @@
-"""Decodes COCO files leniently: what is odd in one image or one annotation is that one's alone."""
+"""Decode COCO files leniently: a fault in one image or annotation affects that one alone."""
 
 import codecs
 import re
@@ -66,7 +66,7 @@ class Entry(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 def decode(content: bytes, called: str) -> File:
-    """Decode the file's outer form: whatever lies inside images and annotations is read one by one."""
+    """Decode the file's outer form; images and annotations are read one by one later."""
     text = _utf8(content)
     try:
         try:
@@ -88,7 +88,7 @@ def _utf8(content: bytes) -> bytes:
 
 
 def values(listed: list[msgspec.Raw] | dict[str, msgspec.Raw]) -> Iterator[msgspec.Raw]:
-    """Yield what is listed, whether as a list or by id, as in some of LIVECell's files."""
+    """Yield the entries of a list, or of an object keyed by id as in some of LIVECell's files."""
     yield from listed.values() if isinstance(listed, dict) else listed
 
 
@@ -141,7 +141,7 @@ def id_text(value: Number | None) -> str | None:
 
 
 def _length(value: Number | None) -> int:
-    """Return a side in pixels; 0 where it is none."""
+    """Return a side in pixels; 0 for anything else."""
     whole = WHOLE.fullmatch(id_text(value) or "")
     length = int(whole[1]) if whole else 0
     return length if 0 < length < 2**31 else 0

@@ -1,4 +1,4 @@
-"""How large a ground truth may be; importing it loads neither an image decoder nor pycocotools."""
+"""How large a ground truth may be; importing it loads no image decoder and no pycocotools."""
 
 from cytomask.errors import UnreadableCoco
 

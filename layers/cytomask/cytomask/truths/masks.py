@@ -1,6 +1,6 @@
-"""Reads mask images as ground truths: every pixel that is stored as anything but zero is cell.
+"""Read mask images as ground truths: every pixel stored as anything but zero is cell.
 
-What is stored counts, not what it looks like: a label is the index into a palette, and tifffile and ImageJ
+The stored value counts, not its colour: a label is the index into a palette, and tifffile and ImageJ
 write masks in which 0 is shown white.
 """
 
@@ -71,18 +71,18 @@ def read_ground_truth(
             yield cells
     if not background:
         raise NoBackground(
-            f"{name} has no background: no pixel is stored as 0. Save what is not cell as 0; if the "
+            f"{name} has no background: no pixel is stored as 0. Save the background as 0; if the "
             "background has a label of its own, such as 1, subtract it"
         )
 
 
 def find_cells(page: StoredPage, name: str, *, palette: bool = False) -> Mask:
-    """Tell cells from background on one page, by what is stored or, where that is uniform, by transparency.
+    """Tell cells from background on one page, by the stored values or, if they are uniform, by transparency.
 
     Args:
         page: as stored.
         name: what to call the file in errors.
-        palette: whether the page stores indices, which say what is cell even if they are transparent.
+        palette: whether the page stores indices, which mark cells even if they are transparent.
 
     Returns:
         (H, W) bool.

@@ -149,7 +149,7 @@ def clean(name: str) -> str:
 
 
 def base(name: str) -> str:
-    """Return the last part of a path in `clean`'s form; empty where there is none."""
+    """Return the last part of a path in `clean`'s form; empty if the path has none."""
     return clean(name).rpartition("/")[2]
 
 

@@ -1,4 +1,4 @@
-"""Draws COCO's polygons and run lengths as the union of their pixels.
+"""Draw COCO's polygons and run lengths as the union of their pixels.
 
 The work is bounded before it begins: by the length of all outlines, not by the bytes that describe them. The
 time to draw grows with that length, with the number of runs, and once with the pixels of the page.
