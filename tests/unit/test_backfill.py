@@ -66,8 +66,8 @@ def test_an_inventory_gives_the_newest_versions_with_decoded_keys() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"no json", "no manifest.json"),
-        (b"[]", "no manifest.json"),
+        (b"no json", "not the manifest.json"),
+        (b"[]", "not the manifest.json"),
         (manifest(sourceBucket="other"), "lists s3://other, not s3://lab"),
         (manifest(fileFormat="Parquet"), "in Parquet; configure it to write CSV"),
         (manifest(fileSchema="Bucket, Key"), "lacks ETag, LastModifiedDate, Size"),
