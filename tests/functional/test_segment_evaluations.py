@@ -51,14 +51,14 @@ def test_a_ground_truth_under_the_images_key_is_found_and_queued(stack: SegmentS
     }
 
 
-def test_a_ground_truth_of_a_versioned_bucket_is_known_by_its_version(stack: SegmentStack) -> None:
+def test_a_ground_truth_in_a_versioned_bucket_keeps_its_version(stack: SegmentStack) -> None:
     stack.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
     version = stack.upload(KEY, ground_truth(), bucket=GROUND_TRUTH)
     stack.segment(KEY, tiff())
     assert [row["record"] for row in stack.rows("EVAL")] == [f"EVAL#{version}"]
 
 
-def test_a_named_ground_truth_goes_before_the_one_under_the_images_key(stack: SegmentStack) -> None:
+def test_a_named_ground_truth_takes_precedence_over_one_under_the_images_key(stack: SegmentStack) -> None:
     stack.upload(KEY, ground_truth(), bucket=GROUND_TRUTH)
     stack.upload("somewhere/truth.png", b"another", bucket=GROUND_TRUTH)
     stack.upload(KEY, tiff())
@@ -67,7 +67,7 @@ def test_a_named_ground_truth_goes_before_the_one_under_the_images_key(stack: Se
     assert (row["evaluation_status"], row["ground_truth"]) == ("QUEUED", URI)
 
 
-def test_a_named_ground_truth_that_is_not_there_is_awaited(stack: SegmentStack) -> None:
+def test_a_missing_named_ground_truth_is_awaited(stack: SegmentStack) -> None:
     stack.upload(KEY, tiff())
     stack.handle(request(KEY, ground_truth=URI))
     (row,) = stack.rows("EVAL")
@@ -93,7 +93,7 @@ def test_a_repeat_that_names_a_ground_truth_adds_an_evaluation_only(stack: Segme
     assert len(stack.evaluation_messages()) == 1
 
 
-def test_a_repeat_that_names_a_ground_truth_to_come_notes_which(stack: SegmentStack) -> None:
+def test_a_repeat_that_names_a_missing_ground_truth_awaits_it(stack: SegmentStack) -> None:
     stack.segment(KEY, tiff())
     stack.handle(request(KEY, ground_truth=URI))
     (row,) = stack.rows("EVAL")
@@ -110,7 +110,7 @@ def test_a_repeat_with_another_ground_truth_keeps_both_evaluations(stack: Segmen
     assert len(stack.evaluation_messages()) == 2
 
 
-def test_an_evaluation_keeps_the_label_that_its_job_was_given_later(stack: SegmentStack) -> None:
+def test_an_evaluation_takes_a_later_label_of_its_job(stack: SegmentStack) -> None:
     stack.segment(KEY, tiff())
     stack.handle(request(KEY, group="plate 7"))
     stack.upload("somewhere/truth.png", ground_truth(), bucket=GROUND_TRUTH)

@@ -94,7 +94,7 @@ def test_a_batch_may_mix_the_ways_in(
     assert ignored["what"] == "s3:TestEvent"
 
 
-def test_the_reference_servers_field_is_taken_for_the_image(stack: SegmentStack) -> None:
+def test_the_reference_servers_field_names_the_image(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     (result,) = stack.handle({"image_path": f"s3://{INPUT}/a.tif"})
     assert result["mask"].endswith("/a.tif.mask.png")
@@ -109,7 +109,7 @@ def test_the_reference_servers_field_is_taken_for_the_image(stack: SegmentStack)
         ("a.tif", "ObjectRemoved:Delete"),
     ],
 )
-def test_what_is_no_image_of_the_bucket_is_logged_and_left_alone(
+def test_other_objects_and_events_are_logged_and_ignored(
     stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]], key: str, name: str
 ) -> None:
     record = s3_record(key)
@@ -120,7 +120,7 @@ def test_what_is_no_image_of_the_bucket_is_logged_and_left_alone(
     assert len(log_lines("event_ignored")) == 1
 
 
-def test_the_prefix_that_eventbridge_lacks_and_s3_may_send_is_no_matter(stack: SegmentStack) -> None:
+def test_event_names_work_with_and_without_the_s3_prefix(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     record = s3_record("a.tif")
     record["eventName"] = "s3:ObjectCreated:Put"
@@ -137,11 +137,11 @@ def test_eventbridge_deletions_are_ignored(
     assert [line["what"] for line in log_lines("event_ignored")] == ["Object Deleted"]
 
 
-def test_an_empty_batch_asks_for_nothing(stack: SegmentStack) -> None:
+def test_an_empty_batch_does_nothing(stack: SegmentStack) -> None:
     assert stack.handle(sqs_batch()) == []
 
 
-def test_a_ground_truth_in_its_own_bucket_is_no_image(stack: SegmentStack) -> None:
+def test_an_upload_to_the_ground_truth_bucket_is_not_segmented(stack: SegmentStack) -> None:
     stack.upload("a.png", tiff(), bucket=GROUND_TRUTH)
     (result,) = stack.handle(s3_event("a.png", bucket=GROUND_TRUTH))
     assert result["mask"].startswith(f"s3://{OUTPUT}/jobs/")

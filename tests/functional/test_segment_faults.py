@@ -34,7 +34,7 @@ def break_down(stack: SegmentStack, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_the_message_goes_back_alone_and_is_done_the_next_time(
+def test_a_faulty_message_returns_alone_and_succeeds_on_retry(
     stack: SegmentStack, name: Any, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     for key in ("a.tif", "b.tif"):
@@ -56,7 +56,7 @@ def test_the_message_goes_back_alone_and_is_done_the_next_time(
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_outside_of_a_queue_the_fault_is_raised(stack: SegmentStack, name: Any) -> None:
+def test_a_direct_invocation_raises_the_fault(stack: SegmentStack, name: Any) -> None:
     stack.upload("a.tif", tiff())
     break_down(stack, name)
     with pytest.raises(ClientError, match=FAULTS[name][1]):
@@ -73,7 +73,7 @@ def test_no_page_is_segmented_twice_once_its_result_is_written(stack: SegmentSta
     assert stack.predictor.pages - before == (0 if name in AFTER_THE_RESULT else 1)
 
 
-def test_the_row_is_given_back_with_the_reason(stack: SegmentStack) -> None:
+def test_a_fault_releases_the_row_with_its_reason(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("PutObject", "SlowDown", 503)
     stack.deliver(s3_event("a.tif"))
@@ -89,7 +89,7 @@ def test_all_messages_of_a_batch_may_fail(stack: SegmentStack) -> None:
     assert stack.deliver(s3_event("a.tif"), s3_event("b.tif")) == [0, 1]
 
 
-def test_a_fault_leaves_the_other_images_of_the_same_event_done(stack: SegmentStack) -> None:
+def test_a_fault_does_not_affect_other_images_of_the_event(stack: SegmentStack) -> None:
     for key in ("plate 1/first.tif", "plate 1/second.tif"):
         stack.upload(key, tiff())
     stack.wire.fail("GetObject", "InternalError", 500, key="first.tif")
@@ -110,7 +110,7 @@ def test_a_missing_output_bucket_sends_the_message_back(stack: SegmentStack) -> 
     assert "NoSuchBucket" in stack.rows()[0]["error"]
 
 
-def test_a_name_that_others_write_all_the_time_is_given_up_for_now(stack: SegmentStack) -> None:
+def test_a_name_with_constant_other_writers_is_retried_later(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("PutObject", "PreconditionFailed", 412, times=1000)
     assert stack.deliver(s3_event("a.tif")) == [0]
@@ -132,7 +132,7 @@ def test_a_missing_table_sends_the_message_back(stack: SegmentStack) -> None:
     assert stack.deliver(s3_event("a.tif"), "no JSON") == [0, 1]
 
 
-def test_a_body_that_breaks_off_is_a_fault_and_no_bad_image(stack: SegmentStack) -> None:
+def test_a_truncated_download_is_a_fault_not_a_rejection(stack: SegmentStack) -> None:
     def break_off() -> None:
         raise ConnectionError("connection reset")
 

@@ -25,13 +25,13 @@ def test_an_upload_becomes_a_mask_beside_a_result(stack: SegmentStack) -> None:
     assert stack.mask(f"{KEY}.mask.png").shape == (HEIGHT, WIDTH)
 
 
-def test_the_mask_is_what_the_network_says_of_the_page(stack: SegmentStack, predictor: Predictor) -> None:
+def test_the_mask_equals_the_networks_output(stack: SegmentStack, predictor: Predictor) -> None:
     stack.segment(KEY, tiff())
     expected = predictor.predict(page()).mask
     assert np.array_equal(stack.mask(f"{KEY}.mask.png"), expected * np.uint8(255))
 
 
-def test_the_result_says_where_the_mask_comes_from(stack: SegmentStack, predictor: Predictor) -> None:
+def test_the_result_records_how_the_mask_was_made(stack: SegmentStack, predictor: Predictor) -> None:
     result = stack.segment(KEY, tiff())
     mask = stack.mask(f"{KEY}.mask.png")
     etag = stack.s3.head_object(Bucket=INPUT, Key=KEY)["ETag"].strip('"')
@@ -110,7 +110,7 @@ def test_only_the_first_invocation_is_a_cold_start(
     assert stack.segment("second.tif", tiff())["cold_start"] is False
 
 
-def test_the_row_says_what_became_of_the_job(stack: SegmentStack, predictor: Predictor) -> None:
+def test_the_row_records_the_jobs_outcome(stack: SegmentStack, predictor: Predictor) -> None:
     result = stack.segment(KEY, tiff())
     row = stack.row()
     expected = {
@@ -208,7 +208,7 @@ def test_the_default_threshold_spelled_out_is_the_default_request(
     assert stack.predictor.pages == 1
 
 
-def test_all_outputs_come_when_asked_for(stack: SegmentStack, predictor: Predictor) -> None:
+def test_every_requested_output_is_written(stack: SegmentStack, predictor: Predictor) -> None:
     stack.upload(KEY, tiff())
     (result,) = stack.handle(request(KEY, outputs=["overlay", "probability", "mask"]))
     job = f"jobs/{result['job_id']}/{KEY}"
@@ -250,15 +250,13 @@ def test_resize_mode_has_no_tiles_and_a_mask_of_the_full_size(stack: SegmentStac
     assert stack.mask(f"jobs/{result['job_id']}/{KEY}.mask.png").shape == (HEIGHT, WIDTH)
 
 
-def test_a_page_larger_than_a_tile_says_how_many_it_took(stack: SegmentStack) -> None:
+def test_the_result_counts_the_tiles_of_a_large_page(stack: SegmentStack) -> None:
     result = stack.segment(KEY, tiff(np.tile(page(), (4, 4))))  # 256 x 320
     assert result["pages"][0]["tiles"]["count"] == 4
     assert stack.mask(f"{KEY}.mask.png").shape == (4 * HEIGHT, 4 * WIDTH)
 
 
-def test_a_named_channel_is_segmented_like_a_page_of_its_own(
-    stack: SegmentStack, predictor: Predictor
-) -> None:
+def test_a_named_channel_is_segmented_like_a_single_page(stack: SegmentStack, predictor: Predictor) -> None:
     channels = np.stack([page(seed) for seed in range(5)])  # 5, 64, 80
     stack.upload("five.ome.tif", tiff(channels, metadata={"axes": "CYX"}, ome=True))
     (result,) = stack.handle(request("five.ome.tif", channel=3))
@@ -282,13 +280,13 @@ def test_a_constant_image_has_no_cells(stack: SegmentStack) -> None:
     assert not stack.mask("flat.tif.mask.png").any()
 
 
-def test_a_repeat_has_the_same_answer(stack: SegmentStack) -> None:
+def test_a_repeat_returns_the_same_result(stack: SegmentStack) -> None:
     first = stack.segment(KEY, tiff())
     (repeated,) = stack.handle(s3_event(KEY))
     assert repeated == first
 
 
-def test_the_process_does_not_start_in_a_wrong_environment(
+def test_the_process_refuses_an_invalid_environment(
     stack: SegmentStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("JOBS_TABLE")
@@ -330,7 +328,7 @@ def test_all_outputs_show_the_cells_of_the_mask(stack: SegmentStack) -> None:
     assert page_result["labels_table"].endswith(".labels.csv")
 
 
-def test_exports_that_are_gone_are_made_again(stack: SegmentStack) -> None:
+def test_missing_exports_are_made_again(stack: SegmentStack) -> None:
     stack.upload(KEY, tiff())
     stack.deliver(request(KEY, outputs=["geojson"]))
     (row,) = stack.rows()

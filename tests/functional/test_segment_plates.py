@@ -62,7 +62,7 @@ def heard(stack: SegmentStack, url: str) -> list[dict[str, Any]]:
     return [json.loads(json.loads(message["Body"])["Message"]) for message in messages]
 
 
-def test_result_and_row_say_where_and_when_and_who_told(stack: SegmentStack) -> None:
+def test_result_and_row_record_place_time_and_source(stack: SegmentStack) -> None:
     result = stack.segment(KEY, tiff())
     told = {
         name: result[name] for name in ("plate", "well", "site", "time", "channel", "cell_line", "placed_by")
@@ -80,7 +80,7 @@ def test_result_and_row_say_where_and_when_and_who_told(stack: SegmentStack) -> 
     )
 
 
-def test_a_name_that_tells_nothing_leaves_no_trace_of_a_plate(stack: SegmentStack, plates: Plates) -> None:
+def test_a_name_without_a_well_belongs_to_no_plate(stack: SegmentStack, plates: Plates) -> None:
     result = stack.segment("hello.tif", tiff())
     assert "plate" not in result
     assert "place" not in stack.row()
@@ -96,7 +96,7 @@ def test_pages_are_listed_by_plate(stack: SegmentStack, plates: Plates) -> None:
     assert (summary.pages, summary.wells, summary.scans, summary.failed) == (2, 1, 2, 0)
 
 
-def test_a_requests_own_fields_go_before_the_name(stack: SegmentStack) -> None:
+def test_a_requests_fields_override_the_name(stack: SegmentStack) -> None:
     stack.upload(KEY, tiff())
     told = {"plate": "mine", "well": "c3", "site": 2, "time": "01d00h00m", "cell_line": "HeLa"}
     (result,) = stack.handle(request(KEY, **told))
@@ -117,7 +117,7 @@ def test_a_requests_own_fields_go_before_the_name(stack: SegmentStack) -> None:
         ("expected_pages", 0, "`expected_pages`"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused(field: str, value: object, sentence: str) -> None:
+def test_an_impossible_place_is_refused(field: str, value: object, sentence: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse_request({"image": f"s3://{INPUT}/a.tif", field: value})
     assert sentence in str(refused.value)
@@ -128,7 +128,7 @@ def test_a_plates_name_may_hold_a_hash(stack: SegmentStack, plates: Plates) -> N
     assert [page.well for page in plates.pages("Greiner_#655090")] == ["C02"]
 
 
-def test_a_message_says_all_that_a_request_does() -> None:
+def test_a_message_carries_every_field_of_a_request() -> None:
     asked = parse_request(
         {"image": "s3://bucket/a.tif", "plate": "p", "well": "B2", "site": 1, "time": 4, "expected_pages": 9}
     )
@@ -137,7 +137,7 @@ def test_a_message_says_all_that_a_request_does() -> None:
     assert again == asked
 
 
-def test_tiffs_date_is_the_time_where_the_name_tells_none(stack: SegmentStack) -> None:
+def test_the_tiffs_date_is_the_time_if_the_name_has_none(stack: SegmentStack) -> None:
     result = stack.segment(
         "X/TimePoint_1/X_A01_s1_w1.tif", tiff(datetime="2026:11:25 13:20:11", metadata=None)
     )
@@ -145,7 +145,7 @@ def test_tiffs_date_is_the_time_where_the_name_tells_none(stack: SegmentStack) -
     assert result["placed_by"] == "image_xpress, tiff"
 
 
-def test_the_frames_of_a_stack_are_pages_of_their_own(
+def test_each_frame_of_a_stack_is_a_page(
     stack: SegmentStack, plates: Plates, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("stack") / "a.tif"
@@ -173,9 +173,7 @@ def test_a_page_that_is_delivered_twice_counts_once(stack: SegmentStack, plates:
     assert summary.pages == 1
 
 
-def test_a_page_counts_once_though_the_function_died_before_it_ended(
-    stack: SegmentStack, plates: Plates
-) -> None:
+def test_a_page_counts_once_after_the_function_died(stack: SegmentStack, plates: Plates) -> None:
     stack.upload(KEY, tiff())
     stack.wire.fail("UpdateItem", "InternalServerError", 500, times=1, skip=3)
     stack.handle(sqs_batch(s3_event(KEY)))
@@ -196,7 +194,7 @@ def test_a_rejected_page_is_counted_as_failed(stack: SegmentStack, plates: Plate
     assert found.error
 
 
-def test_a_page_that_was_given_up_is_counted_as_failed_and_can_still_succeed(
+def test_a_failed_page_counts_as_failed_until_it_succeeds(
     stack: SegmentStack, failures: FailuresFunction, plates: Plates
 ) -> None:
     stack.upload(KEY, tiff())
@@ -213,9 +211,7 @@ def test_a_page_that_was_given_up_is_counted_as_failed_and_can_still_succeed(
 
 @pytest.mark.usefixtures("topic")
 class TestCompletePlate:
-    def test_is_announced_exactly_once_however_often_pages_come(
-        self, topic: None, stack: SegmentStack
-    ) -> None:
+    def test_is_announced_exactly_once_despite_repeated_pages(self, topic: None, stack: SegmentStack) -> None:
         url = listen(stack)
         keys = [key_of(well, hour) for well in ("B2", "B3") for hour in (0, 4)]
         for key in keys:
@@ -235,7 +231,7 @@ class TestCompletePlate:
         assert event["cost_usd"] > 0
         assert "failed" not in event
 
-    def test_counts_what_was_refused(self, topic: None, stack: SegmentStack) -> None:
+    def test_counts_refused_pages(self, topic: None, stack: SegmentStack) -> None:
         url = listen(stack)
         stack.upload(key_of("B2", 0), b"no image")
         stack.upload(key_of("B2", 4), tiff())
@@ -253,7 +249,7 @@ class TestCompletePlate:
         stack.handle(s3_event("P7.platemap.csv"))
         assert [event["plate"] for event in heard(stack, url)] == ["P7"]
 
-    def test_is_announced_by_the_next_delivery_where_the_topic_refused(
+    def test_is_announced_by_the_next_delivery_if_the_topic_refused(
         self, topic: None, stack: SegmentStack
     ) -> None:
         stack.upload(key_of("B2", 0), tiff())
@@ -293,7 +289,7 @@ def test_an_unusable_map_is_kept_with_its_reason(stack: SegmentStack, plates: Pl
         ("x/VID 1.platemap.xml", "VID 1"),
     ],
 )
-def test_a_map_belongs_to_the_plate_that_its_name_says(key: str, plate: str) -> None:
+def test_a_map_belongs_to_the_plate_of_its_name(key: str, plate: str) -> None:
     assert plate_of_map(key) == plate
 
 

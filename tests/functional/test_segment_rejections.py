@@ -72,7 +72,7 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize("name", BAD_IMAGES)
-def test_a_bad_image_is_rejected_with_a_reason_and_harms_no_other(
+def test_a_bad_image_is_rejected_with_a_reason_without_affecting_others(
     stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]], name: Any
 ) -> None:
     body, code, sentence = BAD_IMAGES[name]
@@ -109,13 +109,13 @@ def test_rejected_jobs_are_found_by_status(stack: SegmentStack) -> None:
     assert row["result"] == f"s3://{OUTPUT}/bad.tif.result.json"
 
 
-def test_a_key_that_vanished_before_the_event_is_rejected(stack: SegmentStack) -> None:
+def test_an_image_deleted_before_the_event_is_rejected(stack: SegmentStack) -> None:
     assert stack.deliver(s3_event("gone.tif")) == []
     assert stack.row()["error_code"] == "IMAGE_NOT_FOUND"
     assert "never uploaded" in stack.result("gone.tif.result.json")["error"]["message"]
 
 
-def test_a_key_that_vanishes_before_the_read_is_rejected(stack: SegmentStack) -> None:
+def test_an_image_deleted_before_the_read_is_rejected(stack: SegmentStack) -> None:
     stack.upload("gone.tif", tiff())
     stack.wire.before(
         "GetObject", lambda: stack.s3.delete_object(Bucket=INPUT, Key="gone.tif"), key="gone.tif"
@@ -125,21 +125,21 @@ def test_a_key_that_vanishes_before_the_read_is_rejected(stack: SegmentStack) ->
     assert "was deleted before it was read" in stack.row()["error"]
 
 
-def test_an_image_uploaded_after_it_was_missed_is_a_job_of_its_own(stack: SegmentStack) -> None:
+def test_an_image_uploaded_after_its_rejection_gets_a_new_job(stack: SegmentStack) -> None:
     stack.handle(request("late.tif"))
     stack.segment("late.tif", tiff())
     assert [row["status"] for row in stack.rows()] == ["REJECTED", "SUCCEEDED"]
     assert stack.result("late.tif.result.json")["status"] == "SUCCEEDED"
 
 
-def test_a_version_that_never_was_is_rejected(stack: SegmentStack) -> None:
+def test_an_unknown_version_is_rejected(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     event = {"Records": [s3_record("a.tif", version="3HL4kqtJlcpXroDTDmJrmSpXd3dIbrHY")]}
     assert stack.deliver(event) == []
     assert stack.row()["error_code"] == "IMAGE_NOT_FOUND"
 
 
-def test_a_bucket_that_is_not_there_is_rejected(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bucket_is_rejected(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALLOWED_BUCKETS", "no-such-bucket")
     monkeypatch.setattr(stack.app, "segmenter", stack.app.connect()[0])
     (result,) = stack.handle({"image": "s3://no-such-bucket/a.tif"})
@@ -147,7 +147,7 @@ def test_a_bucket_that_is_not_there_is_rejected(stack: SegmentStack, monkeypatch
 
 
 @pytest.mark.parametrize("name", BAD_REQUESTS)
-def test_a_message_that_says_nothing_is_rejected_and_harms_no_other(stack: SegmentStack, name: Any) -> None:
+def test_an_unusable_message_is_rejected_without_affecting_others(stack: SegmentStack, name: Any) -> None:
     message, sentence = BAD_REQUESTS[name]
     stack.upload("good.tif", tiff())
     assert stack.deliver(message, request("good.tif")) == []
@@ -160,17 +160,17 @@ def test_a_message_that_says_nothing_is_rejected_and_harms_no_other(stack: Segme
     assert result["error"] == {"code": "INVALID_REQUEST", "message": bad["error"]}
 
 
-def test_a_rejected_message_is_kept_to_look_at(stack: SegmentStack) -> None:
+def test_a_rejected_message_is_stored(stack: SegmentStack) -> None:
     stack.deliver(request("a.tif", colour="red"))
     assert json.loads(stack.row()["message"]) == request("a.tif", colour="red")
 
 
-def test_a_long_message_is_kept_in_part(stack: SegmentStack) -> None:
+def test_a_long_rejected_message_is_shortened(stack: SegmentStack) -> None:
     stack.deliver("x" * 200_000)
     assert stack.row()["message"] == "x" * 4096
 
 
-def test_a_refused_field_says_what_would_be_accepted(stack: SegmentStack) -> None:
+def test_the_error_of_a_field_lists_accepted_values(stack: SegmentStack) -> None:
     (result,) = stack.handle(request("a.tif", threshold=2))
     assert result["error"]["message"].endswith("it takes a probability from 0 to 1")
     (result,) = stack.handle(request("a.tif", tile=2))
@@ -179,7 +179,7 @@ def test_a_refused_field_says_what_would_be_accepted(stack: SegmentStack) -> Non
     )
 
 
-def test_one_bad_record_leaves_the_others_of_its_event_alone(stack: SegmentStack) -> None:
+def test_a_bad_record_does_not_affect_the_rest_of_its_event(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     event = {"Records": [{"s3": {}}, s3_record("a.tif")]}
     assert stack.deliver(event) == []
@@ -199,13 +199,13 @@ def test_a_page_past_the_end_is_rejected(stack: SegmentStack) -> None:
     assert stack.outputs() == {f"jobs/{result['job_id']}/stack.tif.result.json"}
 
 
-def test_a_channel_that_is_not_there_is_rejected(stack: SegmentStack) -> None:
+def test_an_unknown_channel_is_rejected(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     (result,) = stack.handle(request("a.tif", channel=1))
     assert result["error"]["code"] == "AMBIGUOUS_CHANNELS"
 
 
-def test_a_damaged_page_rejects_the_stack_and_the_pages_before_it_stay_on_record(stack: SegmentStack) -> None:
+def test_a_damaged_page_rejects_the_stack_but_keeps_earlier_pages(stack: SegmentStack) -> None:
     pages = np.stack([page(seed).astype(np.float32) for seed in range(3)])
     pages[1, 0, 0] = np.nan
     result = stack.segment("stack.tif", tiff(pages, photometric="minisblack"))
@@ -229,9 +229,7 @@ def test_a_key_too_long_for_its_suffix_is_segmented_under_its_job(stack: Segment
 @pytest.mark.parametrize(
     "named", [{"image": "s3://private/a.tif"}, request("a.tif", ground_truth="s3://private/truth.png")]
 )
-def test_a_message_that_names_a_foreign_bucket_is_refused_and_nothing_is_asked_of_it(
-    stack: SegmentStack, named: Any
-) -> None:
+def test_a_foreign_bucket_is_refused_without_being_accessed(stack: SegmentStack, named: Any) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("HeadObject", "asked", 500, times=10)
     assert stack.deliver(named) == []
@@ -242,7 +240,7 @@ def test_a_message_that_names_a_foreign_bucket_is_refused_and_nothing_is_asked_o
     assert stack.result(row["result"].split("/", 3)[3])["error"]["code"] == "FOREIGN_BUCKET"
 
 
-def test_a_bucket_that_is_allowed_is_served_under_its_jobs(
+def test_images_of_an_allowed_bucket_are_written_under_their_jobs(
     stack: SegmentStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALLOWED_BUCKETS", "another, private")
@@ -258,6 +256,6 @@ def test_a_bucket_that_is_allowed_is_served_under_its_jobs(
 
 
 @pytest.mark.parametrize("event", [None, [], 7, "s3://bucket/key", {}, {"Records": None}])
-def test_an_event_of_no_known_form_is_answered_as_rejected(stack: SegmentStack, event: Any) -> None:
+def test_an_unknown_event_is_answered_as_rejected(stack: SegmentStack, event: Any) -> None:
     (result,) = stack.handle(event)
     assert (result["status"], result["error"]["code"]) == ("REJECTED", "INVALID_REQUEST")

@@ -42,21 +42,21 @@ def test_duplicates_in_one_batch_cost_one_inference(stack: SegmentStack) -> None
     assert stack.predictor.pages == 1
 
 
-def test_pages_spelled_in_two_ways_are_the_same_work(stack: SegmentStack) -> None:
+def test_two_spellings_of_pages_are_the_same_job(stack: SegmentStack) -> None:
     stack.upload("stack.tif", stack_of(2))
     for pages in (1, "1", "1-1", "01"):
         stack.handle(request("stack.tif", pages=pages))
     assert stack.predictor.pages == 1
 
 
-def test_outputs_in_another_order_are_the_same_work(stack: SegmentStack) -> None:
+def test_the_order_of_outputs_does_not_change_the_job(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.handle(request("a.tif", outputs=["mask", "overlay"]))
     stack.handle(request("a.tif", outputs=["overlay", "mask", "mask"]))
     assert stack.predictor.pages == 1
 
 
-def test_other_parameters_are_other_work(stack: SegmentStack) -> None:
+def test_other_parameters_make_another_job(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.deliver(request("a.tif"), request("a.tif", threshold=0.9), request("a.tif", mode="resize"))
     assert stack.predictor.pages == 3
@@ -76,7 +76,7 @@ def test_a_live_lease_sends_the_message_back(
     assert len(log_lines("job_held")) == 2
 
 
-def test_a_live_lease_raises_outside_of_a_queue(stack: SegmentStack) -> None:
+def test_a_live_lease_raises_for_a_direct_invocation(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.cut("PutObject")
     stack.deliver(s3_event("a.tif"))
@@ -85,7 +85,7 @@ def test_a_live_lease_raises_outside_of_a_queue(stack: SegmentStack) -> None:
         stack.handle(request("a.tif"))
 
 
-def test_a_lease_that_ran_out_is_taken_over(stack: SegmentStack) -> None:
+def test_an_expired_lease_is_taken_over(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.cut("PutObject")
     stack.deliver(s3_event("a.tif"))
@@ -97,9 +97,7 @@ def test_a_lease_that_ran_out_is_taken_over(stack: SegmentStack) -> None:
 
 
 @pytest.mark.parametrize("body", [tiff(), b"text"], ids=["image", "text"])
-def test_a_crash_between_result_and_row_heals_without_another_inference(
-    stack: SegmentStack, body: Any
-) -> None:
+def test_a_crash_between_result_and_row_needs_no_second_inference(stack: SegmentStack, body: Any) -> None:
     stack.upload("a.tif", body)
     stack.wire.cut("UpdateItem", skip=1)
     assert stack.deliver(s3_event("a.tif")) == [0]
@@ -113,7 +111,7 @@ def test_a_crash_between_result_and_row_heals_without_another_inference(
     assert stack.predictor.pages == inferences
 
 
-def test_a_crash_before_the_evaluation_row_heals_without_another_inference(stack: SegmentStack) -> None:
+def test_a_crash_before_the_evaluation_row_needs_no_second_inference(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.cut("PutObject", skip=2)  # nothing of S3 is left to write: the next write is DynamoDB's
     stack.wire.fail("UpdateItem", "InternalServerError", 500, skip=1)
@@ -154,7 +152,7 @@ def test_an_owner_that_lost_its_lease_does_not_end_the_job(
     assert len(log_lines("lease_lost")) == 1
 
 
-def test_an_overwritten_image_is_new_work_and_replaces_the_mask(
+def test_an_overwritten_image_makes_a_new_job_and_replaces_the_mask(
     stack: SegmentStack, predictor: Predictor
 ) -> None:
     stack.segment("a.tif", tiff(page(0)))
@@ -266,9 +264,7 @@ def test_a_newer_version_during_the_work_wins_and_the_older_is_kept_aside(
     assert {row["status"] for row in stack.rows()} == {"SUCCEEDED"}
 
 
-def test_an_overwrite_that_nobody_has_segmented_yet_is_segmented_at_once(
-    stack: SegmentStack, predictor: Predictor
-) -> None:
+def test_an_unsegmented_overwrite_is_segmented_at_once(stack: SegmentStack, predictor: Predictor) -> None:
     stack.upload("a.tif", tiff(page(0)))
     stack.wire.before("PutObject", lambda: stack.upload("a.tif", tiff(page(1))))
     (result,) = stack.handle(s3_event("a.tif"))
@@ -316,25 +312,25 @@ def test_a_rejected_overwrite_says_so_in_the_result(stack: SegmentStack) -> None
     assert stack.result("a.tif.result.json")["status"] == "REJECTED"
 
 
-def test_a_rejected_overwrite_takes_the_earlier_mask_away(stack: SegmentStack) -> None:
+def test_a_rejected_overwrite_removes_the_earlier_mask(stack: SegmentStack) -> None:
     stack.segment("a.tif", tiff())
     stack.segment("a.tif", b"no image")
     assert stack.outputs() == {"a.tif.result.json"}
 
 
-def test_a_shorter_stack_takes_the_masks_of_the_missing_pages_away(stack: SegmentStack) -> None:
+def test_a_shorter_stack_removes_the_masks_of_missing_pages(stack: SegmentStack) -> None:
     stack.segment("a.tif", stack_of(3))
     stack.segment("a.tif", stack_of(2))
     assert stack.outputs() == {"a.tif.p0000.mask.png", "a.tif.p0001.mask.png", "a.tif.result.json"}
 
 
-def test_a_single_page_takes_the_masks_of_a_stack_away(stack: SegmentStack) -> None:
+def test_a_single_page_removes_the_masks_of_a_stack(stack: SegmentStack) -> None:
     stack.segment("a.tif", stack_of(2))
     stack.segment("a.tif", tiff())
     assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
 
 
-def test_keys_that_look_like_outputs_meet_no_output(stack: SegmentStack) -> None:
+def test_keys_that_look_like_outputs_do_not_collide_with_outputs(stack: SegmentStack) -> None:
     keys = ["a.tif", "a.tif.p0001", "a.tif.mask.png", "jobs/0/a.tif"]
     results = [stack.segment(key, stack_of(2) if key == "a.tif" else tiff()) for key in keys]
     written = [page["mask"] for result in results for page in result["pages"]]
@@ -345,7 +341,7 @@ def test_keys_that_look_like_outputs_meet_no_output(stack: SegmentStack) -> None
     assert results[3]["mask"].startswith(f"s3://{OUTPUT}/jobs/{results[3]['job_id']}/")
 
 
-def test_another_model_makes_new_work(
+def test_another_model_makes_a_new_job(
     stack: SegmentStack, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = stack.segment("a.tif", tiff())
@@ -376,7 +372,7 @@ def test_a_repeat_without_a_group_keeps_it(stack: SegmentStack) -> None:
     assert stack.row()["group"] == "plate 7"
 
 
-def test_an_empty_group_takes_the_label_away(stack: SegmentStack) -> None:
+def test_an_empty_group_removes_the_label(stack: SegmentStack) -> None:
     stack.upload("A172_Phase_1.tif", tiff())
     stack.handle(s3_event("A172_Phase_1.tif"))
     stack.handle(request("A172_Phase_1.tif", group=""))

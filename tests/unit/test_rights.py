@@ -50,14 +50,14 @@ def allowing(resources: Node) -> list[Node]:
     return [each for each in statements(resources) if each["Effect"] == "Allow"]
 
 
-def test_no_right_is_to_do_everything(resources: Node) -> None:
+def test_no_role_may_take_every_action(resources: Node) -> None:
     actions = [action for statement in allowing(resources) for action in listed(statement["Action"])]
     assert len(actions) > 30
     assert [action for action in actions if "*" in action] == []
     assert [statement for statement in allowing(resources) if "NotAction" in statement] == []
 
 
-def test_no_right_is_on_everything(resources: Node) -> None:
+def test_no_role_may_act_on_every_resource(resources: Node) -> None:
     targets = [
         target
         for statement in allowing(resources)
@@ -83,14 +83,14 @@ def is_in_one_bucket(text: str) -> bool:
     return bool(re.fullmatch(own, text) or ALLOWED_BUCKETS.match(text))
 
 
-def test_nobody_unknown_is_let_in(resources: Node) -> None:
+def test_policies_admit_only_known_principals(resources: Node) -> None:
     for statement in allowing(resources):
         principal = statement.get("Principal", {})
         assert set(principal) <= {"Service"}
         assert "*" not in json.dumps(principal)
 
 
-def test_no_role_has_rights_that_others_write(resources: Node) -> None:
+def test_no_role_uses_managed_policies(resources: Node) -> None:
     roles = {name: each["Properties"] for name, each in resources.items() if each["Type"] == "AWS::IAM::Role"}
     assert set(roles) >= {"SegmentRole", "EvaluateRole", "FailuresRole", "ApiRole"}
     for role in roles.values():
@@ -117,14 +117,14 @@ def test_the_failures_function_reads_dead_letters_and_sends_nothing(resources: N
     assert rights["s3:DeleteObject"] == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]  # masks of older images
 
 
-def test_the_api_function_changes_no_job_and_takes_no_message(resources: Node) -> None:
+def test_the_api_function_may_not_change_jobs_or_receive_messages(resources: Node) -> None:
     rights = rights_of(resources["ApiRole"])
     assert rights["sqs:SendMessage"] == [{"Fn::GetAtt": ["SegmentQueue", "Arn"]}]
     changing = {"s3:PutObject", "s3:DeleteObject", "dynamodb:UpdateItem", "dynamodb:DeleteItem"}
     assert not (changing | {"sqs:ReceiveMessage", "dynamodb:Scan"}) & rights.keys()
 
 
-def test_the_only_one_who_may_call_a_function_is_the_http_api_by_its_routes(resources: Node) -> None:
+def test_only_the_http_apis_routes_may_invoke_a_function(resources: Node) -> None:
     callers = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::Lambda::Permission"]
     assert {caller["Principal"] for caller in callers} == {"apigateway.amazonaws.com"}
     called = [caller["FunctionName"]["Ref"] for caller in callers]
@@ -136,7 +136,7 @@ def test_the_only_one_who_may_call_a_function_is_the_http_api_by_its_routes(reso
         assert sum(f'{method_and_path}"' in source for source in sources) == 1
 
 
-def test_the_table_is_encrypted_and_can_be_put_back(resources: Node) -> None:
+def test_the_table_is_encrypted_and_can_be_restored(resources: Node) -> None:
     table = resources["JobsTable"]["Properties"]
     assert table["SSESpecification"] == {"SSEEnabled": True}
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}

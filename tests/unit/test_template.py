@@ -84,13 +84,13 @@ def test_a_message_stays_invisible_for_six_timeouts_of_its_function(function: st
 
 
 @pytest.mark.parametrize("function", queued)
-def test_of_a_batch_only_what_failed_comes_again(function: str) -> None:
+def test_a_batch_retries_only_its_failed_messages(function: str) -> None:
     assert {tuple(mapping["FunctionResponseTypes"]) for mapping in mappings(function)} == {
         ("ReportBatchItemFailures",)
     }
 
 
-def test_the_figures_are_those_of_the_design() -> None:
+def test_defaults_match_the_design() -> None:
     events = segment["Events"]["Images"]["Properties"]
     assert (value(segment["MemorySize"]), value(segment["Timeout"])) == (3008, 120)
     assert events["BatchSize"] == 4
@@ -109,14 +109,14 @@ def concurrency(found: list[dict[str, Any]]) -> list[int]:
     return [value(mapping["ScalingConfig"]["MaximumConcurrency"]) for mapping in found]
 
 
-def test_what_can_run_out_of_tries_fits_into_a_new_account_beside_calls_over_http() -> None:
+def test_queued_work_and_http_calls_fit_into_a_new_account() -> None:
     assert [mapping["Queue"] for mapping in counted] == [
         {"Fn::GetAtt": [queue, "Arn"]} for queue in ("SegmentQueue", "EvaluationQueue")
     ]
     assert sum(concurrency(counted)) + OF_HTTP == PLACES
 
 
-def test_what_is_tried_for_ever_takes_as_few_places_as_a_queue_can() -> None:
+def test_endless_retries_use_the_lowest_concurrency() -> None:
     others = [mapping for mapping in taken if mapping not in counted]
     assert [mapping["Queue"] for mapping in others] == [
         {"Fn::GetAtt": [queue, "Arn"]} for queue in ("SegmentDLQ", "EvaluationDLQ")
@@ -125,7 +125,7 @@ def test_what_is_tried_for_ever_takes_as_few_places_as_a_queue_can() -> None:
 
 
 @pytest.mark.parametrize("name", ["evaluate", "failures", "api"])
-def test_a_zip_function_has_the_layer_and_lambda_s_python(name: str) -> None:
+def test_a_zip_function_uses_the_layer_and_lambdas_python(name: str) -> None:
     layer = resources["CytomaskLayer"]["Properties"]
     function = resources[f"{name.capitalize()}Function"]["Properties"]
     assert function["Layers"] == [{"Ref": "CytomaskLayer"}]
@@ -135,7 +135,7 @@ def test_a_zip_function_has_the_layer_and_lambda_s_python(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["CytomaskLayer", "EvaluateFunction", "FailuresFunction", "ApiFunction"])
-def test_what_is_built_by_make_has_its_target(name: str) -> None:
+def test_every_function_built_by_make_has_a_target(name: str) -> None:
     properties = resources[name]["Properties"]
     assert resources[name]["Metadata"]["BuildMethod"] == "makefile"
     folder = TEMPLATE.parent / properties.get("ContentUri", properties.get("CodeUri"))
@@ -149,7 +149,7 @@ def test_every_call_over_http_is_signed_and_throttled() -> None:
     assert door["RouteSettings"] == {"POST /seg_mask": {"ThrottlingRateLimit": 2, "ThrottlingBurstLimit": 4}}
 
 
-def test_every_route_is_of_that_door_and_none_has_an_authorisation_of_its_own() -> None:
+def test_every_route_belongs_to_the_signed_api_without_its_own_authorisation() -> None:
     routes = [
         event["Properties"]
         for name in functions(template)
@@ -168,7 +168,7 @@ def test_every_route_is_of_that_door_and_none_has_an_authorisation_of_its_own() 
     assert all(route["ApiId"] == {"Ref": "HttpApi"} and "Auth" not in route for route in routes)
 
 
-def test_the_api_function_ends_before_its_caller_is_answered_without_it() -> None:
+def test_the_api_function_times_out_before_the_http_api_does() -> None:
     assert value(api["Timeout"]) < 30
 
 
@@ -188,9 +188,7 @@ def test_nothing_listens_to_the_output_bucket() -> None:
         ("GroundTruthBucket", "EvaluationQueue", ["s3:ObjectCreated:*"]),
     ],
 )
-def test_a_bucket_may_notify_its_queue_and_no_other_bucket_may(
-    bucket: str, queue: str, events: list[str]
-) -> None:
+def test_only_its_own_bucket_may_notify_a_queue(bucket: str, queue: str, events: list[str]) -> None:
     assert notified[bucket] == [{"Event": event, "Queue": {"Fn::GetAtt": [queue, "Arn"]}} for event in events]
     assert resources[bucket]["DependsOn"] == f"{queue}Policy"
     allowed = [
@@ -206,14 +204,14 @@ def test_a_bucket_may_notify_its_queue_and_no_other_bucket_may(
 
 
 @pytest.mark.parametrize("queue", queues)
-def test_every_queue_is_encrypted_by_sqs_itself_and_keeps_messages_for_14_days(queue: str) -> None:
+def test_every_queue_is_encrypted_by_sqs_and_keeps_messages_for_14_days(queue: str) -> None:
     assert queues[queue]["SqsManagedSseEnabled"] is True
     assert "KmsMasterKeyId" not in queues[queue]
     assert queues[queue]["MessageRetentionPeriod"] == 14 * 24 * 3600
 
 
 @pytest.mark.parametrize("name", ["Segment", "Evaluation"])
-def test_what_keeps_failing_goes_to_the_queue_s_own_dead_letter_queue(name: str) -> None:
+def test_failing_messages_go_to_the_queues_own_dead_letter_queue(name: str) -> None:
     redrive = queues[f"{name}Queue"]["RedrivePolicy"]
     assert redrive["deadLetterTargetArn"] == {"Fn::GetAtt": [f"{name}DLQ", "Arn"]}
     assert value(redrive["maxReceiveCount"]) == 5
@@ -227,7 +225,7 @@ def test_what_keeps_failing_goes_to_the_queue_s_own_dead_letter_queue(name: str)
 
 
 @pytest.mark.parametrize("name", ["Segment", "Evaluation"])
-def test_dead_letters_are_consumed_under_the_name_by_which_they_are_told_apart(name: str) -> None:
+def test_dead_letter_sources_have_the_names_that_the_function_expects(name: str) -> None:
     events = resources["FailuresFunction"]["Properties"]["Events"].values()
     assert {"Fn::GetAtt": [f"{name}DLQ", "Arn"]} in [event["Properties"]["Queue"] for event in events]
     queue = queues[f"{name}Queue"]["QueueName"]["Fn::Sub"]
@@ -250,7 +248,7 @@ def test_every_bucket_is_private_and_encrypted(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("bucket", buckets)
-def test_what_broke_off_while_it_was_uploaded_is_not_paid_for_longer_than_a_week(bucket: str) -> None:
+def test_incomplete_uploads_are_removed_within_a_week(bucket: str) -> None:
     rules = lifecycle_rules(bucket)
     assert {"DaysAfterInitiation": 7} in [rule.get("AbortIncompleteMultipartUpload") for rule in rules]
 
@@ -258,7 +256,7 @@ def test_what_broke_off_while_it_was_uploaded_is_not_paid_for_longer_than_a_week
 @pytest.mark.parametrize(
     ("bucket", "parameter"), [("InputBucket", "ImageRetentionDays"), ("OutputBucket", "MaskRetentionDays")]
 )
-def test_objects_are_deleted_after_the_days_of_their_parameter_and_kept_where_it_is_0(
+def test_objects_expire_after_the_days_of_their_parameter_and_0_keeps_them(
     bucket: str, parameter: str
 ) -> None:
     (chosen,) = [rule["Fn::If"] for rule in lifecycle_rules(bucket) if "Fn::If" in rule]
@@ -282,7 +280,7 @@ def lifecycle_rules(bucket: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("bucket", buckets)
-def test_every_bucket_refuses_what_comes_without_tls(bucket: str) -> None:
+def test_every_bucket_refuses_requests_without_tls(bucket: str) -> None:
     denied = statements("AWS::S3::BucketPolicy", "Bucket", bucket)[0]
     assert denied == {
         "Sid": "TlsOnly",
@@ -295,7 +293,7 @@ def test_every_bucket_refuses_what_comes_without_tls(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("queue", queues)
-def test_every_queue_refuses_what_comes_without_tls(queue: str) -> None:
+def test_every_queue_refuses_messages_without_tls(queue: str) -> None:
     denied = statements("AWS::SQS::QueuePolicy", "Queues", queue)[-1]
     assert denied == {
         "Sid": "TlsOnly",
@@ -308,7 +306,7 @@ def test_every_queue_refuses_what_comes_without_tls(queue: str) -> None:
 
 
 @pytest.mark.parametrize("function", functions(template))
-def test_a_function_has_a_role_of_its_own_without_managed_policies(function: str) -> None:
+def test_each_function_has_its_own_role_without_managed_policies(function: str) -> None:
     properties = resources[function]["Properties"]
     assert "Policies" not in properties
     role = resources[properties["Role"]["Fn::GetAtt"][0]]["Properties"]
@@ -316,7 +314,7 @@ def test_a_function_has_a_role_of_its_own_without_managed_policies(function: str
 
 
 @pytest.mark.parametrize("role", of_type("AWS::IAM::Role"))
-def test_no_right_is_given_on_everything(role: str) -> None:
+def test_no_role_has_rights_on_all_resources(role: str) -> None:
     for policy in of_type("AWS::IAM::Role")[role]["Policies"]:
         for statement in policy["PolicyDocument"]["Statement"]:
             assert [action for action in _listed(statement["Action"]) if "*" in action] == []
@@ -340,18 +338,18 @@ def allowed(role: str, action: str) -> list[Any]:
     ]
 
 
-def test_the_output_bucket_is_the_only_one_that_is_written_to() -> None:
+def test_functions_write_only_to_the_output_bucket() -> None:
     assert allowed("SegmentRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/*"}]
     assert allowed("EvaluateRole", "s3:PutObject") == [{"Fn::Sub": "${OutputBucket.Arn}/jobs/coco/*"}]
     assert allowed("FailuresRole", "s3:PutObject") == []
     assert allowed("ApiRole", "s3:PutObject") == []
 
 
-def test_the_parts_of_a_coco_file_lie_where_evaluate_may_write() -> None:
+def test_evaluate_may_write_the_parts_of_a_coco_file() -> None:
     assert re.fullmatch("jobs/coco/[0-9a-f]{32}", coco_prefix(S3Object("truths", "a.json", etag="e")))
 
 
-def test_evaluate_may_queue_what_a_coco_file_names() -> None:
+def test_evaluate_may_queue_the_images_of_a_coco_file() -> None:
     assert allowed("EvaluateRole", "sqs:SendMessage") == [{"Fn::GetAtt": ["EvaluationQueue", "Arn"]}]
 
 
@@ -360,7 +358,7 @@ def test_a_missing_object_can_be_told_from_a_forbidden_one(role: str) -> None:
     assert allowed(role, "s3:ListBucket") == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in buckets]]
 
 
-def test_the_api_function_reads_and_lists_jobs_adds_them_and_asks_for_masks_and_no_more() -> None:
+def test_the_api_function_may_only_read_list_and_add_jobs_and_request_masks() -> None:
     statements = [
         (action, resource)
         for policy in resources["ApiRole"]["Properties"]["Policies"]
@@ -383,13 +381,13 @@ def test_the_api_function_reads_and_lists_jobs_adds_them_and_asks_for_masks_and_
     ]
 
 
-def test_a_ground_truth_that_segment_finds_can_be_read_by_evaluate() -> None:
+def test_evaluate_may_read_every_ground_truth_that_segment_finds() -> None:
     readable = [each for resource in allowed("SegmentRole", "s3:GetObject") for each in _listed(resource)]
     (scored,) = allowed("EvaluateRole", "s3:GetObject")
     assert sorted(map(str, scored)) == sorted(map(str, readable))
 
 
-def test_no_resource_waits_for_itself() -> None:
+def test_resources_have_no_circular_dependencies() -> None:
     graph = {name: set(_waits_for(resource)) for name, resource in resources.items()}
     order = list(TopologicalSorter(graph).static_order())  # raises CycleError
     assert order.index("SegmentQueuePolicy") < order.index("InputBucket")
@@ -410,7 +408,7 @@ def _waits_for(item: Any) -> Iterator[str]:
         yield from _waits_for(part)
 
 
-def test_the_jobs_table_has_the_design_s_keys() -> None:
+def test_the_jobs_table_has_the_keys_of_the_design() -> None:
     table = of_type("AWS::DynamoDB::Table")["JobsTable"]
     indexes = {index["IndexName"]: index for index in table["GlobalSecondaryIndexes"]}
     assert _keys(table) == {"job_id": "HASH", "record": "RANGE"}
@@ -426,7 +424,7 @@ def _keys(keyed: dict[str, Any]) -> dict[str, str]:
     return {key["AttributeName"]: key["KeyType"] for key in keyed["KeySchema"]}
 
 
-def test_the_function_is_told_all_that_its_settings_ask_for() -> None:
+def test_the_function_gets_every_setting_that_it_reads() -> None:
     told = made_up_environment(template) | {"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008"}
     settings = Settings.from_environment(told)
     assert settings.jobs_table == told["JOBS_TABLE"]
@@ -434,11 +432,11 @@ def test_the_function_is_told_all_that_its_settings_ask_for() -> None:
     assert settings.tries == parameters["MaxReceiveCount"]
 
 
-def test_the_endpoint_for_local_trials_is_empty_unless_given() -> None:
+def test_the_emulators_endpoint_is_empty_by_default() -> None:
     assert value(shared["Environment"]["Variables"]["AWS_ENDPOINT_URL"]) == ""
 
 
-def test_the_outputs_that_the_commands_look_for_are_there() -> None:
+def test_the_stack_has_every_output_that_the_commands_read() -> None:
     assert set(template["Outputs"]) >= {
         "InputBucketName",
         "OutputBucketName",
@@ -450,7 +448,7 @@ def test_the_outputs_that_the_commands_look_for_are_there() -> None:
     }
 
 
-def test_a_bucket_s_name_fits_where_the_stack_s_has_22_characters() -> None:
+def test_bucket_names_fit_for_a_stack_name_of_22_characters() -> None:
     longest = {"AWS::StackName": "s" * 22, "AWS::AccountId": "1" * 12, "AWS::Region": "ap-southeast-1"}
     for bucket in buckets.values():
         name = bucket["BucketName"]["Fn::Sub"]
@@ -460,14 +458,14 @@ def test_a_bucket_s_name_fits_where_the_stack_s_has_22_characters() -> None:
 
 
 @pytest.mark.parametrize("function", functions(template))
-def test_the_logs_of_a_function_are_kept_for_a_time(function: str) -> None:
+def test_logs_of_each_function_expire(function: str) -> None:
     properties = resources[function]["Properties"]
     group = resources[properties["LoggingConfig"]["LogGroup"]["Ref"]]["Properties"]
     assert group["LogGroupName"]["Fn::Sub"] == f"/aws/lambda/{properties['FunctionName']['Fn::Sub']}"
     assert value(group["RetentionInDays"]) == 30
 
 
-def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queues() -> None:
+def test_the_emulators_copy_differs_only_in_code_and_closed_queues() -> None:
     emulated = without_local_code(template)
     copies = {
         name: emulated["Resources"][name]["Properties"] for name in (*functions(template), "CytomaskLayer")
@@ -488,7 +486,7 @@ def test_the_emulator_s_copy_differs_in_nothing_but_the_code_and_the_closed_queu
     assert template == load_template(TEMPLATE)
 
 
-def test_every_saved_query_is_the_file_of_its_name() -> None:
+def test_every_saved_query_equals_the_file_of_its_name() -> None:
     saved = {
         query["Name"]["Fn::Sub"].removeprefix("${AWS::StackName}/"): query["QueryString"]
         for query in queries.values()
@@ -502,18 +500,18 @@ def test_every_saved_query_is_the_file_of_its_name() -> None:
     assert all(query["LogGroupNames"] == groups for query in queries.values())
 
 
-def test_saved_queries_are_left_to_aws_because_emulators_have_none() -> None:
+def test_saved_queries_are_omitted_for_emulators() -> None:
     assert {resources[name].get("Condition") for name in queries} == {"OnAws"}
     assert template["Conditions"]["OnAws"] == {"Fn::Equals": [{"Ref": "EndpointUrl"}, ""]}
 
 
 @pytest.mark.parametrize("alarm", alarms)
-def test_every_alarm_tells_the_topic_and_is_quiet_where_there_is_nothing(alarm: str) -> None:
+def test_every_alarm_notifies_the_topic_and_ignores_missing_data(alarm: str) -> None:
     assert alarms[alarm]["AlarmActions"] == [{"Ref": "AlarmTopic"}]
     assert alarms[alarm]["TreatMissingData"] == "notBreaching"
 
 
-def test_there_is_an_alarm_for_all_that_can_keep_a_mask_from_coming() -> None:
+def test_every_cause_of_a_missing_mask_has_an_alarm() -> None:
     watched = {
         (alarm["MetricName"], json.dumps(alarm.get("Dimensions", [{}])[0].get("Value")))
         for alarm in alarms.values()
@@ -546,26 +544,26 @@ def test_the_dashboard_shows_the_errors_and_the_throttles_of_every_function() ->
         assert {("Errors", name), ("Throttles", name)} <= shown
 
 
-def test_the_alarm_of_slow_batches_comes_before_they_are_ended() -> None:
+def test_the_alarm_of_slow_batches_comes_before_the_timeout() -> None:
     assert parameters["SlowMilliseconds"] == 0.8 * 1000 * parameters["SegmentTimeout"]
 
 
-def test_nobody_is_sent_mail_unless_asked_for() -> None:
+def test_alarm_mail_is_off_by_default() -> None:
     assert parameters["AlarmEmail"] == ""
     assert resources["AlarmSubscription"]["Condition"] == "HasAlarmEmail"
 
 
-def test_the_template_is_short_enough_to_be_sent() -> None:
+def test_the_template_fits_into_one_deployment_request() -> None:
     assert len(json.dumps(without_local_code(template)).encode()) <= TEMPLATE_LIMIT
 
 
-def test_a_function_s_name_follows_from_the_stack_s() -> None:
+def test_function_names_begin_with_the_stacks_name() -> None:
     assert function_name(resources["SegmentFunction"], "cytomask") == "cytomask-segment"
     with pytest.raises(ValueError, match="may use only the variable"):
         function_name({"Properties": {"FunctionName": {"Fn::Sub": "f-${AWS::Region}"}}}, "cytomask")
 
 
-def test_every_call_over_http_leaves_a_line_that_says_whose_it_was_and_nothing_of_an_image() -> None:
+def test_every_http_call_logs_its_caller_and_nothing_about_the_image() -> None:
     settings = resources["HttpApi"]["Properties"]["AccessLogSettings"]
     assert settings["DestinationArn"] == {"Fn::GetAtt": ["HttpLogGroup", "Arn"]}
     told = json.loads(settings["Format"])
@@ -574,7 +572,7 @@ def test_every_call_over_http_leaves_a_line_that_says_whose_it_was_and_nothing_o
     assert resources["HttpLogGroup"]["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
 
 
-def test_every_rule_of_checkov_that_is_passed_over_says_why() -> None:
+def test_every_skipped_checkov_rule_has_a_reason() -> None:
     skipped = [
         skip
         for each in resources.values()
@@ -607,12 +605,12 @@ def test_a_function_that_may_send_to_its_own_queue_is_not_stopped_as_a_loop() ->
     assert allowed == looping
 
 
-def test_a_first_deployment_that_is_rolled_back_leaves_no_table() -> None:
+def test_rolling_back_the_first_deployment_removes_the_table() -> None:
     assert resources["JobsTable"]["DeletionPolicy"] == "RetainExceptOnCreate"
     assert resources["JobsTable"]["UpdateReplacePolicy"] == "Retain"
 
 
-def test_a_changed_timeout_asks_for_a_changed_visibility() -> None:
+def test_a_changed_timeout_requires_a_changed_visibility() -> None:
     [rule] = template["Rules"]["TimeoutsChangeTogether"]["Assertions"]
     timeout, visibility = (str(parameters[name]) for name in ("SegmentTimeout", "VisibilityTimeout"))
     assert rule["Assert"] == {
@@ -623,7 +621,7 @@ def test_a_changed_timeout_asks_for_a_changed_visibility() -> None:
     }
 
 
-def test_the_query_for_failures_knows_every_way_in_which_lambda_reports_one() -> None:
+def test_the_failure_query_covers_every_report_of_lambda() -> None:
     [pattern] = re.findall(r"@message like /(.*)/", resources["WhyFailedQuery"]["Properties"]["QueryString"])
     for line in LAMBDA_FAILURES:
         assert re.search(pattern, line), line

@@ -44,7 +44,7 @@ from cytomask.errors import (
     ids=["plain", "lzw", "zlib", "tiled", "bigtiff", "big-endian", "shaped", "two-shaped", "shaped-run",
          "imagej", "imagej-run", "imagej-lzw", "ome"],
 )  # fmt: skip
-def test_a_tiff_cut_anywhere_is_refused_or_whole(data: bytes) -> None:
+def test_a_truncated_tiff_is_refused_or_read_whole(data: bytes) -> None:
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         stack = np.stack(
             [page for series in file.series for page in series.asarray().reshape(-1, *series.shape[-2:])]
@@ -55,14 +55,14 @@ def test_a_tiff_cut_anywhere_is_refused_or_whole(data: bytes) -> None:
         assert found is None or same(found, stack), f"cut to {end} of {len(data)} bytes"
 
 
-def test_one_wrong_byte_in_a_tiff_is_never_more_than_a_refusal() -> None:
+def test_a_wrong_byte_in_a_tiff_causes_at_most_a_refusal() -> None:
     whole = plain_tiff(*noise(2, 6, 8), compression="lzw")
     for at in range(len(whole)):
         for wrong in (0x00, 0xFF):
             read_or_refuse(whole[:at] + bytes([wrong]) + whole[at + 1 :])
 
 
-def test_a_chain_of_pages_that_ends_in_nothing_is_refused() -> None:
+def test_a_chain_of_pages_that_leads_past_the_file_is_refused() -> None:
     data = plain_tiff(*planes(3))
     assert len(read(data)) == 3
     with pytest.raises(UnreadableImage, match="page 3 is said to be at byte 4000000000"):
@@ -70,14 +70,14 @@ def test_a_chain_of_pages_that_ends_in_nothing_is_refused() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 150])
-def test_a_chain_of_pages_that_runs_in_a_circle_is_refused(count: int) -> None:
+def test_a_circular_chain_of_pages_is_refused(count: int) -> None:
     data = plain_tiff(*noise(count, 2, 2))
     first = struct.unpack_from("<I", data, 4)[0]
     with pytest.raises(UnreadableImage, match="no new page"):
         read(with_last_pointer(data, first))
 
 
-def test_a_strip_or_a_tile_left_out_is_refused_rather_than_read_as_black() -> None:
+def test_a_missing_strip_or_tile_is_refused_instead_of_read_as_black() -> None:
     data = bytearray(plain_tiff(noise(32, 32), tile=(16, 16)))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         counts = file.pages.first.tags["TileByteCounts"]
@@ -87,7 +87,7 @@ def test_a_strip_or_a_tile_left_out_is_refused_rather_than_read_as_black() -> No
         read(bytes(data))
 
 
-def test_fewer_strips_than_rows_need_are_refused() -> None:
+def test_too_few_strips_are_refused() -> None:
     assert read_one(bare_tiff(4, 2)).shape == (4, 2)
     with pytest.raises(UnreadableImage, match="pixels are missing"):
         read(bare_tiff(4, 2, tag278=2, tag279=4))

@@ -52,7 +52,7 @@ def test_an_overlay_is_grey_outside_tinted_inside_and_outlined_between() -> None
     assert not outlined[20, [11, 14, 25, 36, 39]].any()
 
 
-def test_the_edge_of_the_page_is_no_outline() -> None:
+def test_the_edge_of_the_page_is_not_outlined() -> None:
     everything = decoded(images.encode_overlay(planes(), np.ones((HEIGHT, WIDTH), bool)))
     assert not (everything == images.OUTLINE).all(axis=-1).any()
 
@@ -111,7 +111,7 @@ def test_the_percentiles_of_a_large_page_are_taken_from_a_grid(monkeypatch: pyte
     assert abs(int(grey[100]) - 128) <= 4
 
 
-def test_an_overlay_of_a_range_that_overflows_is_stretched_as_any_other() -> None:
+def test_an_overlay_of_an_overflowing_range_is_stretched_normally() -> None:
     page = planes().astype(np.float64)
     nothing = np.zeros((HEIGHT, WIDTH), bool)
     with np.errstate(all="raise"):

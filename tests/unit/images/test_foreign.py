@@ -65,7 +65,7 @@ def test_a_page_with_any_description_is_read(text: str) -> None:
 
 
 @given(st.sampled_from(["Pixels", "TiffData", "Channel", "Image", "UUID", "BinaryOnly"]), words, numbers)
-def test_foreign_elements_in_an_ome_description_are_passed_over(kind: str, word: str, number: int) -> None:
+def test_foreign_elements_in_an_ome_description_are_ignored(kind: str, word: str, number: int) -> None:
     inside = f'<NumberOf{kind} Start="{number}" SizeC="{word}">{number}</NumberOf{kind}>'
     facts = f'xmlns:x="urn:{word}" SizeX="{number}" IFD="{number}" FirstZ="{number}"'
     foreign = f"<x:{kind} {facts}>{inside}</x:{kind}>"
@@ -80,7 +80,7 @@ def test_two_pages_with_a_foreign_description_are_two_pages() -> None:
         assert len(read(described(text, 2))) == 2
 
 
-def test_each_file_of_a_set_is_its_own_page_whichever_holds_the_description() -> None:
+def test_each_file_of_a_set_is_one_page() -> None:
     block = (
         '<TiffData FirstT="{0}" IFD="0" PlaneCount="1"><UUID FileName="t{0}.ome.tif">urn:uuid:{0}</UUID>'
         "</TiffData>"
@@ -115,7 +115,7 @@ def test_the_channels_of_one_file_of_a_set_stay_channels() -> None:
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt", b"tEXt", b"prVt"])
-def test_large_texts_and_profiles_of_a_png_are_passed_over(kind: bytes) -> None:
+def test_large_texts_and_profiles_of_a_png_are_ignored(kind: bytes) -> None:
     packed = zlib.compress(bytes(8_000_000))
     content = b"key\0\0" + (b"\0\0\0" if kind == b"iTXt" else b"") + packed
     data = encoded(PAGE, "PNG")
@@ -123,14 +123,14 @@ def test_large_texts_and_profiles_of_a_png_are_passed_over(kind: bytes) -> None:
         assert same(read(data[:end] + png_chunk(kind, content) + data[end:]), PAGE[None])
 
 
-def test_a_broken_colour_profile_is_passed_over() -> None:
+def test_a_broken_colour_profile_is_ignored() -> None:
     rgb = np.repeat(PAGE[..., None], 3, axis=-1)  # H, W, 3
     for kind in ("PNG", "JPEG"):
         expected = read(encoded(rgb, kind))
         assert same(read(encoded(rgb, kind, icc_profile=noise(300).tobytes())), np.stack(expected))
 
 
-def test_of_a_jpeg_with_previews_the_first_picture_is_read() -> None:
+def test_the_first_picture_of_a_jpeg_with_previews_is_read() -> None:
     first, second = Image.fromarray(PAGE), Image.fromarray(PAGE[::2, ::2])
     stream = io.BytesIO()
     first.save(stream, "MPO", save_all=True, append_images=[second])
@@ -138,7 +138,7 @@ def test_of_a_jpeg_with_previews_the_first_picture_is_read() -> None:
 
 
 @given(st.binary(max_size=40), st.integers(0xE1, 0xEF), st.integers(1, 5))
-def test_segments_of_other_programs_in_a_jpeg_are_passed_over(content: bytes, mark: int, times: int) -> None:
+def test_foreign_segments_in_a_jpeg_are_ignored(content: bytes, mark: int, times: int) -> None:
     if mark == 0xEE:
         content = b"x" + content  # Adobe's says what the colours are
     data = encoded(PAGE, "JPEG")
@@ -160,12 +160,12 @@ def test_a_jpeg_of_more_than_8_bits_is_read(bits: int, samples: int) -> None:
 
 
 @pytest.mark.parametrize("magic", [b"\0\x05\x16\x07", b"\0\x05\x16\0"])
-def test_a_file_of_macos_s_notes_is_refused_as_what_it_is(magic: bytes) -> None:
+def test_an_apple_double_file_is_refused_by_name(magic: bytes) -> None:
     with pytest.raises(UnreadableImage, match="macOS keeps notes"):
         read(magic + bytes(100))
 
 
-def test_a_text_that_pillow_would_refuse_is_passed_over() -> None:
+def test_a_text_that_pillow_would_refuse_is_ignored() -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("notes", "x" * 2_000_000, zip=True)
     assert same(read(encoded(PAGE, "PNG", pnginfo=info)), PAGE[None])

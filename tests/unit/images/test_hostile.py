@@ -159,7 +159,7 @@ def test_a_changed_file_is_read_or_refused_in_bounded_memory(
     count=st.sampled_from([0, 1, 2, *NUMBERS]),
     value=st.sampled_from(NUMBERS) | st.integers(0, 2**32 - 1),
 )
-def test_a_tiff_one_of_whose_facts_is_any_number_is_read_or_refused_in_bounded_memory(
+def test_a_tiff_with_an_arbitrary_tag_value_is_read_or_refused_in_bounded_memory(
     tag: int, kind: int, count: int, value: int
 ) -> None:
     facts = {256: 8, 257: 8, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 8, 279: 64}
@@ -175,9 +175,7 @@ def test_a_description_of_one_page_is_read() -> None:
 
 @pytest.mark.parametrize("number", [10**5, 10**9, 10**12])
 @pytest.mark.parametrize("fact", ["SizeT", "SizeZ", "SizeC"])
-def test_an_ome_description_of_more_planes_than_the_limit_takes_neither_memory_nor_time(
-    fact: str, number: int
-) -> None:
+def test_an_ome_description_of_too_many_planes_is_refused_cheaply(fact: str, number: int) -> None:
     with bounded_memory(images.MEBI), pytest.raises(ImageTooLarge, match="more than 10000 planes"):
         pixels: dict[str, Any] = {fact: number}
         read(described(ome(**pixels)))
@@ -189,7 +187,7 @@ def test_a_billion_planes_of_one_page_are_refused_too() -> None:
             read(described(ome(f"<TiffData {claim}/>")))
 
 
-def test_an_ome_description_of_larger_pages_than_there_are_is_refused() -> None:
+def test_an_ome_description_of_pages_larger_than_the_file_has_is_refused() -> None:
     with bounded_memory(images.MEBI), pytest.raises(UnreadableImage, match="does not fit its pages"):
         read(described(ome(SizeX=10**12)))
 
@@ -201,7 +199,7 @@ def test_an_ome_description_of_another_order_of_axes_is_refused(order: str) -> N
 
 
 @pytest.mark.parametrize("step", ["1", "0.000000001", "nan"])
-def test_an_annotation_that_spreads_an_axis_over_a_billion_labels_is_passed_over(
+def test_an_annotation_with_a_billion_labels_for_an_axis_is_ignored(
     step: str,
 ) -> None:
     along = f'<ModuloAlongT Type="lifetime" Start="0" End="1000000000" Step="{step}"/>'
@@ -213,19 +211,19 @@ def test_an_annotation_that_spreads_an_axis_over_a_billion_labels_is_passed_over
         assert len(read(described(ome(annotation=annotation)))) == 1
 
 
-def test_a_page_named_a_hundred_thousand_times_is_refused_before_it_is_looked_up_as_often() -> None:
+def test_a_page_named_a_hundred_thousand_times_is_refused_early() -> None:
     with pytest.raises(ImageTooLarge):
         read(described(ome('<TiffData IFD="0"/>' * 100_000)))
 
 
-def test_entities_that_grow_a_thousandfold_are_not_unfolded() -> None:
+def test_xml_entities_are_not_expanded() -> None:
     grown = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
     bomb = f'<!DOCTYPE OME [<!ENTITY e0 "0123456789">{grown}]>{ome("&e9;")}'
     read_or_refuse_in_bounded_memory(described(bomb), 64 * images.MEBI)
 
 
 @pytest.mark.parametrize("count", [10**6, 10**12])
-def test_imagej_s_and_our_own_descriptions_are_bounded_as_well(count: int) -> None:
+def test_descriptions_of_imagej_and_our_own_are_bounded(count: int) -> None:
     for description in (
         f"ImageJ=1.53t\nimages={count}\nframes={count}\n",
         f"ImageJ=1.53t\nimages=1\nchannels={count}\nhyperstack=true\n",
@@ -235,7 +233,7 @@ def test_imagej_s_and_our_own_descriptions_are_bounded_as_well(count: int) -> No
             read(described(description))
 
 
-def test_a_slide_scanner_s_description_of_a_billion_planes_is_not_believed() -> None:
+def test_a_slide_scanners_claim_of_a_billion_planes_is_ignored() -> None:
     dimension = '<dimension r="0" ifd="0" c="1000000000" z="1000000000" sizeX="1" sizeY="1"/>'
     slide = f'<image><pixels sizeX="1" sizeY="1">{dimension}</pixels><view offsetX="0" offsetY="0"/></image>'
     collection = f'<collection sizeX="1" sizeY="1">{slide}</collection>'
@@ -245,14 +243,14 @@ def test_a_slide_scanner_s_description_of_a_billion_planes_is_not_believed() -> 
         assert [page.shape for page in read(described(description))] == [(HEIGHT, WIDTH)]
 
 
-def test_a_segment_that_does_not_tell_its_size_is_refused() -> None:
+def test_a_segment_without_a_size_is_refused() -> None:
     for packed in ("lerc", "jpegxl", "jpegxr"):
         with pytest.raises(UnreadableImage, match="save it with LZW or deflate"):
             read(tiff(noise(16, 16), metadata=None, compression=packed))
 
 
 @pytest.mark.parametrize("packed", ["deflate", "zstd"])
-def test_a_strip_that_unpacks_to_more_than_its_page_is_not_unpacked_whole(packed: str) -> None:
+def test_a_strip_larger_than_its_page_is_not_unpacked_whole(packed: str) -> None:
     zeros = bytes(64 * images.MEBI)
     number, strip = {
         "deflate": (8, imagecodecs.zlib_encode(zeros)),
@@ -264,7 +262,7 @@ def test_a_strip_that_unpacks_to_more_than_its_page_is_not_unpacked_whole(packed
     read_or_refuse_in_bounded_memory(head.ljust(200, b"\0") + strip)
 
 
-def test_a_pickle_is_no_image() -> None:
+def test_a_pickle_is_refused() -> None:
     stream = io.BytesIO()
     np.save(stream, np.array([{"a": 1}], object), allow_pickle=True)
     for data in (stream.getvalue(), b"\x80\x04\x95" + bytes(20)):

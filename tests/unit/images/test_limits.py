@@ -26,7 +26,7 @@ def test_more_pages_than_the_limit_are_refused() -> None:
             read(data, limits=limits)
 
 
-def test_a_huge_page_is_refused_by_its_header_alone() -> None:
+def test_a_huge_page_is_refused_from_its_header() -> None:
     data = bare_tiff(100_000, 100_000)
     tracemalloc.start()
     try:
@@ -43,7 +43,7 @@ def test_a_page_longer_than_a_png_may_be_is_refused(height: int, width: int) -> 
         read(tiff(np.zeros((height, width), np.uint8), metadata=None))
 
 
-def test_less_memory_means_smaller_pages_and_the_refusal_says_so() -> None:
+def test_less_memory_lowers_the_page_limit_named_in_the_error() -> None:
     data = plain_tiff(np.zeros((3000, 3000), np.uint8))
     assert images.Limits.within(3008) == images.LIMITS
     with (
@@ -64,7 +64,7 @@ def test_less_memory_means_smaller_pages_and_the_refusal_says_so() -> None:
     ],
     ids=["channels", "colours", "pages apart", "pages together", "png"],
 )
-def test_all_that_is_decoded_at_a_time_counts(data: bytes, decoded: int) -> None:
+def test_the_limit_counts_everything_decoded_at_once(data: bytes, decoded: int) -> None:
     needed = decoded + max(decoded, 20 * 2000)
     with images.open_image(data, "wide.tif") as image:
         assert image.pages[0].decoded_bytes == decoded

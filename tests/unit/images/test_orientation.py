@@ -63,7 +63,7 @@ def test_turning_moves_every_pixel_to_one_place(orientation: int) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_any_bytes_in_exif_s_place_are_an_orientation(exif: bytes) -> None:
+def test_any_exif_bytes_yield_an_orientation(exif: bytes) -> None:
     assert orientation_of(exif) in range(1, 9)
     assert orientation_of(b"II*\0" + exif) in range(1, 9)
 

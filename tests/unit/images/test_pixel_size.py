@@ -19,7 +19,7 @@ def pixel_size_of(**options: Any) -> PixelSize | None:
         return image.pixel_size
 
 
-def test_ome_tells_it_in_its_own_unit() -> None:
+def test_ome_sizes_are_converted_from_their_unit() -> None:
     nanometres = {"PhysicalSizeX": 650, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.7}
     assert pixel_size_of(ome=True, metadata=nanometres) == PixelSize(0.65, 0.7)
 
@@ -27,25 +27,25 @@ def test_ome_tells_it_in_its_own_unit() -> None:
 @pytest.mark.parametrize(
     ("unit", "factor"), [("um", 1.0), ("micron", 1.0), (r"\u00B5m", 1.0), ("mm", 1000.0)]
 )
-def test_imagej_tells_it_as_pixels_a_unit(unit: str, factor: float) -> None:
+def test_imagej_resolution_becomes_a_pixel_size(unit: str, factor: float) -> None:
     found = pixel_size_of(imagej=True, resolution=(2 * factor, 4 * factor), metadata={"unit": unit})
     assert found is not None
     assert (found.width_um, found.height_um) == pytest.approx((0.5, 0.25))
     assert found.area_um2 == pytest.approx(0.125)
 
 
-def test_dots_per_inch_are_no_size_of_a_pixel() -> None:
+def test_dots_per_inch_give_no_pixel_size() -> None:
     assert pixel_size_of(resolution=(72, 72), resolutionunit="INCH") is None
     assert pixel_size_of(imagej=True, resolution=(300, 300)) is None
     assert pixel_size_of() is None
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e9", "x", ""])
-def test_an_absurd_size_is_none(value: str) -> None:
+def test_an_absurd_pixel_size_is_ignored(value: str) -> None:
     assert size_of_ome(f'<Pixels PhysicalSizeX="{value}" PhysicalSizeY="0.5">') is None
 
 
-def test_resolutions_that_are_no_fractions_are_none() -> None:
+def test_invalid_resolutions_are_ignored() -> None:
     assert size_of_imagej("um", (1, 0), (1, 1)) is None
     assert size_of_imagej("um", None, (1, 1)) is None
     assert size_of_imagej("furlong", (1, 1), (1, 1)) is None

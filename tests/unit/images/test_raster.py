@@ -31,7 +31,7 @@ from cytomask.errors import (
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_a_grey_png_comes_back_as_it_is(dtype: str) -> None:
+def test_a_grey_png_is_read_unchanged(dtype: str) -> None:
     stored = (planes().astype(np.uint32) * np.iinfo(dtype).max // 255).astype(dtype)
     data = encoded(stored, "PNG")
     assert headers(data) == [images.PageHeader(HEIGHT, WIDTH, 1, False, dtype, stored.nbytes)]
@@ -85,7 +85,7 @@ def test_a_jpeg_is_read_to_a_few_grey_levels(mode: str) -> None:
     [encoded(pixels, "PNG") for pixels in (noise(9, 11), noise(9, 11, 3), noise(9, 11).astype(np.uint16))],
     ids=["grey", "rgb", "16-bit"],
 )
-def test_a_png_cut_or_changed_anywhere_is_refused_or_whole(data: bytes) -> None:
+def test_a_truncated_or_changed_png_is_refused_or_read_whole(data: bytes) -> None:
     whole = read_one(data)
     for at in range(len(data)):
         for damaged in (data[:at], data[:at] + bytes([data[at] ^ 0x5A]) + data[at + 1 :]):
@@ -94,7 +94,7 @@ def test_a_png_cut_or_changed_anywhere_is_refused_or_whole(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_cut_anywhere_is_refused_or_whole(progressive: bool) -> None:
+def test_a_truncated_jpeg_is_refused_or_read_whole(progressive: bool) -> None:
     data = encoded(noise(16, 16), "JPEG", progressive=progressive)
     whole = read_one(data)
     for end in range(len(data)):
@@ -102,7 +102,7 @@ def test_a_jpeg_cut_anywhere_is_refused_or_whole(progressive: bool) -> None:
         assert found is None or same(found, whole[None]), f"cut to {end} of {len(data)} bytes"
 
 
-def test_a_png_that_unpacks_to_gigabytes_is_refused_by_its_header() -> None:
+def test_a_png_that_unpacks_to_gigabytes_is_refused_from_its_header() -> None:
     tracemalloc.start()
     try:
         for side in (9_000, 100_000):
@@ -126,7 +126,7 @@ def test_an_animated_png_is_refused() -> None:
         read(stream.getvalue())
 
 
-def test_want_of_memory_in_pillow_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pillow_running_out_of_memory_is_not_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("out of memory error when reading image file")
 

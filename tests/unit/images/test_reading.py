@@ -45,14 +45,14 @@ def test_a_path_and_its_bytes_read_the_same(tmp_path: Path) -> None:
         assert np.array_equal(images.read_page(path).pixels, stored)
 
 
-def test_the_content_counts_and_not_the_name(tmp_path: Path) -> None:
+def test_the_content_decides_the_format_not_the_name(tmp_path: Path) -> None:
     for name in ("page.png", "page.ndpi", "page"):
         path = tmp_path / name
         path.write_bytes(plain_tiff(planes()))
         assert np.array_equal(read_one(path), planes())
 
 
-def test_a_file_of_no_bytes_is_empty(tmp_path: Path) -> None:
+def test_a_file_without_bytes_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "nothing.tif"
     path.touch()
     for source in (b"", path):
@@ -91,7 +91,7 @@ def test_a_tiff_without_pages_is_empty() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_pixels_that_are_no_number_are_counted_and_refused(bad: float, dtype: str) -> None:
+def test_nan_and_infinite_pixels_are_counted_and_refused(bad: float, dtype: str) -> None:
     stored = planes().astype(dtype)
     stored[3, 4:6] = bad
     with pytest.raises(NonFinitePixels, match="2 pixels"):
@@ -114,7 +114,7 @@ def test_garbage_after_the_first_bytes_is_refused(magic: bytes) -> None:
 
 
 @pytest.mark.parametrize("fault", [MemoryError(), KeyboardInterrupt()], ids=repr)
-def test_what_is_not_the_files_fault_is_no_refusal(
+def test_faults_outside_the_file_are_not_refusals(
     fault: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -125,7 +125,7 @@ def test_what_is_not_the_files_fault_is_no_refusal(
         read(plain_tiff(planes()))
 
 
-def test_a_refused_file_is_not_complained_of_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_file_leaves_no_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     data = tiff(planes(3), writer={"imagej": True}, metadata={"axes": "TYX"}, truncate=True)
     with caplog.at_level(logging.INFO), warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -123,14 +123,14 @@ def test_a_volume_in_one_directory_counts_its_depth_as_pages() -> None:
 
 
 @pytest.mark.parametrize("writer", [{}, {"ome": True}], ids=str)
-def test_levels_of_a_pyramid_are_no_pages(writer: dict[str, Any]) -> None:
+def test_levels_of_a_pyramid_are_not_pages(writer: dict[str, Any]) -> None:
     page = planes()
     level = {"subfiletype": 1}
     data = tiff_of_writes((page, {"subifds": 2}), (page[::2, ::2], level), (page[::4, ::4], level), **writer)
     assert same(read(data), page[None])
 
 
-def test_a_thumbnail_is_no_page() -> None:
+def test_a_thumbnail_is_not_a_page() -> None:
     page = planes()
     thumbnail: dict[str, Any] = {"subfiletype": 1, "metadata": None}
     for writes in (
@@ -149,7 +149,7 @@ def test_pages_of_different_sizes_all_count_in_the_order_of_the_file() -> None:
         assert all(np.array_equal(one, other) for one, other in zip(found, pages, strict=True))
 
 
-def test_pages_may_be_asked_for_in_any_order() -> None:
+def test_pages_may_be_requested_in_any_order() -> None:
     stack = planes(5)
     assert same(read(plain_tiff(*stack), [4, 0, 4]), stack[[4, 0, 4]])
 
@@ -163,7 +163,7 @@ def test_a_page_out_of_range_is_refused_before_any_is_read(page: int) -> None:
         images.read_pages(image, [0, page])
 
 
-def test_an_imagej_description_that_counts_fewer_pages_than_there_are_is_refused() -> None:
+def test_an_imagej_description_that_counts_too_few_pages_is_refused() -> None:
     description = "ImageJ=1.53t\nimages=2\nframes=2\n"
     stack = planes(3)
     writes = [(plane, {"metadata": None, "contiguous": False, "compression": "lzw"}) for plane in stack]

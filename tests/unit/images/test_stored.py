@@ -34,7 +34,7 @@ def png(picture: Image.Image, **options: Any) -> bytes:
 
 
 @given(st.integers(1, 255), st.integers(0, 2**32 - 1))
-def test_a_palette_s_indices_are_labels_whatever_it_shows(most: int, seed: int) -> None:
+def test_a_palettes_indices_are_labels(most: int, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, most + 1, (12, 9), np.uint8)
     picture = Image.fromarray(labels)
     picture.putpalette(np.random.default_rng(seed).integers(0, 256, 768, np.uint8).tobytes())
@@ -45,7 +45,7 @@ def test_a_palette_s_indices_are_labels_whatever_it_shows(most: int, seed: int) 
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-def test_labels_of_few_bits_are_not_spread(bits: int) -> None:
+def test_labels_of_few_bits_are_not_scaled(bits: int) -> None:
     labels = noise(12, 9) & (2**bits - 1)
     picture = Image.fromarray(labels)
     picture.putpalette(bytes(range(256)) * 3)
@@ -56,14 +56,14 @@ def test_labels_of_few_bits_are_not_spread(bits: int) -> None:
 
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "int32"])
-def test_0_stays_0_whether_it_is_black_or_white(photometric: str, dtype: str) -> None:
+def test_0_stays_0_in_black_and_in_white(photometric: str, dtype: str) -> None:
     labels = (planes() % 3).astype(dtype)
     found = only(plain_tiff(labels, photometric=photometric)).values
     assert found.dtype.kind != "b"
     assert np.array_equal(found, labels)
 
 
-def test_transparency_is_kept_apart() -> None:
+def test_transparency_is_read_separately() -> None:
     rgba, grey = noise(12, 9, 4), noise(12, 9, 2)
     for page in (only(encoded(rgba, "PNG")), only(plain_tiff(rgba, photometric="rgb"))):
         assert np.array_equal(page.values, rgba[..., :3])
@@ -92,13 +92,13 @@ def test_colours_of_16_bits_are_stored_whole() -> None:
     assert np.array_equal(only(bytes(imagecodecs.png_encode(rgb))).values, rgb)
 
 
-def test_channels_stay_beside_each_other() -> None:
+def test_channels_are_kept() -> None:
     stack = planes(3)
     data = tiff(stack, writer={"ome": True}, metadata={"axes": "CYX"})
     assert np.array_equal(only(data).values, np.moveaxis(stack, 0, -1))
 
 
-def test_the_limits_of_pages_hold_for_labels_too() -> None:
+def test_page_limits_also_hold_for_labels() -> None:
     data = plain_tiff(*planes(2))
     assert np.array_equal(stored(data, [1])[0].values, planes(2)[1])
     with pytest.raises(NoSuchPage):

@@ -29,7 +29,7 @@ from cytomask.errors import (
 @pytest.mark.parametrize(
     "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"]
 )
-def test_grey_values_of_any_real_type_come_back_as_they_are(dtype: str) -> None:
+def test_grey_values_of_any_real_type_are_unchanged(dtype: str) -> None:
     stored = (planes() // 3).astype(dtype)
     found = read_one(plain_tiff(stored))
     assert found.dtype == stored.dtype
@@ -61,7 +61,7 @@ def test_one_bit_reads_as_0_and_1() -> None:
     assert np.array_equal(found, bits)
 
 
-def test_a_constant_page_reads_as_it_is() -> None:
+def test_a_constant_page_is_read_unchanged() -> None:
     assert np.array_equal(
         read_one(plain_tiff(np.full((HEIGHT, WIDTH), 7, np.uint16))), np.full((HEIGHT, WIDTH), 7)
     )
@@ -104,7 +104,7 @@ def test_big_files_and_big_endian_ones_read_the_same(writer: dict[str, Any]) -> 
     assert found[0].dtype == np.dtype("=u2")
 
 
-def test_values_of_which_0_is_white_are_turned_round() -> None:
+def test_white_is_zero_values_are_inverted() -> None:
     stored = planes()
     assert np.array_equal(read_one(plain_tiff(stored, photometric="miniswhite")), 255 - stored)
     real = stored.astype(np.float32)
@@ -172,23 +172,23 @@ def test_five_channels_are_refused_unless_one_is_named() -> None:
 
 
 @pytest.mark.parametrize("channel", [-1, 5])
-def test_a_channel_that_is_not_there_is_refused(channel: int) -> None:
+def test_an_unknown_channel_is_refused(channel: int) -> None:
     data = plain_tiff(noise(HEIGHT, WIDTH, 5), photometric="minisblack", planarconfig="contig")
     with pytest.raises(AmbiguousChannels, match=f"no channel {channel}"):
         read(data, channel=channel)
 
 
-def test_luma_and_chroma_that_nothing_decodes_are_three_channels() -> None:
+def test_undecoded_luma_and_chroma_are_three_channels() -> None:
     ycbcr = noise(HEIGHT, WIDTH, 3)
     with pytest.raises(AmbiguousChannels):
         read(plain_tiff(ycbcr, photometric="ycbcr", subsampling=(1, 1)))
 
 
-def test_complex_numbers_are_no_grey_values() -> None:
+def test_complex_numbers_are_refused() -> None:
     with pytest.raises(UnreadableImage, match="no grey values"):
         read(plain_tiff(planes().astype(np.complex64)))
 
 
-def test_a_sample_format_that_nobody_knows_is_refused() -> None:
+def test_an_unknown_sample_format_is_refused() -> None:
     with pytest.raises(UnreadableImage, match="13 bits"):
         read(bare_tiff(2, 2, tag258=13, tag339=3))

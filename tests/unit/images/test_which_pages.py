@@ -48,7 +48,7 @@ def without_tag(data: bytes, unwanted: int) -> bytes:
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=6))
-def test_copies_and_masks_are_no_pages_unless_nothing_else_is_there(flags: list[int]) -> None:
+def test_copies_and_masks_are_pages_only_if_the_file_has_nothing_else(flags: list[int]) -> None:
     data, stack = flagged(flags)
     own = [at for at, flag in enumerate(flags) if not flag & (REDUCED | MASK)]
     copies = [at for at, flag in enumerate(flags) if not flag & MASK]
@@ -56,20 +56,20 @@ def test_copies_and_masks_are_no_pages_unless_nothing_else_is_there(flags: list[
     assert same(read(data), stack[expected])
 
 
-def test_of_copies_alone_the_largest_are_pages() -> None:
+def test_the_largest_copies_are_pages_if_a_file_has_only_copies() -> None:
     page = planes()
     copy: dict[str, Any] = {"subfiletype": REDUCED, "metadata": None}
     data = tiff_of_writes((page[::2, ::2], copy), (page, copy), (page[::4, ::4], copy))
     assert same(read(data), page[None])
 
 
-def test_a_page_in_the_older_words_for_a_copy_is_no_page() -> None:
+def test_a_copy_flagged_by_the_older_tag_is_not_a_page() -> None:
     page = planes()
     old = {"extratags": [(255, 3, 1, 2, False)], "metadata": None}
     assert same(read(tiff_of_writes((page, {"metadata": None}), (page[::2, ::2], old))), page[None])
 
 
-def test_a_transparency_mask_without_a_flag_is_no_page() -> None:
+def test_an_unflagged_transparency_mask_is_not_a_page() -> None:
     page = planes()
     mask: dict[str, Any] = {"photometric": "mask", "metadata": None}
     assert same(read(tiff_of_writes((page, {"metadata": None}), (page > 99, mask))), page[None])
@@ -110,13 +110,13 @@ def test_each_page_is_read_by_its_own_photometric_and_palette(kinds: list[str], 
 
 
 @pytest.mark.parametrize("writer", [{"imagej": True}, {"ome": True}, {}], ids=str)
-def test_a_described_stack_of_which_0_is_white_is_turned_round(writer: dict[str, Any]) -> None:
+def test_a_described_white_is_zero_stack_is_inverted(writer: dict[str, Any]) -> None:
     stack = planes(3)
     data = tiff(stack, writer=writer, photometric=WHITE_IS_ZERO, metadata={"axes": "TYX"})
     assert same(read(data), 255 - stack)
 
 
-def test_a_page_that_does_not_say_its_photometric_is_read_as_libtiff_reads_it() -> None:
+def test_a_page_without_photometric_is_read_as_in_libtiff() -> None:
     page, rgb = small(1)[0], noise(*SMALL, 3)
     assert same(read(without_tag(plain_tiff(page), 262)), page[None])
     [found] = read(without_tag(plain_tiff(rgb, photometric="rgb"), 262))
@@ -124,7 +124,7 @@ def test_a_page_that_does_not_say_its_photometric_is_read_as_libtiff_reads_it() 
 
 
 @given(st.integers(1, 8))
-def test_a_tiff_s_orientation_is_said_and_its_pixels_are_left_as_they_are(orientation: int) -> None:
+def test_a_tiffs_orientation_is_reported_and_its_pixels_are_unchanged(orientation: int) -> None:
     page = small(1)[0]
     data = plain_tiff(page, extratags=[(274, 3, 1, orientation, True)])
     [header] = headers(data)
@@ -138,7 +138,7 @@ def test_a_tiff_s_orientation_is_said_and_its_pixels_are_left_as_they_are(orient
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 @pytest.mark.parametrize("axes", ["TYX", "ZYX"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_frames_that_tifffile_took_for_colours_are_pages_where_their_axis_is_named(
+def test_frames_mistaken_for_colours_are_pages_if_their_axis_is_named(
     count: int, axes: str, compression: str | None
 ) -> None:
     stack = planes(count)
@@ -146,7 +146,7 @@ def test_frames_that_tifffile_took_for_colours_are_pages_where_their_axis_is_nam
 
 
 @pytest.mark.parametrize("count", [3, 4])
-def test_frames_that_tifffile_took_for_colours_are_refused_where_no_axis_is_named(count: int) -> None:
+def test_frames_mistaken_for_colours_are_refused_without_a_named_axis(count: int) -> None:
     stack = planes(count)
     for data in (written_by_default(stack), written_by_default(stack, metadata=None)):
         with pytest.raises(AmbiguousChannels, match=f"{count} channels.*calls planes that lie apart red"):
@@ -168,9 +168,7 @@ def blobs(seed: int) -> NDArray[np.uint8]:
 
 
 @given(st.integers(0, 2**31), st.integers(0, 20))
-def test_frames_saved_as_interleaved_colours_are_refused_and_colours_are_not(
-    seed: int, noise_level: int
-) -> None:
+def test_frames_saved_as_interleaved_colours_are_refused_unlike_colours(seed: int, noise_level: int) -> None:
     frames = np.stack([blobs(seed + at) for at in range(3)], axis=-1)  # H, W, 3
     with pytest.raises(AmbiguousChannels, match="differ as different pictures do"):
         read(plain_tiff(frames, photometric="rgb"))
@@ -189,7 +187,7 @@ def test_inks_and_mosaics_are_refused_by_name() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([256, 257, 258, 262, 273, 274, 277, 278, 279, 320, 338]))
-def test_no_fact_of_a_page_makes_it_anything_but_pages_or_a_refusal(value: int, tag: int) -> None:
+def test_any_tag_value_yields_pages_or_a_refusal(value: int, tag: int) -> None:
     data = bytearray(plain_tiff(small(1)[0], extratags=[(274, 3, 1, 1, True)]))
     place = struct.unpack_from("<I", data, 4)[0]
     for number in range(struct.unpack_from("<H", data, place)[0]):
