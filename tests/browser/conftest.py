@@ -123,7 +123,7 @@ def page(chromium: Browser, served: Served, faults: list[str]) -> Iterator[Page]
 
 @pytest.fixture(scope="session")
 def field_tiff(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Writes a generated page of cells; returns its path."""
+    """Write a generated page of cells; return its path."""
     folder = tmp_path_factory.mktemp("images")
 
     def write(name: str, seed: int = 0, pages: int = 1) -> Path:
@@ -138,7 +138,7 @@ def field_tiff(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def picture() -> Callable[[Page, str], None]:
-    """Keeps a picture of the tab in build/screenshots, to be looked at."""
+    """Keep a picture of the tab in build/screenshots for people to look at."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
 
     def keep(tab: Page, name: str) -> None:

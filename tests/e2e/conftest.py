@@ -16,7 +16,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from numpy.typing import NDArray
 from tools import BASE_IMAGE, BUILT, SAM, pixels, run
 
-# A shell's background job ignores SIGINT, and what it starts does too; sam ends by nothing else.
+# A shell's background job and its children ignore SIGINT, the only signal that ends sam.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

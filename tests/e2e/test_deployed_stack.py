@@ -65,7 +65,7 @@ def deployed(account: Any, built: Any) -> Iterator[Store]:
 
 
 def set_poller(account: Any, enabled: Any) -> None:
-    """Opens or closes the queues; a number for the poller, which fails on the text that ministack keeps.
+    """Open or close the queues; a number for the poller, which fails on the text that ministack keeps.
 
     Dead letters stay where they are: ministack runs a zip in its own Python, for which the layer's wheels are
     not made. What becomes of them is tested with moto and on the emulated stack.

@@ -1,4 +1,4 @@
-"""What the image contains, and what it does without weights, disk space or memory."""
+"""The image's content, and its behaviour without weights, disk space or memory."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def size_of(image: str) -> int:
 
 
 def python(code: str, *options: str) -> str:
-    """Run a line of Python inside the image; return what it prints."""
+    """Run a line of Python inside the image; return its output."""
     return run("docker", "run", "--rm", "--entrypoint=python3", *options, IMAGE, "-c", code).stdout
 
 

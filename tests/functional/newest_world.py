@@ -49,7 +49,7 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class Content:
-    """What may be uploaded: seeds of the pages; none for a file that is no image."""
+    """An upload: seeds of its pages; empty for a file that is not an image."""
 
     seeds: tuple[int, ...]
 
@@ -92,7 +92,7 @@ class RememberingPredictor:
 
 @dataclass
 class Message:
-    """What lies in a queue. `change`: of which key it tells, and of which of its changes."""
+    """A queued message. `change`: the key and which of its changes it announces."""
 
     body: str
     change: tuple[str, int] | None
@@ -159,7 +159,7 @@ class World:
         self._changed(key, content, "ObjectCreated:Put", version)
 
     def delete(self, key: str) -> None:
-        """Delete an image; nothing happens where there is none."""
+        """Delete an image if it exists."""
         if self.contents.get(key) is None:
             return
         self.s3.delete_object(Bucket=INPUT, Key=key)

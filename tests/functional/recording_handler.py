@@ -1,4 +1,4 @@
-"""A handler for the emulator's tests: prints what it gets, fails where a message's body says `fail`."""
+"""A handler for the emulator's tests: prints each event, and fails if a body says `fail`."""
 
 import json
 import os

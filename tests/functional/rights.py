@@ -50,7 +50,7 @@ class Right:
 
 @dataclass
 class Role:
-    """What a function may do, and what it was seen to do."""
+    """A function's rights, and the calls that it made."""
 
     rights: list[Right]
     used: set[Right] = field(default_factory=set)

@@ -35,7 +35,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedStack]
 
 @pytest.fixture
 def command(running: EmulatedStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs a command on the stack, with a cache folder of its own."""
+    """Run a command on the stack, with a cache folder of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return lambda *words: main([*words, "--endpoint-url", running.endpoint])
 

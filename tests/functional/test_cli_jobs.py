@@ -20,7 +20,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def run(connected: Stack, capsys: Capture) -> Callable[..., tuple[int, str, str]]:
-    """Run a command; its exit code and what it alone printed."""
+    """Run a command; return its exit code and its own output."""
 
     def command(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

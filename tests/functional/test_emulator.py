@@ -1,4 +1,4 @@
-"""The emulated stack: what it forwards, what it does with failures, and that it leaves nothing running."""
+"""The emulated stack forwards events, handles failures and leaves nothing running."""
 
 import json
 import os

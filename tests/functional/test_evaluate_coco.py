@@ -41,7 +41,7 @@ def square() -> Any:
 
 
 def upload(evaluate: EvaluateFunction, content: bytes, key: Any = FILE, images: Any = None) -> Any:
-    """Uploads a COCO file, delivers its notice and what that queues; returns what is to come again."""
+    """Upload a COCO file, deliver its notice and the messages it queues; return the messages to retry."""
     metadata = {} if images is None else {"images": quote(images)}
     evaluate.stack.s3.put_object(Bucket=GROUND_TRUTH, Key=key, Body=content, Metadata=metadata)
     failed = evaluate.deliver(s3_event(key, bucket=GROUND_TRUTH))

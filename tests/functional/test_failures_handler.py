@@ -14,7 +14,7 @@ TRUTH = "plate 1/A172_Phase_C7_1.png"
 
 
 def give_up(stack: SegmentStack, body: Any, tries: int = 5) -> None:
-    """Delivers a message as often as its queue would, each try with the same fault at the mask."""
+    """Deliver a message as often as its queue would, each try with the same fault at the mask."""
     for _ in range(tries):
         stack.wire.fail("PutObject", "SlowDown", 503)
         assert stack.deliver(body) == [0]

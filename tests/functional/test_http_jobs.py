@@ -1,4 +1,4 @@
-"""/jobs: what is queued over HTTP, and what is told of it."""
+"""/jobs: queue jobs over HTTP, and show them."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ NOBODY = "0" * 32
 
 @pytest.fixture
 def many(http: HttpDoor) -> Any:
-    """Writes job rows: a job a second, of a group and a status."""
+    """Write job rows: a job a second, of a group and a status."""
 
     def write(count: int, group: str = "plate 1", status: str = "SUCCEEDED", record: str = "JOB") -> Any:
         ids = [f"{number:032x}" for number in range(count)]

@@ -64,7 +64,7 @@ def files(tmp_path: Path) -> Path:
 
 
 def random_labels(seed: int, kinds: int) -> Labels:
-    """Blobs of labels 0 to `kinds`, of which 0 is there."""
+    """Draw blobs of labels 0 to `kinds`; 0 always occurs."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, kinds + 1, (HEIGHT // 8, WIDTH // 8), np.uint8)
     coarse[0, 0] = 0

@@ -36,7 +36,7 @@ def cytomask(connected: Stack, stack: Any, queue: str, monkeypatch: pytest.Monke
 
 
 def fail(stack: SegmentStack, failures: FailuresFunction, *bodies: Any) -> Any:
-    """Lets each message be given up; returns the rows."""
+    """Let the queue give up each message; return the rows."""
     assert failures.deliver(*bodies) == []
     return [row for row in stack.rows() if row["status"] == "FAILED"]
 

@@ -1,4 +1,4 @@
-"""Beside a job lies what is to be scored: awaited, or queued where its ground truth is there."""
+"""A job's evaluation is queued if its ground truth exists, and awaited otherwise."""
 
 from typing import Any
 

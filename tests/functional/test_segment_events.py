@@ -1,4 +1,4 @@
-"""Every way in: each event is understood, each key is decoded where it is encoded and nowhere else."""
+"""Every kind of event is understood, and only encoded keys are decoded."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""An image becomes a mask: what is stored, and what is said of it."""
+"""An image becomes a mask, a result, a row and log lines."""
 
 import io
 import itertools

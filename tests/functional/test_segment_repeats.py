@@ -209,7 +209,7 @@ def test_a_late_duplicate_of_a_replaced_version_is_not_answered_with_the_newer_r
     assert stack.predictor.pages == 2
 
 
-# How many writes, and how many looks at what is there, come before the overwrite.
+# How many writes and how many reads come before the overwrite.
 MOMENTS = {
     "before the first look": ("HeadObject", 1),
     "between the first look and write": ("PutObject", 0),

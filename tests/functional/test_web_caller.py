@@ -14,7 +14,7 @@ Seen = list[tuple[str, str, dict[str, str], bytes]]
 
 @pytest.fixture
 def api() -> Iterator[tuple[str, Seen]]:
-    """A server that notes what it is asked."""
+    """A server that records its requests."""
     seen: Seen = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -73,7 +73,7 @@ class Browser:
         return self.call("POST", path, json.dumps(content).encode(), headers)
 
     def open(self) -> "Browser":
-        """Exchanges the token for the cookie."""
+        """Exchange the token for the cookie."""
         answer = self.post("/api/session", {"token": self.session.token})
         assert answer.status == 200, answer.body
         self.cookie = answer.headers["set-cookie"].partition(";")[0]
@@ -83,7 +83,7 @@ class Browser:
 def account_of(
     s3: Any, dynamodb: Any, lines: Sequence[LogLine] = (), redriven: list[str] | None = None
 ) -> Account:
-    """The account of the functional tests; `redriven` notes what was sent again."""
+    """The account of the functional tests; `redriven` records redriven jobs."""
 
     def redrive(job_id: str) -> bool:
         if redriven is None:
@@ -107,7 +107,7 @@ def account_of(
 
 @contextmanager
 def served(account: Account) -> Iterator[Browser]:
-    """The server, for as long as the context lasts."""
+    """Run the server while the context lasts."""
     with listen(0) as listener:
         session = Session(listener.getsockname()[1])
         server = make_server(account, session)

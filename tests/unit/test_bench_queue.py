@@ -8,7 +8,7 @@ from benchmarks.queue import growth, summarise
 
 
 def invocations(milliseconds: list[float], megabytes: list[float]) -> list[dict[str, Any]]:
-    """Batches of four images, one after the other."""
+    """Deliver batches of four images, one after the other."""
     ended, made = 0.0, []
     for spent, resident in zip(milliseconds, megabytes, strict=True):
         started, ended = ended, ended + 4 * spent / 1000

@@ -57,7 +57,7 @@ def test_a_line_is_escaped_on_both_streams(capsys: pytest.CaptureFixture[str]) -
 
 
 class Broken(io.StringIO):
-    """A stream that refuses what is written."""
+    """A stream that refuses every write."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__()

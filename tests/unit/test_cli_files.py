@@ -1,4 +1,4 @@
-"""Which files of a folder are images, and what is said of the others."""
+"""Find the images of a folder, and report the other files."""
 
 import os
 import unicodedata

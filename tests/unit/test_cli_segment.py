@@ -32,7 +32,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Predicto
 
 
 def write(name: str, *, pages: int = 1, height: int = 40, width: int = 50) -> Path:
-    """Writes a small 16-bit TIFF with cells in it, or a PNG or JPEG by the name's suffix."""
+    """Write a small 16-bit TIFF with cells in it, or a PNG or JPEG by the name's suffix."""
     path = Path(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     fields = [phase_contrast_field(seed, height, width).pixels for seed in range(pages)]

@@ -14,7 +14,7 @@ from cytomask.training.experiment import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 
-# One crop as it lies in the source; what a test is about is added to it.
+# One crop as stored in the source; tests add their own fields.
 PLAIN = Augmentation(zoom=(1, 1), squash=0, flip=0, turn=False, noise=0, repage=0, contrast=0, brightness=0)
 
 
@@ -36,7 +36,7 @@ def numbered(height: int, width: int) -> Labelled:
 
 
 def placements(augmentation: Augmentation, side: int, count: int) -> NDArray[np.float64]:
-    """Where crops lie in a square source: (count, 2, 3), x and y by column and by row, and of the middle."""
+    """Return crops of a square source: (count, 2, 3), x and y by column and by row, and of the middle."""
     ramps = [np.broadcast_to(np.arange(side, dtype=np.float32), (side, side)).copy()]
     ramps.append(ramps[0].T.copy())
     found = np.zeros((count, 2, 3))

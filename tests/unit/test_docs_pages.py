@@ -15,7 +15,7 @@ NAMED_FILE = re.compile(
 
 
 def named_files(page: Path) -> list[str]:
-    """Files that a page names in backticks, from the root; `cytomask/` stands for the layer's package."""
+    """List the files that a page names in backticks; `cytomask/` stands for the layer's package."""
     found = NAMED_FILE.findall(page.read_text(encoding="utf-8"))
     return [re.sub(r"^cytomask/", "layers/cytomask/cytomask/", name) for name in found]
 

@@ -60,7 +60,7 @@ def columns(*levels: int) -> Grey:
 
 
 def write_rows(folder: Path, rows: dict[str, tuple[str, Grey, Grey]]) -> Path:
-    """Writes index.csv and files of `made/val`: name -> (cell line, page, ground truth)."""
+    """Write index.csv and files of `made/val`: name -> (cell line, page, ground truth)."""
     lines = ["source,split,image,mask,cell"]
     for name, (line, page, truth) in rows.items():
         for path, pixels in ((folder / name, page), (folder / "masks" / name, truth)):
@@ -73,7 +73,7 @@ def write_rows(folder: Path, rows: dict[str, tuple[str, Grey, Grey]]) -> Path:
 
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
-    """One perfect mask of 8 pixels, one of 16 of which 8 are right, one of 8 of which none is."""
+    """One perfect mask of 8 pixels, one of 16 with 8 right, one of 8 with none right."""
     return write_rows(
         tmp_path / "data",
         {

@@ -1,4 +1,4 @@
-"""The report counts, measures and shows what is there, in one file, whatever the files are called."""
+"""The report counts, measures and shows all images in one file, whatever their names."""
 
 import base64
 import csv

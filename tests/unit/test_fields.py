@@ -19,7 +19,7 @@ def small_field(seed: int = 0, confluence: float = 0.3) -> Field:
 
 
 def grown(cells: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
-    """(H, W) bool: `cells` and what lies within that many rows and columns of them."""
+    """(H, W) bool: `cells`, grown by that many rows and columns."""
     near = np.pad(cells, pixels)
     for axis in (0, 1):
         near = np.any([np.roll(near, step, axis) for step in range(-pixels, pixels + 1)], axis=0)

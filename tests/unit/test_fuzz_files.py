@@ -1,4 +1,4 @@
-"""The structural fuzzer: what it makes, what it calls a find, and a minute of it."""
+"""The structural fuzzer: its files, its finds, and a minute of fuzzing."""
 
 import os
 import subprocess

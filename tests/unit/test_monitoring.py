@@ -43,7 +43,7 @@ def use_fake_clearml(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def run(script: str, seconds: float, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a process of its own."""
+    """Run Python code in its own process."""
     return subprocess.run(
         [sys.executable, "-c", f"import pathlib, sys, time\nfrom training import monitoring\n{script}"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Pages of a plate become curves, comparisons and a list of what is left out, whatever their faults."""
+"""Pages of a plate become curves, comparisons and a list of omitted pages, whatever their faults."""
 
 import numpy as np
 import pytest

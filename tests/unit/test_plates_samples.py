@@ -1,4 +1,4 @@
-"""The simulated plates: what their truth says is what is drawn."""
+"""The simulated plates match their truth."""
 
 from pathlib import Path
 

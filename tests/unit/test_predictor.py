@@ -36,7 +36,7 @@ def copied(weights: Path, tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **fields: object) -> None:
-    """Changes fields of the manifest."""
+    """Change fields of the manifest."""
     path = folder / "native" / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 

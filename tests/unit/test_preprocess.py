@@ -29,7 +29,7 @@ def any_map(height: int, width: int) -> Pixels:
 
 
 def blend_unchanged(page: Pixels, plan: TilePlan) -> Pixels:
-    """Cuts the page into the plan's tiles and blends them as they are, as an identity network would."""
+    """Cut the page into the plan's tiles and blend them unchanged, as an identity network would."""
     blend = Blend(plan)
     for places in plan.batches(7):
         blend.add_tiles(cut_tiles(page, plan, places), places)

@@ -1,4 +1,4 @@
-"""Results and rows: their schemas are current, what is written is read back, and long texts are cut."""
+"""Results and rows: their schemas are current, they round-trip, and long texts are cut."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Regions against their definition: what is drawn of them is the mask, and every pixel counts once."""
+"""Regions against their definition: drawn regions equal the mask, and every pixel counts once."""
 
 import numpy as np
 import pytest

@@ -99,7 +99,7 @@ def test_no_role_uses_managed_policies(resources: Node) -> None:
 
 
 def rights_of(role: Node) -> dict[str, list[Any]]:
-    """Action -> what it may be done to."""
+    """Map each action to its resources."""
     return {
         action: listed(statement["Resource"])
         for statement in allowing(role)

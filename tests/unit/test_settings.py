@@ -1,4 +1,4 @@
-"""What the environment must say, and how it is told what it lacks."""
+"""Settings are read from the environment, and errors name the missing ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What must stay true of template.yaml, whatever else changes in it."""
+"""Invariants of template.yaml."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""How mask images are read, whatever they are stored as: what is stored counts, not how it looks."""
+"""Mask images of every kind are read by their stored values, not their colours."""
 
 import io
 from collections.abc import Callable

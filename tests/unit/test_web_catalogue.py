@@ -1,4 +1,4 @@
-"""The gallery's list: doubt, spending, and what is read again."""
+"""The gallery's list: doubt, spending, and which jobs are read again."""
 
 from typing import Any
 

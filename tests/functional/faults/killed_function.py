@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 
-# What has just been done when the process is killed: the call, and a text in what it was given.
+# The last call before the process is killed, and a text in its arguments.
 STEPS = {
     "image found": ("HeadObject", ".tif"),
     "job taken": ("UpdateItem", "RUNNING"),
@@ -30,7 +30,7 @@ class Kill:
         self._given = ""
 
     def arm(self, event: dict[str, Any]) -> None:
-        """Takes the steps of the images that were never delivered before."""
+        """Take the steps of the images that were never delivered before."""
         first = [one for one in event["Records"] if one["attributes"]["ApproximateReceiveCount"] == "1"]
         bodies = " ".join(record["body"] for record in first)
         self._steps = [step for step in STEPS if f"/{step.replace(' ', '+')}.tif" in bodies]

@@ -1,4 +1,4 @@
-"""The function's process killed by SIGKILL at each step of an image's way; another one ends what it began."""
+"""SIGKILL ends the function's process at each step of an image; another process finishes the work."""
 
 import time
 from collections.abc import Iterator

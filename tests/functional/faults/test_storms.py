@@ -59,7 +59,7 @@ def deliver_until_acknowledged(stack: SegmentStack, failures: FailuresFunction, 
 
 
 def expire_leases(stack: SegmentStack) -> None:
-    """Lets the time pass until the message is delivered again: longer than any lease."""
+    """Let the time pass until the message is delivered again: longer than any lease."""
     for row in stack.rows():
         if row["status"] == "RUNNING":
             stack.table.put_item(Item=row | {"lease_until": 1})

@@ -25,7 +25,7 @@ def noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 def planes(*lengths: int) -> NDArray[np.uint8]:
-    """Planes that all differ: (*lengths, HEIGHT, WIDTH) uint8."""
+    """Make planes that all differ: (*lengths, HEIGHT, WIDTH) uint8."""
     return noise(*lengths, HEIGHT, WIDTH)
 
 
@@ -53,7 +53,7 @@ def bare_tiff(height: int, width: int, **tags: int) -> bytes:
 
 
 def last_pointer(data: bytes) -> int:
-    """Where the last directory of a little-endian TIFF says that there is no next one."""
+    """Find the offset of the last directory's empty link in a little-endian TIFF."""
     pointer = 4
     while place := struct.unpack_from("<I", data, pointer)[0]:
         pointer = place + 2 + 12 * struct.unpack_from("<H", data, place)[0]

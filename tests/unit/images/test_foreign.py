@@ -1,4 +1,4 @@
-"""Metadata of other programs neither refuse an image nor mislead its reader."""
+"""Metadata of other programs cause no refusal and do not mislead the reader."""
 
 import io
 import json

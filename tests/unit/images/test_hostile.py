@@ -69,7 +69,7 @@ def ome(inside: str = "<TiffData/>", annotation: str = "", **pixels: int | str) 
 
 @contextmanager
 def bounded_memory(most: int = MOST_BYTES) -> Iterator[None]:
-    """Fails where more than that is taken at a time, by Python or NumPy."""
+    """Fail if Python or NumPy holds more memory than this at once."""
     tracemalloc.start()
     try:
         yield
@@ -93,7 +93,7 @@ def read_or_refuse(source: bytes, limits: images.Limits = images.LIMITS) -> None
 def read_or_refuse_in_bounded_memory(
     source: bytes, most: int = MOST_BYTES, limits: images.Limits = images.LIMITS
 ) -> None:
-    """Fails where that takes too much three times: once, it may be what another test left behind."""
+    """Fail if three runs take too much; one may suffer from another test's leftovers."""
     for again in (True, True, False):
         try:
             with bounded_memory(most):

@@ -1,4 +1,4 @@
-"""What every format has in common: paths and bytes, names, empty files, pixels that are no number."""
+"""All formats share this: paths and bytes, names, empty files, NaN pixels."""
 
 import logging
 import warnings

@@ -22,7 +22,7 @@ GREY, WHITE_IS_ZERO = "minisblack", "miniswhite"
 
 
 def small(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Pages that differ: (count, 6, 9) uint8."""
+    """Make pages that differ: (count, 6, 9) uint8."""
     return noise(count, *SMALL, seed=seed)
 
 
