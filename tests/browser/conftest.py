@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from cytomask.cli.stack import Stack
 from cytomask.cli.web import account_of
@@ -25,6 +25,7 @@ SWITCHES = [
     "--no-first-run",
 ]  # fmt: skip
 HEIGHT, WIDTH = 260, 352
+expect.set_options(timeout=30_000)  # milliseconds: a busy machine takes longer than the usual five seconds
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 
 
@@ -113,7 +114,7 @@ def page(chromium: Browser, served: Served, faults: list[str]) -> Iterator[Page]
 
     tab.on("console", note)
     tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.set_default_timeout(20_000)
+    tab.set_default_timeout(30_000)
     tab.goto(served.address)
     tab.wait_for_selector("#stack:not(:empty)")
     yield tab
