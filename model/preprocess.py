@@ -1,6 +1,6 @@
 """What happens to pixels before and after the network: normalise, tile, blend, resize.
 
-Training and serving share this code, so the network is served what it was trained on.
+Training and serving share this code, so the network sees the same pixels in both.
 """
 
 import math
@@ -189,7 +189,7 @@ class TilePlan:
         return len(self.rows) * len(self.columns)
 
     def batches(self, size: int) -> Iterator[list[Place]]:
-        """Places of the tiles, row by row, `size` at a time: a row of a wide page does not fit in memory."""
+        """Yield places of tiles, `size` at a time and row by row: a wide row does not fit in memory."""
         places = ((row, column) for row in self.rows for column in self.columns)
         while batch := list(islice(places, size)):
             yield batch

@@ -23,7 +23,7 @@ PROJECT = "cytomask"
 
 
 def main() -> None:
-    """Reads lines of JSON: first the run, then what it reports, at last `null`."""
+    """Read lines of JSON: first the run, then its reports, at last `null`."""
     lines = (json.loads(line) for line in sys.stdin)
     run = next(lines)
     with _at_most(run["seconds"]):
@@ -39,7 +39,7 @@ def main() -> None:
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Ends the process if what is done inside takes longer: SIGALRM needs no thread's consent."""
+    """End the process if the context takes longer: SIGALRM interrupts every thread."""
     signal.setitimer(signal.ITIMER_REAL, seconds)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)

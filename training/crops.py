@@ -102,7 +102,7 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     marks: Share = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses a zoom whose smallest side is not the smaller."""
+        """Refuse a zoom whose smallest side is not the smaller."""
         if self.zoom[0] > self.zoom[1]:
             raise ValueError(f"zoom {self.zoom[0]} is more than {self.zoom[1]}")
 
@@ -166,7 +166,7 @@ def _placement(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """The (2, 3) matrix that takes a pixel of the tile, x and y, to where it lies in the source.
+    """The (2, 3) matrix that takes a pixel of the tile, x and y, to its place in the source.
 
     Without `shift` the tile lies anywhere inside the source, or in its middle where that is smaller; with
     it, within that share of the middle.
@@ -194,7 +194,7 @@ def _placement(
 def _warp(
     source: preprocess.Pixels, placement: NDArray[np.float64], beyond: int = cv2.BORDER_REFLECT_101
 ) -> preprocess.Pixels:
-    """Return the tile that lies there, (224, 224) float32, bilinear.
+    """Return the tile at that place, (224, 224) float32, bilinear.
 
     Beyond the source it is mirrored, or 0 with cv2.BORDER_CONSTANT.
     """
@@ -229,7 +229,7 @@ def _degrade(
 
 
 def _bend(pixels: preprocess.Pixels, gamma: float) -> preprocess.Pixels:
-    """Raises the pixels between their extremes to a power; mean and deviation stay."""
+    """Raise the pixels between their extremes to a power; mean and deviation stay."""
     low, high = pixels.min(), pixels.max()
     if low == high:
         return pixels

@@ -1,4 +1,4 @@
-"""Shows what is in the data: `python -m cytomask.training.explore SOURCE... --data DIR --out report.html`.
+"""Show the data: `python -m cytomask.training.explore SOURCE... --data DIR --out report.html`.
 
 One page that holds its pictures itself: counts, confluence, cell sizes, intensities, duplicates, overlays.
 """
@@ -84,7 +84,7 @@ class Seen:
 
 
 def look(source: str, sample: Sample) -> Seen:
-    """Reads and measures one image; ValueError as `Sample.read`."""
+    """Read and measure one image; ValueError as `Sample.read`."""
     read, cells = sample.read()
     page: NDArray[Any] = read
     with images.open_image(sample.image) as file:
@@ -114,13 +114,13 @@ def _hash(array: NDArray[np.generic]) -> str:
 
 
 def component_areas(cells: metrics.Mask) -> Areas:
-    """Areas in pixels of the connected components, diagonal neighbours included, of (H, W) bool."""
+    """Return areas in pixels of the connected components, diagonal neighbours included, of (H, W) bool."""
     _, _, statistics, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8), connectivity=8)
     return statistics[1:, cv2.CC_STAT_AREA].astype(np.int64)  # the first is the background
 
 
 def annotated_areas(annotations: Path, lines: Mapping[str, str]) -> dict[str, Areas]:
-    """Areas in pixels of a COCO file's annotations, each by itself, by cell line.
+    """Return the areas in pixels of a COCO file's annotations, each by itself, by cell line.
 
     Args:
         annotations: a file whose outlines have been drawn once without an error.
@@ -313,7 +313,7 @@ def _intensity_section(seen: Sequence[Seen]) -> str:
         "Intensity by source",
         "Three marks for each image. 12-bit pixels in a 16-bit file end at 6%; floating-point pixels are "
         "shown over their image's own maximum. Training and serving normalise each page by its mean and "
-        "deviation, so a different level does no harm; what is clipped at either end is lost.",
+        "deviation, so a different level does no harm; clipped values are lost.",
     )
 
 
@@ -366,7 +366,7 @@ def _overlays_section(seen: Sequence[Seen]) -> str:
 
 
 def _panel(one: Seen) -> str:
-    """The image and beside it the same with its ground truth."""
+    """Draw the image, and beside it the same with its ground truth."""
     page, cells = one.sample.read()
     width = min(PANEL_WIDTH, one.shape[1])
     height = max(round(one.shape[0] * width / one.shape[1]), 1)
@@ -418,7 +418,7 @@ def _boxes(rows: Mapping[str, Areas]) -> Figure:
 
 
 def _axes(rows: int, label: str) -> tuple[Figure, Axes]:
-    """Axes for so many rows, the first on top."""
+    """Make axes for so many rows, the first on top."""
     figure = Figure(figsize=(9, 1.4 + 0.34 * rows), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(label)
@@ -486,7 +486,7 @@ def _count(number: int, thing: str) -> str:
 
 def main() -> None:
     """Command line of the exploration."""
-    parser = argparse.ArgumentParser(description="Show what is in the data.")
+    parser = argparse.ArgumentParser(description="Show the data.")
     parser.add_argument(
         "sources", nargs="+", help="SOURCE/SPLIT of index.csv, coco:JSON:IMAGES or pairs:IMAGES:MASKS"
     )

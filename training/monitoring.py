@@ -52,13 +52,13 @@ class Tracker(Protocol):
     """One place to report to. Any exception turns it off, and its text is what the user reads."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Reports numbers by name."""
+        """Report numbers by name."""
 
     def image(self, name: str, pixels: RGB, step: int) -> None:
-        """Reports an (H, W, 3) uint8 image."""
+        """Report an (H, W, 3) uint8 image."""
 
     def close(self) -> None:
-        """Ends the reports."""
+        """End the reports."""
 
 
 class Monitor:
@@ -81,16 +81,16 @@ class Monitor:
             self._begin("ClearML", lambda: ClearML(out / "clearml.log", name, config))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Shows numbers by name, such as `loss` or `validation/iou`, at a step."""
+        """Show numbers by name, such as `loss` or `validation/iou`, at a step."""
         self._each(lambda tracker: tracker.scalars(values, step))
 
     def image(self, name: str, image: Path | RGB, step: int) -> None:
-        """Shows an image, a file or (H, W, 3) uint8, at a step; OSError when the file cannot be read."""
+        """Show an image, a file or (H, W, 3) uint8, at a step; OSError when the file cannot be read."""
         pixels = np.asarray(Image.open(image).convert("RGB")) if isinstance(image, Path) else image
         self._each(lambda tracker: tracker.image(name, pixels, step))
 
     def close(self) -> None:
-        """Ends the reports, within `CLOSE_SECONDS` or so; a second time does nothing."""
+        """End the reports, within `CLOSE_SECONDS` or so; a second time does nothing."""
         self._each(lambda tracker: tracker.close())
         self._trackers.clear()
 
@@ -212,7 +212,7 @@ class ClearML:
 
 
 def _feed(stream: IO[bytes], reports: "queue.Queue[bytes]") -> None:
-    """Writes lines up to the last, or until nobody reads them; whoever reports next finds out and says so."""
+    """Write lines up to the last, or until the reader is gone; the next report logs that."""
     line = b""
     with suppress(OSError), stream:
         while line != LAST:
@@ -223,7 +223,7 @@ def _feed(stream: IO[bytes], reports: "queue.Queue[bytes]") -> None:
 
 
 def write_curves(metrics_csv: Path, target: Path) -> None:
-    """Draws a run's losses, validation IoU and learning rate over its steps as one PNG.
+    """Draw a run's losses, validation IoU and learning rate over its steps as one PNG.
 
     Args:
         metrics_csv: columns step, seconds, learning_rate, loss, validation_loss and validation_iou; where the
@@ -278,7 +278,7 @@ def _mark_best(axes: Axes, rows: Sequence[Mapping[str, str]]) -> None:
 
 
 def write_samples(panels: Sequence[Panel], target: Path) -> None:
-    """Draws a row for each panel: image, ground truth, prediction, and where the two disagree.
+    """Draw a row for each panel: image, ground truth, prediction, and their disagreement.
 
     Args:
         panels: name, (H, W) float32 normalised pixels, and two (H, W) bool masks: ground truth, prediction.
@@ -320,7 +320,7 @@ def _disagreement(grey: Pixels, ground_truth: metrics.Mask, mask: metrics.Mask) 
 
 
 def _write(figure: Figure, target: Path) -> None:
-    """Writes a PNG so that an interruption leaves the old file or the new one, never half."""
+    """Write a PNG so that an interruption leaves the old file or the new one, never half."""
     partial = target.with_suffix(".partial")
     FigureCanvasAgg(figure)
     figure.savefig(partial, format="png", dpi=110)

@@ -71,12 +71,12 @@ class Candidate:
 def promote(
     candidate: Candidate, weights: Path, data: Path, sources: Sequence[str], reported: Sequence[str] = ()
 ) -> str:
-    """Replaces the weights, or raises and leaves them untouched.
+    """Replace the weights, or raise and leave them untouched.
 
     Args:
-        candidate: what is to serve.
-        weights: the folder that serves, with one below it for each mode; what it lacks is made.
-        data: folder that the sources lie in.
+        candidate: the weights to serve.
+        weights: the folder that serves, with one below it for each mode; missing ones are made.
+        data: folder of the sources.
         sources: what both are scored on and compared by: the mean over all their images of the IoU.
         reported: what only the candidate is scored on, after it has passed, for manifest and model card.
 
@@ -182,7 +182,7 @@ def _joined(scored: Mapping[str, Sequence[Scored]]) -> list[Scored]:
 
 
 def fill_card(text: str, table: str) -> str:
-    """Puts the table between the model card's markers, or at its end in a section of its own.
+    """Put the table between the model card's markers, or at its end in a section of its own.
 
     Raises:
         ValueError: one marker without the other, or in the wrong order.
@@ -198,7 +198,7 @@ def fill_card(text: str, table: str) -> str:
 
 
 def install(staging: Path, weights: Path) -> None:
-    """Moves the files below one folder into another, all of them or none.
+    """Move the files below one folder into another, all of them or none.
 
     The manifest comes last: were the machine to stop in between, its sha256 would not be that of the weights,
     and the predictor would serve neither.
@@ -230,8 +230,8 @@ def flattered(name: str, training: Mapping[str, Any], data: Path, sources: Seque
     Args:
         name: of the model.
         training: its `train` names sources, its `hold_out` images of theirs that were left out.
-        data: folder that the sources lie in.
-        sources: what it is to be scored on.
+        data: folder of the sources.
+        sources: images for the score.
     """
     trained_on, held_out = _images_of(training)
     sentences = []
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("checkpoint", type=Path, help="swin_unet.safetensors of a training run")
     parser.add_argument("sources", nargs="+", help="what candidate and shipped weights are compared on")
-    parser.add_argument("--data", type=Path, required=True, help="folder that the sources lie in")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the sources")
     parser.add_argument("--name", required=True, help="name of the model, with its version")
     parser.add_argument("--config", type=Path, help="the run's config.json; default: beside the checkpoint")
     parser.add_argument("--threshold", type=float, default=0.5, help="default probability that is cell")

@@ -1,7 +1,7 @@
 """What runs in SageMaker's training container: `python -m cytomask.training.sagemaker_entry train`.
 
 Hyperparameters and SageMaker's folders become a command line of training.train, which goes on from the
-checkpoints that SageMaker brought back; what it makes goes where SageMaker collects it.
+checkpoints that SageMaker brought back; its outputs go to the folders that SageMaker collects.
 """
 
 import argparse
@@ -71,7 +71,7 @@ class Layout:
         """SageMaker's own folders, where the training toolkit's `SM_` variables do not name others.
 
         Raises:
-            OSError, ValueError: when there are no hyperparameters that can be read.
+            OSError, ValueError: the hyperparameters cannot be read.
         """
         base = base_folder(environment)
         if "SM_HPS" in environment:
@@ -101,7 +101,7 @@ def failure_file(environment: Mapping[str, str]) -> Path:
 
 
 def decode(text: str) -> Any:
-    """A hyperparameter's value: JSON, or the text itself where it is none."""
+    """Return a hyperparameter's value: parsed as JSON, or the text itself."""
     try:
         return json.loads(text)
     except ValueError:
@@ -118,7 +118,7 @@ def count_gpus() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains; returns training's exit code, 143 where SageMaker stopped it."""
+    """Train; return training's exit code, or 143 if SageMaker stopped it."""
     parser = argparse.ArgumentParser(description="Train in SageMaker's container.")
     parser.add_argument("task", nargs="?", choices=("train",), help="what SageMaker says to every container")
     parser.parse_args(arguments)
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(layout: Layout) -> int:
-    """Runs training.train and hands its files over; returns its exit code, 143 where it was stopped."""
+    """Run training.train and hand its files over; return its exit code, or 143 if it was stopped."""
     # Beside the checkpoints, so that metrics and curves go on after a spot interruption too.
     out = layout.checkpoints / "run"
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +148,7 @@ def train(layout: Layout) -> int:
 
 
 def write_config(hyperparameters: Mapping[str, Any], folder: Path) -> Path:
-    """Writes the experiment's YAML into a folder, by its name; returns its path."""
+    """Write the experiment's YAML into a folder, by its name; return its path."""
     values = dict(hyperparameters)
     path = folder / f"{values.pop('name', 'sagemaker')}.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -174,13 +174,13 @@ def command(layout: Layout, config: Path, out: Path) -> list[str]:
             str(config),
         ),
         *("--data", str(layout.data), "--out", str(out), "--checkpoints", str(layout.checkpoints)),
-        # A driver too old for torch shall end the job, not let it train on the CPU at a GPU's price.
+        # A driver too old for torch ends the job, which would otherwise train on the CPU at a GPU's price.
         *("--resume", "--device", "cuda" if layout.gpus else "cpu"),
     ]
 
 
 def run(command: Sequence[str]) -> Ended:
-    """Runs a command to its end, shows what it writes, and passes SIGTERM and SIGINT on to it."""
+    """Run a command to its end, show its output, and pass SIGTERM and SIGINT on to it."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
     passed_on: list[int] = []
 
@@ -212,7 +212,7 @@ def reason(errors: str) -> str:
 
 
 def hand_over(out: Path, layout: Layout) -> None:
-    """Copies weights and configuration to the model's folder, all else that is whole to the output's."""
+    """Copy weights and configuration to the model's folder, and every other finished file to the output's."""
     for path in out.rglob("*"):
         if path.is_file() and path.suffix != ".partial":
             belongs_to_model = path.suffix == ".safetensors" or path.name == "config.json"
@@ -222,7 +222,7 @@ def hand_over(out: Path, layout: Layout) -> None:
 
 
 def write_failure(path: Path, text: str) -> None:
-    """Leaves the reason where SageMaker reads it, and in the log."""
+    """Leave the reason in SageMaker's failure file and in the log."""
     print(text.partition("\n")[0], file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)

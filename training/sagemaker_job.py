@@ -52,7 +52,7 @@ class EcrImage:
 
     @classmethod
     def parse(cls, uri: str) -> "EcrImage":
-        """Reads ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY[:TAG]; argparse prints what it raises."""
+        """Read ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY[:TAG]; argparse prints its errors."""
         found = re.fullmatch(
             r"((\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?)/([a-z0-9][a-z0-9._/-]*)"
             r"(?::[\w.-]+|@(sha256:[0-9a-f]{64}))?",
@@ -138,7 +138,7 @@ def job_name(experiment: str, time: datetime) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Starts a job; returns the exit code: 0 started, 1 it could not be, 2 wrong usage."""
+    """Start a job; return the exit code: 0 started, 1 failed to start, 2 wrong usage."""
     parser = _parser()
     parsed = parser.parse_args(arguments)
     max_wait = parsed.max_wait or 2 * parsed.max_run
@@ -182,10 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build_and_push(image: EcrImage, build_arguments: Sequence[str], ecr: Any) -> None:
-    """Builds the training image and pushes it to its repository, which is made where there is none.
+    """Build the training image and push it to its repository, which is created if missing.
 
     Args:
-        image: what the image is to be called.
+        image: the image's name.
         build_arguments: NAME=VALUE each, of training/Dockerfile.
         ecr: boto3's client.
 
@@ -206,7 +206,7 @@ def build_and_push(image: EcrImage, build_arguments: Sequence[str], ecr: Any) ->
 
 
 def build(tag: str, build_arguments: Sequence[str]) -> None:
-    """Builds training/Dockerfile; raises LaunchFailed where docker fails."""
+    """Build training/Dockerfile; raise LaunchFailed if docker fails."""
     options = [option for argument in build_arguments for option in ("--build-arg", argument)]
     with tempfile.TemporaryDirectory() as context:
         for part in CONTEXT:
@@ -224,7 +224,7 @@ def _links_and_caches(folder: str, names: list[str]) -> list[str]:
 
 
 def ensure_repository(image: EcrImage, ecr: Any) -> None:
-    """Makes the image's repository where it is not there."""
+    """Create the image's repository if it is missing."""
     try:
         ecr.describe_repositories(registryId=image.account, repositoryNames=[image.repository])
     except ecr.exceptions.RepositoryNotFoundException:
@@ -242,7 +242,7 @@ def _docker(*arguments: str, stdin: str | None = None) -> None:
 
 
 def start(job: Job, sagemaker: Any) -> None:
-    """Starts the job.
+    """Start the job.
 
     Raises:
         LaunchFailed: when there is a job of that name.
@@ -310,21 +310,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def s3_uri(text: str) -> str:
-    """Reads `s3://bucket[/prefix]`; the slash at its end is dropped."""
+    """Read `s3://bucket[/prefix]`, without the slash at its end."""
     if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", text):
         raise argparse.ArgumentTypeError(f"{text} is no S3 URI: give s3://BUCKET/PREFIX")
     return text.rstrip("/")
 
 
 def role_arn(text: str) -> str:
-    """Reads the ARN of an IAM role."""
+    """Read the ARN of an IAM role."""
     if not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", text):
         raise argparse.ArgumentTypeError(f"{text} is no role: give arn:aws:iam::ACCOUNT:role/NAME")
     return text
 
 
 def seconds(text: str) -> int:
-    """Reads a positive whole number."""
+    """Read a positive whole number."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")

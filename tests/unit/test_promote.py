@@ -24,7 +24,7 @@ TRAINED = {"train": {"made/train": 1.0}}
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints of two networks and what they export to: `all` calls every pixel cell, `none` no pixel."""
+    """Make checkpoints of two networks and their exports: `all` calls every pixel cell, `none` no pixel."""
     folder = tmp_path_factory.mktemp("checkpoints")
     for name, bias in (("all", 5.0), ("none", -5.0)):
         network = SwinUNet(
@@ -42,7 +42,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def exported_once(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes the two networks' ONNX files from where they are: an export takes seconds."""
+    """Take the two networks' existing ONNX files: an export takes seconds."""
 
     def copy(network: SwinUNet, path: Path) -> None:
         bias = network.head.logit.bias

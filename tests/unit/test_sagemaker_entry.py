@@ -61,7 +61,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts a stub of training.train, which notes its arguments, before the real one; more code can follow."""
+    """Put a stub of training.train, which notes its arguments, before the real one; more code can follow."""
     package = tmp_path / "stub" / "cytomask" / "training"
     package.mkdir(parents=True)
     for folder in (package, package.parent):

@@ -1,4 +1,4 @@
-"""The launcher: what it asks of SageMaker, ECR and docker, and what the user reads when one refuses."""
+"""The launcher's calls to SageMaker, ECR and docker, and its errors when one refuses."""
 
 import json
 import re

@@ -96,7 +96,7 @@ def out(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the drawing, and most of what batch norm's statistics are taken from."""
+    """Leave out the drawing, and most batches of batch norm's statistics."""
     monkeypatch.setattr(script, "BATCHES_OF_NORM", 1)
     monkeypatch.setattr(script, "write_curves", lambda *_: None)
     monkeypatch.setattr(script, "write_samples", lambda _, target: Image.new("L", (1, 1)).save(target))
@@ -149,7 +149,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 
 def after_step(monkeypatch: pytest.MonkeyPatch, wanted: int, act: Callable[[], object]) -> None:
-    """Does something during that step of the whole test, counted from 1."""
+    """Do something during that step of the whole test, counted from 1."""
     steps = count(1)
     step = Run.step
 
@@ -270,7 +270,7 @@ def test_without_validation_the_last_weights_are_kept(data: Path, start: Path, t
 
 
 def score_by(ious: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
-    """Lets validation give these scores, one an epoch; returns where the scored weights are collected."""
+    """Let validation give these scores, one per epoch; return the list that collects the scored weights."""
     scored: list[dict[str, Tensor]] = []
 
     def scripted(network: SwinUNet, *_: object) -> dict[str, float]:
