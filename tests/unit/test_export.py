@@ -135,7 +135,8 @@ def test_weights_of_another_network_are_refused(
     network: SwinUNet, tmp_path: Path, sizes: dict[str, list[int]] | None, reason: str
 ) -> None:
     path = tmp_path / "other.safetensors"
-    save_file(network.state_dict(), path, metadata={"config": json.dumps(sizes)} if sizes else None)
+    metadata = None if sizes is None else {"config": json.dumps(sizes)} if sizes else {}
+    save_file(network.state_dict(), path, metadata=metadata)
     with pytest.raises(
         ValueError, match=rf"other\.safetensors is not a checkpoint of a Swin-UNet \(.*{reason}"
     ):
