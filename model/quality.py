@@ -29,6 +29,7 @@ FlagName = Literal[
 
 BLOCK = 16  # pixels; the side of the squares that texture and light are measured in
 LINES = 6  # every sixth row and column tells how grey values change from pixel to pixel
+TAIL = 5  # deviations; values beyond count as this far out in skew and tails
 LAGS = (1, 2, 4, 8, 16)  # pixels between two grey values that are compared
 
 
@@ -97,7 +98,8 @@ def _described(
 ) -> NDArray[np.float64]:
     """Describe a page whose changes and whose blocks' deviations are known."""
     calm, middle, busy = np.quantile(deviations, (0.1, 0.5, 0.9))
-    sample = normalised[::4, ::4].ravel().astype(np.float64)
+    # Hot pixels and scale bars would decide skew and tails.
+    sample = np.clip(normalised[::4, ::4].ravel().astype(np.float64), -TAIL, TAIL)
     sample -= sample.mean()
     squares = sample * sample
     variance = max(float(squares.mean()), 1e-12)
@@ -170,7 +172,7 @@ def measure(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, sq
         confluence_low=low,
         confluence_high=high,
         sharpness=float(changes[0] / changes[2]),
-        saturated=_saturated(page),
+        saturated=_saturated(page, normalised),
         levels=_levels(page),
         noise=float(np.quantile(deviations, 0.02)),
         unevenness=_unevenness(means),
@@ -195,10 +197,10 @@ def flags_of(measures: Measures, bounds: Bounds = BOUNDS) -> list[Flag]:
     return [Flag(name, round(value, 4)) for name, value, out in found if out]
 
 
-def _saturated(page: NDArray[np.generic]) -> float:
-    """Return the share of the page that has its lowest or its highest value."""
-    ends = sum(np.count_nonzero(page == end) for end in (page.min(), page.max()))
-    return float(ends) / page.size
+def _saturated(page: NDArray[np.generic], normalised: Pixels) -> float:
+    """Return the share of the page at its lowest or highest value, without dark fill (normalised to 0)."""
+    dark = np.count_nonzero((page == page.min()) & (normalised != 0))
+    return float(dark + np.count_nonzero(page == page.max())) / page.size
 
 
 def _levels(page: NDArray[np.generic]) -> float:
