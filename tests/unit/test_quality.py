@@ -59,7 +59,7 @@ def test_a_good_page_has_no_flag() -> None:
         ("EMPTY", "confluence_high", 0.0),
         ("OUT_OF_FOCUS", "sharpness", 0.26),
         ("SATURATED", "saturated", 0.2),
-        ("LOW_CONTRAST", "levels", 3),
+        ("LOW_CONTRAST", "levels", 0),
         ("UNEVEN_LIGHT", "unevenness", 0.99),
         ("UNUSUAL", "unusualness", 20),
         ("UNCERTAIN", "doubt", 0.9),
