@@ -64,13 +64,13 @@ def functions(template: Template) -> dict[str, Template]:
 def made_up_environment(template: Template) -> dict[str, str]:
     """Make the functions' environment variables for a process that never calls AWS.
 
-    Numbers are the parameters' defaults; the other values are dead addresses.
+    Parameters have their defaults; the other values are dead addresses.
     """
     values = {}
     for name, value in template["Globals"]["Function"]["Environment"]["Variables"].items():
         parameter = template["Parameters"].get(value.get("Ref", ""), {})
-        is_number = parameter.get("Type") == "Number"
-        values[name] = str(parameter["Default"]) if is_number else f"http://127.0.0.1/{name}"
+        has_default = "Default" in parameter and name != "AWS_ENDPOINT_URL"
+        values[name] = str(parameter["Default"]) if has_default else f"http://127.0.0.1/{name}"
     return values
 
 

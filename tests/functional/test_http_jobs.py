@@ -358,7 +358,7 @@ def test_an_image_of_another_bucket_that_is_allowed_is_queued(
     http.stack.s3.create_bucket(Bucket="archive", CreateBucketConfiguration={"LocationConstraint": REGION})
     http.stack.upload("a.tif", tiff(), bucket="archive")
     monkeypatch.setenv("ALLOWED_BUCKETS", "archive")
-    monkeypatch.setattr(http.api.app, "desk", http.api.app.connect())
+    monkeypatch.setattr(http.api.app, "desk", http.api.app.connect()[0])
     assert http.post("/jobs", {"image": "s3://archive/a.tif"}).status == 202
 
 
