@@ -18,7 +18,7 @@ from cytomask.platemap import parse_plate_map
 from cytomask.samples.plates import Well
 
 if TYPE_CHECKING:
-    from conftest import HttpDoor
+    from functions_on_moto import HttpDoor
 
 NOW = "2026-11-25T13:20:00.000Z"
 HOURS = tuple(float(hour) for hour in range(0, 88, 4))

@@ -299,7 +299,7 @@ def test_what_s3_will_not_even_describe_is_rejected_at_once(stack: SegmentStack)
     assert (stack.row()["status"], stack.row()["error_code"]) == ("REJECTED", "IMAGE_LOCKED")
 
 
-def test_a_look_that_is_throttled_by_a_400_is_tried_again(stack):
+def test_a_look_that_is_throttled_by_a_400_is_tried_again(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("HeadObject", "ThrottlingException", 400)
     assert stack.deliver(request("a.tif")) == [0]
@@ -308,7 +308,7 @@ def test_a_look_that_is_throttled_by_a_400_is_tried_again(stack):
     assert stack.row()["status"] == "SUCCEEDED"
 
 
-def test_what_s3_describes_only_in_answer_to_get_is_segmented(stack):
+def test_what_s3_describes_only_in_answer_to_get_is_segmented(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("HeadObject", "400", 400)
     assert stack.deliver(request("a.tif")) == []
@@ -368,7 +368,9 @@ def test_a_fault_while_evaluations_are_looked_up_is_an_error_line(
     assert "cytomask redrive" in line["what_to_do"]
 
 
-def test_a_coco_file_of_the_longest_key_and_names_is_indexed(stack, evaluate):
+def test_a_coco_file_of_the_longest_key_and_names_is_indexed(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     key = "k" * 1019 + ".json"
     entry = {"width": 80, "height": 64}
     images = [{"id": 1, "file_name": "n" * 5000} | entry, {"id": 2, "file_name": "ü" * 120 + ".tif"} | entry]
@@ -384,7 +386,7 @@ def test_a_coco_file_of_the_longest_key_and_names_is_indexed(stack, evaluate):
     assert [row["evaluation_status"] for row in stack.rows("EVAL#")] == ["SCORED"]
 
 
-def test_a_mask_of_the_longest_key_is_a_ground_truth(stack, evaluate):
+def test_a_mask_of_the_longest_key_is_a_ground_truth(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     key = "k" * 1000 + ".png"
     stack.segment("k" * 1000 + ".tif", tiff())
     stack.upload(key, ground_truth(), bucket=GROUND_TRUTH)

@@ -27,7 +27,7 @@ from cytomask.plate_rows import Plates
 from cytomask.requests import SegmentRequest, message_of, parse_body, parse_request, plate_of_map
 
 if TYPE_CHECKING:
-    from conftest import FailuresFunction, SegmentStack
+    from functions_on_moto import FailuresFunction, SegmentStack
 
 KEY = "run 1/P7_Phase_B2_1_00d04h00m_3.tif"
 TOPIC = f"arn:aws:sns:{REGION}:123456789012:cytomask-plates"

@@ -308,7 +308,7 @@ def test_corrected_pairs_are_read_by_training(stack: SegmentStack, browser: Brow
 def test_images_whose_names_differ_in_their_ending_stay_two_pairs(
     stack: SegmentStack, browser: Browser
 ) -> None:
-    jobs = []
+    jobs: list[Any] = []
     for key in ("a.tif", "a.png"):
         jobs.append(stack.segment(key, tiff(page(len(jobs))))["job_id"])
         assert save(browser, jobs[-1], b"").status == 200

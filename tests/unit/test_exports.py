@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from cytomask.errors import NotAcceptable
 from cytomask.exports import (
-    PixelSize,
     encode_geojson,
     encode_label_table,
     encode_labels,
     encode_ome,
     encode_rois,
 )
+from cytomask.images import PixelSize
 from cytomask.regions import find_regions
 from cytomask.samples.fields import phase_contrast_field
 

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from PIL import Image
 
+from cytomask.budget import Budget
 from cytomask.errors import (
     AmbiguousChannels,
     GroundTruthMismatch,
@@ -226,7 +227,7 @@ def test_several_channels_are_refused() -> None:
 
 
 def test_a_mask_that_would_take_too_long_to_decode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(masks, "READING", masks.budget.Budget(0, "pack it otherwise"))
+    monkeypatch.setattr(masks, "READING", Budget(0, "pack it otherwise"))
     with pytest.raises(ImageTooLarge, match=r"truth would take about 0 s .* pack it otherwise"):
         read(tiff(CELLS))
 

@@ -41,7 +41,7 @@ def test_flags_are_read_as_names_and_as_structs() -> None:
 
 
 def test_the_newest_ground_truth_that_was_scored_counts() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"evaluation_status": "SCORED", "created_at": "1", "iou": 0.5},
         {"evaluation_status": "SCORED", "created_at": "2", "iou": 0.7},
         {"evaluation_status": "REJECTED", "created_at": "3"},

@@ -128,7 +128,7 @@ def test_a_wide_page_of_one_row_is_drawn_in_bands(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("height", "width"), [(50_000, 1), (50_000, 2), (1, 50_000)])
 def test_every_output_of_a_thin_page_of_noise_is_written(height: int, width: int) -> None:
     page = noise(height, width)
-    probability = page / np.float32(255)
+    probability = (page / 255).astype(np.float32)
     assert np.array_equal(decoded(images.encode_mask(page > 127)), (page > 127) * 255)
     assert decoded(images.encode_probability(probability)).shape == (height, width)
     assert decoded(images.encode_overlay(page, page > 127)).shape == (height, width, 3)
