@@ -376,7 +376,7 @@ def test_a_coco_file_of_the_longest_key_and_names_is_indexed(
     images = [{"id": 1, "file_name": "n" * 5000} | entry, {"id": 2, "file_name": "ü" * 120 + ".tif"} | entry]
     box = [[10, 10, 30, 10, 30, 30, 10, 30]]
     annotations = [{"id": n, "image_id": n, "segmentation": box, "bbox": [10, 10, 20, 20]} for n in (1, 2)]
-    image = images[1]["file_name"]
+    image = str(images[1]["file_name"])
     stack.segment(image, tiff())
     stack.upload(
         key, json.dumps({"images": images, "annotations": annotations}).encode(), bucket=GROUND_TRUTH
