@@ -27,7 +27,7 @@ from cytomask.training.sagemaker_entry import decode
 
 ROOT = Path(__file__).resolve().parents[1]
 # What training/Dockerfile copies. The repository's own .dockerignore is the segment function's.
-CONTEXT = ("constraints.txt", "layers/cytomask/cytomask", "model", "pyproject.toml", "training")
+CONTEXT = ("constraints.txt", "layers/cytomask/cytomask", "model", "pyproject.toml", "samples", "training")
 CHECKPOINTS = "/opt/ml/checkpoints"
 VOLUME_GB = 50
 NAME_LENGTH = 63

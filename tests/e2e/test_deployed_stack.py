@@ -127,9 +127,9 @@ def test_of_two_bad_messages_the_broken_is_rejected_and_the_failing_ends_in_the_
     foreign.put_object(Bucket="private", Key="image.tif", Body=b"II*\0")
     (tmp_path / "broken.tif").write_bytes(b"II*\0 and nothing else")
     deployed.account.client("s3").upload_file(
-        str(tmp_path / "broken.tif"), deployed.outputs["OutputBucketName"], "broken.tif"
+        str(tmp_path / "broken.tif"), deployed.outputs["GroundTruthBucketName"], "broken.tif"
     )
-    broken = f"s3://{deployed.outputs['OutputBucketName']}/broken.tif"
+    broken = f"s3://{deployed.outputs['GroundTruthBucketName']}/broken.tif"
     sqs = account.client("sqs")
     set_poller(account, enabled=False)  # so that both come in one batch
     sqs.send_message_batch(

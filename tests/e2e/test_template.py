@@ -11,7 +11,7 @@ from cytomask.infra.template import load_template, made_up_environment
 
 UNZIPPED_LIMIT = 250 * 2**20  # docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 # The zip functions, each with its modules beside the entry point.
-ZIPS = {"evaluate": ("evaluator", "indexer"), "failures": ("recorder",), "api": ("desk",)}
+ZIPS = {"evaluate": ("evaluator", "indexer"), "failures": ("recorder",), "api": ("desk", "plates")}
 OF_OURS = {"CytomaskLayer": "python/cytomask/jobs.py"} | {
     f"{name.capitalize()}Function": f"functions/{name}/app.py" for name in ZIPS
 }
