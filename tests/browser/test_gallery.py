@@ -133,7 +133,7 @@ def test_next_and_previous_follow_the_order_that_was_shown(gallery: Page) -> Non
 
 
 def test_the_table_of_all_is_downloaded(gallery: Page) -> None:
-    with gallery.expect_download() as waiting:
+    with gallery.expect_download(timeout=180_000) as waiting:
         gallery.get_by_role("button", name="Table (CSV)").click()
     lines = Path(waiting.value.path()).read_text().splitlines()
     assert len(lines) > COUNT
