@@ -175,7 +175,8 @@ def test_the_error_of_a_field_lists_accepted_values(stack: SegmentStack) -> None
     assert result["error"]["message"].endswith("it takes a probability from 0 to 1")
     (result,) = stack.handle(request("a.tif", tile=2))
     assert result["error"]["message"].endswith(
-        "a request takes image, image_path, ground_truth, threshold, mode, pages, channel, outputs, group"
+        "a request takes image, image_path, ground_truth, threshold, mode, pages, channel, outputs, group, "
+        "plate, well, site, time, cell_line, expected_pages"
     )
 
 
