@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,7 +75,8 @@ def gallery(page: Page, served: Served, many: None) -> Page:
 
 
 def test_ten_thousand_jobs_scroll_in_few_elements_and_little_memory(gallery: Page) -> None:
-    expect(gallery.get_by_role("status").first).to_contain_text("10,0")
+    shown = re.compile(r"^1\d,\d{3} of 1\d,\d{3} images")  # ours, and what other tests have sent
+    expect(gallery.get_by_role("status").first).to_have_text(shown)
     heap = "performance.memory.usedJSHeapSize / 1e6"
     before = gallery.evaluate(heap)
     times = sorted(gallery.evaluate(FRAMES, 180))
