@@ -6,7 +6,6 @@ settings.
 
 import io
 import json
-import os
 import socket
 import time
 import zipfile
@@ -20,7 +19,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from cytomask.infra.children import LOOPBACK, Child, child, listening_socket
-from cytomask.infra.session import CREDENTIALS, REGION, client, emulated_api_url
+from cytomask.infra.session import CREDENTIALS, REGION, client, emulated_api_url, function_environment
 from cytomask.infra.template import (
     NO_CODE,
     Template,
@@ -106,9 +105,10 @@ def emulated_stack(
         _start_gateway(running, gateway, forwarded, folder)
         given = {"EndpointUrl": endpoint} | FEWEST_AT_A_TIME | dict(parameters)
         outputs = _create_stack(endpoint, template, given)
+        lambdas = client("lambda", endpoint)
         started = []
         for name, function in functions(template).items():  # side by side: each imports for a second
-            environment = _function_environment(endpoint, function_name(function, STACK_NAME))
+            environment = function_environment(lambdas, endpoint, function_name(function, STACK_NAME))
             started.append(_start_front(running, fronts[name], handlers[name], environment, folder))
         for front in started:
             front.wait_until_ready("/", START_SECONDS)
@@ -189,29 +189,12 @@ def _reasons(cloudformation: Any) -> str:
     return "; ".join(f"{event['LogicalResourceId']}: {event.get('ResourceStatusReason')}" for event in failed)
 
 
-def _function_environment(endpoint: str, name: str) -> dict[str, str]:
-    """Return what Lambda would give the function's process, and the way to the emulator."""
-    configuration = client("lambda", endpoint).get_function_configuration(FunctionName=name)
-    return {
-        **configuration["Environment"]["Variables"],
-        **CREDENTIALS,
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_DEFAULT_REGION": REGION,
-        "AWS_REGION": REGION,
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_LAMBDA_FUNCTION_NAME": name,
-        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(configuration["MemorySize"]),
-        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(configuration["Timeout"]),
-    }
-
-
 def _start_front(
     running: ExitStack, listener: socket.socket, handler: str, environment: Mapping[str, str], folder: Path
 ) -> Child:
     errors = folder / f"{environment['AWS_LAMBDA_FUNCTION_NAME']}.stderr.log"
-    front = child("cytomask.infra.front", [handler], environment, listener, folder / LOG, errors)
+    told = [handler, environment["AWS_ENDPOINT_URL"]]
+    front = child("cytomask.infra.front", told, environment, listener, folder / LOG, errors)
     return running.enter_context(front)
 
 

@@ -1,8 +1,9 @@
-"""Serve one Lambda function over HTTP: `python -m cytomask.infra.front FD MODULE:HANDLER`.
+"""Serve one Lambda function over HTTP: `python -m cytomask.infra.front FD MODULE:HANDLER [ENDPOINT]`.
 
 FD is an inherited listening socket. ministack posts an event and gets the handler's answer. Like one
 environment of Lambda, a front runs one invocation at a time; unlike Lambda, it does not stop a handler that
-exceeds its timeout.
+exceeds its timeout. With the ENDPOINT of an emulator it starts anew whenever an update of the stack has
+changed the function's environment variables.
 """
 
 import importlib
@@ -26,7 +27,9 @@ from typing import Any, TextIO
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cytomask.infra.children import end_with_parent
-from cytomask.infra.session import client
+from cytomask.infra.session import client, function_environment
+
+RENEWED = "--renewed"
 
 Handler = Callable[[Any, "Context"], Any]
 
@@ -65,10 +68,48 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # one write for each log line
     if os.environ.get("AWS_ENDPOINT_URL"):
         sys.stdout = ShippedOutput(sys.stdout)
-    module, name = sys.argv[2].split(":")
-    handler: Handler = getattr(importlib.import_module(module), name)
-    with _server(int(sys.argv[1]), handler) as server:
+    handler = _handler_again(sys.argv[2]) if RENEWED in sys.argv else _handler(sys.argv[2])
+    with _server(int(sys.argv[1]), handler, _renewal(sys.argv[3]) if sys.argv[3:] else None) as server:
         server.serve_forever()
+
+
+def _handler(name: str) -> Handler:
+    module, attribute = name.split(":")
+    handler: Handler = getattr(importlib.import_module(module), attribute)
+    return handler
+
+
+def _handler_again(name: str) -> Handler:
+    """Import the handler; if that fails, return one that fails each invocation, until the next update."""
+    try:
+        return _handler(name)
+    except Exception as error:
+        failure = error
+
+    def failing(_event: Any, _context: Context) -> Any:
+        raise failure
+
+    return failing
+
+
+def _renewal(endpoint: str) -> Callable[[], None]:
+    """Return what replaces this process by one with the function's new environment, if it changed."""
+    lambdas = client("lambda", endpoint)
+    name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
+
+    def renew() -> None:
+        try:
+            wanted = function_environment(lambdas, endpoint, name)
+        except (BotoCoreError, ClientError):  # the emulator is ending
+            return
+        if wanted.items() <= os.environ.items():
+            return
+        if isinstance(sys.stdout, ShippedOutput):
+            sys.stdout.wait_until_shipped()
+        arguments = [argument for argument in sys.orig_argv[1:] if argument != RENEWED]
+        os.execve(sys.executable, [sys.executable, *arguments, RENEWED], {**os.environ, **wanted})
+
+    return renew
 
 
 class ShippedOutput(io.TextIOBase):
@@ -78,7 +119,7 @@ class ShippedOutput(io.TextIOBase):
         """Write to `printed` and to the function's log group."""
         self._printed = printed
         self._unfinished = ""
-        self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._lines: queue.Queue[dict[str, Any]] = queue.Queue()
         threading.Thread(target=self._ship, daemon=True).start()
 
     def write(self, text: str) -> int:
@@ -91,6 +132,10 @@ class ShippedOutput(io.TextIOBase):
     def flush(self) -> None:
         """Flush the underlying output."""
         self._printed.flush()
+
+    def wait_until_shipped(self) -> None:
+        """Wait until every completed line is in the log group."""
+        self._lines.join()
 
     def _ship(self) -> None:
         logs = client("logs", os.environ["AWS_ENDPOINT_URL"])
@@ -106,6 +151,8 @@ class ShippedOutput(io.TextIOBase):
                 lines.append(self._lines.get())
             with suppress(BotoCoreError, ClientError):
                 logs.put_log_events(**place, logEvents=lines)
+            for _ in lines:
+                self._lines.task_done()
 
 
 def invoke(handler: Handler, event: Any, context: Context) -> tuple[HTTPStatus, bytes]:
@@ -120,7 +167,7 @@ def invoke(handler: Handler, event: Any, context: Context) -> tuple[HTTPStatus, 
         return _error(type(error).__name__, str(error), trace)
 
 
-def _server(descriptor: int, handler: Handler) -> HTTPServer:
+def _server(descriptor: int, handler: Handler, before_each: Callable[[], None] | None = None) -> HTTPServer:
     class Invocation(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self._answer(HTTPStatus.OK, b"{}")
@@ -148,8 +195,14 @@ def _server(descriptor: int, handler: Handler) -> HTTPServer:
             self.end_headers()
             self.wfile.write(body)
 
+    class Server(HTTPServer):
+        def get_request(self) -> Any:
+            if before_each:  # before the connection is accepted: a process that replaces this one accepts it
+                before_each()
+            return super().get_request()
+
     inherited = socket.socket(fileno=descriptor)
-    server = HTTPServer(inherited.getsockname(), Invocation, bind_and_activate=False)
+    server = Server(inherited.getsockname(), Invocation, bind_and_activate=False)
     server.socket.close()
     server.socket = inherited
     return server

@@ -35,3 +35,21 @@ def emulated_api_url(endpoint: str, api_url: str) -> str:
     """Return where the emulator serves the HttpApi that the stack's output `ApiUrl` names as on AWS."""
     api_id = (urlsplit(api_url).hostname or "").partition(".")[0]
     return f"{endpoint.rstrip('/')}/_aws/execute-api/{api_id}/$default"
+
+
+def function_environment(lambdas: Any, endpoint: str, name: str) -> dict[str, str]:
+    """Return what Lambda would give a function's process now, and the way to the emulator at `endpoint`."""
+    configuration = lambdas.get_function_configuration(FunctionName=name)
+    return {
+        **configuration["Environment"]["Variables"],
+        **CREDENTIALS,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_LAMBDA_FUNCTION_NAME": name,
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(configuration["MemorySize"]),
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(configuration["Timeout"]),
+    }

@@ -4,6 +4,10 @@ import json
 import os
 from typing import Any
 
+UNREADABLE = "(?P<well>unreadable)"
+if os.environ.get("NAME_PATTERN") == UNREADABLE:
+    raise ValueError("this environment has an unreadable pattern")
+
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     remaining = context.get_remaining_time_in_millis()

@@ -22,6 +22,7 @@ from cytomask.infra.children import ROOT, ChildFailed, listening_socket
 from cytomask.infra.emulator import EmulatedStack, StackFailed, emulated_stack
 from cytomask.infra.front import Context, invoke
 from cytomask.infra.template import load_template, routes
+from tests.functional.recording_handler import UNREADABLE
 
 RECORDING = "tests.functional.recording_handler:handler"
 HANDLERS = dict.fromkeys(emulator.HANDLERS, RECORDING)
@@ -115,9 +116,12 @@ def test_a_handler_s_exception_is_an_error_of_the_function_and_a_line_of_the_log
     )
     assert answer["FunctionError"] == "Unhandled"
     assert b"no space on device" in answer["Payload"].read()
-    (line,) = [line for line in log_lines(stack) if line["message"] == "invocation_failed"]
-    assert (line["level"], line["errorType"]) == ("ERROR", "ValueError")
-    assert line["errorMessage"] == "no space on device"
+    (line,) = [line for line in log_lines(stack) if line.get("errorMessage") == "no space on device"]
+    assert (line["message"], line["level"], line["errorType"]) == (
+        "invocation_failed",
+        "ERROR",
+        "ValueError",
+    )
     assert "recording_handler.py" in "".join(line["stackTrace"])
 
 
@@ -140,6 +144,19 @@ def test_every_route_leads_to_its_function(stack: EmulatedStack) -> None:
         assert line["function_name"] == f"cytomask-{function.removesuffix('Function').lower()}"
         assert (event["version"], event["rawQueryString"]) == ("2.0", "group=a%2Bb")
         assert (event.get("body"), event["isBase64Encoded"]) == (("/9g=", True) if body else (None, False))
+
+
+def test_the_next_invocation_after_an_update_of_the_stack_has_the_new_environment(
+    stack: EmulatedStack,
+) -> None:
+    process = invoked(stack, {})["process"]
+    set_pattern(stack, "(?P<well>.)")
+    renewed = invoked(stack, {})
+    assert (renewed["process"], renewed["environment"]["NAME_PATTERN"]) == (process, "(?P<well>.)")
+    set_pattern(stack, UNREADABLE)
+    assert "unreadable pattern" in invoked(stack, {})["errorMessage"]
+    set_pattern(stack, "")
+    assert invoked(stack, {})["environment"]["NAME_PATTERN"] == ""
 
 
 def test_two_stacks_run_side_by_side_and_an_exception_stops_its_own(
@@ -202,6 +219,26 @@ def test_an_invocation_whose_time_went_by_in_the_queue_is_not_begun() -> None:
     status, body = invoke(lambda event, _: begun.append(event), {}, context)
     assert (status, begun) == (HTTPStatus.INTERNAL_SERVER_ERROR, [])
     assert json.loads(body)["errorType"] == "Sandbox.Timedout"
+
+
+def set_pattern(stack: EmulatedStack, pattern: str) -> None:
+    """Update the stack's parameter NamePattern and wait until the update is complete."""
+    cloudformation = stack.client("cloudformation")
+    (described,) = cloudformation.describe_stacks(StackName=emulator.STACK_NAME)["Stacks"]
+    cloudformation.update_stack(
+        StackName=emulator.STACK_NAME,
+        UsePreviousTemplate=True,
+        Parameters=[
+            {"ParameterKey": "NamePattern", "ParameterValue": pattern}
+            if each["ParameterKey"] == "NamePattern"
+            else {"ParameterKey": each["ParameterKey"], "UsePreviousValue": True}
+            for each in described["Parameters"]
+        ],
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    cloudformation.get_waiter("stack_update_complete").wait(
+        StackName=emulator.STACK_NAME, WaiterConfig={"Delay": 1}
+    )
 
 
 def holding_a_stack(folder: Path) -> "subprocess.Popen[bytes]":
