@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from cytomask.requests import parse_uri
+from cytomask.addresses import parse_uri
 
 Row = Mapping[str, Any]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cytomask import images
+from cytomask.addresses import parse_uri
 from cytomask.cli.console import complain, say
 from cytomask.cli.files import write_whole
 from cytomask.cli.plate_film import make_films
@@ -15,7 +16,6 @@ from cytomask.cli.tables import print_table
 from cytomask.plate_pages import PlatePage
 from cytomask.plate_rows import Plates, PlateSummary
 from cytomask.plates import PlateReport, build_report
-from cytomask.requests import parse_uri
 from cytomask.samples.plates import DEMO_PLATE, DEMO_WELLS, SamplePage, write_plate
 from cytomask.storage import Storage
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cytomask import images
+from cytomask.addresses import parse_uri
 from cytomask.cli.console import complain, say, with_progress
 from cytomask.cli.demo_page import Shown, ShownPage, write_page
 from cytomask.cli.demo_plate import make_plate, show_plate
@@ -21,7 +22,7 @@ from cytomask.cli.tables import number, print_table
 from cytomask.cli.upload import send
 from cytomask.infra.emulator import EmulatedStack, emulated_stack
 from cytomask.records import EvaluationRow, JobRow, Result
-from cytomask.requests import Parameters, parse_uri
+from cytomask.requests import Parameters
 from cytomask.samples.fields import write_samples
 from cytomask.served_model import read_served_models
 from cytomask.storage import Storage

@@ -148,8 +148,8 @@ def _below(stack: "Stack", prefix: str) -> Iterator[tuple[str, str]]:
 
 def _outputs_of(stack: "Stack", uri: str | None) -> Iterator[tuple[str, str]]:
     """What a job wrote, by its result; the result itself too."""
+    from cytomask.addresses import parse_uri
     from cytomask.cli.rows import read_result  # boto3 takes half a second
-    from cytomask.requests import parse_uri
     from cytomask.storage import Storage
 
     result = read_result(Storage(stack.s3), uri)

@@ -14,9 +14,9 @@ from cytomask.errors import InvalidRequest, UnreadableCoco
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from cytomask.addresses import S3Object
     from cytomask.cli.stack import Stack
     from cytomask.coco_index import IndexingRow
-    from cytomask.requests import S3Object
 
 EXAMPLES = (
     "cytomask evaluate --coco livecell_coco_test.json       # score every image that the file names",
@@ -51,7 +51,7 @@ def run_evaluate(stack: "Stack", arguments: Namespace) -> int:
 
     Returns 1 if the file is refused or nobody indexes it, 2 if nothing could be begun.
     """
-    from cytomask.requests import is_coco  # msgspec and the layer behind it
+    from cytomask.addresses import is_coco  # msgspec and the layer behind it
 
     file, images = arguments.coco, arguments.images or ""
     if not is_coco(file):
@@ -82,7 +82,7 @@ def send_coco(stack: "Stack", file: str, images: str) -> "S3Object":
         OSError: the file cannot be read.
         UnreadableCoco: the function would refuse it.
     """
-    from cytomask.requests import S3Object
+    from cytomask.addresses import S3Object
     from cytomask.truths.coco import read_coco, require_few_images  # NumPy and pycocotools
     from cytomask.truths.limits import require_coco_size
 
@@ -101,7 +101,7 @@ def copy_coco(stack: "Stack", uri: str, images: str) -> "S3Object":
     Raises:
         InvalidRequest: `uri` is not an address, or the object does not exist.
     """
-    from cytomask.requests import S3Object, parse_uri
+    from cytomask.addresses import S3Object, parse_uri
     from cytomask.storage import Storage  # boto3 takes half a second
 
     source = parse_uri(uri, "ground_truth")
@@ -192,9 +192,9 @@ def _some(names: "Sequence[str]", count: int) -> str:
 
 def list_waiting(stack: "Stack") -> int:
     """List masks without a ground truth and ground truths without an image; return the exit code."""
+    from cytomask.addresses import SIDECARS, is_coco, parse_uri
     from cytomask.cli.rows import Search
     from cytomask.evaluations import AWAITING
-    from cytomask.requests import SIDECARS, is_coco, parse_uri
     from cytomask.truths.names import image_stems, truth_stems
 
     jobs = list(stack.rows.jobs(Search(status="SUCCEEDED")))
@@ -221,8 +221,8 @@ def _keys(stack: "Stack") -> "Iterator[str]":
 
 def _list_unmatched(stack: "Stack", key: str) -> None:
     """Say which names of a COCO file matched no image when it was indexed."""
+    from cytomask.addresses import S3Object
     from cytomask.coco_index import CocoIndex
-    from cytomask.requests import S3Object
     from cytomask.storage import Storage
     from cytomask.table import Table
 

@@ -115,8 +115,8 @@ def look(stack: "Stack", page: "PlatePage") -> Any:
     from botocore.exceptions import ClientError
 
     from cytomask import images
+    from cytomask.addresses import S3Object, parse_uri
     from cytomask.errors import CytomaskError
-    from cytomask.requests import S3Object, parse_uri
     from cytomask.storage import Storage
 
     if page.mask is None:

@@ -52,8 +52,8 @@ def redrive_row(stack: "Stack", jobs: "Jobs", found: "JobRow | EvaluationRow") -
 
     The row becomes QUEUED first, for the function may be quick; it is put back if the message cannot be sent.
     """
+    from cytomask.arrivals import awaited_by
     from cytomask.records import JobRow
-    from cytomask.requests import awaited_by
 
     row = jobs.queue_again(found, now=time.time())
     if row is None:

@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 from numpy.typing import NDArray
 
 from cytomask import __version__, images
+from cytomask.addresses import S3Object, parse_uri
 from cytomask.cli.files import count_of
 from cytomask.cli.html import render
 from cytomask.cli.pictures import grey_page, png_uri, share_of
@@ -37,7 +38,6 @@ from cytomask.cli.tables import number
 from cytomask.errors import CytomaskError, ImageReplaced, MaskReplaced
 from cytomask.metrics import Mask
 from cytomask.records import EvaluationRow, JobRow, Result
-from cytomask.requests import S3Object, parse_uri
 from cytomask.storage import Storage
 from cytomask.truths.masks import read_ground_truth
 

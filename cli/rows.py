@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cytomask.addresses import parse_uri
 from cytomask.evaluations import AWAITING, Evaluations
 from cytomask.jobs import JOB, STATUSES
 from cytomask.records import EvaluationRow, JobRow, Result
-from cytomask.requests import parse_uri
 from cytomask.table import Table, timestamp
 
 if TYPE_CHECKING:

@@ -64,8 +64,9 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 def run_submit(stack: "Stack", arguments: Namespace) -> int:
     """Send a request for each image; if any is invalid, send none and return 2."""
+    from cytomask.addresses import is_coco
     from cytomask.errors import InvalidRequest  # msgspec and the layer behind it
-    from cytomask.requests import is_coco, parse_request
+    from cytomask.requests import parse_request
 
     requests = [request_for(image, arguments) for image in arguments.images]
     try:

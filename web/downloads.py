@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cytomask import images
+from cytomask.addresses import S3Object, parse_uri
 from cytomask.errors import CytomaskError
-from cytomask.requests import S3Object, parse_uri
 from cytomask.storage import Storage
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal

@@ -10,11 +10,11 @@ from typing import ClassVar
 import msgspec
 
 from cytomask import images
+from cytomask.addresses import S3Object, is_coco, parse_uri
 from cytomask.errors import NoSuchJob
 from cytomask.jobs import JOB, Jobs
 from cytomask.mask_index import MaskIndex
 from cytomask.records import EvaluationRow, ImageIdentity, JobRow, PageResult, Result
-from cytomask.requests import S3Object, is_coco, parse_uri
 from cytomask.storage import Storage
 from cytomask.table import Table
 from cytomask.truths.masks import read_ground_truth

@@ -12,8 +12,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from cytomask import images
+from cytomask.addresses import SIDECARS
 from cytomask.plate_pages import Options
-from cytomask.requests import SIDECARS
 from cytomask.served_model import read_served_models
 from cytomask.table import Table
 from cytomask.web.account import Account

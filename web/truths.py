@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 from numpy.typing import NDArray
 
 from cytomask import images
-from cytomask.requests import S3Object
+from cytomask.addresses import S3Object
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal
 from cytomask.web.library import Known, Library

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 
 from cytomask import images
-from cytomask.requests import LONGEST_KEY, SIDECARS, S3Object
+from cytomask.addresses import LONGEST_KEY, SIDECARS, S3Object
 from cytomask.storage import Storage
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cytomask.admission import require_served
+from cytomask.arrivals import JOB_ID, awaited_by
 from cytomask.errors import ImageNotFound, InvalidRequest, NoSuchJob
 from cytomask.evaluations import Evaluations
 from cytomask.jobs import STATUSES, Jobs
 from cytomask.records import EvaluationRow, JobRow
-from cytomask.requests import JOB_ID, SegmentRequest, awaited_by, message_of, require_served
+from cytomask.requests import SegmentRequest, message_of
 from cytomask.served_model import ServedModels, work_of
 from cytomask.settings import Settings
 from cytomask.storage import Storage

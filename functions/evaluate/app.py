@@ -10,12 +10,12 @@ from aws_lambda_powertools.utilities.batch import process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from cytomask.arrivals import Evaluation, Ignored, Refused
 from cytomask.clients import CLIENTS
 from cytomask.coco_index import CocoIndex
 from cytomask.errors import TimeShort
 from cytomask.evaluations import Evaluations
 from cytomask.mask_index import MaskIndex
-from cytomask.requests import Evaluation, Ignored, Refused
 from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage

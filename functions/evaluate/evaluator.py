@@ -9,19 +9,13 @@ import msgspec
 from aws_lambda_powertools import Logger
 
 from cytomask import images
+from cytomask.addresses import S3Object, is_coco, parse_uri
+from cytomask.arrivals import Evaluation, EvaluationArrival, parse_evaluation
 from cytomask.errors import ImageNotFound, ImageNotNamed, ImageReplaced, MaskReplaced, RejectedInput
 from cytomask.evaluations import Evaluations
 from cytomask.mask_index import MaskIndex, mask_addresses
 from cytomask.metrics import BOUNDARY_TOLERANCE, BoundaryScore, Mask, Score, score, score_boundary
 from cytomask.records import PageResult, Result, Scorable, Scores
-from cytomask.requests import (
-    Evaluation,
-    EvaluationArrival,
-    S3Object,
-    is_coco,
-    parse_evaluation,
-    parse_uri,
-)
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.truths import names

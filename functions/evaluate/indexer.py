@@ -9,11 +9,11 @@ from itertools import chain
 import msgspec
 from aws_lambda_powertools import Logger
 
+from cytomask.addresses import LONGEST_KEY, S3Object
 from cytomask.coco_index import CocoIndex, IndexingRow, coco_address, rejection
 from cytomask.errors import ImageNotNamed, UnreadableCoco
 from cytomask.evaluations import Evaluations
 from cytomask.records import Scorable
-from cytomask.requests import LONGEST_KEY, S3Object
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.truths import names

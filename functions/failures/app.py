@@ -11,6 +11,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from cytomask.arrivals import waiting_job
 from cytomask.clients import CLIENTS
 from cytomask.errors import JobHeld, TimeShort
 from cytomask.evaluations import Evaluations
@@ -18,7 +19,6 @@ from cytomask.jobs import Jobs
 from cytomask.names import Names
 from cytomask.plate_counts import PlateCounts, publisher
 from cytomask.plate_rows import Plates
-from cytomask.requests import waiting_job
 from cytomask.retries import is_final
 from cytomask.served_model import read_served_models
 from cytomask.settings import Settings

@@ -9,6 +9,20 @@ from aws_lambda_powertools.metrics import MetricUnit
 from botocore.exceptions import ClientError
 
 from cytomask.acquisition import parse_pattern, read_acquisition
+from cytomask.addresses import S3Object, is_coco
+from cytomask.arrivals import (
+    Arrival,
+    Evaluation,
+    EvaluationArrival,
+    Ignored,
+    PlateMapUpload,
+    Refused,
+    Settle,
+    admitted,
+    images_of,
+    parse_body,
+    parse_evaluation,
+)
 from cytomask.errors import InvalidRequest, TimeShort
 from cytomask.evaluations import Evaluations
 from cytomask.jobs import Jobs
@@ -17,22 +31,7 @@ from cytomask.names import Names
 from cytomask.plate_counts import PlateCounts
 from cytomask.plate_rows import columns_of
 from cytomask.records import EvaluationRow, JobRow, cut
-from cytomask.requests import (
-    Arrival,
-    Evaluation,
-    EvaluationArrival,
-    Ignored,
-    PlateMapUpload,
-    Refused,
-    S3Object,
-    SegmentRequest,
-    Settle,
-    admitted,
-    images_of,
-    is_coco,
-    parse_body,
-    parse_evaluation,
-)
+from cytomask.requests import SegmentRequest
 from cytomask.served_model import ServedModels, work_of
 from cytomask.settings import Settings
 from cytomask.storage import Storage, SupersededError

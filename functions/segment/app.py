@@ -15,6 +15,7 @@ from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cytomask.acquisition import parse_pattern
+from cytomask.arrivals import Arrival, Ignored, PlateMapUpload, Refused, Settle, parse_body, waiting_job
 from cytomask.clients import CLIENTS
 from cytomask.coco_index import CocoIndex
 from cytomask.errors import JobHeld, RejectedInput, TimeShort
@@ -27,26 +28,18 @@ from cytomask.names import Names
 from cytomask.plate_counts import PlateCounts, publisher
 from cytomask.plate_rows import Plates
 from cytomask.records import Result
-from cytomask.requests import (
-    Arrival,
-    Ignored,
-    PlateMapUpload,
-    Refused,
-    SegmentRequest,
-    Settle,
-    parse_body,
-    waiting_job,
-)
+from cytomask.requests import SegmentRequest
 from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.table import Table
 from cytomask.telemetry import emitted
 
+from .invocation import Invocation
 from .plating import Plating
 from .scoring import Scoring
 from .seg_mask import answer_seg_mask
-from .segmenter import Invocation, Segmenter
+from .segmenter import Segmenter
 
 logger = Logger()
 metrics = Metrics()

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 from aws_lambda_powertools import Logger
 
 from cytomask.acquisition import Acquisition, Pattern, check_plate, read_acquisition
+from cytomask.addresses import S3Object, plate_of_map
 from cytomask.errors import ImageNotFound, ImageReplaced, InvalidRequest, RejectedInput
 from cytomask.images import Limits
 from cytomask.plate_counts import PlateCounts
 from cytomask.plate_rows import Plates, StoredMap, columns_of
 from cytomask.platemap import LARGEST_FILE, PlateMap, parse_plate_map
 from cytomask.records import Result
-from cytomask.requests import S3Object, SegmentRequest, plate_of_map
+from cytomask.requests import SegmentRequest
 from cytomask.storage import Storage
 from cytomask.table import timestamp
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
+from cytomask.addresses import S3Object, parse_uri
 from cytomask.coco_index import CocoIndex, coco_address
 from cytomask.evaluations import Evaluations
 from cytomask.mask_index import MaskIndex, image_addresses
 from cytomask.records import Result, Scorable
-from cytomask.requests import S3Object, SegmentRequest, parse_uri
+from cytomask.requests import SegmentRequest
 from cytomask.storage import Storage
 from cytomask.truths import names
 from cytomask.work import ground_truth_keys

@@ -10,7 +10,8 @@ from cytomask.errors import NotAcceptable, UnsupportedMediaType
 from cytomask.http import JSON, answer, media_type, prefers, problem_of, read_body, read_json, read_query
 from cytomask.requests import SegmentRequest, complete, decode, parse_parameters, parse_request
 
-from .segmenter import Invocation, Segmenter, Waiting
+from .invocation import Invocation, Waiting
+from .segmenter import Segmenter
 
 PNG = "image/png"
 IMAGES = ("image/tiff", PNG, "image/jpeg", "application/octet-stream")

@@ -7,7 +7,7 @@ import pytest
 from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
 from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
-from cytomask.requests import S3Object
+from cytomask.addresses import S3Object
 
 KEY = "plate 1/A172_Phase_C7_1.tif"
 TRUTH = "plate 1/A172_Phase_C7_1.png"

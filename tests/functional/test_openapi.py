@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from schemathesis.config import SchemathesisConfig
 
 from cytomask import errors, http
+from cytomask.addresses import S3_URI
 from cytomask.infra.template import load_template, routes
 from cytomask.jobs import STATUSES
-from cytomask.requests import S3_URI
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 EXAMPLE = "plate 1/a.tif"

@@ -22,9 +22,11 @@ from factories import (
     tiff,
 )
 
+from cytomask.addresses import plate_of_map
+from cytomask.arrivals import parse_body
 from cytomask.errors import InvalidRequest
 from cytomask.plate_rows import Plates
-from cytomask.requests import SegmentRequest, message_of, parse_body, parse_request, plate_of_map
+from cytomask.requests import SegmentRequest, message_of, parse_request
 
 if TYPE_CHECKING:
     from functions_on_moto import FailuresFunction, SegmentStack

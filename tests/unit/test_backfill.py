@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cytomask.addresses import S3Object
 from cytomask.backfill import Listed, Wanted, batched, read_inventory
 from cytomask.cli.attach import overlapping
 from cytomask.cli.backfill import Mark, Pace, split_place
 from cytomask.errors import InvalidRequest
-from cytomask.requests import S3Object
 
 
 def listed(key: str, uploaded_at: str = "2026-11-25T10:00:00+00:00") -> Listed:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from cytomask.addresses import S3Object
 from cytomask.model.predictor import MODES, Mode, Predictor
-from cytomask.requests import Parameters, S3Object, SegmentRequest
+from cytomask.requests import Parameters, SegmentRequest
 from cytomask.served_model import read_served_models, work_of
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cytomask.addresses import S3Object
 from cytomask.infra.emulator import HANDLERS
 from cytomask.infra.template import (
     NO_CODE,
@@ -18,7 +19,6 @@ from cytomask.infra.template import (
     made_up_environment,
     without_local_code,
 )
-from cytomask.requests import S3Object
 from cytomask.settings import Settings
 from cytomask.work import coco_prefix
 

@@ -17,8 +17,9 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
+from cytomask.addresses import SIDECARS, S3Object
 from cytomask.errors import InvalidRequest
-from cytomask.requests import SIDECARS, S3Object, SegmentRequest, message_of
+from cytomask.requests import SegmentRequest, message_of
 from cytomask.served_model import ServedModels, work_of
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
+from cytomask.addresses import S3Object
 from cytomask.errors import CytomaskError
 from cytomask.records import cut
-from cytomask.requests import S3Object
 from cytomask.table import Row, Table, fitted, timestamp
 
 COCO = "COCO#"

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cytomask.addresses import S3Object
+from cytomask.arrivals import Evaluation
 from cytomask.errors import MaskReplaced, RejectedInput, TriesUsedUp
 from cytomask.jobs import JOB
 from cytomask.records import EvaluationRow, JobRow, Scorable, Scores, cut
-from cytomask.requests import Evaluation, S3Object, ascii_json
+from cytomask.requests import ascii_json
 from cytomask.table import Row, Table, timestamp
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import Any, get_args
 
 import msgspec
 
+from cytomask.arrivals import MOST_IMAGES
 from cytomask.errors import ImageReplaced, JobHeld, TriesUsedUp
 from cytomask.plate_rows import place_of
 from cytomask.records import Acquired, EvaluationRow, JobRow, JobStatus, PageResult, Result, cut
-from cytomask.requests import MOST_IMAGES
 from cytomask.table import ConditionFailed, Row, Table, timestamp
 
 STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)

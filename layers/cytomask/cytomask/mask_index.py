@@ -5,7 +5,7 @@
 tell how its ground truth will be called. The names come from `truths.names`.
 """
 
-from cytomask.requests import S3Object
+from cytomask.addresses import S3Object
 from cytomask.table import Table, fitted, timestamp
 from cytomask.truths import names
 

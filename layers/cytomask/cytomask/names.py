@@ -12,7 +12,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from cytomask.requests import S3Object, settling
+from cytomask.addresses import S3Object
+from cytomask.arrivals import settling
 from cytomask.table import Table
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from cytomask.requests import Parameters, S3Object
+from cytomask.addresses import S3Object
+from cytomask.requests import Parameters
 
 JobStatus = Literal["QUEUED", "RUNNING", "SUCCEEDED", "REJECTED", "FAILED"]
 EvaluationStatus = Literal["AWAITING_GROUND_TRUTH", "QUEUED", "SCORED", "REJECTED", "FAILED"]

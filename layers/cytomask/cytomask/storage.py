@@ -7,10 +7,10 @@ from urllib.parse import unquote
 import msgspec
 from botocore.exceptions import ClientError, ParamValidationError
 
+from cytomask.addresses import S3Object
 from cytomask.errors import ImageLocked, ImageNotFound, ImageReplaced, InvalidRequest
 from cytomask.images import Limits, require_size
 from cytomask.records import Result
-from cytomask.requests import S3Object
 from cytomask.truths.limits import require_coco_size
 from cytomask.work import PAGE_FILE, RESULT, output_key
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from cytomask.requests import LONGEST_KEY, Output, Parameters, S3Object, SegmentRequest
+from cytomask.addresses import LONGEST_KEY, S3Object
+from cytomask.requests import Output, Parameters, SegmentRequest
 
 LONGEST_SUFFIX = len(".p000000.probability.png")
 RESULT = "result.json"

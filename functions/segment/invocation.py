@@ -1,0 +1,27 @@
+"""The call that a request came with, and the caller who waits for its answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+LEASE_MARGIN_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What Lambda says of the call that a request came with."""
+
+    request_id: str
+    remaining_seconds: Callable[[], float]
+    cold_start: bool
+
+    @property
+    def lease_seconds(self) -> float:
+        """Seconds for which a job taken now must be leased."""
+        return self.remaining_seconds() + LEASE_MARGIN_SECONDS
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A caller who waits for the answer. `one_mask`: as a PNG, which holds one."""
+
+    one_mask: bool

@@ -1,0 +1,62 @@
+"""What log and metrics say of a finished job."""
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+
+from cytomask.records import Result
+
+
+class Report:
+    """Log a finished job in one line, and add it to the metrics."""
+
+    def __init__(self, logger: Logger, metrics: Metrics) -> None:
+        self._logger = logger
+        self._metrics = metrics
+
+    def finished(self, result: Result) -> None:
+        """Report a job that ended: `image_rejected` with the reason, or `mask_written` with its figures."""
+        if result.error:
+            self._logger.warning(
+                "image_rejected",
+                job_id=result.job_id,
+                image=result.image and result.image.uri,
+                error_code=result.error.code,
+                error=result.error.message,
+            )
+            self._metrics.add_metric("Rejected", MetricUnit.Count, 1)
+            return
+        self._logger.info(
+            "mask_written",
+            job_id=result.job_id,
+            image=result.image and result.image.uri,
+            mask=result.mask,
+            group=result.group,
+            model=result.model and result.model.name,
+            confluence=result.confluence,
+            confluence_low=result.confluence_low,
+            confluence_high=result.confluence_high,
+            quality={flag.name: flag.value for flag in result.quality},
+            flagged_pages=_flagged_pages(result),
+            megapixels=result.pixels / 1e6,
+            timings_ms=result.timings_ms,
+            estimated_cost_usd=result.estimated_cost_usd,
+        )
+        self._measure(result)
+
+    def repeated(self, job_id: str, image: str) -> None:
+        """Report a request whose job was finished before."""
+        self._logger.info("duplicate_ignored", job_id=job_id, image=image)
+        self._metrics.add_metric("Duplicates", MetricUnit.Count, 1)
+
+    def _measure(self, result: Result) -> None:
+        self._metrics.add_metric("MasksWritten", MetricUnit.Count, len(result.pages))
+        self._metrics.add_metric("Megapixels", MetricUnit.NoUnit, result.pixels / 1e6)
+        self._metrics.add_metric("Confluence", MetricUnit.NoUnit, result.confluence or 0)
+        self._metrics.add_metric("FlaggedPages", MetricUnit.Count, _flagged_pages(result))
+        self._metrics.add_metric("EstimatedCostUSD", MetricUnit.NoUnit, result.estimated_cost_usd or 0)
+        for stage, milliseconds in result.timings_ms.items():
+            self._metrics.add_metric(f"{stage.capitalize()}Time", MetricUnit.Milliseconds, milliseconds)
+
+
+def _flagged_pages(result: Result) -> int:
+    return sum(bool(page.quality) for page in result.pages)

@@ -1,0 +1,164 @@
+"""Make a job's outputs, page after page, and write them under one prefix of the output bucket."""
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from cytomask import images
+from cytomask.addresses import S3Object
+from cytomask.errors import ImageNotFound, RejectedInput
+from cytomask.model.predictor import Predictor
+from cytomask.outputs import encode_files
+from cytomask.records import Fault, ImageIdentity, ModelIdentity, PageResult, Result, cut
+from cytomask.requests import Parameters
+from cytomask.settings import Settings
+from cytomask.storage import Storage
+from cytomask.table import timestamp
+from cytomask.telemetry import Stopwatch, estimated_cost_usd
+from cytomask.work import RESULT, Work, output_key, resolve
+
+from .invocation import Invocation
+from .pages import Source, describe, predictions, require_answer_in_time, summarise
+from .plating import Plating
+
+
+class Writer:
+    """Make and store the outputs of one image; rows and other images are the segmenter's subject."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        predictor: Predictor,
+        storage: Storage,
+        plating: Plating,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._limits = images.Limits.within(settings.memory_mb)
+        self._predictor = predictor
+        self._storage = storage
+        self._plating = plating
+        self._clock = clock
+
+    def source(self, image: S3Object) -> Source:
+        """Return the image as a source that is read when it is first asked for."""
+        return Source(lambda: self._storage.read_image(image, self._limits), image.uri, self._limits)
+
+    def write(self, work: Work, prefix: str, source: Source, present: bool, invocation: Invocation) -> Result:
+        """Segment an image and write all its outputs under a prefix.
+
+        Args:
+            work: the job.
+            prefix: the image's own key, or the job's folder.
+            source: the image.
+            present: whether the object was found; otherwise the job is rejected.
+            invocation: the call that it came with.
+
+        Returns:
+            The result as it was written; a bad image's is REJECTED, with the pages before a damaged one.
+
+        Raises:
+            SupersededError: the prefix is the image's own key, and a newer image has taken it.
+        """
+        image = work.request.image
+        watch = Stopwatch()
+        result = Result(
+            status="REJECTED",
+            job_id=work.job_id,
+            image=ImageIdentity.of(image),
+            group=work.request.group,
+            result=self.uri(output_key(prefix, RESULT)),
+        )
+        self._describe_run(result, work.parameters, invocation)
+        try:
+            if not present:
+                raise ImageNotFound(f"{image.uri} is not there; it was deleted, moved or never uploaded")
+            for page in self._segment_pages(work, prefix, source, watch):
+                result.pages.append(page)  # those before a damaged one are written and stay on record
+            summarise(result, result.pages)
+        except RejectedInput as error:
+            result.error = Fault(error.code, cut(error))
+        self._plating.note_place(result, work.request, source)
+        self._note_spent(result, watch)
+        self._write(work, prefix, RESULT, None, msgspec.json.encode(result.shown()))
+        return result
+
+    def segment_content(
+        self, content: bytes, parameters: Parameters, one_mask: bool, invocation: Invocation
+    ) -> tuple[Result, list[bytes]]:
+        """Segment an image that came in a request's body, and store nothing.
+
+        Returns:
+            The result, and each page's mask as a PNG.
+
+        Raises:
+            RejectedInput: it cannot be segmented.
+            NotAcceptable: `one_mask` is wanted and it has several pages.
+        """
+        watch, result = Stopwatch(), Result(status="REJECTED")
+        settled = resolve(parameters, self._predictor.manifests[parameters.mode].threshold)
+        self._describe_run(result, settled, invocation)
+        masks = []
+        with Source(lambda: content, "the image in the body", self._limits) as source:
+            require_answer_in_time(source, settled, one_mask)
+            for page, prediction in predictions(source, settled, self._predictor, self._limits, watch):
+                result.pages.append(describe(page, prediction, source.open().pixel_size))
+                with watch.stage("encode"):
+                    masks.append(images.encode_mask(prediction.mask))
+        summarise(result, result.pages)
+        self._note_spent(result, watch)
+        return result, masks
+
+    def put(self, key: str, body: bytes, named_after: S3Object | None = None) -> S3Object:
+        """Write an object of the output bucket; see `Storage.write` for `named_after`."""
+        return self._storage.write(self._settings.output_bucket, key, body, named_after)
+
+    def uri(self, key: str) -> str:
+        """Return the address of an output."""
+        return S3Object(self._settings.output_bucket, key).uri
+
+    def _segment_pages(
+        self, work: Work, prefix: str, source: Source, watch: Stopwatch
+    ) -> Iterator[PageResult]:
+        """Segment and write page after page; yield what the result says of each."""
+        parameters = work.parameters
+        with watch.stage("read"):
+            source.open()
+        for page, prediction in predictions(source, parameters, self._predictor, self._limits, watch):
+            number = page.index if len(source.open().pages) > 1 else None
+            pixel_size = source.open().pixel_size
+            described = describe(page, prediction, pixel_size)
+            files = encode_files(
+                parameters.outputs,
+                pixels=page.pixels,
+                mask=prediction.mask,
+                probability=prediction.probability,
+                name=f"{source.name} {page.index}",
+                pixel_size=pixel_size,
+            )
+            for kind, ending, encode in files:
+                with watch.stage("encode"):
+                    body = encode()
+                with watch.stage("write"):
+                    written = self._write(work, prefix, ending, number, body)
+                setattr(described, kind, written.uri)
+                setattr(described, f"{kind}_etag", written.etag)
+            yield described
+
+    def _describe_run(self, result: Result, parameters: Parameters, invocation: Invocation) -> None:
+        manifest = self._predictor.manifests[parameters.mode]
+        result.model = ModelIdentity(manifest.name, manifest.sha256, manifest.licence)
+        result.parameters = parameters
+        result.normalisation = manifest.normalisation
+        result.cold_start = invocation.cold_start
+        result.request_id = invocation.request_id
+
+    def _note_spent(self, result: Result, watch: Stopwatch) -> None:
+        result.finished_at = timestamp(self._clock())
+        result.timings_ms = watch.milliseconds()
+        result.estimated_cost_usd = estimated_cost_usd(result.timings_ms["total"], self._settings.memory_mb)
+
+    def _write(self, work: Work, prefix: str, kind: str, page: int | None, body: bytes) -> S3Object:
+        """Write one output."""
+        own_name = prefix == work.request.image.key
+        return self.put(output_key(prefix, kind, page), body, work.request.image if own_name else None)

@@ -1,0 +1,78 @@
+"""What an object in S3 is called: its address and its version, and what its name says about it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from cytomask.errors import InvalidRequest
+
+S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
+LONGEST_KEY = 1024  # bytes, S3's own limit
+SIDECARS = {".json", ".csv", ".xml", ".txt", ".md", ".db", ".platemap"}
+
+
+@dataclass(frozen=True)
+class S3Object:
+    """An object, and its version where one is known.
+
+    Attributes:
+        etag: without quotes.
+        uploaded_at: as S3 gives it, in whole seconds.
+    """
+
+    bucket: str
+    key: str
+    version_id: str | None = None
+    etag: str | None = None
+    uploaded_at: str | None = None
+
+    @property
+    def uri(self) -> str:
+        """The address `s3://bucket/key`, never encoded."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    @property
+    def was_found(self) -> bool:
+        """Whether S3 confirmed the object; a message alone does not."""
+        return self.uploaded_at is not None
+
+    @property
+    def version(self) -> str:
+        """The version's id, or the ETag: it tells the versions of a found object apart."""
+        return str(self.version_id or self.etag)
+
+
+def parse_uri(text: str, field: str, takes: str = "an address such as s3://bucket/key") -> S3Object:
+    """Read `s3://bucket/key`; raise InvalidRequest, which names `field` and what it takes."""
+    match = S3_URI.fullmatch(text)
+    if match is None:
+        raise InvalidRequest(
+            f'`{field}`: "{text[:200]}" is not an S3 address, and files on your own disk are out of reach; '
+            f"it takes {takes}"
+        )
+    if len(match["key"].encode()) > LONGEST_KEY:
+        raise InvalidRequest(f"`{field}`: its key is longer than S3's {LONGEST_KEY} bytes; it takes {takes}")
+    return S3Object(match["bucket"], match["key"])
+
+
+def is_coco(key: str) -> bool:
+    """Whether a ground truth is a COCO file rather than a mask image, by its name."""
+    return key.lower().endswith(".json")
+
+
+def is_sidecar(key: str) -> bool:
+    """Whether an object is a file that lies beside images, by its name's ending."""
+    return PurePosixPath(key).suffix.lower() in SIDECARS
+
+
+def is_plate_map(key: str) -> bool:
+    """Whether a sidecar is a plate map, by its name: `x.PlateMap`, `x.platemap.csv`, `platemap.csv`."""
+    name = PurePosixPath(key).name.lower()
+    return name.endswith((".platemap", ".platemap.csv", ".platemap.xml")) or name == "platemap.csv"
+
+
+def plate_of_map(key: str) -> str:
+    """The plate that a map belongs to, by its key: the part before `.platemap`, or its folder."""
+    path = PurePosixPath(key)
+    stem = re.split(r"\.?platemap", path.name, maxsplit=1, flags=re.IGNORECASE)[0]
+    return stem or path.parent.name

@@ -1,0 +1,157 @@
+"""No two requests share an output, and the same request is the same job."""
+
+from typing import Any
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from cytomask.addresses import S3Object
+from cytomask.requests import Parameters, SegmentRequest
+from cytomask.work import Work, fits, ground_truth_keys, job_prefix, output_key, rejected_message_id
+
+BUCKET = "cytomask-input"
+MODEL, THRESHOLD = "f" * 64, 0.5
+LONGEST_KEY = 1024
+unicode = st.characters(codec="utf-8")
+
+
+def work(key: str = "a.tif", etag: str = "e", bucket: str = BUCKET, **parameters: Any) -> Work:
+    image = S3Object(bucket, key, etag=etag)
+    return Work(SegmentRequest(image, Parameters(**parameters)), MODEL, THRESHOLD)
+
+
+def test_the_same_work_has_the_same_id() -> None:
+    assert work().job_id == work().job_id == work(threshold=THRESHOLD).job_id
+    labelled = Work(
+        SegmentRequest(S3Object(BUCKET, "a.tif", etag="e"), ground_truth=S3Object("t", "k"), label="x"),
+        MODEL,
+        THRESHOLD,
+    )
+    assert labelled.job_id == work().job_id
+
+
+def test_whatever_decides_the_pixels_decides_the_id() -> None:
+    image = S3Object(BUCKET, "a.tif", etag="e")
+    works = [
+        work(),
+        work(key="b.tif"),
+        work(bucket="another"),
+        work(etag="f"),
+        work(threshold=0.4),
+        work(mode="resize"),
+        work(pages="0"),
+        work(channel=0),
+        work(outputs=("mask", "overlay")),
+        Work(SegmentRequest(image), "0" * 64, THRESHOLD),
+        Work(SegmentRequest(S3Object(BUCKET, "a.tif", "v1", "e")), MODEL, THRESHOLD),
+        Work(SegmentRequest(S3Object(BUCKET, "a.tif", None, "e", "2026-11-22")), MODEL, THRESHOLD),
+    ]
+    assert len({each.job_id for each in works}) == len(works)
+
+
+def test_with_versions_the_time_of_the_upload_is_no_part_of_the_id() -> None:
+    images = [S3Object(BUCKET, "a.tif", "v1", "e", time) for time in ("2026-11-22", None)]
+    assert len({Work(SegmentRequest(image), MODEL, THRESHOLD).job_id for image in images}) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        work(threshold=0.4),
+        work(mode="resize"),
+        work(pages="0"),
+        work(channel=0),
+        work(outputs=("overlay",)),
+        work(bucket="another"),
+        work(key="jobs/a.tif"),
+        work(key="a.tif.p0003"),
+        work(key="k" * 1001),
+    ],
+)
+def test_only_a_default_request_owns_its_images_name(other: Work) -> None:
+    assert work().owns_name(BUCKET)
+    assert work(threshold=THRESHOLD).owns_name(BUCKET)
+    assert work(key="k" * 1000).owns_name(BUCKET)
+    assert not other.owns_name(BUCKET)
+
+
+def outputs_of(each: Work, pages: int) -> set[str]:
+    """Every key that the work may write, whatever the image turns out to be."""
+    own = [each.request.image.key] if each.owns_name(BUCKET) else []
+    kinds = ["mask.png", "probability.png", "overlay.png", "result.json"]
+    numbers = [None, *range(pages)]
+    prefixes = [*own, job_prefix(each.job_id, each.request.image.key)]
+    return {output_key(prefix, kind, page) for prefix in prefixes for kind in kinds for page in numbers}
+
+
+confusing = st.lists(
+    st.sampled_from(
+        [
+            "a",
+            ".tif",
+            ".p0003",
+            ".p0000",
+            ".p12345",
+            ".mask.png",
+            ".result.json",
+            "jobs/",
+            "/",
+            "image",
+            "k" * 990,
+        ]
+    ),
+    min_size=1,
+    max_size=6,
+).map("".join)
+works = st.builds(
+    work,
+    key=confusing,
+    etag=st.sampled_from("ef"),
+    bucket=st.sampled_from([BUCKET, "another"]),
+    threshold=st.sampled_from([None, THRESHOLD, 0.4]),
+    mode=st.sampled_from(["native", "resize"]),
+    pages=st.sampled_from(["all", "0", "3"]),
+    outputs=st.sampled_from([("mask",), ("mask", "overlay")]),
+)
+
+
+@given(works, works)
+@example(work(key="a.tif"), work(key="a.tif.p0003"))
+@example(work(key="a.tif"), work(key="a.tif.mask.png"))
+def test_two_requests_never_share_an_output(one: Work, other: Work) -> None:
+    same_upload_or_newer = one.request.image.key == other.request.image.key and (
+        one.owns_name(BUCKET) and other.owns_name(BUCKET)
+    )
+    assume(one.job_id != other.job_id and not same_upload_or_newer)
+    assert not outputs_of(one, 5) & outputs_of(other, 5)
+
+
+@given(works)
+def test_one_jobs_outputs_never_meet_anothers_folder(each: Work) -> None:
+    message = output_key(job_prefix(rejected_message_id("body"), "message"), "result.json")
+    assert message not in outputs_of(each, 5)
+    work_named_like_an_output = work(key=job_prefix(each.job_id, each.request.image.key))
+    assert not outputs_of(each, 5) & outputs_of(work_named_like_an_output, 5)
+
+
+@given(st.text(unicode, min_size=1, max_size=1100))
+@example("k" * LONGEST_KEY)
+@example("ü" * (LONGEST_KEY // 2))
+def test_no_key_of_ours_is_longer_than_s3_takes(key: str) -> None:
+    assume(len(key.encode()) <= LONGEST_KEY)
+    each = work(key=key)
+    assert all(len(name.encode()) <= LONGEST_KEY for name in outputs_of(each, 1))
+    assert all(len(name.encode()) <= LONGEST_KEY for name in ground_truth_keys(key))
+    assert each.owns_name(BUCKET) <= fits(key)
+
+
+def test_ground_truths_are_looked_for_by_the_likeliest_name_first() -> None:
+    assert ground_truth_keys("plate 1/a.tif") == [
+        "plate 1/a.tif",
+        "plate 1/a.tif.png",
+        "plate 1/a.png",
+        "plate 1/a_mask.png",
+    ]
+    assert ground_truth_keys("no suffix") == ["no suffix", "no suffix.png", "no suffix_mask.png"]
+    assert ground_truth_keys("a.png") == ["a.png", "a.png.png", "a_mask.png"]
