@@ -16,6 +16,7 @@ from cytomask.model import preprocess
 Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 AboveZero = Annotated[float, Meta(gt=0)]
+GRAINY = 2.5  # deviations of the page: 15 grey levels are about 2 on a flat page of LIVECell's
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         blur: probability of a Gaussian blur of up to `blur_deviation` pixels.
         gamma: largest change of the pixels' exponent, as a natural logarithm; half of the crops.
         noise: largest standard deviation of added Gaussian noise, fine- or coarse-grained; most is small.
+        grainy: probability of noise of 1 to `GRAINY` deviations instead, as a short exposure has it. Such a
+            crop is always normalised again, so its cells lose contrast as those of a noisy page do.
         repage: probability of normalising the crop as a page of its own. A crop without cells is then what
             an empty well looks like: nothing but noise, at full contrast.
         contrast, brightness: largest relative and absolute change of normalised pixels.
@@ -94,6 +97,7 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blur_deviation: Annotated[float, Meta(ge=0.1)] = 1.5
     gamma: NotNegative = 0.0
     noise: NotNegative = 0.4
+    grainy: Share = 0.0
     repage: Share = 0.3
     contrast: Share = 0.2
     brightness: NotNegative = 0.2
@@ -217,12 +221,14 @@ def _degrade(
         pixels = cv2.GaussianBlur(pixels, (0, 0), deviation).astype(np.float32, copy=False)
     if augmentation.gamma and rng.random() < 0.5:
         pixels = _bend(pixels, float(np.exp(rng.uniform(-1, 1) * augmentation.gamma)))
-    pixels = pixels + _noise(augmentation.noise * rng.random() ** 2, rng)
+    grainy = rng.random() < augmentation.grainy
+    deviation = rng.uniform(1, GRAINY) if grainy else augmentation.noise * rng.random() ** 2
+    pixels = pixels + _noise(deviation, rng)
     if rng.random() < augmentation.light:
         pixels = pixels + _uneven_light(augmentation.light_depth * rng.uniform(0, 1), rng)
     if rng.random() < augmentation.marks:
         pixels = _marked(pixels, rng)
-    if rng.random() < augmentation.repage:
+    if grainy or rng.random() < augmentation.repage:
         pixels = preprocess.normalise(pixels)
     pixels = pixels * np.float32(1 + rng.uniform(-augmentation.contrast, augmentation.contrast))
     return pixels + np.float32(rng.uniform(-augmentation.brightness, augmentation.brightness))

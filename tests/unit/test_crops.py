@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cytomask.model.preprocess import TILE, normalise
-from cytomask.training.crops import Augmentation, Labelled, draw_crop, random_crop
+from cytomask.training.crops import GRAINY, Augmentation, Labelled, draw_crop, random_crop
 from cytomask.training.experiment import TrainingConfig
 
 ROOT = Path(__file__).parents[2]
@@ -217,7 +217,17 @@ def test_a_repaged_crop_is_normalised_as_a_page() -> None:
     assert pixels.std() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("field", ["blur", "gamma", "noise", "contrast", "brightness"])
+def test_a_grainy_crop_is_mostly_noise_at_a_page_s_contrast() -> None:
+    plain = normalise(blobs().pixels[:TILE, :TILE])
+    item = Labelled("blobs", plain, blobs().cells[:TILE, :TILE])
+    for seed in range(5):
+        pixels, *_ = random_crop(item, changed(grainy=1), np.random.default_rng(seed))
+        assert pixels.std() == pytest.approx(1, abs=1e-5)
+        kept = np.corrcoef(pixels.ravel(), plain.ravel())[0, 1]
+        assert 1 / np.sqrt(1 + GRAINY**2) - 0.05 < kept < 1 / np.sqrt(2) + 0.05
+
+
+@pytest.mark.parametrize("field", ["blur", "gamma", "noise", "grainy", "contrast", "brightness"])
 def test_degradation_leaves_the_mask_alone(field: str) -> None:
     item = Labelled(
         "noisy",
