@@ -131,6 +131,7 @@ def test_flagged_pages_are_used_and_named_unless_they_are_to_be_left_out() -> No
     kept = report(pages)
     assert kept.notes == ["pages with doubts are used: out_of_focus (1); --leave-out leaves them out"]
     assert kept.wells["A01"].flagged == 1
+    assert kept.wells["A01"].growth.notes[-1].endswith("pages is flagged: out_of_focus")
     for choice in ({"out_of_focus"}, {"all"}):
         found = report(pages, leave_out=frozenset(choice))
         assert [each.reason for each in found.left_out] == ["flagged: out_of_focus"]

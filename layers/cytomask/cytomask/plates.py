@@ -6,9 +6,10 @@ folder or a web page is elsewhere.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -222,16 +223,27 @@ def _measure_wells(
     reports = {}
     for well in sorted(by_well.keys() | lost, key=well_position):
         mapped = plate_map.wells.get(well) if plate_map else None
+        own = by_well.get(well, [])
+        growth = measure_growth(curves[well], scans, prior) if well in curves else Growth(notes=(NO_PAGE,))
         reports[well] = WellReport(
             well=well,
             condition=mapped.condition if mapped else "",
-            pages=len(by_well.get(well, [])),
+            pages=len(own),
             curve=curves.get(well, empty),
-            growth=measure_growth(curves[well], scans, prior) if well in curves else Growth(notes=(NO_PAGE,)),
+            growth=msgspec.structs.replace(growth, notes=(*growth.notes, *_doubts(own))),
             sites=site_growths[well],
             flagged=sieve.flagged[well],
         )
     return reports
+
+
+def _doubts(pages: Sequence[PlatePage]) -> Iterator[str]:
+    """Say how many of a well's pages are flagged, and with what."""
+    flags = Counter(flag for page in pages for flag in page.quality)
+    if flags:
+        flagged = sum(bool(page.quality) for page in pages)
+        named = ", ".join(flag for flag, _ in flags.most_common())
+        yield f"{flagged} of {len(pages)} pages {'is' if flagged == 1 else 'are'} flagged: {named}"
 
 
 def _grid(
