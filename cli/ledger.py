@@ -77,7 +77,7 @@ class Row:
     Attributes:
         pages: how many the file has.
         confluence_low, confluence_high: the confluence at a probability of 0.7 and of 0.3.
-        quality: the flags that speak against believing the mask, with spaces between them.
+        quality: doubts about the mask with their numbers, as `UNCERTAIN=0.42`, with spaces between them.
     """
 
     file: str

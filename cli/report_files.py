@@ -149,7 +149,7 @@ def _fault_of(make: Callable[[], None]) -> str:
 def _rows_of(job: Job, model: str) -> Iterable[dict[str, Any]]:
     """A row for each evaluation; `counts` is 1 for the one that the measures are made of."""
     own = {name: getattr(job.row, name) for name in OF_THE_JOB}
-    own |= {"model": model, "quality": " ".join(job.flags) or None}
+    own |= {"model": model, "quality": job.doubts or None}
     score = job.score
     for evaluation in job.evaluations:
         yield own | _columns_of(evaluation, counts=evaluation is score)

@@ -209,7 +209,7 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
                     confluence=round(prediction.confluence, 6),
                     confluence_low=round(prediction.confluence_low, 6),
                     confluence_high=round(prediction.confluence_high, 6),
-                    quality=" ".join(flag.name for flag in prediction.quality),
+                    quality=" ".join(f"{flag.name}={flag.value:.3g}" for flag in prediction.quality),
                     milliseconds=round((finished - started) * 1000, 1),
                     mask=str(written["mask"]) if "mask" in written else None,
                     settings=settings,

@@ -38,6 +38,12 @@ class Job:
         return self.row.quality
 
     @property
+    def doubts(self) -> str:
+        """The flags with their numbers, as `UNCERTAIN=0.42`, with spaces between them."""
+        values = self.row.quality_values
+        return " ".join(f"{name}={values[name]:.3g}" if name in values else name for name in self.flags)
+
+    @property
     def score(self) -> EvaluationRow | None:
         """Return the score against the newest ground truth; None if the job was not scored."""
         return newest_score(self.evaluations)

@@ -118,7 +118,7 @@ def tables(capsys: pytest.CaptureFixture[str]) -> Any:
 def test_flagged_masks_are_counted_and_come_first(
     rows: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    rows.job("f1", quality=["UNUSUAL", "UNCERTAIN"], confluence_low=Decimal("0.1"))
+    rows.job("f1", quality=["UNUSUAL", "UNCERTAIN"], quality_values={"UNCERTAIN": Decimal("0.4213")})
     rows.job("f2", quality=["UNUSUAL"])
     rows.job("g1")
     assert main(["report", "--csv", str(tmp_path / "a.csv"), "--html", str(tmp_path / "a.html")]) == 0
@@ -128,7 +128,7 @@ def test_flagged_masks_are_counted_and_come_first(
     with (tmp_path / "a.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert {row["job_id"] for row in written[:2]} == {"f1", "f2"}
-    assert {row["quality"] for row in written[:2]} == {"UNUSUAL UNCERTAIN", "UNUSUAL"}
+    assert {row["quality"] for row in written[:2]} == {"UNUSUAL UNCERTAIN=0.421", "UNUSUAL"}
     assert all(row["quality"] == "" for row in written[2:])
     html = (tmp_path / "a.html").read_text()
     assert html.index("Look at these first") < html.index("Failures")

@@ -97,6 +97,7 @@ def test_a_blurred_image_is_flagged_in_result_row_and_log(stack: SegmentStack, l
     assert result["pages"][0]["quality"] == result["quality"]
     row = stack.row()
     assert set(row["quality"]) == set(flags)
+    assert {name: float(value) for name, value in row["quality_values"].items()} == flags
     assert float(row["confluence_low"]) == result["confluence_low"]
     (line,) = log_lines("mask_written")
     assert (line["quality"], line["flagged_pages"]) == (flags, 1)

@@ -284,6 +284,7 @@ def outcome_of(result: Result) -> dict[str, Any]:
         "confluence_low": result.confluence_low,
         "confluence_high": result.confluence_high,
         "quality": [flag.name for flag in result.quality],
+        "quality_values": {flag.name: flag.value for flag in result.quality} or None,
         **placement_of(result),
         "model_sha256": result.model and result.model.sha256,
         "milliseconds": result.timings_ms.get("total"),

@@ -207,6 +207,7 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
         message: what to send again: of a FAILED job, or the beginning of one that nobody understood.
         ground_truth: of the notice of a COCO file that was never indexed.
         owner, lease_until: who works on it, and until when at most, in seconds since 1970.
+        quality, quality_values: the names of the quality flags, and the number behind each.
         milliseconds: what the job took.
         place: sort key of the index by plate: well, time and site.
         pixels: of all pages. `series`: the pages of a stack, each with its time, confluence and mask.
@@ -230,6 +231,7 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
     confluence_low: float | None = None
     confluence_high: float | None = None
     quality: list[str] = []
+    quality_values: dict[str, float] = {}
     pages: int | None = None
     milliseconds: float | None = None
     estimated_cost_usd: float | None = None
