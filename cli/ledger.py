@@ -12,7 +12,6 @@ from cytomask.cli.console import complain
 from cytomask.cli.files import write_whole
 from cytomask.cli.tables import csv_bytes, csv_cell, csv_line
 from cytomask.errors import CytomaskError
-from cytomask.model.predictor import Mode
 from cytomask.requests import Output, Parameters
 from cytomask.work import OUTPUT_FILES, output_key
 
@@ -34,11 +33,15 @@ COLUMNS = (
     "mode",
     "threshold",
     "channel",
+    "min_size_px",
+    "min_size_um2",
+    "fill_holes",
+    "pixel_size_um",
     "version",
     "error_code",
     "error",
 )
-DECIDING = ("model_sha256", "mode", "threshold", "channel", "version")
+ASKED = ("mode", "threshold", "channel", "min_size_px", "min_size_um2", "fill_holes")
 Line = Mapping[str, str]
 
 
@@ -47,27 +50,22 @@ class Settings:
     """What decides the masks of a run: the network, and how it is asked.
 
     Attributes:
-        threshold: probability from which on a pixel is cell, 0..1.
-        pages: `all`, or which, counted from 0.
+        parameters: how it is asked; the threshold is settled.
         version: of the code.
     """
 
     model: str
     model_sha256: str
-    mode: Mode
-    threshold: float
-    pages: str
-    channel: int | None
-    outputs: tuple[Output, ...]
+    parameters: Parameters
     version: str
 
-    def selected(self, count: int, name: str) -> list[int]:
-        """The pages to segment of a file that has `count`; raises NoSuchPage."""
-        return Parameters(pages=self.pages).selected(count, name)
-
     def columns(self) -> dict[str, object]:
-        """What the CSV says of them."""
-        return {name: getattr(self, name) for name in ("model", *DECIDING)}
+        """What the CSV says of them; `pixel_size_um` is the one asked for, as `0.65` or `0.65x0.7`."""
+        asked = {name: getattr(self.parameters, name) for name in ASKED}
+        asked["fill_holes"] = int(self.parameters.fill_holes)
+        size = self.parameters.pixel_size_um
+        asked["pixel_size_um"] = "x".join(map(str, dict.fromkeys(size))) if size else None
+        return {"model": self.model, "model_sha256": self.model_sha256, **asked, "version": self.version}
 
 
 @dataclass(frozen=True)
@@ -220,11 +218,13 @@ def _holding(source: Path, target: Path, lines: Sequence[Line], settings: Settin
     try:
         pages = int(lines[0]["pages"])
         seen = {int(line["page"]): line for line in lines}
-        wanted = settings.selected(pages, str(source))
+        wanted = settings.parameters.selected(pages, str(source))
         changed = source.stat()
         newest = max(changed.st_mtime, changed.st_ctime)
         written = [
-            path for page in wanted for path in outputs_of(target, page, pages, settings.outputs).values()
+            path
+            for page in wanted
+            for path in outputs_of(target, page, pages, settings.parameters.outputs).values()
         ]
         if all(page in seen for page in wanted) and all(path.stat().st_mtime >= newest for path in written):
             return [seen[page] for page in wanted]

@@ -87,6 +87,28 @@ def add_command(
     return parser
 
 
+def add_cleaning_options(parser: Parser) -> None:
+    """Add what may be asked of masks beyond the network's; the readers of requests check the values."""
+    parser.add_argument(
+        "--min-size-px", type=float, metavar="N", help="leave out regions of fewer pixels; default: none"
+    )
+    parser.add_argument(
+        "--min-size-um2",
+        type=float,
+        metavar="A",
+        help="the same in square micrometres, if a pixel's size is known",
+    )
+    parser.add_argument(
+        "--fill-holes", action="store_true", default=None, help="count holes within regions as cell"
+    )
+    parser.add_argument(
+        "--pixel-size-um",
+        type=pixel_size,
+        metavar="S",
+        help="side of a pixel in micrometres, such as 0.65 or 0.65x0.7; default: what the file says",
+    )
+
+
 def on_stack(command: "Callable[[Stack, Namespace], int]") -> Run:
     """Return a command that connects to its stack before it runs."""
 
@@ -149,6 +171,19 @@ def probability(text: str) -> float:
 def channel(text: str) -> int:
     """Read the number of a channel, counted from 0."""
     return _number(text, 0, MOST_CHANNELS - 1, "channel, counted from 0")
+
+
+def pixel_size(text: str) -> float | list[float]:
+    """Read the side of a pixel, or its width and height with an x between them."""
+    try:
+        sides = [float(side) for side in text.split("x")]
+    except ValueError:
+        sides = []
+    if not 1 <= len(sides) <= 2:
+        raise ArgumentTypeError(
+            f"{text[:50]!r} is not a pixel's size; give micrometres, such as 0.65 or 0.65x0.7"
+        )
+    return sides if len(sides) == 2 else sides[0]
 
 
 def port(text: str) -> int:

@@ -6,7 +6,15 @@ from argparse import Namespace
 from pathlib import Path
 
 from cytomask.cli.console import complain
-from cytomask.cli.options import OUTPUTS, Commands, Parser, add_command, channel, probability
+from cytomask.cli.options import (
+    OUTPUTS,
+    Commands,
+    Parser,
+    add_cleaning_options,
+    add_command,
+    channel,
+    probability,
+)
 from cytomask.cli.plate_options import add_pattern_option, add_report_options
 
 EXAMPLES = (
@@ -15,6 +23,7 @@ EXAMPLES = (
     "cytomask segment plate/ --out masks --csv plate.csv    # the same again goes on where it was stopped",
     "cytomask segment stack.tif --pages 0-3 --outputs mask probability overlay",
     "cytomask segment a.tif --weights run/exported          # with weights of your own",
+    "cytomask segment a.tif --min-size-px 50 --fill-holes   # without specks, and cells without holes",
     "cytomask segment plate/ --plate --html growth.html     # doubling times of a plate over time",
 )
 
@@ -70,6 +79,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         metavar="DIR|NAME",
         help="a folder of exported weights, or the name of weights that ship; default: those that ship",
     )
+    add_cleaning_options(parser)
     plate = parser.add_argument_group("growth of a plate")
     plate.add_argument(
         "--plate",

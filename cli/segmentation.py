@@ -7,12 +7,13 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
 
 from cytomask import __version__, images
+from cytomask.cleaning import cleaner_of, pixel_size_of
 from cytomask.cli.console import OutputClosed, complain, printable, say, with_progress
 from cytomask.cli.files import (
     SUFFIXES,
@@ -27,9 +28,20 @@ from cytomask.cli.ledger import Ledger, Row, Settings, outputs_of
 from cytomask.errors import CytomaskError, InvalidRequest
 from cytomask.model.predictor import Predictor, cores
 from cytomask.outputs import encode_files
-from cytomask.requests import Output, parse_parameters
+from cytomask.requests import Output, parse_fields
+from cytomask.work import resolve
 
 AT_ONCE = 4
+FIELDS = (
+    "threshold",
+    "mode",
+    "pages",
+    "channel",
+    "min_size_px",
+    "min_size_um2",
+    "fill_holes",
+    "pixel_size_um",
+)
 
 
 @dataclass(frozen=True)
@@ -88,17 +100,17 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
 
 
 def settings_of(arguments: Namespace, predictor: Predictor) -> Settings:
-    """Return what decides the masks; raises InvalidRequest if the pages asked for make no sense."""
+    """Return what decides the masks; raises InvalidRequest if what is asked for makes no sense."""
     manifest = predictor.manifests[arguments.mode]
     outputs: list[Output] = ["mask", "overlay"] if arguments.overlay else []
+    given = {name: getattr(arguments, name) for name in FIELDS}
+    asked = parse_fields({name: value for name, value in given.items() if value is not None})
     return Settings(
         model=manifest.name,
         model_sha256=manifest.sha256,
-        mode=arguments.mode,
-        threshold=manifest.threshold if arguments.threshold is None else arguments.threshold,
-        pages=parse_parameters({"pages": arguments.pages}).pages,
-        channel=arguments.channel,
-        outputs=tuple(sorted({*arguments.outputs, *outputs})),
+        parameters=replace(
+            resolve(asked, manifest.threshold), outputs=tuple(sorted({*arguments.outputs, *outputs}))
+        ),
         version=__version__,
     )
 
@@ -176,24 +188,27 @@ def segment_files(tasks: Sequence[Task], predictor: Predictor, settings: Setting
 
 def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterator[Row]:
     """Segment and write every page of a file; a refusal is the last row."""
-    name = str(task.source)
+    name, asked = str(task.source), settings.parameters
     try:
         if task.source.exists() and not task.source.is_file():
             raise OSError(errno.EINVAL, "not a plain file", name)
         with images.open_image(task.source) as image:
             pages = len(image.pages)
-            wanted = settings.selected(pages, name)
+            wanted = asked.selected(pages, name)
+            pixel_size = pixel_size_of(asked, image.pixel_size)
+            clean = cleaner_of(asked, pixel_size, name)
             started = time.perf_counter()
-            for page in images.read_pages(image, wanted, settings.channel):
-                prediction = predictor.predict(page.pixels, settings.mode, settings.threshold)
-                written = outputs_of(task.target, page.index, pages, settings.outputs)
+            for page in images.read_pages(image, wanted, asked.channel):
+                prediction = predictor.predict(page.pixels, asked.mode, asked.threshold)
+                prediction = prediction.cleaned(clean) if clean else prediction
+                written = outputs_of(task.target, page.index, pages, asked.outputs)
                 files = encode_files(
-                    settings.outputs,
+                    asked.outputs,
                     pixels=page.pixels,
                     mask=prediction.mask,
                     probability=prediction.probability,
                     name=f"{task.source.name} {page.index}",
-                    pixel_size=image.pixel_size,
+                    pixel_size=pixel_size,
                 )
                 for kind, _, encode in files:
                     write_whole(written[kind], encode())

@@ -9,7 +9,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cytomask.cli.console import complain, say
-from cytomask.cli.options import OUTPUTS, Commands, Parser, add_command, channel, duration, on_stack
+from cytomask.cli.options import (
+    OUTPUTS,
+    Commands,
+    Parser,
+    add_cleaning_options,
+    add_command,
+    channel,
+    duration,
+    on_stack,
+)
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
@@ -20,7 +29,10 @@ EXAMPLES = (
     "cytomask submit s3://bucket/a.tif --wait               # and waits for the outcome",
     "cytomask submit s3://bucket/a.tif --group HeLa --ground-truth s3://bucket/truth.png",
 )
-FIELDS = ("ground_truth", "group", "threshold", "mode", "pages", "channel", "outputs")
+FIELDS = (
+    *("ground_truth", "group", "threshold", "mode", "pages", "channel", "outputs"),
+    *("min_size_px", "min_size_um2", "fill_holes", "pixel_size_um"),
+)
 ENDED = ("SUCCEEDED", "REJECTED", "FAILED")
 POLL_SECONDS = 0.5
 CLOCKS_DIFFER = timedelta(minutes=5)  # how far this computer's clock may be ahead of the functions'
@@ -56,6 +68,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "--channel", type=channel, metavar="N", help="of multi-channel images, counted from 0"
     )
     parser.add_argument("--outputs", nargs="+", choices=OUTPUTS, help="default: mask")
+    add_cleaning_options(parser)
     parser.add_argument("--wait", action="store_true", help="wait until all jobs have ended, and show them")
     parser.add_argument(
         "--timeout", type=duration, default="15m", metavar="TIME", help="of --wait; default: 15m"

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ Mode = Literal["native", "resize"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 # A network: (N, 1, 224, 224) float32 tiles to their logits, of the same shape. N is 1 in `resize` mode.
 Infer = Callable[[Pixels], Pixels]
+Clean = Callable[[NDArray[np.bool_]], NDArray[np.bool_]]  # a mask, (H, W), to another of its shape
 
 TILES_AT_ONCE = 32  # 6 MB before the network and 6 MB after it
 WEIGHTS = Path(__file__).parent / "weights"
@@ -89,12 +90,18 @@ class Prediction:
         mask: (H, W) bool, True where the probability reaches the threshold.
         plan: the tiles it was made of; None in `resize` mode.
         quality: what speaks against believing the mask; empty if nothing does.
+        clean: what was done to the mask after the network; None if nothing.
     """
 
     logits: Pixels
     mask: NDArray[np.bool_]
     plan: TilePlan | None
     quality: tuple[Flag, ...] = ()
+    clean: Clean | None = None
+
+    def cleaned(self, clean: Clean) -> "Prediction":
+        """Return the prediction with a cleaned mask, and the confluence of masks cleaned alike."""
+        return replace(self, mask=clean(self.mask), clean=clean)
 
     @property
     def confluence(self) -> float:
@@ -104,12 +111,18 @@ class Prediction:
     @property
     def confluence_low(self) -> float:
         """Confluence at a probability of 0.7: what the network is sure of."""
-        return share_above(self.logits, 0.7)
+        return self._confluence_at(0.7)
 
     @property
     def confluence_high(self) -> float:
         """Confluence at a probability of 0.3: what may be cell."""
-        return share_above(self.logits, 0.3)
+        return self._confluence_at(0.3)
+
+    def _confluence_at(self, probability: float) -> float:
+        if self.clean is None:
+            return share_above(self.logits, probability)
+        mask = self.clean(self.logits >= logit(probability))
+        return float(np.count_nonzero(mask) / mask.size)
 
     @property
     def probability(self) -> Pixels:

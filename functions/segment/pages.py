@@ -10,8 +10,10 @@ import tifffile
 from cytomask import budget, images, metrics
 from cytomask.acquisition import Acquisition
 from cytomask.budget import Budget
+from cytomask.cleaning import cleaner_of, pixel_size_of
 from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
-from cytomask.images import ImageFile, Limits, Page, PixelSize
+from cytomask.images import ImageFile, Limits, Page
+from cytomask.lengths import PixelSize
 from cytomask.model import preprocess
 from cytomask.model.predictor import Prediction, Predictor
 from cytomask.records import Flag, PageResult, Result, Tiling
@@ -75,7 +77,12 @@ class Source:
         image = self.open()
         wanted = parameters.selected(len(image.pages), self.name)
         images.check(image, wanted, parameters.channel, self._limits)
+        cleaner_of(parameters, self.pixel_size(parameters), self.name)
         return wanted
+
+    def pixel_size(self, parameters: Parameters) -> PixelSize | None:
+        """The size of its pixels, if the request or the file says it; raises RejectedInput."""
+        return pixel_size_of(parameters, self.open().pixel_size)
 
 
 def require_answer_in_time(source: Source, parameters: Parameters, one_mask: bool) -> None:
@@ -107,16 +114,23 @@ def _require_budget(image: ImageFile, wanted: Sequence[int], parameters: Paramet
     if parameters.mode == "native":
         headers = (image.pages[index] for index in wanted)
         tiles = sum(preprocess.plan_tiles(page.height, page.width).count for page in headers)
-    budget.require(image, wanted, parameters.channel, tiles=tiles, outputs=parameters.outputs, budget=within)
+    budget.require(
+        image,
+        wanted,
+        parameters.channel,
+        tiles=tiles,
+        outputs=parameters.outputs,
+        cleaned=parameters.cleans,
+        budget=within,
+    )
 
 
 def predictions(
     source: Source, parameters: Parameters, predictor: Predictor, limits: Limits, watch: Stopwatch
 ) -> Iterator[tuple[Page, Prediction]]:
     """Segment the pages asked for, one after the other; the threshold of `parameters` is settled."""
-    image = source.open()
-    wanted = parameters.selected(len(image.pages), image.name)
-    images.check(image, wanted, parameters.channel, limits)
+    image, wanted = source.open(), source.select(parameters)
+    clean = cleaner_of(parameters, source.pixel_size(parameters), source.name)
     _require_budget(image, wanted, parameters, budget.QUEUE)
     pages = images.read_pages(image, wanted, parameters.channel, limits)
     while True:
@@ -126,6 +140,9 @@ def predictions(
             return
         with watch.stage("infer"):
             prediction = predictor.predict(page.pixels, parameters.mode, parameters.threshold)
+        if clean:
+            with watch.stage("clean"):
+                prediction = prediction.cleaned(clean)
         yield page, prediction
 
 

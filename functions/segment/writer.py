@@ -102,7 +102,7 @@ class Writer:
         with Source(lambda: content, "the image in the body", self._limits) as source:
             require_answer_in_time(source, settled, one_mask)
             for page, prediction in predictions(source, settled, self._predictor, self._limits, watch):
-                result.pages.append(describe(page, prediction, source.open().pixel_size))
+                result.pages.append(describe(page, prediction, source.pixel_size(settled)))
                 with watch.stage("encode"):
                     masks.append(images.encode_mask(prediction.mask))
         summarise(result, result.pages)
@@ -126,7 +126,7 @@ class Writer:
             source.open()
         for page, prediction in predictions(source, parameters, self._predictor, self._limits, watch):
             number = page.index if len(source.open().pages) > 1 else None
-            pixel_size = source.open().pixel_size
+            pixel_size = source.pixel_size(parameters)
             described = describe(page, prediction, pixel_size)
             files = encode_files(
                 parameters.outputs,

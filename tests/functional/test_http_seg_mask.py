@@ -279,6 +279,15 @@ def test_an_unreadable_image_is_a_rejected_job_however_often_it_is_asked_for(htt
     assert http.stack.row()["status"] == "REJECTED"
 
 
+def test_the_mask_of_a_body_is_cleaned_as_the_query_asks(http: HttpDoor) -> None:
+    event = event_file("http-seg-mask-body") | {"body": base64.b64encode(tiff()).decode()}
+    query = "min_size_um2=1e6&pixel_size_um=0.5&fill_holes=true"
+    answer = json.loads(http.stack.handle(event | {"rawQueryString": query})["body"])
+    assert answer["confluence"] == answer["confluence_high"] == 0
+    assert answer["pages"][0]["pixel_size_um"] == [0.5, 0.5]
+    assert answer["parameters"]["fill_holes"] is True
+
+
 @pytest.mark.parametrize(
     ("body", "query", "code"),
     [
@@ -286,6 +295,7 @@ def test_an_unreadable_image_is_a_rejected_job_however_often_it_is_asked_for(htt
         (b"no image", "", "UNREADABLE_IMAGE"),
         (tiff()[:2000], "", "UNREADABLE_IMAGE"),
         (tiff(), "?pages=3", "NO_SUCH_PAGE"),
+        (tiff(), "?min_size_um2=9", "PIXEL_SIZE_UNKNOWN"),
         (
             tiff(np.zeros((5, HEIGHT, WIDTH), np.uint8), metadata={"axes": "CYX"}, ome=True),
             "",

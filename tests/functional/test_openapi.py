@@ -82,13 +82,15 @@ def served(http: HttpDoor, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @schema.hook("filter_case")
 def is_said_in_full(_context: Any, case: Any) -> Any:
-    """Without what the schemas let pass: 3.0 for an integer, and a range that ends before it begins."""
+    """Without what the schemas let pass: 3.0 for an integer, ranges that run backwards, two sizes."""
     given = case.body if isinstance(case.body, dict) else {}
+    if {"min_size_px", "min_size_um2"} <= given.keys() | dict(case.query or {}).keys():
+        return False
     for pages in (given.get("pages"), dict(case.query or {}).get("pages")):
         first, _, last = str(pages).partition("-")
         if isinstance(pages, float) or (first.isdecimal() and last.isdecimal() and int(last) < int(first)):
             return False
-    return not isinstance(given.get("channel"), float)
+    return not any(isinstance(given.get(name), float) for name in ("channel", "min_size_px"))
 
 
 @schema.hook("map_body")

@@ -14,6 +14,7 @@ from factories import HEIGHT, INPUT, OUTPUT, WIDTH, page, request, s3_event, sta
 from functions_on_moto import SegmentStack
 
 from cytomask.model.predictor import Mode, Predictor
+from cytomask.regions import find_regions
 from cytomask.samples.fields import blur, phase_contrast_field
 
 KEY = "plate 1/A172_Phase_C7_1_00d00h00m_1.tif"
@@ -57,6 +58,10 @@ def test_the_result_records_how_the_mask_was_made(stack: SegmentStack, predictor
         "pages": "all",
         "channel": None,
         "outputs": ["mask"],
+        "min_size_px": None,
+        "min_size_um2": None,
+        "fill_holes": False,
+        "pixel_size_um": None,
     }
     assert result["normalisation"] == manifest.normalisation
     assert result["group"] == "A172"
@@ -337,3 +342,43 @@ def test_missing_exports_are_made_again(stack: SegmentStack) -> None:
     stack.s3.delete_object(Bucket=OUTPUT, Key=key)
     stack.deliver(request(KEY, outputs=["geojson"]))
     assert stack.output(key).startswith(b'{"type":"FeatureCollection"')
+
+
+def test_a_cleaned_mask_is_the_mask_of_every_number(stack: SegmentStack, predictor: Predictor) -> None:
+    stack.upload(KEY, tiff())
+    plain = predictor.predict(page()).mask
+    sizes = sorted(find_regions(plain).filled_areas.tolist())
+    least = sizes[-1]  # only the largest stays
+    asked = {
+        "min_size_um2": least / 4,
+        "pixel_size_um": 0.5,
+        "fill_holes": True,
+        "outputs": ["mask", "labels"],
+    }
+    (result,) = stack.handle(request(KEY, **asked))
+    prefix = f"jobs/{result['job_id']}/{KEY}"
+    mask = stack.mask(f"{prefix}.mask.png") > 0
+    assert np.array_equal(mask, find_regions(plain).mask(min_area=least, fill_holes=True))
+    assert 0 < mask.sum() < plain.sum()
+    assert result["confluence"] == mask.mean()
+    assert result["confluence_low"] <= result["confluence"] <= result["confluence_high"]
+    assert result["pages"][0]["cell_area_mm2"] == pytest.approx(mask.sum() / 4e6)
+    assert result["parameters"]["min_size_um2"] == least / 4
+    assert result["parameters"]["fill_holes"] is True
+    assert result["parameters"]["pixel_size_um"] == [0.5, 0.5]
+    assert f"{least}," in stack.output(f"{prefix}.labels.csv").decode()
+    assert result["timings_ms"]["clean"] > 0
+
+
+def test_an_area_in_micrometres_of_unknown_pixels_rejects_the_image(stack: SegmentStack) -> None:
+    stack.upload(KEY, tiff())
+    (result,) = stack.handle(request(KEY, min_size_um2=20))
+    assert result["status"] == "REJECTED"
+    assert result["error"]["code"] == "PIXEL_SIZE_UNKNOWN"
+    assert "give `pixel_size_um` too, or `min_size_px`" in result["error"]["message"]
+
+
+def test_a_file_that_says_its_pixels_size_needs_no_word_of_the_request(stack: SegmentStack) -> None:
+    stack.upload(KEY, tiff(imagej=True, resolution=(2.0, 2.0), metadata={"unit": "um"}))
+    (result,) = stack.handle(request(KEY, min_size_um2=1e6))
+    assert (result["status"], result["confluence"]) == ("SUCCEEDED", 0.0)

@@ -20,6 +20,7 @@ from cytomask.cli.ledger import COLUMNS, Row
 from cytomask.cli.main import main
 from cytomask.cli.segmentation import Task
 from cytomask.model.predictor import Prediction, Predictor
+from cytomask.regions import find_regions
 from cytomask.samples.fields import phase_contrast_field
 
 
@@ -362,3 +363,45 @@ def test_a_name_that_is_not_text_is_segmented_all_the_same() -> None:
     assert done.stdout.startswith(rb"\udcfcber.tif  confluence ")
     assert done.stderr.startswith(rb"\udcff.tif  refused, EMPTY_IMAGE")
     assert b"\xfcber.tif,0," in Path("all.csv").read_bytes()
+
+
+def test_masks_are_cleaned_as_asked_and_the_csv_says_how(shipped: Predictor) -> None:
+    pixels = tifffile.imread(write("a.tif", height=61, width=301))
+    regions = find_regions(shipped.predict(pixels).mask)
+    least = int(regions.filled_areas.max())
+    assert main(["segment", "a.tif", "--min-size-px", str(least), "--fill-holes", "--csv", "a.csv"]) == 0
+    expected = regions.mask(min_area=least, fill_holes=True)
+    assert np.array_equal(read("masks/a.tif.mask.png") > 0, expected)
+    (row,) = rows_of("a.csv")
+    assert (row["cell_pixels"], row["min_size_px"], row["fill_holes"]) == (
+        str(expected.sum()),
+        str(least),
+        "1",
+    )
+    assert row["min_size_um2"] == row["pixel_size_um"] == ""
+
+
+def test_an_area_in_micrometres_of_unknown_pixels_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.tif")
+    assert main(["segment", "a.tif", "--min-size-um2", "9"]) == 1
+    assert "PIXEL_SIZE_UNKNOWN: `min_size_um2`: a.tif does not say" in capsys.readouterr().err
+    assert main(["segment", "a.tif", "--min-size-um2", "9", "--pixel-size-um", "0.65x0.7"]) == 0
+
+
+def test_other_cleaning_is_done_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    write("a.tif")
+    for size in ("0.5", "0.5", "0.6"):
+        main(["segment", "a.tif", "--csv", "a.csv", "--pixel-size-um", size])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize("size", ["", "x", "0.5x0.5x0.5", "half"])
+def test_a_size_of_pixels_that_is_none_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["segment", "a.tif", "--pixel-size-um", size])
+    assert "is not a pixel's size; give micrometres" in capsys.readouterr().err
+
+
+def test_two_smallest_areas_are_refused_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", "a.tif", "--min-size-px", "9", "--min-size-um2", "9"]) == 2
+    assert "`min_size_px` is given too" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from cytomask.exports import (
     encode_ome,
     encode_rois,
 )
-from cytomask.images import PixelSize
+from cytomask.lengths import PixelSize
 from cytomask.regions import find_regions
 from cytomask.samples.fields import phase_contrast_field
 

@@ -95,6 +95,9 @@ requests = st.builds(
         st.sampled_from(["all", "0", "3-7"]),
         st.none() | st.integers(0, 999),
         st.sets(st.sampled_from(["mask", "overlay", "probability"]), min_size=1).map(sorted).map(tuple),
+        min_size_px=st.none() | st.integers(1, 10**9),
+        fill_holes=st.booleans(),
+        pixel_size_um=st.none() | st.tuples(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3)),
     ),
     st.none() | st.builds(S3Object, st.just(BUCKET), keys),
     st.none() | st.text(unicode, max_size=30),
@@ -112,6 +115,52 @@ def test_parameters_are_read_from_text_alone() -> None:
     fields = {"threshold": "0.25", "mode": "resize", "pages": "0-3", "channel": "2"}
     assert parse_parameters(fields) == Parameters(0.25, "resize", "0-3", 2)
     assert parse_parameters({}) == Parameters()
+    fields = {"min_size_um2": "12.5", "fill_holes": "true", "pixel_size_um": "0.65"}
+    assert parse_parameters(fields) == Parameters(
+        min_size_um2=12.5, fill_holes=True, pixel_size_um=(0.65, 0.65)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameters"),
+    [
+        ({"min_size_px": 0, "min_size_um2": 0, "fill_holes": False, "pixel_size_um": None}, Parameters()),
+        ({"min_size_px": 50.0, "min_size_um2": 0}, Parameters(min_size_px=50)),
+        ({"min_size_um2": 80}, Parameters(min_size_um2=80.0)),
+        ({"pixel_size_um": 1}, Parameters(pixel_size_um=(1.0, 1.0))),
+        ({"pixel_size_um": [0.65, 0.7]}, Parameters(pixel_size_um=(0.65, 0.7))),
+    ],
+)
+def test_what_is_asked_of_a_mask_has_one_spelling(fields: Any, parameters: Parameters) -> None:
+    assert parse_request({"image": "s3://bucket/a"} | fields).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("min_size_px", -1),
+        ("min_size_px", 1.5),
+        ("min_size_px", "9"),
+        ("min_size_px", True),
+        ("min_size_um2", -0.1),
+        ("min_size_um2", 2e9),
+        ("fill_holes", 1),
+        ("fill_holes", None),
+        ("pixel_size_um", 0),
+        ("pixel_size_um", 1001),
+        ("pixel_size_um", [0.65]),
+        ("pixel_size_um", [0.65, 0]),
+        ("pixel_size_um", {"x": 1}),
+    ],
+)
+def test_what_no_mask_can_be_asked_is_refused_by_its_name(field: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"`{field}`: .*it takes"):
+        parse_request({"image": "s3://bucket/a", field: value})
+
+
+def test_a_smallest_area_has_one_unit() -> None:
+    with pytest.raises(InvalidRequest, match="`min_size_um2`: `min_size_px` is given too"):
+        parse_request({"image": "s3://bucket/a", "min_size_px": 9, "min_size_um2": 9})
 
 
 @pytest.mark.parametrize(
@@ -125,6 +174,11 @@ def test_parameters_are_read_from_text_alone() -> None:
         ("mode", "NATIVE"),
         ("pages", "3-1"),
         ("pages", "٣"),
+        ("min_size_px", "2.5"),
+        ("min_size_um2", "inf"),
+        ("fill_holes", "yes"),
+        ("pixel_size_um", "nan"),
+        ("pixel_size_um", "0.65 um"),
     ],
 )
 def test_a_parameter_that_is_no_such_thing_is_refused_by_its_name(name: str, text: str) -> None:

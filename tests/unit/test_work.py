@@ -43,11 +43,20 @@ def test_whatever_decides_the_pixels_decides_the_id() -> None:
         work(pages="0"),
         work(channel=0),
         work(outputs=("mask", "overlay")),
+        work(min_size_px=9),
+        work(min_size_um2=9.0),
+        work(fill_holes=True),
+        work(pixel_size_um=(0.5, 0.5)),
+        work(pixel_size_um=(0.5, 0.6)),
         Work(SegmentRequest(image), "0" * 64, THRESHOLD),
         Work(SegmentRequest(S3Object(BUCKET, "a.tif", "v1", "e")), MODEL, THRESHOLD),
         Work(SegmentRequest(S3Object(BUCKET, "a.tif", None, "e", "2026-11-22")), MODEL, THRESHOLD),
     ]
     assert len({each.job_id for each in works}) == len(works)
+
+
+def test_a_request_without_cleaning_keeps_the_id_of_earlier_releases() -> None:
+    assert work(threshold=0.4).job_id == "8ba2741fa71715426f1129cd12bf0063"
 
 
 def test_with_versions_the_time_of_the_upload_is_no_part_of_the_id() -> None:

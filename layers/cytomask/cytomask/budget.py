@@ -55,6 +55,7 @@ TILE_SECONDS = 0.009  # of the network
 PIXEL_SECONDS = {"page": 15 * NANO, "mask": 4 * NANO, "probability": 30 * NANO, "overlay": 80 * NANO}
 
 OTHER_OUTPUT = 100 * NANO
+CLEANING = 300 * NANO  # of each pixel: the mask and those at the two other thresholds
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def require(
     *,
     tiles: int,
     outputs: Collection[str] = ("mask",),
+    cleaned: bool = False,
     budget: Budget = QUEUE,
 ) -> float:
     """Refuse a job that would take longer than its budget, and say how long it will take.
@@ -88,6 +90,7 @@ def require(
         channel: as in `images.read_pages`.
         tiles: of the network, over all those pages.
         outputs: written for each page.
+        cleaned: whether holes are filled or small regions left out.
         budget: how long it may take.
 
     Returns:
@@ -104,6 +107,7 @@ def require(
         + tiles * TILE_SECONDS
         + len(wanted) * len(outputs) * WRITE_SECONDS
         + pixels * sum(PIXEL_SECONDS.get(each, OTHER_OUTPUT) for each in ("page", *outputs))
+        + pixels * CLEANING * cleaned
     )
     if seconds > budget.seconds:
         raise ImageTooLarge(

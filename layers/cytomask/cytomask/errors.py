@@ -79,6 +79,12 @@ class NoSuchPage(RejectedInput):
     code = "NO_SUCH_PAGE"
 
 
+class PixelSizeUnknown(RejectedInput):
+    """A size in micrometres for an image that does not say how large its pixels are."""
+
+    code = "PIXEL_SIZE_UNKNOWN"
+
+
 class NonFinitePixels(RejectedInput):
     """Pixels that are NaN or infinite."""
 

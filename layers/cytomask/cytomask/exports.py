@@ -19,7 +19,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytomask.errors import NotAcceptable
-from cytomask.images import PixelSize
+from cytomask.lengths import PixelSize
 from cytomask.regions import Mask, Regions, find_regions
 
 CELL_COLOUR = (0, 158, 115)  # bluish green, told apart by colour-blind readers (Okabe and Ito 2008)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytomask import images
-from cytomask.images import PixelSize
+from cytomask.lengths import PixelSize
 from cytomask.requests import Output
 from cytomask.work import OUTPUT_FILES
 

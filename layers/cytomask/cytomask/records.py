@@ -107,7 +107,7 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         quality: doubts about the page, if any.
         orientation: what the file says, as EXIF and TIFF count it: 1 is upright.
         turned: whether the page was turned by it.
-        pixel_size_um: width and height of a pixel in micrometres, where the file says so.
+        pixel_size_um: width and height of a pixel in micrometres, where the request or the file says so.
         cell_area_mm2: what the cells of the page cover, where the size of a pixel is known.
         mask, probability, overlay, rois, geojson, labels, labels_table, ome: where each output lies; each has
             an ETag beside it.

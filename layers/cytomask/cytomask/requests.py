@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, TypeVar
 
@@ -12,11 +12,13 @@ import msgspec
 from cytomask.acquisition import Acquisition, check_plate, check_time, check_well
 from cytomask.addresses import S3Object, parse_uri
 from cytomask.errors import InvalidRequest, NoSuchPage
+from cytomask.lengths import LARGEST_PIXEL_UM, SMALLEST_PIXEL_UM
 
 Mode = Literal["native", "resize"]
 Output = Literal["mask", "probability", "overlay", "rois", "geojson", "labels", "ome"]
 Shape = TypeVar("Shape")
 PAGES = re.compile(r"all|[0-9]{1,6}(-[0-9]{1,6})?")
+LARGEST_MIN_SIZE = 1e9
 NO_OBJECT = 'the request is not a JSON object; send one, such as {"image": "s3://bucket/key"}'
 NOWHERE = Acquisition()
 
@@ -30,6 +32,15 @@ class Parameters:
     pages: str = "all"
     channel: int | None = None
     outputs: tuple[Output, ...] = ("mask",)
+    min_size_px: int | None = None
+    min_size_um2: float | None = None
+    fill_holes: bool = False
+    pixel_size_um: tuple[float, float] | None = None
+
+    @property
+    def cleans(self) -> bool:
+        """Whether it asks for more than the network's own mask."""
+        return bool(self.min_size_px or self.min_size_um2 or self.fill_holes)
 
     def selected(self, count: int, name: str) -> list[int]:
         """List the pages asked for, of an image that has `count`; raise NoSuchPage past its end."""
@@ -75,6 +86,11 @@ class _ParameterFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     mode: Mode = "native"
     pages: int | str = "all"
     channel: Annotated[int, msgspec.Meta(ge=0, le=999)] | None = None
+    min_size_px: Annotated[float, msgspec.Meta(ge=0, le=LARGEST_MIN_SIZE)] | None = None
+    min_size_um2: Annotated[float, msgspec.Meta(ge=0, le=LARGEST_MIN_SIZE)] | None = None
+    fill_holes: bool = False
+    # Bounds in the type would corrupt memory: msgspec 0.22.0 mixes up bounds and tuples in a union.
+    pixel_size_um: float | tuple[float, float] | None = None
 
 
 class _RequestFields(_ParameterFields, frozen=True, forbid_unknown_fields=True):
@@ -100,6 +116,11 @@ ACCEPTED = {
     "pages": '"all", a page counted from 0, or a range such as "0-3"',
     "channel": "the channel's number, counted from 0",
     "outputs": 'a list of "mask", "probability", "overlay", "rois", "geojson", "labels" and "ome", not empty',
+    "min_size_px": "the area of the smallest region to keep, a whole number of pixels",
+    "min_size_um2": "the area of the smallest region to keep, in square micrometres",
+    "fill_holes": "true or false",
+    "pixel_size_um": f"a pixel's side in micrometres, {SMALLEST_PIXEL_UM:g} to {LARGEST_PIXEL_UM:g}, or its "
+    "[width, height]",
     "group": "a label of at most 256 characters",
     "plate": "the plate's name, of 1 to 128 characters without `/`",
     "well": "a well such as B2 or B02",
@@ -125,13 +146,7 @@ def parse_request(event: object) -> SegmentRequest:
     ground_truth = None if truth is None else parse_uri(truth, "ground_truth", ACCEPTED["ground_truth"])
     return SegmentRequest(
         image,
-        Parameters(
-            fields.threshold,
-            fields.mode,
-            _parse_pages(fields.pages),
-            fields.channel,
-            tuple(sorted(set(fields.outputs))),
-        ),
+        replace(_parameters_of(fields), outputs=tuple(sorted(set(fields.outputs)))),
         ground_truth,
         fields.group,
         _place_of(fields),
@@ -166,8 +181,32 @@ def _place_of(fields: _RequestFields) -> Acquisition:
 
 def parse_parameters(fields: Mapping[str, str]) -> Parameters:
     """Read from text how to segment an image that comes without a request; raise InvalidRequest."""
-    given = msgspec.convert(_query(fields), _ParameterFields)
-    return Parameters(given.threshold, given.mode, _parse_pages(given.pages), given.channel)
+    return parse_fields(_query(fields))
+
+
+def parse_fields(fields: Mapping[str, object]) -> Parameters:
+    """Read how to segment an image, from values as JSON has them; raise InvalidRequest."""
+    return _parameters_of(convert(fields, _ParameterFields))
+
+
+def _parameters_of(fields: _ParameterFields) -> Parameters:
+    """Check what the types alone do not say, and give each choice one spelling; raise InvalidRequest."""
+    if fields.min_size_px and fields.min_size_um2:
+        raise _refusal("min_size_um2", "`min_size_px` is given too; choose one of the two")
+    size = fields.pixel_size_um
+    sides = (size, size) if isinstance(size, float) else size
+    if sides and not all(SMALLEST_PIXEL_UM <= side <= LARGEST_PIXEL_UM for side in sides):
+        raise _refusal("pixel_size_um", f"{size} is out of range")
+    return Parameters(
+        threshold=fields.threshold,
+        mode=fields.mode,
+        pages=_parse_pages(fields.pages),
+        channel=fields.channel,
+        min_size_px=_whole("min_size_px", fields.min_size_px) if fields.min_size_px else None,
+        min_size_um2=fields.min_size_um2 or None,
+        fill_holes=fields.fill_holes,
+        pixel_size_um=sides,
+    )
 
 
 def complete(event: object, fields: Mapping[str, str]) -> object:

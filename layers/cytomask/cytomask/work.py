@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from cytomask.addresses import LONGEST_KEY, S3Object
 from cytomask.requests import Output, Parameters, SegmentRequest
 
+CLEANING = ("min_size_px", "min_size_um2", "fill_holes", "pixel_size_um")
 LONGEST_SUFFIX = len(".p000000.probability.png")
 RESULT = "result.json"
 # The files of each output: what the result calls each, and how its key ends.
@@ -55,8 +56,16 @@ class Work:
             parameters.pages,
             parameters.channel,
             list(parameters.outputs),
+            *self._cleaning,  # nothing by default, so that ids of earlier releases stay as they are
         ]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
+
+    @property
+    def _cleaning(self) -> list[dict[str, object]]:
+        """What the request asks of the mask beyond the network's, and what it says of pixels."""
+        given = {name: getattr(self.parameters, name) for name in CLEANING}
+        asked = {name: value for name, value in given.items() if value}
+        return [asked] if asked else []
 
     @property
     def prefix(self) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from cytomask.images import PixelSize, open_image
+from cytomask.images import open_image
 from cytomask.images.pixel_size import size_of_imagej, size_of_ome
+from cytomask.lengths import PixelSize
 
 
 def pixel_size_of(**options: Any) -> PixelSize | None:

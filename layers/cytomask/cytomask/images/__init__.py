@@ -18,7 +18,6 @@ from cytomask.images.pages import (
     check,
     require_size,
 )
-from cytomask.images.pixel_size import PixelSize
 from cytomask.images.png import PNG_MAGIC
 from cytomask.images.reading import open_image, read_page, read_pages, read_stored, work_of
 
@@ -34,7 +33,6 @@ __all__ = [
     "Limits",
     "Page",
     "PageHeader",
-    "PixelSize",
     "StoredPage",
     "check",
     "display_range",

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from cytomask.errors import AmbiguousChannels, EmptyImage, ImageTooLarge, NoSuchPage
-from cytomask.images.pixel_size import PixelSize
 from cytomask.images.work import Work
+from cytomask.lengths import PixelSize
 
 RGB, RGBA = 3, 4
 MEGA = 1_000_000

@@ -7,31 +7,18 @@ into its description. Other programs write the resolution of a screen or a print
 
 import math
 import re
-from dataclasses import dataclass
 
 import tifffile
+
+from cytomask.lengths import LARGEST_PIXEL_UM, SMALLEST_PIXEL_UM, PixelSize
 
 UNITS_UM = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer"), 1.0),
     **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "pm": 1e-6},
 }
 MICRO_ESCAPED = r"\u00B5"  # as ImageJ writes it into an ASCII description
-SMALLEST_UM, LARGEST_UM = 1e-3, 1e3  # beyond these it is no microscope's pixel
 LONGEST_HEAD = 65_536  # characters of a description in which the first Pixels element begins
 PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^>]{0,4000}>")
-
-
-@dataclass(frozen=True)
-class PixelSize:
-    """The width and height of a pixel, in micrometres."""
-
-    width_um: float
-    height_um: float
-
-    @property
-    def area_um2(self) -> float:
-        """The area of a pixel in square micrometres."""
-        return self.width_um * self.height_um
 
 
 def read_pixel_size(file: tifffile.TiffFile) -> PixelSize | None:
@@ -78,5 +65,5 @@ def _length(text: str, unit: str) -> float:
 
 
 def _plausible(width: float, height: float) -> PixelSize | None:
-    good = all(SMALLEST_UM <= side <= LARGEST_UM for side in (width, height))
+    good = all(SMALLEST_PIXEL_UM <= side <= LARGEST_PIXEL_UM for side in (width, height))
     return PixelSize(width, height) if good else None

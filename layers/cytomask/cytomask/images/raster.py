@@ -13,9 +13,9 @@ from cytomask.errors import UnreadableImage
 from cytomask.images import jpeg, png
 from cytomask.images.orientation import AS_STORED, swaps_sides, upright
 from cytomask.images.pages import RGB, RGBA, PageHeader, StoredPage
-from cytomask.images.pixel_size import PixelSize
 from cytomask.images.spliced import Spliced, read_all
 from cytomask.images.work import Work
+from cytomask.lengths import PixelSize
 
 CMYK = 4
 

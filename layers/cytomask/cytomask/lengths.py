@@ -1,0 +1,18 @@
+"""The size of a pixel under a microscope. Apart from `images`, so that requests name it without a decoder."""
+
+from dataclasses import dataclass
+
+SMALLEST_PIXEL_UM, LARGEST_PIXEL_UM = 1e-3, 1e3  # beyond these it is no microscope's pixel
+
+
+@dataclass(frozen=True)
+class PixelSize:
+    """The width and height of a pixel, in micrometres."""
+
+    width_um: float
+    height_um: float
+
+    @property
+    def area_um2(self) -> float:
+        """The area of a pixel in square micrometres."""
+        return self.width_um * self.height_um
