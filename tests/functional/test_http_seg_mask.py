@@ -281,6 +281,7 @@ def test_an_unreadable_image_is_a_rejected_job_however_often_it_is_asked_for(htt
 
 def test_the_mask_of_a_body_is_cleaned_as_the_query_asks(http: HttpDoor) -> None:
     event = event_file("http-seg-mask-body") | {"body": base64.b64encode(tiff()).decode()}
+    event["headers"] = event["headers"] | {"accept": "application/json"}
     query = "min_size_um2=1e6&pixel_size_um=0.5&fill_holes=true"
     answer = json.loads(http.stack.handle(event | {"rawQueryString": query})["body"])
     assert answer["confluence"] == answer["confluence_high"] == 0
