@@ -33,7 +33,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
         on_stack(run_attach),
         EXAMPLES,
         description="Adds one notification to the bucket beside those that it has, and gives the stack the\n"
-        "right to read it, by an update that is shown first. Masks lie in the stack's output bucket.",
+        "right to read it, by an update that is shown first. Masks lie in the stack's output bucket\n"
+        "under the bucket's name.",
         on_a_stack=True,
     )
     add_place(parser)
@@ -54,7 +55,7 @@ def run_attach(stack: "Stack", arguments: Namespace) -> int:
     present = notifications(stack, bucket)
     if other := overlapping(present, prefix, own_id(stack, prefix)):
         complain(
-            f"s3://{bucket} already notifies {other} of uploads there, and S3 allows one notification for a "
+            f"s3://{bucket} already notifies {other} of changes there, and S3 allows one notification for a "
             "key; attach another prefix, or remove that one first"
         )
         return 2
@@ -65,7 +66,7 @@ def run_attach(stack: "Stack", arguments: Namespace) -> int:
     ours = {
         "Id": own_id(stack, prefix),
         "QueueArn": queue_arn(stack),
-        "Events": ["s3:ObjectCreated:*"],
+        "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],  # the mask of a deleted image is removed
         "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}},
     }
     others = [each for each in present.get("QueueConfigurations", []) if each.get("Id") != ours["Id"]]
@@ -99,6 +100,11 @@ def why_not(stack: "Stack", bucket: str) -> str:
         return "give s3://bucket or s3://bucket/prefix"
     if bucket in stack.own_buckets:
         return f"s3://{bucket} is the stack's own bucket; only other buckets are attached"
+    if stack.s3.list_objects_v2(Bucket=stack.input_bucket, Prefix=f"{bucket}/", MaxKeys=1).get("Contents"):
+        return (
+            f"s3://{stack.input_bucket} has images under {bucket}/, and the masks of s3://{bucket} would lie "
+            "under the same names; move these images to another folder first"
+        )
     region = stack.s3.get_bucket_location(Bucket=bucket).get("LocationConstraint") or "us-east-1"
     if region != stack.s3.meta.region_name:
         return (
@@ -127,7 +133,7 @@ def own_id(stack: "Stack", prefix: str) -> str:
 
 
 def overlapping(present: Mapping[str, Any], prefix: str, own: str) -> str:
-    """Return the target of another notification that would hear of the same uploads, or an empty text.
+    """Return the target of another notification of uploads or deletions there, or an empty text.
 
     S3 refuses two notifications of one event whose prefixes overlap and whose suffixes do
     (docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html). Ours has no suffix.
@@ -136,9 +142,9 @@ def overlapping(present: Mapping[str, Any], prefix: str, own: str) -> str:
         for each in present.get(kind, []):
             rules = each.get("Filter", {}).get("Key", {}).get("FilterRules", [])
             theirs = next((rule["Value"] for rule in rules if rule["Name"].lower() == "prefix"), "")
-            uploads = any(event.startswith("s3:ObjectCreated") for event in each["Events"])
+            same = any(event.startswith(("s3:ObjectCreated", "s3:ObjectRemoved")) for event in each["Events"])
             meets = theirs.startswith(prefix) or prefix.startswith(theirs)
-            if uploads and meets and each.get("Id") != own:
+            if same and meets and each.get("Id") != own:
                 return str(each[target])
     return ""
 

@@ -61,7 +61,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--prefix",
         metavar="KEY",
-        help="of images in the input bucket: how their keys begin, or s3://bucket/key",
+        help="of images in the input bucket: how their keys begin, or s3://bucket/key of any input",
     )
     parser.add_argument("--group", metavar="G", help="jobs of this label")
     parser.add_argument("--since", type=moment, metavar="TIME", help="with --group: only jobs made since")
@@ -77,9 +77,11 @@ def run_download(stack: "Stack", arguments: Namespace) -> int:
     if sum(ways) != 1 or (arguments.since and arguments.group is None):
         complain("give the ids of jobs, --prefix, or --group with or without --since")
         return 2
-    own = f"s3://{stack.input_bucket}/"
-    if arguments.prefix and arguments.prefix.startswith("s3://") and not arguments.prefix.startswith(own):
-        complain(f"--prefix {arguments.prefix} is not in the input bucket; give {own}…, or only the key")
+    if arguments.prefix and _name(stack, arguments.prefix) is None:
+        complain(
+            f"--prefix {arguments.prefix} is not in an input bucket of the stack; give "
+            f"s3://{stack.input_bucket}/…, the address of an attached bucket, or only the key"
+        )
         return 2
     endings = tuple(KINDS[kind] for kind in arguments.only or KINDS)
     found = sorted({place for place in _places(stack, arguments) if place[1].endswith(endings)})
@@ -138,12 +140,22 @@ def _places(stack: "Stack", arguments: Namespace) -> Iterator[tuple[str, str]]:
 
 def _below(stack: "Stack", prefix: str) -> Iterator[tuple[str, str]]:
     """The outputs named after images whose key begins so."""
-    key = prefix.removeprefix(f"s3://{stack.input_bucket}/")
-    pages = stack.s3.get_paginator("list_objects_v2").paginate(Bucket=stack.output_bucket, Prefix=key)
+    name = _name(stack, prefix) or ""
+    pages = stack.s3.get_paginator("list_objects_v2").paginate(Bucket=stack.output_bucket, Prefix=name)
     for page in pages:
         for found in page.get("Contents", []):
             if not found["Key"].startswith("jobs/"):
                 yield stack.output_bucket, found["Key"]
+
+
+def _name(stack: "Stack", prefix: str) -> str | None:
+    """Return how the names of images begin whose keys begin so; None if they are not of this stack."""
+    if not prefix.startswith("s3://"):
+        return prefix
+    bucket, _, key = prefix.removeprefix("s3://").partition("/")
+    if bucket == stack.input_bucket:
+        return key
+    return f"{bucket}/{key}" if bucket in stack.allowed_buckets else None
 
 
 def _outputs_of(stack: "Stack", uri: str | None) -> Iterator[tuple[str, str]]:

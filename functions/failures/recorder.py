@@ -208,7 +208,8 @@ class Recorder:
         """Clear a name that no attempt could look at, unless it holds the newest image's own mask."""
         found = self._found(image) or image
         work = work_of(SegmentRequest(found), self._models)
-        if self._storage.whole_result(self._settings.output_bucket, image.key, work.job_id):
+        name = self._own_name(work)
+        if name and self._storage.whole_result(self._settings.output_bucket, name, work.job_id):
             return
         self._clear_name(work, owner, seconds)
         self._logger.error(
@@ -231,12 +232,12 @@ class Recorder:
 
     def _clear_name(self, work: Work, owner: str, seconds: float) -> None:
         """Remove what lies under the name of an image that has no mask of its own there."""
-        image = work.request.image
-        if not work.owns_name(self._settings.input_bucket):
+        image, name = work.request.image, self._own_name(work)
+        if name is None:
             return
         self._names.enter(image, FAILURES, owner=owner, seconds=seconds)
         try:
-            if self._storage.clear(self._settings.output_bucket, image.key, image):
+            if self._storage.clear(self._settings.output_bucket, name, image):
                 self._logger.info("mask_removed", image=image.uri)
         except SupersededError:
             self._logger.info("superseded", job_id=work.job_id, image=image.uri)
@@ -252,6 +253,9 @@ class Recorder:
                 what_to_do="let this function list and delete outputs, then run `cytomask redrive`",
             )
         self._names.leave(image, FAILURES, owner=owner)
+
+    def _own_name(self, work: Work) -> str | None:
+        return work.own_name(self._settings.input_bucket, self._settings.attached_buckets)
 
     def _found(self, wanted: S3Object) -> S3Object | None:
         """The object as it is now; None if it is gone, cannot be, or is kept from us."""

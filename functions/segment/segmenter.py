@@ -20,7 +20,7 @@ from cytomask.served_model import work_of
 from cytomask.settings import Settings
 from cytomask.storage import Storage, SupersededError
 from cytomask.table import timestamp
-from cytomask.work import RESULT, Work, has_name, job_prefix, output_key, rejected_message_id
+from cytomask.work import RESULT, Work, image_name, job_prefix, output_key, rejected_message_id
 
 from .invocation import Invocation, Waiting
 from .pages import Source, require_answer_in_time
@@ -116,7 +116,8 @@ class Segmenter:
     def settle(self, image: S3Object, why: str, invocation: Invocation) -> list[Result]:
         """Bring the newest image's own outputs under its name, or clear the name if the image is gone."""
         image = S3Object(image.bucket, image.key)
-        if not has_name(image, self._settings.input_bucket):
+        name = image_name(image, self._settings.input_bucket, self._settings.attached_buckets)
+        if name is None:
             self._logger.info("event_ignored", what=why, reason=f"{image.uri} has no outputs of its own name")
             return []
         if self._storage.find(image) is not None:
@@ -125,7 +126,7 @@ class Segmenter:
         self._names.enter(image, NOBODY, owner=owner, seconds=invocation.lease_seconds)
         removed = False
         try:
-            removed = self._storage.clear(self._settings.output_bucket, image.key, image)
+            removed = self._storage.clear(self._settings.output_bucket, name, image)
             newer = not self._storage.is_newest(image)
         except SupersededError:
             newer = True
@@ -252,14 +253,15 @@ class Segmenter:
 
     def _stored(self, work: Work) -> Result | None:
         """The job's result where its outputs belong, if all of them are there."""
-        if not work.owns_name(self._settings.input_bucket):
+        name = self._own_name(work)
+        if name is None:
             return self._whole_result(work, work.prefix)
         image = work.request.image
         # First the writers, then the image, then its outputs: whoever writes after this sees what we see.
         seconds = self._names.others(image, work.job_id)
         if not self._storage.is_newest(image):
             return self._whole_result(work, work.prefix)
-        result = self._whole_result(work, image.key)
+        result = self._whole_result(work, name)
         if result and seconds:
             self._names.look_again(image, seconds)
         return result
@@ -272,11 +274,12 @@ class Segmenter:
 
     def _produce(self, work: Work, source: Source, present: bool, invocation: Invocation) -> Result:
         """Make and write every output; under the job's prefix if a newer image owns the name."""
-        if not work.owns_name(self._settings.input_bucket):
+        name = self._own_name(work)
+        if name is None:
             return self._writer.write(work, work.prefix, source, present, invocation)
         image = work.request.image
         self._names.enter(image, work.job_id, owner=invocation.request_id, seconds=invocation.lease_seconds)
-        result = self._write_named(work, source, present, invocation)
+        result = self._write_named(work, name, source, present, invocation)
         self._names.leave(image, work.job_id, owner=invocation.request_id)
         if result is not None:
             return result
@@ -285,7 +288,7 @@ class Segmenter:
             return self._writer.write(work, work.prefix, again, present, invocation)
 
     def _write_named(
-        self, work: Work, source: Source, present: bool, invocation: Invocation
+        self, work: Work, name: str, source: Source, present: bool, invocation: Invocation
     ) -> Result | None:
         """Write every output under the image's own name; None where a newer image owns it.
 
@@ -299,8 +302,8 @@ class Segmenter:
             if not self._is_current(work):
                 return None
             began = True
-            self._storage.clear(self._settings.output_bucket, image.key, image)
-            result = self._writer.write(work, image.key, source, present, invocation)
+            self._storage.clear(self._settings.output_bucket, name, image)
+            result = self._writer.write(work, name, source, present, invocation)
             seconds = self._names.others(image, work.job_id)
             if self._is_current(work):
                 if seconds:
@@ -319,3 +322,6 @@ class Segmenter:
             self.settle(image, "a newer image was uploaded during the work", invocation)
         except JobHeld:
             self._names.look_again(image, invocation.lease_seconds)
+
+    def _own_name(self, work: Work) -> str | None:
+        return work.own_name(self._settings.input_bucket, self._settings.attached_buckets)

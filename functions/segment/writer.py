@@ -49,7 +49,7 @@ class Writer:
 
         Args:
             work: the job.
-            prefix: the image's own key, or the job's folder.
+            prefix: the image's name, or the job's folder.
             source: the image.
             present: whether the object was found; otherwise the job is rejected.
             invocation: the call that it came with.
@@ -58,7 +58,7 @@ class Writer:
             The result as it was written; a bad image's is REJECTED, with the pages before a damaged one.
 
         Raises:
-            SupersededError: the prefix is the image's own key, and a newer image has taken it.
+            SupersededError: the prefix is the image's name, and a newer image has taken it.
         """
         image = work.request.image
         watch = Stopwatch()
@@ -160,5 +160,6 @@ class Writer:
 
     def _write(self, work: Work, prefix: str, kind: str, page: int | None, body: bytes) -> S3Object:
         """Write one output."""
-        own_name = prefix == work.request.image.key
-        return self.put(output_key(prefix, kind, page), body, work.request.image if own_name else None)
+        name = work.own_name(self._settings.input_bucket, self._settings.attached_buckets)
+        named_after = work.request.image if prefix == name else None
+        return self.put(output_key(prefix, kind, page), body, named_after)

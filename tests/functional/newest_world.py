@@ -24,6 +24,7 @@ from factories import (
     INPUT,
     OUTPUT,
     QUEUE_URL,
+    REGION,
     SEGMENT_QUEUE_URL,
     TABLE,
     event_file,
@@ -37,6 +38,7 @@ from moto.s3.models import s3_backends
 from moto_stack import make_buckets, make_table
 from PIL import Image
 
+ATTACHED = "lab-images"  # images have the name under which their masks lie; those of this bucket begin so
 TRIES = 5
 LEASE = 200  # seconds after which whoever worked is dead
 START = 1_800_000_000
@@ -88,6 +90,13 @@ class RememberingPredictor:
             mask = self.predict(page(seed), "native", self.manifests["native"].threshold).mask
             masks[suffix] = (mask * np.uint8(255)).tobytes()
         return masks
+
+
+def place_of(name: str) -> tuple[str, str]:
+    """The bucket and the key of an image by its name."""
+    if name.startswith(f"{ATTACHED}/"):
+        return ATTACHED, name.removeprefix(f"{ATTACHED}/")
+    return INPUT, name
 
 
 @dataclass
@@ -154,7 +163,8 @@ class World:
     # What users and S3 do
 
     def upload(self, key: str, content: Content) -> None:
-        version = self.s3.put_object(Bucket=INPUT, Key=key, Body=content.body).get("VersionId")
+        bucket, place = place_of(key)
+        version = self.s3.put_object(Bucket=bucket, Key=place, Body=content.body).get("VersionId")
         self._set_time(key)
         self._changed(key, content, "ObjectCreated:Put", version)
 
@@ -162,7 +172,8 @@ class World:
         """Delete an image if it exists."""
         if self.contents.get(key) is None:
             return
-        self.s3.delete_object(Bucket=INPUT, Key=key)
+        bucket, place = place_of(key)
+        self.s3.delete_object(Bucket=bucket, Key=place)
         kind = "ObjectRemoved:DeleteMarkerCreated" if self.versioned else "ObjectRemoved:Delete"
         self._changed(key, None, kind, None)
 
@@ -180,16 +191,18 @@ class World:
         self.contents[key] = content
         self.changes[key] = self.changes.get(key, 0) + 1
         self.unseen.discard(key)
-        record = s3_record(key, version=version if self.versioned else None)
+        bucket, place = place_of(key)
+        record = s3_record(place, bucket, version=version if self.versioned else None)
         record["eventName"] = kind
         self.queue.append(Message(json.dumps({"Records": [record]}), (key, self.changes[key])))
 
     def _set_time(self, key: str) -> None:
         """S3 tells the time of an upload in whole seconds."""
         (backend,) = (backends["aws"] for backends in s3_backends.values())
-        backend.buckets[INPUT].keys[key].last_modified = datetime.fromtimestamp(int(self.now), UTC).replace(
-            tzinfo=None
-        )
+        bucket, place = place_of(key)
+        backend.buckets[bucket].keys[place].last_modified = datetime.fromtimestamp(
+            int(self.now), UTC
+        ).replace(tzinfo=None)
 
     # What queues do
 
@@ -228,7 +241,7 @@ class World:
     def http(self, key: str) -> tuple[int, Any] | None:
         """Ask for a mask over HTTP; None where the process was killed."""
         event = event_file("http-seg-mask") | {
-            "body": json.dumps({"image": f"s3://{INPUT}/{key}"}),
+            "body": json.dumps({"image": "s3://{}/{}".format(*place_of(key))}),
             "isBase64Encoded": False,
         }
         answer = self._handle(self.segment, event)
@@ -325,11 +338,13 @@ def a_world(predictor: Any, *, versioned: bool) -> Iterator[World]:
     with mock_aws():
         made = connected(predictor)
         make_buckets(made.s3)
+        made.s3.create_bucket(Bucket=ATTACHED, CreateBucketConfiguration={"LocationConstraint": REGION})
         make_table(made.dynamodb)
         for name in (SEGMENT_QUEUE_URL, QUEUE_URL):
             made.sqs.create_queue(QueueName=name.rpartition("/")[2])
         if versioned:
-            made.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
+            for bucket in (INPUT, ATTACHED):
+                made.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
         table = made.dynamodb.Table(TABLE)
         world = World(made.s3, made.sqs, table, made.segment, made.failures, predictor, versioned)
         present.append(world)

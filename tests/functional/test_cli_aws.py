@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tifffile
@@ -131,7 +132,7 @@ def test_attaching_keeps_the_buckets_other_notifications_and_detaching_leaves_th
         Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [theirs]}
     )
     assert command("attach", f"s3://{bucket}/raw/today/") == 2
-    assert ":theirs of uploads there" in capsys.readouterr().err
+    assert ":theirs of changes there" in capsys.readouterr().err
     assert command("attach", f"s3://{bucket}/scans/") == 0
     assert f"AllowedBuckets: {LAB} -> {LAB},{bucket}" in capsys.readouterr().out
     assert notified(s3, bucket) == {"theirs": "raw/", "cytomask cytomask scans/": "scans/"}
@@ -140,6 +141,39 @@ def test_attaching_keeps_the_buckets_other_notifications_and_detaching_leaves_th
     assert f"AllowedBuckets: {LAB},{bucket} -> {LAB}" in capsys.readouterr().out
     assert command("detach", f"s3://{bucket}/scans/") == 1
     assert command("attach", f"s3://{running.outputs['InputBucketName']}") == 2
+
+
+def test_images_of_an_attached_bucket_have_their_masks_under_its_name_until_they_are_deleted(
+    running: EmulatedStack, command: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    s3, bucket, output = running.client("s3"), "lab-attached", running.outputs["OutputBucketName"]
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    colliding = {"Bucket": running.outputs["InputBucketName"], "Key": f"{bucket}/notes.txt"}
+    s3.put_object(**colliding, Body=b"no image")
+    assert command("attach", f"s3://{bucket}/", "--yes") == 2
+    assert f"has images under {bucket}/" in capsys.readouterr().err
+    s3.delete_object(**colliding)
+    assert command("attach", f"s3://{bucket}/", "--yes") == 0
+    s3.copy_object(Bucket=bucket, Key="a b.tif", CopySource={"Bucket": LAB, "Key": "scans/00.tif"})
+    names = [f"{bucket}/a b.tif.mask.png", f"{bucket}/a b.tif.result.json"]
+    wait_until(lambda: lying(s3, output, f"{bucket}/") == names)
+    assert command("download", "--prefix", f"s3://{bucket}/a", "--out", str(tmp_path / "out")) == 0
+    assert (tmp_path / "out" / bucket / "a b.tif.mask.png").is_file()
+    s3.delete_object(Bucket=bucket, Key="a b.tif")
+    wait_until(lambda: lying(s3, output, f"{bucket}/") == [])
+    assert command("detach", f"s3://{bucket}/", "--yes") == 0
+
+
+def lying(s3: Any, bucket: str, prefix: str) -> list[str]:
+    found = s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+    return [each["Key"] for each in found]
+
+
+def wait_until(seen: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def notified(s3: object, bucket: str) -> dict[str, str]:

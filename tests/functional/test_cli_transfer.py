@@ -198,7 +198,7 @@ def test_download_fetches_by_prefix_and_by_kind(stack: SegmentStack, capsys: Cap
     assert main(["download", "--prefix", f"s3://{INPUT}/plate 2/", "--out", "other"]) == 0
     assert below("other") == {"plate 2/a.tif.mask.png", "plate 2/a.tif.result.json"}
     assert main(["download", "--prefix", "s3://elsewhere/plate 2/"]) == 2
-    assert "is not in the input bucket" in capsys.readouterr().err
+    assert "is not in an input bucket" in capsys.readouterr().err
 
 
 def test_download_fetches_a_group(stack: SegmentStack, evaluate: EvaluateFunction) -> None:

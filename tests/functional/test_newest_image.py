@@ -11,15 +11,24 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from factories import INPUT, request
+from factories import INPUT
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from moto_stack import ENVIRONMENT
-from newest_world import CONTENTS, Content, Interruption, RememberingPredictor, World, a_world
+from newest_world import (
+    ATTACHED,
+    CONTENTS,
+    Content,
+    Interruption,
+    RememberingPredictor,
+    World,
+    a_world,
+    place_of,
+)
 
 INTERLEAVINGS = int(os.environ.get("CYTOMASK_INTERLEAVINGS", "12"))
-KEYS = st.sampled_from(["a.tif", "a.tif.png"])
+KEYS = st.sampled_from(["a.tif", "a.tif.png", f"{ATTACHED}/a.tif"])
 CONTENT = st.sampled_from(CONTENTS)
 INDEX = st.integers(0, 7)
 CALL = st.integers(1, 34)
@@ -27,7 +36,7 @@ counted = {"interleavings": 0, "steps": 0, "invocations": 0, "crashes": 0}
 
 
 class NewestWins(RuleBasedStateMachine):
-    """Two images whose keys begin alike, and all that may happen to them."""
+    """Two images whose keys begin alike, one of an attached bucket, and all that may happen to them."""
 
     predictor: RememberingPredictor
     versioned = False
@@ -56,7 +65,8 @@ class NewestWins(RuleBasedStateMachine):
 
     @rule(key=KEYS, threshold=st.sampled_from([None, 0.3]))
     def ask_by_message(self, key: str, threshold: float | None) -> None:
-        self.world.copy_in(key, request(key) if threshold is None else request(key, threshold=threshold))
+        image = {"image": "s3://{}/{}".format(*place_of(key))}
+        self.world.copy_in(key, image if threshold is None else image | {"threshold": threshold})
 
     @precondition(lambda self: self.world.queue)
     @rule(index=INDEX)
@@ -185,7 +195,7 @@ def remembering(predictor: Any) -> RememberingPredictor:
 def test_the_newest_image_wins(
     remembering: RememberingPredictor, versioned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in ENVIRONMENT.items():
+    for name, value in (ENVIRONMENT | {"ALLOWED_BUCKETS": ATTACHED}).items():
         monkeypatch.setenv(name, value)
     counted.update(dict.fromkeys(counted, 0))
     machine = type("Machine", (NewestWins,), {"predictor": remembering, "versioned": versioned})
@@ -207,7 +217,7 @@ def test_the_newest_image_wins(
 def test_a_b_a_within_a_second_leaves_the_mask_of_a(
     remembering: RememberingPredictor, killed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in ENVIRONMENT.items():
+    for name, value in (ENVIRONMENT | {"ALLOWED_BUCKETS": ATTACHED}).items():
         monkeypatch.setenv(name, value)
     first, second = CONTENTS[0], CONTENTS[1]
     with a_world(remembering, versioned=False) as world:

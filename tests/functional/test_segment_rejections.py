@@ -241,7 +241,7 @@ def test_a_foreign_bucket_is_refused_without_being_accessed(stack: SegmentStack,
     assert stack.result(row["result"].split("/", 3)[3])["error"]["code"] == "FOREIGN_BUCKET"
 
 
-def test_images_of_an_allowed_bucket_are_written_under_their_jobs(
+def test_outputs_of_an_allowed_bucket_are_written_under_its_name(
     stack: SegmentStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALLOWED_BUCKETS", "another, private")
@@ -250,10 +250,19 @@ def test_images_of_an_allowed_bucket_are_written_under_their_jobs(
     stack.upload("a.tif", tiff(), bucket="private")
     (result,) = stack.handle({"image": "s3://private/a.tif"})
     assert result["status"] == "SUCCEEDED"
-    assert stack.outputs() == {
-        f"jobs/{result['job_id']}/a.tif.mask.png",
-        f"jobs/{result['job_id']}/a.tif.result.json",
-    }
+    assert stack.outputs() == {"private/a.tif.mask.png", "private/a.tif.result.json"}
+    (again,) = stack.handle({"image": "s3://private/a.tif"})
+    assert again == result
+
+
+def test_an_image_whose_key_begins_like_an_allowed_bucket_takes_no_name_from_it(
+    stack: SegmentStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALLOWED_BUCKETS", "private")
+    monkeypatch.setattr(stack.app, "segmenter", stack.app.connect()[0])
+    stack.upload("private/a.tif", tiff())
+    (result,) = stack.handle(request("private/a.tif"))
+    assert result["mask"] == f"s3://{OUTPUT}/jobs/{result['job_id']}/private/a.tif.mask.png"
 
 
 @pytest.mark.parametrize("event", [None, [], 7, "s3://bucket/key", {}, {"Records": None}])

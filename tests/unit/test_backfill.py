@@ -125,6 +125,7 @@ def test_prefixes_overlap_if_one_begins_with_the_other(theirs: str, ours: str, m
     assert overlapping(present, ours, "own") == ("arn:topic" if meets else "")
 
 
-def test_a_notification_of_deletions_is_in_nobodys_way() -> None:
-    present = {"QueueConfigurations": [{"QueueArn": "arn:q", "Events": ["s3:ObjectRemoved:*"]}]}
-    assert overlapping(present, "", "own") == ""
+@pytest.mark.parametrize(("event", "target"), [("ObjectRemoved:Delete", "arn:q"), ("ObjectRestore:*", "")])
+def test_only_notifications_of_uploads_and_deletions_are_in_the_way(event: str, target: str) -> None:
+    present = {"QueueConfigurations": [{"QueueArn": "arn:q", "Events": [f"s3:{event}"]}]}
+    assert overlapping(present, "", "own") == target

@@ -11,6 +11,7 @@ from cytomask.requests import Parameters, SegmentRequest
 from cytomask.work import Work, fits, ground_truth_keys, job_prefix, output_key, rejected_message_id
 
 BUCKET = "cytomask-input"
+ATTACHED = frozenset({"lab", "jobs"})  # a bucket may have any name
 MODEL, THRESHOLD = "f" * 64, 0.5
 LONGEST_KEY = 1024
 unicode = st.characters(codec="utf-8")
@@ -74,20 +75,30 @@ def test_with_versions_the_time_of_the_upload_is_no_part_of_the_id() -> None:
         work(outputs=("overlay",)),
         work(bucket="another"),
         work(key="jobs/a.tif"),
+        work(key="lab/a.tif"),
+        work(bucket="jobs"),
+        work(bucket="lab", key="a.tif.p0003"),
+        work(bucket="lab", key="k" * 997),
         work(key="a.tif.p0003"),
         work(key="k" * 1001),
     ],
 )
 def test_only_a_default_request_owns_its_images_name(other: Work) -> None:
-    assert work().owns_name(BUCKET)
-    assert work(threshold=THRESHOLD).owns_name(BUCKET)
-    assert work(key="k" * 1000).owns_name(BUCKET)
-    assert not other.owns_name(BUCKET)
+    assert own_name(work()) == own_name(work(threshold=THRESHOLD)) == "a.tif"
+    assert own_name(work(key="k" * 1000)) == "k" * 1000
+    assert own_name(work(key="lab")) == "lab"
+    assert own_name(work(bucket="lab")) == "lab/a.tif"
+    assert own_name(other) is None
+
+
+def own_name(each: Work) -> str | None:
+    return each.own_name(BUCKET, ATTACHED)
 
 
 def outputs_of(each: Work, pages: int) -> set[str]:
     """Every key that the work may write, whatever the image turns out to be."""
-    own = [each.request.image.key] if each.owns_name(BUCKET) else []
+    name = own_name(each)
+    own = [name] if name else []
     kinds = ["mask.png", "probability.png", "overlay.png", "result.json"]
     numbers = [None, *range(pages)]
     prefixes = [*own, job_prefix(each.job_id, each.request.image.key)]
@@ -105,6 +116,7 @@ confusing = st.lists(
             ".mask.png",
             ".result.json",
             "jobs/",
+            "lab/",
             "/",
             "image",
             "k" * 990,
@@ -117,7 +129,7 @@ works = st.builds(
     work,
     key=confusing,
     etag=st.sampled_from("ef"),
-    bucket=st.sampled_from([BUCKET, "another"]),
+    bucket=st.sampled_from([BUCKET, "another", *sorted(ATTACHED)]),
     threshold=st.sampled_from([None, THRESHOLD, 0.4]),
     mode=st.sampled_from(["native", "resize"]),
     pages=st.sampled_from(["all", "0", "3"]),
@@ -128,10 +140,11 @@ works = st.builds(
 @given(works, works)
 @example(work(key="a.tif"), work(key="a.tif.p0003"))
 @example(work(key="a.tif"), work(key="a.tif.mask.png"))
+@example(work(key="lab/a.tif"), work(bucket="lab", key="a.tif"))
+@example(work(key=f"jobs/{work().job_id}/a.tif"), work(bucket="jobs", key=f"{work().job_id}/a.tif"))
 def test_two_requests_never_share_an_output(one: Work, other: Work) -> None:
-    same_upload_or_newer = one.request.image.key == other.request.image.key and (
-        one.owns_name(BUCKET) and other.owns_name(BUCKET)
-    )
+    same_image = one.request.image.uri == other.request.image.uri
+    same_upload_or_newer = same_image and own_name(one) is not None and own_name(other) is not None
     assume(one.job_id != other.job_id and not same_upload_or_newer)
     assert not outputs_of(one, 5) & outputs_of(other, 5)
 
@@ -152,7 +165,7 @@ def test_no_key_of_ours_is_longer_than_s3_takes(key: str) -> None:
     each = work(key=key)
     assert all(len(name.encode()) <= LONGEST_KEY for name in outputs_of(each, 1))
     assert all(len(name.encode()) <= LONGEST_KEY for name in ground_truth_keys(key))
-    assert each.owns_name(BUCKET) <= fits(key)
+    assert own_name(each) is None or fits(key)
 
 
 def test_ground_truths_are_looked_for_by_the_likeliest_name_first() -> None:

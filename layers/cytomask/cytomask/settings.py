@@ -53,8 +53,17 @@ class Settings(
     @property
     def allowed_buckets(self) -> frozenset[str]:
         """The buckets that messages may name."""
+        return self.attached_buckets | self._own_buckets
+
+    @property
+    def attached_buckets(self) -> frozenset[str]:
+        """The buckets that messages may name beside the stack's own."""
         listed = frozenset(filter(None, map(str.strip, self.more_buckets.split(","))))
-        return listed | {self.input_bucket, self.output_bucket, self.ground_truth_bucket}
+        return listed - self._own_buckets
+
+    @property
+    def _own_buckets(self) -> frozenset[str]:
+        return frozenset((self.input_bucket, self.output_bucket, self.ground_truth_bucket))
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Settings":

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -72,10 +72,10 @@ class Work:
         """Where its outputs lie if it does not own its image's name."""
         return job_prefix(self.job_id, self.request.image.key)
 
-    def owns_name(self, input_bucket: str) -> bool:
-        """Whether its outputs lie under the image's own key rather than under the job's."""
+    def own_name(self, input_bucket: str, attached: Set[str]) -> str | None:
+        """Return the prefix of its outputs if that is its image's name; None if it is the job's."""
         default = self.parameters == Parameters(self.model_threshold)
-        return default and has_name(self.request.image, input_bucket)
+        return image_name(self.request.image, input_bucket, attached) if default else None
 
 
 def resolve(parameters: Parameters, model_threshold: float) -> Parameters:
@@ -83,14 +83,24 @@ def resolve(parameters: Parameters, model_threshold: float) -> Parameters:
     return replace(parameters, threshold=model_threshold) if parameters.threshold is None else parameters
 
 
-def has_name(image: S3Object, input_bucket: str) -> bool:
-    """Whether outputs may lie under an image's own key: no other image's outputs collide with them."""
-    return (
-        image.bucket == input_bucket
-        and not image.key.startswith("jobs/")
-        and not re.search(r"\.p\d{4,}$", image.key)
-        and fits(image.key)
-    )
+def image_name(image: S3Object, input_bucket: str, attached: Set[str]) -> str | None:
+    """Return the name under which an image's outputs lie; None if another image's could lie there too.
+
+    An image of the input bucket has its key as its name, one of an attached bucket `<bucket>/<key>`.
+
+    Args:
+        image: in any version.
+        input_bucket: of the stack.
+        attached: the other buckets that have names.
+    """
+    if image.bucket == input_bucket:
+        bucket, found, _ = image.key.partition("/")
+        name = None if found and bucket in attached else image.key
+    else:
+        name = f"{image.bucket}/{image.key}" if image.bucket in attached else None
+    if name is None or name.startswith("jobs/") or re.search(r"\.p\d{4,}$", name) or not fits(name):
+        return None
+    return name
 
 
 def rejected_message_id(body: str) -> str:
