@@ -21,7 +21,11 @@ COLUMNS = (
     "pages",
     "height",
     "width",
+    "pixel_width_um",
+    "pixel_height_um",
     "cell_pixels",
+    "cell_area_um2",
+    "cell_area_mm2",
     "confluence",
     "confluence_low",
     "confluence_high",
@@ -74,6 +78,7 @@ class Row:
 
     Attributes:
         pages: how many the file has.
+        pixel_width_um, pixel_height_um: size of a pixel, as the request or the file says; areas follow it.
         confluence_low, confluence_high: the confluence at a probability of 0.7 and of 0.3.
         quality: doubts about the mask with their numbers, as `UNCERTAIN=0.42`, with spaces between them.
     """
@@ -83,7 +88,11 @@ class Row:
     pages: int | None = None
     height: int | None = None
     width: int | None = None
+    pixel_width_um: float | None = None
+    pixel_height_um: float | None = None
     cell_pixels: int | None = None
+    cell_area_um2: float | None = None
+    cell_area_mm2: float | None = None
     confluence: float | None = None
     confluence_low: float | None = None
     confluence_high: float | None = None

@@ -120,6 +120,7 @@ def _page(line: Line, named: Acquisition, number: int) -> PlatePage:
         confluence=_number(line["confluence"]),
         confluence_low=_number(line["confluence_low"]),
         confluence_high=_number(line["confluence_high"]),
+        cell_area_mm2=_number(line.get("cell_area_mm2")),
         quality=tuple(flag.partition("=")[0] for flag in str(line.get("quality") or "").split()),
         pixels=int(size[0] * size[1]) if size[0] and size[1] else None,
         model=str(line["model"]) or None,

@@ -38,6 +38,7 @@ OF_THE_JOB = (
     "confluence",
     "confluence_low",
     "confluence_high",
+    "cell_area_mm2",
     "quality",
     "milliseconds",
     "estimated_cost_usd",

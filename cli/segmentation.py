@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from cytomask import __version__, images
 from cytomask.cleaning import cleaner_of, pixel_size_of
@@ -26,6 +28,7 @@ from cytomask.cli.files import (
 )
 from cytomask.cli.ledger import Ledger, Row, Settings, outputs_of
 from cytomask.errors import CytomaskError, InvalidRequest
+from cytomask.lengths import UM2_A_MM2, PixelSize
 from cytomask.model.predictor import Predictor, cores
 from cytomask.outputs import encode_files
 from cytomask.requests import Output, parse_fields
@@ -209,6 +212,7 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
                     probability=prediction.probability,
                     name=f"{task.source.name} {page.index}",
                     pixel_size=pixel_size,
+                    facts=partial(image.facts, page.index, asked.channel),
                 )
                 for kind, _, encode in files:
                     write_whole(written[kind], encode())
@@ -220,7 +224,7 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
                     pages,
                     height,
                     width,
-                    cell_pixels=int(prediction.mask.sum()),
+                    **_measured(int(prediction.mask.sum()), pixel_size),
                     confluence=round(prediction.confluence, 6),
                     confluence_low=round(prediction.confluence_low, 6),
                     confluence_high=round(prediction.confluence_high, 6),
@@ -235,6 +239,20 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
     except OSError as error:
         about = f"{error.filename or task.target}: {error.strerror or error}"
         yield Row(name, settings=settings, error_code="FILE_ERROR", error=about)
+
+
+def _measured(cells: int, pixel_size: PixelSize | None) -> dict[str, Any]:
+    """What the row says of an area: in pixels, and in units of length where the size of a pixel is known."""
+    if pixel_size is None:
+        return {"cell_pixels": cells}
+    area = cells * pixel_size.area_um2
+    return {
+        "cell_pixels": cells,
+        "pixel_width_um": pixel_size.width_um,
+        "pixel_height_um": pixel_size.height_um,
+        "cell_area_um2": round(area, 3),
+        "cell_area_mm2": round(area / UM2_A_MM2, 9),
+    }
 
 
 def _say_row(row: Row) -> None:

@@ -25,7 +25,7 @@ MOST_TICKETS = 32
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = (
     "image", "group", "status", "confluence", "confluence_low", "confluence_high", "quality", "iou", "pages",
-    "plate", "well", "created_at", "job_id", "estimated_cost_usd", "error_code", "error",
+    "cell_area_mm2", "plate", "well", "created_at", "job_id", "estimated_cost_usd", "error_code", "error",
 )  # fmt: skip
 
 

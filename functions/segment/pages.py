@@ -13,7 +13,7 @@ from cytomask.budget import Budget
 from cytomask.cleaning import cleaner_of, pixel_size_of
 from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
 from cytomask.images import ImageFile, Limits, Page
-from cytomask.lengths import PixelSize
+from cytomask.lengths import UM2_A_MM2, PixelSize
 from cytomask.model import preprocess
 from cytomask.model.predictor import Prediction, Predictor
 from cytomask.records import Flag, PageResult, Result, Tiling
@@ -24,7 +24,6 @@ from cytomask.telemetry import Stopwatch
 # While a caller waits. A megapixel takes 0.8 to 1.2 CPU seconds; this leaves room for a slow CPU and a cold
 # start within HttpApi's 30 s.
 PIXELS_WHILE_WAITING = 8 * images.MEGA
-UM2_A_MM2 = 1_000_000
 
 
 class Source:
@@ -180,6 +179,8 @@ def summarise(result: Result, pages: Sequence[PageResult]) -> None:
     result.confluence = pooled(page.confluence for page in pages)
     result.confluence_low = pooled(page.confluence_low for page in pages)
     result.confluence_high = pooled(page.confluence_high for page in pages)
+    told = [page.cell_area_mm2 for page in pages if page.cell_area_mm2 is not None]
+    result.cell_area_mm2 = sum(told) if len(told) == len(pages) else None
     flags = [flag for page in pages for flag in page.quality]
     result.quality = list({flag.name: flag for flag in reversed(flags)}.values())[::-1]
     result.mask = pages[0].mask

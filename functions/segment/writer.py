@@ -1,6 +1,7 @@
 """Make a job's outputs, page after page, and write them under one prefix of the output bucket."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgspec
 
@@ -135,6 +136,7 @@ class Writer:
                 probability=prediction.probability,
                 name=f"{source.name} {page.index}",
                 pixel_size=pixel_size,
+                facts=partial(source.open().facts, page.index, parameters.channel),
             )
             for kind, ending, encode in files:
                 with watch.stage("encode"):

@@ -331,7 +331,10 @@ def test_all_outputs_show_the_cells_of_the_mask(stack: SegmentStack) -> None:
     (page_result,) = stack.result(f"{prefix}.result.json")["pages"]
     assert page_result["pixel_size_um"] == [0.5, 0.5]
     assert page_result["cell_area_mm2"] == pytest.approx(cells.sum() / 4e6)
+    ome = tifffile.TiffFile(io.BytesIO(stack.output(f"{prefix}.mask.ome.tif"))).ome_metadata
+    assert 'PhysicalSizeX="0.5"' in str(ome)
     assert page_result["labels_table"].endswith(".labels.csv")
+    assert float(row["cell_area_mm2"]) == page_result["cell_area_mm2"]
 
 
 def test_missing_exports_are_made_again(stack: SegmentStack) -> None:

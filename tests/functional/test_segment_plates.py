@@ -155,13 +155,16 @@ def test_each_frame_of_a_stack_is_a_page(
     tifffile.imwrite(
         path, frames, imagej=True, metadata={"axes": "TYX", "finterval": 14400.0, "tunit": "sec"}
     )
-    message = request("movie.tif", plate="p", well="A1")
+    message = request("movie.tif", plate="p", well="A1", pixel_size_um=0.5)
     stack.upload("movie.tif", path.read_bytes())
     (result,) = stack.handle(message)
     assert [each["time"] for each in result["pages"]] == [0.0, 4.0]
     found = list(plates.pages("p"))
     assert [(each.page, each.time) for each in found] == [(0, 0.0), (1, 4.0)]
     assert [each.mask for each in found] == [each["mask"] for each in result["pages"]]
+    areas = [each["cell_area_mm2"] for each in result["pages"]]
+    assert [each.cell_area_mm2 for each in found] == pytest.approx(areas)
+    assert result["cell_area_mm2"] == pytest.approx(sum(areas))
     summary = plates.summary("p")
     assert summary is not None
     assert summary.pages == 2

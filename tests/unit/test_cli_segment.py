@@ -381,6 +381,18 @@ def test_masks_are_cleaned_as_asked_and_the_csv_says_how(shipped: Predictor) -> 
     assert row["min_size_um2"] == row["pixel_size_um"] == ""
 
 
+def test_the_csv_has_areas_where_the_size_of_a_pixel_is_known() -> None:
+    pixels = tifffile.imread(write("plain.tif"))
+    options: dict[str, Any] = {"imagej": True, "resolution": (2.0, 2.5), "metadata": {"unit": "um"}}
+    tifffile.imwrite("sized.tif", pixels, **options)
+    assert main(["segment", "plain.tif", "sized.tif", "--csv", "a.csv"]) == 0
+    plain, sized = rows_of("a.csv")
+    columns = ("pixel_width_um", "pixel_height_um", "cell_area_um2", "cell_area_mm2")
+    assert [plain[name] for name in columns] == [""] * 4
+    area = int(sized["cell_pixels"]) * 0.5 * 0.4
+    assert [float(sized[name]) for name in columns] == pytest.approx([0.5, 0.4, area, area / 1e6])
+
+
 def test_an_area_in_micrometres_of_unknown_pixels_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     write("a.tif")
     assert main(["segment", "a.tif", "--min-size-um2", "9"]) == 1

@@ -20,6 +20,7 @@ from cytomask.exports import (
     encode_ome,
     encode_rois,
 )
+from cytomask.images.facts import PlaneFacts
 from cytomask.lengths import PixelSize
 from cytomask.regions import find_regions
 from cytomask.samples.fields import phase_contrast_field
@@ -109,8 +110,11 @@ def test_more_than_65535_regions_get_labels_of_32_bits() -> None:
     assert (labels.dtype, labels.max()) == (np.dtype(np.uint32), 257 * 257)
 
 
+FACTS = PlaneFacts("Phase", "2026-11-25T13:20:11", 7200.0)
+
+
 def test_an_ome_tiff_keeps_pixel_size_channel_and_time(cells: NDArray[np.bool_]) -> None:
-    encoded = encode_ome(cells, pixel_size=PixelSize(0.65, 0.7), channel="Phase", time_s=7200.0)
+    encoded = encode_ome(cells, pixel_size=PixelSize(0.65, 0.7), facts=FACTS)
     with tifffile.TiffFile(io.BytesIO(encoded)) as file:
         np.testing.assert_array_equal(file.asarray(), np.where(cells, 255, 0))
         [image] = [tifffile.xml2dict(file.ome_metadata or "")["OME"]["Image"]]
@@ -118,6 +122,7 @@ def test_an_ome_tiff_keeps_pixel_size_channel_and_time(cells: NDArray[np.bool_])
     assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeXUnit"]) == (0.65, "µm")
     assert (pixels["PhysicalSizeY"], pixels["PhysicalSizeYUnit"]) == (0.7, "µm")
     assert pixels["Channel"]["Name"] == "Phase"
+    assert image["AcquisitionDate"] == "2026-11-25T13:20:11"
     assert (pixels["Plane"]["DeltaT"], pixels["Plane"]["DeltaTUnit"]) == (7200.0, "s")
 
 

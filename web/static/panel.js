@@ -64,7 +64,8 @@ export class Panel {
     const { model, parameters, timings_ms: timings } = result;
     const made = factsOf([
       ["Model", model.name], ["Mode", parameters.mode], ["Threshold", fixed(parameters.threshold)], ["Channel", parameters.channel ?? undefined],
-      ["Page", `${page.width} x ${page.height} pixels, ${page.dtype}`], ["Note", page.note], ["Normalisation", result.normalisation],
+      ["Cell area", page.cell_area_mm2 === undefined ? undefined : `${fixed(page.cell_area_mm2, 4)} mm²`],
+      ["Cleaned", cleaningOf(parameters)], ["Page", `${page.width} x ${page.height} pixels, ${page.dtype}`], ["Note", page.note], ["Normalisation", result.normalisation],
       ["Image version", result.image.version_id ?? result.image.etag], ["Weights", model.sha256], ["Licence", model.training_data_licence],
       ["Time", timings ? `${Math.round(timings.total)} ms${result.cold_start ? ", with a cold start" : ""}` : undefined],
       ["Estimated cost", dollars(result.estimated_cost_usd)], ["Mask", page.mask],
@@ -152,4 +153,13 @@ export class Panel {
 function factsOf(facts) {
   return el("dl", { class: "facts" }, facts.filter(([, value]) => value !== undefined && value !== null && value !== "")
     .flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]));
+}
+
+/** What was asked of the mask beyond the network's. @param {any} parameters of a result */
+function cleaningOf(parameters) {
+  return [
+    parameters.fill_holes ? "holes filled" : "",
+    parameters.min_size_px ? `regions under ${parameters.min_size_px} pixels left out` : "",
+    parameters.min_size_um2 ? `regions under ${parameters.min_size_um2} µm² left out` : "",
+  ].filter(Boolean).join(", ");
 }

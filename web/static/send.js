@@ -200,13 +200,17 @@ function offerSettings() {
   const mode = el("select", { id: "mode" }, el("option", { value: "" }, "native: full resolution"), el("option", { value: "resize" }, "resize: fast and coarse"));
   const threshold = el("input", { id: "request-threshold", type: "number", min: 0, max: 1, step: 0.01, placeholder: "the model's own" });
   const channel = el("input", { id: "channel", type: "number", min: 0, max: 999, step: 1, placeholder: "the only one" });
+  const least = el("input", { id: "min-size", type: "number", min: 0, max: 1e9, step: 1, placeholder: "0" });
+  const fill = el("input", { id: "fill-holes", type: "checkbox" });
+  const pixel = el("input", { id: "pixel-size", type: "number", min: 0.001, max: 1000, step: "any", placeholder: "what the file says" });
   const pages = el("input", { id: "pages", placeholder: "all", pattern: "all|[0-9]+(-[0-9]+)?", title: "all, a page counted from 0, or a range such as 0-3" });
   const group = el("input", { id: "group", maxlength: 256, placeholder: "none" });
   const into = el("input", { id: "into", placeholder: "top of the bucket", title: "A folder's name, such as plate 7" });
   const element = el("form", { class: "settings", "aria-label": "Settings", onsubmit: (/** @type {Event} */ event) => event.preventDefault() },
     el("h2", {}, "Settings"), el("label", {}, "Folder in the bucket", into), el("label", {}, "Group, to report by", group), el("label", {}, "Mode", mode),
     el("label", {}, "Threshold", threshold), el("label", {}, "Channel", channel), el("label", {}, "Pages", pages),
-    el("p", { class: "quiet" }, "The bucket starts the usual mask of every upload. With another mode, threshold, channel or pages there are two masks of the image."));
+    el("label", {}, "Smallest region, in pixels", least), el("label", {}, "Fill holes", fill), el("label", {}, "Side of a pixel, in µm", pixel),
+    el("p", { class: "quiet" }, "The bucket starts the usual mask of every upload. With any other setting but folder and group there are two masks of the image."));
   return {
     element,
     folder: () => {
@@ -220,6 +224,9 @@ function offerSettings() {
       if (mode.value) request.mode = mode.value;
       if (threshold.value !== "") request.threshold = Number(threshold.value);
       if (channel.value !== "") request.channel = Number(channel.value);
+      if (least.value !== "") request.min_size_px = Number(least.value);
+      if (fill.checked) request.fill_holes = true;
+      if (pixel.value !== "") request.pixel_size_um = Number(pixel.value);
       if (pages.value.trim()) request.pages = pages.value.trim();
       if (group.value.trim()) request.group = group.value.trim();
       return request;

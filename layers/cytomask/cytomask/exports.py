@@ -9,6 +9,7 @@ import hashlib
 import io
 import uuid
 import zipfile
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +20,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytomask.errors import NotAcceptable
+from cytomask.images.facts import PlaneFacts
 from cytomask.lengths import PixelSize
 from cytomask.regions import Mask, Regions, find_regions
 
@@ -27,17 +29,26 @@ LARGEST_ROI_SIDE = 32_767  # ImageJ keeps a ROI's box as 16-bit signed integers
 ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same mask gives the same bytes
 MOVE_TO, LINE_TO, CLOSE = 0.0, 1.0, 4.0  # java.awt.geom.PathIterator, as ij.gui.ShapeRoi stores a path
 UINT16_LABELS = 65_535
+NOTHING_TOLD = PlaneFacts()
 LABEL_COLUMNS = ("label", "area_px", "left", "top", "width", "height", "touches_border")
 
 
 class MaskExports:
     """One page's mask, encoded in any of the formats; its regions are found when the first needs them."""
 
-    def __init__(self, mask: Mask, *, name: str, pixel_size: PixelSize | None = None) -> None:
-        """Take a mask of (H, W) bool, the name of its page, and the size of its pixels if known."""
+    def __init__(
+        self,
+        mask: Mask,
+        *,
+        name: str,
+        pixel_size: PixelSize | None = None,
+        facts: Callable[[], PlaneFacts] = PlaneFacts,
+    ) -> None:
+        """Take a mask of (H, W) bool, its page's name and pixel size, and what reads its channel and time."""
         self._mask = mask
         self._name = name
         self._pixel_size = pixel_size
+        self._facts = facts
 
     @cached_property
     def _regions(self) -> Regions:
@@ -55,7 +66,7 @@ class MaskExports:
             case "labels_table":
                 return encode_label_table(self._regions, self._pixel_size)
             case "ome":
-                return encode_ome(self._mask, pixel_size=self._pixel_size)
+                return encode_ome(self._mask, pixel_size=self._pixel_size, facts=self._facts())
         raise ValueError(f"{kind} is not an export of a mask")
 
 
@@ -173,25 +184,25 @@ def encode_ome(
     mask: Mask,
     *,
     pixel_size: PixelSize | None = None,
-    channel: str | None = None,
-    time_s: float | None = None,
+    facts: PlaneFacts = NOTHING_TOLD,
 ) -> bytes:
     """Encode a mask as an OME-TIFF of 0 and 255 that viewers lay over its image.
 
     Args:
         mask: (H, W) bool.
         pixel_size: of the image.
-        channel: name of the image's channel that was segmented.
-        time_s: seconds between the first frame and this one (OME's `DeltaT`).
+        facts: of the image: its channel's name, `AcquisitionDate`, and the plane's `DeltaT`.
     """
     content = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
-    metadata: dict[str, Any] = {"axes": "YX", "Channel": {"Name": channel or "cytomask"}}
+    metadata: dict[str, Any] = {"axes": "YX", "Channel": {"Name": facts.channel or "cytomask"}}
     metadata["UUID"] = str(uuid.uuid5(uuid.NAMESPACE_OID, content))
     if pixel_size:
         metadata |= {"PhysicalSizeX": pixel_size.width_um, "PhysicalSizeXUnit": "µm"}
         metadata |= {"PhysicalSizeY": pixel_size.height_um, "PhysicalSizeYUnit": "µm"}
-    if time_s is not None:
-        metadata["Plane"] = {"DeltaT": [time_s], "DeltaTUnit": ["s"]}
+    if facts.date:
+        metadata["AcquisitionDate"] = facts.date
+    if facts.elapsed_s is not None:
+        metadata["Plane"] = {"DeltaT": [facts.elapsed_s], "DeltaTUnit": ["s"]}
     return _encode_tiff(np.where(mask, np.uint8(255), np.uint8(0)), ome=True, metadata=metadata)
 
 

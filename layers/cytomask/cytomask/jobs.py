@@ -283,6 +283,7 @@ def outcome_of(result: Result) -> dict[str, Any]:
         "confluence": result.confluence,
         "confluence_low": result.confluence_low,
         "confluence_high": result.confluence_high,
+        "cell_area_mm2": result.cell_area_mm2,
         "quality": [flag.name for flag in result.quality],
         "quality_values": {flag.name: flag.value for flag in result.quality} or None,
         **placement_of(result),
@@ -332,6 +333,7 @@ def _in_series(page: PageResult) -> dict[str, Any]:
         "confluence": page.confluence,
         "confluence_low": page.confluence_low,
         "confluence_high": page.confluence_high,
+        "cell_area_mm2": None if page.cell_area_mm2 is None else round(page.cell_area_mm2, 9),
         "quality": [flag.name for flag in page.quality],
         "mask": page.mask,
     }

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytomask import images
+from cytomask.images.facts import PlaneFacts
 from cytomask.lengths import PixelSize
 from cytomask.requests import Output
 from cytomask.work import OUTPUT_FILES
@@ -21,6 +22,7 @@ def encode_files(
     probability: NDArray[np.float32],
     name: str,
     pixel_size: PixelSize | None,
+    facts: Callable[[], PlaneFacts] = PlaneFacts,
 ) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
     """Yield each file of the outputs: what the result calls it, how its key ends, and its encoder.
 
@@ -31,6 +33,7 @@ def encode_files(
         probability: (H, W) float32, 0..1.
         name: of the page, for the ids in GeoJSON.
         pixel_size: of the page, if known.
+        facts: reads the channel and moment of the page, which OME-TIFF keeps.
     """
     exports = None
     for kind, ending in ((kind, end) for output in outputs for kind, end in OUTPUT_FILES[output].items()):
@@ -44,5 +47,5 @@ def encode_files(
             case _:
                 from cytomask.exports import MaskExports  # noqa: PLC0415  # a cold start does without
 
-                exports = exports or MaskExports(mask, name=name, pixel_size=pixel_size)
+                exports = exports or MaskExports(mask, name=name, pixel_size=pixel_size, facts=facts)
                 yield kind, ending, partial(exports.encode, kind)

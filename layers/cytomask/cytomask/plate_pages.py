@@ -23,6 +23,7 @@ class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         hours: since the first scan; set by `build_report`.
         confluence: 0..1; None without a mask.
         confluence_low, confluence_high: the same at the thresholds 0.7 and 0.3.
+        cell_area_mm2: what the cells cover, where the size of a pixel is known.
         quality: names of the doubts about the page.
         pixels: of the page, by which sites are pooled; equal where unknown.
         uploaded_at: when the image came, as text that sorts by time.
@@ -41,6 +42,7 @@ class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     confluence: float | None = None
     confluence_low: float | None = None
     confluence_high: float | None = None
+    cell_area_mm2: float | None = None
     quality: tuple[str, ...] = ()
     pixels: int | None = None
     iou: float | None = None

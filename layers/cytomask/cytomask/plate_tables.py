@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from cytomask.growth import Growth
+from cytomask.lengths import UM2_A_MM2
 from cytomask.plate_pages import PlatePage
 from cytomask.plates import PlateReport, WellReport
 
 PAGE_COLUMNS = (
     *("plate", "well", "site", "time", "hours", "confluence", "confluence_low", "confluence_high", "quality"),
-    *("iou", "model", "mode", "threshold", "cost_usd", "image", "mask"),
+    *("iou", "model", "mode", "threshold", "cost_usd", "image", "mask", "cell_area_um2", "cell_area_mm2"),
 )
 WELL_COLUMNS = (
     *(
@@ -66,6 +67,8 @@ def page_row(plate: str, page: PlatePage) -> list[object]:
         _number(page.cost_usd, 9),
         page.image,
         page.mask,
+        _number(None if page.cell_area_mm2 is None else page.cell_area_mm2 * UM2_A_MM2),
+        _number(page.cell_area_mm2),
     ]
 
 

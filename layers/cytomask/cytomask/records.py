@@ -158,6 +158,7 @@ class Result(Acquired, kw_only=True, omit_defaults=True):
         job_id, image, group, result: absent for an image that came in an HTTP body.
         mask: of the first page; null where `outputs` leaves masks out.
         confluence: over the pixels of all pages.
+        cell_area_mm2: what the cells of all pages cover, where the size of a pixel is known.
         message: the beginning of a message that named no image.
         parameters: the request's, with the threshold that decided.
     """
@@ -172,6 +173,7 @@ class Result(Acquired, kw_only=True, omit_defaults=True):
     confluence: float | None = None
     confluence_low: float | None = None
     confluence_high: float | None = None
+    cell_area_mm2: float | None = None
     quality: list[Flag] = []
     mask: str | None = None
     pages: list[PageResult] = []
@@ -208,6 +210,7 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
         ground_truth: of the notice of a COCO file that was never indexed.
         owner, lease_until: who works on it, and until when at most, in seconds since 1970.
         quality, quality_values: the names of the quality flags, and the number behind each.
+        cell_area_mm2: what the cells of all pages cover, where the size of a pixel is known.
         milliseconds: what the job took.
         place: sort key of the index by plate: well, time and site.
         pixels: of all pages. `series`: the pages of a stack, each with its time, confluence and mask.
@@ -230,6 +233,7 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
     confluence: float | None = None
     confluence_low: float | None = None
     confluence_high: float | None = None
+    cell_area_mm2: float | None = None
     quality: list[str] = []
     quality_values: dict[str, float] = {}
     pages: int | None = None

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from cytomask.errors import AmbiguousChannels, EmptyImage, ImageTooLarge, NoSuchPage
+from cytomask.images.facts import PlaneFacts
 from cytomask.images.work import Work
 from cytomask.lengths import PixelSize
 
@@ -129,6 +130,9 @@ class ImageFile(Protocol):
 
         Values are of any real dtype but bool and grow with brightness.
         """
+
+    def facts(self, index: int, channel: int | None) -> PlaneFacts:
+        """Say which channel and moment page `index` shows, as far as the file tells."""
 
     def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
         """Say what decoding these pages takes, from their headers alone.

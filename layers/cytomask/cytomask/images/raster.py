@@ -11,6 +11,7 @@ from PIL import Image
 
 from cytomask.errors import UnreadableImage
 from cytomask.images import jpeg, png
+from cytomask.images.facts import PlaneFacts
 from cytomask.images.orientation import AS_STORED, swaps_sides, upright
 from cytomask.images.pages import RGB, RGBA, PageHeader, StoredPage
 from cytomask.images.spliced import Spliced, read_all
@@ -59,6 +60,10 @@ class PngImage:
                     pixels = np.asarray(image.convert("RGB" if self.pages[0].colour else "L"))
         pixels = upright(pixels, self._png.orientation)
         return pixels[..., channel] if self.pages[0].colour and channel is not None else pixels
+
+    def facts(self, index: int, channel: int | None) -> PlaneFacts:
+        """As `ImageFile.facts`: nothing."""
+        return PlaneFacts()
 
     def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
         """As `ImageFile.work`."""
@@ -142,6 +147,10 @@ class JpegImage:
         del index
         pixels = upright(self._pixels(), self._jpeg.orientation)
         return pixels[..., channel] if self.pages[0].colour and channel is not None else pixels
+
+    def facts(self, index: int, channel: int | None) -> PlaneFacts:
+        """As `ImageFile.facts`: nothing."""
+        return PlaneFacts()
 
     def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
         """As `ImageFile.work`."""

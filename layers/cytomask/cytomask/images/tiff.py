@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cytomask.errors import EmptyImage, UnreadableImage
 from cytomask.images import directories, ome, planes, segments, series
 from cytomask.images.directories import Directory
+from cytomask.images.facts import PlaneFacts, facts_of_tiff
 from cytomask.images.pages import Limits, PageHeader, StoredPage
 from cytomask.images.pixel_size import read_pixel_size
 from cytomask.images.planes import Source
@@ -79,6 +80,16 @@ class TiffImage:
         values = [plane[..., sample] for plane in stored for sample in samples]
         alpha = None if meaning.alpha is None else stored[0][..., meaning.alpha]
         return StoredPage(index, values[0] if len(values) == 1 else np.stack(values, axis=-1), alpha)
+
+    def facts(self, index: int, channel: int | None) -> PlaneFacts:
+        """As `ImageFile.facts`."""
+        first = self._file.pages.first
+        try:
+            date = first.tags.valueof("DateTime")
+        except Exception:  # a damaged tag is nobody's reason to refuse
+            date = None
+        told = str(date) if date else None
+        return facts_of_tiff(first.description, told, index, len(self.pages), channel)
 
     def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
         """As `ImageFile.work`."""

@@ -1,0 +1,73 @@
+"""Which channel and which moment a page shows, as far as its file tells: kept in the OME-TIFF of its mask."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cytomask.acquisition import Acquisition
+from cytomask.stack_times import LONGEST_DESCRIPTION, page_times
+
+PIXELS_END = re.compile(r"</(?:\w{1,20}:)?Pixels>")
+CHANNEL = re.compile(r"<(?:\w{1,20}:)?Channel\b([^<>]{0,2000})>")
+NAME = re.compile(r'\bName\s*=\s*"([^"<>]{1,200})"')
+ENTITIES = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'", "&#181;": "µ", "&amp;": "&"}
+
+
+@dataclass(frozen=True)
+class PlaneFacts:
+    """What a file tells of one channel of one page.
+
+    Attributes:
+        channel: its name.
+        date: when the first page was taken, ISO 8601 to the second.
+        elapsed_s: seconds between the first page and this one.
+    """
+
+    channel: str | None = None
+    date: str | None = None
+    elapsed_s: float | None = None
+
+
+def facts_of_tiff(
+    description: str, tiff_date: str | None, index: int, pages: int, channel: int | None
+) -> PlaneFacts:
+    """Read what a TIFF tells of a page.
+
+    Args:
+        description: of the file's first page: OME-XML, ImageJ's lines, or anything else.
+        tiff_date: TIFF's `DateTime`.
+        index: of the page, counted from 0.
+        pages: of the file.
+        channel: which was segmented; None for the only one, or for luma.
+    """
+    times = page_times(description, tiff_date, pages)
+    return PlaneFacts(_channel_name(description, channel or 0), *_moment(times, index))
+
+
+def _moment(times: Sequence[Acquisition], index: int) -> tuple[str | None, float | None]:
+    """The first page's date and the seconds since it, of a page."""
+    first, own = (times[0].time, times[index].time) if times else (None, None)
+    if isinstance(first, str) and isinstance(own, str):
+        since = datetime.fromisoformat(own) - datetime.fromisoformat(first)
+        return first, since.total_seconds() if len(times) > 1 else None
+    return None, own * 3600 if isinstance(own, float) else None
+
+
+def _channel_name(description: str, channel: int) -> str | None:
+    """The name of a channel of OME's first `Pixels`."""
+    text = description[:LONGEST_DESCRIPTION]
+    if "openmicroscopy.org" not in text[:4000]:
+        return None
+    end = PIXELS_END.search(text)
+    for number, found in enumerate(CHANNEL.finditer(text, 0, end.start() if end else len(text))):
+        if number == channel:
+            name = NAME.search(found[1])
+            return _unescaped(name[1]) if name else None
+    return None
+
+
+def _unescaped(text: str) -> str:
+    for entity, character in ENTITIES.items():
+        text = text.replace(entity, character)
+    return text
