@@ -104,7 +104,8 @@ def run(wire: Wire, after: str, most: int | None) -> str:
     """Send what lacks a mask behind a key, at most so many; return the last key that was sent."""
     session = wire.session()
     images = list_bucket(session.client("s3"), BUCKET, "scans/", after)
-    found = unfinished(session.client("dynamodb"), TABLE, images, read_served_models())
+    models = read_served_models()
+    found = unfinished(session.client("dynamodb"), TABLE, images, lambda _: models)
     sqs, last = session.client("sqs"), after
     for group in batched((image for image, lacks in islice(found, most) if lacks), 10):
         send(sqs, QUEUE, group)

@@ -118,7 +118,6 @@ def _send_all(
     stack: "Stack", arguments: Namespace, wanted: "Wanted", mark: "Mark", place: tuple[str, str]
 ) -> int:
     from cytomask.backfill import batched, send, unfinished
-    from cytomask.served_model import read_served_models
 
     pace = look_at_pace(stack)
     affordable = int(arguments.max_usd / pace.usd) if arguments.max_usd else None
@@ -137,7 +136,7 @@ def _send_all(
                 else:
                     yield listed
 
-    models = read_served_models()
+    models = stack.models().of
     left = (image for image, lacks in unfinished(stack.dynamodb, stack.table, candidates(), models) if lacks)
     if arguments.dry_run:
         number = sum(1 for _ in islice(left, most))

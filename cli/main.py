@@ -39,6 +39,7 @@ COMMANDS = (
     "backfill",
     "attach",
     "detach",
+    "promote",
     "costs",
     "check",
     "policy",

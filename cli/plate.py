@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cytomask.cli.console import complain
+from cytomask.cli.console import complain, say
 from cytomask.cli.options import Commands, Parser, add_command, on_stack
 from cytomask.cli.plate_options import add_report_options, options_of, read_map, show_report
 
@@ -44,6 +44,18 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument("--plate-channel", metavar="C", help="channel to measure, where there are several")
     parser.add_argument("--no-film", action="store_true", help="leave the film strips out of the page")
     add_report_options(parser)
+    model = parser.add_argument_group("which model segments it").add_mutually_exclusive_group()
+    model.add_argument(
+        "--pin",
+        nargs="?",
+        const="",
+        metavar="MODEL",
+        help="segment its next images with this model, baked-in or one of the stack's by name or sha256; "
+        "without MODEL, say which one does",
+    )
+    model.add_argument(
+        "--unpin", action="store_true", help="let its next image choose the stack's present model"
+    )
 
 
 def run_plate(stack: "Stack", arguments: Namespace) -> int:
@@ -53,6 +65,8 @@ def run_plate(stack: "Stack", arguments: Namespace) -> int:
     from cytomask.platemap import require_fit
     from cytomask.plates import build_report
 
+    if arguments.pin is not None or arguments.unpin:
+        return change_pin(stack, arguments.name, None if arguments.unpin else arguments.pin)
     plates = Plates(stack.dynamodb, stack.table)
     pages = list(plates.pages(arguments.name))
     if not pages:
@@ -79,6 +93,36 @@ def run_plate(stack: "Stack", arguments: Namespace) -> int:
         return {} if arguments.no_film else make_films(stack, report)
 
     return show_report(report, arguments, films, arguments.csv)
+
+
+def change_pin(stack: "Stack", plate: str, named: str | None) -> int:
+    """Pin a plate to a model, say which it has (an empty name), or unpin it (None); return the exit code."""
+    from cytomask.cli.stack_weights import called, stored_model
+    from cytomask.errors import ModelUnusable
+
+    pinned = stack.pins.read(plate)
+    if named == "":
+        said = f"is pinned to {called(pinned)}" if pinned else "has no model yet; its next image chooses it"
+        say(f"{plate} {said}")
+        return 0
+    if named is None:
+        stack.pins.unpin(plate)
+        say(f"{plate} has no model any more; its next image chooses the stack's present one")
+        return 0
+    try:
+        model = stored_model(stack, named)
+    except ModelUnusable as error:
+        complain(str(error))
+        return 2
+    if model is None:
+        complain(f"the stack has no model {named}; `cytomask promote {named} --no-switch` uploads one")
+        return 2
+    stack.pins.pin(plate, model)
+    say(f"{plate}: {called(pinned) if pinned else 'no model'} -> {called(model)}")
+    say(
+        "masks that it has stay as they are: its curve has a step here unless `cytomask backfill` renews them"
+    )
+    return 0
 
 
 def uploaded_map(plates: Any, name: str) -> "tuple[PlateMap | None, str | None]":

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -11,9 +11,13 @@ import msgspec
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
+from cytomask.acquisition import parse_pattern
 from cytomask.cli.console import complain
 from cytomask.cli.rows import Rows
 from cytomask.infra import session
+from cytomask.model_store import BAKED_IN, ModelStore
+from cytomask.stack_models import Pins, StackModels, read_current
+from cytomask.table import Table
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -37,6 +41,7 @@ class Stack:
         segment_queue, evaluation_queue: URLs.
         api_url: None if the stack has no HTTP routes.
         alarm_topic: ARN of the topic that alarms go to.
+        models_bucket: empty for a stack of an earlier release.
         parameters: of the template, as the stack was deployed.
         client: makes a client of any other service.
         logs: a client of CloudWatch Logs.
@@ -55,6 +60,7 @@ class Stack:
     dynamodb: "DynamoDBClient"
     logs: Any
     alarm_topic: str | None = None
+    models_bucket: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
     client: Callable[[str], Any] = field(default_factory=lambda: partial(_client, endpoint_url=None))
 
@@ -98,6 +104,7 @@ class Stack:
                 outputs["JobsTableName"],
                 outputs.get("ApiUrl"),
                 alarm_topic=outputs.get("AlarmTopicArn"),
+                models_bucket=outputs.get("ModelsBucketName", ""),
                 parameters={
                     each["ParameterKey"]: each["ParameterValue"] for each in described.get("Parameters", [])
                 },
@@ -116,6 +123,30 @@ class Stack:
     def allowed_buckets(self) -> list[str]:
         """The other buckets whose images the stack may read, by its parameter AllowedBuckets."""
         return [name for name in self.parameters.get("AllowedBuckets", "").split(",") if name]
+
+    @property
+    def model(self) -> str:
+        """The sha256 of the model that segments, or `baked-in`, by the stack's parameter Model."""
+        return self.parameters.get("Model", BAKED_IN)
+
+    @property
+    def model_store(self) -> ModelStore:
+        """The models bucket."""
+        return ModelStore(self.s3, self.models_bucket)
+
+    @property
+    def pins(self) -> Pins:
+        """The models that plates are pinned to."""
+        return Pins(Table(self.dynamodb, self.table))
+
+    def models(self) -> StackModels:
+        """Read which model segments which image; a plate's pin is read once."""
+        named = self.parameters.get("NamePattern", "")
+        return StackModels(
+            read_current(self.model_store, self.model),
+            cache(self.pins.read),
+            parse_pattern(named) if named else None,
+        )
 
     @property
     def rows(self) -> Rows:

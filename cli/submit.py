@@ -115,14 +115,14 @@ def _send(stack: "Stack", request: dict[str, Any]) -> Sent:
 
 
 def _job_id(stack: "Stack", request: dict[str, Any]) -> str:
-    """The id that the stack gives to the job, if it serves the weights that ship with this command."""
+    """The id that the stack gives to the job."""
     from cytomask.requests import parse_request
-    from cytomask.served_model import read_served_models, work_of
+    from cytomask.served_model import work_of
     from cytomask.storage import Storage
 
     asked = parse_request(request)
     image = Storage(stack.s3).find(asked.image) or asked.image
-    return work_of(replace(asked, image=image), read_served_models()).job_id
+    return work_of(replace(asked, image=image), stack.models().of(asked)).job_id
 
 
 def _job_row(stack: "Stack", job_id: str) -> "JobRow | None":

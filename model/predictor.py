@@ -194,9 +194,13 @@ def open_network(network: Path, mode: Mode, threads: int = 0) -> Infer:
 
     In `native` mode each thread works on its own tiles. Sharing each tile would be slower, because the
     steps of a tile are short. In `resize` mode the threads share the only tile.
+
+    Raises:
+        WeightsError: the file is not ONNX, or its network takes or gives something other than tiles.
     """
     threads = threads or cores()
     session = open_session(network, threads if mode == "resize" else 1)
+    _require_tiles(session, network)
 
     def infer_tile(tile: Pixels) -> Pixels:
         logits: Pixels = session.run(None, {"image": tile})[0]
@@ -220,7 +224,7 @@ def cores() -> int:
 
 
 def open_session(network: Path, threads: int) -> Any:
-    """Open an ONNX file as a session of ONNX Runtime."""
+    """Open an ONNX file as a session of ONNX Runtime; raise WeightsError if it cannot be run."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
@@ -229,8 +233,24 @@ def open_session(network: Path, threads: int) -> Any:
     # Both keep all memory they ever used. Without them, one tile at a time, a page leaves 140 MB, not 425.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    # From its path, because the session would keep a copy of bytes.
-    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    try:
+        # From its path, because the session would keep a copy of bytes.
+        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own classes have no base of their own
+        raise WeightsError(f"{network} cannot be run: {str(error)[:300]}; export the model again") from error
+
+
+def _require_tiles(session: Any, network: Path) -> None:
+    """Raise WeightsError unless a network turns one tile `image` into one of the same shape."""
+    tile = [1, preprocess.TILE, preprocess.TILE]
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    shapes = [(each.type, each.shape[1:]) for each in (*inputs, *outputs)]
+    if [each.name for each in inputs] != ["image"] or shapes != [("tensor(float)", tile)] * 2:
+        found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in (*inputs, *outputs))
+        raise WeightsError(
+            f"{network} has another architecture: it takes and gives {found}; this code needs a network that "
+            f"turns `image`, float tiles of shape {tile}, into one output of their shape"
+        )
 
 
 def logits_of_page(normalised: Pixels, mode: Mode, infer: Infer, overlap: int = preprocess.OVERLAP) -> Pixels:

@@ -10,15 +10,17 @@ from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from cytomask.acquisition import parse_pattern
 from cytomask.clients import CLIENTS
 from cytomask.errors import InvalidRequest, NoSuchRoute
 from cytomask.evaluations import Evaluations
 from cytomask.http import CSV, JSON, answer, make_door, prefers, read_json, read_query
 from cytomask.jobs import Jobs
+from cytomask.model_store import ModelStore
 from cytomask.plate_rows import Plates
 from cytomask.requests import decode, parse_request
-from cytomask.served_model import read_served_models
 from cytomask.settings import Settings
+from cytomask.stack_models import Pins, StackModels, read_current
 from cytomask.storage import Storage
 from cytomask.table import Table
 from cytomask.telemetry import emitted
@@ -35,12 +37,15 @@ def connect() -> tuple[Desk, PlateDesk]:
     """Make the clients; an environment that is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
     dynamodb = boto3.client("dynamodb", config=CLIENTS)
+    s3 = boto3.client("s3", config=CLIENTS)
     table = Table(dynamodb, settings.jobs_table)
+    pattern = parse_pattern(settings.name_pattern) if settings.name_pattern else None
+    current = read_current(ModelStore(s3, settings.models_bucket), settings.model)
     plates = PlateDesk(Plates(dynamodb, settings.jobs_table), settings.jobs_table)
     made = Desk(
         settings,
-        read_served_models(),
-        Storage(boto3.client("s3", config=CLIENTS)),
+        StackModels(current, Pins(table).read, pattern),
+        Storage(s3),
         Jobs(table),
         Evaluations(table),
         boto3.client("sqs", config=CLIENTS),

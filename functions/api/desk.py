@@ -18,8 +18,9 @@ from cytomask.evaluations import Evaluations
 from cytomask.jobs import STATUSES, Jobs
 from cytomask.records import EvaluationRow, JobRow
 from cytomask.requests import SegmentRequest, message_of
-from cytomask.served_model import ServedModels, work_of
+from cytomask.served_model import work_of
 from cytomask.settings import Settings
+from cytomask.stack_models import StackModels
 from cytomask.storage import Storage
 from cytomask.table import Row
 
@@ -65,7 +66,7 @@ class Desk:
     def __init__(
         self,
         settings: Settings,
-        models: ServedModels,
+        models: StackModels,
         storage: Storage,
         jobs: Jobs,
         evaluations: Evaluations,
@@ -96,7 +97,7 @@ class Desk:
         found = self._storage.find(request.image)
         if found is None:
             raise ImageNotFound(f"{request.image.uri} is not there; upload it first")
-        work = work_of(replace(request, image=found), self._models)
+        work = work_of(replace(request, image=found), self._models.of(request))
         row = self._jobs.queue(work.job_id, image=request.image.uri, group=request.group, now=self._clock())
         self._sqs.send_message(
             QueueUrl=self._queue_url,

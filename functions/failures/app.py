@@ -11,17 +11,19 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from cytomask.acquisition import parse_pattern
 from cytomask.arrivals import waiting_job
 from cytomask.clients import CLIENTS
 from cytomask.errors import JobHeld, TimeShort
 from cytomask.evaluations import Evaluations
 from cytomask.jobs import Jobs
+from cytomask.model_store import ModelStore
 from cytomask.names import Names
 from cytomask.plate_counts import PlateCounts, publisher
 from cytomask.plate_rows import Plates
 from cytomask.retries import is_final
-from cytomask.served_model import read_served_models
 from cytomask.settings import Settings
+from cytomask.stack_models import Pins, StackModels, read_current
 from cytomask.storage import Storage
 from cytomask.table import Table
 from cytomask.telemetry import emitted
@@ -39,12 +41,15 @@ def connect() -> Recorder:
     """Make the clients; an environment that is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
     dynamodb = boto3.client("dynamodb", config=CLIENTS)
+    s3 = boto3.client("s3", config=CLIENTS)
     table = Table(dynamodb, settings.jobs_table)
+    pattern = parse_pattern(settings.name_pattern) if settings.name_pattern else None
+    current = read_current(ModelStore(s3, settings.models_bucket), settings.model)
     publish = publisher(settings.plate_topic, lambda: boto3.client("sns", config=CLIENTS))
     return Recorder(
         settings,
-        read_served_models(),
-        Storage(boto3.client("s3", config=CLIENTS)),
+        StackModels(current, Pins(table).read, pattern),
+        Storage(s3),
         Jobs(table),
         Evaluations(table),
         Names(table),

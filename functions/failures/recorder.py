@@ -32,8 +32,9 @@ from cytomask.plate_counts import PlateCounts
 from cytomask.plate_rows import columns_of
 from cytomask.records import EvaluationRow, JobRow, cut
 from cytomask.requests import SegmentRequest
-from cytomask.served_model import ServedModels, work_of
+from cytomask.served_model import work_of
 from cytomask.settings import Settings
+from cytomask.stack_models import StackModels
 from cytomask.storage import Storage, SupersededError
 from cytomask.work import Work, rejected_message_id
 
@@ -56,7 +57,7 @@ class Recorder:
     def __init__(
         self,
         settings: Settings,
-        models: ServedModels,
+        models: StackModels,
         storage: Storage,
         jobs: Jobs,
         evaluations: Evaluations,
@@ -176,7 +177,7 @@ class Recorder:
         self, request: SegmentRequest, body: str, owner: str, remaining_seconds: Callable[[], float]
     ) -> str:
         found = self._found(request.image)
-        work = work_of(replace(request, image=found or request.image), self._models)
+        work = work_of(replace(request, image=found or request.image), self._models.of(request))
         failed = self._jobs.fail(
             work.job_id,
             image=request.image.uri,
@@ -207,7 +208,7 @@ class Recorder:
     def _settle(self, image: S3Object, owner: str, seconds: float) -> None:
         """Clear a name that no attempt could look at, unless it holds the newest image's own mask."""
         found = self._found(image) or image
-        work = work_of(SegmentRequest(found), self._models)
+        work = work_of(SegmentRequest(found), self._models.of(SegmentRequest(found)))
         name = self._own_name(work)
         if name and self._storage.whole_result(self._settings.output_bucket, name, work.job_id):
             return

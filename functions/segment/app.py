@@ -24,6 +24,7 @@ from cytomask.http import is_http, make_door
 from cytomask.jobs import Jobs
 from cytomask.mask_index import MaskIndex
 from cytomask.model.predictor import Predictor
+from cytomask.model_store import ModelStore
 from cytomask.names import Names
 from cytomask.plate_counts import PlateCounts, publisher
 from cytomask.plate_rows import Plates
@@ -31,11 +32,13 @@ from cytomask.records import Result
 from cytomask.requests import SegmentRequest
 from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
+from cytomask.stack_models import Pins
 from cytomask.storage import Storage
 from cytomask.table import Table
 from cytomask.telemetry import emitted
 
 from .invocation import Invocation
+from .networks import Networks
 from .plating import Plating
 from .scoring import Scoring
 from .seg_mask import answer_seg_mask
@@ -49,11 +52,14 @@ door = make_door(logger, metrics)
 def connect() -> tuple[Segmenter, RetryingProcessor]:
     """Load the networks while the clients are made; whatever is wrong ends the cold start here."""
     settings = Settings.from_environment(os.environ)
-    predictor = Predictor()
+    pattern = parse_pattern(settings.name_pattern) if settings.name_pattern else None
     sqs = boto3.client("sqs", config=CLIENTS)
-    storage = Storage(boto3.client("s3", config=CLIENTS))
+    s3 = boto3.client("s3", config=CLIENTS)
+    storage = Storage(s3)
     dynamodb = boto3.client("dynamodb", config=CLIENTS)
     table = Table(dynamodb, settings.jobs_table)
+    store = ModelStore(s3, settings.models_bucket)
+    networks = Networks(settings.model, store, Pins(table), pattern, Predictor, logger)
     evaluations = Evaluations(table, sqs, settings.evaluation_queue_url)
     plates = Plates(dynamodb, settings.jobs_table)
     publish = publisher(settings.plate_topic, lambda: boto3.client("sns", config=CLIENTS))
@@ -61,13 +67,13 @@ def connect() -> tuple[Segmenter, RetryingProcessor]:
         plates,
         PlateCounts(plates, publish, time.time),
         storage,
-        parse_pattern(settings.name_pattern) if settings.name_pattern else None,
+        pattern,
         logger,
         time.time,
     )
     made = Segmenter(
         settings,
-        predictor,
+        networks,
         storage,
         Jobs(table),
         Names(table, sqs, settings.segment_queue_url),
@@ -76,7 +82,7 @@ def connect() -> tuple[Segmenter, RetryingProcessor]:
         logger,
         metrics,
     )
-    predictor.wait()
+    networks.wait()
     return made, RetryingProcessor(
         sqs, settings.segment_queue_url, settings.retry_delay, settings.tries, logger
     )
@@ -107,6 +113,7 @@ def handler(event: Any, context: LambdaContext) -> Any:
     with emitted(metrics):
         if invocation.cold_start:
             metrics.add_metric("ColdStarts", MetricUnit.Count, 1)
+        segmenter.look_at_model()
         return answer(event, context, invocation)
 
 

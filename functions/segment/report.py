@@ -48,6 +48,10 @@ class Report:
         self._logger.info("duplicate_ignored", job_id=job_id, image=image)
         self._metrics.add_metric("Duplicates", MetricUnit.Count, 1)
 
+    def model_refused(self) -> None:
+        """Count an invocation in which the container's model stands in for the stack's own."""
+        self._metrics.add_metric("ModelsRefused", MetricUnit.Count, 1)
+
     def _measure(self, result: Result) -> None:
         self._metrics.add_metric("MasksWritten", MetricUnit.Count, len(result.pages))
         self._metrics.add_metric("Megapixels", MetricUnit.NoUnit, result.pixels / 1e6)

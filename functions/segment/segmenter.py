@@ -12,7 +12,6 @@ from cytomask.admission import require_served
 from cytomask.arrivals import Arrival, admitted, images_of
 from cytomask.errors import ImageReplaced, JobHeld, RejectedInput
 from cytomask.jobs import FINISHED, Jobs, Lease
-from cytomask.model.predictor import Predictor
 from cytomask.names import Names
 from cytomask.records import Fault, JobRow, Result, cut
 from cytomask.requests import Parameters, SegmentRequest
@@ -23,6 +22,7 @@ from cytomask.table import timestamp
 from cytomask.work import RESULT, Work, image_name, job_prefix, output_key, rejected_message_id
 
 from .invocation import Invocation, Waiting
+from .networks import Networks
 from .pages import Source, require_answer_in_time
 from .plating import Plating
 from .report import Report
@@ -39,7 +39,7 @@ class Segmenter:
     def __init__(
         self,
         settings: Settings,
-        predictor: Predictor,
+        networks: Networks,
         storage: Storage,
         jobs: Jobs,
         names: Names,
@@ -50,16 +50,21 @@ class Segmenter:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
-        self._predictor = predictor
+        self._networks = networks
         self._storage = storage
         self._jobs = jobs
         self._names = names
         self._scoring = scoring
         self._plating = plating
-        self._writer = Writer(settings, predictor, storage, plating, clock)
+        self._writer = Writer(settings, networks, storage, plating, clock)
         self._report = Report(logger, metrics)
         self._logger = logger
         self._clock = clock
+
+    def look_at_model(self) -> None:
+        """Count an invocation in which the container's model stands in for the one that the stack names."""
+        if not self._networks.serves_its_own():
+            self._report.model_refused()
 
     def admit(self, arrival: Arrival, body: str) -> Arrival:
         """Return the arrival, or a refusal if it names a bucket that the stack does not serve."""
@@ -86,7 +91,7 @@ class Segmenter:
             Exception: whatever S3, DynamoDB or SQS answered; the job is given back for a retry.
         """
         found = self._storage.find(request.image)
-        work = work_of(replace(request, image=found or request.image), self._predictor.manifests)
+        work = work_of(replace(request, image=found or request.image), self._networks.choose(request))
         image = work.request.image
         self._logger.append_keys(job_id=work.job_id)
         with self._writer.source(image) as source:
@@ -217,6 +222,8 @@ class Segmenter:
         request = work.request
         self._logger.info("job_taken", image=request.image.uri, again=lease.resumed)
         try:
+            # Before outputs are removed: without its network the job cannot make new ones.
+            self._networks.find(work.parameters.mode, work.model_sha256)
             result = self._stored(work) if lease.resumed else None  # written by an earlier owner
             if result is None:
                 result = self._produce(work, source, present, invocation)

@@ -19,6 +19,7 @@ from cytomask.telemetry import Stopwatch, estimated_cost_usd
 from cytomask.work import RESULT, Work, output_key, resolve
 
 from .invocation import Invocation
+from .networks import Networks
 from .pages import Source, describe, predictions, require_answer_in_time, summarise
 from .plating import Plating
 
@@ -29,14 +30,14 @@ class Writer:
     def __init__(
         self,
         settings: Settings,
-        predictor: Predictor,
+        networks: Networks,
         storage: Storage,
         plating: Plating,
         clock: Callable[[], float],
     ) -> None:
         self._settings = settings
         self._limits = images.Limits.within(settings.memory_mb)
-        self._predictor = predictor
+        self._networks = networks
         self._storage = storage
         self._plating = plating
         self._clock = clock
@@ -60,6 +61,7 @@ class Writer:
 
         Raises:
             SupersededError: the prefix is the image's name, and a newer image has taken it.
+            ModelUnusable: the model of the image's plate is missing or damaged.
         """
         image = work.request.image
         watch = Stopwatch()
@@ -70,11 +72,12 @@ class Writer:
             group=work.request.group,
             result=self.uri(output_key(prefix, RESULT)),
         )
-        self._describe_run(result, work.parameters, invocation)
+        predictor = self._networks.find(work.parameters.mode, work.model_sha256)
+        self._describe_run(result, work.parameters, predictor, invocation)
         try:
             if not present:
                 raise ImageNotFound(f"{image.uri} is not there; it was deleted, moved or never uploaded")
-            for page in self._segment_pages(work, prefix, source, watch):
+            for page in self._segment_pages(work, prefix, source, predictor, watch):
                 result.pages.append(page)  # those before a damaged one are written and stay on record
             summarise(result, result.pages)
         except RejectedInput as error:
@@ -97,12 +100,13 @@ class Writer:
             NotAcceptable: `one_mask` is wanted and it has several pages.
         """
         watch, result = Stopwatch(), Result(status="REJECTED")
-        settled = resolve(parameters, self._predictor.manifests[parameters.mode].threshold)
-        self._describe_run(result, settled, invocation)
+        predictor = self._networks.present(parameters.mode)
+        settled = resolve(parameters, predictor.manifests[parameters.mode].threshold)
+        self._describe_run(result, settled, predictor, invocation)
         masks = []
         with Source(lambda: content, "the image in the body", self._limits) as source:
             require_answer_in_time(source, settled, one_mask)
-            for page, prediction in predictions(source, settled, self._predictor, self._limits, watch):
+            for page, prediction in predictions(source, settled, predictor, self._limits, watch):
                 result.pages.append(describe(page, prediction, source.pixel_size(settled)))
                 with watch.stage("encode"):
                     masks.append(images.encode_mask(prediction.mask))
@@ -119,13 +123,13 @@ class Writer:
         return S3Object(self._settings.output_bucket, key).uri
 
     def _segment_pages(
-        self, work: Work, prefix: str, source: Source, watch: Stopwatch
+        self, work: Work, prefix: str, source: Source, predictor: Predictor, watch: Stopwatch
     ) -> Iterator[PageResult]:
         """Segment and write page after page; yield what the result says of each."""
         parameters = work.parameters
         with watch.stage("read"):
             source.open()
-        for page, prediction in predictions(source, parameters, self._predictor, self._limits, watch):
+        for page, prediction in predictions(source, parameters, predictor, self._limits, watch):
             number = page.index if len(source.open().pages) > 1 else None
             pixel_size = source.pixel_size(parameters)
             described = describe(page, prediction, pixel_size)
@@ -147,8 +151,10 @@ class Writer:
                 setattr(described, f"{kind}_etag", written.etag)
             yield described
 
-    def _describe_run(self, result: Result, parameters: Parameters, invocation: Invocation) -> None:
-        manifest = self._predictor.manifests[parameters.mode]
+    def _describe_run(
+        self, result: Result, parameters: Parameters, predictor: Predictor, invocation: Invocation
+    ) -> None:
+        manifest = predictor.manifests[parameters.mode]
         result.model = ModelIdentity(manifest.name, manifest.sha256, manifest.licence)
         result.parameters = parameters
         result.normalisation = manifest.normalisation

@@ -81,7 +81,7 @@ def stack(
         monkeypatch.setattr(
             boto3, "DEFAULT_SESSION", sessions.of_function["segment"]
         )  # moto put another there
-        monkeypatch.setattr(app, "Predictor", lambda: counting)
+        monkeypatch.setattr(app, "Predictor", lambda **_: counting)
         segmenter, processor = app.connect()
         monkeypatch.setattr(app, "segmenter", segmenter)
         monkeypatch.setattr(app, "processor", processor)

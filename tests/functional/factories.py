@@ -23,6 +23,7 @@ SEGMENT_QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-s
 INPUT = "cytomask-input-000000000000-eu-central-1"
 OUTPUT = "cytomask-output-000000000000-eu-central-1"
 GROUND_TRUTH = "cytomask-ground-truth-000000000000-eu-central-1"
+MODELS = "cytomask-models-000000000000-eu-central-1"
 
 HEIGHT, WIDTH = 64, 80
 EVENTS = Path(__file__).parents[1] / "events"

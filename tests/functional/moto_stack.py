@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from factories import GROUND_TRUTH, INPUT, OUTPUT, QUEUE_URL, REGION, SEGMENT_QUEUE_URL, TABLE
+from factories import GROUND_TRUTH, INPUT, MODELS, OUTPUT, QUEUE_URL, REGION, SEGMENT_QUEUE_URL, TABLE
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -12,6 +12,7 @@ ENVIRONMENT = {
     "INPUT_BUCKET": INPUT,
     "OUTPUT_BUCKET": OUTPUT,
     "GROUND_TRUTH_BUCKET": GROUND_TRUTH,
+    "MODELS_BUCKET": MODELS,
     "JOBS_TABLE": TABLE,
     "SEGMENT_QUEUE_URL": SEGMENT_QUEUE_URL,
     "EVALUATION_QUEUE_URL": QUEUE_URL,
@@ -23,7 +24,7 @@ ENVIRONMENT = {
 
 
 def make_buckets(s3: Any) -> None:
-    for bucket in (INPUT, OUTPUT, GROUND_TRUTH):
+    for bucket in (INPUT, OUTPUT, GROUND_TRUTH, MODELS):
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from factories import GROUND_TRUTH, INPUT, OUTPUT, REGION, TABLE
+from factories import GROUND_TRUTH, INPUT, MODELS, OUTPUT, REGION, TABLE
 
 from cytomask.infra.template import load_template
 
@@ -17,6 +17,7 @@ ARNS = {
     "InputBucket": f"arn:aws:s3:::{INPUT}",
     "OutputBucket": f"arn:aws:s3:::{OUTPUT}",
     "GroundTruthBucket": f"arn:aws:s3:::{GROUND_TRUTH}",
+    "ModelsBucket": f"arn:aws:s3:::{MODELS}",
     "JobsTable": f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{TABLE}",
     "SegmentQueue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:cytomask-segment",
     "EvaluationQueue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:cytomask-evaluation",

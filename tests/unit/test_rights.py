@@ -78,7 +78,7 @@ ALLOWED_BUCKETS = re.compile(
 def is_in_one_bucket(text: str) -> bool:
     """Whether a target is what lies in one of the stack's buckets, or in a folder of it: by no other word can
     rights name objects."""
-    buckets = "InputBucket|OutputBucket|GroundTruthBucket"
+    buckets = "InputBucket|OutputBucket|GroundTruthBucket|ModelsBucket"
     own = rf'{{"Fn::Sub": "\$\{{({buckets})\.Arn\}}/(\w+/)*\*"}}'
     return bool(re.fullmatch(own, text) or ALLOWED_BUCKETS.match(text))
 

@@ -273,6 +273,30 @@ def test_ground_truths_are_never_deleted() -> None:
     ]
 
 
+def test_a_deleted_model_can_be_brought_back_for_three_months() -> None:
+    assert buckets["ModelsBucket"]["VersioningConfiguration"] == {"Status": "Enabled"}
+    assert [rule.get("NoncurrentVersionExpiration") for rule in lifecycle_rules("ModelsBucket")] == [
+        None,
+        {"NoncurrentDays": 90},
+    ]
+
+
+def test_the_functions_read_models_and_change_none() -> None:
+    models = {"Fn::Sub": "${ModelsBucket.Arn}/models/*"}
+    readers = [role for role in of_type("AWS::IAM::Role") if models in [*allowed(role, "s3:GetObject")]]
+    assert sorted(readers) == ["ApiRole", "FailuresRole", "SegmentRole"]
+    for role in of_type("AWS::IAM::Role"):
+        for action in ("s3:PutObject", "s3:DeleteObject"):
+            assert not [each for each in allowed(role, action) if "ModelsBucket" in json.dumps(each)]
+
+
+def test_a_model_is_named_by_its_sha256() -> None:
+    pattern = template["Parameters"]["Model"]["AllowedPattern"]
+    assert re.fullmatch(pattern, parameters["Model"])
+    assert re.fullmatch(pattern, "0123456789abcdef" * 4)
+    assert not re.fullmatch(pattern, "my-model")
+
+
 def lifecycle_rules(bucket: str) -> list[dict[str, Any]]:
     """A bucket's lifecycle rules."""
     rules: list[dict[str, Any]] = buckets[bucket]["LifecycleConfiguration"]["Rules"]
@@ -355,7 +379,8 @@ def test_evaluate_may_queue_the_images_of_a_coco_file() -> None:
 
 @pytest.mark.parametrize("role", ["SegmentRole", "EvaluateRole", "FailuresRole", "ApiRole"])
 def test_a_missing_object_can_be_told_from_a_forbidden_one(role: str) -> None:
-    assert allowed(role, "s3:ListBucket") == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in buckets]]
+    read = [bucket for bucket in buckets if role != "EvaluateRole" or bucket != "ModelsBucket"]
+    assert allowed(role, "s3:ListBucket") == [[{"Fn::GetAtt": [bucket, "Arn"]} for bucket in read]]
 
 
 def test_the_api_function_may_only_read_list_and_add_jobs_and_request_masks() -> None:
@@ -369,8 +394,13 @@ def test_the_api_function_may_only_read_list_and_add_jobs_and_request_masks() ->
     ]
     table = {"Fn::GetAtt": ["JobsTable", "Arn"]}
     assert statements == [
-        *(("s3:GetObject", {"Fn::Sub": f"${{{bucket}.Arn}}/*"}) for bucket in buckets),
+        *(
+            ("s3:GetObject", {"Fn::Sub": f"${{{bucket}.Arn}}/*"})
+            for bucket in buckets
+            if bucket != "ModelsBucket"
+        ),
         *(("s3:ListBucket", {"Fn::GetAtt": [bucket, "Arn"]}) for bucket in buckets),
+        ("s3:GetObject", {"Fn::Sub": "${ModelsBucket.Arn}/models/*"}),
         ("dynamodb:GetItem", table),
         ("dynamodb:PutItem", table),
         ("dynamodb:Query", table),
@@ -384,6 +414,7 @@ def test_the_api_function_may_only_read_list_and_add_jobs_and_request_masks() ->
 def test_evaluate_may_read_every_ground_truth_that_segment_finds() -> None:
     readable = [each for resource in allowed("SegmentRole", "s3:GetObject") for each in _listed(resource)]
     (scored,) = allowed("EvaluateRole", "s3:GetObject")
+    readable.remove({"Fn::Sub": "${ModelsBucket.Arn}/models/*"})
     assert sorted(map(str, scored)) == sorted(map(str, readable))
 
 
@@ -441,6 +472,7 @@ def test_the_stack_has_every_output_that_the_commands_read() -> None:
         "InputBucketName",
         "OutputBucketName",
         "GroundTruthBucketName",
+        "ModelsBucketName",
         "SegmentQueueUrl",
         "EvaluationQueueUrl",
         "JobsTableName",

@@ -151,11 +151,22 @@ def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -
 
 
 def unfinished(
-    dynamodb: "DynamoDBClient", table: str, images: Iterable[Listed], models: ServedModels
+    dynamodb: "DynamoDBClient",
+    table: str,
+    images: Iterable[Listed],
+    models_of: Callable[[SegmentRequest], ServedModels],
 ) -> Iterator[tuple[Listed, bool]]:
-    """Yield each image with whether it still lacks a mask by the current model and the default parameters."""
+    """Yield each image with whether it still lacks a mask by its model and the default parameters.
+
+    Args:
+        dynamodb: client.
+        table: its name.
+        images: to look up.
+        models_of: returns the models that would segment an image, which are its plate's or the present ones.
+    """
     for group in batched(images, READ_AT_ONCE):
-        job_ids = [work_of(SegmentRequest(image.object), models).job_id for image in group]
+        requests = [SegmentRequest(image.object) for image in group]
+        job_ids = [work_of(request, models_of(request)).job_id for request in requests]
         done = _finished(dynamodb, table, set(job_ids))
         for image, job_id in zip(group, job_ids, strict=True):
             yield image, job_id not in done

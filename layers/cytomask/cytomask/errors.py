@@ -189,6 +189,12 @@ class TimeShort(PassingFault):
     code = "TIME_SHORT"
 
 
+class ModelUnusable(PassingFault):
+    """A model that is missing, damaged, or made for another network than this code serves."""
+
+    code = "MODEL_UNUSABLE"
+
+
 class ServiceFault(PassingFault):
     """A service that we depend on failed."""
 

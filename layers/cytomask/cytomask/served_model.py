@@ -24,16 +24,17 @@ class Model(Protocol):
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """The same, read from a manifest."""
+    """The same, read from a manifest. `name` is for people."""
 
     sha256: str
     threshold: float
+    name: str = ""
 
 
 ServedModels = Mapping[Mode, Model]
 
 
-def read_served_models() -> ServedModels:
+def read_served_models() -> Mapping[Mode, ServedModel]:
     """Read the manifests that travel with the layer."""
     return {
         mode: msgspec.json.decode((MANIFESTS / f"manifest_{mode}.json").read_bytes(), type=ServedModel)

@@ -24,6 +24,8 @@ class Settings(
         "more_buckets": "ALLOWED_BUCKETS",
         "name_pattern": "NAME_PATTERN",
         "plate_topic": "PLATE_TOPIC_ARN",
+        "models_bucket": "MODELS_BUCKET",
+        "model": "MODEL",
     },
 ):
     """The resources of the stack that a function works with.
@@ -35,6 +37,8 @@ class Settings(
         more_buckets: buckets that messages may name beside the stack's own, with commas between.
         name_pattern: a naming scheme of the user's own, by which images belong to wells.
         plate_topic: ARN of the topic for complete plates.
+        models_bucket: holds the weights of the stack's own.
+        model: sha256 of those that segment, or `baked-in` for those in the container.
     """
 
     input_bucket: Name
@@ -49,6 +53,8 @@ class Settings(
     more_buckets: str = ""
     name_pattern: str = ""
     plate_topic: str = ""
+    models_bucket: str = ""
+    model: str = "baked-in"
 
     @property
     def allowed_buckets(self) -> frozenset[str]:
