@@ -15,7 +15,6 @@ from threading import Event
 from typing import Any
 
 from cytomask import __version__, images
-from cytomask.cleaning import cleaner_of, pixel_size_of
 from cytomask.cli.console import OutputClosed, complain, printable, say, with_progress
 from cytomask.cli.files import (
     SUFFIXES,
@@ -198,8 +197,12 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
         with images.open_image(task.source) as image:
             pages = len(image.pages)
             wanted = asked.selected(pages, name)
-            pixel_size = pixel_size_of(asked, image.pixel_size)
-            clean = cleaner_of(asked, pixel_size, name)
+            pixel_size = PixelSize.chosen(asked.pixel_size_um, image.pixel_size)
+            clean = None
+            if asked.cleans:
+                from cytomask.cleaning import cleaner_of
+
+                clean = cleaner_of(asked, pixel_size, name)
             started = time.perf_counter()
             for page in images.read_pages(image, wanted, asked.channel):
                 prediction = predictor.predict(page.pixels, asked.mode, asked.threshold)

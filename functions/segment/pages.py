@@ -10,7 +10,6 @@ import tifffile
 from cytomask import budget, images, metrics
 from cytomask.acquisition import Acquisition
 from cytomask.budget import Budget
-from cytomask.cleaning import cleaner_of, pixel_size_of
 from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
 from cytomask.images import ImageFile, Limits, Page
 from cytomask.lengths import UM2_A_MM2, PixelSize
@@ -76,12 +75,20 @@ class Source:
         image = self.open()
         wanted = parameters.selected(len(image.pages), self.name)
         images.check(image, wanted, parameters.channel, self._limits)
-        cleaner_of(parameters, self.pixel_size(parameters), self.name)
+        self.cleaner(parameters)
         return wanted
 
     def pixel_size(self, parameters: Parameters) -> PixelSize | None:
         """The size of its pixels, if the request or the file says it; raises RejectedInput."""
-        return pixel_size_of(parameters, self.open().pixel_size)
+        return PixelSize.chosen(parameters.pixel_size_um, self.open().pixel_size)
+
+    def cleaner(self, parameters: Parameters) -> Callable[[metrics.Mask], metrics.Mask] | None:
+        """Return what cleans its masks as the request asks, if it does; raises RejectedInput."""
+        if not parameters.cleans:
+            return None
+        from cytomask.cleaning import cleaner_of  # noqa: PLC0415  # a cold start does without contourpy
+
+        return cleaner_of(parameters, self.pixel_size(parameters), self.name)
 
 
 def require_answer_in_time(source: Source, parameters: Parameters, one_mask: bool) -> None:
@@ -129,7 +136,7 @@ def predictions(
 ) -> Iterator[tuple[Page, Prediction]]:
     """Segment the pages asked for, one after the other; the threshold of `parameters` is settled."""
     image, wanted = source.open(), source.select(parameters)
-    clean = cleaner_of(parameters, source.pixel_size(parameters), source.name)
+    clean = source.cleaner(parameters)
     _require_budget(image, wanted, parameters, budget.QUEUE)
     pages = images.read_pages(image, wanted, parameters.channel, limits)
     while True:

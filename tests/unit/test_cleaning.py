@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from cytomask.cleaning import clean, cleaner_of, pixel_size_of
+from cytomask.cleaning import clean, cleaner_of
 from cytomask.errors import PixelSizeUnknown
 from cytomask.lengths import PixelSize
 from cytomask.metrics import Mask
@@ -25,26 +25,22 @@ RING_AND_SPECK = drawn("###..", "#.#..", "###.#")
 
 
 def test_a_plain_request_cleans_nothing() -> None:
-    assert cleaner_of(Parameters(pixel_size_um=(0.5, 0.5)), None, "a.tif") is None
+    assert not Parameters(pixel_size_um=(0.5, 0.5)).cleans
 
 
 def test_small_regions_are_left_out() -> None:
     cleaner = cleaner_of(Parameters(min_size_px=8), None, "a.tif")
-    assert cleaner
     assert np.array_equal(cleaner(RING_AND_SPECK), drawn("###..", "#.#..", "###.."))
 
 
 def test_holes_are_filled_before_regions_are_measured() -> None:
     cleaner = cleaner_of(Parameters(min_size_px=9, fill_holes=True), None, "a.tif")
-    assert cleaner
     assert np.array_equal(cleaner(RING_AND_SPECK), drawn("###..", "###..", "###.."))
 
 
 def test_an_area_in_micrometres_follows_the_size_of_a_pixel() -> None:
     parameters = Parameters(min_size_um2=1.0)
     large, small = (cleaner_of(parameters, PixelSize(*sides), "a.tif") for sides in ((2, 0.5), (0.5, 0.2)))
-    assert large
-    assert small
     assert np.array_equal(large(RING_AND_SPECK), RING_AND_SPECK)
     assert not small(RING_AND_SPECK).any()  # 10 pixels of 0.1 square micrometres are the least
 
@@ -56,9 +52,9 @@ def test_an_area_in_micrometres_of_unknown_pixels_is_refused_by_name() -> None:
 
 def test_the_requests_pixel_size_counts_more_than_the_files() -> None:
     told = PixelSize(0.3, 0.3)
-    assert pixel_size_of(Parameters(), told) == told
-    assert pixel_size_of(Parameters(), None) is None
-    assert pixel_size_of(Parameters(pixel_size_um=(0.5, 0.6)), told) == PixelSize(0.5, 0.6)
+    assert PixelSize.chosen(None, told) == told
+    assert PixelSize.chosen(None, None) is None
+    assert PixelSize.chosen((0.5, 0.6), told) == PixelSize(0.5, 0.6)
 
 
 @given(masks, st.integers(0, 20), st.booleans())

@@ -20,7 +20,7 @@ from cytomask.exports import (
     encode_ome,
     encode_rois,
 )
-from cytomask.images.facts import PlaneFacts
+from cytomask.images import PlaneFacts
 from cytomask.lengths import PixelSize
 from cytomask.regions import find_regions
 from cytomask.samples.fields import phase_contrast_field

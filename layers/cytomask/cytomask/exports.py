@@ -20,7 +20,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytomask.errors import NotAcceptable
-from cytomask.images.facts import PlaneFacts
+from cytomask.images import PlaneFacts
 from cytomask.lengths import PixelSize
 from cytomask.regions import Mask, Regions, find_regions
 

@@ -13,6 +13,11 @@ class PixelSize:
     width_um: float
     height_um: float
 
+    @classmethod
+    def chosen(cls, asked: tuple[float, float] | None, told: "PixelSize | None") -> "PixelSize | None":
+        """Return the size that a request gives, as width and height, or else what the file told."""
+        return cls(*asked) if asked else told
+
     @property
     def area_um2(self) -> float:
         """The area of a pixel in square micrometres."""

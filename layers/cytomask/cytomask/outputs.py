@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytomask import images
-from cytomask.images.facts import PlaneFacts
+from cytomask.images import PlaneFacts
 from cytomask.lengths import PixelSize
 from cytomask.requests import Output
 from cytomask.work import OUTPUT_FILES

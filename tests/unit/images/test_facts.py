@@ -9,7 +9,7 @@ import tifffile
 
 from cytomask import images
 from cytomask.exports import encode_ome
-from cytomask.images.facts import PlaneFacts
+from cytomask.images import PlaneFacts
 
 
 def facts_of(index: int, channel: int | None, shape: tuple[int, ...], **options: Any) -> PlaneFacts:

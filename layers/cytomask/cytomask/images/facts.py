@@ -2,31 +2,16 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from cytomask.acquisition import Acquisition
+from cytomask.images.pages import PlaneFacts
 from cytomask.stack_times import LONGEST_DESCRIPTION, page_times
 
 PIXELS_END = re.compile(r"</(?:\w{1,20}:)?Pixels>")
 CHANNEL = re.compile(r"<(?:\w{1,20}:)?Channel\b([^<>]{0,2000})>")
 NAME = re.compile(r'\bName\s*=\s*"([^"<>]{1,200})"')
 ENTITIES = {"&lt;": "<", "&gt;": ">", "&quot;": '"', "&apos;": "'", "&#181;": "µ", "&amp;": "&"}
-
-
-@dataclass(frozen=True)
-class PlaneFacts:
-    """What a file tells of one channel of one page.
-
-    Attributes:
-        channel: its name.
-        date: when the first page was taken, ISO 8601 to the second.
-        elapsed_s: seconds between the first page and this one.
-    """
-
-    channel: str | None = None
-    date: str | None = None
-    elapsed_s: float | None = None
 
 
 def facts_of_tiff(

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from cytomask.errors import AmbiguousChannels, EmptyImage, ImageTooLarge, NoSuchPage
-from cytomask.images.facts import PlaneFacts
 from cytomask.images.work import Work
 from cytomask.lengths import PixelSize
 
@@ -116,6 +115,21 @@ class StoredPage:
     index: int
     values: NDArray[Any]
     alpha: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class PlaneFacts:
+    """What a file tells of one channel of one page.
+
+    Attributes:
+        channel: its name.
+        date: when the first page was taken, ISO 8601 to the second.
+        elapsed_s: seconds between the first page and this one.
+    """
+
+    channel: str | None = None
+    date: str | None = None
+    elapsed_s: float | None = None
 
 
 class ImageFile(Protocol):

@@ -11,9 +11,8 @@ from PIL import Image
 
 from cytomask.errors import UnreadableImage
 from cytomask.images import jpeg, png
-from cytomask.images.facts import PlaneFacts
 from cytomask.images.orientation import AS_STORED, swaps_sides, upright
-from cytomask.images.pages import RGB, RGBA, PageHeader, StoredPage
+from cytomask.images.pages import RGB, RGBA, PageHeader, PlaneFacts, StoredPage
 from cytomask.images.spliced import Spliced, read_all
 from cytomask.images.work import Work
 from cytomask.lengths import PixelSize

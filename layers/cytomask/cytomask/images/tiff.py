@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from cytomask.errors import EmptyImage, UnreadableImage
 from cytomask.images import directories, ome, planes, segments, series
 from cytomask.images.directories import Directory
-from cytomask.images.facts import PlaneFacts, facts_of_tiff
-from cytomask.images.pages import Limits, PageHeader, StoredPage
+from cytomask.images.pages import Limits, PageHeader, PlaneFacts, StoredPage
 from cytomask.images.pixel_size import read_pixel_size
 from cytomask.images.planes import Source
 from cytomask.images.samples import plain
@@ -83,6 +82,8 @@ class TiffImage:
 
     def facts(self, index: int, channel: int | None) -> PlaneFacts:
         """As `ImageFile.facts`."""
+        from cytomask.images.facts import facts_of_tiff  # noqa: PLC0415  # only some outputs need it
+
         first = self._file.pages.first
         try:
             date = first.tags.valueof("DateTime")
