@@ -64,6 +64,8 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         zoom: smallest and largest side of the source crop, as a multiple of the tile.
+        unscaled: probability of a crop that is neither zoomed nor bent, so that its noise is as sharp as
+            serving sees it: resampling smooths the noise of every other crop.
         squash: probability of a large window squashed to the tile, for `resize` mode.
         squash_window: smallest share of height and width that such a window has; the largest is all.
         flip: probability of the mirror image.
@@ -85,6 +87,7 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     zoom: tuple[AboveZero, AboveZero] = (0.75, 1.3)
+    unscaled: Share = 0.0
     squash: Share = 0.15
     squash_window: Annotated[float, Meta(gt=0, le=1)] = 1.0
     flip: Share = 0.5
@@ -140,6 +143,8 @@ def _place(item: Labelled, augmentation: Augmentation, rng: np.random.Generator)
         placement = _placement(pixels.shape, 1.0, augmentation.shift, augmentation, rng)
     else:
         pixels, coverage, known = item.pixels, item.cells.astype(np.float32), item.weights()
+        if rng.random() < augmentation.unscaled:
+            augmentation = msgspec.structs.replace(augmentation, zoom=(1.0, 1.0), affine=0.0)
         placement = _placement(pixels.shape, rng.uniform(*augmentation.zoom), None, augmentation, rng)
     pixels = _warp(pixels, placement)
     cells = (_warp(coverage, placement) >= 0.5).astype(np.float32)

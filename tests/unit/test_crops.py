@@ -211,6 +211,17 @@ def _mirrored(*arrays: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
     return tuple(array[:, ::-1] for array in arrays)
 
 
+def test_an_unscaled_crop_shows_the_page_s_own_pixels() -> None:
+    item = Labelled(
+        "noisy", np.random.default_rng(1).random((300, 310), np.float32), np.zeros((300, 310), bool)
+    )
+    values = set(item.pixels.ravel().tolist())
+    for seed in range(5):
+        taken = changed(zoom=(0.6, 1.5), affine=1, unscaled=1)
+        pixels, *_ = random_crop(item, taken, np.random.default_rng(seed))
+        assert set(pixels.ravel().tolist()) <= values
+
+
 def test_a_repaged_crop_is_normalised_as_a_page() -> None:
     pixels, *_ = random_crop(blobs(), changed(noise=0.4, repage=1), np.random.default_rng(0))
     assert pixels.mean() == pytest.approx(0, abs=1e-5)
