@@ -19,6 +19,8 @@ from cytomask.cli.options import MissingExtra, Parser
 # Each is a module of this package with `add_parser`. In this order the help lists them.
 COMMANDS = (
     "segment",
+    "finetune",
+    "models",
     "demo",
     "up",
     "web",

@@ -1,36 +1,112 @@
-"""What the models of a report are called: by the manifests that ship, or by what their jobs wrote."""
+"""`cytomask models`: the weights on this computer, what they score, and what they began from."""
 
-from collections.abc import Iterable
-from typing import get_args
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
+from cytomask.cli.console import complain, say, say_all
+from cytomask.cli.options import Commands, Parser, add_command
+from cytomask.cli.tables import print_table
 
-from cytomask.cli.rows import read_result
-from cytomask.cli.summary import Job
-from cytomask.model.predictor import WEIGHTS, Mode, read_manifests
-from cytomask.storage import Storage
+if TYPE_CHECKING:
+    from cytomask.cli.weights import AtHand
 
-DIGITS = 12  # of a model's sha256, where nothing else is known of it
-
-
-def name_models(storage: Storage, jobs: Iterable[Job]) -> dict[str, str]:
-    """Return the name of every model by its sha256; the empty sha256 of jobs without a mask is `no model`."""
-    names = {"": "no model"}
-    names |= {manifest.sha256: manifest.name for manifest in read_manifests(WEIGHTS, get_args(Mode)).values()}
-    asked: dict[str, int] = {}
-    for job in jobs:
-        if job.model not in names and asked.get(job.model, 0) < 3 and job.row.result:
-            asked[job.model] = asked.get(job.model, 0) + 1
-            name = _written_name(storage, job)
-            names |= {job.model: name} if name else {}
-    return names | {job.model: job.model[:DIGITS] for job in jobs if job.model not in names}
+EXAMPLES = (
+    "cytomask models                                        # shipped and fine-tuned weights",
+    "cytomask models my-microscope                          # all that is known about one of them",
+    "cytomask models --dir shared/models                    # those of another folder",
+)
+HEADS = ("name", "mode", "sha256", "score", "began from", "folder")
+DIGITS = 12  # of a sha256
 
 
-def _written_name(storage: Storage, job: Job) -> str:
-    """Return the model's name from a job's result; empty if the result is gone or unreadable."""
-    try:
-        result = read_result(storage, job.row.result)
-    except ClientError:
-        return ""
-    model = result.model if result else None
-    return model.name if model and model.sha256 == job.model else ""
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "models",
+        "list the weights on this computer, shipped and fine-tuned",
+        run,
+        EXAMPLES,
+        description="Fine-tuned weights lie in the folder that CYTOMASK_MODELS names, or in your user's\n"
+        "data. The exit code is 1 if some of them cannot be used.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="show all that is known about these")
+    parser.add_argument("--dir", type=Path, metavar="DIR", help="folder of fine-tuned models")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: Namespace) -> int:
+    """Print a line for each model, or all about those that are named."""
+    from cytomask.cli.weights import models_at_hand, models_folder
+
+    folder = arguments.dir or models_folder()
+    if arguments.dir and not folder.is_dir():
+        complain(f"{folder} is not a folder")
+        return 2
+    models = models_at_hand(folder)
+    if missing := sorted(set(arguments.names) - {each.name for each in models}):
+        complain(f"no model is called {', '.join(missing)}; `cytomask models` lists those at hand")
+        return 2
+    chosen = [each for each in models if not arguments.names or each.name in arguments.names]
+    if arguments.json:
+        say_all(json.dumps([_values(each) for each in chosen], indent=2, ensure_ascii=False))
+    elif arguments.names:
+        for each in chosen:
+            for line in describe(each):
+                say(line)
+    else:
+        print_table(HEADS, [_row(each) for each in chosen if not each.fault], ("score",))
+        if not any(not each.shipped for each in models):
+            complain(f"no fine-tuned models in {folder}; `cytomask finetune` makes one")
+    broken = [each for each in chosen if each.fault]
+    for each in broken:
+        complain(f"{each.folder} cannot be used: {each.fault}")
+    return 1 if broken else 0
+
+
+def describe(model: "AtHand") -> Iterator[str]:
+    """Yield lines that say all that is known about a model."""
+    yield model.name
+    if (manifest := model.manifest) is None:
+        return
+    yield f"  folder      {model.folder}"
+    yield f"  mode        {model.mode}, threshold {manifest.threshold:g}"
+    yield f"  sha256      {manifest.sha256}"
+    for ancestor in reversed(manifest.lineage):
+        yield f"  began from  {ancestor.name} ({ancestor.sha256[:DIGITS]})"
+    for name, score, before in _scores(manifest.scores, model.mode):
+        was = "" if before is None else f", {before:.3f} before"
+        yield f"  score       {name}: mean IoU {score:.3f}{was}"
+    for line in manifest.training_data:
+        yield f"  data        {line}"
+    yield f"  licence     {manifest.licence}"
+
+
+def _scores(scores: dict[str, Any], mode: str) -> Iterator[tuple[str, float, float | None]]:
+    """Yield set, mean IoU and the mean IoU of the start weights, as far as a manifest has them."""
+    for name, each in scores.items():
+        score = each.get("mean_iou") if isinstance(each, dict) else None
+        value = score.get(mode) if isinstance(score, dict) else score
+        if isinstance(value, int | float):
+            yield name, float(value), each.get("before")
+
+
+def _row(model: "AtHand") -> tuple[str, ...]:
+    manifest = model.manifest
+    assert manifest is not None  # those with a fault have none, and no row
+    first = next(_scores(manifest.scores, model.mode), None)
+    start = manifest.lineage[-1].name if manifest.lineage else "-"
+    folder = "shipped" if model.shipped else str(model.folder)
+    score = f"{first[1]:.3f} on {first[0]}" if first else "-"
+    return model.name, model.mode, manifest.sha256[:DIGITS], score, start, folder
+
+
+def _values(model: "AtHand") -> dict[str, Any]:
+    import msgspec
+
+    known = msgspec.to_builtins(model.manifest) if model.manifest else {}
+    about = {"name": model.name, "folder": str(model.folder), "mode": model.mode, "shipped": model.shipped}
+    return about | {"fault": model.fault or None} | {key: known[key] for key in known if key not in about}

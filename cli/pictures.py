@@ -14,6 +14,9 @@ from cytomask.model.preprocess import resize
 
 Plane = NDArray[np.float32]
 
+# Grey, and the orange and blue of Okabe and Ito, which every kind of colour blindness tells apart.
+AGREED, FALSE_POSITIVE, FALSE_NEGATIVE = (200, 200, 200), (230, 159, 0), (0, 114, 178)
+
 
 def fitted(shape: tuple[int, int], longest: int) -> tuple[int, int]:
     """Return a height and width of the same ratio, at most `longest` and never enlarged."""
@@ -34,6 +37,20 @@ def grey_page(pixels: NDArray[np.generic], longest: int) -> Plane:
 def share_of(mask: Mask, longest: int) -> Plane:
     """Scale a mask (H, W) to the share of cell in each pixel, 0..1: a thin line fades and does not break."""
     return resize(mask.astype(np.float32), *fitted(mask.shape, longest))
+
+
+def compared_uri(mask: Mask, cells: Mask, longest: int) -> str:
+    """Draw where two masks of a page, (H, W) bool, agree and differ, as the address of a PNG.
+
+    Grey is cell in both, orange only in the first, blue only in the second.
+    """
+    kinds = (  # each of them scaled by itself
+        (mask & cells, AGREED),
+        (mask & ~cells, FALSE_POSITIVE),
+        (~mask & cells, FALSE_NEGATIVE),
+    )
+    shares = [share_of(each, longest)[..., None] * colour for each, colour in kinds]
+    return png_uri(np.sum(shares, axis=0))  # H, W, 3
 
 
 def png_uri(values: NDArray[Any]) -> str:

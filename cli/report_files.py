@@ -8,7 +8,7 @@ from typing import Any
 
 from cytomask.cli.console import complain, say
 from cytomask.cli.files import count_of, write_whole
-from cytomask.cli.models import name_models
+from cytomask.cli.model_names import name_models
 from cytomask.cli.rows import Search, arrived
 from cytomask.cli.stack import Stack
 from cytomask.cli.summary import (

@@ -16,7 +16,15 @@ from cytomask import __version__, images
 from cytomask.addresses import S3Object, parse_uri
 from cytomask.cli.files import count_of
 from cytomask.cli.html import render
-from cytomask.cli.pictures import grey_page, png_uri, share_of
+from cytomask.cli.pictures import (
+    AGREED,
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    compared_uri,
+    grey_page,
+    png_uri,
+    share_of,
+)
 from cytomask.cli.rows import read_result
 from cytomask.cli.stack import refusal
 from cytomask.cli.summary import (
@@ -44,9 +52,6 @@ from cytomask.truths.masks import read_ground_truth
 MOST_IMAGES = 3  # of the worst, of the median and of the best, for each model
 MOST_FAILURES = 100
 LONGEST_SIDE = 704  # pixels, which LIVECell's images have: these are shown as they are
-
-# Grey, and the orange and blue of Okabe and Ito, which every kind of colour blindness tells apart.
-AGREED, FALSE_POSITIVE, FALSE_NEGATIVE = (200, 200, 200), (230, 159, 0), (0, 114, 178)
 
 COLOURS = {
     "cell in both": AGREED,
@@ -220,14 +225,8 @@ def _pixels(storage: Storage, place: S3Object, index: int, channel: int | None) 
 
 def draw(compared: Compared) -> dict[str, str]:
     """Return the image, the mask and the disagreement as PNGs within the page, by their names."""
-    kinds = (  # each of them scaled by itself
-        (compared.mask & compared.cells, AGREED),
-        (compared.mask & ~compared.cells, FALSE_POSITIVE),
-        (~compared.mask & compared.cells, FALSE_NEGATIVE),
-    )
-    shares = [share_of(mask, LONGEST_SIDE)[..., None] * colour for mask, colour in kinds]
     return {
         "image": png_uri(grey_page(compared.pixels, LONGEST_SIDE)),
         "mask": png_uri(share_of(compared.mask, LONGEST_SIDE) * 255),
-        "disagreement": png_uri(np.sum(shares, axis=0)),  # H, W, 3
+        "disagreement": compared_uri(compared.mask, compared.cells, LONGEST_SIDE),
     }

@@ -77,7 +77,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--weights",
         metavar="DIR|NAME",
-        help="a folder of exported weights, or the name of weights that ship; default: those that ship",
+        help="a folder of weights, or a name that `cytomask models` lists; default: those that ship",
     )
     add_cleaning_options(parser)
     plate = parser.add_argument_group("growth of a plate")

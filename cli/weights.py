@@ -1,18 +1,110 @@
-"""Which weights `cytomask segment` uses: those that ship, a folder, or a name."""
+"""Which weights there are on this computer: those that ship, and fine-tuned ones, by name or folder.
 
+A fine-tuned model is a folder with `manifest.json`, the ONNX file that it names, and `swin_unet.safetensors`.
+`cytomask finetune` makes them below `models_folder()`, where their names are enough to use them.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from cytomask.model import predictor
-from cytomask.model.predictor import MANIFEST, WEIGHTS, Mode, WeightsError, network_folder, read_manifest
+from cytomask.model.predictor import (
+    MANIFEST,
+    WEIGHTS,
+    Manifest,
+    Mode,
+    WeightsError,
+    network_folder,
+    read_manifest,
+)
+
+OWN_FOLDER = "CYTOMASK_MODELS"  # environment variable
+
+
+@dataclass(frozen=True)
+class AtHand:
+    """A model on this computer.
+
+    Attributes:
+        folder: holds its manifest.
+        mode: what it is for.
+        manifest: what is known about it; None if it cannot be used.
+        fault: why it cannot be used; empty if it can.
+        shipped: whether it came with cytomask.
+    """
+
+    folder: Path
+    mode: Mode
+    manifest: Manifest | None
+    fault: str = ""
+    shipped: bool = False
+
+    @property
+    def name(self) -> str:
+        """The manifest's name for it, or its folder's if there is none to be read."""
+        return self.manifest.name if self.manifest else self.folder.name
+
+
+def models_folder() -> Path:
+    """Return the folder of fine-tuned models: CYTOMASK_MODELS, or one in the user's own data."""
+    if named := os.environ.get(OWN_FOLDER):
+        return Path(named)
+    if sys.platform == "darwin":
+        data = Path.home() / "Library" / "Application Support"
+    elif os.name == "nt":
+        data = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return data / "cytomask" / "models"
+
+
+def models_at_hand(folder: Path | None = None) -> list[AtHand]:
+    """List the models that ship, then those below a folder, `models_folder()` by default, by their names."""
+    shipped = [_read(WEIGHTS / mode, mode, shipped=True) for mode in get_args(Mode)]
+    own = folder or models_folder()
+    found = [each for place in _folders(own) for each in _models_of(place)]
+    return [*shipped, *sorted(found, key=lambda each: (each.name, str(each.folder)))]
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder if it is a model itself, and the folders in it."""
+    if folder.is_dir():
+        yield folder
+        yield from (each for each in sorted(folder.iterdir()) if each.is_dir())
+
+
+def _models_of(folder: Path) -> Iterator[AtHand]:
+    """Yield what a folder holds: one model, or one for each mode."""
+    for mode in get_args(Mode):
+        if (folder / mode / MANIFEST).is_file():
+            yield _read(folder / mode, mode)
+    if (folder / MANIFEST).is_file() and folder.name not in get_args(Mode):
+        yield _read(folder)
+
+
+def _read(folder: Path, mode: Mode | None = None, *, shipped: bool = False) -> AtHand:
+    """Read a model's manifest and check the sha256 of its weights."""
+    faults = []
+    for each in [mode] if mode else get_args(Mode):
+        try:
+            manifest = read_manifest(folder, each)
+            predictor.check_weights(folder, manifest)
+            return AtHand(folder, each, manifest, shipped=shipped)
+        except WeightsError as error:
+            faults.append(str(error))
+    return AtHand(folder, mode or "native", None, faults[0], shipped)
 
 
 def open_weights(named: str | None, mode: Mode) -> predictor.Predictor:
     """Begin to load the network for a mode.
 
     Args:
-        named: a folder with a manifest, or with a folder for each mode; or the name of weights that ship;
-            None for those that ship.
+        named: a folder with a manifest, or with a folder for each mode; or the name of a model; None for the
+            weights that ship.
         mode: what the network is for.
 
     Raises:
@@ -24,17 +116,32 @@ def open_weights(named: str | None, mode: Mode) -> predictor.Predictor:
 
 
 def find_weights(named: str, mode: Mode) -> Path:
-    """Return the folder that has a folder for the mode; raise WeightsError."""
+    """Return the folder of a model for `Predictor`, by its path or its name.
+
+    Raises:
+        WeightsError: nothing has that name, several models have it, or it is for another mode.
+    """
     folder = Path(named)
     if (network_folder(folder, mode) / MANIFEST).is_file():
         return folder
     if folder.is_dir():
         raise WeightsError(f"{folder} has no weights for the mode {mode}: {mode}/{MANIFEST} is not there")
-    shipped = {read_manifest(WEIGHTS / each, each).name: each for each in get_args(Mode)}
-    if shipped.get(named) == mode:
-        return WEIGHTS
-    if named in shipped:
-        raise WeightsError(f"{named} is for --mode {shipped[named]}, not for {mode}")
-    raise WeightsError(
-        f"{named} is neither a folder nor the name of weights that ship ({', '.join(sorted(shipped))})"
-    )
+    return find_model(named, mode).folder
+
+
+def find_model(named: str, mode: Mode) -> AtHand:
+    """Return the model of a name, shipped or fine-tuned; raise WeightsError as `find_weights` does."""
+    models = models_at_hand()
+    same = [each for each in models if each.name == named]
+    fitting = [each for each in same if each.mode == mode]
+    if len(fitting) > 1:
+        places = " and ".join(str(each.folder) for each in fitting)
+        raise WeightsError(f"two models are called {named}: {places}; give the folder of one")
+    if fitting:
+        if fitting[0].fault:
+            raise WeightsError(fitting[0].fault)
+        return fitting[0]
+    if same:
+        raise WeightsError(f"{named} is for --mode {same[0].mode}, not for {mode}")
+    names = ", ".join(sorted({each.name for each in models}))
+    raise WeightsError(f"{named} is neither a folder nor the name of a model at hand ({names})")

@@ -84,6 +84,33 @@ def check_licence(name: str, licence: str, lineage: Sequence[Ancestor]) -> None:
                 )
 
 
+def join_licences(parent: str, pairs: str) -> str:
+    """Return the licence of weights that began from a parent and learned from pairs of another licence.
+
+    Args:
+        parent: licence of the weights that the new ones begin from.
+        pairs: licence of images and ground truths; empty if they are the user's own.
+
+    Raises:
+        ValueError: the two cannot be combined.
+    """
+    if RESTRICTIONS["without derivatives"].search(pairs):
+        raise ValueError(
+            f"the licence of the pairs ({pairs}) allows no derived works, and weights are one: ask the owner "
+            "of the images for more"
+        )
+    open_to_all = RESTRICTIONS["share-alike"].search(pairs) and not RESTRICTIONS["non-commercial"].search(
+        pairs
+    )
+    if open_to_all and RESTRICTIONS["non-commercial"].search(parent):
+        raise ValueError(
+            f"the licence of the pairs ({pairs}) wants the weights under the same terms, and the weights "
+            f"that they begin from are non-commercial ({parent}): the two cannot be combined; use other "
+            "pairs, or begin from other weights"
+        )
+    return f"{parent}; pairs: {pairs}" if pairs else parent
+
+
 def export_onnx(network: SwinUNet, path: Path) -> None:
     """Write the network as ONNX: `image` (1, 1, 224, 224) float32 to `logits` of the same shape.
 

@@ -1,5 +1,6 @@
 """`cytomask segment --weights`: a folder, or a name."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import tifffile
 
 from cytomask.cli.main import main
-from cytomask.cli.weights import find_weights
+from cytomask.cli.weights import find_weights, models_folder
 from cytomask.model.predictor import WEIGHTS, WeightsError, read_manifest
 from cytomask.samples.fields import phase_contrast_field
 
@@ -25,14 +26,14 @@ def test_a_folder_may_hold_both_modes_or_one_network(weights: Path) -> None:
 
 def test_the_name_of_shipped_weights_is_enough() -> None:
     name = read_manifest(WEIGHTS / "native", "native").name
-    assert find_weights(name, "native") == WEIGHTS
+    assert find_weights(name, "native") == WEIGHTS / "native"
     with pytest.raises(WeightsError, match=f"{name} is for --mode native, not for resize"):
         find_weights(name, "resize")
 
 
 def test_what_is_neither_folder_nor_name_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(
-        WeightsError, match=r"nowhere is neither a folder nor the name of weights that ship \(swin"
+        WeightsError, match=r"nowhere is neither a folder nor the name of a model at hand \(swin"
     ):
         find_weights("nowhere", "native")
     Path("empty").mkdir()
@@ -50,3 +51,77 @@ def test_masks_are_made_with_the_weights_that_were_named(
     assert main(["segment", "a.tif", "--weights", "mine", "--mode", "resize", "--out", "other"]) == 2
     assert "describes a network for native, but lies in the folder for resize" in capsys.readouterr().err
     assert not Path("other").exists()
+
+
+def model(weights: Path, folder: Path, name: str) -> Path:
+    """Put a model of another name into a folder."""
+    shutil.copytree(weights / "native", folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"name": name}))
+    return folder
+
+
+def test_a_fine_tuned_model_is_found_by_its_name(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CYTOMASK_MODELS", str(tmp_path / "models"))
+    folder = model(weights, tmp_path / "models" / "anything", "mine-1")
+    assert find_weights("mine-1", "native") == folder
+    with pytest.raises(WeightsError, match="mine-1 is for --mode native, not for resize"):
+        find_weights("mine-1", "resize")
+    model(weights, tmp_path / "models" / "twin", "mine-1")
+    with pytest.raises(WeightsError, match=r"two models are called mine-1: .*anything and .*twin; give the"):
+        find_weights("mine-1", "native")
+
+
+@pytest.mark.parametrize("variable", ["CYTOMASK_MODELS", "XDG_DATA_HOME"])
+def test_the_folder_of_models_is_the_users(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CYTOMASK_MODELS", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert models_folder() == (
+        tmp_path if variable == "CYTOMASK_MODELS" else tmp_path / "cytomask" / "models"
+    )
+
+
+def test_models_lists_what_ships_and_what_was_made(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model(weights, tmp_path / "models" / "a", "mine-1")
+    damaged = model(weights, tmp_path / "models" / "b", "mine-2")
+    assert main(["models", "--dir", "models", "mine-1"]) == 0
+    told = capsys.readouterr().out
+    assert "licence     CC0" in told
+    assert "data        noise" in told
+    (damaged / "swin_unet.onnx").write_bytes(b"damaged")
+    assert main(["models", "--dir", "models"]) == 1
+    told, complained = capsys.readouterr()
+    shipped = read_manifest(WEIGHTS / "native", "native")
+    lines = {line.split()[0]: line for line in told.splitlines()}
+    assert shipped.sha256[:12] in lines[shipped.name]
+    assert "models/a" in lines["mine-1"]
+    assert "mine-2" not in lines
+    assert "models/b cannot be used" in complained
+    assert "its manifest says" in complained
+
+
+def test_models_as_json_have_everything_that_manifests_say(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model(weights, tmp_path / "models" / "a", "mine-1")
+    assert main(["models", "--dir", "models", "--json", "mine-1"]) == 0
+    [said] = json.loads(capsys.readouterr().out)
+    manifest = json.loads((tmp_path / "models/a/manifest.json").read_text())
+    assert {key: said[key] for key in manifest} == manifest
+    assert (said["folder"], said["shipped"], said["fault"]) == ("models/a", False, None)
+
+
+def test_a_model_that_is_not_there_and_a_folder_that_is_none_are_wrong_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["models", "nobody"]) == 2
+    assert "no model is called nobody" in capsys.readouterr().err
+    assert main(["models", "--dir", "nowhere"]) == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err

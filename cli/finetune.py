@@ -1,0 +1,305 @@
+"""`cytomask finetune`: weights for one's own microscope, from a few corrected pages."""
+
+import re
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from cytomask.cli.console import complain, say
+from cytomask.cli.files import count_of
+from cytomask.cli.options import Commands, Parser, add_command, count, moment, require_extra
+from cytomask.cli.tables import number, print_table
+
+if TYPE_CHECKING:
+    from cytomask.training.finetune import Outcome, PageScore
+    from cytomask.training.tuner import Step
+    from cytomask.truths.pairs import Page
+
+EXAMPLES = (
+    "cytomask finetune corrected/ --name my-microscope      # images and masks in one folder",
+    "cytomask finetune images/ masks/ --out models/mine     # in two folders, under the same names",
+    "cytomask finetune pairs.zip --name mine                # what `cytomask web` downloads",
+    "cytomask finetune coco.json images/ --name mine        # a COCO file and its images",
+    "cytomask finetune --from-stack --since 7d --name mine  # what was corrected in the stack",
+    "cytomask segment plate/ --weights mine                 # then use the weights",
+)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+EXTRA_MODULES = ("torch", "cv2", "onnx", "onnxscript", "safetensors", "jinja2")
+SECONDS_BETWEEN_LINES = 20.0
+FORGETTING = 0.02  # IoU on generated pages; who loses more has weights for one microscope
+REPORT = "report.html"
+STOPPED = 130  # 128 and the number of SIGINT, as shells count
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "finetune",
+        "make weights for your own microscope from a few corrected pages",
+        run,
+        EXAMPLES,
+        description="PAIRS are images with masks of the same names (a.tif with a_mask.png, a_masks.tif,\n"
+        "a_cp_masks.png, a_label.png or a_seg.npy): one folder, a folder of images and one of masks, a COCO\n"
+        "file and its images, or the zip of corrected pairs from `cytomask web`. Ctrl-C stops; the same\n"
+        "command goes on. It needs the extra `train`: pip install 'cytomask[train]'.",
+        on_a_stack=True,
+    )
+    parser.add_argument("pairs", nargs="*", type=Path, metavar="PAIRS", help="images with their masks")
+    parser.add_argument(
+        "--name", metavar="NAME", help="of the new weights; default: that of --out, or of the first of PAIRS"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder of the new weights; default: where `models` finds them",
+    )
+    parser.add_argument("--start", metavar="DIR|NAME", help="weights to begin from; default: those that ship")
+    parser.add_argument(
+        "--mode", choices=("native", "resize"), default="native", help="as in `segment`; default: native"
+    )
+    parser.add_argument(
+        "--partial", action="store_true", help="only some cells are marked: what is unmarked is unknown"
+    )
+    parser.add_argument("--steps", type=count, metavar="N", help="at most; default: by the number of pages")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is random; default: 0")
+    parser.add_argument("--about", default="", metavar="TEXT", help="what the pages are, for the manifest")
+    parser.add_argument(
+        "--pairs-licence", default="", metavar="TEXT", help="licence of the pairs, if they are not your own"
+    )
+    parser.add_argument(
+        "--licence",
+        default="",
+        metavar="TEXT",
+        help="of the new weights; default: what start and pairs leave",
+    )
+    stack = parser.add_argument_group("pairs from a stack")
+    stack.add_argument(
+        "--from-stack", action="store_true", help="take images with their newest ground truths"
+    )
+    stack.add_argument("--group", metavar="G", help="only of jobs of this label")
+    stack.add_argument("--since", type=moment, metavar="TIME", help="only of jobs made since")
+
+
+def run(arguments: Namespace) -> int:
+    """Make the weights; 1 if pairs, start or licence cannot be used, 2 for wrong usage, 130 if stopped."""
+    name = arguments.name or _name_of(arguments)
+    if fault := _misuse(arguments, name):
+        complain(fault)
+        return 2
+    require_extra("train", *EXTRA_MODULES)
+    from cytomask.cli.weights import find_weights, models_folder
+    from cytomask.model.predictor import WEIGHTS, WeightsError
+
+    out = arguments.out or models_folder() / name
+    try:
+        _require_free(name, out)
+        start = find_weights(arguments.start, arguments.mode) if arguments.start else WEIGHTS
+        with tempfile.TemporaryDirectory(prefix="cytomask-") as scratch:
+            pages = _read(arguments, Path(scratch))
+            return _finetune(arguments, name, out, start, pages)
+    except (WeightsError, ValueError) as error:  # PairsError is a ValueError
+        complain(str(error))
+    except OSError as error:
+        complain(f"{error.filename or out}: {error.strerror or error}")
+    return 1
+
+
+def _misuse(arguments: Namespace, name: str) -> str:
+    """Say what is wrong with the usage; empty if nothing is."""
+    if bool(arguments.pairs) == arguments.from_stack:
+        return "give PAIRS, or --from-stack for those of a stack"
+    if (arguments.group or arguments.since) and not arguments.from_stack:
+        return "--group and --since choose jobs of a stack; give --from-stack with them"
+    if not NAME.fullmatch(name):
+        return (
+            f"--name: {name[:80]!r} is not a name for weights; use up to 64 letters, digits and . _ + -, "
+            "beginning with a letter or digit"
+        )
+    return ""
+
+
+def _require_free(name: str, out: Path) -> None:
+    """Refuse a name that other weights have, and the folder of those that ship; raises ValueError."""
+    from cytomask.cli.weights import models_at_hand
+    from cytomask.model.predictor import WEIGHTS
+
+    place = out.resolve()
+    if place.is_relative_to(WEIGHTS.resolve()):
+        raise ValueError(f"{out} is the folder of the weights that ship; choose another --out")
+    for each in models_at_hand():
+        if each.name == name and each.folder.resolve() != place:
+            raise ValueError(
+                f"there are weights called {name} already, in {each.folder}; choose another --name"
+            )
+
+
+def _name_of(arguments: Namespace) -> str:
+    """Derive a name from --out or PAIRS."""
+    if arguments.out:
+        return str(arguments.out.resolve().name)
+    if arguments.pairs:
+        return str(arguments.pairs[0].resolve().stem)
+    return f"{arguments.stack}-{time.strftime('%Y%m%d')}"
+
+
+def _read(arguments: Namespace, scratch: Path) -> "list[Page]":
+    """Read all pages, and say what was left out."""
+    from cytomask.truths.pairs import find_pairs, read_pages
+
+    paths = arguments.pairs
+    if arguments.from_stack:
+        from cytomask.cli.stack_pairs import fetch_pairs
+
+        paths = [fetch_pairs(arguments, scratch / "stack.zip")]
+    found = find_pairs(paths, scratch)
+    for some, what in (
+        (found.without_truth, "image without a ground truth"),
+        (found.without_image, "ground truth without an image"),
+    ):
+        if some:
+            complain(f"left out {count_of(len(some), what)}: {', '.join(some[:10])}")
+    pages = list(read_pages(found.pairs))
+    empty = [page.name for page in pages if not page.cells.any()]
+    if empty and not arguments.partial:
+        complain(f"no cell is marked in {', '.join(empty[:10])}: these pages teach what is not cell")
+    return pages
+
+
+def _finetune(arguments: Namespace, name: str, out: Path, start: Path, pages: "Sequence[Page]") -> int:
+    from cytomask.training.finetune import Request, finetune
+    from cytomask.training.processes import signals
+    from cytomask.training.tuner import Interrupted, Recipe, steps_for
+
+    recipe = Recipe(
+        mode=arguments.mode,
+        steps=arguments.steps or steps_for(len(pages)),
+        seed=arguments.seed,
+        partial=arguments.partial,
+    )
+    request = Request(
+        pages=pages,
+        out=out,
+        name=name,
+        start=start,
+        recipe=recipe,
+        licence=arguments.licence,
+        pairs_licence=arguments.pairs_licence,
+        about=arguments.about,
+    )
+    measure = _measure(recipe.partial)
+
+    def begun(held_out: Sequence[bool], scores: Sequence[float]) -> None:
+        kept = [page.name for page, held in zip(pages, held_out, strict=True) if held]
+        many = count_of(len(pages), "page")
+        if kept:
+            say(f"{many}: {len(pages) - len(kept)} to learn from, held out: {', '.join(kept)}")
+        else:
+            say(
+                f"{many}, all to learn from: too few to hold one out, so no score is independent. Look at "
+                "the masks before you trust them"
+            )
+        say(f"the weights to begin from: {measure} {fmean(scores):.3f} on these pages")
+
+    with signals() as noted:
+        try:
+            outcome = finetune(request, begun=begun, report=_Progress(), stopped=lambda: noted[0] != 0)
+        except Interrupted:
+            complain(f"stopped; the same command goes on. What it needs is in {out}")
+            return STOPPED
+    _tell(outcome, measure)
+    return 0
+
+
+class _Progress:
+    """Prints a line now and then: how far, how good, how long."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, step: "Step") -> None:
+        due = time.monotonic() - self._said >= SECONDS_BETWEEN_LINES
+        if step.iou is None and not due and step.step > 1:
+            return
+        self._said = time.monotonic()
+        scored = f", held-out IoU {step.iou:.3f}" if step.iou is not None else ""
+        left = _minutes(step.seconds_left)
+        complain(f"step {step.step} of {step.steps}, loss {step.loss:.3f}{scored}, {left} left")
+
+
+def _minutes(seconds: float) -> str:
+    return f"about {seconds / 60:.0f} minutes" if seconds >= 90 else f"about {seconds:.0f} seconds"
+
+
+def _measure(partial: bool) -> str:
+    return "share of the marked cells that is found" if partial else "IoU"
+
+
+def _tell(outcome: "Outcome", measure: str) -> None:
+    """Print the table and what to do next; write the report."""
+    from cytomask.cli.files import write_whole
+    from cytomask.cli.finetune_page import render_report
+
+    manifest = outcome.manifest
+    say("")
+    print_table(
+        ("page", "used", "before", "after", "change"), rows_of(outcome.pages), ("before", "after", "change")
+    )
+    say("")
+    for line in notes_of(outcome, measure):
+        say(line)
+    write_whole(outcome.folder / REPORT, render_report(outcome, measure))
+    say(f"wrote {outcome.folder}: weights, manifest.json and {REPORT} with the pages that changed most")
+    say(f"use it: cytomask segment PATH --weights {shown(outcome)}{_mode(manifest.mode)}")
+
+
+def _mode(mode: str) -> str:
+    return "" if mode == "native" else f" --mode {mode}"
+
+
+def shown(outcome: "Outcome") -> str:
+    """Return what names the model: its name if `cytomask models` finds it, else its folder."""
+    from cytomask.cli.weights import models_folder
+
+    found = outcome.folder.resolve().parent == models_folder().resolve()
+    return outcome.manifest.name if found else str(outcome.folder)
+
+
+def rows_of(pages: "Sequence[PageScore]") -> list[tuple[str, ...]]:
+    """Return a row for each page, those that gained most first, and the means."""
+    rows: list[tuple[str, ...]] = [
+        (each.page.name, "held out" if each.held_out else "learned from", *_change(each.before, each.after))
+        for each in sorted(pages, key=lambda each: each.before - each.after)
+    ]
+    for used, held in (("held out", True), ("learned from", False)):
+        some = [each for each in pages if each.held_out == held]
+        if some:
+            before, after = fmean(each.before for each in some), fmean(each.after for each in some)
+            rows.append((f"mean of {len(some)}", used, *_change(before, after)))
+    return rows
+
+
+def _change(before: float, after: float) -> tuple[str, str, str]:
+    return number(before), number(after), f"{after - before:+.3f}"
+
+
+def notes_of(outcome: "Outcome", measure: str) -> list[str]:
+    """Say what the table shows, how far the weights went, and what they forgot."""
+    tuned, (before, after) = outcome.tuned, outcome.generated
+    notes = [
+        f"{measure} at threshold {tuned.threshold:g}; {tuned.steps} steps, {tuned.share:.0%} of the way from "
+        f"{outcome.manifest.lineage[-1].name}",
+        f"generated pages, which show what is forgotten: IoU {before:.3f} before, {after:.3f} after",
+    ]
+    if before - after > FORGETTING:
+        notes.append(
+            "these weights have forgotten other pages: use them for the microscope of your pairs, and those "
+            "that ship for any other"
+        )
+    notes.append(f"licence: {outcome.manifest.licence}")
+    return notes

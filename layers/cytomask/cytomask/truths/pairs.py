@@ -1,0 +1,290 @@
+"""Find pairs of an image and its ground truth on this computer, however they were saved.
+
+A folder with both in it, two folders, a COCO file, Cellpose's `_seg.npy`, or the zip of corrected pairs that
+the web page makes.
+"""
+
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cytomask import images
+from cytomask.acquisition import Acquisition, read_acquisition
+from cytomask.errors import CytomaskError, GroundTruthMismatch
+from cytomask.metrics import Mask
+from cytomask.truths import names
+from cytomask.truths.cellpose import ENDING, read_cellpose
+from cytomask.truths.coco import Coco, read_coco
+from cytomask.truths.limits import Size, require_coco_size
+from cytomask.truths.masks import read_ground_truth
+
+IMAGE_FOLDERS = ("images", "image", "img", "imgs")
+TRUTH_FOLDERS = ("masks", "mask", "labels", "truths", "ground_truth", "ground_truths", "gt")
+OTHER_OUTPUTS = (".overlay.png", ".probability.png")  # of cytomask, which are neither image nor truth
+OF_ANOTHER_FILE = "._"  # how macOS begins the names of notes that it keeps beside files
+
+ReadTruth = Callable[[Sequence[Size]], list[Mask]]
+
+
+class PairsError(ValueError):
+    """Images or ground truths that cannot be used. The message names each of them and says why."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image file and its ground truth.
+
+    Attributes:
+        name: path of the image below the folder that was named.
+        image: the file.
+        read_truth: reads the cells of every page, given the size of each: (H, W) bool.
+    """
+
+    name: str
+    image: Path
+    read_truth: ReadTruth
+
+    @property
+    def acquisition(self) -> Acquisition:
+        """Where the image was taken, as far as its name tells."""
+        return read_acquisition(self.name)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page with its ground truth.
+
+    Attributes:
+        name: of the image; a page of a stack has its number behind it, counted from 0.
+        file: name of the image, the same for all pages of a stack.
+        pixels: (H, W), any real dtype.
+        cells: (H, W) bool.
+        acquisition: where it was taken, as far as the name tells.
+    """
+
+    name: str
+    file: str
+    pixels: NDArray[np.generic]
+    cells: Mask
+    acquisition: Acquisition
+
+
+@dataclass
+class Found:
+    """The pairs that were found, and the images and ground truths that have no counterpart."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    without_truth: list[str] = field(default_factory=list)
+    without_image: list[str] = field(default_factory=list)
+
+    def add(self, other: "Found") -> None:
+        """Add what another place holds."""
+        self.pairs += other.pairs
+        self.without_truth += other.without_truth
+        self.without_image += other.without_image
+
+
+def find_pairs(paths: Sequence[Path], unpacked: Path) -> Found:
+    """Find the pairs that some paths hold.
+
+    Args:
+        paths: files and folders. A folder holds images with their ground truths, or has the folders `images`
+            and `masks`; a folder without ground truths is followed by the folder that holds them. A COCO file
+            may be followed by the folder of its images; they lie beside it otherwise. A zip file holds
+            any of these.
+        unpacked: folder into which zip files are unpacked.
+
+    Raises:
+        PairsError: a path that does not exist, a name that fits several files, or no pair at all.
+    """
+    found, files = Found(), []
+    left = list(paths)
+    while left:
+        path = left.pop(0)
+        if not path.exists():
+            raise PairsError(f"{path} does not exist")
+        if path.suffix.lower() == ".zip" and path.is_file():
+            path = _unpack(path, unpacked / path.stem)
+        if path.suffix.lower() == ".json":
+            below = left.pop(0) if left and left[0].is_dir() else path.parent
+            found.add(_of_coco(path, below))
+        elif path.is_dir():
+            here = _of_folder(path)
+            if not here.pairs and left and left[0].is_dir():
+                here = _of_two(path, left.pop(0))
+            found.add(here)
+        else:
+            files.append(path)
+    if files:
+        found.add(_of_files(files, files[0].parent))
+    if not found.pairs:
+        places = ", ".join(str(path) for path in paths)
+        raise PairsError(
+            f"{places}: no image has a ground truth of its name. Call the mask of a.tif a_mask.png, or put "
+            "the masks into a second folder under the images' names"
+        )
+    return found
+
+
+def read_pages(pairs: Sequence[Pair]) -> Iterator[Page]:
+    """Read the pages of each pair in turn.
+
+    Raises:
+        PairsError: an image or its ground truth cannot be read, or their sizes differ.
+    """
+    for pair in pairs:
+        try:
+            with images.open_image(pair.image) as image:
+                sizes = [(page.height, page.width) for page in image.pages]
+                truths = pair.read_truth(sizes)
+                for page, cells in zip(images.read_pages(image), truths, strict=True):
+                    if cells.shape != page.pixels.shape:  # an image that its orientation turned
+                        raise GroundTruthMismatch(
+                            f"it is {page.pixels.shape[1]} x {page.pixels.shape[0]} pixels upright and its "
+                            f"ground truth {cells.shape[1]} x {cells.shape[0]}"
+                        )
+                    name = pair.name if len(sizes) == 1 else f"{pair.name} page {page.index}"
+                    yield Page(name, pair.name, page.pixels, cells, pair.acquisition)
+        except (CytomaskError, OSError) as error:
+            raise PairsError(f"{pair.name}: {error}") from error
+
+
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Unpack the images and masks of an archive; names cannot lead out of the folder."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(folder)
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+        raise PairsError(f"{archive} cannot be unpacked: {error}") from error
+    return folder
+
+
+def _of_folder(folder: Path) -> Found:
+    """Find the pairs within a folder."""
+    below = {each.name.lower(): each for each in folder.iterdir() if each.is_dir()}
+    pictures = next((below[name] for name in IMAGE_FOLDERS if name in below), None)
+    truths = next((below[name] for name in TRUTH_FOLDERS if name in below), None)
+    if pictures and truths:
+        return _of_two(pictures, truths)
+    return _of_files([path for path in folder.rglob("*") if path.is_file()], folder)
+
+
+def _of_two(pictures: Path, truths: Path) -> Found:
+    """Match the images below one folder with the ground truths below another."""
+    image_names = {
+        path: names.image_stems(_below(path, pictures))
+        for path in _usable(pictures.rglob("*"), images_only=True)
+    }
+    truth_names = {path: names.truth_stems(_below(path, truths)) for path in _usable(truths.rglob("*"))}
+    seen = {
+        path: [*stems, *(_without_cellpose(stem) for stem in stems if path.name.endswith(ENDING))]
+        for path, stems in truth_names.items()
+    }
+    return _matched(image_names, seen, pictures)
+
+
+def _of_files(files: Sequence[Path], folder: Path) -> Found:
+    """Tell the ground truths among some files by their names, and match them with the others."""
+    usable = list(_usable(files))
+    stems = {
+        path: names.image_stems(_below(path, folder)) for path in usable if not path.name.endswith(ENDING)
+    }
+    known = {stem for several in stems.values() for stem in several}
+    truths = {}
+    for path in usable:
+        own = names.truth_stems(_below(path, folder))
+        if path.name.endswith(ENDING):
+            truths[path] = [_without_cellpose(stem) for stem in own]
+        elif any(stem in known for stem in own[1:]):
+            truths[path] = own[1:]
+    pictures = {path: several for path, several in stems.items() if path not in truths}
+    drawn = {stem for path, several in truths.items() if path.name.endswith(ENDING) for stem in several}
+    # Cellpose writes a_seg.npy and, on request, a_cp_masks.png: the first holds the latest corrections.
+    kept = {
+        path: several
+        for path, several in truths.items()
+        if path.name.endswith(ENDING) or not drawn.intersection(several)
+    }
+    return _matched(pictures, kept, folder)
+
+
+def _matched(pictures: dict[Path, list[str]], truths: dict[Path, list[str]], folder: Path) -> Found:
+    found = names.assign(pictures, truths)
+    if found.doubtful:
+        doubts = "; ".join(
+            f"{_below(path, folder)} ({', '.join(each.name for each in several)})"
+            for path, several in sorted(found.doubtful.items())
+        )
+        raise PairsError(f"the names do not tell which ground truth belongs to which image: {doubts}")
+    pairs = [Pair(_below(path, folder), path, _reader(truth)) for path, truth in sorted(found.truths.items())]
+    return Found(
+        pairs,
+        sorted(_below(path, folder) for path in found.lonely),
+        sorted(path.name for path in found.unused),
+    )
+
+
+def _of_coco(annotations: Path, pictures: Path) -> Found:
+    """Match the images below a folder with the entries of a COCO file."""
+    try:
+        require_coco_size(annotations.stat().st_size, annotations.name)
+        coco = read_coco(annotations.read_bytes(), annotations.name)
+    except (CytomaskError, OSError) as error:
+        raise PairsError(str(error)) from error
+    usable = _usable(pictures.rglob("*"), images_only=True)
+    found = names.assign(
+        {path: [names.clean(_below(path, pictures))] for path in usable},
+        {name: [name] for name in coco.entries},
+    )
+    if found.doubtful:
+        doubts = ", ".join(sorted(_below(path, pictures) for path in found.doubtful))
+        raise PairsError(f"{annotations.name} does not tell by its names which entry is meant: {doubts}")
+    pairs = [
+        Pair(_below(path, pictures), path, partial(_draw, coco, name))
+        for path, name in sorted(found.truths.items())
+    ]
+    return Found(pairs, sorted(_below(path, pictures) for path in found.lonely), sorted(found.unused))
+
+
+def _draw(coco: Coco, name: str, sizes: Sequence[Size]) -> list[Mask]:
+    return [coco.draw(name, sizes)]
+
+
+def _reader(truth: Path) -> ReadTruth:
+    return partial(_read_cellpose if truth.name.endswith(ENDING) else _read_image, truth)
+
+
+def _read_image(truth: Path, sizes: Sequence[Size]) -> list[Mask]:
+    return list(read_ground_truth(truth, truth.name, sizes))
+
+
+def _read_cellpose(truth: Path, sizes: Sequence[Size]) -> list[Mask]:
+    if len(sizes) > 1:
+        raise GroundTruthMismatch(f"{truth.name} has the masks of one page and the image has {len(sizes)}")
+    return [read_cellpose(truth, sizes[0])]
+
+
+def _usable(paths: Iterator[Path] | Sequence[Path], *, images_only: bool = False) -> Iterator[Path]:
+    """Yield the files that may be images or ground truths."""
+    for path in sorted(paths):
+        if path.name.startswith(OF_ANOTHER_FILE) or path.name.endswith(OTHER_OUTPUTS):
+            continue
+        picture = path.suffix.lower().removeprefix(".") in names.IMAGE_SUFFIXES
+        if picture or (path.name.endswith(ENDING) and not images_only):
+            yield path
+
+
+def _without_cellpose(stem: str) -> str:
+    return stem.removesuffix(ENDING)
+
+
+def _below(path: Path, folder: Path) -> str:
+    try:
+        return path.relative_to(folder).as_posix()
+    except ValueError:  # files of several folders, as a shell's `*` names them
+        return path.as_posix()

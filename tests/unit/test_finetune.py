@@ -1,0 +1,250 @@
+"""Fine-tuning on a few pages: it learns, stays near its start, resumes, and claims no more than it may."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from cytomask.acquisition import Acquisition
+from cytomask.model.export import load_checkpoint
+from cytomask.model.export import main as export
+from cytomask.model.predictor import Predictor, WeightsError, read_manifest
+from cytomask.model.preprocess import normalise
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.samples.fields import phase_contrast_field
+from cytomask.training import tuner
+from cytomask.training.checkpoints import save
+from cytomask.training.crops import Labelled
+from cytomask.training.finetune import Request, check_pages, finetune, read_start, require_free
+from cytomask.training.tuner import Interrupted, Recipe, Step, between, steps_for, tune
+from cytomask.truths.pairs import Page, PairsError
+
+QUICK = Recipe(steps=8, batch=2, held=0, learning_rate=3e-3, average_decay=0.5)
+
+
+def field(seed: int, **change: Any) -> Page:
+    made = phase_contrast_field(seed, 96, 120, 0.4)
+    return Page(f"f{seed}.tif", f"f{seed}.tif", made.pixels, change.get("cells", made.cells), Acquisition())
+
+
+def labelled(seed: int) -> Labelled:
+    page = field(seed)
+    return Labelled(page.name, normalise(page.pixels), page.cells)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> SwinUNet:
+    torch.manual_seed(1)
+    config = SwinUNetConfig(width=16, depths=(1,), bottleneck_depth=1, half_width=4, quarter_width=8)
+    return SwinUNet(config).eval()
+
+
+@pytest.fixture(scope="module")
+def start(tiny: SwinUNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model on disk, under a licence that forbids commercial use."""
+    folder = tmp_path_factory.mktemp("start")
+    save(tiny, folder / "swin_unet.safetensors")
+    (folder / "config.json").write_text(json.dumps({"mode": "native"}))
+    (folder / "scores.json").write_text("{}")
+    given = ["--name", "parent-1", "--source", "fields", "--licence", "CC BY-NC 4.0"]
+    files = ["--config", str(folder / "config.json"), "--scores", str(folder / "scores.json")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
+        export([str(folder / "swin_unet.safetensors"), *given, *files, "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold the network to one small page: a full one takes a second to make."""
+    monkeypatch.setattr(tuner, "GENERATED", 1)
+    monkeypatch.setattr(tuner, "GENERATED_SIZE", (64, 64))
+    monkeypatch.setattr("cytomask.training.finetune.GENERATED_SEEDS", range(1))
+
+
+def weights_of(network: SwinUNet) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in network.parameters()])
+
+
+def test_the_loss_falls_and_the_start_stays_as_it_is(tiny: SwinUNet, tmp_path: Path) -> None:
+    before, losses = weights_of(tiny).clone(), []
+    recipe = msgspec.structs.replace(QUICK, steps=24)
+    tuned = tune(tiny, [labelled(0)], [], recipe, tmp_path, report=lambda step: losses.append(step.loss))
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    assert torch.equal(weights_of(tiny), before)
+    assert (tuned.steps, tuned.share, tuned.threshold) == (24, 1.0, 0.5)
+
+
+def test_statistics_of_batch_norm_are_those_of_the_start(tiny: SwinUNet, tmp_path: Path) -> None:
+    tuned = tune(tiny, [labelled(0)], [labelled(1)], QUICK, tmp_path)
+    for ours, theirs in zip(tuned.network.buffers(), tiny.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_stronger_pull_stays_nearer_to_the_start(tiny: SwinUNet, tmp_path: Path) -> None:
+    def moved(pull: float) -> float:
+        recipe = msgspec.structs.replace(QUICK, steps=20, pull=pull)
+        tuned = tune(tiny, [labelled(0)], [], recipe, tmp_path / str(pull))
+        head = {id(value) for value in tuned.network.head.logit.parameters()}  # calibration scales it
+        pairs = zip(tuned.network.parameters(), tiny.parameters(), strict=True)
+        return sum(float((now - then).detach().norm()) for now, then in pairs if id(now) not in head)
+
+    assert moved(200.0) < 0.8 * moved(0.0)
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    tiny: SwinUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuner, "PATIENCE", 100)
+    pages, held_out = [labelled(0), labelled(1)], [labelled(2)]
+    whole = tune(tiny, pages, held_out, QUICK, tmp_path / "whole")
+    seen: list[Step] = []
+    with pytest.raises(Interrupted):
+        tune(
+            tiny, pages, held_out, QUICK, tmp_path / "cut", report=seen.append, stopped=lambda: len(seen) == 3
+        )
+    rest: list[Step] = []
+    resumed = tune(tiny, pages, held_out, QUICK, tmp_path / "cut", report=rest.append)
+    assert [step.step for step in [*seen, *rest]] == list(range(1, QUICK.steps + 1))
+    torch.testing.assert_close(weights_of(resumed.network), weights_of(whole.network))
+    with pytest.raises(ValueError, match="other pages or settings"):
+        tune(tiny, pages[:1], held_out, QUICK, tmp_path / "cut")
+    (tmp_path / "cut" / tuner.STATE).write_bytes(b"half")
+    with pytest.raises(ValueError, match="is damaged; remove it to begin again"):
+        tune(tiny, pages, held_out, QUICK, tmp_path / "cut")
+
+
+def test_a_run_ends_when_the_held_out_pages_gain_no_more(
+    tiny: SwinUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4])
+    monkeypatch.setattr(tuner, "mean_iou", lambda *_: next(scores, 0.4))
+    steps: list[Step] = []
+    tune(tiny, [labelled(0)], [labelled(1)], QUICK, tmp_path, report=steps.append)
+    assert len(steps) == 1 + tuner.PATIENCE
+
+
+def test_unmarked_pixels_are_learned_from_the_start_alone(tiny: SwinUNet, tmp_path: Path) -> None:
+    page = labelled(0)
+    marked = page.cells & (np.arange(page.cells.shape[1]) < 60)
+    recipe = msgspec.structs.replace(QUICK, steps=3, partial=True)
+
+    def learned(cells: Any) -> torch.Tensor:
+        item = Labelled("page", page.pixels, cells, marked)
+        return weights_of(tune(tiny, [item], [], recipe, tmp_path / str(cells.sum())).network)
+
+    assert torch.equal(learned(marked), learned(page.cells))
+
+
+def test_weights_between_two_networks(tiny: SwinUNet) -> None:
+    other = SwinUNet(tiny.config)
+    torch.testing.assert_close(
+        weights_of(between(tiny, other, 0.25)), 0.75 * weights_of(tiny) + 0.25 * weights_of(other)
+    )
+
+
+def test_more_pages_are_taught_for_longer_but_not_for_ever() -> None:
+    assert steps_for(1) < steps_for(5) < steps_for(10) <= steps_for(1000) == tuner.MOST_STEPS
+
+
+def test_a_model_is_written_with_its_scores_lineage_and_licence(start: Path, tmp_path: Path) -> None:
+    pages = [field(seed) for seed in range(5)]
+    told: list[Any] = []
+    outcome = finetune(
+        Request(pages, tmp_path / "child", "child-1", start, QUICK, about="fields"),
+        begun=lambda held_out, scores: told.append((list(held_out), list(scores))),
+    )
+    folder = tmp_path / "child"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "manifest.json",
+        "swin_unet.onnx",
+        "swin_unet.safetensors",
+    ]
+    manifest = read_manifest(folder, "native")
+    assert (manifest.name, manifest.licence) == ("child-1", "CC BY-NC 4.0")
+    assert [ancestor.name for ancestor in manifest.lineage] == ["parent-1"]
+    assert manifest.training_data == ["fields: 5 pages, no licence stated", "fields"]
+    [(held_out, scores)] = told
+    assert sum(held_out) == 1
+    assert [each.before for each in outcome.pages] == scores
+    predictor = Predictor(folder, modes=["native"])
+    for each in outcome.pages:
+        mask = predictor.predict(each.page.pixels).mask
+        union = (mask | each.page.cells).sum()
+        assert each.after == pytest.approx((mask & each.page.cells).sum() / union if union else 1.0)
+    held = next(each for each in outcome.pages if each.held_out)
+    assert manifest.scores["held-out pages"] == {
+        "images": 1,
+        "mean_iou": {"native": round(held.after, 4)},
+        "before": round(held.before, 4),
+    }
+    assert manifest.training["held_out"] == [held.page.name]
+    checkpoint = load_checkpoint(folder / "swin_unet.safetensors")
+    assert checkpoint.config == load_checkpoint(start / "swin_unet.safetensors").config
+
+    with pytest.raises(ValueError, match="holds a model already, which is kept"):
+        finetune(Request(pages, folder, "child-1", start, QUICK))
+    grandchild = Request(pages[:1], tmp_path / "grandchild", "grandchild-1", folder, QUICK, licence="MIT")
+    with pytest.raises(ValueError, match=r"began from parent-1, which is non-commercial"):
+        finetune(grandchild)
+    assert not grandchild.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "claimed", "said"),
+    [
+        ("CC BY-SA 4.0", "", "the two cannot be combined"),
+        ("CC BY-ND 4.0", "", "allows no derived works"),
+        ("CC BY-NC-SA 4.0", "CC BY-NC 4.0", "began from its pairs, which is share-alike"),
+        ("", "Apache-2.0", "began from parent-1, which is non-commercial"),
+    ],
+)
+def test_licences_that_cannot_be_combined_are_refused_before_the_training(
+    start: Path, tmp_path: Path, pairs: str, claimed: str, said: str
+) -> None:
+    request = Request([field(0)], tmp_path / "out", "n", start, QUICK, licence=claimed, pairs_licence=pairs)
+    with pytest.raises(ValueError, match=said):
+        finetune(request)
+    assert not request.out.exists()
+
+
+def test_pages_that_teach_nothing_are_refused_with_their_names() -> None:
+    empty = field(3, cells=np.zeros((96, 120), bool))
+    check_pages([field(0), empty], partial=False)
+    with pytest.raises(PairsError, match="none of the masks has a cell in it"):
+        check_pages([empty], partial=False)
+    with pytest.raises(PairsError, match=r"no cell is marked in f3\.tif; with --partial"):
+        check_pages([field(0), empty], partial=True)
+    flat = Page("flat", "flat", np.full((9, 9), 7, np.uint8), np.eye(9, dtype=bool), Acquisition())
+    with pytest.raises(PairsError, match="all pixels of flat are the same"):
+        check_pages([flat], partial=False)
+
+
+def test_a_start_of_another_architecture_or_sha256_is_refused(
+    start: Path, tmp_path: Path, network: SwinUNet
+) -> None:
+    other = shutil.copytree(start, tmp_path / "other")
+    save(network, other / "swin_unet.safetensors")
+    with pytest.raises(WeightsError, match="is a network of another architecture than manifest"):
+        read_start(other, "native")
+    (other / "swin_unet.safetensors").write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match=r"training cannot begin from .* is not a checkpoint"):
+        read_start(other, "native")
+    (other / "swin_unet.onnx").write_bytes(b"other")
+    with pytest.raises(WeightsError, match=r"has sha256 .* but its manifest says"):
+        read_start(other, "native")
+
+
+def test_a_folder_with_weights_is_never_written_to(start: Path, tmp_path: Path) -> None:
+    require_free(tmp_path / "new")
+    (tmp_path / "both").mkdir()
+    shutil.copytree(start, tmp_path / "both" / "native")
+    for folder in (start, tmp_path / "both"):
+        with pytest.raises(ValueError, match="holds a model already, which is kept; choose another --out"):
+            require_free(folder)

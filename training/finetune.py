@@ -1,0 +1,279 @@
+"""Make weights of one's own from a few corrected pages: what `cytomask finetune` does between its two ends.
+
+It scores the start weights, trains, exports, scores again, and writes a model: a folder with `manifest.json`,
+the ONNX file and `swin_unet.safetensors`.
+"""
+
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import msgspec
+
+from cytomask import metrics
+from cytomask.model.export import check_licence, export, join_licences, load_checkpoint, write_manifest
+from cytomask.model.predictor import (
+    MANIFEST,
+    Ancestor,
+    Manifest,
+    Mode,
+    Predictor,
+    WeightsError,
+    check_weights,
+    network_folder,
+    read_manifest,
+)
+from cytomask.model.preprocess import normalise
+from cytomask.model.swin_unet import SwinUNet
+from cytomask.samples.fields import phase_contrast_field
+from cytomask.training.checkpoints import lineage_from, save
+from cytomask.training.crops import Labelled
+from cytomask.training.splits import choose_held_out
+from cytomask.training.tuner import Recipe, Step, Tuned, one_thread, tune
+from cytomask.truths.pairs import Page, PairsError
+
+CHECKPOINT_FILE = "swin_unet.safetensors"
+STATE_FOLDER = "unfinished"  # below the model's folder, until the run has ended
+GENERATED_SEEDS = range(100, 104)  # of pages that neither start nor run has seen
+HELD_OUT, TRAINED, GENERATED = "held-out pages", "pages that it learned from", "generated pages"
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make.
+
+    Attributes:
+        pages: to learn from and to hold out.
+        out: folder of the new model; it may not hold one.
+        name: of the new model.
+        start: folder of the model to begin from.
+        recipe: how to train.
+        licence: of the new weights; empty for what start and pairs leave.
+        pairs_licence: of images and ground truths; empty if they are the user's own.
+        about: what the pages are, for the manifest.
+    """
+
+    pages: Sequence[Page]
+    out: Path
+    name: str
+    start: Path
+    recipe: Recipe
+    licence: str = ""
+    pairs_licence: str = ""
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class PageScore:
+    """A page before and after: the IoU, or the share of marked cells that was found if marks are partial."""
+
+    page: Page
+    held_out: bool
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A new model and how it compares with its start.
+
+    Attributes:
+        folder, manifest: of the new model.
+        tuned: how the training ended.
+        pages: each with its scores.
+        generated: mean IoU on generated pages before and after: what was forgotten.
+        before, after: the networks.
+    """
+
+    folder: Path
+    manifest: Manifest
+    tuned: Tuned
+    pages: Sequence[PageScore]
+    generated: tuple[float, float]
+    before: Predictor
+    after: Predictor
+
+
+def finetune(
+    request: Request,
+    *,
+    begun: Callable[[Sequence[bool], Sequence[float]], None] = lambda held_out, scores: None,
+    report: Callable[[Step], None] = lambda step: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Make the model.
+
+    Args:
+        request: what to make.
+        begun: is told which pages are held out and what the start weights score on each.
+        report: is told of each step of the training.
+        stopped: whether to stop; the same request goes on later.
+
+    Raises:
+        Interrupted: `stopped` said so.
+        PairsError: the pages teach nothing.
+        WeightsError: the start cannot be used.
+        ValueError: the licence claims more than start and pairs allow, `out` holds a model, or another run's
+            state.
+    """
+    recipe = request.recipe
+    require_free(request.out)
+    check_pages(request.pages, partial=recipe.partial)
+    network, started = read_start(request.start, recipe.mode)
+    lineage = lineage_from(network_folder(request.start, recipe.mode) / CHECKPOINT_FILE)
+    joined = join_licences(started.licence, request.pairs_licence)
+    licence = request.licence or joined
+    check_licence(request.name, licence, [*lineage, Ancestor("its pairs", "", [], request.pairs_licence)])
+
+    before = Predictor(request.start, modes=[recipe.mode])
+    scores = [_score(before, page, recipe) for page in request.pages]
+    # Of partial marks only cells are known: everything called cell would score best.
+    held_places = [] if recipe.partial else choose_held_out(request.pages, scores)
+    held_out = [place in held_places for place in range(len(request.pages))]
+    begun(held_out, scores)
+
+    labelled = [_labelled(page, recipe) for page in request.pages]
+    tuned = tune(
+        network,
+        [item for item, held in zip(labelled, held_out, strict=True) if not held],
+        [item for item, held in zip(labelled, held_out, strict=True) if held],
+        recipe,
+        request.out / STATE_FOLDER,
+        report=report,
+        stopped=stopped,
+    )
+    request.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(".partial", "model-", request.out) as name:
+        staging = Path(name)
+        save(tuned.network, staging / CHECKPOINT_FILE, lineage)
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which we do not need
+        with warnings.catch_warnings(), one_thread():
+            warnings.simplefilter("ignore")  # torch's exporter uses what torch deprecates
+            manifest = export(
+                tuned.network,
+                staging,
+                name=request.name,
+                threshold=tuned.threshold,
+                training=_training(request, tuned, held_out),
+                training_data=[_data(request), *started.training_data],
+                licence=licence,
+                scores={},
+                lineage=lineage,
+            )
+        after = Predictor(staging, modes=[recipe.mode])
+        pages = [
+            PageScore(page, held, score, _score(after, page, recipe))
+            for page, held, score in zip(request.pages, held_out, scores, strict=True)
+        ]
+        generated = (_generated_iou(before, recipe.mode), _generated_iou(after, recipe.mode))
+        manifest = msgspec.structs.replace(manifest, scores=_scores(pages, generated, recipe))
+        write_manifest(manifest, staging)
+        for file in (CHECKPOINT_FILE, manifest.file, MANIFEST):  # the manifest last: what has one is whole
+            (staging / file).replace(request.out / file)
+    shutil.rmtree(request.out / STATE_FOLDER, ignore_errors=True)
+    return Outcome(request.out, manifest, tuned, pages, generated, before, after)
+
+
+def require_free(folder: Path) -> None:
+    """Refuse a folder that holds a model: nothing is overwritten; raises ValueError."""
+    for place in (folder, folder / "native", folder / "resize"):
+        if (place / MANIFEST).exists() or (place / CHECKPOINT_FILE).exists():
+            raise ValueError(f"{place} holds a model already, which is kept; choose another --out or --name")
+
+
+def check_pages(pages: Sequence[Page], *, partial: bool) -> None:
+    """Refuse pages that teach nothing; raises PairsError."""
+    empty = [page.name for page in pages if not page.cells.any()]
+    if partial and empty:
+        raise PairsError(
+            f"no cell is marked in {', '.join(empty)}; with --partial such a page says nothing: leave it out"
+        )
+    if len(empty) == len(pages):
+        raise PairsError("none of the masks has a cell in it; mark the cells first")
+    flat = [page.name for page in pages if page.pixels.min() == page.pixels.max()]
+    if flat:
+        raise PairsError(f"all pixels of {', '.join(flat)} are the same; leave it out")
+
+
+def read_start(folder: Path, mode: Mode) -> tuple[SwinUNet, Manifest]:
+    """Load the network and the manifest of a model to begin from.
+
+    Raises:
+        WeightsError: a file is missing, or does not belong to the others.
+    """
+    place = network_folder(folder, mode)
+    manifest = read_manifest(place, mode)
+    check_weights(place, manifest)
+    try:
+        network = load_checkpoint(place / CHECKPOINT_FILE)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"training cannot begin from {place}: {error}") from error
+    if network.config.as_dict() | {"depths": [*network.config.depths]} != manifest.architecture:
+        raise WeightsError(
+            f"{place / CHECKPOINT_FILE} is a network of another architecture than {MANIFEST} beside it "
+            "describes; take both from one model"
+        )
+    return network, manifest
+
+
+def _labelled(page: Page, recipe: Recipe) -> Labelled:
+    return Labelled(page.name, normalise(page.pixels), page.cells, page.cells if recipe.partial else None)
+
+
+def _score(predictor: Predictor, page: Page, recipe: Recipe) -> float:
+    score = metrics.score(predictor.predict(page.pixels, recipe.mode).mask, page.cells)
+    return score.recall if recipe.partial else score.iou
+
+
+def _generated_iou(predictor: Predictor, mode: Mode) -> float:
+    fields = [phase_contrast_field(seed) for seed in GENERATED_SEEDS]
+    return fmean(metrics.score(predictor.predict(each.pixels, mode).mask, each.cells).iou for each in fields)
+
+
+def _training(request: Request, tuned: Tuned, held_out: Sequence[bool]) -> dict[str, Any]:
+    """Describe the run for the manifest."""
+    names = [page.name for page in request.pages]
+    return {
+        "name": request.name,
+        "mode": request.recipe.mode,
+        "train": {f"pairs:{request.name}": 1.0},
+        "learned_from": [name for name, held in zip(names, held_out, strict=True) if not held],
+        "held_out": [name for name, held in zip(names, held_out, strict=True) if held],
+        "recipe": msgspec.to_builtins(request.recipe),
+        "steps_taken": tuned.steps,
+        "share_of_the_way": tuned.share,
+        "logit_factor": round(tuned.factor, DIGITS),
+    }
+
+
+def _data(request: Request) -> str:
+    """Describe the pages in a line of `training_data`."""
+    about = request.about or "the user's own"
+    return f"{about}: {len(request.pages)} pages, {request.pairs_licence or 'no licence stated'}"
+
+
+def _scores(pages: Sequence[PageScore], generated: tuple[float, float], recipe: Recipe) -> dict[str, Any]:
+    """Return mean scores by kind of page, as `Manifest.scores` has them; `before` is the start's."""
+    found: dict[str, Any] = {}
+    for name, held in ((HELD_OUT, True), (TRAINED, False)):
+        some = [each for each in pages if each.held_out == held]
+        if some:
+            what = f"{name}, share of the marked cells that was found" if recipe.partial else name
+            found[what] = {
+                "images": len(some),
+                "mean_iou": {recipe.mode: round(fmean(each.after for each in some), DIGITS)},
+                "before": round(fmean(each.before for each in some), DIGITS),
+            }
+    found[GENERATED] = {
+        "images": len(GENERATED_SEEDS),
+        "mean_iou": {recipe.mode: round(generated[1], DIGITS)},
+        "before": round(generated[0], DIGITS),
+    }
+    return found

@@ -1,0 +1,450 @@
+"""Train weights further on a few corrected pages: the loop of `cytomask finetune`.
+
+A few pages cannot teach everything, so the weights stay near those that they began from. Statistics of batch
+norm are kept, each step pulls the weights a little towards the start, and on generated pages the network is
+held to what the start weights said. In the end a share of the way from the start is taken, by the pages that
+were held out.
+"""
+
+import copy
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cytomask import metrics
+from cytomask.model.predictor import Mode, cores, logit, logits_of_page
+from cytomask.model.preprocess import Pixels, normalise
+from cytomask.model.swin_unet import SwinUNet
+from cytomask.samples.fields import phase_contrast_field
+from cytomask.training.calibrate import best_factor
+from cytomask.training.checkpoints import write_whole
+from cytomask.training.crops import Augmentation, Crop, Labelled, random_crop
+from cytomask.training.losses import loss_of
+from cytomask.training.processes import Process
+from cytomask.training.validation import tile_function
+
+SHARES = (1.0, 0.85, 0.7, 0.5)  # of the way from the start weights, the farthest first
+NEARER = 0.003  # IoU that a page may lose, so that the weights stay nearer to the start
+THRESHOLDS = tuple(percent / 100 for percent in range(30, 75, 5))
+GAIN = 0.005  # IoU that another threshold than 0.5 must bring
+PIXELS_FOR_FACTOR = 2_000_000
+PARTS = 2  # of a batch, for as many threads
+WARMUP_STEPS = 20
+FEWEST_STEPS, STEPS_A_PAGE, MOST_STEPS = 300, 100, 1500
+CHECKS = 8  # scorings of the held-out pages during a run
+PATIENCE = 3  # scorings without a gain after which a run ends
+GENERATED = 12  # pages that the network is held to; their seeds are those of `samples.fields`
+GENERATED_SIZE = (448, 448)
+STATE = "state.pt"
+
+NATIVE = Augmentation(
+    zoom=(0.65, 1.45),
+    squash=0.0,
+    affine=0.4,
+    blur=0.1,
+    blur_deviation=1.2,
+    gamma=0.3,
+    noise=0.5,
+    repage=0.1,
+    light=0.15,
+    light_depth=1.0,
+    marks=0.03,
+)
+RESIZE = msgspec.structs.replace(NATIVE, squash=1.0, squash_window=0.6, repage=0.2)
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """How weights are fine-tuned.
+
+    Attributes:
+        mode: what the weights are for.
+        steps: at most.
+        batch: crops of a step, an even number.
+        held: crops of generated pages in each step besides, on which the start weights are the teacher; an
+            even number.
+        learning_rate: the highest; it rises for 20 steps and falls as a cosine.
+        pull: share of the way back to the start weights that each step takes, per learning rate.
+        average_decay: of the exponential moving average of the weights, which is scored and kept.
+        seed: of the crops.
+        partial: unmarked pixels are unknown; there the start weights are the teacher.
+    """
+
+    mode: Mode = "native"
+    steps: int = 1200
+    batch: int = 8
+    held: int = 2
+    learning_rate: float = 1e-3
+    pull: float = 0.05
+    average_decay: float = 0.99
+    seed: int = 0
+    partial: bool = False
+
+
+def steps_for(pages: int) -> int:
+    """Return how many steps some pages are worth: more pages teach for longer."""
+    return min(FEWEST_STEPS + STEPS_A_PAGE * pages, MOST_STEPS)
+
+
+class Interrupted(Exception):
+    """The run was stopped; everything that it needs to go on was written."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a run is: for a line on the terminal."""
+
+    step: int
+    steps: int
+    loss: float
+    iou: float | None
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Fine-tuned weights.
+
+    Attributes:
+        network: the weights, whose logits are probabilities.
+        threshold: probability from which on a pixel is cell, 0..1.
+        share: of the way from the start weights to the last ones.
+        steps: that were trained.
+        factor: by which the logits were multiplied.
+    """
+
+    network: SwinUNet
+    threshold: float
+    share: float
+    steps: int
+    factor: float
+
+
+@dataclass
+class _Progress:
+    step: int = 0
+    best: float = -1.0
+    stale: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def tune(
+    start: SwinUNet,
+    train: Sequence[Labelled],
+    held_out: Sequence[Labelled],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    report: Callable[[Step], None] = lambda step: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Tuned:
+    """Fine-tune the weights; go on where an interrupted run of the same recipe and pages stopped.
+
+    Args:
+        start: weights to begin from; they stay as they are.
+        train: pages to learn from, at least one.
+        held_out: pages that decide when to stop, how far to go and the threshold. May be empty: then all
+            steps are taken, and the threshold stays 0.5.
+        recipe: how.
+        folder: for what resuming needs.
+        report: is told of each step.
+        stopped: whether to stop after this step.
+
+    Raises:
+        Interrupted: `stopped` said so.
+        ValueError: the folder holds the state of another run, or the loss is not a number.
+    """
+    with one_thread():
+        run = _Run(start, train, recipe)
+        state = folder / STATE
+        if state.exists():
+            run.resume(state)
+        try:
+            run.learn(held_out, state, report, stopped)
+        finally:
+            run.pool.shutdown()
+        shared, share = _choose_share(start, run.best, held_out, recipe)
+        factor = _factor(shared, held_out or train, recipe)
+        threshold = 0.5 if recipe.partial else _choose_threshold(shared, factor, held_out, recipe)
+    with torch.no_grad():
+        for parameter in shared.head.logit.parameters():
+            parameter.mul_(factor)
+    return Tuned(shared, threshold, share, run.progress.step, factor)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch share no operation between threads, as long as the context lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Run:
+    """The state of one run."""
+
+    def __init__(self, start: SwinUNet, train: Sequence[Labelled], recipe: Recipe) -> None:
+        torch.manual_seed(recipe.seed)
+        self.start = copy.deepcopy(start).eval()
+        # Trained in evaluation mode: statistics of a few pages would replace those of many.
+        self.network = copy.deepcopy(start).eval()
+        self.average = copy.deepcopy(start).eval()
+        self.best = copy.deepcopy(start).eval()
+        self.train, self.recipe = train, recipe
+        self.augmentation = NATIVE if recipe.mode == "native" else RESIZE
+        self.generated = _generated() if recipe.held else []
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        self.process = Process(torch.device("cpu"))
+        self.progress = _Progress()
+        self.pool = ThreadPoolExecutor(min(PARTS, cores()))
+
+    def learn(
+        self,
+        held_out: Sequence[Labelled],
+        state: Path,
+        report: Callable[[Step], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        """Train to the end, or until the held-out pages gain no more."""
+        recipe, progress = self.recipe, self.progress
+        every = max(recipe.steps // CHECKS, 1)
+        began = time.monotonic() - progress.seconds
+        while progress.step < recipe.steps and progress.stale < PATIENCE:
+            loss = self.step()
+            progress.step += 1
+            iou = None
+            if progress.step % every == 0 or progress.step == recipe.steps:
+                iou = self.check(held_out)
+                progress.seconds = time.monotonic() - began
+                self.save(state)
+            seconds = time.monotonic() - began
+            left = seconds / progress.step * (recipe.steps - progress.step)
+            report(Step(progress.step, recipe.steps, loss, iou, left))
+            if stopped() and progress.step < recipe.steps:
+                progress.seconds = time.monotonic() - began
+                self.save(state)
+                raise Interrupted
+
+    def step(self) -> float:
+        """Learn from one batch and return its loss.
+
+        Each part of the batch has a thread of its own. That is faster than to share each operation between
+        threads, and does not suffer from other work on the machine.
+        """
+        rate = self._rate()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        parameters = [*self.network.parameters()]
+        outcomes = list(self.pool.map(self._learn_part, range(PARTS)))
+        loss = fmean(loss for loss, _ in outcomes)
+        if not math.isfinite(loss):
+            raise ValueError(f"the loss is {loss} after {self.progress.step} steps; begin again")
+        for place, parameter in enumerate(parameters):
+            parameter.grad = torch.stack([gradients[place] for _, gradients in outcomes]).mean(0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        self.optimiser.step()
+        self._pull(rate * self.recipe.pull)
+        self._update_average()
+        return loss
+
+    def _learn_part(self, part: int) -> tuple[float, Sequence[Tensor]]:
+        """Compute loss and gradients of a part of the batch, whose crops depend on nothing drawn before."""
+        recipe = self.recipe
+        rng = np.random.default_rng((recipe.seed, self.progress.step, part))
+        own, held = recipe.batch // PARTS, recipe.held // PARTS
+        crops = [_draw(self.train, self.augmentation, rng) for _ in range(own)]
+        crops += [_draw(self.generated, self.augmentation, rng) for _ in range(held)]
+        pixels, cells, known = (torch.from_numpy(np.stack(each)) for each in zip(*crops, strict=True))
+        logits = self._logits(self.network, pixels)
+        loss = loss_of(logits[:own], cells[:own], "bce_lovasz", known[:own])
+        taught = torch.zeros_like(known)
+        taught[own:] = 1
+        if recipe.partial:
+            taught[:own] = 1 - known[:own]
+        if held or recipe.partial:
+            first = 0 if recipe.partial else own
+            with torch.no_grad():
+                said = self._logits(self.start, pixels[first:]).sigmoid()
+            apart = functional.binary_cross_entropy_with_logits(logits[first:], said, reduction="none")
+            loss = loss + (apart * taught[first:]).sum() / taught[first:].sum().clamp(min=1)
+        return loss.item(), torch.autograd.grad(loss, [*self.network.parameters()])
+
+    def check(self, held_out: Sequence[Labelled]) -> float | None:
+        """Score the averaged weights on the held-out pages, and keep them if they are the best so far."""
+        progress = self.progress
+        if not held_out:
+            self.best.load_state_dict(self.average.state_dict())
+            return None
+        iou = mean_iou(self.average, held_out, self.recipe)
+        if iou > progress.best:
+            progress.best, progress.stale = iou, 0
+            self.best.load_state_dict(self.average.state_dict())
+        else:
+            progress.stale += 1
+        progress.history.append({"step": progress.step, "iou": round(iou, 4)})
+        return iou
+
+    def save(self, path: Path) -> None:
+        """Write everything that `resume` needs."""
+        state = {
+            "recipe": msgspec.json.encode(self.recipe).decode(),
+            "pages": [item.name for item in self.train],
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "best": self.best.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda partial: torch.save(state, partial))
+
+    def resume(self, path: Path) -> None:
+        """Go on where `save` was called; raise ValueError if that was another run."""
+        try:
+            state = torch.load(path, weights_only=True)
+            same = state["recipe"] == msgspec.json.encode(self.recipe).decode()
+            same = same and state["pages"] == [item.name for item in self.train]
+            if same:
+                for name in ("network", "average", "best"):
+                    getattr(self, name).load_state_dict(state[name])
+                self.optimiser.load_state_dict(state["optimiser"])
+                self.progress = _Progress(**state["progress"])
+        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged; remove it to begin again") from error
+        if not same:
+            raise ValueError(
+                f"{path.parent} holds a run with other pages or settings that was stopped; repeat its "
+                "command to go on with it, or remove the folder to begin again"
+            )
+
+    def _rate(self) -> float:
+        """The learning rate of the present step: a rise, then half a cosine (Loshchilov & Hutter 2017)."""
+        step, recipe = self.progress.step, self.recipe
+        rise = min((step + 1) / WARMUP_STEPS, 1)
+        return recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+
+    def _logits(self, network: SwinUNet, pixels: Tensor) -> Tensor:
+        """Compute logits, (B, 1, 224, 224) float32 to the same."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.process.half):
+            logits: Tensor = network(pixels)
+        return logits.float()
+
+    @torch.no_grad()
+    def _pull(self, share: float) -> None:
+        """Move the weights a share of the way back to the start (Li et al. 2018, arXiv:1802.01483)."""
+        if share:
+            for now, then in zip(self.network.parameters(), self.start.parameters(), strict=True):
+                now.lerp_(then, share)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Let the average follow, faster in the beginning."""
+        step = self.progress.step
+        decay = min(self.recipe.average_decay, (1 + step) / (10 + step))
+        for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+
+
+def mean_iou(
+    network: SwinUNet, pages: Sequence[Labelled], recipe: Recipe, thresholds: Sequence[float] = (0.5,)
+) -> float:
+    """Compute the mean IoU over pages where the truth is known, at the best of some thresholds."""
+    return max(_mean_ious(network, pages, recipe, thresholds).values())
+
+
+def _mean_ious(
+    network: SwinUNet,
+    pages: Sequence[Labelled],
+    recipe: Recipe,
+    thresholds: Sequence[float],
+    factor: float = 1.0,
+) -> dict[float, float]:
+    ious: dict[float, list[float]] = {threshold: [] for threshold in thresholds}
+    for page in pages:
+        logits, known = factor * logits_of(network, page, recipe.mode), page.weights() > 0
+        for threshold, each in ious.items():
+            each.append(metrics.score((logits >= logit(threshold)) & known, page.cells & known).iou)
+    return {threshold: fmean(each) for threshold, each in ious.items()}
+
+
+def logits_of(network: SwinUNet, page: Labelled, mode: Mode) -> Pixels:
+    """Compute the logits of a page as serving does: (H, W) float32."""
+    device = torch.device("cpu")
+    with torch.autocast("cpu", torch.bfloat16, enabled=Process(device).half):
+        return logits_of_page(page.pixels, mode, tile_function(network, device))
+
+
+def between(start: SwinUNet, end: SwinUNet, share: float) -> SwinUNet:
+    """Return the weights that lie a share of the way from one network to another of its sizes."""
+    mixed = copy.deepcopy(start)
+    with torch.no_grad():
+        for value, last in zip(mixed.parameters(), end.parameters(), strict=True):
+            value.lerp_(last, share)
+    return mixed
+
+
+def _choose_share(
+    start: SwinUNet, end: SwinUNet, held_out: Sequence[Labelled], recipe: Recipe
+) -> tuple[SwinUNet, float]:
+    """Choose the weights nearest to the start that score nearly as well as the best (arXiv:2109.01903)."""
+    if not held_out:
+        return between(start, end, 1.0), 1.0
+    candidates = [(share, between(start, end, share)) for share in SHARES]
+    scores = [mean_iou(network, held_out, recipe) for _, network in candidates]
+    chosen = max(place for place, score in enumerate(scores) if score >= max(scores) - NEARER)
+    share, network = candidates[chosen]
+    return network, share
+
+
+def _choose_threshold(
+    network: SwinUNet, factor: float, held_out: Sequence[Labelled], recipe: Recipe
+) -> float:
+    """Choose the threshold of the scaled logits by the held-out pages; 0.5 unless another is better."""
+    if not held_out:
+        return 0.5
+    ious = _mean_ious(network, held_out, recipe, THRESHOLDS, factor)
+    best = max(ious, key=lambda threshold: (ious[threshold], -abs(threshold - 0.5)))
+    return best if ious[best] >= ious[0.5] + GAIN else 0.5
+
+
+def _factor(network: SwinUNet, pages: Sequence[Labelled], recipe: Recipe) -> float:
+    """Find the factor that turns logits into probabilities, by what is known of the pages."""
+    logits, cells = [], []
+    for page in pages:
+        known = page.weights() > 0
+        logits.append(logits_of(network, page, recipe.mode)[known])
+        cells.append(page.cells[known])
+    given, truth = np.concatenate(logits), np.concatenate(cells)
+    if truth.all() or not truth.any():  # of partial truths: any factor would do
+        return 1.0
+    step = max(given.size // PIXELS_FOR_FACTOR, 1)
+    return best_factor(given[::step], truth[::step])
+
+
+def _draw(pages: Sequence[Labelled], augmentation: Augmentation, rng: np.random.Generator) -> Crop:
+    return random_crop(pages[int(rng.integers(len(pages)))], augmentation, rng)
+
+
+def _generated() -> list[Labelled]:
+    """Make the pages that the network is held to. Their truths are not used: the start weights teach."""
+    pages = [phase_contrast_field(seed, *GENERATED_SIZE) for seed in range(GENERATED)]
+    return [
+        Labelled(f"generated-{seed}", normalise(page.pixels), page.cells) for seed, page in enumerate(pages)
+    ]
