@@ -14,11 +14,12 @@ from functions_on_moto import FailuresFunction, SegmentStack, Sessions
 from own_models import THRESHOLD, make_model, make_other_architecture
 
 from cytomask.acquisition import Acquisition
+from cytomask.addresses import S3Object
 from cytomask.cli.main import main
 from cytomask.cli.stack import Stack
 from cytomask.functions.segment import networks
 from cytomask.model_store import ModelStore
-from cytomask.requests import S3Object, SegmentRequest
+from cytomask.requests import SegmentRequest
 from cytomask.stack_models import Pins
 from cytomask.table import Table
 
