@@ -18,11 +18,11 @@ import numpy as np
 from cytomask.acquisition import read_acquisition
 from cytomask.cli.plate_page import render_plate
 from cytomask.curves import Curve
-from cytomask.growth import measure_plate
 from cytomask.infra.emulator import emulated_stack
 from cytomask.plate_rows import INDEX, Plates, columns_of, pages_of_row, plain
 from cytomask.plates import build_report
 from cytomask.samples.plates import Kind, measured, random_well
+from cytomask.well_growth import measure_plate
 from cytomask.wells import well_name
 
 ROWS, COLUMNS, SITES, SCANS, EVERY_HOURS = 8, 12, 4, 84, 2

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from cytomask.cli.html import TEMPLATES, render
 from cytomask.curves import Curve, Hours
-from cytomask.growth import Growth
 from cytomask.plates import ConditionReport, PlateReport, WellReport
+from cytomask.well_growth import Growth
 from cytomask.wells import FORMATS
 
 MOST_LEFT_OUT = 2000  # rows of the table of omitted pages

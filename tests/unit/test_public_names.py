@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import cytomask
+from cytomask.cli.ledger import COLUMNS
+from cytomask.cli.tables import write_csv
 from cytomask.errors import AmbiguousChannels, NoBackground, NoSuchPage, RejectedInput
 from cytomask.samples.fields import Field, phase_contrast_field
 
@@ -159,5 +161,72 @@ def test_the_import_alone_loads_no_numpy_and_a_wrong_name_is_told() -> None:
     printed = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout.strip()
-    names = "['Prediction', 'Predictor', 'Score', '__version__', 'read_page', 'score', 'segment']"
+    names = sorted(cytomask.__all__)
+    assert {"segment", "Predictor", "growth", "read_acquisition"} < set(names)
     assert printed == f"[] {names} False"
+
+
+HOURS = np.arange(0, 48, 4.0)
+DOUBLING_20_H = 0.1 * 2 ** (HOURS / 20)
+
+
+def test_growth_of_arrays_is_that_of_one_well_in_any_order() -> None:
+    found = cytomask.growth(HOURS, DOUBLING_20_H)
+    assert found.doubling_time_h == pytest.approx(20, rel=0.05)
+    assert cytomask.growth(HOURS[::-1].tolist(), DOUBLING_20_H[::-1].tolist()) == found
+
+
+@pytest.mark.parametrize("tidy", [True, False])
+def test_growth_of_a_table_is_that_of_each_well(tidy: bool, tmp_path: Path) -> None:
+    rows = []
+    for well, speed in (("B02", 20), ("C03", 40)):
+        for hour in range(0, 48, 4):
+            share = 0.1 * 2 ** (hour / speed)
+            name = f"P7_Phase_{well}_1_{hour // 24:02d}d{hour % 24:02d}h00m.tif"
+            place = {"plate": "P7", "well": well, "site": "1", "time": hour, "hours": ""}
+            own = place if tidy else dict.fromkeys(COLUMNS, "") | {"file": name, "page": 0}
+            rows.append(own | {"confluence": share})
+    table = tmp_path / "pages.csv"
+    write_csv(table, list(rows[0]), rows)
+    found = cytomask.growth(table)
+    assert set(found) == {"B02", "C03"}
+    assert found["B02"].doubling_time_h == pytest.approx(20, rel=0.05)
+    assert found["C03"].doubling_time_h == pytest.approx(40, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("hours", "confluence", "told"),
+    [
+        ([0, 4], [0.1], r"two lists of one length, not \(2,\) and \(1,\)"),
+        ([], [], "two lists of one length"),
+        ([0, 4], [10, 20], "a share, not a percentage"),
+        ([0, float("nan")], [0.1, 0.2], "hours must be finite"),
+        ([0, 0], [0.1, 0.2], "average the sites"),
+    ],
+)
+def test_what_no_curve_can_be_is_refused(hours: Any, confluence: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        cytomask.growth(hours, confluence)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a,b\n1,2\n", "is not a table of pages"),
+        ("", "is not a table of pages"),
+        (",".join(COLUMNS) + "\na.tif" + "," * (len(COLUMNS) - 1) + "\n", "no name tells a well"),
+        ("plate,well,time,confluence\np,B02,0,0.1\nq,B02,0,0.1\n", "pages of 2 plates"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text(text)
+    with pytest.raises(ValueError, match=told):
+        cytomask.growth(table)
+
+
+def test_an_acquisition_is_read_from_a_path_of_any_system() -> None:
+    windows = PureWindowsPath(r"C:\plates\run 1\P7_Phase_B2_3_01d04h00m.tif")
+    for file in (windows, str(windows), PurePosixPath("/plates/run 1/P7_Phase_B2_3_01d04h00m.tif")):
+        found = cytomask.read_acquisition(file)
+        assert (found.plate, found.well, found.site, found.time) == ("P7", "B02", "3", 28.0)

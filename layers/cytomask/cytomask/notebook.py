@@ -1,26 +1,41 @@
-"""The public Python names: read a page, segment it, score a mask. docs/python.md shows them at work.
+"""The public Python names: read a page, segment it, score a mask, measure growth. docs/python.md shows them.
 
 `import cytomask` loads this module only when one of its names is used, so that Lambda never pays for it.
 """
 
 import os
 from functools import cache
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cytomask.acquisition import Acquisition, parse_pattern
+from cytomask.acquisition import read_acquisition as read_name
+from cytomask.curves import Curve
 from cytomask.errors import NoSuchPage
 from cytomask.images import open_image, read_pages
 from cytomask.metrics import Mask, Score
 from cytomask.metrics import score as score_masks
 from cytomask.model.predictor import Mode, Prediction, Predictor
 from cytomask.truths.masks import read_ground_truth
+from cytomask.well_growth import Growth, measure_growth
 
 File = str | os.PathLike[str]
 
-__all__ = ["Prediction", "Predictor", "Score", "read_page", "score", "segment"]
+__all__ = [
+    "Acquisition",
+    "Growth",
+    "Prediction",
+    "Predictor",
+    "Score",
+    "growth",
+    "read_acquisition",
+    "read_page",
+    "score",
+    "segment",
+]
 
 
 def read_page(file: File, *, page: int | None = None, channel: int | None = None) -> NDArray[Any]:
@@ -106,6 +121,65 @@ def score(mask: ArrayLike | File, ground_truth: ArrayLike | File) -> Score:
     if ours.shape != theirs.shape:
         raise ValueError(f"mask is {_size(ours)} but ground_truth is {_size(theirs)}; they must match")
     return score_masks(ours, theirs)
+
+
+def read_acquisition(file: PurePath | str, *, pattern: str | None = None) -> Acquisition:
+    """Read plate, well, site, time and cell line from an image's name.
+
+    Args:
+        file: path or S3 key. The file need not exist: only its name is read.
+        pattern: how names are built, as `--pattern` takes it; tried before the schemes of common microscopes.
+
+    Returns:
+        What the name tells. Fields that it does not tell are None.
+
+    Raises:
+        InvalidRequest: the pattern has no meaning.
+    """
+    return read_name(str(file), parse_pattern(pattern) if pattern is not None else None)
+
+
+@overload
+def growth(table: File, /) -> dict[str, Growth]: ...
+
+
+@overload
+def growth(hours: ArrayLike, confluence: ArrayLike, /) -> Growth: ...
+
+
+def growth(table: ArrayLike | File, confluence: ArrayLike | None = None, /) -> Growth | dict[str, Growth]:
+    """Measure how a well grew, or each well of a plate.
+
+    Args:
+        table: hours of the scans, (N,), in any order; or the path of a CSV that `cytomask segment --csv`,
+            `--pages-csv` or `cytomask plate --csv` wrote.
+        confluence: of each scan, (N,), 0 to 1; only with hours.
+
+    Returns:
+        For arrays the growth of that one well: `doubling_time_h` and its interval, lag, plateau, notes. For a
+        table the growth of each well by its name, such as `B02`; its pages are pooled as docs/plates.md says.
+
+    Raises:
+        ValueError: the arrays are not as described, or the table holds no page of a well, or several plates.
+        FileNotFoundError: there is no such table.
+    """
+    if isinstance(table, str | os.PathLike):
+        if confluence is not None:
+            raise ValueError("a table holds its own confluence; pass the table alone")
+        from cytomask.cli.plate_files import read_table  # noqa: PLC0415  # the reports' modules behind it
+
+        return read_table(Path(table))
+    hours, shares = np.asarray(table, np.float64), np.asarray(confluence, np.float64)
+    if hours.ndim != 1 or hours.shape != shares.shape or not hours.size:
+        raise ValueError(
+            f"hours and confluence must be two lists of one length, not {hours.shape} and {shares.shape}"
+        )
+    if not np.isfinite(hours).all() or not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError("hours must be finite, and confluence between 0 and 1 (a share, not a percentage)")
+    order = np.argsort(hours, kind="stable")
+    if (np.diff(hours[order]) <= 0).any():
+        raise ValueError("each hour must be there once; average the sites of a scan first")
+    return measure_growth(Curve(hours[order], shares[order]))
 
 
 @cache

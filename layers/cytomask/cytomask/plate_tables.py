@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cytomask.growth import Growth
 from cytomask.lengths import UM2_A_MM2
 from cytomask.plate_pages import PlatePage
 from cytomask.plates import PlateReport, WellReport
+from cytomask.well_growth import Growth
 
 PAGE_COLUMNS = (
     *("plate", "well", "site", "time", "hours", "confluence", "confluence_low", "confluence_high", "quality"),

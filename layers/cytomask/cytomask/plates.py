@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from cytomask.curves import Curve, Hours, Shares
 from cytomask.errors import InvalidPlateMap
-from cytomask.growth import Growth, measure_growth, pool_sites, prior_of
 from cytomask.plate_pages import LeftOut, Options, PlatePage, Sieve
 from cytomask.platemap import PlateMap, require_fit
+from cytomask.well_growth import Growth, measure_growth, pool_sites, prior_of
 from cytomask.wells import smallest_format, well_position
 
 NO_PAGE = "no page of this well can be used"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from cytomask.curves import Curve, student
-from cytomask.growth import Growth, first_crossing, measure_growth, measure_plate, pool_sites
 from cytomask.samples.plates import Kind, Well, measured, random_well
+from cytomask.well_growth import Growth, first_crossing, measure_growth, measure_plate, pool_sites
 
 SCANS = np.arange(0, 88, 4.0)
 LONG = np.arange(0, 168, 2.0)
