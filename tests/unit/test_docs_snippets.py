@@ -56,7 +56,7 @@ def test_the_python_of_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> None
     for text in snippets("python.md", "python"):
         exec(compile(text, "docs/python.md", "exec"), names)
     assert "P7 B02 4.0" in capsys.readouterr().out
-    assert names["wells"]["B02"].doubling_time_h == pytest.approx(20, rel=0.05)
+    assert names["wells"]["B02"].doubling_time_h == pytest.approx(20, rel=0.1)
     assert names["well"].doubling_time_h > 10
     assert names["score"].iou > 0.5
 
