@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 
 from cytomask.cli.console import complain
 from cytomask.cli.files import write_whole
-from cytomask.cli.tables import csv_bytes, csv_cell, csv_line
+from cytomask.cli.tables import csv_bytes
 from cytomask.errors import CytomaskError
 from cytomask.requests import Output, Parameters
+from cytomask.spreadsheets import csv_line, guard
 from cytomask.work import OUTPUT_FILES, output_key
 
 COLUMNS = (
@@ -160,7 +161,7 @@ class Ledger:
         earlier = _read(self._path) if self._path else {}
         done = set()
         for source, target in files if earlier else ():
-            lines = _holding(source, target, earlier.get(csv_cell(str(source)), []), settings)
+            lines = _holding(source, target, earlier.get(str(guard(str(source))), []), settings)
             if lines:
                 done.add(source)
                 self._kept += [csv_line(line[name] for name in COLUMNS) for line in lines]
@@ -220,7 +221,7 @@ def _read(path: Path) -> dict[str, list[Line]]:
 def _holding(source: Path, target: Path, lines: Sequence[Line], settings: Settings) -> Sequence[Line]:
     """The lines, if they show that the file was done with these settings and its outputs are there."""
     deciding = {
-        name: str(csv_cell("" if value is None else value)) for name, value in settings.columns().items()
+        name: str(guard("" if value is None else value)) for name, value in settings.columns().items()
     }
     if not lines or any(line["error_code"] or not deciding.items() <= line.items() for line in lines):
         return []

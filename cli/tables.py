@@ -1,7 +1,5 @@
 """Tables for people and for programs: columns on the terminal, CSV files that no spreadsheet executes."""
 
-import csv
-import io
 import shutil
 import sys
 import unicodedata
@@ -11,10 +9,10 @@ from typing import Any
 
 from cytomask.cli.console import printable, say
 from cytomask.cli.files import write_whole
+from cytomask.spreadsheets import csv_line
 
 GAP = "  "
 NARROWEST_LAST = 20  # characters that the last column keeps, however narrow the terminal is
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of a formula
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
@@ -41,18 +39,6 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iter
 def number(value: Any, digits: int = 3) -> str:
     """Format a number with so many decimals; None becomes -."""
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def csv_cell(value: Any) -> Any:
-    """Return a cell as it is, with ' before a text that a spreadsheet would take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def csv_line(values: Iterable[Any]) -> str:
-    """One line of a CSV, with its end."""
-    line = io.StringIO(newline="")
-    csv.writer(line).writerow(map(csv_cell, values))
-    return line.getvalue()
 
 
 def csv_bytes(text: str) -> bytes:

@@ -1,6 +1,5 @@
 """What a person takes away, streamed: masks, corrected pairs for training, the table of jobs."""
 
-import csv
 import io
 import secrets
 import zipfile
@@ -14,6 +13,7 @@ from typing import Any
 from cytomask import images
 from cytomask.addresses import S3Object, parse_uri
 from cytomask.errors import CytomaskError
+from cytomask.spreadsheets import csv_line
 from cytomask.storage import Storage
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal
@@ -22,7 +22,6 @@ from cytomask.web.library import Library
 
 KINDS = ("masks", "pairs", "table")
 MOST_TICKETS = 32
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = (
     "image", "group", "status", "confluence", "confluence_low", "confluence_high", "quality", "iou", "pages",
     "cell_area_mm2", "plate", "well", "created_at", "job_id", "estimated_cost_usd", "error_code", "error",
@@ -127,15 +126,9 @@ PNG = b"\x89PNG"
 
 def table_of(entries: Iterable[Entry]) -> Iterator[bytes]:
     """Make a CSV, a job a row. Text that a spreadsheet would take for a formula gets an apostrophe."""
-    line = io.StringIO(newline="")
-    writer = csv.writer(line)
-    writer.writerow(COLUMNS)
+    yield csv_line(COLUMNS).encode()
     for entry in entries:
-        writer.writerow([_cell(value) for value in _values(entry)])
-        yield line.getvalue().encode()
-        line.seek(0)
-        line.truncate()
-    yield line.getvalue().encode()
+        yield csv_line(_values(entry)).encode()
 
 
 def _values(entry: Entry) -> list[Any]:
@@ -144,10 +137,6 @@ def _values(entry: Entry) -> list[Any]:
         " ".join(entry.quality), entry.iou, entry.pages, entry.plate, entry.well,
         entry.created, entry.id, entry.cost, entry.error_code, entry.error,
     ]  # fmt: skip
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def safe_name(key: str) -> str:

@@ -37,7 +37,7 @@ from cytomask.model.predictor import Predictor
 
 @pytest.fixture(scope="session")
 def predictor() -> Predictor:
-    return Predictor()
+    return Predictor(threads=1)  # as many tests run side by side as there are cores
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def shipped() -> Predictor:
     """Load the shipped networks."""
-    return Predictor()
+    return Predictor(threads=1)  # as many tests run side by side as there are cores
 
 
 @pytest.fixture(scope="session")

@@ -100,8 +100,11 @@ def test_a_plate_whose_name_is_too_long_for_the_table_is_left_unnamed() -> None:
 
 
 @given(st.text(max_size=1100))
-def test_any_name_is_read_without_an_error(key: str) -> None:
-    read_acquisition(key)
+def test_whatever_a_name_says_a_request_could_say_too(key: str) -> None:
+    found = read_acquisition(key)
+    assert found.plate is None or check_plate(found.plate) == found.plate
+    assert found.well is None or check_well(found.well) == found.well
+    assert found.time is None or check_time(found.time) == found.time
 
 
 @pytest.mark.parametrize("unit", ["a", "A1_", "_", "/", "00d00h00m_", "A1_1_", "a_Phase_B", "x/", "_s1_w1"])

@@ -1,16 +1,12 @@
 """Tables on the terminal, and CSV files that no spreadsheet executes."""
 
-import csv
-import io
 import os
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cytomask.cli.tables import csv_cell, csv_line, number, print_table, write_csv
+from cytomask.cli.tables import number, print_table, write_csv
 
 
 def test_columns_are_as_wide_as_their_widest_cell(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,23 +30,6 @@ def test_on_a_terminal_the_last_column_is_cut(
 
 def test_a_number_that_is_not_there_is_a_dash() -> None:
     assert [number(None), number(0.12345), number(12.5, 0)] == ["-", "0.123", "12"]
-
-
-@pytest.mark.parametrize("text", ["=1+1.tif", "+1", "-rf.tif", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' !A0'.tif"])
-def test_a_formula_is_text(text: str) -> None:
-    assert csv_cell(text) == f"'{text}"
-
-
-@pytest.mark.parametrize("value", ["a=1", "", None, -1, -0.5, "0.5"])
-def test_numbers_and_plain_text_stay_as_they_are(value: object) -> None:
-    assert csv_cell(value) == value
-
-
-@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))
-def test_no_cell_of_a_csv_begins_a_formula(texts: list[str]) -> None:
-    (cells,) = csv.reader(io.StringIO(csv_line(texts), newline=""))
-    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
-    assert [cell.removeprefix("'") for cell in cells] == [text.removeprefix("'") for text in texts]
 
 
 def test_a_csv_is_written_whole(tmp_path: Path) -> None:

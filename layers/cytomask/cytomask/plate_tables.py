@@ -4,8 +4,6 @@ Each table is text with commas, ready for R, pandas or a spreadsheet; the grid h
 pastes. A cell that begins as a formula would is marked as text, because keys come from elsewhere.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from cytomask.lengths import UM2_A_MM2
 from cytomask.plate_pages import PlatePage
 from cytomask.plates import PlateReport, WellReport
+from cytomask.spreadsheets import csv_line
 from cytomask.well_growth import Growth
 
 PAGE_COLUMNS = (
@@ -35,7 +34,6 @@ CONDITION_COLUMNS = (
     *("condition", "compound", "dose", "unit", "wells", "doubling_time_h", "rate_per_h", "rate_error"),
     "relative_rate",
 )
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def pages_csv(report: PlateReport) -> str:
@@ -138,26 +136,7 @@ def prism_grid(report: PlateReport) -> str:
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ",") -> str:
     """The table as text; lines end as spreadsheets want them."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
-    writer.writerow([as_text(cell) for cell in header])
-    writer.writerows([as_text(cell) for cell in row] for row in rows)
-    return text.getvalue()
-
-
-def as_text(cell: object) -> object:
-    """Mark text that a spreadsheet would run as a formula; numbers stay numbers."""
-    if not isinstance(cell, str) or not cell.startswith(FORMULA) or _is_number(cell):
-        return cell
-    return f"'{cell}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return "".join(csv_line(row, delimiter, end="\n") for row in [header, *rows])
 
 
 def _number(value: float | None, digits: int = 6) -> str | None:

@@ -85,9 +85,11 @@ def read(source: bytes, limits: images.Limits = images.LIMITS) -> list[NDArray[A
 
 def read_or_refuse(source: bytes, limits: images.Limits = images.LIMITS) -> None:
     try:
-        read(source, limits)
+        pages = read(source, limits)
     except RejectedInput as error:
         assert error.code
+    else:
+        assert all(page.ndim == 2 for page in pages)
 
 
 def read_or_refuse_in_bounded_memory(
