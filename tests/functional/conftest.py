@@ -29,6 +29,7 @@ from functions_on_moto import (
 from http_api import http_api
 from moto import mock_aws
 from moto_stack import ENVIRONMENT, make_buckets, make_table
+from remembering import Remembering
 from rights import Role, read_roles
 
 from cytomask.cli.stack import Stack
@@ -36,8 +37,8 @@ from cytomask.model.predictor import Predictor
 
 
 @pytest.fixture(scope="session")
-def predictor() -> Predictor:
-    return Predictor(threads=1)  # as many tests run side by side as there are cores
+def predictor() -> Remembering:
+    return Remembering(Predictor(threads=1))  # as many tests run side by side as there are cores
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +67,7 @@ def roles(sessions: Sessions) -> Iterator[dict[str, Role]]:
 
 @pytest.fixture
 def stack(
-    predictor: Predictor, sessions: Sessions, roles: dict[str, Role], monkeypatch: pytest.MonkeyPatch
+    predictor: Remembering, sessions: Sessions, roles: dict[str, Role], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[SegmentStack]:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)

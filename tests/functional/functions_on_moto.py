@@ -27,36 +27,23 @@ from factories import (
 from moto.s3.models import s3_backends
 from numpy.typing import NDArray
 from PIL import Image
+from remembering import Remembering
 from rights import Role
-
-from cytomask.model.predictor import Prediction, Predictor
 
 Row = dict[str, Any]
 
 
-SMALL_PAGE = 100_000  # pixels
-predicted: dict[tuple[Predictor, Any], Prediction] = {}
-
-
 class CountingPredictor:
-    """The real network; counts the pages that it is asked for, and computes each small page once a session.
+    """The real network; counts the pages it is asked for."""
 
-    Most tests send the same small page, and the network takes most of such a test's time.
-    """
-
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Remembering) -> None:
         self._predictor = predictor
         self.manifests, self.wait = predictor.manifests, predictor.wait
         self.pages = 0
 
-    def predict(self, page: NDArray[Any], *options: Any) -> Prediction:
+    def predict(self, *arguments: Any) -> Any:
         self.pages += 1
-        if page.size > SMALL_PAGE:
-            return self._predictor.predict(page, *options)
-        key = self._predictor, (page.tobytes(), page.shape, page.dtype.str, options)
-        if key not in predicted:
-            predicted[key] = self._predictor.predict(page, *options)
-        return predicted[key]
+        return self._predictor.predict(*arguments)
 
 
 @dataclass

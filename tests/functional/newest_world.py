@@ -4,7 +4,6 @@ The functions are the real ones, on moto. Only the adapter (`find`, `connected`)
 cytomask keeps them, so that the same machine runs on version 0.1.
 """
 
-import hashlib
 import importlib
 import io
 import json
@@ -37,6 +36,7 @@ from moto import mock_aws
 from moto.s3.models import s3_backends
 from moto_stack import make_buckets, make_table
 from PIL import Image
+from remembering import Remembering
 
 ATTACHED = "lab-images"  # images have the name under which their masks lie; those of this bucket begin so
 TRIES = 5
@@ -68,19 +68,8 @@ class Content:
 CONTENTS = (Content((0,)), Content((1,)), Content((0, 1, 2)), Content((2, 0)), Content(()))
 
 
-class RememberingPredictor:
-    """The real networks, asked once for each page: the same page has the same mask."""
-
-    def __init__(self, predictor: Any) -> None:
-        self._predictor = predictor
-        self.manifests, self.wait = predictor.manifests, predictor.wait
-        self._known: dict[tuple[str, Any], Any] = {}
-
-    def predict(self, pixels: Any, *arguments: Any) -> Any:
-        known = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest(), arguments
-        if known not in self._known:
-            self._known[known] = self._predictor.predict(pixels, *arguments)
-        return self._known[known]
+class RememberingPredictor(Remembering):
+    """The real networks, and the masks that they make of a content."""
 
     def masks(self, content: Content) -> dict[str, bytes]:
         """What has to lie under the name of an image with this content, by suffix, as pixels."""
