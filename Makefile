@@ -5,8 +5,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-# One process per core; each file stays in one process, so that its fixtures are made once.
-PYTEST := $(BIN)/pytest -n auto --dist loadfile
+# One process per core; each file stays in one process, so that its fixtures are made once. Files begin in the
+# order of tests/conftest.py.
+PYTEST := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 SAM := .venv-sam
 AUDIT := .venv-audit
@@ -27,8 +28,8 @@ run: $(VENV)/local  ## segment images through the emulated stack; IMAGE=my.tif o
 test: $(VENV)/dev  ## run the unit and functional tests, except the slow ones; ARGS="-k name" for some
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(VENV)/dev  ## run the slow tests: kills, storms, several processes
-	$(PYTEST) -m slow $(ARGS)
+test-slow: $(VENV)/dev  ## run the slow tests (kills, storms, several processes), and each property at length
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=ci $(ARGS)
 
 lint: $(VENV)/dev  ## check format, lint, types and import contracts
 	$(BIN)/ruff format --check

@@ -1,9 +1,20 @@
-"""Settings of every test process."""
+"""What all tests share: how many examples a property gets, and which files parallel runs begin with.
 
-import os
+`make test` gives each property a fifth of its examples; `.ci/run` repeats them with all of them
+(`make test-slow`).
+"""
 
-# Worker threads of OpenBLAS, OpenMP (torch) and ONNX Runtime wait by spinning. With more threads than free
-# cores they steal time from each other: two torch threads beside other work are 30 times slower than one.
-# Parallel test processes are enough to fill the cores, so each gets one thread. Child processes inherit this.
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
+import pytest
+from hypothesis import settings
+
+settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: a parallel run ends when its last file does."""
+    items.sort(key=starts_late)
+
+
+def starts_late(item: pytest.Item) -> bool:
+    """Whether a test is in a file without the mark `long`. False sorts first."""
+    return item.get_closest_marker("long") is None

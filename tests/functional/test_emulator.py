@@ -24,6 +24,7 @@ from cytomask.infra.front import Context, invoke
 from cytomask.infra.template import load_template, routes
 from tests.functional.recording_handler import UNREADABLE
 
+pytestmark = pytest.mark.long
 RECORDING = "tests.functional.recording_handler:handler"
 HANDLERS = dict.fromkeys(emulator.HANDLERS, RECORDING)
 VISIBILITY_SECONDS = 2
@@ -159,6 +160,7 @@ def test_the_next_invocation_after_an_update_of_the_stack_has_the_new_environmen
     assert invoked(stack, {})["environment"]["NAME_PATTERN"] == ""
 
 
+@pytest.mark.slow
 def test_two_stacks_run_side_by_side_and_an_exception_stops_its_own(
     stack: EmulatedStack, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from cytomask.infra.session import REGION
 from cytomask.metrics import score
 from cytomask.samples.fields import phase_contrast_field
 
+pytestmark = pytest.mark.long
 SECONDS = 60
 FIELD = phase_contrast_field(3, 120, 150, 0.4)
 Found = TypeVar("Found")

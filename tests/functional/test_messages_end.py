@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from examples import examples
 from factories import (
     GROUND_TRUTH,
     INPUT,
@@ -28,6 +29,7 @@ from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.long
 TRIES = 5
 ENDS = {
     "mask_written",
@@ -194,7 +196,7 @@ def assert_ended(stack: Any, lines: list[dict[str, Any]], body: str) -> None:
 
 
 @settings(
-    max_examples=150,
+    max_examples=examples(150),
     deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,
@@ -217,7 +219,7 @@ def test_whatever_is_sent_to_a_queue_ends_there_or_as_a_dead_letter(
 
 
 @settings(
-    max_examples=40,
+    max_examples=examples(40),
     deadline=None,
     suppress_health_check=[
         HealthCheck.function_scoped_fixture,

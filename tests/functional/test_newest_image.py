@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from examples import examples
 from factories import INPUT
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -27,7 +28,8 @@ from newest_world import (
     place_of,
 )
 
-INTERLEAVINGS = int(os.environ.get("CYTOMASK_INTERLEAVINGS", "12"))
+pytestmark = pytest.mark.long
+INTERLEAVINGS = int(os.environ.get("CYTOMASK_INTERLEAVINGS") or examples(12))
 KEYS = st.sampled_from(["a.tif", "a.tif.png", f"{ATTACHED}/a.tif"])
 CONTENT = st.sampled_from(CONTENTS)
 INDEX = st.integers(0, 7)
@@ -191,6 +193,7 @@ def remembering(predictor: Any) -> RememberingPredictor:
     return RememberingPredictor(predictor)
 
 
+@pytest.mark.hypothesis  # `make test-slow` runs it at length
 @pytest.mark.parametrize("versioned", [False, True], ids=["one version", "versions kept"])
 def test_the_newest_image_wins(
     remembering: RememberingPredictor, versioned: bool, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples import examples
 from factories import GROUND_TRUTH, HEIGHT, WIDTH, png, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +22,7 @@ from cytomask.training.sources import read_source
 
 Labels = NDArray[np.uint8]
 IMAGE = "a.tif"
+FIXTURES = [HealthCheck.function_scoped_fixture]  # examples share a stack, each under its own name
 
 
 def palette(labels: Labels) -> bytes:
@@ -91,7 +93,7 @@ def counts(row: Any) -> dict[str, int]:
         for each in WRITERS
     ],
 )
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(5), suppress_health_check=FIXTURES)
 @given(seed=st.integers(0, 999), kinds=st.integers(1, 3))
 def test_a_mask_gives_everybody_the_same_cells(
     stack: SegmentStack, evaluate: EvaluateFunction, files: Path, writer: Any, seed: int, kinds: Any
@@ -124,7 +126,7 @@ odd = st.sampled_from(
 segmentation = st.one_of(st.lists(polygon, min_size=1, max_size=2), runs, odd)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(12), suppress_health_check=FIXTURES)
 @given(
     segmentations=st.lists(segmentation, max_size=3),
     image_id=st.sampled_from([1, "1", 1.0]),

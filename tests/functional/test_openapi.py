@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import schemathesis
 import yaml
+from examples import examples
 from factories import INPUT, ground_truth, stack_of, tiff
 from functions_on_moto import HttpDoor
 from hypothesis import settings
@@ -104,9 +105,10 @@ def is_of_the_stack(_context: Any, body: bytes) -> Any:
     return body
 
 
+@pytest.mark.hypothesis  # `make test-slow` runs it at length
 @pytest.mark.usefixtures("served")
 @schema.parametrize()
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 def test_every_answer_is_one_that_the_document_promises(case: Any) -> None:
     answer = case.call_and_validate()
     promised = document["paths"][case.path][case.method.lower()]["responses"]

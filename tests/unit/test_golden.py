@@ -18,11 +18,11 @@ IMAGES = LIVECELL / "images"
 MOST_PIXELS = 0.001  # share of a page that may differ
 
 
-@pytest.fixture(params=["generated", pytest.param("real", marks=needs(IMAGES))])
+@pytest.fixture(params=["generated", pytest.param("real", marks=[needs(IMAGES), pytest.mark.slow])])
 def golden(request: pytest.FixtureRequest) -> list[NDArray[Any]]:
     """Return pages of several cultures, generated or LIVECell's."""
     if request.param == "generated":
-        return [phase_contrast_field(seed, 240, 380).pixels for seed in range(4)]
+        return [phase_contrast_field(seed, 240, 380).pixels for seed in range(2)]
     return [images.read_page(path).pixels for path in sorted(IMAGES.glob("*.tif"))[::4]]
 
 

@@ -146,7 +146,9 @@ def test_a_tracker_that_gives_no_answer_is_ended_by_the_system(
     assert steps_of(tmp_path, "loss") == {1: 0.5}
 
 
-@pytest.mark.parametrize("ending", ["monitor.close()", "raise SystemExit(0)"])
+@pytest.mark.parametrize(
+    "ending", ["monitor.close()", pytest.param("raise SystemExit(0)", marks=pytest.mark.slow)]
+)
 def test_a_run_beside_a_tracker_that_blocks_for_ever_ends_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
@@ -165,6 +167,7 @@ def test_a_run_beside_a_tracker_that_blocks_for_ever_ends_at_once(
     assert "Traceback" not in outcome.stderr
 
 
+@pytest.mark.slow
 def test_a_tracker_too_far_behind_is_turned_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_fake_clearml(tmp_path, BLOCKS, monkeypatch)
     script = (
@@ -178,6 +181,7 @@ def test_a_tracker_too_far_behind_is_turned_off(tmp_path: Path, monkeypatch: pyt
     assert "it is 100 reports behind" in outcome.stderr
 
 
+@pytest.mark.slow
 def test_the_real_clearml_writes_an_offline_session_without_a_server(tmp_path: Path) -> None:
     out, home = tmp_path / "out", tmp_path / "home"
     home.mkdir()

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -188,7 +189,7 @@ def test_tiles_cut_from_a_map_blend_into_that_map(height: int, width: int) -> No
     np.testing.assert_allclose(blended, page, rtol=1e-5, atol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(2, 16), st.data())
 def test_any_plan_blends_tiles_into_their_map(height: int, width: int, tile: int, data: Any) -> None:
     overlap = data.draw(st.integers(0, tile - 1))
@@ -311,7 +312,7 @@ def test_dark_and_saturated_cells_are_not_fill() -> None:
     assert preprocess.find_fill(page) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 2**32), st.integers(1, 4))
 def test_any_page_of_any_values_is_normalised(height: int, width: int, seed: int, values: int) -> None:
     rng = np.random.default_rng(seed)

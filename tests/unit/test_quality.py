@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -156,7 +157,7 @@ def test_copies_of_a_page_have_the_same_measures(copy: Callable[[NDArray[np.uint
             assert getattr(first, name) == pytest.approx(getattr(second, name), rel=1e-4, abs=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32))
 def test_any_page_is_measured(height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -321,7 +321,7 @@ def test_a_run_ends_early_when_it_gets_no_better(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("schedule", ["cosine", "warm_restarts"])
+@pytest.mark.parametrize("schedule", ["cosine", pytest.param("warm_restarts", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("number", "step", "stopped_at"),
     [
@@ -557,6 +557,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'layers' / 'cytomask'}"}
 
 
+@pytest.mark.slow
 def test_sigterm_stops_a_process_with_143_and_a_checkpoint(
     command: Callable[..., list[str]], tmp_path: Path
 ) -> None:

@@ -148,7 +148,7 @@ def test_a_process_that_is_killed_at_any_call_every_time_is_failed_and_then_sent
     reconcile(stack, masks)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_plate_in_a_storm_of_faults_duplicates_and_disorder_is_whole_in_the_end(
     stack: SegmentStack, failures: FailuresFunction, seed: int
 ) -> None:

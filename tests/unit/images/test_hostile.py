@@ -16,6 +16,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -138,7 +139,7 @@ changes = st.lists(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @pytest.mark.parametrize("kind", FILES)
 @given(made=changes)
 def test_a_changed_file_is_read_or_refused_in_bounded_memory(
@@ -152,7 +153,7 @@ def test_a_changed_file_is_read_or_refused_in_bounded_memory(
     read_or_refuse_in_bounded_memory(bytes(data), limits=SMALL)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     tag=st.sampled_from(
         [256, 257, 258, 259, 262, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339]

@@ -1,0 +1,10 @@
+"""How many examples a property test gets."""
+
+from hypothesis import settings
+
+FULL = 100  # examples of a property under the full profile
+
+
+def examples(number: int) -> int:
+    """Scale a property's own number of examples to the profile that runs: all of them, or a share."""
+    return max(1, number * settings.default.max_examples // FULL)
