@@ -114,7 +114,7 @@ def run(wire: Wire, after: str, most: int | None) -> str:
 
 
 def memory_mb() -> float:
-    """The most memory that this process had, in MB."""
+    """Return the most memory that this process had, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
 
 

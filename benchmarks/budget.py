@@ -79,7 +79,7 @@ def read(data: bytes) -> None:
 
 
 def measure_codecs() -> Iterator[Measured]:
-    """The longest time of each codec over all contents."""
+    """Return the longest time of each codec over all contents."""
     worst: dict[str, Measured] = {}
     for codec, content, data in packed():
         with images.open_image(data, "measured") as image:
@@ -119,7 +119,7 @@ def measure_structure() -> Iterator[Measured]:
 
 
 def measure_network() -> Iterator[Measured]:
-    """A page through the network and into each output."""
+    """Time a page through the network and into each output."""
     predictor = Predictor()
     predictor.wait()
     page = contents()["picture"]

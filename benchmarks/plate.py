@@ -76,7 +76,7 @@ def measure_report(html: Path | None) -> bool:
 
 
 def plate_items() -> Iterator[Item]:
-    """The rows of a plate as DynamoDB answers them, in the order of the index."""
+    """Return the rows of a plate as DynamoDB answers them, in the order of the index."""
     rng = np.random.default_rng(0)
     hours = np.arange(SCANS, dtype=np.float64) * EVERY_HOURS
     for row in range(ROWS):
@@ -92,7 +92,7 @@ def plate_items() -> Iterator[Item]:
 
 
 def item_of(well: str, site: int, hour: int, confluence: float) -> Item:
-    """One job's row, typed as DynamoDB has it."""
+    """Return one job's row, typed as DynamoDB has it."""
     day, rest = divmod(hour, 24)
     key = f"benchmark/BENCH_Phase_{well}_{site}_{day:02d}d{rest:02d}h00m.tif"
     placed = columns_of(read_acquisition(key)) or {}

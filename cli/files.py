@@ -67,7 +67,7 @@ def describe_passed_over(passed_over: Counter[str]) -> str:
 
 
 def count_of(count: int, what: str) -> str:
-    """A number with its noun, such as 1 image and 2 images."""
+    """Write a number with its noun, such as 1 image and 2 images."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
@@ -102,7 +102,7 @@ def _no_image(file: Path, suffixes: Iterable[str]) -> str:
 
 
 def printable_kind(file: Path) -> str:
-    """The kind of a file by its ending, or by its name if it has none but a dot before it."""
+    """Return the kind of a file: its ending, or the whole name of a dotfile."""
     return file.suffix.lower() or (file.name if file.name.startswith(".") else "without an ending")
 
 
@@ -122,7 +122,7 @@ def find_clashes(targets: Iterable[tuple[Path, Path]]) -> dict[Path, list[Path]]
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file that is there."""
+    """Tell whether two paths lead to the same existing file."""
     try:
         return one.samefile(other)
     except OSError:

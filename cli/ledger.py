@@ -65,7 +65,7 @@ class Settings:
     version: str
 
     def columns(self) -> dict[str, object]:
-        """What the CSV says of them; `pixel_size_um` is the one asked for, as `0.65` or `0.65x0.7`."""
+        """Return their columns of the CSV; `pixel_size_um` is the requested one, as `0.65` or `0.65x0.7`."""
         asked = {name: getattr(self.parameters, name) for name in ASKED}
         asked["fill_holes"] = int(self.parameters.fill_holes)
         size = self.parameters.pixel_size_um
@@ -105,7 +105,7 @@ class Row:
     error: str | None = None
 
     def line(self) -> str:
-        """The row as a line of the CSV."""
+        """Write the row as a line of the CSV."""
         values = vars(self) | (self.settings.columns() if self.settings else {})
         return csv_line(values[name] for name in COLUMNS)
 

@@ -80,7 +80,7 @@ def read_pages(lines: Iterable[Line], pattern: Pattern | None, plate: str | None
 
 
 def replace_plate(named: Acquisition, plate: str) -> Acquisition:
-    """The same place on a plate of another name."""
+    """Return the same place on a plate of another name."""
     return Acquisition(plate=plate).filled_from(named)
 
 

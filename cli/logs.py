@@ -58,11 +58,11 @@ class Line:
         return self.fields.get("function_request_id")
 
     def is_of(self, job_id: str) -> bool:
-        """Whether the line is about the job: it names the job, or is about the whole invocation."""
+        """Tell whether the line is about the job: it names the job or the whole invocation."""
         return job_id in self.text or ("job_id" not in self.fields and not NOISE.match(self.text))
 
     def is_trouble(self) -> bool:
-        """Whether the line is about something that failed or was rejected."""
+        """Tell whether the line is about something that failed or was rejected."""
         if not self.fields:
             return bool(ENDED.search(self.text))
         return self.fields.get("level") in TROUBLE or str(self.fields.get("message")).endswith(REJECTED)

@@ -126,7 +126,7 @@ def change_pin(stack: "Stack", plate: str, named: str | None) -> int:
 
 
 def uploaded_map(plates: Any, name: str) -> "tuple[PlateMap | None, str | None]":
-    """The plate map that was uploaded, or None and why it is unusable."""
+    """Return the uploaded plate map, or None and the reason why it is unusable."""
     stored = plates.map_of(name)
     if stored is None:
         return None, None
@@ -137,7 +137,7 @@ def uploaded_map(plates: Any, name: str) -> "tuple[PlateMap | None, str | None]"
 
 
 def with_expected(options: Any, summary: "PlateSummary | None") -> Any:
-    """The options with the number of pages that the stack was told to expect."""
+    """Return the options with the number of pages that the stack expects."""
     import msgspec
 
     expected = summary.expected_pages if summary else None

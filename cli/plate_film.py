@@ -51,7 +51,7 @@ def make_films(report: PlateReport, look: Look, most_bytes: int = MOST_BYTES) ->
 
 
 def choose(report: PlateReport) -> Mapping[str, Sequence[PlatePage]]:
-    """The pages of each well's first site that are shown."""
+    """Choose the pages of each well's first site to show."""
     by_well: dict[str, list[PlatePage]] = {}
     for page in report.pages:  # by well, site and time
         own = by_well.setdefault(page.well, [])

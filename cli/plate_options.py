@@ -74,7 +74,7 @@ def pattern(text: str) -> "Pattern":
 
 
 def options_of(arguments: Namespace) -> "Options":
-    """The report's options."""
+    """Read the report's options."""
     from cytomask.plate_pages import Options
 
     return Options(

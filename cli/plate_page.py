@@ -56,7 +56,7 @@ def render_plate(report: PlateReport, films: Mapping[str, Sequence[Frame]] | Non
 
 
 def facts(report: PlateReport) -> list[tuple[str, str]]:
-    """What the head of the page says, as (label, value)."""
+    """Return what the head of the page says, as (label, value)."""
     used = len(report.pages)
     told = [
         ("wells with images", str(len(report.wells))),
@@ -93,7 +93,7 @@ def hours(value: float | None) -> str:
 
 
 def interval(growth: Growth) -> str:
-    """The interval of a doubling time."""
+    """Write the interval of a doubling time."""
     if growth.doubling_time_low_h is None:
         return "–"
     high = growth.doubling_time_high_h

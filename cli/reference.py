@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def reference() -> str:
-    """The page: a section for each command, in the order of the help."""
+    """Write the page: a section for each command, in the order of the help."""
     commands = _commands(make_parser())
     contents = "\n".join(f"- [`{name}`](#cytomask-{name}): {_summary(commands[name])}" for name in COMMANDS)
     return "\n".join(

@@ -154,7 +154,7 @@ class Stack:
         return Rows(self.dynamodb, self.table)
 
     def log_events(self, function: str, since: int, pattern: str) -> Iterator[Mapping[str, Any]]:
-        """The log events of a function since a time in ms; none if it has not logged anything yet."""
+        """Yield a function's log events since a time in ms; none if it has logged nothing yet."""
         pages = self.logs.get_paginator("filter_log_events").paginate(
             logGroupName=f"/aws/lambda/{self.name}-{function}", startTime=since, filterPattern=pattern
         )

@@ -100,7 +100,7 @@ def run_submit(stack: "Stack", arguments: Namespace) -> int:
 
 
 def request_for(image: str, arguments: Namespace) -> dict[str, Any]:
-    """The message for one image, with the fields that were given."""
+    """Write the message for one image, with the fields that were given."""
     given = {name: getattr(arguments, name) for name in FIELDS}
     return {"image": image} | {name: value for name, value in given.items() if value is not None}
 

@@ -66,7 +66,7 @@ class EmulatedStack:
     log: Path
 
     def client(self, service: str) -> Any:
-        """A boto3 client of the emulated service."""
+        """Return a boto3 client of the emulated service."""
         return client(service, self.endpoint)
 
 

@@ -203,7 +203,7 @@ def settle(rng: np.random.Generator, culture: Culture, dish: Dish) -> None:
 
 
 def outline(rng: np.random.Generator, ruffle: float, corners: float) -> NDArray[np.float64]:
-    """A random closed curve of smooth waves, with corners where a spread cell holds on to the glass.
+    """Draw a random closed curve of smooth waves, with corners where a spread cell holds on to the glass.
 
     Returns:
         (360,) float64 with mean 0, logarithm of a relative radius by degree.
@@ -271,7 +271,7 @@ def background(rng: np.random.Generator, shape: tuple[int, ...]) -> Plane:
 
 
 def expose(rng: np.random.Generator, light: Plane) -> NDArray[np.uint16]:
-    """What the camera makes of (H, W) grey levels: shot and read noise, 12 bits stretched into 16."""
+    """Return (H, W) grey levels as a camera sees them: shot and read noise, 12 bits stretched into 16."""
     deviation = np.sqrt(GAIN * np.maximum(light, 0) + READ_NOISE**2)
     counted = np.rint(light + deviation * rng.standard_normal(light.shape))
     return np.clip(counted, 0, BRIGHTEST).astype(np.uint16) * np.uint16(STRETCH)

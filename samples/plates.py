@@ -50,7 +50,7 @@ class Well:
 
 
 def random_well(rng: np.random.Generator, kind: Kind) -> Well:
-    """A well as plates have them: a doubling time of 14 to 40 h, 2 to 10 % confluent when it begins."""
+    """Make a well as plates have them: a doubling time of 14 to 40 h, 2 to 10 % confluent at the start."""
     return Well(kind, rng.uniform(14, 40), rng.uniform(0.02, 0.1), rng.uniform(0.85, 1.0))
 
 

@@ -3,7 +3,7 @@
 `python -m cytomask.training.calibrate WEIGHTS SOURCE… --data DIR --out FILE`
 
 The Lovász hinge does not reward logits beyond -1 and 1, so they do not tell how sure the network is. One
-factor on all logits, as in temperature scaling (Guo et al. 2017, arXiv:1706.04599), corrects this. Masks at
+factor on all logits corrects this, as in temperature scaling (Guo et al. 2017, arXiv:1706.04599). Masks at
 the threshold of 0.5 stay the same.
 """
 
@@ -39,7 +39,7 @@ def calibrate(weights: Path, data: Path, sources: Sequence[str], out: Path, mode
     """Write the weights with their last layer scaled; return the factor.
 
     Raises:
-        ValueError, FileNotFoundError: as `load_checkpoint`, `read_source` and `load` do.
+        ValueError, FileNotFoundError: as `load_checkpoint`, `read_source` and `load` raise them.
     """
     network = load_checkpoint(weights)
     infer = tile_function(network, torch.device("cpu"))

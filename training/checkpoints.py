@@ -1,4 +1,4 @@
-"""The files of a run: weights, what resuming needs, and how both are written whole."""
+"""The files of a run: its weights and the state for resuming. Each is written whole or not at all."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a run writes: its results into `out`, what resuming needs into `checkpoints`."""
+    """Where a run writes: results into `out`, the state for resuming into `checkpoints`."""
 
     out: Path
     checkpoints: Path
@@ -46,7 +46,7 @@ class Folders:
 
     @property
     def last(self) -> Path:
-        """Everything that resuming needs."""
+        """The state for resuming."""
         return self.checkpoints / "last.pt"
 
     def make(self, config: TrainingConfig) -> None:
@@ -75,7 +75,7 @@ def load_network(path: Path) -> Network:
 
 
 def save(network: Network, path: Path, lineage: Sequence[Ancestor] = ()) -> None:
-    """Write the weights, the sizes of their network, and what they began from."""
+    """Write the weights, the sizes of their network, and their lineage."""
     metadata = {
         "config": json.dumps(network.config.as_dict()),
         "lineage": msgspec.json.encode(lineage).decode(),
@@ -86,8 +86,8 @@ def save(network: Network, path: Path, lineage: Sequence[Ancestor] = ()) -> None
 def lineage_from(start: Path) -> list[Ancestor]:
     """Return the lineage of weights that begin from this file: its own, and the file itself.
 
-    Licence and data are those of the manifest beside the file, if it is a release; the data are those of
-    the config.json beside it, if it is what a run left.
+    A released file takes licence and data from the manifest beside it. A training run's file takes its
+    data from the config.json beside it.
 
     Raises:
         ValueError: the file does not say what it began from, and no manifest beside it does.
@@ -106,16 +106,16 @@ def lineage_from(start: Path) -> list[Ancestor]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that an interruption or a full disk leaves the old one or the new one, never half.
+    """Write a file so that an interruption or a full disk leaves the old file or the new one, never half.
 
     Raises:
-        OSError: naming the file, and whether an older one is still there.
+        OSError: with the file's name, and whether an older one is still there.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
         write(partial)
         partial.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the disk says
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap the disk's error
         partial.unlink(missing_ok=True)
         stands = "the older file is kept" if path.exists() else "there is no older file"
         raise OSError(f"{path} could not be written, {stands}: {error}") from error

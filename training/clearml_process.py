@@ -1,8 +1,8 @@
-"""Speaks to ClearML for a training run, in a process of its own; `monitoring.ClearML` starts and feeds it.
+"""Report a training run to ClearML from a process of its own; `monitoring.ClearML` starts and feeds it.
 
 ClearML replaces signal handlers, `os.fork` and `os._exit`, ends a process that its server calls aborted, and
-waits for that server without end. Here all this befalls nobody else: the system's alarm ends this process
-when one call takes too long, and it ends by itself with the run's last line or with the run.
+waits for that server without a limit. In a process of its own, none of this reaches the run. An alarm ends
+this process if a call takes too long; otherwise it ends with the run's last line, or with the run.
 """
 
 import base64
@@ -23,7 +23,7 @@ PROJECT = "cytomask"
 
 
 def main() -> None:
-    """Read lines of JSON: first the run, then its reports, at last `null`."""
+    """Read lines of JSON: the run, then its reports, then `null`."""
     lines = (json.loads(line) for line in sys.stdin)
     run = next(lines)
     with _at_most(run["seconds"]):
@@ -33,7 +33,8 @@ def main() -> None:
             break
         with _at_most(run["seconds"]):
             _send(task.get_logger(), report)
-    signal.setitimer(signal.ITIMER_REAL, run["seconds"])  # to the end: exit handlers wait for servers, too
+    # It stays set to the end, because exit handlers wait for servers too.
+    signal.setitimer(signal.ITIMER_REAL, run["seconds"])
     task.close()
 
 
@@ -46,12 +47,12 @@ def _at_most(seconds: float) -> Iterator[None]:
 
 
 def _start(run: dict[str, Any]) -> Any:
-    """A ClearML task that knows the run's command and configuration."""
-    sys.argv = run["argv"]  # what ClearML takes for the script, and for its place in a repository
+    """Make a ClearML task that knows the run's command and configuration."""
+    sys.argv = run["argv"]  # ClearML reads the script and its repository from here
     from clearml import Task  # noqa: PLC0415  # under the alarm: the import alone reads configuration
 
-    # `sdk.development.report_use_subprocess` of clearml.conf, which no call and no variable turns off: it
-    # forks, and where a thread is starting git just then, to see what is uncommitted, both processes hang.
+    # This is `sdk.development.report_use_subprocess` of clearml.conf; no call or variable turns it off. It
+    # forks, and if a thread is starting git at that moment (to list uncommitted changes), both hang.
     Task._report_subprocess_enabled = False  # type: ignore[assignment]  # a value read late
     if not _has_server():
         Task.set_offline(True)
@@ -69,7 +70,7 @@ def _start(run: dict[str, Any]) -> Any:
 
 
 def _has_server() -> bool:
-    """Whether ClearML's own configuration, a file or the environment, names a server."""
+    """Tell whether ClearML's configuration, a file or the environment, names a server."""
     files = [Path.home() / "clearml.conf", Path.home() / "trains.conf"]
     return (
         any(name.startswith("CLEARML_API_") for name in os.environ)

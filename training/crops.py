@@ -120,7 +120,7 @@ Crop = tuple[preprocess.Pixels, preprocess.Pixels, preprocess.Pixels]
 
 
 def draw_crop(mix: Mix, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
-    """A random crop of a random image of a source drawn by its weight; as `random_crop`."""
+    """Draw a source by its weight, an image of it at random, and return a crop as `random_crop` does."""
     weights = np.array([weight for weight, _ in mix])
     pool = mix[int(rng.choice(len(mix), p=weights / weights.sum()))][1]
     return random_crop(pool[int(rng.integers(len(pool)))], augmentation, rng)

@@ -2,8 +2,9 @@
 
 `python -m cytomask.training.evaluate SOURCE… --data DIR [--weights DIR] [--out DIR]`
 
-It runs the predictor that serves, so the number is the product's: at the size of the page, without test-time
-averaging. Pixels are counted first and divided last. `yardsticks` adds what the IoU does not show.
+It runs the same predictor as serving, at the size of the page and without test-time averaging, so the
+scores are the product's. Pixels are counted first and divided last. `yardsticks` measures what the IoU does
+not show.
 """
 
 import argparse
@@ -40,18 +41,18 @@ from cytomask.training.yardsticks import Yardsticks, measure, table, yardstick_t
 THRESHOLDS = tuple(twentieths / 20 for twentieths in range(4, 17))  # 0.2 to 0.8
 DIGITS = 4
 
-# Grey, and the orange and blue of Okabe and Ito, which every kind of colour blindness tells apart.
+# Grey, and Okabe and Ito's orange and blue, which colour-blind people can tell apart.
 AGREED, FALSE_POSITIVE, FALSE_NEGATIVE = (200, 200, 200), (230, 159, 0), (0, 114, 178)
 GAP, GAP_GREY = 8, 128  # between the pictures of a panel, in pixels
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What masks and their ground truths have in common: pixels, and pixels of their outlines.
+    """How far masks and ground truths agree: counts of pixels, and of pixels of their outlines.
 
     Attributes:
-        pixels, boundary: of the area whose ground truth is known.
-        area: that area, in pixels.
+        pixels, boundary: counts within the area whose ground truth is known.
+        area: of that part, in pixels.
     """
 
     pixels: metrics.Score
@@ -59,12 +60,12 @@ class Counts:
     area: int
 
     def __add__(self, other: "Counts") -> "Counts":
-        """Return the counts of both, as of one larger image."""
+        """Add the counts of both, as if they were one larger image."""
         return Counts(self.pixels + other.pixels, self.boundary + other.boundary, self.area + other.area)
 
     @property
     def confluence_error(self) -> float:
-        """Reported minus true confluence, -1..1."""
+        """Return reported minus true confluence, -1..1."""
         return (self.pixels.false_positive - self.pixels.false_negative) / max(self.area, 1)
 
 
@@ -79,7 +80,7 @@ RATIOS: dict[str, Callable[[Counts], float]] = {
 
 @dataclass(frozen=True)
 class Scored:
-    """One image, and how its masks compare with its ground truth.
+    """One image's masks compared with its ground truth.
 
     Attributes:
         name: the file's name, or its path below the data if another file of the source has the same name.
@@ -306,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--degrade",
         action="append",
         metavar="SOURCE",
-        help="whose pages are degraded for the table of robustness, repeatable; default: the first source",
+        help="a source whose pages are degraded for the table of robustness, repeatable; default: the first",
     )
     parser.add_argument("--quick", action="store_true", help="scores only: no empty or degraded pages")
     parsed = parser.parse_args(arguments)

@@ -1,6 +1,7 @@
 """Show the data: `python -m cytomask.training.explore SOURCE... --data DIR --out report.html`.
 
-One page that holds its pictures itself: counts, confluence, cell sizes, intensities, duplicates, overlays.
+The report is one HTML file with its pictures inside: counts, confluence, cell sizes, intensities, duplicates,
+overlays.
 """
 
 import argparse
@@ -36,31 +37,31 @@ from cytomask.truths.coco import read_coco
 Areas = NDArray[np.int64]
 
 TINY = 64  # square pixels: 8 x 8, a quarter of the smallest LIVECell cells' extent
-SATURATED = 0.01  # share of the pixels from which on the report names an image
+SATURATED = 0.01  # share of the pixels from which the report names an image
 PANELS = 4  # for each cell line
 PANEL_WIDTH = 400  # pixels, of the image and of its overlay
 CELL_SIZE_RANKS = (5, 50, 95)
 PERCENTILES = {"1st percentile": "dark", "median": "middle", "99th percentile": "bright"}
 
-# Okabe and Ito's colours, which all eyes tell apart; the markers differ for those who see none.
+# Okabe and Ito's palette for colour-blind readers; the markers differ for those who see no colours.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPXp"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one look at an image and its ground truth gave.
+    """The measurements of one image and its ground truth.
 
     Attributes:
         source: as given on the command line.
         sample: the image.
         shape: height and width in pixels.
-        kind: type of the file's pixels, and RGB where they are coloured.
-        pixels_hash, cells_hash: equal where pixels and where masks are equal.
+        kind: type of the file's pixels, and `RGB` for colours.
+        pixels_hash, cells_hash: equal for equal pixels and for equal masks.
         confluence: share of the pixels that are cell, 0..1.
         areas: of the mask's connected components, in pixels.
-        dark, middle, bright: 1st, 50th and 99th percentile as shares of what the type can hold; of floats,
-            as shares of the image's own maximum.
+        dark, middle, bright: 1st, 50th and 99th percentile, as shares of the type's largest value,
+            or for floats of the image's maximum.
         saturated: share of the pixels with the type's largest value.
     """
 
@@ -84,7 +85,7 @@ class Seen:
 
 
 def look(source: str, sample: Sample) -> Seen:
-    """Read and measure one image; ValueError as `Sample.read`."""
+    """Read and measure one image; raise ValueError as `Sample.read` does."""
     read, cells = sample.read()
     page: NDArray[Any] = read
     with images.open_image(sample.image) as file:
@@ -120,10 +121,10 @@ def component_areas(cells: metrics.Mask) -> Areas:
 
 
 def annotated_areas(annotations: Path, lines: Mapping[str, str]) -> dict[str, Areas]:
-    """Return the areas in pixels of a COCO file's annotations, each by itself, by cell line.
+    """Return the area in pixels of each of a COCO file's annotations, by cell line.
 
     Args:
-        annotations: a file whose outlines have been drawn once without an error.
+        annotations: a file whose outlines were drawn before without an error.
         lines: the cell line of each image by its base name.
     """
     coco = read_coco(annotations.read_bytes(), annotations.name)
@@ -134,7 +135,7 @@ def annotated_areas(annotations: Path, lines: Mapping[str, str]) -> dict[str, Ar
 
 
 def cell_sizes(seen: Sequence[Seen], data: Path) -> dict[tuple[str, str], Areas]:
-    """Areas by cell line and source: of a COCO file's annotations, elsewhere of the masks' components."""
+    """List areas by cell line and source: of a COCO file's annotations, or of the masks' components."""
     sizes: dict[tuple[str, str], Areas] = {}
     for source, looks in _grouped(seen, lambda one: one.source).items():
         if source.startswith("coco:"):
@@ -150,7 +151,7 @@ def cell_sizes(seen: Sequence[Seen], data: Path) -> dict[tuple[str, str], Areas]
 
 
 def duplicates(seen: Sequence[Seen]) -> list[tuple[str, list[Seen]]]:
-    """Images that are there more than once, by pixels or by name, and in which way; leaks come first."""
+    """List images that occur twice, by pixels or by name, and in which way; leaks come first."""
     found = []
     for same in _grouped(seen, lambda one: one.pixels_hash).values():
         if len(same) > 1:
@@ -163,7 +164,7 @@ def duplicates(seen: Sequence[Seen]) -> list[tuple[str, list[Seen]]]:
 
 
 def _grouped(seen: Iterable[Seen], key: Callable[[Seen], str]) -> dict[str, list[Seen]]:
-    """Images by key, keys in the order of their first image."""
+    """Group images by key, keys in the order of their first image."""
     groups = defaultdict(list)
     for one in seen:
         groups[key(one)].append(one)
@@ -171,7 +172,7 @@ def _grouped(seen: Iterable[Seen], key: Callable[[Seen], str]) -> dict[str, list
 
 
 def report(seen: Sequence[Seen], data: Path) -> str:
-    """The whole page as HTML that needs no other file."""
+    """Write the whole page as HTML that needs no other file."""
     sources, lines = (list(_grouped(seen, key)) for key in (_source, _line))
     sizes = cell_sizes(seen, data)
     copies = duplicates(seen)
@@ -298,8 +299,8 @@ def _sizes_section(sizes: Mapping[tuple[str, str], Areas]) -> str:
         "Cell sizes by cell line and source",
         "Areas in square pixels: box from the first to the third quartile with the median, whiskers from "
         "the 5th to the 95th percentile. For sources that begin with coco: every annotation is one cell, "
-        "measured by itself. For all others they are the connected components of the masks: cells that "
-        "touch count as one, so these areas are those of groups where cells are dense.",
+        "measured by itself. For all other sources they are the masks' connected components: touching "
+        "cells count as one, so dense cultures show the areas of groups.",
     ) + _table(heads, rows)
 
 

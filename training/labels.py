@@ -1,7 +1,7 @@
-"""Ground truths with a third value: what nobody marked, or teachers dispute, is unknown.
+"""Ground truths with a third value: pixels that nobody marked, or that teachers dispute, are unknown.
 
-An unknown pixel has no loss and no score. Each rule here looks at a normalised page and its marked cells and
-says which pixels are known.
+Unknown pixels count in neither loss nor score. Each rule takes a normalised page and its marked cells, and
+returns which pixels are known.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from cytomask.model.preprocess import Pixels
 Rule = Callable[[Pixels, metrics.Mask], metrics.Mask]
 
 TEXTURE_SIDE = 9  # pixels; the window of the local deviation
-SMOOTH = 0.35  # deviation of normalised pixels below which ground holds nothing, found by eye on sartorius
-BETWEEN_NEURITES_SIDE = 3  # pixels; a wider window reaches a neurite from nearly everywhere
-BETWEEN_NEURITES = 0.5  # deviation there, of which noise is a larger part
-SOMA_MARGIN = 5  # pixels around a soma that neither value describes
-DEBRIS_AREA = 100  # pixels, fringe included; textured spots of less that touch no soma are debris
+SMOOTH = 0.35  # deviation of normalised pixels; ground below it is empty (found by eye on sartorius)
+BETWEEN_NEURITES_SIDE = 3  # pixels; a wider window would reach a neurite from nearly everywhere
+BETWEEN_NEURITES = 0.5  # deviation in that window, where noise weighs more
+SOMA_MARGIN = 5  # pixels around a soma that stay unknown
+DEBRIS_AREA = 100  # pixels, fringe included; smaller textured spots that touch no soma are debris
 COLONY_REACH = 20  # pixels; half the widest gap that lies within a colony
-HALO = 3  # pixels around a marked cell that are bright or dark because of it
+HALO = 3  # pixels around a marked cell, bright or dark because of its halo
 UNMARKED_SIDE = 13  # pixels; texture that is narrower may be a gap between two marked cells
 UNKNOWN_GREY = 128  # of a pseudo-label's file, between 0 and 255
 
@@ -37,9 +37,9 @@ def texture(pixels: Pixels, side: int = TEXTURE_SIDE) -> Pixels:
 
 
 def somata(pixels: Pixels, cells: metrics.Mask) -> metrics.Mask:
-    """Know the marked somata, and away from them the smooth ground and debris.
+    """Mark as known: the somata, and away from them smooth ground and debris.
 
-    For neuron cultures whose truth leaves out neurites: textured ground may be one.
+    For neuron cultures whose ground truth leaves out neurites: textured ground may be a neurite.
     """
     near = _grown(cells, SOMA_MARGIN)
     textured = (texture(pixels, BETWEEN_NEURITES_SIDE) >= BETWEEN_NEURITES) | near
@@ -50,9 +50,9 @@ def somata(pixels: Pixels, cells: metrics.Mask) -> metrics.Mask:
 
 
 def colonies(pixels: Pixels, cells: metrics.Mask) -> metrics.Mask:
-    """Know everything but unmarked texture inside a colony.
+    """Mark as known: everything but unmarked texture inside a colony.
 
-    For LIVECell, whose truth leaves out whole cells that look like the marked ones beside them.
+    For LIVECell, whose ground truth leaves out whole cells that look like the marked cells beside them.
     """
     colony = cv2.morphologyEx(cells.astype(np.uint8), cv2.MORPH_CLOSE, _disc(COLONY_REACH)) > 0
     unmarked = colony & (texture(pixels) >= SMOOTH) & ~_grown(cells, HALO)

@@ -1,6 +1,6 @@
-"""What a training run shows: TensorBoard and ClearML while it goes on, curves and samples as PNG.
+"""Show a training run: TensorBoard and ClearML while it runs, curves and samples as PNG.
 
-No tracker can stop or hang a run: what goes wrong with one is said once, and the run goes on without it.
+No tracker can stop or hang a run: the first fault of a tracker is logged, and the run goes on without it.
 """
 
 import base64
@@ -35,21 +35,21 @@ RGB = NDArray[np.uint8]
 Panel = tuple[str, Pixels, metrics.Mask, metrics.Mask]
 
 FLUSH_SECONDS = 10
-CALL_SECONDS = 60  # for one call into ClearML; its first on a slow disk or line takes some ten
+CALL_SECONDS = 60  # for one call into ClearML; the first takes about ten on a slow disk or network
 CLOSE_SECONDS = 5
 LAST = b"null\n"
-QUEUED = 10_000  # reports, of some 100 bytes each: minutes of a fast GPU
+QUEUED = 10_000  # reports of about 100 bytes: minutes of a fast GPU
 
-# Of Okabe and Ito's colours, which all eyes tell apart, also from grey.
+# From Okabe and Ito's palette: colour-blind people can tell them apart, from grey too.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
 PANEL_INCHES = 3.2
-PERCENTILES = (0.5, 99.5)  # of the pixels, shown as black and white
+PERCENTILES = (0.5, 99.5)  # of the pixels; shown as black and white
 
 logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """One place to report to. Any exception turns it off, and its text is what the user reads."""
+    """One place to report to. Any exception turns it off; the user reads the exception's text."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Report numbers by name."""
@@ -62,14 +62,14 @@ class Tracker(Protocol):
 
 
 class Monitor:
-    """Reports a run to TensorBoard (`out`/tensorboard) and, when asked, to ClearML.
+    """Report a run to TensorBoard (`out`/tensorboard) and, if asked, to ClearML.
 
     Args:
         out: the run's folder.
-        name: what the run is called.
-        config: the experiment's values, as JSON could hold them.
+        name: of the run.
+        config: the experiment's values, of JSON's types.
         clearml: whether to report to ClearML; without a server it writes an offline session.
-        purge_step: the first step of a resumed run; what an earlier one showed from there on is hidden.
+        purge_step: the first step of a resumed run; reports of an earlier run from there on are hidden.
     """
 
     def __init__(
@@ -85,12 +85,12 @@ class Monitor:
         self._each(lambda tracker: tracker.scalars(values, step))
 
     def image(self, name: str, image: Path | RGB, step: int) -> None:
-        """Show an image, a file or (H, W, 3) uint8, at a step; OSError when the file cannot be read."""
+        """Show an image, a file or (H, W, 3) uint8, at a step; raise OSError if the file cannot be read."""
         pixels = np.asarray(Image.open(image).convert("RGB")) if isinstance(image, Path) else image
         self._each(lambda tracker: tracker.image(name, pixels, step))
 
     def close(self) -> None:
-        """End the reports, within `CLOSE_SECONDS` or so; a second time does nothing."""
+        """End the reports within about `CLOSE_SECONDS`; a second call does nothing."""
         self._each(lambda tracker: tracker.close())
         self._trackers.clear()
 
@@ -144,14 +144,14 @@ class TensorBoard:
 
 
 class TrackerStopped(Exception):
-    """ClearML's process has ended, or does not keep up."""
+    """ClearML's process has ended or does not keep up."""
 
 
 class ClearML:
     """ClearML in a process of its own (`clearml_process` says why), fed by a thread from a bounded queue.
 
-    What it prints goes to `log`. Nothing here waits but `close`, for `CLOSE_SECONDS` at most; a process that
-    is not done by then is left to finish by itself, or to its alarm.
+    Its output goes to `log`. Only `close` waits, for at most `CLOSE_SECONDS`. After that the process finishes
+    by itself, or its alarm ends it.
     """
 
     def __init__(self, log: Path, name: str, config: Mapping[str, Any]) -> None:
@@ -162,8 +162,8 @@ class ClearML:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                bufsize=0,  # no lock that a blocked write would hold at exit
-                start_new_session=True,  # Ctrl-C is the run's to answer
+                bufsize=0,  # a buffer's lock would still be held by a blocked write at exit
+                start_new_session=True,  # Ctrl-C must reach the run alone
             )
         self._reports: queue.Queue[bytes] = queue.Queue(QUEUED)
         self._put_json({"name": name, "config": config, "argv": sys.argv, "seconds": CALL_SECONDS})
@@ -212,7 +212,7 @@ class ClearML:
 
 
 def _feed(stream: IO[bytes], reports: "queue.Queue[bytes]") -> None:
-    """Write lines up to the last, or until the reader is gone; the next report logs that."""
+    """Write all lines, or stop when the reader is gone; the next report logs that."""
     line = b""
     with suppress(OSError), stream:
         while line != LAST:
@@ -226,8 +226,8 @@ def write_curves(metrics_csv: Path, target: Path) -> None:
     """Draw a run's losses, validation IoU and learning rate over its steps as one PNG.
 
     Args:
-        metrics_csv: columns step, seconds, learning_rate, loss, validation_loss and validation_iou; where the
-            validation's cells are all empty, nothing is drawn of it.
+        metrics_csv: columns step, seconds, learning_rate, loss, validation_loss and validation_iou; a
+            run without validation leaves the last two empty, and they are not drawn.
         target: the PNG; replaced whole.
     """
     with metrics_csv.open(newline="") as file:
@@ -267,7 +267,7 @@ def _plot(axes: Axes, rows: Sequence[Mapping[str, str]], column: str, label: str
 
 
 def _points(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, float]]:
-    """Step and value of the rows where the column is filled in."""
+    """Return step and value of the rows in which the column is filled."""
     return [(int(row["step"]), float(row[column])) for row in rows if row[column]]
 
 
@@ -305,14 +305,14 @@ def write_samples(panels: Sequence[Panel], target: Path) -> None:
 
 
 def _grey(pixels: Pixels) -> Pixels:
-    """Pixels of any range as 0..1, (H, W) float32."""
+    """Scale pixels of any range to 0..1, (H, W) float32."""
     low, high = np.percentile(pixels, PERCENTILES)
     grey: Pixels = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
     return grey
 
 
 def _disagreement(grey: Pixels, ground_truth: metrics.Mask, mask: metrics.Mask) -> Pixels:
-    """The pale image, (H, W, 3) float32 in 0..1, coloured where only one of the masks has a cell."""
+    """Colour the pixels that only one mask calls cell, on a paler image: (H, W, 3) float32 in 0..1."""
     shown: Pixels = np.repeat(grey[..., None] * 0.6 + 0.4, 3, axis=2)  # H, W, 3
     for wrong, colour in ((ground_truth & ~mask, BLUE), (mask & ~ground_truth, VERMILION)):
         shown[wrong] = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]

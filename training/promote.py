@@ -225,7 +225,7 @@ def install(staging: Path, weights: Path) -> None:
 
 
 def flattered(name: str, training: Mapping[str, Any], data: Path, sources: Sequence[str]) -> list[str]:
-    """A sentence for each source that a model was trained on, by its training configuration.
+    """Return a sentence for each scored source that a model was trained on.
 
     Args:
         name: of the model.

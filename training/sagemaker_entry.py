@@ -1,7 +1,7 @@
-"""What runs in SageMaker's training container: `python -m cytomask.training.sagemaker_entry train`.
+"""Train in SageMaker's container: `python -m cytomask.training.sagemaker_entry train`.
 
-Hyperparameters and SageMaker's folders become a command line of training.train, which goes on from the
-checkpoints that SageMaker brought back; its outputs go to the folders that SageMaker collects.
+Hyperparameters and SageMaker's folders become a command line of training.train. Training resumes from the
+checkpoints that SageMaker restored, and its outputs go to the folders that SageMaker collects.
 """
 
 import argparse
@@ -46,16 +46,16 @@ class Ended:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where SageMaker puts things and looks for them.
+    """Where SageMaker puts its inputs and looks for outputs.
 
     Attributes:
-        hyperparameters: the job's, decoded.
+        hyperparameters: of the job, decoded.
         data: the channel `training`.
         model: becomes model.tar.gz.
         output: becomes output.tar.gz.
-        checkpoints: kept in S3 all the time, and brought back after a spot interruption.
-        failure: its beginning is the job's FailureReason.
-        gpus: how many there are to train on; 0 is the CPU.
+        checkpoints: synchronised with S3 while training runs; restored after a spot interruption.
+        failure: SageMaker copies its first characters into the job's FailureReason.
+        gpus: how many to train on; 0 trains on the CPU.
     """
 
     hyperparameters: dict[str, Any]
@@ -68,7 +68,7 @@ class Layout:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Layout":
-        """SageMaker's own folders, where the training toolkit's `SM_` variables do not name others.
+        """Find SageMaker's folders; the training toolkit's `SM_` variables may name others.
 
         Raises:
             OSError, ValueError: the hyperparameters cannot be read.
@@ -91,12 +91,12 @@ class Layout:
 
 
 def base_folder(environment: Mapping[str, str]) -> Path:
-    """The folder below which SageMaker has everything."""
+    """Return the folder below which SageMaker keeps everything."""
     return Path(environment.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 
 
 def failure_file(environment: Mapping[str, str]) -> Path:
-    """Where the reason of a failure goes."""
+    """Return the file that takes the reason of a failure."""
     return base_folder(environment) / "output" / "failure"
 
 
@@ -109,7 +109,7 @@ def decode(text: str) -> Any:
 
 
 def count_gpus() -> int:
-    """How many GPUs the NVIDIA driver shows; 0 without one."""
+    """Count the GPUs that the NVIDIA driver shows; 0 without a driver."""
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -132,13 +132,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train(layout: Layout) -> int:
     """Run training.train and hand its files over; return its exit code, or 143 if it was stopped."""
-    # Beside the checkpoints, so that metrics and curves go on after a spot interruption too.
+    # Beside the checkpoints, so that metrics and curves survive a spot interruption.
     out = layout.checkpoints / "run"
     with tempfile.TemporaryDirectory() as folder:
         config = write_config(layout.hyperparameters, Path(folder))
         ended = run(command(layout, config, out))
     hand_over(out, layout)
-    # torchrun ends with 1 whatever its processes said.
+    # torchrun ends with 1 whatever its processes returned.
     if ended.stopped_by and ended.code == 1 and layout.gpus > 1:
         return 128 + ended.stopped_by
     if ended.code not in (0, *STOPPED):
@@ -156,13 +156,13 @@ def write_config(hyperparameters: Mapping[str, Any], folder: Path) -> Path:
 
 
 def command(layout: Layout, config: Path, out: Path) -> list[str]:
-    """The command line of training.train, by torchrun where there are several GPUs."""
+    """Return the command line of training.train, started by torchrun if there are several GPUs."""
     launcher = (
         "torch.distributed.run",
         "--standalone",
         f"--nproc-per-node={layout.gpus}",
         f"--shutdown-timeout={SHUTDOWN_SECONDS}",
-        "--tee=2",  # the processes' errors line by line, whose else run into each other
+        "--tee=2",  # keeps lines of several processes whole; otherwise they run into each other
         "-m",
     )
     return [
@@ -174,7 +174,7 @@ def command(layout: Layout, config: Path, out: Path) -> list[str]:
             str(config),
         ),
         *("--data", str(layout.data), "--out", str(out), "--checkpoints", str(layout.checkpoints)),
-        # A driver too old for torch ends the job, which would otherwise train on the CPU at a GPU's price.
+        # Fail if the driver is too old for torch: training on the CPU would cost a GPU's price.
         *("--resume", "--device", "cuda" if layout.gpus else "cpu"),
     ]
 
@@ -202,9 +202,9 @@ def run(command: Sequence[str]) -> Ended:
 
 
 def reason(errors: str) -> str:
-    """The last line of what training wrote to standard error, before torchrun's report of it.
+    """Return the last line that training wrote to standard error before torchrun's report.
 
-    torchrun writes `[default0]:` before what its first process says.
+    torchrun prefixes the lines of its first process with `[default0]:`.
     """
     lines = takewhile(lambda line: "torch/distributed/elastic/" not in line, errors.splitlines())
     said = (re.sub(r"^\[default\d+\]:", "", line) for line in reversed(list(lines)))

@@ -1,6 +1,6 @@
-"""Starts a training job on SageMaker: `python -m cytomask.training.sagemaker_job CONFIG.yaml --data S3URI …`.
+"""Start a training job on SageMaker: `python -m cytomask.training.sagemaker_job CONFIG.yaml --data S3URI …`.
 
-The job is cheap to interrupt: it runs on spot instances and goes on from the checkpoints that it keeps in S3.
+The job runs on spot instances; after an interruption it resumes from the checkpoints that it keeps in S3.
 """
 
 import argparse
@@ -26,17 +26,17 @@ from cytomask.training.experiment import TrainingConfig
 from cytomask.training.sagemaker_entry import decode
 
 ROOT = Path(__file__).resolve().parents[1]
-# What training/Dockerfile copies. The repository's own .dockerignore is the segment function's.
+# What training/Dockerfile copies. The repository's .dockerignore belongs to the segment function.
 CONTEXT = ("constraints.txt", "layers/cytomask/cytomask", "model", "pyproject.toml", "samples", "training")
 CHECKPOINTS = "/opt/ml/checkpoints"
 VOLUME_GB = 50
 NAME_LENGTH = 63
-# Of the line that training.train prints after every epoch.
+# Read from the line that training.train prints after every epoch.
 METRICS = ("epoch", "loss", "validation_loss", "validation_iou", "learning_rate")
 
 
 class LaunchFailed(Exception):
-    """Why no job was started, in one sentence for the user."""
+    """The job was not started; the text says why, in one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Job:
     max_wait: int
 
     def request(self) -> dict[str, Any]:
-        """The arguments of `create_training_job`."""
+        """Return the arguments of `create_training_job`."""
         return {
             "TrainingJobName": self.name,
             "RoleArn": self.role,
@@ -98,7 +98,7 @@ class Job:
                     "DataSource": {
                         "S3DataSource": {
                             "S3DataType": "S3Prefix",
-                            # Without the slash `data` would bring `data2` along.
+                            # Without the slash, the prefix `data` would match `data2` too.
                             "S3Uri": f"{self.data}/",
                             "S3DataDistributionType": "FullyReplicated",
                         }
@@ -126,12 +126,12 @@ class Job:
 
 
 def encode(value: Any) -> str:
-    """A hyperparameter's text, from which `decode` makes the value again."""
+    """Write a hyperparameter as text that `decode` reads back."""
     return value if isinstance(value, str) and decode(value) == value else json.dumps(value)
 
 
 def job_name(experiment: str, time: datetime) -> str:
-    """A name by experiment and second, as SageMaker accepts it: at most 63 letters, digits and hyphens."""
+    """Name a job by experiment and second; SageMaker takes at most 63 letters, digits and hyphens."""
     plain = re.sub(r"[^A-Za-z0-9]+", "-", f"cytomask-{experiment}")
     stamp = f"{time:-%Y%m%d-%H%M%S}"
     return plain[: NAME_LENGTH - len(stamp)].strip("-") + stamp
@@ -219,7 +219,7 @@ def build(tag: str, build_arguments: Sequence[str]) -> None:
 
 
 def _links_and_caches(folder: str, names: list[str]) -> list[str]:
-    """Name what a copied folder leaves out: its links to other rooms, which are copied on their own."""
+    """Name what a copied folder leaves out: its links, whose targets are copied by themselves."""
     return [name for name in names if name == "__pycache__" or Path(folder, name).is_symlink()]
 
 
@@ -232,7 +232,7 @@ def ensure_repository(image: EcrImage, ecr: Any) -> None:
 
 
 def _docker(*arguments: str, stdin: str | None = None) -> None:
-    # SageMaker takes plain manifests; attestations make an index of them.
+    # SageMaker takes plain manifests only; attestations would turn the manifest into an index.
     environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
     code = subprocess.run(
         ["docker", *arguments], input=stdin, text=True, env=environment, check=False
@@ -284,13 +284,13 @@ def _parser() -> argparse.ArgumentParser:
         "--input-mode",
         choices=("File", "FastFile"),
         default="File",
-        help="copy the data first, or read it from S3 as it is asked for; default: File",
+        help="copy the data first, or read it from S3 on demand; default: File",
     )
     parser.add_argument(
         "--checkpoints",
         type=s3_uri,
         metavar="S3URI",
-        help="an earlier job's, to go on from; default: OUTPUT/JOB/checkpoints",
+        help="checkpoints of an earlier job, to resume from; default: OUTPUT/JOB/checkpoints",
     )
     parser.add_argument(
         "--max-run",

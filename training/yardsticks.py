@@ -1,7 +1,7 @@
 """Measures beside the IoU: can a confluence be believed on empty, sparse and degraded pages?
 
-Phantom confluence on generated empty pages; neurite pages, whose somata alone are marked; and the IoU of a
-degraded page's mask with the plain page's.
+Three measures: phantom confluence on generated empty pages; neurite pages, on which only somata are marked;
+and the IoU between the masks of a degraded page and of the plain page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ from cytomask.training.labels import somata
 from cytomask.training.sources import read_source
 
 EMPTY_PAGES = range(72)  # eight of each kind; training takes others
-SPARSE = 0.05  # share of a page that its somata cover, at most, if it is a page of neurites
-FOUND = 0.5  # of a soma's pixels, for it to count as found
+SPARSE = 0.05  # a page of neurites: its somata cover at most this share
+FOUND = 0.5  # share of a soma's pixels that must be found
 DIGITS = 4
 
 
@@ -37,14 +37,14 @@ class Phantom(msgspec.Struct, frozen=True):
 
 
 class Neurites(msgspec.Struct, frozen=True):
-    """A neuron culture of which the somata are marked.
+    """A neuron culture on which only somata are marked.
 
     Attributes:
         name: of the image.
         somata: share of the page that they cover, 0..1.
-        confluence: what is reported.
+        confluence: as reported.
         false_area: share of the smooth ground and of debris that is reported as cell.
-        recall: share of the somata of which at least `FOUND` is reported as cell.
+        recall: share of the somata that are reported as cell in at least `FOUND` of their pixels.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Neurites(msgspec.Struct, frozen=True):
 
 
 class Robustness(msgspec.Struct, frozen=True):
-    """IoU of the degraded pages' masks with those of the plain pages, where both show the same scene."""
+    """The IoU between the masks of degraded and plain pages of the same scene."""
 
     pages: int
     mean: float
@@ -76,11 +76,11 @@ def measure(
     """Measure one network.
 
     Args:
-        predictor: that serves it.
+        predictor: with the network.
         mode: of the network.
-        data: folder that the sources lie in.
-        neurons: sources for the neurite pages.
-        plain: sources for the robustness.
+        data: folder of the sources.
+        neurons: sources of neurite pages.
+        plain: sources to degrade, for the robustness.
     """
     return Yardsticks(
         phantom_confluence(predictor, mode),
@@ -126,7 +126,7 @@ def neurite_pages(predictor: Predictor, mode: Mode, data: Path, source: str) -> 
 
 
 def found_share(mask: metrics.Mask, cells: metrics.Mask) -> float:
-    """Return the share of the marked regions of which `FOUND` or more is in the mask; 1 if none is marked."""
+    """Return the share of marked regions that the mask covers by `FOUND` or more; 1 if none is marked."""
     count, regions = cv2.connectedComponents(cells.astype(np.uint8))
     if count == 1:
         return 1.0

@@ -145,12 +145,12 @@ class Cursors:
         self._sort = sort
 
     def write(self, start: Row, names: Mapping[str, str]) -> str:
-        """The cursor of a place in the table."""
+        """Write the cursor of a place in the table."""
         place = msgspec.json.encode(start)
         return base64.urlsafe_b64encode(self._signature(place, names) + place).decode()
 
     def read(self, cursor: str, names: Mapping[str, str]) -> Row:
-        """The place of a cursor; raises InvalidRequest where it is not one of ours, or of another search."""
+        """Read the place of a cursor; raise InvalidRequest if it is not ours or belongs to another search."""
         try:
             signed = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
         except (UnicodeEncodeError, binascii.Error):

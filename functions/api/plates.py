@@ -54,7 +54,7 @@ class PlateDesk:
         return {"plates": [_summary(each) for each in self._plates.summaries()]}
 
     def show(self, name: str, query: Mapping[str, str]) -> dict[str, Any]:
-        """A plate's wells with their growth; raise NoSuchPlate, InvalidRequest."""
+        """Return a plate's wells with their growth; raise NoSuchPlate, InvalidRequest."""
         options = parse_options(query)
         summary = self._find(name)
         stored = self._plates.map_of(summary.plate)

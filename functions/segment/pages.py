@@ -60,7 +60,7 @@ class Source:
         return self._opened
 
     def times(self) -> Sequence[Acquisition]:
-        """The times that the file's own metadata tells, of each page; none if it tells nothing."""
+        """Return each page's time as the file's own metadata tells it; nothing if it tells none."""
         try:
             pages = len(self.open().pages)
             with tifffile.TiffFile(BytesIO(self._content)) as file:
@@ -71,7 +71,7 @@ class Source:
         return page_times(description, str(date) if date else None, pages)
 
     def select(self, parameters: Parameters) -> list[int]:
-        """The pages asked for, once the header says that they can be read; raises RejectedInput."""
+        """List the pages asked for if the header says that they can be read; raise RejectedInput."""
         image = self.open()
         wanted = parameters.selected(len(image.pages), self.name)
         images.check(image, wanted, parameters.channel, self._limits)
@@ -79,7 +79,7 @@ class Source:
         return wanted
 
     def pixel_size(self, parameters: Parameters) -> PixelSize | None:
-        """The size of its pixels, if the request or the file says it; raises RejectedInput."""
+        """Return the size of its pixels, if the request or the file says it; raise RejectedInput."""
         return PixelSize.chosen(parameters.pixel_size_um, self.open().pixel_size)
 
     def cleaner(self, parameters: Parameters) -> Callable[[metrics.Mask], metrics.Mask] | None:
@@ -153,7 +153,7 @@ def predictions(
 
 
 def describe(page: Page, prediction: Prediction, pixel_size: PixelSize | None) -> PageResult:
-    """What the result says of a page, without its outputs."""
+    """Return what the result says of a page, without its outputs."""
     height, width = page.pixels.shape
     cells = int(prediction.mask.sum())
     plan = prediction.plan

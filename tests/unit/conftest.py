@@ -1,11 +1,11 @@
 """Fixtures of the unit tests: a small network, exported once."""
 
 import json
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from exported import Exporter
 from safetensors.torch import save_file
 
 from cytomask.model.export import main as export
@@ -40,7 +40,13 @@ def network() -> SwinUNet:
 
 
 @pytest.fixture(scope="session")
-def weights(network: SwinUNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exporter(pytestconfig: pytest.Config) -> Exporter:
+    """Export a network, or copy the file of an earlier export of the same."""
+    return Exporter(pytestconfig.cache.mkdir("exported"))
+
+
+@pytest.fixture(scope="session")
+def weights(network: SwinUNet, exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Export that network for both modes into a folder that the predictor reads."""
     run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("weights")
     checkpoint, config, scores = run / "swin_unet.safetensors", run / "config.json", run / "scores.json"
@@ -49,9 +55,9 @@ def weights(network: SwinUNet, tmp_path_factory: pytest.TempPathFactory) -> Path
     scores.write_text(json.dumps({"noise": {"iou": 0.5, "images": 1}}))
     given = "--name small-1 --threshold 0.4 --source noise --source dust --licence CC0"
     files = [str(checkpoint), "--config", str(config), "--scores", str(scores)]
-    for mode in MODES:
-        config.write_text(json.dumps({"steps": 2, "mode": mode}))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cytomask.model.export.export_onnx", exporter)
+        for mode in MODES:
+            config.write_text(json.dumps({"steps": 2, "mode": mode}))
             export([*files, *given.split(), "--out", str(folder / mode)])
     return folder

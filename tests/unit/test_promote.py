@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exported import Exporter
 from PIL import Image
 
-from cytomask.model.export import export_onnx
 from cytomask.model.predictor import Manifest, Predictor, WeightsError, read_manifest
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.training.checkpoints import save
@@ -23,7 +22,7 @@ TRAINED = {"train": {"made/train": 1.0}}
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoints(exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make checkpoints of two networks and their exports: `all` calls every pixel cell, `none` no pixel."""
     folder = tmp_path_factory.mktemp("checkpoints")
     for name, bias in (("all", 5.0), ("none", -5.0)):
@@ -34,23 +33,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
             network.head.logit.weight.zero_()
             torch.nn.init.constant_(network.head.logit.bias, bias)  # type: ignore[arg-type]
         save(network, folder / f"{name}.safetensors")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
-            export_onnx(network, folder / f"{name}.onnx")
+        exporter(network, folder / f"{name}.onnx")
     return folder
 
 
 @pytest.fixture(autouse=True)
-def exported_once(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def exported_once(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the two networks' existing ONNX files: an export takes seconds."""
-
-    def copy(network: SwinUNet, path: Path) -> None:
-        bias = network.head.logit.bias
-        assert bias is not None
-        name = "all" if bias[0].item() > 0 else "none"
-        shutil.copyfile(checkpoints / f"{name}.onnx", path)
-
-    monkeypatch.setattr("cytomask.model.export.export_onnx", copy)
+    monkeypatch.setattr("cytomask.model.export.export_onnx", exporter)
 
 
 @pytest.fixture(scope="module")

@@ -56,23 +56,23 @@ def parse_uri(text: str, field: str, takes: str = "an address such as s3://bucke
 
 
 def is_coco(key: str) -> bool:
-    """Whether a ground truth is a COCO file rather than a mask image, by its name."""
+    """Tell by its name whether a ground truth is a COCO file rather than a mask image."""
     return key.lower().endswith(".json")
 
 
 def is_sidecar(key: str) -> bool:
-    """Whether an object is a file that lies beside images, by its name's ending."""
+    """Tell by its ending whether an object is a file beside images, such as a table or a note."""
     return PurePosixPath(key).suffix.lower() in SIDECARS
 
 
 def is_plate_map(key: str) -> bool:
-    """Whether a sidecar is a plate map, by its name: `x.PlateMap`, `x.platemap.csv`, `platemap.csv`."""
+    """Tell by its name whether a sidecar is a plate map: `x.PlateMap`, `x.platemap.csv`, `platemap.csv`."""
     name = PurePosixPath(key).name.lower()
     return name.endswith((".platemap", ".platemap.csv", ".platemap.xml")) or name == "platemap.csv"
 
 
 def plate_of_map(key: str) -> str:
-    """The plate that a map belongs to, by its key: the part before `.platemap`, or its folder."""
+    """Return the plate that a map belongs to: the part of its key before `.platemap`, or its folder."""
     path = PurePosixPath(key)
     stem = re.split(r"\.?platemap", path.name, maxsplit=1, flags=re.IGNORECASE)[0]
     return stem or path.parent.name

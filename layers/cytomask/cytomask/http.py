@@ -55,7 +55,7 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 def is_http(event: object) -> bool:
-    """Whether an event is a request from an HttpApi, in its format 2.0."""
+    """Tell whether an event is a request from an HttpApi, in its format 2.0."""
     match event:
         case {"version": "2.0", "requestContext": {"http": _}}:
             return True
@@ -156,7 +156,7 @@ def read_query(event: APIGatewayProxyEventV2) -> dict[str, str]:
 
 
 def prefers(event: APIGatewayProxyEventV2, wanted: str, other: str) -> bool:
-    """Whether the `Accept` header ranks media type `wanted` above `other` (RFC 9110, 12.5.1)."""
+    """Tell whether the `Accept` header ranks media type `wanted` above `other` (RFC 9110, 12.5.1)."""
     ranges = dict(map(_media_range, event.headers.get("accept", "").split(",")))
     return _quality(ranges, wanted) > _quality(ranges, other)
 

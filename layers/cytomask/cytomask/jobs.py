@@ -275,7 +275,7 @@ class Jobs:
 
 
 def outcome_of(result: Result) -> dict[str, Any]:
-    """What the job row keeps of a result."""
+    """Return what the job row keeps of a result."""
     error = result.error
     return {
         "mask": result.mask,
@@ -300,7 +300,7 @@ def outcome_of(result: Result) -> dict[str, Any]:
 
 
 def placement_of(result: Result) -> dict[str, Any]:
-    """What the job row keeps of where and when its image was taken; only a plate's pages have a `place`."""
+    """Return what the job row keeps of an image's place and time; only a plate's pages have a `place`."""
     told = {name: getattr(result, name) for name in Acquired.__struct_fields__}
     if result.plate is None or result.well is None:
         return told
@@ -317,7 +317,7 @@ def placement_of(result: Result) -> dict[str, Any]:
 
 
 def series_of(result: Result) -> list[dict[str, Any]]:
-    """The pages of a stack for the index by plate, as short as they can be; none of a single page."""
+    """Return a stack's pages for the index by plate, as short as they can be; nothing for a single page."""
     if len(result.pages) < 2:
         return []
     return [

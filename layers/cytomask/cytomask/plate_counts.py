@@ -79,7 +79,7 @@ class PlateCounts:
 
 
 def completion_message(summary: PlateSummary, now: str) -> str:
-    """The event `plate_complete`, as JSON in ASCII."""
+    """Write the event `plate_complete` as JSON in ASCII."""
     told = msgspec.structs.replace(summary, completed_at=now)
     return json.dumps({"event": "plate_complete"} | msgspec.to_builtins(told))
 

@@ -302,12 +302,12 @@ class Plates:
 
 
 def place_of(well: str, site: str | None, time: float | str | None, frame: int | None) -> str:
-    """The index's sort key: well, then time, then site, so that rows of a well come in order of time."""
+    """Return the index's sort key: well, time, site, so that a well's rows come in order of time."""
     return f"{well}#{time_of(time, frame, exact=True)}#{site or ''}"
 
 
 def time_of(time: float | str | None, frame: int | None, *, exact: bool = False) -> str:
-    """A scan's time as text that sorts: hours in eight digits, a date, or the scan's number.
+    """Write a scan's time as text that sorts: hours in eight digits, a date, or the scan's number.
 
     `exact`: to the second; otherwise a date counts by the hour, because a scan of a plate takes minutes.
     """
@@ -319,7 +319,7 @@ def time_of(time: float | str | None, frame: int | None, *, exact: bool = False)
 
 
 def place_row(image: str, pattern: Pattern | None = None) -> dict[str, Any] | None:
-    """What a job's row says of where its image was taken, by its address; None where that tells no well.
+    """Read from an image's address what its row says of plate and well; None if it names no well.
 
     Args:
         image: s3 address.
@@ -330,7 +330,7 @@ def place_row(image: str, pattern: Pattern | None = None) -> dict[str, Any] | No
 
 
 def columns_of(found: Acquisition) -> dict[str, Any] | None:
-    """The attributes of a job's row for an image that is part of a plate; None for any other."""
+    """Return the row's attributes of an image that is part of a plate; None for any other image."""
     if found.plate is None or found.well is None:
         return None
     told = {
@@ -363,7 +363,7 @@ def note_row(plates: Plates, row: JobRow, placed: Mapping[str, Any]) -> None:
 
 
 def places_of(placed: Mapping[str, Any], pages: Iterable[int]) -> list[str]:
-    """The texts by which a well counts the pages of an image."""
+    """List the texts by which a well counts the pages of an image."""
     time = time_of(placed.get("time"), placed.get("frame"), exact=True)
     return [f"{placed.get('site') or ''}#{time}#{page}" for page in pages]
 
@@ -373,7 +373,7 @@ def _typed(value: float | str) -> dict[str, str]:
 
 
 def pages_of_row(row: Row) -> list[PlatePage]:
-    """The pages that a job's row stands for: one, or those of a stack."""
+    """List the pages that a job's row stands for: one, or those of a stack."""
     whole = PlatePage(
         plate=row["plate"],
         well=row["well"],

@@ -37,17 +37,17 @@ CONDITION_COLUMNS = (
 
 
 def pages_csv(report: PlateReport) -> str:
-    """One row for each page that the curves use."""
+    """Write one row for each page that the curves use."""
     return pages_csv_of(report.plate, report.pages)
 
 
 def pages_csv_of(plate: str, pages: Iterable[PlatePage]) -> str:
-    """One row for each of these pages."""
+    """Write one row for each of these pages."""
     return _csv(PAGE_COLUMNS, (page_row(plate, page) for page in pages))
 
 
 def page_row(plate: str, page: PlatePage) -> list[object]:
-    """A page's cells, in the order of `PAGE_COLUMNS`."""
+    """Return a page's cells in the order of `PAGE_COLUMNS`."""
     return [
         plate,
         page.well,
@@ -71,7 +71,7 @@ def page_row(plate: str, page: PlatePage) -> list[object]:
 
 
 def wells_csv(report: PlateReport) -> str:
-    """One row for each well; what cannot be told is empty, and the note says why."""
+    """Write one row for each well; an unknown value is empty, and the note says why."""
     return _csv(WELL_COLUMNS, (_well_row(report, well) for well in report.wells.values()))
 
 
@@ -95,7 +95,7 @@ def _measures(growth: Growth) -> Sequence[float | None]:
 
 
 def conditions_csv(report: PlateReport) -> str:
-    """One row for each condition: doses and growth rates relative to the control."""
+    """Write one row for each condition: doses and growth rates relative to the control."""
     rows = (
         [
             each.name,

@@ -187,7 +187,7 @@ class Result(Acquired, kw_only=True, omit_defaults=True):
     estimated_cost_usd: float | None = None
 
     def shown(self) -> dict[str, Any]:
-        """The result as JSON has it: an image's `pages` even if there are none, their `mask` even if null."""
+        """Return the result as JSON has it, with empty `pages` and with a `mask` that is null."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         if self.image or self.pages:
             fields.setdefault("pages", [])

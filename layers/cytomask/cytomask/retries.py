@@ -30,7 +30,7 @@ def retry_delay(first: int, deliveries: int, tries: int) -> int:
 
 
 def is_final(error: Exception) -> bool:
-    """Whether AWS, or its client, refuses a call whatever happens: no retry can help."""
+    """Tell whether AWS or its client will always refuse a call, so that no retry can help."""
     if isinstance(error, ParamValidationError):
         return True
     code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None

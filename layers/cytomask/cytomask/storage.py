@@ -92,7 +92,7 @@ class Storage:
         return _found(wanted, answer)
 
     def is_newest(self, image: S3Object) -> bool:
-        """Whether an image is what lies under its key now; one that was not found stands for "nothing"."""
+        """Tell whether an image still lies under its key; one that was not found stands for "nothing"."""
         newest = self.find(S3Object(image.bucket, image.key))
         return newest == (image if image.was_found else None)
 

@@ -104,23 +104,23 @@ def image_name(image: S3Object, input_bucket: str, attached: Set[str]) -> str | 
 
 
 def rejected_message_id(body: str) -> str:
-    """The job id of a message that names no image: it has nothing else to be known by."""
+    """Derive a job id from the message itself, because it names no image."""
     return hashlib.sha256(f"message {body}".encode(errors="backslashreplace")).hexdigest()[:32]
 
 
 def fits(key: str) -> bool:
-    """Whether S3's longest key leaves room for our suffixes."""
+    """Tell whether our suffixes fit behind a key within S3's longest."""
     return len(key.encode()) + LONGEST_SUFFIX <= LONGEST_KEY
 
 
 def job_prefix(job_id: str, key: str) -> str:
-    """Where the outputs of a job lie that does not own its image's name."""
+    """Return the folder for the outputs of a job that does not own its image's name."""
     own = f"jobs/{job_id}/{key}"
     return own if fits(own) else f"jobs/{job_id}/image"
 
 
 def output_key(prefix: str, kind: str, page: int | None = None) -> str:
-    """The key of one output: `<prefix>.mask.png`, or `<prefix>.p0003.mask.png` for page 3 of a stack."""
+    """Return the key of one output: `<prefix>.mask.png`, or `<prefix>.p0003.mask.png` for page 3."""
     return f"{prefix}{'' if page is None else f'.p{page:04d}'}.{kind}"
 
 

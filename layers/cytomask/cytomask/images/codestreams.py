@@ -36,20 +36,20 @@ class Codestream:
 
 
 def of_jpeg(stream: IO[bytes], start: int, size: int, name: str) -> Codestream:
-    """A JPEG, with or without its tables."""
+    """Describe a JPEG, with or without its tables."""
     found = jpeg.read_jpeg(stream, start, size, name)
     return Codestream(found.width, found.height, found.components, found.precision, max(found.scans, 1))
 
 
 def of_png(stream: IO[bytes], start: int, size: int, name: str) -> Codestream:
-    """A PNG."""
+    """Describe a PNG."""
     found = png.read_png(stream, start, size, name)
     samples = 3 if found.colours == png.PALETTE else png.SAMPLES[found.colours]
     return Codestream(found.width, found.height, samples, max(found.depth, 8))
 
 
 def of_webp(stream: IO[bytes], start: int, size: int, name: str) -> Codestream:
-    """A WebP; its first chunk says how large it is. Its decoder always makes four samples."""
+    """Describe a WebP. Its first chunk says how large it is; its decoder always makes four samples."""
     stream.seek(start)
     head = stream.read(min(size, 30))
     if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
@@ -68,7 +68,7 @@ def of_webp(stream: IO[bytes], start: int, size: int, name: str) -> Codestream:
 
 
 def of_jpeg2000(stream: IO[bytes], start: int, size: int, name: str) -> Codestream:
-    """A JPEG 2000, bare or in boxes.
+    """Describe a JPEG 2000, bare or in boxes.
 
     Raises:
         ImageTooLarge: it has more tiles or layers than the limit.

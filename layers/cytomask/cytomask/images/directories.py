@@ -198,7 +198,7 @@ def subdirectories(stream: IO[bytes], size: int, directory: Directory, name: str
 
 
 def too_many_pages(name: str, limits: Limits) -> ImageTooLarge:
-    """The refusal of a file with more pages than the limit."""
+    """Refuse a file with more pages than the limit: return the error."""
     return ImageTooLarge(f"{name} has more than {limits.file_pages} pages, the limit; split the stack")
 
 

@@ -88,7 +88,7 @@ def describe(text: str, name: str) -> Description | None:
 
 
 def is_broken(text: str) -> bool:
-    """Whether a text means to be an OME description and cannot be followed."""
+    """Tell whether a text means to be an OME description and cannot be followed."""
     return text.lstrip()[:512].find("<OME") >= 0
 
 

@@ -51,5 +51,5 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether an orientation makes the stored width the height."""
+    """Tell whether an orientation swaps width and height."""
     return orientation >= 5

@@ -40,7 +40,7 @@ class Source:
 
 
 def of_directory(directory: tifffile.TiffPage, name: str) -> list[Source]:
-    """The planes of one directory: one, or as many as a volume is deep."""
+    """List the planes of one directory: one, or as many as a volume is deep."""
     require_grey_values(directory, name)
     meaning = interpret(directory, directory.samplesperpixel, name)
     volume = _Volume(directory)
@@ -86,7 +86,7 @@ def decoded_bytes(directory: tifffile.TiffPage) -> int:
 
 
 def samples_last(plane: NDArray[Any], axes: str) -> NDArray[Any]:
-    """A plane of axes YX, YXS or SYX as (H, W, samples)."""
+    """Return a plane of axes YX, YXS or SYX as (H, W, samples)."""
     if axes == "SYX":
         return np.moveaxis(plane, 0, -1)
     return plane.reshape(*plane.shape[:2], -1)  # H, W, samples

@@ -68,7 +68,7 @@ def require_whole(directory: tifffile.TiffPage, size: int, limits: Limits, name:
 
 
 def cut_short(name: str) -> UnreadableImage:
-    """The refusal of a file that ends before its pixels do."""
+    """Refuse a file that ends before its pixels do: return the error."""
     return UnreadableImage(f"{name} is cut short: pixels are missing; copy it again")
 
 

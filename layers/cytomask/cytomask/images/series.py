@@ -78,7 +78,7 @@ def follow(
 
 
 def misdescribed(name: str, count: int) -> UnreadableImage:
-    """The refusal of a file whose description leaves pages out, or cannot be followed."""
+    """Refuse a file whose description leaves pages out or cannot be followed: return the error."""
     return UnreadableImage(
         f"{name} holds {count} TIFF pages, which do not fit its OME or ImageJ description; "
         "copy it again, or save the whole stack anew as one file"
@@ -140,7 +140,7 @@ class _Series:
             raise segments.cut_short(name)
 
     def pages(self) -> list[list[Source]]:
-        """A source for each outer channel of each page."""
+        """List a source for each outer channel of each page."""
         return [[self._source(int(number)) for number in page] for page in self._numbers]
 
     def _source(self, number: int) -> Source:

@@ -1,0 +1,47 @@
+"""Networks exported to ONNX once: an export takes seconds, and every test process needs the same ones.
+
+The files stay in pytest's cache under a name made of all that decides them, so that a changed network, a
+changed exporter and another torch are exported anew.
+"""
+
+import hashlib
+import json
+import shutil
+import uuid
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from cytomask.model import export, serving_network, swin_unet
+from cytomask.model.swin_unet import SwinUNet
+
+CODE = [Path(module.__file__ or "").read_bytes() for module in (export, serving_network, swin_unet)]
+real_export = export.export_onnx
+
+
+class Exporter:
+    """Does what `export_onnx` does, and keeps each file in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, network: SwinUNet, path: Path) -> None:
+        """Write the network as ONNX to a path."""
+        known = self._folder / f"{fingerprint(network)}.onnx"
+        if not known.exists():
+            made = self._folder / f"{uuid.uuid4().hex}.partial"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
+                real_export(network, made)
+            made.replace(known)
+        shutil.copyfile(known, path)
+
+
+def fingerprint(network: SwinUNet) -> str:
+    """Digest a network's weights and sizes, the code that exports it, and torch's version."""
+    digest = hashlib.sha256(json.dumps([network.config.as_dict(), torch.__version__]).encode())
+    for part in (save(network.state_dict()), *CODE):
+        digest.update(part)
+    return digest.hexdigest()[:32]
