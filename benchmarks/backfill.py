@@ -101,7 +101,7 @@ def _answer(request: AWSPreparedRequest, body: bytes) -> AWSResponse:
 
 
 def run(wire: Wire, after: str, most: int | None) -> str:
-    """Send what lacks a mask behind a key, at most so many; return the last key that was sent."""
+    """Send images behind a key that lack a mask, up to a limit; return the last key sent."""
     session = wire.session()
     images = list_bucket(session.client("s3"), BUCKET, "scans/", after)
     models = read_served_models()

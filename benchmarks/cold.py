@@ -27,7 +27,7 @@ LARGEST = 12
 def import_times(module: str, threads: int, runs: int) -> dict[str, float]:
     """Measure a module's import by package: median milliseconds, largest first; `all` is the sum.
 
-    A package's share is what its own modules took, without those that they import of others.
+    A package's share is the time of its own modules, without the modules that they import from others.
     """
     by_run = [_import_once(module, threads) for _ in range(runs)]
     packages = {name for spent in by_run for name in spent}

@@ -37,7 +37,7 @@ Segment = Callable[[NDArray[Any]], metrics.Mask]
 def measure(data: Path, networks: Sequence[Path], threads: int) -> list[dict[str, Any]]:
     """Measure each image's IoU by source, and milliseconds per megapixel from page to mask, for every way.
 
-    `networks` are ONNX files beside those that serve, with their normalisation and at a threshold of 0.5.
+    `networks` are ONNX files to compare with the served ones: same normalisation, threshold 0.5.
     """
     samples = {source: [sample.read() for sample in read_source(data, source)] for source in SOURCES}
     pages = [page for pairs in samples.values() for page, _ in pairs]

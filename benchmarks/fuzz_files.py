@@ -156,7 +156,7 @@ def keep(one: Tried, folder: Path | None) -> None:
 
 
 def report(seen: list[Tried]) -> None:
-    """Print how many files there were, and those that took most."""
+    """Print how many files there were, and which took most time and memory."""
     if not seen:
         return
     outcomes = {outcome: sum(one.outcome == outcome for one in seen) for outcome in (ADMITTED, REFUSED)}

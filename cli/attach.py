@@ -32,8 +32,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "make an existing bucket an input of the stack",
         on_stack(run_attach),
         EXAMPLES,
-        description="Adds one notification to the bucket beside those that it has, and gives the stack the\n"
-        "right to read it, by an update that is shown first. Masks lie in the stack's output bucket\n"
+        description="Add one notification to the bucket beside its existing ones, and give the stack the\n"
+        "right to read it; the update of the stack is shown first. Masks lie in the stack's output bucket\n"
         "under the bucket's name.",
         on_a_stack=True,
     )

@@ -40,7 +40,7 @@ class Pace:
     at_a_time: int
 
     def hours(self, images: int, rate: float | None) -> float:
-        """Return how long so many images take, at the rate at which they are sent if that is slower."""
+        """Return how long this many images take, at the rate of sending if that is slower."""
         working = images * self.seconds / self.at_a_time
         return max(working, images / rate if rate else 0.0) / 3600
 

@@ -179,7 +179,7 @@ def _scores(stack: Stack, rows: Sequence[JobRow]) -> dict[str, EvaluationRow]:
 
 
 def _wait(count: Callable[[], int], wanted: int) -> None:
-    """Return once so many are done, or nothing more happens; show how far it is."""
+    """Wait until this many are done or nothing more happens; show the progress."""
 
     def steps() -> Iterator[int]:
         done, last = 0, time.monotonic()

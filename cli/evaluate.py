@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "cytomask evaluate --coco livecell_coco_test.json       # score every image that the file names",
     'cytomask evaluate --coco coco.json --images "s3://bucket/plate 1/"    # only images below that address',
-    "cytomask evaluate --waiting                            # what has no counterpart so far",
+    "cytomask evaluate --waiting                            # masks and ground truths without a counterpart",
 )
 PREFIX = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", re.DOTALL)
 TIMEOUT_SECONDS = 600
@@ -42,7 +42,11 @@ def add_parser(commands: "Commands[Parser]") -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--coco", metavar="FILE", help="on this computer, or s3://bucket/key")
-    what.add_argument("--waiting", action="store_true", help="list what has no counterpart so far")
+    what.add_argument(
+        "--waiting",
+        action="store_true",
+        help="list masks without a ground truth, and ground truths without a mask",
+    )
     parser.add_argument("--images", metavar="S3PREFIX", help="only images whose address begins so")
 
 

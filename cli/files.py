@@ -59,7 +59,7 @@ def find_images(
 
 
 def describe_passed_over(passed_over: Counter[str]) -> str:
-    """Say how many files of which kinds were passed over; empty where none were."""
+    """Say how many files of which kinds were skipped; empty if none were."""
     if not passed_over:
         return ""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
@@ -84,7 +84,7 @@ def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
 
 
 def _never_sent(file: Path, left_out: Sequence[str]) -> str:
-    """What a file is that nobody wants segmented; empty where it may be an image."""
+    """Say what kind of file this is if it cannot be an image; empty if it may be one."""
     if file.name.startswith(APPLE_DOUBLE):
         return "._ of macOS"
     if file.name.endswith(tuple(left_out)):

@@ -40,13 +40,16 @@ def add_parser(commands: "Commands[Parser]") -> None:
 def add_search(parser: Parser) -> None:
     """Add the options by which jobs are chosen."""
     parser.add_argument(
-        "--status", type=str.upper, metavar="S", help="only those that are so, such as FAILED"
+        "--status", type=str.upper, metavar="S", help="only jobs with this status, such as FAILED"
     )
-    parser.add_argument("--group", metavar="G", help="only those of this label")
+    parser.add_argument("--group", metavar="G", help="only jobs of this group")
     parser.add_argument(
-        "--since", type=moment, metavar="TIME", help="only those made since: 2h or 7d ago, or a date, in UTC"
+        "--since",
+        type=moment,
+        metavar="TIME",
+        help="only jobs since this time: 2h or 7d ago, or a date, in UTC",
     )
-    parser.add_argument("--until", type=moment, metavar="TIME", help="only those made until then")
+    parser.add_argument("--until", type=moment, metavar="TIME", help="only jobs until this time")
 
 
 def run_jobs(stack: "Stack", arguments: Namespace) -> int:

@@ -121,7 +121,7 @@ def outputs_of(target: Path, page: int, pages: int, outputs: Iterable[Output]) -
 
 
 class Ledger:
-    """A CSV that is written as the run goes on; without a path it does nothing.
+    """A CSV that grows while the run goes on; without a path it does nothing.
 
     A CSV that cannot be written costs no mask: `fault` says why, and the run goes on.
     """

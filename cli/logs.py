@@ -21,7 +21,7 @@ EXAMPLES = (
 )
 FUNCTIONS = ("segment", "evaluate", "failures", "api")
 TROUBLE = ("WARNING", "ERROR", "CRITICAL")
-REJECTED = "_rejected"  # the ending of events about a rejection, at whatever level
+REJECTED = "_rejected"  # ending of events about a rejection, at any level
 # Lambda's own words about an invocation that it ended.
 ENDED = re.compile(r"Task timed out|Runtime exited|Runtime\.\w+|signal: killed")
 LEVELS = " || ".join(f'$.level = "{level}"' for level in TROUBLE)
@@ -87,7 +87,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         metavar="TIME",
         help="how far to look back: 30m, 2h, 7d, or a date, in UTC; default: 1h",
     )
-    parser.add_argument("--errors", action="store_true", help="only what failed or was rejected")
+    parser.add_argument("--errors", action="store_true", help="only failures and rejections")
 
 
 def run_logs(stack: "Stack", arguments: Namespace) -> int:

@@ -53,7 +53,7 @@ def run_report(stack: "Stack", arguments: Namespace) -> int:
         narrowed = " that you asked for" if search != Search() else ""
         complain(f"the stack `{stack.name}` has no jobs{narrowed}; nothing to report")
         return 1
-    # First the files: whatever reads the tables may stop reading, as `| head` does.
+    # First the files: a reader of the tables may stop early, as `| head` does.
     written = write_files(stack, jobs, arguments.csv, arguments.html)
     print_report(stack, jobs)
     for path, fault in written.items():

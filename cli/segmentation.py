@@ -102,7 +102,7 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
 
 
 def settings_of(arguments: Namespace, predictor: Predictor) -> Settings:
-    """Return what decides the masks; raises InvalidRequest if what is asked for makes no sense."""
+    """Return the settings that decide the masks; raise InvalidRequest if they contradict each other."""
     manifest = predictor.manifests[arguments.mode]
     outputs: list[Output] = ["mask", "overlay"] if arguments.overlay else []
     given = {name: getattr(arguments, name) for name in FIELDS}

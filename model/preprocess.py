@@ -147,7 +147,7 @@ def _run(area: NDArray[np.bool_], axis: int, join: np.ufunc) -> NDArray[np.bool_
 
 
 def _percentiles(page: NDArray[np.generic], fill: NDArray[np.bool_] | None) -> tuple[float, float]:
-    """The 1st and the 99th percentile of what is not fill; the extremes if those two are the same value."""
+    """Return the 1st and 99th percentile of pixels that are not fill; their extremes if the two are equal."""
     sample = _sample(page, fill)
     if sample.size:
         ranks = sample.size // 100, sample.size - 1 - sample.size // 100

@@ -103,7 +103,7 @@ DEMO_WELLS: Mapping[str, SampleWell] = MappingProxyType(
 )
 PAGE = (224, 224)  # pixels: one tile of the network, so that a page takes a tenth of a second
 BLURRED = 6.0  # pixels
-HALF_A_CELL = 0.006  # of such a page: fields exceed what is asked for by up to a cell
+HALF_A_CELL = 0.006  # of such a page: a field exceeds its confluence by up to one cell
 
 
 @dataclass(frozen=True)

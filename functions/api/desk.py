@@ -134,9 +134,9 @@ class Desk:
 
 
 class Cursors:
-    """Where a list goes on, as text: signed, and good for the same search only.
+    """Where a list continues, as text: signed, and valid for the same search only.
 
-    The key keeps no secret, for whoever may call sees the same rows: it tells our cursors from others.
+    The key protects no secret, because every caller sees the same rows. It tells our cursors from others.
     """
 
     def __init__(self, key: bytes, sort: str = "created_at") -> None:
@@ -173,7 +173,7 @@ class Cursors:
 
 
 def _place_of(place: bytes, names: Mapping[str, str], sort: str) -> Row | None:
-    """Read a place in a search's index; None if it cannot be one, for whoever knows the key can sign."""
+    """Read a place in a search's index; None if it cannot be one, because anybody with the key can sign."""
     index, value = min(names.items())
     try:
         start = msgspec.json.decode(place, type=dict[str, str])

@@ -77,7 +77,7 @@ def record_message(record: SQSRecord, context: LambdaContext) -> None:
     """Record one dead letter.
 
     Raises:
-        Exception: whatever kept any part of it from being recorded; nothing is lost by another try.
+        Exception: a fault kept a part from being recorded; a retry loses nothing.
     """
     logger.append_keys(message_id=record.message_id)
     try:

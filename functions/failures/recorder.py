@@ -1,4 +1,4 @@
-"""One dead letter to the rows of what it asked for: FAILED, with the message and the last error."""
+"""Turn one dead letter into FAILED rows of the jobs it asked for, with the message and the last error."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -82,7 +82,7 @@ class Recorder:
     def record(
         self, body: str, queue_arn: str, *, owner: str, remaining_seconds: Callable[[], float]
     ) -> list[str]:
-        """Record whatever a dead letter asks for; a part that cannot be recorded holds up no other.
+        """Record everything that a dead letter asks for; a part that fails does not hold up the others.
 
         Args:
             body: the message.
@@ -91,7 +91,7 @@ class Recorder:
             remaining_seconds: how long it can work yet.
 
         Returns:
-            The jobs that it asks for, of images; those that had ended before as well.
+            The jobs of its images, including jobs that had ended before.
 
         Raises:
             JobHeld: an invocation still works on one of the jobs.
@@ -156,7 +156,7 @@ class Recorder:
             self._logger.warning("job_withdrawn", job_id=job_id, error=error)
 
     def _reject(self, refused: Refused) -> str:
-        """Record a message that nobody understands, whole: only the rejection itself can have failed."""
+        """Record an unreadable message, whole: only its rejection can have failed."""
         job_id = rejected_message_id(refused.text)
         code, error = refused.error.code, cut(refused.error)
         self._jobs.reject_message(

@@ -120,7 +120,7 @@ class Evaluations:
         return self._end(evaluation, values)
 
     def take_back(self, job: Scorable, truth: S3Object, error: RejectedInput | None) -> bool:
-        """Take back the score of a job against a ground truth that turned out not to be certainly its own.
+        """Take back a job's score if its ground truth may belong to another image.
 
         Args:
             job: of the image.

@@ -63,7 +63,7 @@ def is_http(event: object) -> bool:
 
 
 def make_door(logger: Logger, metrics: Metrics) -> APIGatewayHttpResolver:
-    """Make a resolver that answers whatever goes wrong behind it as a problem, and counts it."""
+    """Make a resolver that turns every fault behind it into a problem answer, and counts it."""
     door = APIGatewayHttpResolver()
 
     @door.not_found

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 UM2_A_MM2 = 1_000_000
-SMALLEST_PIXEL_UM, LARGEST_PIXEL_UM = 1e-3, 1e3  # beyond these it is no microscope's pixel
+SMALLEST_PIXEL_UM, LARGEST_PIXEL_UM = 1e-3, 1e3  # no microscope's pixel is outside this range
 
 
 @dataclass(frozen=True)

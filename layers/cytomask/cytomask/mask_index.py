@@ -19,7 +19,7 @@ class MaskIndex:
         self._table = table
 
     def name(self, mask: S3Object, *, now: float) -> None:
-        """Note of which images a mask may be the ground truth."""
+        """Index a mask under the images whose ground truth it may be."""
         for stem in filter(None, names.truth_stems(mask.key)):
             self._table.put(
                 {

@@ -18,7 +18,7 @@ class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One page of a plate, as the table or a local run knows it.
 
     Attributes:
-        time: hours since the plate's first scan, or an ISO date; None where nobody told.
+        time: hours since the plate's first scan, or an ISO date; None if unknown.
         frame: number of the scan, or the page's number in a stack.
         hours: since the first scan; set by `build_report`.
         confluence: 0..1; None without a mask.

@@ -58,7 +58,7 @@ class PlateSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     @property
     def complete(self) -> bool | None:
-        """Whether every expected page has ended; None if nobody told how many there are."""
+        """Whether every expected page has ended; None if the number is unknown."""
         return None if self.expected_pages is None else self.pages + self.failed >= self.expected_pages
 
 

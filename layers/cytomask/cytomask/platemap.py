@@ -83,7 +83,7 @@ class PlateMap(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def parse_plate_map(content: bytes, name: str) -> PlateMap:
-    """Read a plate map, whatever of the known forms it has.
+    """Read a plate map in any of the known formats.
 
     Args:
         content: of the file: IncuCyte's XML; a table with a column `well`; or a grid of conditions.

@@ -9,7 +9,7 @@ import msgspec
 from cytomask.requests import Mode, SegmentRequest
 from cytomask.work import Work
 
-# manifest_native.json and so on: the weights' own, of which the layer carries copies.
+# manifest_native.json and so on: copies of the weights' own manifests, for the layer.
 MANIFESTS = Path(__file__).parent
 
 

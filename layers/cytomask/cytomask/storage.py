@@ -57,7 +57,7 @@ class Storage:
         self._s3 = s3
 
     def find(self, wanted: S3Object) -> S3Object | None:
-        """Look an object up: with the ETag and version that it has now; None where there is none.
+        """Look an object up: return it with its current ETag and version, or None if it does not exist.
 
         Raises:
             InvalidRequest: no object can be called so.

@@ -1,4 +1,4 @@
-"""Walks a TIFF's directories without reading what they point to, and refuses what would cost too much.
+"""Walk a TIFF's directories without reading what they point to, and refuse files that would cost too much.
 
 tifffile reads every value of every directory before it shows any of them. It would take minutes and gigabytes
 for a small file whose directories share long lists, or go round in a circle for ever.
@@ -60,12 +60,12 @@ class Entry:
 
     kind: int
     count: int
-    value: int  # of a short fact itself, else where the values lie
+    value: int  # of the value, if it is short; otherwise of its address
 
 
 @dataclass(frozen=True)
 class Directory:
-    """One directory: where it is, and what it says of the few facts that we need before its pixels."""
+    """One directory: its place, and the few tags that we need before its pixels."""
 
     offset: int
     facts: dict[int, Entry]
@@ -278,7 +278,7 @@ def _directory(stream: IO[bytes], form: Format, place: int, number: int, spent: 
 
 
 def _value(form: Format, kind: int, count: int, content: bytes) -> int:
-    """The value itself where there is one and it is a number, else the place of the values."""
+    """Return the value if it is a single number, otherwise the address of the values."""
     size = SIZES.get(kind, 0)
     if count == 1 and 0 < size <= len(content):
         content = content[:size]

@@ -179,7 +179,7 @@ def _pages_of(
 
 
 def _channels(picture: Picture, sizes: Sequence[tuple[int, int, int]], own: _Own) -> int:
-    """How many planes a page has: SizeC counts samples, of which a colour pixel has several."""
+    """Count the planes of a page: SizeC counts samples, and a colour pixel has several."""
     samples = max(picture.samples, default=1)
     first = next((block.first for block in picture.blocks if own.has(block)), 0)
     stored = sizes[first][2] if first < len(sizes) else 1

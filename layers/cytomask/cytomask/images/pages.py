@@ -30,7 +30,7 @@ class Limits:
 
     @classmethod
     def within(cls, memory_mb: int) -> "Limits":
-        """Return the limits of a function with so many MB. A quarter of what it can spare is for the file.
+        """Return the limits of a function with this much memory; the file gets a quarter of what is free.
 
         Measured in the container over 8- to 64-bit pages of 1 to 64 megapixels, with every output: 175 MB,
         the file, what is decoded at a time, and 17 to 20 bytes a pixel.
@@ -49,7 +49,7 @@ class Limits:
 
 
 RESIDENT_MB = 256
-BYTES_OF_WORK = 20  # for every pixel, beside those that are decoded
+BYTES_OF_WORK = 20  # for every pixel, beside the decoded ones
 LARGEST_ITEM = 8  # of a page with one channel
 LIMITS = Limits()
 
@@ -153,7 +153,7 @@ class ImageFile(Protocol):
 
         Raises:
             UnreadableImage: damaged, or packed in a way that does not tell its size before it is unpacked.
-            ImageTooLarge: what is packed unpacks to more than its place has room for, or overlaps.
+            ImageTooLarge: packed data unpack to more than fits in their place, or overlap.
         """
 
     def stored(self, index: int) -> StoredPage:
@@ -215,7 +215,7 @@ def _check_page(page: PageHeader, called: str, limits: Limits) -> None:
             f"{called} is {page.width} x {page.height} pixels ({_megapixels(pixels)} megapixels); the limit "
             f"is {_megapixels(limits.page_pixels)} megapixels a page: crop or bin it{limits.more}"
         )
-    # Some codecs hold two copies while they decode; what is decoded stays while the page is worked on.
+    # Some codecs hold two copies while they decode; the decoded plane stays while the page is processed.
     needed = page.decoded_bytes + max(page.decoded_bytes, BYTES_OF_WORK * pixels)
     if needed > limits.page_bytes:
         raise ImageTooLarge(

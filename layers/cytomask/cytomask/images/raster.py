@@ -21,7 +21,7 @@ CMYK = 4
 
 
 class PngImage:
-    """Describe a PNG. Text, colour profiles and whatever else is no pixel is passed over."""
+    """Describe a PNG. Text, colour profiles and other chunks without pixels are skipped."""
 
     def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self.name = name

@@ -55,7 +55,7 @@ READERS: dict[int, Callable[[IO[bytes], int, int, str], Codestream]] = {
     COMPRESSION.WEBP_DEPRECATED: codestreams.of_webp,
     COMPRESSION.PNG: codestreams.of_png,
 }
-# JPEGs are packed in blocks of up to so many pixels; some writers count the last ones as full.
+# Side of JPEG's blocks in pixels; some writers count the last blocks as full.
 BLOCK = 16
 
 

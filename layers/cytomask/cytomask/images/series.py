@@ -114,7 +114,7 @@ def _are_all_described(found: Sequence[tifffile.TiffPageSeries], chain: Sequence
 
 
 def _pictures(found: Sequence[tifffile.TiffPageSeries]) -> list[tifffile.TiffPageSeries]:
-    """The series that are no smaller copies and no masks; all of them where nothing else is there."""
+    """List the series that are neither smaller copies nor masks; all of them if there are no others."""
     chosen = [one for one in found if not (one.keyframe.is_reduced or one.keyframe.is_mask)]
     return chosen or list(found)
 

@@ -26,7 +26,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True)
 class _Page:
-    """One page: a plane for each outer channel, all of which mean the same."""
+    """One page: a plane for each outer channel, all of the same meaning."""
 
     planes: tuple[Source, ...]
     header: PageHeader
@@ -87,7 +87,7 @@ class TiffImage:
         first = self._file.pages.first
         try:
             date = first.tags.valueof("DateTime")
-        except Exception:  # a damaged tag is nobody's reason to refuse
+        except Exception:  # a damaged tag is no reason to refuse the file
             date = None
         told = str(date) if date else None
         return facts_of_tiff(first.description, told, index, len(self.pages), channel)
@@ -134,7 +134,7 @@ class TiffImage:
         return [[source] for source in self._planes_of(directories.pictures(self._chain))]
 
     def _planes_of(self, numbers: Sequence[int]) -> list[Source]:
-        """The planes of some directories, of which volumes have several."""
+        """List the planes of some directories; a volume has several."""
         found: list[Source] = []
         for number in numbers:
             directory = self._load(number)
@@ -193,7 +193,7 @@ class TiffImage:
 
 
 def _require_no_preview(stream: IO[bytes], size: int, chain: Sequence[Directory], name: str) -> None:
-    """Refuse a camera's raw file, in whose chain there is only a preview of the picture below it."""
+    """Refuse a camera's raw file: its chain holds a preview, and the picture lies below it."""
     if not all(one.is_reduced for one in chain):
         return
     largest = max(one.area for one in chain)

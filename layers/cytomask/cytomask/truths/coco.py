@@ -62,7 +62,7 @@ class Coco:
 
     @property
     def images(self) -> int:
-        """How many images it names, each once however often it is listed."""
+        """Count the images that it names; one that is listed twice counts once."""
         return len(self.entries)
 
     @cached_property
@@ -144,7 +144,7 @@ class Coco:
         )
 
     def draw(self, name: str, sizes: Sequence[Size]) -> Mask:
-        """Draw the ground truth of one image: every pixel inside an annotation of whatever category.
+        """Draw the ground truth of one image: every pixel inside an annotation of any category.
 
         An image that is listed more than once has the annotations of all its entries.
 

@@ -116,7 +116,7 @@ def read_entry(raw: msgspec.Raw) -> Entry | None:
 
 
 def _without_details(raw: msgspec.Raw) -> Listed | None:
-    """Return an image whose fields are not what they should be, by its name alone."""
+    """Return an image whose fields are invalid, by its name alone."""
     try:
         return Listed(msgspec.json.decode(raw)["file_name"] + "")
     except (msgspec.DecodeError, RecursionError, TypeError, KeyError):

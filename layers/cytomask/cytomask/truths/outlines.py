@@ -27,7 +27,7 @@ MOST_BYTES = 64 * MEBI
 LONGEST_OUTLINES = 50_000_000  # pixels, all polygons of an image together
 # What one annotation may have.
 MOST_OUTLINE_BYTES = 4 * MEBI
-LONGEST_OUTLINE = 2_000_000  # pixels, for each of which pycocotools takes some 100 bytes
+LONGEST_OUTLINE = 2_000_000  # pixels; pycocotools takes about 100 bytes for each
 
 LONGEST_RUN = 2**40
 MOST_LETTERS = 8  # of a compressed run length: 40 bits
@@ -144,7 +144,7 @@ def _batches(outlines: Iterable[Outline]) -> Iterator[list[Outline]]:
 
 
 def _measured_polygons(batch: Sequence[Outline], size: Size) -> NDArray[np.float64]:
-    """Return each polygon's length in pixels; refuse those that pycocotools misreads or crashes on."""
+    """Return each polygon's length in pixels; refuse polygons that pycocotools misreads or crashes on."""
     polygons: list[list[float]] = []
     owners: list[str] = []
     for outline in batch:
