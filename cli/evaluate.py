@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "cytomask evaluate --coco livecell_coco_test.json       # score every image that the file names",
     'cytomask evaluate --coco coco.json --images "s3://bucket/plate 1/"    # only images below that address',
-    "cytomask evaluate --waiting                            # masks and ground truths without a counterpart",
+    "cytomask evaluate --waiting                            # masks and ground truths that lack the other",
 )
 PREFIX = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", re.DOTALL)
 TIMEOUT_SECONDS = 600
@@ -45,7 +45,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     what.add_argument(
         "--waiting",
         action="store_true",
-        help="list masks without a ground truth, and ground truths without a mask",
+        help="list masks without a ground truth, and ground truths without an image",
     )
     parser.add_argument("--images", metavar="S3PREFIX", help="only images whose address begins so")
 
