@@ -1,11 +1,18 @@
-"""What all tests share: how many examples a property gets, and which files parallel runs begin with.
+"""Settings of every test process: threads, how many examples a property gets, which files come first.
 
-`make test` gives each property a fifth of its examples; `.ci/run` repeats them with all of them
-(`make test-slow`).
+`make test` gives each property a fifth of its examples; `make test-slow` repeats them with all of them.
 """
+
+import os
 
 import pytest
 from hypothesis import settings
+
+# Worker threads of OpenBLAS, OpenMP (torch) and ONNX Runtime wait by spinning. With more threads than free
+# cores they steal time from each other: two torch threads beside other work are 30 times slower than one.
+# Parallel test processes are enough to fill the cores, so each gets one thread. Child processes inherit this.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
 
