@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recording_handler import UNREADABLE
 
 from cytomask.infra import emulator
 from cytomask.infra.children import ROOT, ChildFailed, listening_socket
 from cytomask.infra.emulator import EmulatedStack, StackFailed, emulated_stack
 from cytomask.infra.front import Context, invoke
 from cytomask.infra.template import load_template, routes
-from tests.functional.recording_handler import UNREADABLE
 
 pytestmark = pytest.mark.long
 RECORDING = "tests.functional.recording_handler:handler"
