@@ -14,11 +14,12 @@ export COVERAGE_CORE := $(shell $(PYTHON) -c 'import sys; print("sysmon" if sys.
 
 SAM := .venv-sam
 AUDIT := .venv-audit
+DOCS := .venv-docs
 
 # Some machines turn Python's bytecode cache off; every test process would then compile its plugins anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-slow browser lint lint-js audit lock tools e2e image-size bench bench-queue bench-container \
+.PHONY: help run test test-slow browser lint lint-js audit docs lock tools e2e image-size bench bench-queue bench-container \
 	storm explore train evaluate export deploy destroy picture clean
 
 help:  ## show this list
@@ -53,6 +54,10 @@ browser: $(VENV)/dev  ## test the page in Chromium (CHROMIUM=path; apt-get insta
 audit: $(AUDIT)/ready  ## check the template and the Dockerfiles with checkov; each skipped rule states its reason
 	$(AUDIT)/bin/checkov --file template.yaml functions/segment/Dockerfile training/Dockerfile \
 		--framework cloudformation dockerfile --compact --quiet --skip-download
+
+docs: $(DOCS)/ready  ## build the docs' site into build/site; a broken link fails
+	$(DOCS)/bin/python infra/site.py build/site-source
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
 
 lock: $(VENV)/dev  ## rewrite the hashed requirements of image and layer; run it after changing a dependency
 	$(BIN)/python -m cytomask.infra.lock
@@ -100,7 +105,7 @@ picture: $(VENV)/local  ## draw the README's picture again
 	$(BIN)/python docs/picture.py
 
 clean:  ## delete everything that make has made
-	rm -rf $(VENV) $(SAM) $(AUDIT) .aws-sam build out masks
+	rm -rf $(VENV) $(SAM) $(AUDIT) $(DOCS) .aws-sam build out masks
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -116,6 +121,11 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/pip
 $(SAM)/ready: tests/e2e/requirements.txt
 	$(PYTHON) -m venv $(SAM)
 	$(SAM)/bin/pip install --quiet --requirement $<
+	touch $@
+
+$(DOCS)/ready: infra/site-requirements.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --requirement $<
 	touch $@
 
 $(AUDIT)/ready: infra/audit-requirements.txt

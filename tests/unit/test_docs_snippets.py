@@ -3,6 +3,7 @@
 Fiji and napari themselves are not run: they need a Java machine and a screen.
 """
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -59,6 +60,18 @@ def test_the_python_of_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> None
     assert names["wells"]["B02"].doubling_time_h == pytest.approx(20, rel=0.1)
     assert names["well"].doubling_time_h > 10
     assert names["score"].iou > 0.5
+
+
+def test_the_notebook_runs_and_is_kept_without_its_outputs(capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = json.loads((DOCS / "notebook.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), f"notebook.ipynb, {cell['id']}", "exec"), names)
+    assert [cell["outputs"] for cell in cells] == [[]] * len(cells)
+    assert names["score"].iou > 0.8
+    assert names["well"].doubling_time_h == pytest.approx(names["drawn"].doubling_time_h, rel=0.15)
+    assert "doubling time" in capsys.readouterr().out
 
 
 def test_the_napari_reader_gives_layers(tmp_path: Path) -> None:
