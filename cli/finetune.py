@@ -163,7 +163,7 @@ def _read(arguments: Namespace, scratch: Path) -> "list[Page]":
         (found.without_image, "ground truth without an image"),
     ):
         if some:
-            complain(f"left out {count_of(len(some), what)}: {', '.join(some[:10])}")
+            complain(f"left out {count_of(len(some), what)}: {', '.join([*some][:10])}")
     pages = list(read_pages(found.pairs))
     empty = [page.name for page in pages if not page.cells.any()]
     if empty and not arguments.partial:
@@ -224,7 +224,7 @@ class _Progress:
 
     def __call__(self, step: "Step") -> None:
         due = time.monotonic() - self._said >= SECONDS_BETWEEN_LINES
-        if step.iou is None and not due and step.step > 1:
+        if step.iou is None and not due and 1 < step.step < step.steps:
             return
         self._said = time.monotonic()
         scored = f", held-out IoU {step.iou:.3f}" if step.iou is not None else ""

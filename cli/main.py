@@ -20,6 +20,7 @@ from cytomask.cli.options import MissingExtra, Parser
 COMMANDS = (
     "segment",
     "finetune",
+    "compare",
     "models",
     "demo",
     "up",

@@ -32,7 +32,7 @@ class AtHand:
     Attributes:
         folder: holds its manifest.
         mode: what it is for.
-        manifest: what is known about it; None if it cannot be used.
+        manifest: what is known about it; None if it cannot be read.
         fault: why it cannot be used; empty if it can.
         shipped: whether it came with cytomask.
     """
@@ -92,10 +92,14 @@ def _read(folder: Path, mode: Mode | None = None, *, shipped: bool = False) -> A
     for each in [mode] if mode else get_args(Mode):
         try:
             manifest = read_manifest(folder, each)
-            predictor.check_weights(folder, manifest)
-            return AtHand(folder, each, manifest, shipped=shipped)
         except WeightsError as error:
             faults.append(str(error))
+            continue
+        try:
+            predictor.check_weights(folder, manifest)
+        except WeightsError as error:
+            return AtHand(folder, each, manifest, str(error), shipped)
+        return AtHand(folder, each, manifest, shipped=shipped)
     return AtHand(folder, mode or "native", None, faults[0], shipped)
 
 

@@ -1,8 +1,6 @@
 """Fine-tuning on a few pages: it learns, stays near its start, resumes, and claims no more than it may."""
 
-import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +8,13 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from tiny_model import make_tiny_model, tiny_network
 
 from cytomask.acquisition import Acquisition
 from cytomask.model.export import load_checkpoint
-from cytomask.model.export import main as export
 from cytomask.model.predictor import Predictor, WeightsError, read_manifest
 from cytomask.model.preprocess import normalise
-from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.model.swin_unet import SwinUNet
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training import tuner
 from cytomask.training.checkpoints import save
@@ -40,24 +38,13 @@ def labelled(seed: int) -> Labelled:
 
 @pytest.fixture(scope="module")
 def tiny() -> SwinUNet:
-    torch.manual_seed(1)
-    config = SwinUNetConfig(width=16, depths=(1,), bottleneck_depth=1, half_width=4, quarter_width=8)
-    return SwinUNet(config).eval()
+    return tiny_network()
 
 
 @pytest.fixture(scope="module")
-def start(tiny: SwinUNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model on disk, under a licence that forbids commercial use."""
-    folder = tmp_path_factory.mktemp("start")
-    save(tiny, folder / "swin_unet.safetensors")
-    (folder / "config.json").write_text(json.dumps({"mode": "native"}))
-    (folder / "scores.json").write_text("{}")
-    given = ["--name", "parent-1", "--source", "fields", "--licence", "CC BY-NC 4.0"]
-    files = ["--config", str(folder / "config.json"), "--scores", str(folder / "scores.json")]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter uses what torch deprecates
-        export([str(folder / "swin_unet.safetensors"), *given, *files, "--out", str(folder)])
-    return folder
+    return make_tiny_model(tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ def test_one_folder_with_masks_beside_images(tmp_path: Path, ending: str) -> Non
     image(tmp_path / "in" / "lonely.tif")
     found = find_pairs([tmp_path / "in"], tmp_path)
     assert_pages(list(read_pages(found.pairs)), {"a.tif": 0, "b.tif": 1})
-    assert (found.without_truth, found.without_image) == (["lonely.tif"], [])
+    assert (found.without_truth, found.without_image) == ({"lonely.tif": tmp_path / "in/lonely.tif"}, [])
 
 
 def test_masks_of_cellpose_come_before_the_image_that_was_exported_from_them(tmp_path: Path) -> None:

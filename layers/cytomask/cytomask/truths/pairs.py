@@ -76,21 +76,43 @@ class Page:
 
 @dataclass
 class Found:
-    """The pairs that were found, and the images and ground truths that have no counterpart."""
+    """Images and ground truths on this computer.
+
+    Attributes:
+        pairs: images with their ground truths.
+        without_truth: the other images, by their names.
+        without_image: names of ground truths that belong to no image.
+    """
 
     pairs: list[Pair] = field(default_factory=list)
-    without_truth: list[str] = field(default_factory=list)
+    without_truth: dict[str, Path] = field(default_factory=dict)
     without_image: list[str] = field(default_factory=list)
 
     def add(self, other: "Found") -> None:
         """Add what another place holds."""
         self.pairs += other.pairs
-        self.without_truth += other.without_truth
+        self.without_truth |= other.without_truth
         self.without_image += other.without_image
 
 
 def find_pairs(paths: Sequence[Path], unpacked: Path) -> Found:
-    """Find the pairs that some paths hold.
+    """Find the pairs that some paths hold, at least one; as `find_images_and_truths`.
+
+    Raises:
+        PairsError: there is no pair, or as `find_images_and_truths`.
+    """
+    found = find_images_and_truths(paths, unpacked)
+    if not found.pairs:
+        places = ", ".join(str(path) for path in paths)
+        raise PairsError(
+            f"{places}: no image has a ground truth of its name. Call the mask of a.tif a_mask.png, or put "
+            "the masks into a second folder under the images' names"
+        )
+    return found
+
+
+def find_images_and_truths(paths: Sequence[Path], unpacked: Path) -> Found:
+    """Find the images that some paths hold, with the ground truths that are there.
 
     Args:
         paths: files and folders. A folder holds images with their ground truths, or has the folders `images`
@@ -100,7 +122,7 @@ def find_pairs(paths: Sequence[Path], unpacked: Path) -> Found:
         unpacked: folder into which zip files are unpacked.
 
     Raises:
-        PairsError: a path that does not exist, a name that fits several files, or no pair at all.
+        PairsError: a path that does not exist, or a name that fits several files.
     """
     found, files = Found(), []
     left = list(paths)
@@ -115,19 +137,14 @@ def find_pairs(paths: Sequence[Path], unpacked: Path) -> Found:
             found.add(_of_coco(path, below))
         elif path.is_dir():
             here = _of_folder(path)
-            if not here.pairs and left and left[0].is_dir():
-                here = _of_two(path, left.pop(0))
+            if not here.pairs and left and left[0].is_dir() and (two := _of_two(path, left[0])).pairs:
+                here = two
+                left.pop(0)
             found.add(here)
         else:
             files.append(path)
     if files:
         found.add(_of_files(files, files[0].parent))
-    if not found.pairs:
-        places = ", ".join(str(path) for path in paths)
-        raise PairsError(
-            f"{places}: no image has a ground truth of its name. Call the mask of a.tif a_mask.png, or put "
-            "the masks into a second folder under the images' names"
-        )
     return found
 
 
@@ -152,6 +169,16 @@ def read_pages(pairs: Sequence[Pair]) -> Iterator[Page]:
                     yield Page(name, pair.name, page.pixels, cells, pair.acquisition)
         except (CytomaskError, OSError) as error:
             raise PairsError(f"{pair.name}: {error}") from error
+
+
+def read_plain_pages(name: str, path: Path) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Yield name and pixels, (H, W) of any real dtype, of each page of an image; raises PairsError."""
+    try:
+        with images.open_image(path) as image:
+            for page in images.read_pages(image):
+                yield name if len(image.pages) == 1 else f"{name} page {page.index}", page.pixels
+    except (CytomaskError, OSError) as error:
+        raise PairsError(f"{name}: {error}") from error
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
@@ -224,7 +251,7 @@ def _matched(pictures: dict[Path, list[str]], truths: dict[Path, list[str]], fol
     pairs = [Pair(_below(path, folder), path, _reader(truth)) for path, truth in sorted(found.truths.items())]
     return Found(
         pairs,
-        sorted(_below(path, folder) for path in found.lonely),
+        {_below(path, folder): path for path in sorted(found.lonely)},
         sorted(path.name for path in found.unused),
     )
 
@@ -248,7 +275,8 @@ def _of_coco(annotations: Path, pictures: Path) -> Found:
         Pair(_below(path, pictures), path, partial(_draw, coco, name))
         for path, name in sorted(found.truths.items())
     ]
-    return Found(pairs, sorted(_below(path, pictures) for path in found.lonely), sorted(found.unused))
+    lonely = {_below(path, pictures): path for path in sorted(found.lonely)}
+    return Found(pairs, lonely, sorted(found.unused))
 
 
 def _draw(coco: Coco, name: str, sizes: Sequence[Size]) -> list[Mask]:

@@ -1,0 +1,132 @@
+"""Measure what fine-tuning on a few pairs gains, and what it forgets.
+
+`python -m benchmarks.finetune --data DIR --out FILE` draws pairs of a public source by seed, makes weights
+from them alone with `cytomask finetune`'s own code, and scores them on the source's validation pages and on
+LIVECell's test pages. Each finished draw is a line of the JSON file; a run goes on where it was stopped.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import describe
+from cytomask.acquisition import read_acquisition
+from cytomask.model.predictor import MANIFEST, WEIGHTS, Predictor, cores
+from cytomask.training.evaluate import mean_iou, score_source
+from cytomask.training.finetune import Request, finetune
+from cytomask.training.sources import read_source
+from cytomask.training.tuner import Recipe, Step, steps_for
+from cytomask.truths.pairs import Page
+
+SOURCES = {"deepcell": (3, 8), "usiigaci": (3, 10)}  # numbers of pairs
+DRAWS = (0, 1, 2)
+FORGOTTEN = "livecell/test"
+
+
+def draw(data: Path, source: str, count: int, seed: int) -> list[Page]:
+    """Draw pairs of a source's training pages."""
+    samples = read_source(data, f"{source}/train")
+    chosen = sorted(np.random.default_rng(seed).choice(len(samples), count, replace=False))
+    pages = []
+    for place in chosen:
+        sample = samples[place]
+        pixels, cells = sample.read()
+        name = sample.image.name
+        pages.append(Page(name, name, pixels, cells, read_acquisition(name)))
+    return pages
+
+
+def measure(data: Path, source: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Make weights of one draw and score them; the folder keeps them."""
+    pages = draw(data, source, count, seed)
+    recipe = Recipe(steps=steps_for(count), seed=seed)
+    name = f"{source}-{count}-{seed}"
+    started, cpu = time.monotonic(), time.process_time()
+    request = Request(pages, folder / name, name, WEIGHTS, recipe)
+    outcome = finetune(request, report=_say)
+    row = {
+        "source": source,
+        "pairs": count,
+        "draw": seed,
+        "pages": [page.name for page in pages],
+        "held_out": [each.page.name for each in outcome.pages if each.held_out],
+        "steps": outcome.tuned.steps,
+        "share": outcome.tuned.share,
+        "threshold": outcome.tuned.threshold,
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "cpu_minutes": round((time.process_time() - cpu) / 60, 1),
+    }
+    for what, scored in (("val", f"{source}/val"), ("livecell_test", FORGOTTEN)):
+        row[f"{what}_before"] = shipped_iou(data, scored)
+        row[f"{what}_after"] = mean_iou(score_source(outcome.after, data, scored))
+    return row
+
+
+@cache
+def shipped_iou(data: Path, source: str) -> float:
+    """Score the weights that ship on a source."""
+    return mean_iou(score_source(Predictor(WEIGHTS, modes=["native"]), data, source))
+
+
+def _say(step: Step) -> None:
+    if step.iou is not None or step.step % 50 == 0:
+        print(f"step {step.step} of {step.steps}, loss {step.loss:.3f}, held-out {step.iou}", file=sys.stderr)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Write the table in Markdown: means and ranges over the draws."""
+    lines = [
+        "| pairs | draws | val before | val after: mean (range) | livecell/test before | after | CPU min |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for source, count in sorted({(row["source"], row["pairs"]) for row in rows}):
+        some = [row for row in rows if (row["source"], row["pairs"]) == (source, count)]
+        after = [row["val_after"] for row in some]
+        lines.append(
+            f"| {count} of {source} | {len(some)} | {some[0]['val_before']:.3f} | {fmean(after):.3f} "
+            f"({min(after):.3f} to {max(after):.3f}) | {some[0]['livecell_test_before']:.3f} | "
+            f"{fmean(row['livecell_test_after'] for row in some):.3f} | "
+            f"{fmean(row['cpu_minutes'] for row in some):.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the draws that are not done yet, then print the table."""
+    parser = argparse.ArgumentParser(description="Measure what fine-tuning on a few pairs gains.")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the sources")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of the finished draws")
+    parser.add_argument("--models", type=Path, default=Path("build/finetune"), help="folder for the weights")
+    parser.add_argument("--sources", nargs="+", choices=tuple(SOURCES), default=list(SOURCES))
+    parser.add_argument("--draws", nargs="+", type=int, default=list(DRAWS))
+    parser.add_argument("--pairs", nargs="+", type=int, help="only these numbers of pairs")
+    parsed = parser.parse_args(arguments)
+    rows = json.loads(parsed.out.read_text())["draws"] if parsed.out.exists() else []
+    done = {(row["source"], row["pairs"], row["draw"]) for row in rows}
+    for seed in parsed.draws:
+        for source in parsed.sources:
+            for count in SOURCES[source]:
+                if (source, count, seed) in done or (parsed.pairs and count not in parsed.pairs):
+                    continue
+                folder = parsed.models / f"{source}-{count}-{seed}"
+                if (folder / MANIFEST).exists():  # it ended, and was stopped before it was scored
+                    shutil.rmtree(folder)
+                rows.append(measure(parsed.data, source, count, seed, parsed.models))
+                parsed.out.parent.mkdir(parents=True, exist_ok=True)
+                said = {"machine": describe(cores()), "draws": rows}
+                parsed.out.write_text(json.dumps(said, indent=1) + "\n")
+                print(json.dumps(rows[-1]), file=sys.stderr)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

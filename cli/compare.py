@@ -1,0 +1,190 @@
+"""`cytomask compare`: two models on the same images: scores where there are truths, and disagreement."""
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from cytomask.cli.console import complain, say, with_progress
+from cytomask.cli.files import count_of, write_whole
+from cytomask.cli.options import Commands, Parser, add_command, require_extra
+from cytomask.cli.tables import number, print_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cytomask.metrics import Mask
+    from cytomask.model.predictor import Mode, Predictor
+    from cytomask.truths.pairs import Found
+
+EXAMPLES = (
+    "cytomask compare swin-unet-0.7 mine plate/             # where do the two disagree?",
+    "cytomask compare swin-unet-0.7 mine corrected/         # and which is right, as there are masks",
+    "cytomask compare models/a models/b images/ masks/ --out a-and-b.html",
+)
+HEADS = ("page", "agreement", "confluence A", "confluence B")
+SCORES = ("IoU A", "IoU B")
+PICTURES = 12  # pages, those on which the two disagree most
+LONGEST_SIDE = 560  # pixels
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What two models say of one page.
+
+    Attributes:
+        name: of the page.
+        agreement: IoU of the two masks.
+        confluence: of each mask, 0..1.
+        iou: of each mask with the ground truth; None if there is none.
+        pictures: of the page, as addresses within an HTML page.
+    """
+
+    name: str
+    agreement: float
+    confluence: tuple[float, float]
+    iou: tuple[float, float] | None
+    pictures: dict[str, str]
+
+
+def add_parser(commands: "Commands[Parser]") -> None:
+    """Add the parser of the command."""
+    parser = add_command(
+        commands,
+        "compare",
+        "compare two models on the same images",
+        run,
+        EXAMPLES,
+        description="IMAGES are files or folders, with or without ground truths as `finetune` takes them.\n"
+        "Pages with a ground truth are scored. On all pages the two masks are compared with each other.",
+    )
+    parser.add_argument("models", nargs=2, metavar=("A", "B"), help="names that `models` lists, or folders")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="files or folders")
+    parser.add_argument(
+        "--mode", choices=("native", "resize"), default="native", help="as in `segment`; default: native"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("compare.html"), metavar="FILE", help="default: compare.html"
+    )
+
+
+def run(arguments: Namespace) -> int:
+    """Compare, print a table and write one HTML page; 1 if something cannot be read."""
+    require_extra("local", "jinja2")
+    from cytomask.cli.weights import open_weights
+    from cytomask.model.predictor import WeightsError
+    from cytomask.truths.pairs import PairsError, find_images_and_truths
+
+    try:
+        first, second = (open_weights(named, arguments.mode) for named in arguments.models)
+        for each in (first, second):
+            each.wait()
+        with tempfile.TemporaryDirectory(prefix="cytomask-") as scratch:
+            found = find_images_and_truths(arguments.images, Path(scratch))
+            count = len(found.pairs) + len(found.without_truth)
+            if not count:
+                complain(f"no images in {', '.join(map(str, arguments.images))}")
+                return 1
+            pages = with_progress(compare_all(first, second, found, arguments.mode), count, "page")
+            compared = sorted(pages, key=lambda each: each.agreement)
+        names = tuple(each.manifests[arguments.mode].name for each in (first, second))
+        write_whole(arguments.out, render_comparison(compared, names, arguments.mode))
+    except (PairsError, WeightsError) as error:
+        complain(str(error))
+        return 1
+    except OSError as error:
+        complain(f"{error.filename or arguments.out}: {error.strerror or error}")
+        return 1
+    heads, rows = table_of(compared)
+    print_table(heads, rows, heads[1:])
+    say(f"A is {names[0]}, B is {names[1]}; {count_of(len(compared), 'page')}, the least alike first")
+    say(f"wrote {arguments.out}")
+    return 0
+
+
+def compare_all(first: "Predictor", second: "Predictor", found: "Found", mode: "Mode") -> Iterator[Compared]:
+    """Compare two models on each page, those with a ground truth first.
+
+    Raises:
+        PairsError: an image or a ground truth cannot be read.
+    """
+    from cytomask.truths.pairs import read_pages, read_plain_pages
+
+    def compare(name: str, pixels: "NDArray[Any]", cells: "Mask | None") -> Compared:
+        return compare_page(
+            name, pixels, cells, *(each.predict(pixels, mode).mask for each in (first, second))
+        )
+
+    yield from (compare(page.name, page.pixels, page.cells) for page in read_pages(found.pairs))
+    for name, path in found.without_truth.items():
+        yield from (compare(page, pixels, None) for page, pixels in read_plain_pages(name, path))
+
+
+def compare_page(
+    name: str, pixels: "NDArray[Any]", cells: "Mask | None", ours: "Mask", theirs: "Mask"
+) -> Compared:
+    """Compare two masks of a page, all (H, W)."""
+    from cytomask import metrics
+    from cytomask.cli.pictures import compared_uri, grey_page, png_uri
+
+    pictures = {
+        "image": png_uri(grey_page(pixels, LONGEST_SIDE)),
+        "A and B": compared_uri(ours, theirs, LONGEST_SIDE),
+    }
+    iou = None
+    if cells is not None:
+        iou = metrics.score(ours, cells).iou, metrics.score(theirs, cells).iou
+        pictures |= {
+            "A and ground truth": compared_uri(ours, cells, LONGEST_SIDE),
+            "B and ground truth": compared_uri(theirs, cells, LONGEST_SIDE),
+        }
+    confluence = metrics.confluence(ours), metrics.confluence(theirs)
+    return Compared(name, metrics.score(ours, theirs).iou, confluence, iou, pictures)
+
+
+def table_of(compared: Sequence[Compared]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the heads and rows of the table, with the means last; scores only if there are any."""
+    scored = [each.iou for each in compared if each.iou]
+
+    def cells(each: Compared) -> tuple[str, ...]:
+        scores = each.iou or (None, None)
+        plain = (each.name, number(each.agreement), *map(number, each.confluence))
+        return (*plain, *map(number, scores)) if scored else plain
+
+    rows = [cells(each) for each in compared]
+    means = [
+        f"mean of {len(compared)}",
+        number(fmean(each.agreement for each in compared)),
+        *(number(fmean(each.confluence[place] for each in compared)) for place in (0, 1)),
+    ]
+    if scored:
+        means += [number(fmean(scores[place] for scores in scored)) for place in (0, 1)]
+    return (*HEADS, *SCORES) if scored else HEADS, [*rows, tuple(means)]
+
+
+def render_comparison(compared: Sequence[Compared], names: Sequence[str], mode: str) -> bytes:
+    """Render the page in UTF-8; it needs no other file.
+
+    Args:
+        compared: the pages, the least alike first.
+        names: of the two models.
+        mode: of both.
+    """
+    from cytomask import __version__
+    from cytomask.cli.html import render
+
+    heads, rows = table_of(compared)
+    return render(
+        "compare.html",
+        title=f"{names[0]} and {names[1]}",
+        version=__version__,
+        names=names,
+        mode=mode,
+        heads=heads,
+        rows=rows,
+        figures=compared[:PICTURES],
+        more=max(len(compared) - PICTURES, 0),
+    )

@@ -1,0 +1,209 @@
+"""From corrected pages to weights that segment: `finetune`, `models`, `segment --weights`, `compare`."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from factories import ground_truth, tiff
+from functions_on_moto import EvaluateFunction, SegmentStack
+from tiny_model import make_tiny_model, write_mask, write_pairs
+
+from cytomask.cli.main import main
+from cytomask.cli.stack import Stack
+from cytomask.model.predictor import read_manifest
+from cytomask.training import tuner
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("parent"))
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, with the small model at hand; hold networks to one small page."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CYTOMASK_MODELS", str(tmp_path / "models"))
+    shutil.copytree(parent, tmp_path / "models" / "parent")
+    monkeypatch.setattr(tuner, "GENERATED", 1)
+    monkeypatch.setattr(tuner, "GENERATED_SIZE", (64, 64))
+    monkeypatch.setattr("cytomask.training.finetune.GENERATED_SEEDS", range(1))
+    return tmp_path
+
+
+def finetune(*arguments: str | Path, steps: int = 2) -> int:
+    return main(["finetune", *map(str, arguments), "--start", "parent-1", "--steps", str(steps)])
+
+
+def test_from_corrected_pages_to_masks(workplace: Path, capsys: Capture) -> None:
+    write_pairs(workplace / "corrected", 5)
+    (workplace / "corrected" / "f9.tif").write_bytes((workplace / "corrected" / "f0.tif").read_bytes())
+    assert finetune("corrected", "--name", "mine-1", "--about", "test fields") == 0
+    said, complained = capsys.readouterr()
+    assert "left out 1 image without a ground truth: f9.tif" in complained
+    assert "step 2 of 2" in complained
+    assert "5 pages: 4 to learn from, held out: f" in said
+    assert "use it: cytomask segment PATH --weights mine-1" in said
+    rows = [line.split() for line in said.splitlines() if line.startswith("f") and ".tif" in line]
+    assert sorted(row[0] for row in rows) == [f"f{seed}.tif" for seed in range(5)]
+    assert [row for row in said.splitlines() if row.startswith("mean of 1  held out")]
+    assert not (workplace / "models/mine-1/unfinished").exists()
+    page = (workplace / "models/mine-1/report.html").read_text()
+    assert "mine-1: fine-tuned from parent-1" in page
+    assert page.count("data:image/png;base64,") >= 3
+    assert "http" not in page.replace("http-equiv", "")
+
+    assert main(["models", "mine-1"]) == 0
+    said = capsys.readouterr().out
+    assert "began from  parent-1" in said
+    assert "data        test fields: 5 pages, no licence stated" in said
+    assert "licence     CC BY-NC 4.0" in said
+
+    assert main(["segment", "corrected/f0.tif", "--weights", "mine-1", "--csv", "rows.csv"]) == 0
+    assert "mine-1" in Path("rows.csv").read_text()
+    assert Path("masks/f0.tif.mask.png").exists()
+    capsys.readouterr()
+
+    assert main(["compare", "parent-1", "mine-1", "corrected", "--out", "ab.html"]) == 0
+    said = capsys.readouterr().out
+    assert "A is parent-1, B is mine-1; 6 pages" in said
+    assert len([line for line in said.splitlines() if line.startswith("f")]) == 6
+    assert "IoU A" in said
+    assert Path("ab.html").read_text().count("data:image/png;base64,") == 5 * 4 + 2
+
+
+def test_a_stopped_run_goes_on_with_the_same_command(
+    workplace: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pairs(workplace / "in", 2)
+    step = tuner._Run.step
+
+    def interrupted(run: Any) -> float:
+        loss = step(run)
+        if run.progress.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    monkeypatch.setattr(tuner._Run, "step", interrupted)
+    assert finetune("in", "--name", "mine-2", steps=4) == 130
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert not (workplace / "models/mine-2/manifest.json").exists()
+    monkeypatch.setattr(tuner._Run, "step", step)
+    assert finetune("in", "--name", "mine-2", steps=4) == 0
+    told = capsys.readouterr()
+    assert "all to learn from: too few to hold one out" in told.out
+    assert "step 4 of 4" in told.err
+    assert "step 1 of 4" not in told.err
+    assert read_manifest(workplace / "models/mine-2", "native").training["steps_taken"] == 4
+
+
+def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> None:
+    write_pairs(workplace / "in", 1)
+    assert finetune("in", "--partial", "--out", "here") == 0
+    said = capsys.readouterr().out
+    assert "share of the marked cells that is found" in said
+    assert "use it: cytomask segment PATH --weights here" in said
+    manifest = read_manifest(workplace / "here", "native")
+    assert (manifest.name, manifest.threshold) == ("here", 0.5)
+    assert manifest.training["recipe"]["partial"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        ((), "give PAIRS, or --from-stack", 2),
+        (("in", "--from-stack"), "give PAIRS, or --from-stack", 2),
+        (("in", "--group", "g"), "give --from-stack with them", 2),
+        (("in", "--name", "../x"), "is not a name for weights", 2),
+        (("in", "--name", "parent-1"), "there are weights called parent-1 already", 1),
+        (("in", "--name", "swin-unet-0.7"), "there are weights called swin-unet-0.7 already", 1),
+        (("in", "--out", "models/parent", "--name", "parent-1"), "holds a model already, which is kept", 1),
+        (("nowhere",), "nowhere does not exist", 1),
+        (("in", "--licence", "MIT"), "began from parent-1, which is non-commercial", 1),
+        (("in", "--pairs-licence", "CC BY-SA 4.0"), "the two cannot be combined", 1),
+        (("in", "--mode", "resize"), "parent-1 is for --mode native, not for resize", 1),
+        (("none",), "none of the masks has a cell in it", 1),
+        (("other",), "f0_mask.png is 50 x 40 pixels and the image 120 x 96", 1),
+    ],
+)
+def test_what_cannot_be_used_is_said_before_the_training(
+    workplace: Path, capsys: Capture, arguments: tuple[str, ...], said: str, code: int
+) -> None:
+    for name in ("in", "none", "other"):
+        write_pairs(workplace / name, 1)
+    write_mask(workplace / "none/f0_mask.png", np.zeros((96, 120), bool))
+    write_mask(workplace / "other/f0_mask.png", np.eye(40, 50, dtype=bool))
+    before = sorted(workplace.rglob("*"))
+    assert finetune(*arguments) == code
+    assert said in capsys.readouterr().err
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_the_folder_of_the_shipped_weights_is_refused(workplace: Path, capsys: Capture) -> None:
+    from cytomask.model.predictor import WEIGHTS
+
+    write_pairs(workplace / "in", 1)
+    assert finetune("in", "--out", WEIGHTS / "mine") == 1
+    assert "is the folder of the weights that ship" in capsys.readouterr().err
+    assert not (WEIGHTS / "mine").exists()
+
+
+def test_without_the_extra_a_sentence_names_it(
+    workplace: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytomask.cli.options.find_spec", lambda name: None if name == "torch" else name)
+    assert finetune(workplace) == 2
+    assert "this needs torch, which the extra `train` brings: pip install 'cytomask[train]'" in (
+        capsys.readouterr().err
+    )
+
+
+def test_corrected_pages_of_a_stack(
+    workplace: Path, stack: SegmentStack, evaluate: EvaluateFunction, connected: Stack, capsys: Capture
+) -> None:
+    assert finetune("--from-stack", "--name", "none") == 1
+    assert "has no job with a mask for this" in capsys.readouterr().err
+    stack.segment("plate 1/B02_s1.tif", tiff())
+    stack.segment("plate 1/B03_s1.tif", tiff())
+    assert finetune("--from-stack", "--name", "none") == 1
+    assert "has 2 jobs with a mask for this, and none has a ground truth" in capsys.readouterr().err
+    stack.s3.put_object(Bucket=connected.ground_truth_bucket, Key="plate 1/B02_s1.png", Body=ground_truth())
+    assert finetune("--from-stack", "--name", "ours") == 0
+    manifest = read_manifest(workplace / "models/ours", "native")
+    assert manifest.training["learned_from"] == ["plate 1/B02_s1.tif"]
+    assert main(["models", "--json", "ours"]) == 0
+    said = capsys.readouterr().out
+    assert json.loads(said[said.index("[\n") :])[0]["name"] == "ours"
+
+
+def test_models_on_images_without_truths_are_compared_by_disagreement(
+    workplace: Path, capsys: Capture
+) -> None:
+    write_pairs(workplace / "in", 2)
+    for path in workplace.glob("in/*_mask.png"):
+        path.unlink()
+    assert main(["compare", "parent-1", "parent-1", "in"]) == 0
+    said = capsys.readouterr().out
+    assert "IoU A" not in said
+    assert [line.split()[1] for line in said.splitlines() if line.startswith("f")] == ["1.000", "1.000"]
+    assert Path("compare.html").exists()
+
+
+def test_compare_says_what_is_missing(workplace: Path, capsys: Capture) -> None:
+    write_pairs(workplace / "in", 1)
+    assert main(["compare", "parent-1", "nobody", "in"]) == 1
+    assert "nobody is neither a folder nor the name of a model" in capsys.readouterr().err
+    (workplace / "empty").mkdir()
+    assert main(["compare", "parent-1", "parent-1", "empty"]) == 1
+    assert "no images in empty" in capsys.readouterr().err
+    (workplace / "models/parent/swin_unet.onnx").write_bytes(b"damaged")
+    assert main(["compare", "parent-1", "parent-1", "in"]) == 1
+    assert "its manifest says" in capsys.readouterr().err
+    assert not Path("compare.html").exists()
