@@ -31,7 +31,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 EXTRA_MODULES = ("torch", "cv2", "onnx", "onnxscript", "safetensors", "jinja2")
 SECONDS_BETWEEN_LINES = 20.0
 FORGETTING = 0.02  # IoU on generated pages; who loses more has weights for one microscope
-REPORT = "report.html"
 STOPPED = 130  # 128 and the number of SIGINT, as shells count
 
 
@@ -244,6 +243,7 @@ def _tell(outcome: "Outcome", measure: str) -> None:
     """Print the table and what to do next; write the report."""
     from cytomask.cli.files import write_whole
     from cytomask.cli.finetune_page import render_report
+    from cytomask.training.finetune import REPORT
 
     manifest = outcome.manifest
     say("")

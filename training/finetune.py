@@ -17,7 +17,14 @@ from typing import Any
 import msgspec
 
 from cytomask import metrics
-from cytomask.model.export import check_licence, export, join_licences, load_checkpoint, write_manifest
+from cytomask.model.export import (
+    ONNX_FILE,
+    check_licence,
+    export,
+    join_licences,
+    load_checkpoint,
+    write_manifest,
+)
 from cytomask.model.predictor import (
     MANIFEST,
     Ancestor,
@@ -39,6 +46,7 @@ from cytomask.training.tuner import Recipe, Step, Tuned, one_thread, tune
 from cytomask.truths.pairs import Page, PairsError
 
 CHECKPOINT_FILE = "swin_unet.safetensors"
+REPORT = "report.html"  # the command writes it
 STATE_FOLDER = "unfinished"  # below the model's folder, until the run has ended
 GENERATED_SEEDS = range(100, 104)  # of pages that neither start nor run has seen
 HELD_OUT, TRAINED, GENERATED = "held-out pages", "pages that it learned from", "generated pages"
@@ -182,10 +190,13 @@ def finetune(
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a folder that holds a model: nothing is overwritten; raises ValueError."""
+    """Refuse a folder that holds a model or one of its files: nothing is overwritten; raises ValueError."""
     for place in (folder, folder / "native", folder / "resize"):
-        if (place / MANIFEST).exists() or (place / CHECKPOINT_FILE).exists():
-            raise ValueError(f"{place} holds a model already, which is kept; choose another --out or --name")
+        for name in (MANIFEST, CHECKPOINT_FILE, ONNX_FILE, REPORT):
+            if (place / name).exists():
+                raise ValueError(
+                    f"{place} holds a model already: {name} is there and is kept; choose another --out"
+                )
 
 
 def check_pages(pages: Sequence[Page], *, partial: bool) -> None:

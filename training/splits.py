@@ -38,7 +38,7 @@ def choose_held_out(pages: Sequence[Page], scores: Sequence[float]) -> list[int]
     if len(pages) < FEWEST:
         return []
     groups = _groups(pages)
-    wanted = max(round(SHARE * len(pages)), 1)
+    wanted = int(SHARE * len(pages))
     ordered = sorted(groups, key=lambda group: sum(scores[place] for place in group) / len(group))
     count = max(min(round(wanted * len(groups) / len(pages)), len(groups) - 1), 1)
     taken = [ordered[int((place + 0.5) * len(ordered) / count)] for place in range(count)]

@@ -42,6 +42,7 @@ def finetune(*arguments: str | Path, steps: int = 2) -> int:
     return main(["finetune", *map(str, arguments), "--start", "parent-1", "--steps", str(steps)])
 
 
+@pytest.mark.slow
 def test_from_corrected_pages_to_masks(workplace: Path, capsys: Capture) -> None:
     write_pairs(workplace / "corrected", 5)
     (workplace / "corrected" / "f9.tif").write_bytes((workplace / "corrected" / "f0.tif").read_bytes())
@@ -79,6 +80,7 @@ def test_from_corrected_pages_to_masks(workplace: Path, capsys: Capture) -> None
     assert Path("ab.html").read_text().count("data:image/png;base64,") == 5 * 4 + 2
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_command(
     workplace: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +106,7 @@ def test_a_stopped_run_goes_on_with_the_same_command(
     assert read_manifest(workplace / "models/mine-2", "native").training["steps_taken"] == 4
 
 
+@pytest.mark.slow
 def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> None:
     write_pairs(workplace / "in", 1)
     assert finetune("in", "--partial", "--out", "here") == 0
@@ -124,7 +127,7 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
         (("in", "--name", "../x"), "is not a name for weights", 2),
         (("in", "--name", "parent-1"), "there are weights called parent-1 already", 1),
         (("in", "--name", "swin-unet-0.7"), "there are weights called swin-unet-0.7 already", 1),
-        (("in", "--out", "models/parent", "--name", "parent-1"), "holds a model already, which is kept", 1),
+        (("in", "--out", "models/parent", "--name", "parent-1"), "holds a model already: ", 1),
         (("nowhere",), "nowhere does not exist", 1),
         (("in", "--licence", "MIT"), "began from parent-1, which is non-commercial", 1),
         (("in", "--pairs-licence", "CC BY-SA 4.0"), "the two cannot be combined", 1),
@@ -165,6 +168,7 @@ def test_without_the_extra_a_sentence_names_it(
     )
 
 
+@pytest.mark.slow
 def test_corrected_pages_of_a_stack(
     workplace: Path, stack: SegmentStack, evaluate: EvaluateFunction, connected: Stack, capsys: Capture
 ) -> None:
