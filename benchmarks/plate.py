@@ -19,7 +19,8 @@ from cytomask.acquisition import read_acquisition
 from cytomask.cli.plate_page import render_plate
 from cytomask.curves import Curve
 from cytomask.infra.emulator import emulated_stack
-from cytomask.plate_rows import INDEX, Plates, columns_of, pages_of_row, plain
+from cytomask.plate_places import columns_of, pages_of_row, plain
+from cytomask.plate_rows import INDEX, Plates
 from cytomask.plates import build_report
 from cytomask.samples.plates import Kind, measured, random_well
 from cytomask.well_growth import measure_plate

@@ -40,7 +40,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
 def run_reindex(stack: "Stack", arguments: Namespace) -> int:
     """Fill in the rows; a second run finds nothing more to do."""
     from cytomask.cli.rows import Search
-    from cytomask.plate_rows import Plates, note_row, place_row
+    from cytomask.plate_places import place_row
+    from cytomask.plate_rows import Plates, note_row
 
     plates = Plates(stack.dynamodb, stack.table)
     looked_at = 0

@@ -29,7 +29,7 @@ from cytomask.jobs import Jobs
 from cytomask.mask_index import mask_addresses
 from cytomask.names import Names
 from cytomask.plate_counts import PlateCounts
-from cytomask.plate_rows import columns_of
+from cytomask.plate_places import columns_of
 from cytomask.records import EvaluationRow, JobRow, cut
 from cytomask.requests import SegmentRequest
 from cytomask.served_model import work_of

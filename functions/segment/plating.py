@@ -9,7 +9,8 @@ from cytomask.addresses import S3Object, plate_of_map
 from cytomask.errors import ImageNotFound, ImageReplaced, InvalidRequest, RejectedInput
 from cytomask.images import Limits
 from cytomask.plate_counts import PlateCounts
-from cytomask.plate_rows import Plates, StoredMap, columns_of
+from cytomask.plate_places import columns_of
+from cytomask.plate_rows import Plates, StoredMap
 from cytomask.platemap import LARGEST_FILE, PlateMap, parse_plate_map
 from cytomask.records import Result
 from cytomask.requests import SegmentRequest

@@ -7,7 +7,8 @@ import pytest
 from conftest import Served
 from playwright.sync_api import Page, expect
 
-from cytomask.plate_rows import Plates, place_of, time_of
+from cytomask.plate_places import place_of, time_of
+from cytomask.plate_rows import Plates
 
 PLATE = "plate 1/#2 <b>"
 WELLS = {"A01": 18.0, "A02": 24.0, "B01": 36.0, "B02": None}

@@ -17,7 +17,8 @@ from cytomask.cli.main import main
 from cytomask.cli.rows import Search
 from cytomask.cli.stack import Stack
 from cytomask.images import encode_mask
-from cytomask.plate_rows import Plates, StoredMap, note_row, place_row
+from cytomask.plate_places import place_row
+from cytomask.plate_rows import Plates, StoredMap, note_row
 from cytomask.platemap import parse_plate_map
 from cytomask.samples.plates import DEMO_WELLS, SamplePage, write_plate
 

@@ -13,7 +13,8 @@ import pytest
 from factories import TABLE
 
 from cytomask.acquisition import Acquisition
-from cytomask.plate_rows import Plates, StoredMap, columns_of, places_of, time_of
+from cytomask.plate_places import columns_of, places_of, time_of
+from cytomask.plate_rows import Plates, StoredMap
 from cytomask.platemap import parse_plate_map
 from cytomask.samples.plates import Well
 

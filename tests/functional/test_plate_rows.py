@@ -10,7 +10,8 @@ from factories import REGION, TABLE
 from moto import mock_aws
 from moto_stack import make_table
 
-from cytomask.plate_rows import Plates, PlateSummary, StoredMap, pages_of_row, place_of, plain, time_of
+from cytomask.plate_places import pages_of_row, place_of, plain, time_of
+from cytomask.plate_rows import Plates, PlateSummary, StoredMap
 from cytomask.platemap import parse_plate_map
 
 NOW = "2026-11-25T13:20:00.000Z"

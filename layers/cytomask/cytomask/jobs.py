@@ -15,7 +15,7 @@ import msgspec
 
 from cytomask.arrivals import MOST_IMAGES
 from cytomask.errors import ImageReplaced, JobHeld, TriesUsedUp
-from cytomask.plate_rows import place_of
+from cytomask.plate_places import place_of
 from cytomask.records import Acquired, EvaluationRow, JobRow, JobStatus, PageResult, Result, cut
 from cytomask.table import ConditionFailed, Row, Table, timestamp
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from cytomask.plate_rows import Plates, PlateSummary, places_of, time_of
+from cytomask.plate_places import places_of, time_of
+from cytomask.plate_rows import Plates, PlateSummary
 from cytomask.table import timestamp
 
 Publish = Callable[[str, str], None]  # a subject and a message

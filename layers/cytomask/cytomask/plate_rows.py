@@ -10,14 +10,14 @@ Places are kept as sets, which make counting safe: however often and in whatever
 is in its well's set once.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from botocore.exceptions import ClientError
 
-from cytomask.acquisition import Acquisition, Pattern, read_acquisition
 from cytomask.plate_pages import PlatePage
+from cytomask.plate_places import integer, pages_of_row, places_of, plain, time_of
 from cytomask.platemap import PlateMap
 from cytomask.records import JobRow
 from cytomask.wells import well_position
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 INDEX = "by_plate"
 LIST = "PLATES"
 MAP = "MAP"
-
 Row = Mapping[str, Any]
 
 
@@ -301,52 +300,6 @@ class Plates:
             yield [plain(item) for item in answer["Items"]]
 
 
-def place_of(well: str, site: str | None, time: float | str | None, frame: int | None) -> str:
-    """Return the index's sort key: well, time, site, so that a well's rows come in order of time."""
-    return f"{well}#{time_of(time, frame, exact=True)}#{site or ''}"
-
-
-def time_of(time: float | str | None, frame: int | None, *, exact: bool = False) -> str:
-    """Write a scan's time as text that sorts: hours in eight digits, a date, or the scan's number.
-
-    `exact`: to the second; otherwise a date counts by the hour, because a scan of a plate takes minutes.
-    """
-    if isinstance(time, str):
-        return time if exact else time[:13]
-    if time is not None:
-        return f"{time:012.4f}"
-    return "" if frame is None else f"n{frame:08d}"
-
-
-def place_row(image: str, pattern: Pattern | None = None) -> dict[str, Any] | None:
-    """Read from an image's address what its row says of plate and well; None if it names no well.
-
-    Args:
-        image: s3 address.
-        pattern: a user's own naming scheme.
-    """
-    key = image.split("/", 3)[-1]
-    return columns_of(read_acquisition(key, pattern))
-
-
-def columns_of(found: Acquisition) -> dict[str, Any] | None:
-    """Return the row's attributes of an image that is part of a plate; None for any other image."""
-    if found.plate is None or found.well is None:
-        return None
-    told = {
-        "plate": found.plate,
-        "well": found.well,
-        "site": found.site,
-        "time": found.time,
-        "frame": found.frame,
-        "channel": found.channel,
-        "cell_line": found.cell_line,
-        "place": place_of(found.well, found.site, found.time, found.frame),
-        "placed_by": ", ".join(found.sources),
-    }
-    return {name: value for name, value in told.items() if value is not None}
-
-
 def note_row(plates: Plates, row: JobRow, placed: Mapping[str, Any]) -> None:
     """Put a job of an earlier release on its plate: its row, and the plate's counts."""
     if row.status in ("SUCCEEDED", "REJECTED", "FAILED"):
@@ -362,92 +315,13 @@ def note_row(plates: Plates, row: JobRow, placed: Mapping[str, Any]) -> None:
     plates.place(row.job_id, placed)  # last: a run that was stopped in between does both again
 
 
-def places_of(placed: Mapping[str, Any], pages: Iterable[int]) -> list[str]:
-    """List the texts by which a well counts the pages of an image."""
-    time = time_of(placed.get("time"), placed.get("frame"), exact=True)
-    return [f"{placed.get('site') or ''}#{time}#{page}" for page in pages]
-
-
 def _typed(value: float | str) -> dict[str, str]:
     return {"S": value} if isinstance(value, str) else {"N": repr(value)}
-
-
-def pages_of_row(row: Row) -> list[PlatePage]:
-    """List the pages that a job's row stands for: one, or those of a stack."""
-    whole = PlatePage(
-        plate=row["plate"],
-        well=row["well"],
-        site=row.get("site", ""),
-        time=row.get("time"),
-        frame=_integer(row.get("frame")),
-        channel=row.get("channel"),
-        confluence=row.get("confluence"),
-        confluence_low=row.get("confluence_low"),
-        confluence_high=row.get("confluence_high"),
-        cell_area_mm2=row.get("cell_area_mm2"),
-        quality=tuple(row.get("quality", ())),
-        pixels=_integer(row.get("pixels")),
-        iou=row.get("iou"),
-        model=row.get("model") or row.get("model_sha256"),
-        mode=row.get("mode"),
-        threshold=row.get("threshold"),
-        cost_usd=row.get("estimated_cost_usd"),
-        image=row.get("image", ""),
-        mask=row.get("mask"),
-        status=row["status"],
-        error=row.get("error"),
-        uploaded_at=row.get("uploaded_at") or row.get("created_at", ""),
-        source=row.get("placed_by", ""),
-        job_id=row["job_id"],
-    )
-    series = row.get("series")
-    if not series:
-        return [whole]
-    return [msgspec.structs.replace(whole, **_of_stack(page, len(series), whole)) for page in series]
-
-
-def _of_stack(page: Row, count: int, whole: PlatePage) -> dict[str, Any]:
-    """What a page of a stack has of its own."""
-    return {
-        "page": int(page["page"]),
-        "time": page.get("time"),
-        "frame": int(page["frame"]) if "frame" in page else int(page["page"]),
-        "confluence": page.get("confluence"),
-        "confluence_low": page.get("confluence_low"),
-        "confluence_high": page.get("confluence_high"),
-        "cell_area_mm2": page.get("cell_area_mm2"),
-        "quality": tuple(page.get("quality", ())),
-        "mask": page.get("mask"),
-        "cost_usd": None if whole.cost_usd is None else whole.cost_usd / count,
-    }
-
-
-def plain(item: Mapping[str, Any]) -> dict[str, Any]:
-    """DynamoDB's typed attributes as plain values, numbers as floats; ten times as fast as boto3's reader."""
-    return {name: _plain(value) for name, value in item.items()}
-
-
-def _plain(typed: Mapping[str, Any]) -> Any:
-    ((kind, value),) = typed.items()
-    match kind:
-        case "N":
-            return float(value)
-        case "L":
-            return [_plain(each) for each in value]
-        case "M":
-            return plain(value)
-        case "NULL":
-            return None
-    return value
 
 
 def _decimal(value: float) -> str:
     """A number without an exponent, to a billionth."""
     return f"{value:.9f}".rstrip("0").rstrip(".")
-
-
-def _integer(value: float | None) -> int | None:
-    return None if value is None else int(value)
 
 
 def _query(plate: str, well: str | None) -> dict[str, Any]:
@@ -475,7 +349,7 @@ def _summary(row: Row) -> PlateSummary:
         last=_told(scans[-1]) if scans else None,
         pages=int(ended - failed),
         failed=int(failed),
-        expected_pages=_integer(row.get("expected_pages")),
+        expected_pages=integer(row.get("expected_pages")),
         completed_at=row.get("completed_at"),
         cost_usd=sum(row["cost"].values()),
     )

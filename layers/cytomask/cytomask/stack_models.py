@@ -12,7 +12,7 @@ import msgspec
 from cytomask.acquisition import Pattern, read_acquisition
 from cytomask.errors import ModelUnusable
 from cytomask.model_store import BAKED_IN, MODE, ModelStore
-from cytomask.plate_rows import columns_of
+from cytomask.plate_places import columns_of
 from cytomask.requests import SegmentRequest
 from cytomask.served_model import ServedModel, ServedModels, read_served_models
 from cytomask.table import Table, timestamp
