@@ -28,9 +28,10 @@ from factories import (
 from functions_on_moto import EvaluateFunction, SegmentStack
 from PIL import Image
 
-from cytomask.cli import pictures, report_page
+from cytomask.cli import report_page
 from cytomask.cli.console import OutputClosed
 from cytomask.cli.main import main
+from cytomask.cli.pictures import FALSE_NEGATIVE
 from cytomask.cli.summary import Job, worst_median_best
 from cytomask.records import EvaluationRow, JobRow
 from cytomask.samples.fields import phase_contrast_field
@@ -400,7 +401,7 @@ def test_a_coco_ground_truth_is_shown_as_it_was_drawn(
     evaluate.deliver_queued()
     *_, (_, disagreement) = pictures(html_of(tmp_path))
     found = deployed.mask(f"{KEY}.mask.png") > 0
-    assert {tuple(colour) for colour in disagreement[~found]} == {pictures.FALSE_NEGATIVE}
+    assert {tuple(colour) for colour in disagreement[~found]} == {FALSE_NEGATIVE}
 
 
 def test_of_a_stack_the_first_page_is_shown_and_said_to_be(
