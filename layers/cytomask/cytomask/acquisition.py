@@ -24,7 +24,7 @@ SECONDS_TO_CHECK, SECONDS_TO_MATCH = 0.2, 0.05  # of CPU time
 
 
 class Acquisition(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where and when one image was taken, as far as anybody said.
+    """Where and when one image was taken, as far as it is known.
 
     Attributes:
         plate: name of the plate, at most 128 characters.
@@ -54,8 +54,8 @@ class Acquisition(msgspec.Struct, frozen=True, omit_defaults=True):
     def filled_from(self, other: "Acquisition") -> "Acquisition":
         """Return this with the fields that it lacks taken from `other`.
 
-        A time counts as told where either `time` or `frame` is; but a frame and a time from different places
-        are kept both, because the frame still orders the scans.
+        `frame` and `time` may come from different places. Both are kept, because the frame still orders the
+        scans.
         """
         changes = {
             name: value
@@ -148,7 +148,7 @@ class Pattern:
             InvalidRequest: it is too long, no regular expression, lacks `well`, has an unknown group, or
                 does not end in time on names made to keep it busy.
         """
-        # 12 ms and 4 MB that only those pay who set a pattern.
+        # The import costs 12 ms and 4 MB, so only users with a pattern pay for it.
         import regex  # noqa: PLC0415
 
         if len(text) > LONGEST_PATTERN:
@@ -185,7 +185,7 @@ class Pattern:
         return _told("pattern", found)
 
     def _require_an_end(self) -> None:
-        """Try names on which patterns that backtrack without end are known to hang."""
+        """Try names that make badly backtracking patterns hang."""
         units, ends = ("a", "0", "_", "/", "A1_", "a/", "00d00h00m_"), ("!", ".tif!", "_B2.tif")
         for unit, end in product(units, ends):  # some engines give up early where a literal end is missing
             name = (unit * LONGEST_KEY)[: LONGEST_KEY - len(end)] + end
@@ -273,7 +273,7 @@ def _told(source: str, found: Mapping[str, str | None]) -> Acquisition | None:
 
 
 def _site(found: Mapping[str, str | None]) -> str | None:
-    """Return the field's number without leading zeros, with its crop or plane where there are several."""
+    """Return the field's number without leading zeros, with its crop or plane if there are several."""
     site = found.get("site")
     if not site:
         return None
@@ -302,7 +302,7 @@ def _hours(days: str | None, hours: str | None, minutes: str | None) -> float:
 
 
 def _spelt_out(date: str) -> str:
-    """Return `20261125_1320` and its like with all separators; anything else as it is."""
+    """Write dates such as `20261125_1320` with all separators; return any other text as it is."""
     match = re.fullmatch(r"(\d{4})-?(\d{2})-?(\d{2})[T_ ](\d{2})[-:.]?(\d{2})", date)
     return "{}-{}-{}T{}:{}".format(*match.groups()) if match else date
 

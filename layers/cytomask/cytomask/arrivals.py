@@ -1,7 +1,7 @@
-"""Read every kind of event and message, whichever of the ways in it came by.
+"""Read every kind of event and message.
 
-S3 notifications, EventBridge and SNS events, messages that a person wrote and direct events all become
-`Arrival`s. Pure: nothing here asks AWS.
+S3 notifications, EventBridge and SNS events, messages that a person wrote, and direct events all become
+`Arrival`s. Pure: nothing here calls AWS.
 """
 
 import re
@@ -50,7 +50,7 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something that cannot be understood: its text, and the error."""
+    """Something that cannot be read: its text, and the error."""
 
     text: str
     error: InvalidRequest
@@ -61,10 +61,10 @@ _Named = SegmentRequest | S3Object | Settle | Ignored | Refused
 
 
 def parse_body(body: str) -> list[Arrival]:
-    """Read a queue's message or a direct event, as JSON, whichever of the ways in it came by.
+    """Read a queue's message or a direct event from JSON.
 
-    Keys are decoded where S3 encodes them (its notifications) and nowhere else. A part that cannot be
-    understood becomes a `Refused` rather than an exception, so that the other parts are still done.
+    Only keys of S3's notifications are decoded, because only S3 encodes them. A part that cannot be read
+    becomes a `Refused` rather than an exception, so that the other parts are still done.
     """
     return _bounded([_segmented(arrival) for arrival in _parse_body(body)], body)
 
@@ -76,7 +76,7 @@ def images_of(body: str) -> list[str]:
 
 
 def _bounded(arrivals: list[Arriving], body: str) -> list[Arriving | Refused]:
-    """Refuse a message that names too many images; what it ignores counts too."""
+    """Refuse a message that names too many images; ignored parts count too."""
     if len(arrivals) <= MOST_IMAGES:
         return [*arrivals]
     return [
@@ -155,7 +155,7 @@ def parse_evaluation(body: str, *, served: Set[str], outputs: str) -> list[Evalu
 
 
 def _require_ours(evaluation: Evaluation, outputs: str) -> None:
-    """Raise InvalidRequest if no function of this stack can have sent an evaluation."""
+    """Raise InvalidRequest if an evaluation cannot come from this stack's functions."""
     whole = JOB_ID.fullmatch(evaluation.job_id) and re.fullmatch(r"EVAL#.{1,1000}", evaluation.record)
     if not whole or not evaluation.ground_truth.key or not evaluation.ground_truth.etag:
         raise InvalidRequest(
@@ -302,14 +302,14 @@ def settling(image: S3Object) -> str:
 
 
 def awaited_by(job_id: str) -> dict[str, Any]:
-    """Make the attributes of a message for which a job waits as QUEUED, as SQS takes them."""
+    """Make the SQS attributes of a message for which a job waits as QUEUED."""
     return {WAITING_JOB: {"DataType": "String", "StringValue": job_id}}
 
 
 def waiting_job(attributes: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Read which job waits for a message, from its attributes as Lambda passes them on; None if none does.
+    """Read which job waits for a message from the attributes that Lambda passes on; None if none does.
 
-    The message may become another job: of an image or a model that is newer than the row.
+    The message may become another job, if image or model are newer than the row.
     """
     job_id = attributes.get(WAITING_JOB, {}).get("stringValue")
     return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None

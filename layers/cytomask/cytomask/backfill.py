@@ -1,7 +1,7 @@
 """Find the images of a bucket that lack a mask by the current model, and make their messages.
 
-A listing of any length is read page by page. A message sent twice costs next to nothing: the job row of a
-finished image answers it.
+A listing of any length is read page by page. A message sent twice costs almost nothing, because
+the job row of a finished image answers it.
 """
 
 import csv
@@ -52,7 +52,7 @@ class Wanted:
 
     Attributes:
         match: a pattern as shells know it, over the whole key; None takes all.
-        since: when it was uploaded at the earliest.
+        since: the earliest time of upload.
     """
 
     match: str | None = None
@@ -101,7 +101,7 @@ def _listed(bucket: str, each: Any, version: str | None) -> Listed:
         each["Key"],
         None if version == "null" else version,
         each["ETag"].strip('"'),
-        each["LastModified"].replace(microsecond=0).isoformat(),  # as HEAD tells it
+        each["LastModified"].replace(microsecond=0).isoformat(),  # in the form that HEAD returns
     )
     return Listed(found, each["Size"], each.get("StorageClass") in ARCHIVED)
 
@@ -114,7 +114,7 @@ def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -
     Args:
         read: returns the bytes of a key of the inventory's own bucket.
         manifest: the bytes of its manifest.json.
-        bucket: whose inventory it has to be.
+        bucket: the one that the inventory must describe.
 
     Raises:
         InvalidRequest: it is not a manifest, is of another bucket or format, or lacks a column.

@@ -17,7 +17,7 @@ NANO = 1e-9
 
 @dataclass(frozen=True)
 class Rate:
-    """What a codec takes, in nanoseconds for each byte."""
+    """The time of a codec, in nanoseconds for each byte."""
 
     packed: float
     decoded: float
@@ -55,20 +55,20 @@ TILE_SECONDS = 0.009  # of the network
 PIXEL_SECONDS = {"page": 15 * NANO, "mask": 4 * NANO, "probability": 30 * NANO, "overlay": 80 * NANO}
 
 OTHER_OUTPUT = 100 * NANO
-CLEANING = 300 * NANO  # of each pixel: the mask and those at the two other thresholds
+CLEANING = 300 * NANO  # of each pixel: the mask, and the masks at the two other thresholds
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a job may take, and what to do about one that takes longer."""
+    """How long a job may take, and what to do if it takes longer."""
 
     seconds: float
     advice: str
 
 
-# A function has 120 s on 1.7 cores; 20 s of them are for everything but the image.
+# A function has 120 s on 1.7 cores; 20 s are for everything but the image.
 QUEUE = Budget(100, "ask for fewer pages with `pages`, or crop them")
-# Of the 30 s of HttpApi, a cold start and a slower processor take the rest.
+# HttpApi allows 30 s; a cold start and a slower processor take the rest.
 WAITING = Budget(8, "upload it and name it to POST /jobs")
 
 
@@ -98,7 +98,7 @@ def require(
 
     Raises:
         ImageTooLarge: it takes longer.
-        UnreadableImage: the packed data do not tell how long they take.
+        UnreadableImage: the time of its packed data cannot be estimated.
     """
     pixels = sum(image.pages[index].height * image.pages[index].width for index in wanted)
     seconds = (

@@ -1,4 +1,4 @@
-"""How the functions' boto3 clients connect and how often they try: well within an invocation's time."""
+"""Timeouts and retries of the functions' boto3 clients: well within an invocation's time."""
 
 from botocore.config import Config
 

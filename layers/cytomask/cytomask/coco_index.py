@@ -1,7 +1,7 @@
-"""Rows that lead from an image's name to the COCO files that name it, and keep each file's status.
+"""Index COCO files by the images that they name, and keep each file's status.
 
 `COCO#<image's name>` has a row for every file; `COCO_FILE#<address>` has one for every upload of a file. Jobs
-look for a COCO file under `coco:<image's name>`, because its address cannot be told from the image's key.
+look for a COCO file under `coco:<image's name>`, because the image's key does not tell the file's address.
 """
 
 from collections.abc import Iterator
@@ -34,16 +34,16 @@ class CocoLead(msgspec.Struct, kw_only=True):
 
 
 class IndexingRow(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What became of an upload of a COCO file.
+    """The outcome of a COCO file's upload.
 
     Attributes:
         images, annotations: how many the file has.
         annotations_without_image: how many belong to an image that the file does not list.
         images_without_annotations: how many images are empty pages.
         images_without_name: how many entries have no file name, and belong to no image.
-        refused: how many images the file describes in a way in which they cannot be scored.
+        refused: how many images the file describes wrongly, so that they cannot be scored.
         refused_names: some of them.
-        unmatched: how many images no job was known of when the file was indexed; None if it was not looked.
+        unmatched: how many images had no job when the file was indexed; None if nobody looked.
         unmatched_names: some of them.
     """
 
@@ -62,7 +62,7 @@ class IndexingRow(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class CocoIndex:
-    """What the functions do with these rows. DynamoDB's faults pass through as ClientError."""
+    """Read and write these rows. DynamoDB's faults pass through as ClientError."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -83,12 +83,12 @@ class CocoIndex:
             yield msgspec.convert(row, CocoLead, strict=False)
 
     def read(self, coco: S3Object) -> IndexingRow | None:
-        """Read what became of an upload; None while it is not indexed."""
+        """Read an upload's outcome; None while it is not indexed."""
         row = self._table.read(f"{COCO_FILE}{coco.uri}", _upload(coco))
         return msgspec.convert(row, IndexingRow, strict=False) if row else None
 
     def end(self, coco: S3Object, outcome: IndexingRow, *, now: float) -> None:
-        """Note what became of an upload."""
+        """Note an upload's outcome."""
         values: Row = msgspec.to_builtins(outcome) | {"updated_at": timestamp(now)}
         self._table.update(
             f"{COCO_FILE}{coco.uri}", _upload(coco), values=values, first={"created_at": timestamp(now)}
@@ -106,5 +106,5 @@ def coco_address(name: str) -> str:
 
 
 def _upload(coco: S3Object) -> str:
-    """Name an upload: the same bytes may come again after others, and are indexed again then."""
+    """Name an upload. The same bytes may be uploaded again after others, and are then indexed again."""
     return f"INDEX#{coco.version} {coco.uploaded_at}"

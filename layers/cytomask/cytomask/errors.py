@@ -26,7 +26,7 @@ class ForeignBucket(InvalidRequest):
 
 
 class ImageNotFound(RejectedInput):
-    """The object is not there (any more)."""
+    """The object does not exist, or no longer."""
 
     code = "IMAGE_NOT_FOUND"
 
@@ -62,7 +62,7 @@ class ImageTooLarge(RejectedInput):
 
 
 class AmbiguousAxes(RejectedInput):
-    """Axes that do not tell which are rows and which columns."""
+    """Axes of which rows and columns cannot be told."""
 
     code = "AMBIGUOUS_AXES"
 

@@ -1,10 +1,10 @@
 """Evaluation rows, and the messages that ask for a score: add the row, send the message, stop waiting.
 
 An evaluation is a row beside its job's: `EVAL#<version>` for the ground truth of that version, or
-`EVAL#awaiting` until one exists. Rows of another kind lead from a ground truth's address to the jobs that
-look for it, whether it is there already or not: their `job_id` is `GROUND_TRUTH#<address>`, their `record`
-`TRUTH_OF#<job id>`. Which of image and ground truth comes first does not matter: each side writes its own
-rows and then reads the other's.
+`EVAL#awaiting` until one exists. Rows of another kind list the jobs that look
+for a ground truth under its address, even before it exists: their `job_id` is `GROUND_TRUTH#<address>`, their
+`record` `TRUTH_OF#<job id>`. Image and ground truth may come in either order: each side writes its own rows
+and then reads the other's.
 """
 
 import time
@@ -29,7 +29,7 @@ TRUTH_OF = "TRUTH_OF#"
 
 
 class Evaluations:
-    """What the functions do with evaluations. Faults of DynamoDB and SQS pass through as ClientError."""
+    """Read and write evaluations. Faults of DynamoDB and SQS pass through as ClientError."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Evaluations:
     def of_ground_truth(self, truth: S3Object, others: Iterable[str] = ()) -> Iterator[Evaluation]:
         """Add the evaluation of every job that looks for its ground truth here or at another address.
 
-        The caller ends each one before it takes the next: only then does the job stop waiting.
+        The caller must end each one before it takes the next; only then does the job stop waiting.
         """
         jobs = {job.job_id: job for address in [truth.uri, *others] for job in self.expecting(address)}
         for job in jobs.values():
@@ -186,7 +186,7 @@ class Evaluations:
         self._sqs.send_message(QueueUrl=self._queue_url, MessageBody=ascii_json(evaluation))
 
     def _stop_waiting(self, job_id: str, uri: str) -> None:
-        """End the wait for a ground truth that has come, unless one of another address is waited for."""
+        """End the wait for a ground truth that has come, unless the job waits for another address."""
         condition = "attribute_not_exists(ground_truth) OR ground_truth = :uri"
         self._table.delete_if(job_id, AWAITING, condition=condition, given={":uri": uri})
 

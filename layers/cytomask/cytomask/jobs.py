@@ -1,9 +1,9 @@
 """Job rows: a job's lease, how it ends, how it fails and is sent again. The row is the lock.
 
 A job is QUEUED while it waits for a message that HTTP or a redrive sent, then RUNNING, then SUCCEEDED or
-REJECTED, or FAILED once its queue has given it up. An upload has no row before it is RUNNING. Two steps lead
-back, and each counts an attempt: a redrive makes FAILED QUEUED, and a job whose outputs are gone is RUNNING
-once more.
+REJECTED, or FAILED once its queue has given it up. An upload has no row before it is RUNNING. Two steps
+lead back, and each counts an attempt: a redrive turns FAILED into QUEUED, and a job whose outputs are gone
+becomes RUNNING again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ JOB = "JOB"
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on a job. `resumed`: it was known before, so an earlier owner may have done it."""
+    """The right to work on a job. `resumed`: the job existed before, so an earlier owner may have done it."""
 
     job_id: str
     owner: str
@@ -40,7 +40,7 @@ class Lease:
 
 
 class Jobs:
-    """What the functions do with job rows. DynamoDB's faults pass through as ClientError."""
+    """Read and write job rows. DynamoDB's faults pass through as ClientError."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -51,7 +51,7 @@ class Jobs:
         return msgspec.convert(row, JobRow, strict=False) if row else None
 
     def queue(self, job_id: str, *, image: str, group: str, now: float) -> JobRow:
-        """Note that a job is asked for, unless it is known; return its row as it is now."""
+        """Add a job as QUEUED unless it exists; return its row as it is now."""
         row = {"job_id": job_id, "record": JOB, "status": "QUEUED", "image": image, "group": group}
         row |= {"created_at": timestamp(now), "updated_at": timestamp(now)}
         return msgspec.convert(self._table.add(row), JobRow, strict=False)
@@ -65,7 +65,7 @@ class Jobs:
             job_id: of the job that waits, as an attribute of the message says.
             others: the jobs that the message became.
             message: its body.
-            images: those that it names. It can end only its own jobs: of these images, or with this message.
+            images: the images it names. It can end only its own jobs: of these images, or with this message.
             now: seconds since 1970.
 
         Returns:
@@ -174,7 +174,7 @@ class Jobs:
     def reject_message(
         self, job_id: str, *, code: str, error: str, message: str, now: float, result: str | None = None
     ) -> None:
-        """Record a message that names no image and never becomes a job that could be taken."""
+        """Record a message that names no image and so never becomes a job."""
         values: Row = {"status": "REJECTED", "error_code": code, "error": cut(error), "message": message}
         values |= {"result": result, "updated_at": timestamp(now), "owner": None, "lease_until": None}
         self._table.update(job_id, JOB, values=values, first={"created_at": timestamp(now), "attempt": 1})
@@ -209,7 +209,7 @@ class Jobs:
         return msgspec.convert(row, type(failed), strict=False) if again else None
 
     def fail_again(self, row: JobRow | EvaluationRow) -> None:
-        """Put back a row that was to wait for its next attempt, but whose message could not be sent."""
+        """Undo `queue_again`, because the message could not be sent."""
         self._table.put(msgspec.to_builtins(row) | {"record": row.record})
 
     def forget_queued(self, job_id: str) -> None:

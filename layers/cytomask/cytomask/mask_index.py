@@ -1,8 +1,8 @@
 """Rows that lead from an image's name to the mask images that may be its ground truth.
 
-`MASK#<name>` has a row for every mask in the ground-truth bucket that may belong to an image of that name, as
-`plate 1/a_cp_masks.TIFF` may to `plate 1/a`. Jobs look for masks under `mask:<name>`: an image's key does not
-tell how its ground truth will be called. The names come from `truths.names`.
+`MASK#<name>` has a row for every mask in the ground-truth bucket that may belong to an image of that name:
+`plate 1/a_cp_masks.TIFF` may belong to `plate 1/a`. Jobs look for masks under `mask:<name>`, because an
+image's key does not tell the name of its ground truth. The names come from `truths.names`.
 """
 
 from cytomask.addresses import S3Object
@@ -13,7 +13,7 @@ MASK = "MASK#"
 
 
 class MaskIndex:
-    """What the functions do with these rows. DynamoDB's faults pass through as ClientError."""
+    """Read and write these rows. DynamoDB's faults pass through as ClientError."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -37,12 +37,12 @@ class MaskIndex:
 
 
 def image_addresses(key: str) -> list[str]:
-    """Make the addresses under which the job of an image looks for a mask."""
+    """List the addresses under which an image's job looks for a mask."""
     return [_address(stem) for stem in names.image_stems(key) if stem]
 
 
 def mask_addresses(key: str) -> list[str]:
-    """Make the addresses under which jobs look for this mask, the likeliest first."""
+    """List the addresses under which jobs look for this mask, the likeliest first."""
     return [_address(stem) for stem in names.truth_stems(key) if stem]
 
 

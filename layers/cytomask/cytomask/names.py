@@ -1,10 +1,10 @@
 """Who writes under an image's own name: rows that let each writer see the others.
 
-S3 cannot make a write depend on another object, so a writer looks whether its image is the newest, and then
-writes. If the image is overwritten in between, the mask of an older one may lie under the name for a moment:
-the writer looks once more after its last write and repairs the name. Should it be killed before that, its row
-is still here. So whoever finds another writer's row asks for the name to be looked at again when that
-writer's time is up. docs/decisions/09-newest-image-wins.md has the whole argument.
+S3 cannot make a write depend on another object, so a writer checks that its image is the newest, and then
+writes. If the image is overwritten in between, an older mask may lie under the name for a moment. The writer
+checks again after its last write and repairs the name. If it is killed before that, its row is still here:
+a writer that finds another's row asks for the name to be checked again when the other's time is up.
+docs/decisions/09-newest-image-wins.md has the whole argument.
 """
 
 import time
@@ -41,13 +41,13 @@ class Names:
         self._clock = clock
 
     def enter(self, image: S3Object, writer: str, *, owner: str, seconds: float) -> None:
-        """Announce a writer, before it looks which image is the newest. `seconds`: how long it can work."""
+        """Announce a writer before it checks which image is the newest. `seconds`: how long it can work."""
         until = Decimal(str(round(self._clock() + seconds, 3)))
         row = {"job_id": f"{NAME}{image.uri}", "record": f"{WRITER}{writer}"}
         self._table.put(row | {"owner": owner, "lease_until": until})
 
     def leave(self, image: S3Object, writer: str, *, owner: str) -> None:
-        """Take a writer's row away, once it has seen that its image is the newest still."""
+        """Remove a writer's row, once it has seen that its image is still the newest."""
         self._table.delete_if(
             f"{NAME}{image.uri}",
             f"{WRITER}{writer}",
@@ -58,7 +58,7 @@ class Names:
     def others(self, image: S3Object, writer: str) -> float:
         """Seconds until no other writer can be at work under an image's name; 0 if none can.
 
-        Rows of writers whose time is up are taken away.
+        Rows of writers whose time is up are removed.
         """
         now, latest = self._clock(), 0.0
         for row in self._table.rows(f"{NAME}{image.uri}"):
@@ -73,7 +73,7 @@ class Names:
         return latest
 
     def look_again(self, image: S3Object, seconds: float) -> None:
-        """Send a message to have an image's name looked at again in so many seconds."""
+        """Send a message to check an image's name again after this many seconds."""
         if self._sqs is None:
             raise TypeError("these names were made without a queue; pass `sqs` to send")
         self._sqs.send_message(

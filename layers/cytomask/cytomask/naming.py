@@ -42,7 +42,7 @@ def _by_name(match: re.Match[str]) -> Told:
 
 
 def _in_its_folder(match: re.Match[str]) -> Told:
-    """Take the last folder as the plate where the file's name has none."""
+    """Take the last folder as the plate if the file's name has none."""
     told = _by_name(match)
     if not told.get("plate"):
         told["plate"] = _last_folder(match.string[: match.start("well")])

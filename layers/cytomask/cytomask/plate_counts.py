@@ -31,10 +31,10 @@ class PlateCounts:
         cost_usd: float,
         expected_pages: int | None = None,
     ) -> PlateSummary:
-        """Count an image whose job is about to end, however often that is.
+        """Count an image whose job is about to end; repeats do not count twice.
 
-        This comes before the job's row is finished: if the function dies in between, the job is done again
-        and counts once.
+        It must come before the job's row is finished: if the function dies in between, the job is done again
+        and still counts once.
 
         Args:
             placed: attributes of the job's row, from `plate_rows.columns_of`.
@@ -62,8 +62,8 @@ class PlateCounts:
     def announce_if_complete(self, summary: PlateSummary) -> bool:
         """Announce a complete plate once; return whether this call did.
 
-        Whoever sets `completed_at` announces. If the topic refuses, the mark is taken back and the fault is
-        raised, so that the message's next delivery tries again.
+        The caller that sets `completed_at` announces. If the topic refuses, the mark is taken back and the
+        fault raised, so that the message's next delivery tries again.
         """
         if not summary.complete or summary.completed_at is not None:
             return False
@@ -86,7 +86,7 @@ def completion_message(summary: PlateSummary, now: str) -> str:
 
 
 def publisher(topic: str, make_client: Callable[[], Any]) -> Publish | None:
-    """Return what publishes to a topic, with a client that is made when the first plate is complete."""
+    """Return a function that publishes to a topic; its client is made for the first complete plate."""
     if not topic:
         return None
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-SAME_SCAN = 0.25  # of the time between scans: pages closer than this belong to one scan
-PHASE = ("phase", "ph", "p", "bright", "bf")  # channels whose confluence is meant, by how their names begin
+SAME_SCAN = 0.25  # share of the time between scans: pages closer than this belong to one scan
+PHASE = ("phase", "ph", "p", "bright", "bf")  # beginnings of the names of channels that show confluence
 
 
 class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,12 +69,12 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user chose.
+    """The user's choices.
 
     Attributes:
         leave_out: names of quality flags whose pages are left out; `all` means every flag.
         interval_h: hours between scans, where names count scans and tell no time.
-        channel: whose confluence is meant, where there are several.
+        channel: the one to measure, if there are several.
         control: the condition that the others are compared with.
         expected_pages: of the whole experiment.
     """
@@ -268,7 +268,7 @@ def _hours_of(pages: Sequence[PlatePage], kind: str, interval: float | None) -> 
 
 
 def _snap(pages: Sequence[PlatePage], hours: Sequence[float]) -> list[float]:
-    """Give the pages of one scan of the plate, which takes minutes, the same hour: that of its first page."""
+    """Give all pages of a scan the hour of its first page, because a scan takes minutes."""
     series = defaultdict(list)
     for page, hour in zip(pages, hours, strict=True):
         series[page.well, page.site].append(hour)

@@ -1,4 +1,4 @@
-"""Where a job's row says that its image was taken, and the pages that the row stands for. Pure."""
+"""The place of a job's row on its plate, and the pages that the row stands for. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -98,7 +98,7 @@ def pages_of_row(row: Row) -> list[PlatePage]:
 
 
 def _of_stack(page: Row, count: int, whole: PlatePage) -> dict[str, Any]:
-    """What a page of a stack has of its own."""
+    """Return the fields in which a page of a stack differs from its image."""
     return {
         "page": int(page["page"]),
         "time": page.get("time"),
@@ -114,7 +114,7 @@ def _of_stack(page: Row, count: int, whole: PlatePage) -> dict[str, Any]:
 
 
 def plain(item: Mapping[str, Any]) -> dict[str, Any]:
-    """DynamoDB's typed attributes as plain values, numbers as floats; ten times as fast as boto3's reader."""
+    """Read DynamoDB's typed attributes as plain values, numbers as floats; ten times as fast as boto3."""
     return {name: _plain(value) for name, value in item.items()}
 
 

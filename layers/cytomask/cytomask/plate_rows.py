@@ -6,8 +6,8 @@ rows whose `job_id` is
 * `PLATES`, with a plate's name as `record`: its counts, to list plates without their pages;
 * `PLATE#<name>`: `WELL#<well>` with the places that ended, and `MAP` with the plate map.
 
-Places are kept as sets, which make counting safe: however often and in whatever order a page is delivered, it
-is in its well's set once.
+Places are kept as sets, which make counting safe: a page that is delivered repeatedly, in any order, is in
+its well's set once.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ Row = Mapping[str, Any]
 
 
 class PlateSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is counted of a plate.
+    """The counts of a plate.
 
     Attributes:
         plate: its name.
@@ -70,7 +70,7 @@ class StoredMap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plates:
-    """What functions and commands do with plates. DynamoDB's faults pass through as ClientError."""
+    """Read and write plates, for functions and commands. DynamoDB's faults pass through as ClientError."""
 
     def __init__(self, dynamodb: "DynamoDBClient", table: str) -> None:
         self._dynamodb = dynamodb
@@ -120,7 +120,7 @@ class Plates:
         return _summary(row) if row is not None else self.summary(plate) or PlateSummary(plate=plate)
 
     def place(self, job_id: str, values: Row) -> bool:
-        """Set plate, place and the rest in a job's row; False where the row is gone or has a plate."""
+        """Set plate, place and the rest in a job's row; False if the row is gone or has a plate."""
         named = {f"#{name}": name for name in values}
         expression = "SET " + ", ".join(f"#{name} = :{name}" for name in values)
         placed = self._update(
@@ -174,7 +174,7 @@ class Plates:
         return _summary(row) if row else None
 
     def put_map(self, plate: str, stored: StoredMap, *, now: str) -> None:
-        """Keep a plate's map over the one that is there."""
+        """Store a plate's map, in place of an earlier one."""
         self._make(plate, now)
         self._dynamodb.put_item(
             TableName=self._table,
@@ -187,7 +187,7 @@ class Plates:
         )
 
     def map_of(self, plate: str) -> StoredMap | None:
-        """Read a plate's map; None where none was uploaded."""
+        """Read a plate's map; None if none was uploaded."""
         row = self._read(f"PLATE#{plate}", MAP)
         return msgspec.json.decode(row["content"], type=StoredMap) if row else None
 
@@ -219,7 +219,7 @@ class Plates:
         return pages, plain(end) if end else None
 
     def _make(self, plate: str, now: str) -> None:
-        """Add the plate's row unless it is there; maps within it can only be set where it is."""
+        """Add the plate's row unless it exists, because fields within it can be set only then."""
         if plate in self._known:
             return
         try:
@@ -295,7 +295,7 @@ class Plates:
         return plain(answer["Item"]) if "Item" in answer else None
 
     def _pages_of(self, asked: Mapping[str, Any]) -> Iterator[list[Row]]:
-        """Query, a page of 1 MB after the other."""
+        """Query page by page of 1 MB."""
         for answer in self._dynamodb.get_paginator("query").paginate(TableName=self._table, **asked):
             yield [plain(item) for item in answer["Items"]]
 

@@ -1,7 +1,7 @@
 """A plate's report as tables: one tidy row a page, one row a well, one a condition, and a grid for GraphPad.
 
 Each table is text with commas, ready for R, pandas or a spreadsheet; the grid has tabs, which GraphPad Prism
-pastes. A cell that begins as a formula would is marked as text, because keys come from elsewhere.
+pastes. A cell that begins like a formula is marked as text, because keys come from elsewhere.
 """
 
 from collections.abc import Iterable, Sequence

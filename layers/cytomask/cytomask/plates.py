@@ -1,7 +1,7 @@
 """A plate over time: its pages placed into wells and scans, pooled into curves, measured and compared.
 
-What is left out, and why, is part of the answer. Pure: pages in, a report out; who reads them from a table, a
-folder or a web page is elsewhere.
+The report says what was left out, and why. Pure: pages in, a report out; the modules that read pages from a
+table, a folder or a web page are elsewhere.
 """
 
 import math
@@ -71,9 +71,9 @@ class PlateReport:
     Attributes:
         size: wells of the plate's format.
         scans: (N,) float64, hours of the scans.
-        pages: those that the curves use, with their hours, by well, site and time.
-        left_out: those that they do not use.
-        notes: what concerns the plate as a whole, a sentence each.
+        pages: used by the curves, with their hours, by well, site and time.
+        left_out: the other pages.
+        notes: on the plate as a whole, a sentence each.
         complete: whether every expected page has a mask or was refused; None where nobody told how many.
     """
 
@@ -175,7 +175,7 @@ def _condition(
     error = np.sqrt(
         np.divide(squares, np.maximum(count - 1, 1) * count, out=np.full(scans.size, np.nan), where=count > 1)
     )
-    # A well that does not grow has the rate 0: without it, a drug that kills would look harmless.
+    # A well that does not grow counts with the rate 0; left out, a drug that kills would look harmless.
     rates = np.array([well.growth.rate or 0.0 for well in group if well.pages])
     rate = float(rates.mean()) if rates.size else None
     spread = float(rates.std(ddof=1) / math.sqrt(rates.size)) if rates.size > 1 else None

@@ -152,7 +152,7 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Result(Acquired, kw_only=True, omit_defaults=True):
-    """The result JSON: what became of a job and how its mask was made.
+    """The result JSON: a job's outcome, and how its mask was made.
 
     Attributes:
         job_id, image, group, result: absent for an image that came in an HTTP body.
@@ -206,12 +206,12 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
 
     Attributes:
         attempt: how often the job was begun anew, by a redrive or because its outputs were gone.
-        message: what to send again: of a FAILED job, or the beginning of one that nobody understood.
+        message: to send again, of a FAILED job; or the beginning of an unreadable message.
         ground_truth: of the notice of a COCO file that was never indexed.
-        owner, lease_until: who works on it, and until when at most, in seconds since 1970.
+        owner, lease_until: the invocation that works on it, and the end of its lease, in seconds since 1970.
         quality, quality_values: the names of the quality flags, and the number behind each.
         cell_area_mm2: what the cells of all pages cover, where the size of a pixel is known.
-        milliseconds: what the job took.
+        milliseconds: that the job took.
         place: sort key of the index by plate: well, time and site.
         pixels: of all pages. `series`: the pages of a stack, each with its time, confluence and mask.
         iou: of the newest score, of an image that is part of a plate.
@@ -336,7 +336,7 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 
 def _dedented(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Take the indentation of docstrings away, which Python 3.13 does by itself."""
+    """Remove the indentation of docstrings, as Python 3.13 does by itself."""
     return {
         name: part | ({"description": cleandoc(part["description"])} if "description" in part else {})
         for name, part in parts.items()

@@ -1,4 +1,4 @@
-"""When a message that failed is delivered again, and which faults no retry can mend."""
+"""When a failed message is delivered again, and which faults no retry can mend."""
 
 import base64
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ class RetryingProcessor(BatchProcessor):
     def _sent_again(self, record: SQSRecord) -> bool:
         """Send a message that was not looked at again as a new one, so that this delivery counts as no try.
 
-        Otherwise a backlog of large images, of which a batch has time for one, would use up the tries of the
+        Otherwise, in a backlog of large images, each batch has time for one and would use up the tries of the
         others.
         """
         try:
