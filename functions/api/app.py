@@ -34,7 +34,7 @@ door = make_door(logger, metrics)
 
 
 def connect() -> tuple[Desk, PlateDesk]:
-    """Make the clients; an environment that is wrong ends the cold start here."""
+    """Make the clients; a wrong environment ends the cold start here."""
     settings = Settings.from_environment(os.environ)
     dynamodb = boto3.client("dynamodb", config=CLIENTS)
     s3 = boto3.client("s3", config=CLIENTS)

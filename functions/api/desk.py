@@ -84,10 +84,10 @@ class Desk:
         self._clock = clock
 
     def queue(self, request: SegmentRequest) -> dict[str, Any]:
-        """Queue a job, and say how it stands: a job that is known may be further.
+        """Queue a job and return its state; a known job may be further than QUEUED.
 
-        The row comes first. The message is sent again with every repeat: it may bring a new ground truth or
-        group, and makes outputs again that are gone.
+        The row comes first. Every repeat sends the message again: it may bring a new ground truth or group,
+        and it restores outputs that are gone.
 
         Raises:
             ForeignBucket: the stack does not serve a bucket that is named.
@@ -184,6 +184,6 @@ def _place_of(place: bytes, names: Mapping[str, str], sort: str) -> Row | None:
 
 
 def _shown(row: JobRow | EvaluationRow) -> Row:
-    """A row without what concerns only those who work on it; an evaluation is known by its record."""
+    """Return a row without its internal fields; an evaluation is known by its record."""
     hidden = {"record" if isinstance(row, JobRow) else "job_id", *INTERNAL}
     return {name: value for name, value in msgspec.to_builtins(row).items() if name not in hidden}

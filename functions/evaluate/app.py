@@ -30,7 +30,7 @@ logger = Logger()
 
 
 def connect() -> tuple[Evaluator, RetryingProcessor]:
-    """Make the clients; an environment that is wrong ends the cold start here."""
+    """Make the clients; a wrong environment ends the cold start here."""
     settings = Settings.from_environment(os.environ)
     storage = Storage(boto3.client("s3", config=CLIENTS))
     table = Table(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
@@ -59,7 +59,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
 
 
 def _evaluate(body: str, is_late: Callable[[], bool]) -> None:
-    """Do what one message asks for; raise the first passing fault after the last of it."""
+    """Do everything that one message asks for, then raise the first fault that a retry may mend."""
     faults: list[Exception] = []
     for number, arrival in enumerate(evaluator.read(body)):
         if number and is_late():

@@ -60,8 +60,8 @@ class Evaluator:
     def score_uploaded(self, uploaded: S3Object) -> list[Exception]:
         """Score every job that waits for this ground truth; return the faults that a retry may mend.
 
-        The newest version counts, whichever was announced: a late notice of an older one finds that it is
-        recorded already. A COCO file is indexed first; each image in it is scored by a message of its own.
+        The newest version counts, even if the notice names an older one: a late notice finds it recorded
+        already. A COCO file is indexed first; each image in it is scored by a message of its own.
         """
         try:
             found = self._storage.find(S3Object(uploaded.bucket, uploaded.key))
@@ -173,13 +173,13 @@ class Evaluator:
         )
 
     def _stored(self, truth: S3Object, sizes: Sequence[Size]) -> Iterator[Mask]:
-        """The pages of a mask image."""
+        """Read the pages of a mask image."""
         return read_ground_truth(
             self._storage.read_image(truth, self._limits), truth.uri, sizes, self._limits
         )
 
     def _drawn(self, evaluation: Evaluation, image: str, sizes: Sequence[Size]) -> tuple[Mask, str]:
-        """What a COCO file says of the image, as a mask, and where it was written to be looked at."""
+        """Draw what a COCO file says of the image as a mask, and return where it was stored for viewing."""
         coco = evaluation.ground_truth
         part = self._indexer.part(coco, image)
         cells = part.draw(self._entry(evaluation, image, part), sizes)
@@ -201,7 +201,7 @@ class Evaluator:
         jobs = self._indexer.jobs_of(names.base(image), part.prefix)
         same = names.group_same([(image, None), *((job.image, job.etag) for job in jobs)])
         found = part.assign({uris[0]: uris for uris in same.values()})
-        # Only the first images can have been certain of a name that became doubtful when the next one came.
+        # Only earlier images can have been scored by a name that the next image made doubtful.
         first = sorted(jobs, key=lambda job: job.created_at or "")[:MOST_TAKEN_BACK]
         own = [job for job in jobs if job.job_id == evaluation.job_id]
         for job in {job.job_id: job for job in [*first, *own]}.values():

@@ -46,8 +46,8 @@ class Indexer:
     def index(self, coco: S3Object) -> IndexingRow:
         """Index an upload unless that was done; return its row, which says INDEXED or REJECTED.
 
-        Only a file in the ground-truth bucket speaks for images whose requests do not name it. The row is
-        written last: what breaks off before is done again from the start, with the same outcome.
+        Only a file in the ground-truth bucket counts for images whose requests do not name it. The row is
+        written last: an interrupted run is done again from the start, with the same outcome.
 
         Raises:
             ImageNotFound, ImageReplaced: the file changed or vanished after it was found.

@@ -1,1 +1,1 @@
-"""The failures function: what its queue gave up becomes a row that says so and can be sent again."""
+"""The zip function that turns a message its queue gave up into a FAILED row that can be sent again."""

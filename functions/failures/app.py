@@ -38,7 +38,7 @@ processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failu
 
 
 def connect() -> Recorder:
-    """Make the clients; an environment that is wrong ends the cold start here."""
+    """Make the clients; a wrong environment ends the cold start here."""
     settings = Settings.from_environment(os.environ)
     dynamodb = boto3.client("dynamodb", config=CLIENTS)
     s3 = boto3.client("s3", config=CLIENTS)

@@ -223,7 +223,7 @@ class Recorder:
         self._metrics.add_metric("Failed", MetricUnit.Count, 1)
 
     def _lose_map(self, file: S3Object) -> None:
-        """Say that a plate map was not taken in."""
+        """Log that a plate map was not stored."""
         self._logger.error(
             "plate_map_lost",
             plate_map=file.uri,
@@ -232,7 +232,7 @@ class Recorder:
         self._metrics.add_metric("Failed", MetricUnit.Count, 1)
 
     def _clear_name(self, work: Work, owner: str, seconds: float) -> None:
-        """Remove what lies under the name of an image that has no mask of its own there."""
+        """Remove the outputs under an image's name that are not its own."""
         image, name = work.request.image, self._own_name(work)
         if name is None:
             return
@@ -259,7 +259,7 @@ class Recorder:
         return work.own_name(self._settings.input_bucket, self._settings.attached_buckets)
 
     def _found(self, wanted: S3Object) -> S3Object | None:
-        """The object as it is now; None if it is gone, cannot be, or is kept from us."""
+        """Return the object as it is now; None if it is gone, impossible, or locked."""
         try:
             return self._storage.find(wanted)
         except InvalidRequest:

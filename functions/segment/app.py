@@ -50,7 +50,7 @@ door = make_door(logger, metrics)
 
 
 def connect() -> tuple[Segmenter, RetryingProcessor]:
-    """Load the networks while the clients are made; whatever is wrong ends the cold start here."""
+    """Load the networks while the clients are made; any fault ends the cold start here."""
     settings = Settings.from_environment(os.environ)
     pattern = parse_pattern(settings.name_pattern) if settings.name_pattern else None
     sqs = boto3.client("sqs", config=CLIENTS)
@@ -96,7 +96,7 @@ invocations = itertools.count()
 
 @logger.inject_lambda_context(clear_state=True)
 def handler(event: Any, context: LambdaContext) -> Any:
-    """Segment whatever the event names.
+    """Segment the images that an event names.
 
     Returns:
         For an SQS batch, the messages to deliver again (`batchItemFailures`); for a plain S3 event,

@@ -8,7 +8,7 @@ LEASE_MARGIN_SECONDS = 5
 
 @dataclass(frozen=True)
 class Invocation:
-    """What Lambda says of the call that a request came with."""
+    """The Lambda invocation that a request came with."""
 
     request_id: str
     remaining_seconds: Callable[[], float]

@@ -21,7 +21,7 @@ from .pages import Source
 
 
 class Plating:
-    """What the segment function knows of plates."""
+    """The segment function's part in plates."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What log and metrics say of a finished job."""
+"""Write the log line and the metrics of a finished job."""
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit

@@ -76,8 +76,8 @@ class Scoring:
     def _cocos_of(self, image: S3Object) -> Iterator[S3Object]:
         """Find the COCO files that name the image.
 
-        A COCO file that was replaced since it was indexed is passed over: its new version is indexed later
-        and finds the rows of this job.
+        A COCO file that was replaced after it was indexed is skipped: its new version is indexed later and
+        finds the rows of this job.
         """
         for lead in self._cocos.naming(names.base(image.key)):
             if image.uri.startswith(lead.images):

@@ -156,7 +156,7 @@ class Segmenter:
         self._plating.take_map(file)
 
     def read_mask(self, result: Result) -> bytes:
-        """Read the PNG of a result with one mask; raise ImageReplaced if it was taken away just now."""
+        """Read the PNG of a result with one mask; raise ImageReplaced if it was just removed."""
         place = parse_uri(result.mask or "", "mask")
         mask = self._storage.read_output(place.bucket, place.key)
         if mask is None:
@@ -196,7 +196,7 @@ class Segmenter:
         return result
 
     def _require_answer_in_time(self, source: Source, work: Work, waiting: Waiting) -> None:
-        """Refuse what cannot be waited for; a header with another fault passes, for the job to reject it."""
+        """Refuse an image too large to wait for; the job itself rejects other faults of the header."""
         parameters = work.parameters
         try:
             source.select(parameters)
@@ -264,7 +264,7 @@ class Segmenter:
         if name is None:
             return self._whole_result(work, work.prefix)
         image = work.request.image
-        # First the writers, then the image, then its outputs: whoever writes after this sees what we see.
+        # First the writers, then the image, then its outputs: a later writer sees what we see.
         seconds = self._names.others(image, work.job_id)
         if not self._storage.is_newest(image):
             return self._whole_result(work, work.prefix)
@@ -299,9 +299,9 @@ class Segmenter:
     ) -> Result | None:
         """Write every output under the image's own name; None where a newer image owns it.
 
-        Older outputs are removed first: if this job fails, no older mask stays. After the last write
-        the image is looked at once more. If a newer one came in between, the name may hold our outputs where
-        a newer job had seen its own: the newest image is then settled at once.
+        Older outputs are removed first: if this job fails, no older mask stays. After the last write the
+        image is checked again. If a newer one came in between, our outputs may have replaced a newer job's
+        under the name: the newest image is then settled at once.
         """
         image = work.request.image
         result, began = None, False

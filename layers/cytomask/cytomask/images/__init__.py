@@ -1,4 +1,4 @@
-"""Read TIFF, PNG and JPEG files into grey pages, after a look at the header alone; write masks as PNG.
+"""Read TIFF, PNG and JPEG files into grey pages, headers first; write masks as PNG.
 
 Nothing is guessed: a file that does not hold rows and columns of one channel is refused by name.
 """

@@ -1,4 +1,4 @@
-"""Reads from a packed picture's own header how large it becomes, which is what its decoder goes by."""
+"""Read from a packed picture's own header how large it becomes: its decoder trusts that header."""
 
 import struct
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ from typing import IO
 from cytomask.errors import ImageTooLarge, UnreadableImage
 from cytomask.images import jpeg, png
 
-# Each tile of a JPEG 2000 takes OpenJPEG 6 kB before it is looked at.
+# OpenJPEG takes 6 kB for each tile of a JPEG 2000 before it reads the tile.
 MOST_TILES = 1024
 MOST_LAYERS = 64
 MOST_BOXES = 100
 JP2_MAGIC = b"\0\0\0\x0cjP  \r\n\x87\n"
 CODESTREAM = b"\xff\x4f\xff\x51"  # SOC, then SIZ
 CODING_STYLE = b"\xff\x52"
-MAIN_HEADER = 4096  # bytes in which the coding style has to come
+MAIN_HEADER = 4096  # bytes in which the coding style must appear
 
 
 @dataclass(frozen=True)
 class Codestream:
-    """What a packed picture says of itself.
+    """The header of a packed picture.
 
     Attributes:
         width, height: in pixels.
@@ -100,7 +100,7 @@ def of_jpeg2000(stream: IO[bytes], start: int, size: int, name: str) -> Codestre
 
 
 def _codestream_in_boxes(stream: IO[bytes], start: int, size: int, name: str) -> int:
-    """Where the codestream begins."""
+    """Return where the codestream begins."""
     stream.seek(start)
     if stream.read(len(JP2_MAGIC)) != JP2_MAGIC:
         return start

@@ -1,4 +1,4 @@
-"""Joins red, green and blue to one grey value, and refuses frames that were called colours."""
+"""Join red, green and blue into one grey value, and refuse frames that were saved as colours."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from cytomask.errors import AmbiguousChannels
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-SIDE = 4  # of the blocks whose means are compared: noise of the camera is not
+SIDE = 4  # side of the blocks whose means are compared, to leave out the camera's noise
 MOST_BLOCKS = 250_000
 # Correlation between neighbouring pixels. Of noise it is 0.
 LEAST_STRUCTURE = 0.1
-# Of the colours of one picture it was 0.84 and more, with half its contrast added as noise to each. Of 72
-# pairs of frames of one field, 4 hours apart, it was 0.06 at most.
+# Between the colours of one picture it was at least 0.84, with half its contrast added as noise to each.
+# Between 72 pairs of frames of one field, 4 hours apart, it was at most 0.06.
 LEAST_CORRELATION = 0.6
 
 
@@ -31,7 +31,7 @@ def luma(colours: NDArray[Any]) -> NDArray[np.float32] | NDArray[np.float64]:
 
 
 def require_one_picture(colours: NDArray[Any], index: int, name: str) -> None:
-    """Refuse three channels that differ as frames do, not as colours do; raises AmbiguousChannels.
+    """Refuse three channels that differ like frames rather than colours; raise AmbiguousChannels.
 
     Args:
         colours: (H, W, 3) of any real dtype.
@@ -50,13 +50,13 @@ def require_one_picture(colours: NDArray[Any], index: int, name: str) -> None:
 
 
 def _structure(channel: NDArray[Any]) -> NDArray[np.float64] | None:
-    """Means of small blocks, standardised; None where the channel is flat or mere noise."""
+    """Return the means of small blocks, standardised; None if the channel is flat or mere noise."""
     height, width = (length // SIDE * SIDE for length in channel.shape)
     if not height or not width:
         return None
     rows = (
         max(height // SIDE * (width // SIDE) // MOST_BLOCKS, 1) * SIDE
-    )  # of all rows of blocks, one in so many
+    )  # one row of blocks in this many is read
     bands = [channel[top : top + SIDE, :width].astype(np.float64) for top in range(0, height, rows)]
     values = np.stack(bands)  # bands, SIDE, width
     values -= values.mean()

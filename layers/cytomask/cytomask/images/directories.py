@@ -1,7 +1,7 @@
 """Walk a TIFF's directories without reading what they point to, and refuse files that would cost too much.
 
-tifffile reads every value of every directory before it shows any of them. It would take minutes and gigabytes
-for a small file whose directories share long lists, or go round in a circle for ever.
+tifffile reads every value of every directory first. A small file whose directories share long lists would
+take it minutes and gigabytes, and a circular chain would never end.
 """
 
 import struct
@@ -16,7 +16,7 @@ from cytomask.images.pages import MEBI, Limits
 
 # Longest directory that tifffile reads.
 MOST_ENTRIES = 4096
-# Of all directories together; a page of an ordinary stack has 15 to 25.
+# Entries of all directories together; a page of an ordinary stack has 15 to 25.
 MOST_ENTRIES_OF_A_FILE = 400_000
 # Offsets and byte counts of strips and tiles, two for each. Each becomes a Python integer of 36 bytes.
 MOST_NUMBERS = 4_000_000
@@ -56,7 +56,7 @@ OLD_REDUCED = 2  # of the older SubfileType
 
 @dataclass(frozen=True)
 class Entry:
-    """One fact of a directory: its type and number of values, and where they or their first one are."""
+    """One tag of a directory: type and number of its values, and their place or the first of them."""
 
     kind: int
     count: int
@@ -71,20 +71,20 @@ class Directory:
     facts: dict[int, Entry]
 
     def number(self, tag: int, default: int) -> int:
-        """Return a fact's number, or the default where it is missing or has several."""
+        """Return a tag's number, or the default if it is missing or has several."""
         entry = self.facts.get(tag)
         return entry.value if entry and entry.count == 1 else default
 
     @property
     def is_reduced(self) -> bool:
-        """Whether it says that it is a smaller copy of another page."""
+        """Whether its tags call it a smaller copy of another page."""
         return bool(self.number(NEW_SUBFILE_TYPE, 0) & REDUCED) or (
             not self.number(NEW_SUBFILE_TYPE, 0) and self.number(SUBFILE_TYPE, 0) == OLD_REDUCED
         )
 
     @property
     def is_mask(self) -> bool:
-        """Whether it says that it is the transparency mask of another page."""
+        """Whether its tags call it the transparency mask of another page."""
         is_kind = self.number(PHOTOMETRIC, 0) == TRANSPARENCY_MASK
         return is_kind or bool(self.number(NEW_SUBFILE_TYPE, 0) & MASK)
 
@@ -143,7 +143,7 @@ class Format:
 
 
 def walk(stream: IO[bytes], size: int, name: str, limits: Limits) -> list[Directory]:
-    """Follow the chain of directories, each of which says where the next one is.
+    """Follow the chain of directories; each one points to the next.
 
     Args:
         stream: the file; left at another place.
@@ -176,7 +176,7 @@ def walk(stream: IO[bytes], size: int, name: str, limits: Limits) -> list[Direct
 
 
 def subdirectories(stream: IO[bytes], size: int, directory: Directory, name: str) -> list[Directory]:
-    """Read the directories that another one names as its own; those that cannot be read are left out."""
+    """Read the directories that another one points to; unreadable ones are left out."""
     entry = directory.facts.get(SUB_IFDS)
     if entry is None:
         return []
@@ -203,10 +203,10 @@ def too_many_pages(name: str, limits: Limits) -> ImageTooLarge:
 
 
 def pictures(directories: Sequence[Directory]) -> list[int]:
-    """Say which directories are pictures, by their place in the chain.
+    """Tell which directories are pictures, by their place in the chain.
 
-    Smaller copies and transparency masks of other pages are none. Where nothing else is there, they are: some
-    cameras call their only page a smaller copy.
+    Smaller copies and transparency masks of other pages are not pictures, unless the file has nothing else:
+    some cameras call their only page a smaller copy.
     """
     chosen = [at for at, one in enumerate(directories) if not one.is_reduced and not one.is_mask]
     if chosen:
@@ -217,7 +217,7 @@ def pictures(directories: Sequence[Directory]) -> list[int]:
 
 
 class _Spent:
-    """What the directories of a file hold together, refused as soon as it is too much."""
+    """Add up what the directories of a file hold, and refuse it as soon as it is too much."""
 
     def __init__(self, size: int, name: str) -> None:
         self.name = name
@@ -234,7 +234,7 @@ class _Spent:
             self._refuse(f"pages with more than {MOST_ENTRIES_OF_A_FILE} tags together", "that many")
 
     def add_values(self, tag: int, kind: int, count: int, place: int) -> None:
-        """Count the values that tifffile reads at once; those past the file's end it leaves out."""
+        """Count the values that tifffile reads at once; it leaves out values past the file's end."""
         length = SIZES.get(kind, 0) * count
         if tag not in READ_AT_ONCE or place + length > self._size:
             return

@@ -1,4 +1,4 @@
-"""Writes masks, probabilities and overlays as PNG."""
+"""Write masks, probabilities and overlays as PNG."""
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from cytomask.images.pages import MEGA, RGB
 
 FULL_16_BIT = np.float32(65_535)
-OUTLINE = np.array([230, 159, 0], np.uint8)  # the orange of Okabe and Ito, told from grey by all eyes
+OUTLINE = np.array(
+    [230, 159, 0], np.uint8
+)  # Okabe and Ito's orange, which colour-blind people can tell from grey
 TINT = 0.15
 SAMPLED_PIXELS = 4 * MEGA
 ROWS_AT_ONCE = 256
@@ -65,7 +67,7 @@ def display_range(pixels: NDArray[Any]) -> tuple[float, float]:
 
 
 def _quarter(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """A quarter of the values, whose range is then no larger than float64 can hold."""
+    """Return a quarter of the values, so that their range fits into float64."""
     quarter: NDArray[np.float64] = pixels.astype(np.float64) / 4
     return quarter
 
@@ -87,7 +89,7 @@ def _outline(mask: NDArray[np.bool_], rows: slice) -> NDArray[np.bool_]:
 
 
 def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
-    """Slices of a few rows each: 64-bit arithmetic over a whole large page would not fit in memory."""
+    """Yield slices of a few rows: 64-bit arithmetic over a whole large page would not fit in memory."""
     height, width = shape
     rows = max(min(ROWS_AT_ONCE, PIXELS_AT_ONCE // width), 1)
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
@@ -99,6 +101,6 @@ def _png(pixels: NDArray[np.uint8 | np.uint16], strategy: PNG.STRATEGY, filter_:
     704 x 520 pixels by the ways chosen here, and by Pillow at its fastest: mask 0.6 and 2.3 ms (9 and 16 kB),
     probability 7 and 21 ms (490 and 515 kB), overlay 10 and 23 ms (349 and 463 kB).
     """
-    # imagecodecs makes room for the pixels, and not for the byte that PNG puts before each row.
+    # imagecodecs allocates room for the pixels, but not for the byte that PNG puts before each row.
     room = int(1.02 * (pixels.nbytes + pixels.shape[0])) + 4096
     return bytes(imagecodecs.png_encode(pixels, level=1, strategy=strategy, filter=filter_, out=room))

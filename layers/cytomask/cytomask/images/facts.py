@@ -1,4 +1,4 @@
-"""Which channel and which moment a page shows, as far as its file tells: kept in the OME-TIFF of its mask."""
+"""Read which channel and moment a page shows, for the OME-TIFF of its mask."""
 
 import re
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def facts_of_tiff(
 
 
 def _moment(times: Sequence[Acquisition], index: int) -> tuple[str | None, float | None]:
-    """The first page's date and the seconds since it, of a page."""
+    """Return the first page's date and a page's seconds since then."""
     first, own = (times[0].time, times[index].time) if times else (None, None)
     if isinstance(first, str) and isinstance(own, str):
         since = datetime.fromisoformat(own) - datetime.fromisoformat(first)
@@ -40,7 +40,7 @@ def _moment(times: Sequence[Acquisition], index: int) -> tuple[str | None, float
 
 
 def _channel_name(description: str, channel: int) -> str | None:
-    """The name of a channel of OME's first `Pixels`."""
+    """Return the name of a channel of OME's first `Pixels`."""
     text = description[:LONGEST_DESCRIPTION]
     if "openmicroscopy.org" not in text[:4000]:
         return None

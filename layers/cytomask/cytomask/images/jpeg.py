@@ -1,4 +1,4 @@
-"""Finds the segments of a JPEG that make its first picture, and its orientation, among all that it holds."""
+"""Find the segments of a JPEG that make its first picture, and its orientation."""
 
 import re
 import struct
@@ -15,10 +15,10 @@ JPEG_MAGIC = b"\xff\xd8\xff"
 MOST_SEGMENTS = 20_000
 MOST_SCANS = 500  # progressive ones have about 10; libjpeg warns of more than this
 WINDOW = 2**20
-# In packed pixels every FF is followed by 00, by a restart mark, or by another FF that fills up.
+# In packed pixels, 00, a restart mark or a filling FF follows every FF.
 MARK = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 SOI, EOI, SOS, DNL, COM = 0xD8, 0xD9, 0xDA, 0xDC, 0xFE
-ALONE = {0x01, SOI, *range(0xD0, 0xD8)}  # marks that no length follows
+ALONE = {0x01, SOI, *range(0xD0, 0xD8)}  # marks without a length
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 EXIF, ADOBE, JFIF = 0xE1, 0xEE, 0xE0
 APPLICATIONS = range(0xE0, 0xF0)
@@ -29,7 +29,7 @@ ARITHMETIC = (0xC9, 0xCA)
 
 @dataclass(frozen=True)
 class Jpeg:
-    """What a JPEG says of its first picture.
+    """A JPEG's first picture, as its headers describe it.
 
     Attributes:
         width, height: as stored, in pixels.
@@ -54,7 +54,7 @@ class Jpeg:
 def read_jpeg(stream: IO[bytes], start: int, size: int, name: str) -> Jpeg:
     """Look at the segments of a JPEG, up to the end of its first picture.
 
-    What follows that end (another, smaller picture, as phones write it) is not looked at.
+    Data behind that end, such as the smaller picture that phones add, are ignored.
 
     Args:
         stream: a file that holds it.
@@ -87,7 +87,7 @@ def read_jpeg(stream: IO[bytes], start: int, size: int, name: str) -> Jpeg:
 
 
 def _segments(stream: IO[bytes], place: int, end: int, name: str) -> Iterator[tuple[int, int, int]]:
-    """Mark, first byte and length of each segment up to the picture's end, packed pixels with their scan."""
+    """Yield mark, first byte and length of each segment of the picture; a scan includes its packed pixels."""
     start = place - 2
     for number in count():
         place = _past_filling(stream, place, end)
@@ -116,7 +116,7 @@ def _segments(stream: IO[bytes], place: int, end: int, name: str) -> Iterator[tu
 
 
 def _content(stream: IO[bytes], place: int) -> bytes:
-    """What a segment holds, at most 64 kB."""
+    """Read a segment's content, at most 64 kB."""
     stream.seek(place + 2)
     length = int.from_bytes(stream.read(2), "big")
     return stream.read(max(length - 2, 0))
@@ -132,7 +132,7 @@ def _frame(mark: int, content: bytes, name: str) -> tuple[int, int, int, int, in
 
 
 def _past_filling(stream: IO[bytes], place: int, end: int) -> int:
-    """The mark at `place`, or the last of the bytes FF that stand there to fill up."""
+    """Find the mark at `place`, behind any filling FF."""
     stream.seek(place)
     if stream.read(2) != b"\xff\xff":
         return place
@@ -146,7 +146,7 @@ def _past_filling(stream: IO[bytes], place: int, end: int) -> int:
 
 
 def _next_mark(stream: IO[bytes], place: int, end: int) -> int:
-    """Where the packed pixels from `place` on end."""
+    """Find the end of the packed pixels that begin at `place`."""
     while place < end:
         stream.seek(place)
         window = stream.read(min(WINDOW, end - place))

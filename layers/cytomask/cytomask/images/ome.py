@@ -1,8 +1,8 @@
-"""Reads from an OME description which plane of the image each TIFF directory of this file holds.
+"""Read from an OME description which plane of the image each TIFF directory of this file holds.
 
-We read it ourselves, in one pass that keeps only the few elements that matter. tifffile makes room and spends
-time for every plane that a description speaks of, whether it is in the file or not, takes elements of other
-schemas for OME's, and opens other files that are named.
+We read it ourselves, in one pass that keeps the few elements that matter. tifffile allocates memory and
+spends time on every plane that a description mentions, present or not, takes elements of other schemas for
+OME's, and opens other files that are named.
 """
 
 import math
@@ -27,7 +27,7 @@ class Block:
     Attributes:
         start: where its first plane lies along C, T and Z.
         first: directory, counted from 0.
-        planes: how many; None for all that there are.
+        planes: how many; None for all.
         uuid, file: of the file that holds them, where it is named.
     """
 
@@ -52,7 +52,7 @@ class Picture:
 
 @dataclass
 class Description:
-    """What an OME description says of this file's planes."""
+    """This file's planes, as its OME description lists them."""
 
     uuid: str | None = None
     elsewhere: bool = False  # its metadata lie in another file
@@ -68,7 +68,7 @@ def describe(text: str, name: str) -> Description | None:
 
     Raises:
         ImageTooLarge: it is too long.
-        UnreadableImage: it is OME's and its numbers are none.
+        UnreadableImage: it is OME's, and its numbers are invalid.
     """
     if not text.rstrip()[-10:].endswith("OME>") or "<" not in text:
         return None
@@ -97,7 +97,7 @@ def pages(
 ) -> list[Page]:
     """List the pages of this file, in the order of its description; each has a directory for every channel.
 
-    Where the planes of a picture lie in several files, those of this one are its pages.
+    If a picture's planes lie in several files, the planes in this file are its pages.
 
     Args:
         found: the description.
@@ -107,7 +107,7 @@ def pages(
         name: what to call it in errors.
 
     Raises:
-        ImageTooLarge: it speaks of more planes than the limit.
+        ImageTooLarge: it mentions more planes than the limit.
         UnreadableImage: its planes are not there, are of another size, or do not fit together.
     """
     uses = sum(_planes_claimed(block, len(sizes)) for one in found.pictures for block in one.blocks)
@@ -122,7 +122,7 @@ def pages(
 
 @dataclass(frozen=True)
 class _Own:
-    """How the description names the file that it lies in."""
+    """Return the name by which the description calls its own file."""
 
     uuid: str | None
     file: str
@@ -134,7 +134,7 @@ class _Own:
 
 
 def _names_of_this_file(found: Description, file: str) -> _Own:
-    """A file that was renamed is still the one file that its description names."""
+    """Take a renamed file for the one file that its description names."""
     named = {block.file for one in found.pictures for block in one.blocks if block.file is not None}
     uuids = {block.uuid for one in found.pictures for block in one.blocks if block.uuid is not None}
     if len(named) <= 1 and len(uuids) <= 1:
@@ -191,7 +191,7 @@ def _channels(picture: Picture, sizes: Sequence[tuple[int, int, int]], own: _Own
 def _places(
     block: Block, order: str, lengths: dict[str, int], directories: int, name: str
 ) -> Iterator[tuple[tuple[int, int, int], int]]:
-    """Each plane of a block, with the directory that holds it."""
+    """Yield each plane of a block with the directory that holds it."""
     plane, step = 0, 1
     for axis in order:
         plane += block.start[axis] * step
@@ -218,11 +218,11 @@ def _planes_claimed(block: Block, directories: int) -> int:
 
 
 class _NotOme(Exception):
-    """The text is XML of another kind, or has what an OME description never has."""
+    """The text is other XML, or holds something that no OME description has."""
 
 
 class _Reader:
-    """Keeps what matters of an OME description as the parser passes it."""
+    """Keep the elements that matter while the parser passes an OME description."""
 
     def __init__(self) -> None:
         self.found = Description()

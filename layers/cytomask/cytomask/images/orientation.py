@@ -1,4 +1,4 @@
-"""EXIF's orientation: where a picture says it, and how to turn the picture upright."""
+"""Read EXIF's orientation, and turn a picture upright by it."""
 
 import struct
 from typing import Any
@@ -13,7 +13,7 @@ MOST_ENTRIES = 1000
 
 
 def orientation_of(exif: bytes) -> int:
-    """Return the orientation, 1 to 8, that a block of EXIF states; 1 where it states none.
+    """Return the orientation, 1 to 8, that a block of EXIF states; 1 if it states none.
 
     Args:
         exif: as it stands in PNG's eXIf chunk or in JPEG's APP1 segment after `Exif`: a small TIFF.

@@ -1,4 +1,4 @@
-"""What is known of a page from its file's header, and the limits that it must keep."""
+"""A page as its file's header describes it, and the limits for pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ LONGEST_SIDE = MEGA  # of the PNGs that libpng writes
 
 @dataclass(frozen=True)
 class Limits:
-    """What fits into the function's memory and time. Larger images are refused by their headers."""
+    """The largest images that fit into the function's memory and time; headers alone refuse larger ones."""
 
     page_pixels: int = 64 * MEGA
-    page_bytes: int = 2048 * MEBI  # what one page may take of the memory
+    page_bytes: int = 2048 * MEBI  # memory of one page
     job_pixels: int = 256 * MEGA
     file_bytes: int = 640 * MEBI
-    file_pages: int = 10_000  # whose headers alone take a second
+    file_pages: int = 10_000  # the headers of this many pages take a second
 
     more: str = ""  # what helps besides a smaller image
 
@@ -33,7 +33,7 @@ class Limits:
         """Return the limits of a function with this much memory; the file gets a quarter of what is free.
 
         Measured in the container over 8- to 64-bit pages of 1 to 64 megapixels, with every output: 175 MB,
-        the file, what is decoded at a time, and 17 to 20 bytes a pixel.
+        the file, the data decoded at a time, and 17 to 20 bytes a pixel.
         """
         spare = max(memory_mb - RESIDENT_MB, 0) * MEBI
         page_bytes = spare * 3 // 4
@@ -68,7 +68,7 @@ class PageHeader:
         lossy: whether the pixels are packed as JPEG, which does not keep their values.
         orientation: 1 to 8, as EXIF or TIFF's tag 274 states it.
         turned: whether pixels are turned upright by it; those of a TIFF are read as they are stored.
-        doubt: why three or four channels may be frames that were called colours; empty where they are not.
+        doubt: why three or four channels may be frames that were saved as colours; empty if they are not.
     """
 
     height: int
@@ -104,7 +104,7 @@ class Page:
 
 @dataclass(frozen=True)
 class StoredPage:
-    """One page as its file stores it: no palette is looked up, and 0 stays 0 where the file calls 0 white.
+    """One page as its file stores it: palettes are not applied, and 0 stays 0 even if it means white.
 
     Attributes:
         index: of the page, counted from 0.
@@ -119,7 +119,7 @@ class StoredPage:
 
 @dataclass(frozen=True)
 class PlaneFacts:
-    """What a file tells of one channel of one page.
+    """A file's facts on one channel of one page.
 
     Attributes:
         channel: its name.

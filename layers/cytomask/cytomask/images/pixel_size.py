@@ -1,8 +1,8 @@
-"""How large a pixel is, where a TIFF says so in a unit of length.
+"""Read the size of a pixel, if a TIFF gives it in a unit of length.
 
 OME gives `PhysicalSizeX` and `PhysicalSizeY` of `Pixels` (www.openmicroscopy.org/Schemas/OME/2016-06), in
 micrometres unless it names another unit. ImageJ writes pixels a unit into TIFF's resolution tags and the unit
-into its description. Other programs write the resolution of a screen or a printer there, which says nothing.
+into its description. Other programs write the resolution of a screen or printer there, which is ignored.
 """
 
 import math
@@ -17,12 +17,12 @@ UNITS_UM = {
     **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "pm": 1e-6},
 }
 MICRO_ESCAPED = r"\u00B5"  # as ImageJ writes it into an ASCII description
-LONGEST_HEAD = 65_536  # characters of a description in which the first Pixels element begins
+LONGEST_HEAD = 65_536  # the first Pixels element begins within this many characters of a description
 PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^>]{0,4000}>")
 
 
 def read_pixel_size(file: tifffile.TiffFile) -> PixelSize | None:
-    """Read the size of a pixel; None where the file does not say it, or says something absurd."""
+    """Read the size of a pixel; None if the file does not give it, or gives an absurd one."""
     page = file.pages.first
     described = page.description
     if "Pixels" in described[:LONGEST_HEAD] and (found := PIXELS.search(described[:LONGEST_HEAD])):
@@ -57,7 +57,7 @@ def size_of_imagej(unit: str, x: object, y: object) -> PixelSize | None:
 
 
 def _length(text: str, unit: str) -> float:
-    """A length in micrometres; NaN where it is none."""
+    """Convert a length to micrometres; NaN if it is not a length."""
     try:
         return float(text) * UNITS_UM.get(unit.strip(), math.nan)
     except ValueError:

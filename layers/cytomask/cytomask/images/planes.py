@@ -1,4 +1,4 @@
-"""Ways in which a TIFF holds one plane of samples: alone in a directory, in a volume, in a run of bytes."""
+"""One plane of samples in a TIFF: alone in a directory, in a volume, or in a run of bytes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Source:
         dtype: NumPy's name of the stored type.
         meaning: how its samples become light.
         decoded_bytes: of all that can only be decoded together with it, and of itself.
-        directories: what is decoded for it; none where its bytes lie bare in the file.
+        directories: decoded for it; none if its bytes lie unpacked in the file.
         together: whether those are decoded once for all planes that need them.
-        packed_bytes: of a plane that lies bare in the file.
+        packed_bytes: of a plane that lies unpacked in the file.
         read: returns (H, W, samples) as stored.
     """
 
@@ -79,7 +79,7 @@ def require_grey_values(directory: tifffile.TiffPage, name: str) -> None:
 
 
 def decoded_bytes(directory: tifffile.TiffPage) -> int:
-    """Bytes of a directory's pixels, or of one of its tiles where that is larger."""
+    """Return the bytes of a directory's pixels, or of one of its tiles if that is larger."""
     tile = directory.tilewidth * directory.tilelength * directory.tiledepth
     area = max(directory.imagelength * directory.imagewidth * directory.imagedepth, tile)
     return int(directory.samplesperpixel * area * np.dtype(directory.dtype).itemsize)
@@ -94,7 +94,7 @@ def samples_last(plane: NDArray[Any], axes: str) -> NDArray[Any]:
 
 @dataclass
 class _Volume:
-    """A directory that is several planes deep, decoded once for all of them."""
+    """A directory several planes deep, decoded once for all of them."""
 
     directory: tifffile.TiffPage
 

@@ -1,4 +1,4 @@
-"""Finds the chunks of a PNG that make its pixels, and its orientation, among all that it holds."""
+"""Find the chunks of a PNG that make its pixels, and its orientation."""
 
 import struct
 import zlib
@@ -22,7 +22,7 @@ WINDOW = 2**20
 
 @dataclass(frozen=True)
 class Png:
-    """What a PNG says of its pixels.
+    """A PNG's pixels, as its headers describe them.
 
     Attributes:
         width, height: as stored, in pixels.
@@ -82,7 +82,7 @@ def read_png(stream: IO[bytes], start: int, size: int, name: str) -> Png:
 
 
 def require_sums(stream: IO[bytes], parts: list[Part], name: str) -> None:
-    """Refuse a PNG of whose chunks one has another checksum than it says; decoders pass that over."""
+    """Refuse a PNG with a wrong checksum, which decoders ignore."""
     stream.seek(parts[0][0] + 8)
     last = parts[-1][0] + parts[-1][1]
     for start, length in [(parts[0][0] + 8, parts[0][1] - 8), *parts[1:]]:
@@ -102,7 +102,7 @@ def require_sums(stream: IO[bytes], parts: list[Part], name: str) -> None:
 
 
 def _chunks(stream: IO[bytes], start: int, size: int, name: str) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, first byte and length of each chunk's content; the stream stands at the content."""
+    """Yield kind, first byte and length of each chunk's content; the stream is at the content."""
     place, count = start + 8, 0
     while True:
         stream.seek(place)

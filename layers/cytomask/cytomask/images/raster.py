@@ -1,4 +1,4 @@
-"""Reads PNG and JPEG files, which hold one page each."""
+"""Read PNG and JPEG files, which hold one page each."""
 
 import io
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ class PngImage:
         return values[..., 0] if self._png.colours == png.GREY_ALPHA else values, samples[..., -1]
 
     def _values(self, image: Image.Image) -> NDArray[Any]:
-        """Indices of a palette, grey values or colours, just as they are stored."""
+        """Return indices of a palette, grey values or colours, exactly as stored."""
         if image.mode in ("P", "I;16"):
             return np.asarray(image)
         if self._png.colours in (png.GREY, png.GREY_ALPHA):
@@ -113,7 +113,7 @@ class PngImage:
 
 
 class JpegImage:
-    """A JPEG: its first picture. Previews, comments and colour profiles are passed over."""
+    """A JPEG's first picture. Previews, comments and colour profiles are ignored."""
 
     def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self.name = name
@@ -199,7 +199,7 @@ def _header(
 
 
 def _alpha(image: Image.Image) -> NDArray[np.uint8] | None:
-    """Transparency, 0 to 255; None where the PNG has none."""
+    """Return transparency, 0 to 255; None if the PNG has none."""
     if "A" not in image.getbands() and "transparency" not in image.info:
         return None
     alpha: NDArray[np.uint8] = np.asarray(image.convert("RGBA"))[..., 3]

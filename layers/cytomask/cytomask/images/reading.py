@@ -1,4 +1,4 @@
-"""Opens an image file of any format that we read, and reads its pages one at a time."""
+"""Open an image file of any supported format, and read its pages one at a time."""
 
 import io
 import warnings
@@ -41,17 +41,17 @@ PREVIEWS = {
 
 @contextmanager
 def open_image(source: bytes | Path, name: str | None = None, limits: Limits = LIMITS) -> Iterator[ImageFile]:
-    """Open a TIFF, PNG or JPEG by its content, whatever its name ends in.
+    """Open a TIFF, PNG or JPEG by its content; the name's ending does not matter.
 
     Args:
         source: the file's bytes or its path.
         name: what to call it in errors; None for the path.
-        limits: of its bytes, its pages and the size of what is packed in it.
+        limits: of its bytes, its pages and its unpacked size.
 
     Raises:
         EmptyImage: no bytes, no pages or a page without pixels.
         UnreadableImage: another format, or a header that cannot be read.
-        AmbiguousAxes: no telling which axes are rows and columns.
+        AmbiguousAxes: rows and columns cannot be told.
         ImageTooLarge: more bytes or pages than the limits.
     """
     called = name or str(source if isinstance(source, Path) else "image")
@@ -81,7 +81,7 @@ def _open(stream: IO[bytes], size: int, magic: bytes, name: str, limits: Limits)
 
 
 def _require_no_container(name: str) -> None:
-    """Refuse files that hold a preview in a format that we read, and their picture elsewhere."""
+    """Refuse files that hold a readable preview and keep their picture elsewhere."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in PREVIEWS:
         raise UnreadableImage(
@@ -115,7 +115,7 @@ def read_pages(
 
 
 def work_of(image: ImageFile, wanted: Sequence[int], channel: int | None) -> list[Work]:
-    """Say what decoding pages takes, by headers alone; raises as `ImageFile.work` does."""
+    """Return the work of decoding pages, from headers alone; raise as `ImageFile.work` does."""
     with _refusing(image.name):
         return image.work(wanted, channel)
 
@@ -129,7 +129,7 @@ def read_page(path: Path, index: int = 0, channel: int | None = None) -> Page:
 def read_stored(
     image: ImageFile, wanted: Sequence[int] | None = None, limits: Limits = LIMITS
 ) -> Iterator[StoredPage]:
-    """Read pages as their file stores them, for labels: no palette is looked up and nothing is inverted.
+    """Read pages as their file stores them, for labels: no palette is applied and nothing is inverted.
 
     Args:
         image: an opened image.
@@ -190,7 +190,7 @@ class _LoneFile(io.FileIO):
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """Turn whatever a decoder throws at broken bytes into one sentence, and silence its warnings.
+    """Turn any error of a decoder into one sentence, and silence its warnings.
 
     Decoders raise dozens of types (struct.error, zlib.error, imagecodecs' own, IndexError, …), so the catch
     is broad on purpose. Out of memory and a keyboard interrupt are not the file's fault, and pass.

@@ -1,4 +1,4 @@
-"""Says how the samples of a TIFF directory become light: photometric interpretation, palette, alpha."""
+"""Read how the samples of a TIFF directory become light: photometric interpretation, palette, alpha."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -33,12 +33,12 @@ class Interpretation:
     """How one directory's samples become light.
 
     Attributes:
-        photometric: TIFF's code for it; where the tag is missing, what libtiff assumes.
+        photometric: TIFF's code; libtiff's assumption if the tag is missing.
         bits: of a sample.
         visible: which samples of a pixel, or colours of its palette entry, are light.
-        alpha: which sample is transparency; None where none is.
+        alpha: which sample is transparency; None if none is.
         coloured: whether the visible ones are red, green and blue.
-        doubt: why they may be frames instead; empty where they cannot.
+        doubt: why they may be frames instead; empty if they cannot be.
         palette: (3, entries) uint16; None where there is none.
         orientation: 1 to 8, as TIFF and EXIF number it.
     """
@@ -108,7 +108,7 @@ def plain(stored: NDArray[Any]) -> NDArray[Any]:
 
 
 def _assumed(page: tifffile.TiffPage) -> PHOTOMETRIC:
-    """What libtiff takes a directory for that does not say."""
+    """Return the photometric interpretation that libtiff assumes for a directory without one."""
     colours = page.samplesperpixel - len(page.extrasamples)
     if page.samplesperpixel == RGBA and not page.extrasamples:
         colours = RGB
@@ -130,7 +130,7 @@ def _palette(page: tifffile.TiffPage, name: str) -> NDArray[np.uint16]:
 
 
 def _alphas(page: tifffile.TiffPage, samples: int) -> tuple[int, ...]:
-    """Which samples are transparency. A fourth one of RGB is, whatever its writer says or leaves out."""
+    """Tell which samples are transparency; a fourth sample of RGB always is, even if it is not declared so."""
     if samples == 1:
         return ()
     if page.photometric == PHOTOMETRIC.RGB and samples == RGBA:

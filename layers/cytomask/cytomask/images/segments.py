@@ -1,4 +1,4 @@
-"""Looks at the strips and tiles of a TIFF directory before they are decoded."""
+"""Check the strips and tiles of a TIFF directory before they are decoded."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +62,7 @@ BLOCK = 16
 def require_whole(directory: tifffile.TiffPage, size: int, limits: Limits, name: str) -> None:
     """Refuse a directory whose strips or tiles are left out or end past a file's `size` bytes."""
     if directory.imagelength * directory.imagewidth > limits.page_pixels:
-        return  # refused for its size, which is said better
+        return  # the refusal for its size says more
     if _lacks_pixels(directory, size):
         raise cut_short(name)
 
@@ -83,12 +83,12 @@ def require_apart(directories: Sequence[tifffile.TiffPage], size: int, name: str
 
 
 def packed_bytes(directory: tifffile.TiffPage) -> int:
-    """Bytes of a directory's strips or tiles in the file."""
+    """Return the bytes of a directory's strips or tiles in the file."""
     return int(directory.nbytes if directory.is_contiguous else sum(directory.databytecounts))
 
 
 def work_of(directory: tifffile.TiffPage, name: str) -> Work:
-    """Say what decoding a directory takes.
+    """Return the work of decoding a directory.
 
     Raises:
         UnreadableImage: packed in a way that does not tell its size before it is unpacked, or damaged.

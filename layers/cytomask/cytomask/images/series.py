@@ -1,4 +1,4 @@
-"""Follows what ImageJ, tifffile and microscopes' programs say of a TIFF's planes, as tifffile reads it.
+"""Arrange a TIFF's planes as ImageJ, tifffile or a microscope's program describes them, read by tifffile.
 
 Axes other than rows, columns and channels count as pages.
 """
@@ -22,9 +22,9 @@ from cytomask.images.planes import Source
 from cytomask.images.samples import interpret
 
 NARROWEST_UNNAMED = 16
-# Of these the planes lie elsewhere than the directories say, so that they cannot be read without tifffile.
+# Their planes lie elsewhere than the directories say, so only tifffile can read them.
 NEEDED = ("is_imagej", "is_stk", "is_lsm", "is_shaped")
-# These tell axes, or which pages belong together.
+# Their descriptions tell axes, or which pages belong together.
 FOLLOWED = (
     *NEEDED,
     *("is_mmstack", "is_ndtiff", "is_fluoview", "is_sis", "is_svs", "is_qpi", "is_bif", "is_avs"),
@@ -45,7 +45,7 @@ def follow(
 
     Raises:
         UnreadableImage: the description does not fit the file.
-        AmbiguousAxes: no telling which axes are rows and columns.
+        AmbiguousAxes: rows and columns cannot be told.
         ImageTooLarge: it speaks of too many planes.
     """
     if file.is_shaped and not _is_tifffiles(file.pages.first):

@@ -1,4 +1,4 @@
-"""A file without some of its parts: what a decoder need not see."""
+"""A file without the parts that a decoder need not see."""
 
 import bisect
 import io

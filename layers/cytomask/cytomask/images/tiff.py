@@ -1,4 +1,4 @@
-"""Reads TIFF, OME-TIFF and ImageJ stacks: their headers first, then one page at a time."""
+"""Read TIFF, OME-TIFF and ImageJ stacks: headers first, then one page at a time."""
 
 import logging
 from collections.abc import Sequence
