@@ -130,7 +130,7 @@ def _palette(page: tifffile.TiffPage, name: str) -> NDArray[np.uint16]:
 
 
 def _alphas(page: tifffile.TiffPage, samples: int) -> tuple[int, ...]:
-    """Tell which samples are transparency; a fourth sample of RGB always is, even if it is not declared so."""
+    """Tell which samples are transparency; a fourth sample of RGB always is, declared or not."""
     if samples == 1:
         return ()
     if page.photometric == PHOTOMETRIC.RGB and samples == RGBA:
