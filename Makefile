@@ -57,7 +57,7 @@ audit: $(AUDIT)/ready  ## check the template and the Dockerfiles with checkov; e
 
 docs: $(DOCS)/ready  ## build the docs' site into build/site; a broken link fails
 	$(DOCS)/bin/python infra/site.py build/site-source
-	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
 
 lock: $(VENV)/dev  ## rewrite the hashed requirements of image and layer; run it after changing a dependency
 	$(BIN)/python -m cytomask.infra.lock
