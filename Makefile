@@ -115,7 +115,7 @@ $(VENV)/local: pyproject.toml constraints.txt | $(BIN)/pip
 	touch $@
 
 $(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,web,train,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,web,train,microscopes,dev]'
 	touch $@ $(VENV)/local
 
 $(SAM)/ready: tests/e2e/requirements.txt

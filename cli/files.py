@@ -11,6 +11,7 @@ from pathlib import Path
 SUFFIXES = frozenset(
     {".tif", ".tiff", ".stk", ".lsm", ".btf", ".tf2", ".tf8", ".png", ".jpg", ".jpeg", ".jpe", ".jfif"}
 )
+MICROSCOPES = frozenset({".czi", ".nd2", ".lif"})  # read with the extra `microscopes`
 OWN_OUTPUTS = (".mask.png", ".probability.png", ".overlay.png", ".result.json")
 APPLE_DOUBLE = "._"  # macOS keeps what a foreign disk cannot hold in a file of this beginning
 

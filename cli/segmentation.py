@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -17,6 +18,7 @@ from typing import Any
 from cytomask import __version__, images
 from cytomask.cli.console import OutputClosed, complain, printable, say, with_progress
 from cytomask.cli.files import (
+    MICROSCOPES,
     SUFFIXES,
     count_of,
     describe_passed_over,
@@ -65,7 +67,7 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
     except InvalidRequest as error:
         complain(str(error))
         return 2
-    found = find_images(arguments.paths)
+    found = find_images(arguments.paths, SUFFIXES | _readable_microscopes())
     tasks = [Task(source, arguments.out / below) for source, below in found.images]
     clashes = find_clashes((task.source, task.target) for task in tasks)
     for target, sources in clashes.items():
@@ -194,7 +196,7 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
     try:
         if task.source.exists() and not task.source.is_file():
             raise OSError(errno.EINVAL, "not a plain file", name)
-        with images.open_image(task.source) as image:
+        with _open(task.source) as image:
             pages = len(image.pages)
             wanted = asked.selected(pages, name)
             pixel_size = PixelSize.chosen(asked.pixel_size_um, image.pixel_size)
@@ -242,6 +244,22 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
     except OSError as error:
         about = f"{error.filename or task.target}: {error.strerror or error}"
         yield Row(name, settings=settings, error_code="FILE_ERROR", error=about)
+
+
+def _open(source: Path) -> AbstractContextManager[images.ImageFile]:
+    """Open a file of any format that the command reads."""
+    if source.suffix.lower() not in MICROSCOPES:
+        return images.open_image(source)
+    from cytomask.microscopes import open_microscope
+
+    return open_microscope(source)
+
+
+def _readable_microscopes() -> set[str]:
+    """Endings of microscopes' own formats whose readers are installed: a folder's files are then read."""
+    from cytomask.microscopes import READERS, is_installed
+
+    return {suffix for suffix in READERS if is_installed(suffix)}
 
 
 def _measured(cells: int, pixel_size: PixelSize | None) -> dict[str, Any]:

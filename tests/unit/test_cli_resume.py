@@ -272,13 +272,13 @@ def test_a_summary_counts_what_was_done_refused_and_passed_over(capsys: pytest.C
     write("a.tif")
     write("stack.tif", pages=2)
     Path("in/bad.tif").write_text("no image")
-    for name in ("._a.tif", "b.czi"):
+    for name in ("._a.tif", "b.oib"):
         Path(f"in/{name}").touch()
     assert main(["segment", "in"]) == 1
     summary = capsys.readouterr().err.splitlines()[-1]
     assert summary.startswith("3 images, 3 pages segmented, 1 refused, ")
     assert "mean confluence 0." in summary
-    assert summary.endswith("; passed over 2 files: 1 ._ of macOS, 1 .czi")
+    assert summary.endswith("; passed over 2 files: 1 ._ of macOS, 1 .oib")
 
 
 def test_stk_lsm_and_btf_files_of_a_folder_are_read() -> None:

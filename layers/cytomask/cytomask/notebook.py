@@ -18,6 +18,7 @@ from cytomask.errors import NoSuchPage
 from cytomask.images import open_image, read_pages
 from cytomask.metrics import Mask, Score
 from cytomask.metrics import score as score_masks
+from cytomask.microscopes import READERS, open_microscope
 from cytomask.model.predictor import Mode, Prediction, Predictor
 from cytomask.truths.masks import read_ground_truth
 from cytomask.well_growth import Growth, measure_growth
@@ -39,7 +40,7 @@ __all__ = [
 
 
 def read_page(file: File, *, page: int | None = None, channel: int | None = None) -> NDArray[Any]:
-    """Read one page of a TIFF, PNG or JPEG as grey values.
+    """Read one page of a TIFF, PNG or JPEG as grey values; of CZI, ND2 and LIF with the extra `microscopes`.
 
     Args:
         file: path of the image.
@@ -55,7 +56,9 @@ def read_page(file: File, *, page: int | None = None, channel: int | None = None
         RejectedInput: the file is not an image, is damaged or too large, or its channel must be named.
         FileNotFoundError: there is no such file.
     """
-    with open_image(Path(file)) as image:
+    path = Path(file)
+    microscope = path.suffix.lower() in READERS
+    with open_microscope(path) if microscope else open_image(path) as image:
         if page is None and len(image.pages) > 1:
             raise NoSuchPage(
                 f"{image.name} has {len(image.pages)} pages; choose one with page=0 to {len(image.pages) - 1}"

@@ -77,7 +77,21 @@ def _open(stream: IO[bytes], size: int, magic: bytes, name: str, limits: Limits)
         raise UnreadableImage(
             f"{name} is no image: macOS keeps notes about another file in it; upload that file alone"
         )
+    if microscope := _microscope_of(magic, name):
+        raise UnreadableImage(
+            f"{name} is a {microscope} file: `cytomask segment` reads it on your own computer, after "
+            "pip install 'cytomask[microscopes]'; for a stack export it as OME-TIFF"
+        )
     raise UnreadableImage(f"{name} is not a TIFF, PNG or JPEG: it begins with {magic!r}; export it as TIFF")
+
+
+def _microscope_of(magic: bytes, name: str) -> str | None:
+    """Name the microscope's format that a file begins as, if it is one."""
+    if magic.startswith(b"ZISRAWFI"):
+        return "Zeiss CZI"
+    if magic.startswith(b"\xda\xce\xbe\x0a") or (magic[4:] == b"jP  " and name.lower().endswith(".nd2")):
+        return "Nikon ND2"
+    return "Leica LIF" if magic.startswith(b"\x70\0\0\0") and name.lower().endswith(".lif") else None
 
 
 def _require_no_container(name: str) -> None:
