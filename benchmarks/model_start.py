@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -24,8 +25,8 @@ PROGRAM = """
 import time
 began = time.perf_counter()
 import cytomask.functions.segment.app as app
-took = (time.perf_counter() - began) * 1000
-print(took, app.segmenter._networks.present("native").manifests["native"].sha256)
+took, used = (time.perf_counter() - began) * 1000, time.process_time() * 1000
+print(took, used, app.segmenter._networks.present("native").manifests["native"].sha256)
 """
 STARTS = 9
 OTHER = bytes([0x32, 4]) + b"copy"  # ONNX's doc_string: the same network under another sha256
@@ -45,7 +46,7 @@ def main() -> None:
         store = ModelStore(stack.client("s3"), stack.outputs["ModelsBucketName"])
         sha256 = store.add(copy_model(Path(folder) / "model")).sha256
         told = function_environment(stack.client("lambda"), stack.endpoint, "cytomask-segment")
-        spent: dict[str, list[float]] = {"container": [], "from S3": [], "from /tmp": []}
+        spent: dict[str, list[Start]] = {"container": [], "from S3": [], "from /tmp": []}
         cache = Path(folder) / "tmp"
         cache.mkdir()
         for number in range(starts):
@@ -56,13 +57,25 @@ def main() -> None:
             if number == 0:
                 start(told, sha256, cache)
             spent["from /tmp"].append(start(told, sha256, cache))
-    base = median(spent["container"])
     for name, each in spent.items():
-        print(f"{name:10} {median(each):7.0f} ms  {median(each) / base:.2f} times the container's")
+        wall, cpu = (median(getattr(one, kind) for one in each) for kind in ("milliseconds", "cpu"))
+        first = [median(getattr(one, kind) for one in spent["container"]) for kind in ("milliseconds", "cpu")]
+        print(
+            f"{name:10} {wall:6.0f} ms, {wall / first[0]:.2f} times the container's; "
+            f"CPU {cpu:6.0f} ms, {cpu / first[1]:.2f} times"
+        )
 
 
-def start(told: Mapping[str, str], model: str, temporary: Path) -> float:
-    """Start the function once and return the milliseconds; raise ValueError if another model serves."""
+@dataclass(frozen=True)
+class Start:
+    """A start's time, and its share of CPU time, which other processes on the machine do not change much."""
+
+    milliseconds: float
+    cpu: float
+
+
+def start(told: Mapping[str, str], model: str, temporary: Path) -> Start:
+    """Start the function once; raise ValueError if another model serves."""
     variables = dict(environment(cores())) | dict(told) | {"MODEL": model, "TMPDIR": str(temporary)}
     output = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -72,10 +85,10 @@ def start(told: Mapping[str, str], model: str, temporary: Path) -> float:
         capture_output=True,
         text=True,
     ).stdout
-    spent, serving = output.splitlines()[-1].split()
+    spent, used, serving = output.splitlines()[-1].split()
     if model not in (BAKED_IN, serving):
         raise ValueError(f"{serving} serves, not {model}: {output}")
-    return float(spent)
+    return Start(float(spent), float(used))
 
 
 def copy_model(folder: Path) -> Path:

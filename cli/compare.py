@@ -61,7 +61,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         description="IMAGES are files or folders, with or without ground truths as `finetune` takes them.\n"
         "Pages with a ground truth are scored. On all pages the two masks are compared with each other.",
     )
-    parser.add_argument("models", nargs=2, metavar=("A", "B"), help="names that `models` lists, or folders")
+    parser.add_argument("models", nargs=2, metavar="MODEL", help="two names that `models` lists, or folders")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="files or folders")
     parser.add_argument(
         "--mode", choices=("native", "resize"), default="native", help="as in `segment`; default: native"

@@ -88,11 +88,24 @@ def run_plate(stack: "Stack", arguments: Namespace) -> int:
     )
     if note:
         complain(note)
+    if step := step_between_models(pages):
+        complain(step)
 
     def films() -> "Mapping[str, Sequence[Frame]]":
         return {} if arguments.no_film else make_films(stack, report)
 
     return show_report(report, arguments, films, arguments.csv)
+
+
+def step_between_models(pages: "Sequence[PlatePage]") -> str:
+    """Say that a plate's masks are by several models; empty if they are by one."""
+    models = sorted({page.model for page in pages if page.model and page.mode != "resize"})
+    if len(models) < 2:
+        return ""
+    return (
+        f"the masks are by {len(models)} models ({', '.join(models)}), so curves may have a step where the "
+        "model changed; `cytomask backfill` makes all of them with the plate's own"
+    )
 
 
 def change_pin(stack: "Stack", plate: str, named: str | None) -> int:

@@ -104,7 +104,7 @@ def account_of(stack: "Stack", endpoint_url: str | None) -> "Account":
     import boto3  # takes half a second
 
     from cytomask.infra.session import emulated_api_url
-    from cytomask.web.account import Account
+    from cytomask.web.account import Account, thresholds_of
     from cytomask.web.caller import Caller
 
     session: Any = None if endpoint_url else boto3.Session()
@@ -124,6 +124,7 @@ def account_of(stack: "Stack", endpoint_url: str | None) -> "Account":
         ),
         log_lines=lambda job_id: log_lines(stack, job_id),
         redrive=lambda job_id: redrive(stack, job_id),
+        thresholds=lambda: thresholds_of(stack.models().current),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cytomask.served_model import ServedModels, read_served_models
 from cytomask.web.caller import Caller
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Account:
         caller: calls the stack's HTTP API, signed where it is deployed.
         log_lines: the log lines of a job, oldest first.
         redrive: sends a failed job again; False where it is not FAILED any more.
+        thresholds: the present models' own, by mode.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Account:
     caller: Caller
     log_lines: Callable[[str], Sequence[LogLine]]
     redrive: Callable[[str], bool]
+    thresholds: Callable[[], Mapping[str, float]] = lambda: thresholds_of(read_served_models())
 
     @property
     def buckets(self) -> Mapping[str, str]:
@@ -57,6 +60,11 @@ class Account:
     def region(self) -> str:
         """Where the stack is."""
         return str(self.s3.meta.region_name)
+
+
+def thresholds_of(models: ServedModels) -> dict[str, float]:
+    """Return each model's own threshold, by mode."""
+    return {mode: model.threshold for mode, model in models.items()}
 
 
 Row = dict[str, Any]

@@ -14,7 +14,6 @@ from starlette.routing import Route
 from cytomask import images
 from cytomask.addresses import SIDECARS
 from cytomask.plate_pages import Options
-from cytomask.served_model import read_served_models
 from cytomask.table import Table
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal, answer, read_body, read_json
@@ -110,13 +109,12 @@ class Routes:
 
     def describe(self, _: Request) -> Response:
         """Describe the stack, its limits and the models' own thresholds."""
-        models = read_served_models()
         return answer(
             {
                 "stack": self._account.name,
                 "region": self._account.region,
                 "buckets": {purpose: name for name, purpose in self._account.buckets.items()},
-                "thresholds": {mode: model.threshold for mode, model in models.items()},
+                "thresholds": self._account.thresholds(),
                 "largest_file": images.LIMITS.file_bytes,
                 "sidecars": sorted(SIDECARS),
             }

@@ -18,11 +18,13 @@ from cytomask.addresses import S3Object
 from cytomask.cli.main import main
 from cytomask.cli.stack import Stack
 from cytomask.functions.segment import networks
+from cytomask.model.predictor import WEIGHTS, read_manifest
 from cytomask.model_store import ModelStore
 from cytomask.requests import SegmentRequest
 from cytomask.stack_models import Pins
 from cytomask.table import Table
 
+SHIPPED = read_manifest(WEIGHTS / "native", "native")
 Restart = Callable[[str], None]
 Lines = Callable[[str], list[dict[str, Any]]]
 PLATE = "P1/P1_Phase_B02_1_00d0{hour}h00m.tif"
@@ -305,6 +307,9 @@ def test_a_command_pins_a_plate_shows_it_and_lets_it_go(
     assert main(["plate", "P1", "--pin", "own"]) == 0
     assert f"-> own ({own[:12]})" in capsys.readouterr().out
     assert stack.segment(PLATE.format(hour=4), tiff())["model"]["name"] == "own"
+    capsys.readouterr()
+    assert main(["plate", "P1"]) == 0
+    assert f"the masks are by 2 models (own, {SHIPPED.name})" in capsys.readouterr().err
     assert main(["plate", "P1", "--pin", "nothing"]) == 2
     assert "the stack has no model nothing" in capsys.readouterr().err
     assert main(["plate", "P1", "--unpin"]) == 0
