@@ -22,6 +22,8 @@ from cytomask.plate_rows import Plates, StoredMap, note_row
 from cytomask.platemap import parse_plate_map
 from cytomask.samples.plates import DEMO_WELLS, SamplePage, write_plate
 
+pytestmark = pytest.mark.long
+
 NOW = "2026-11-25T13:20:00.000Z"
 
 

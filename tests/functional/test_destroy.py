@@ -10,6 +10,8 @@ from botocore.exceptions import ClientError
 from cytomask.infra.destroy import empty_bucket, main, versions
 from cytomask.infra.emulator import EmulatedStack, emulated_stack
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[EmulatedStack]:

@@ -27,6 +27,8 @@ from test_http_seg_mask import assert_problem
 from cytomask.cli.redrive import run_redrive
 from cytomask.http import LARGEST_BODY
 
+pytestmark = pytest.mark.long
+
 KEY = "plate 1/A172_Phase_a.tif"
 NOBODY = "0" * 32
 

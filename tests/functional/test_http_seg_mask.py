@@ -28,6 +28,8 @@ from PIL import Image
 from cytomask.http import LARGEST_BODY
 from cytomask.model.predictor import Predictor
 
+pytestmark = pytest.mark.long
+
 KEY = "plate 1/a.tif"
 PNG = "image/png"
 

@@ -9,6 +9,8 @@ from functions_on_moto import FailuresFunction, HttpDoor, SegmentStack
 
 from cytomask import images
 
+pytestmark = pytest.mark.long
+
 
 def removed(key: str, kind: str = "ObjectRemoved:Delete") -> dict[str, Any]:
     record = s3_record(key)

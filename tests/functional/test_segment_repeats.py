@@ -11,6 +11,8 @@ from functions_on_moto import SegmentStack
 
 from cytomask.model.predictor import Predictor
 
+pytestmark = pytest.mark.long
+
 
 def keep_versions(stack: SegmentStack) -> None:
     stack.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})

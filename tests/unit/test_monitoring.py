@@ -19,6 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cytomask.training import monitoring
 from cytomask.training.monitoring import BLUE, VERMILION, Monitor, write_curves, write_samples
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 COLUMNS = ("epoch", "step", "seconds", "learning_rate", "loss", "validation_loss", "validation_iou")
 CONFIG = {"epochs": 3, "augmentation": {"zoom": (0.75, 1.3)}, "train": {"ours/train": 1.0}}

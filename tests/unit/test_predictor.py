@@ -22,6 +22,8 @@ from cytomask.model.preprocess import TILE, Pixels
 from cytomask.model.swin_unet import SwinUNet
 from cytomask.samples.fields import phase_contrast_field
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def predictor(weights: Path) -> Predictor:

@@ -39,6 +39,8 @@ from cytomask.training.sources import load, read_source
 from cytomask.training.train import main, train
 from cytomask.training.validation import validate
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 ALONE = Process(CPU)
