@@ -27,6 +27,7 @@ from cytomask.work import ground_truth_keys
 FRESH_SECONDS = 3.0
 MOST_KNOWN = 256
 WORKERS = 8  # each waits for S3
+ENDED = ("SUCCEEDED", "REJECTED")  # a FAILED job's result is of an earlier attempt
 LAYERS = ("image", "mask", "probability", "truth")
 
 
@@ -147,7 +148,7 @@ class Library:
         return self._storage.find(place)
 
     def _read_known(self, row: JobRow) -> Known:
-        if row.result is None:
+        if row.result is None or row.status not in ENDED:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_RESULT", f"the job is {row.status} and has no result")
         place = self._in_buckets(row.result)
         stored = self._storage.read_output(place.bucket, place.key)

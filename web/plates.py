@@ -58,7 +58,7 @@ class PlateShelf:
         options = msgspec.structs.replace(options, expected_pages=expected)
         report = build_report(plate, pages, stored.plate_map if stored else None, options)
         notes = [f"The plate map {stored.uri} is not used: {stored.error}"] if stored and stored.error else []
-        return described(report, [*notes, *report.notes])
+        return described(report, [*notes, *map(_without_option, report.notes)])
 
 
 def described(report: PlateReport, notes: Sequence[str]) -> dict[str, Any]:
@@ -80,6 +80,11 @@ def described(report: PlateReport, notes: Sequence[str]) -> dict[str, Any]:
         "failures": report.failures,
         "cost_usd": report.cost_usd,
     }
+
+
+def _without_option(note: str) -> str:
+    """Cut off a note's hint at an option of the command line: the page has a box for it."""
+    return note.partition("; --")[0]
 
 
 def _well(well: WellReport) -> dict[str, Any]:

@@ -14,6 +14,7 @@ SAMPLED = 1_000_000  # pixels that statistics are made of
 BAND = 64  # rows; an even number
 STEPS = 1000  # of the threshold: 0.001 each
 FULL_16_BIT = 65_535
+DARK, BRIGHT = 0.005, 0.995  # shares of the pixels that are black, or not white, to begin with
 
 
 @dataclass
@@ -63,8 +64,9 @@ class Raster:
         """Tell what the browser needs before it asks for tiles; `window` is the contrast to begin with."""
         height, width = self.shades.shape
         stride = int(np.ceil(np.sqrt(self.shades.size / SAMPLED)))
-        sample = self.shades[::stride, ::stride]
-        low, high = np.percentile(sample, (0.5, 99.5))
+        counts = np.bincount(self.shades[::stride, ::stride].ravel())
+        least, low, high = (_at_share(counts, share) for share in (0.0, DARK, BRIGHT))
+        most = counts.size - 1
         return {
             "height": height,
             "width": width,
@@ -74,9 +76,14 @@ class Raster:
             "low": self.low,
             "step": self.step,
             "dtype": self.dtype,
-            "window": [float(low), float(max(high, low + 1))],
-            "range": [int(sample.min()), int(max(sample.max(), sample.min() + 1))],
+            "window": [low, max(high, low + 1)],
+            "range": [least, max(most, least + 1)],
         }
+
+
+def _at_share(counts: NDArray[np.intp], share: float) -> int:
+    """Find the least value that more than this share of the pixels do not exceed, from counts by value."""
+    return int(np.searchsorted(counts.cumsum(), share * counts.sum(), side="right"))
 
 
 def halvings(side: int, most: int) -> int:
@@ -127,7 +134,9 @@ def _mean_of_four(band: SHADES) -> NDArray[Any]:
 
 def shares_above(probability: SHADES) -> list[float]:
     """Count the share of pixels at or above each threshold 0, 0.001 … 1, of probabilities x 65,535."""
-    counts = np.bincount(probability.ravel(), minlength=FULL_16_BIT + 1)
+    counts = np.zeros(FULL_16_BIT + 1, np.intp)
+    for top in range(0, probability.shape[0], TILE):  # in bands, because bincount makes 8 bytes of each pixel
+        counts += np.bincount(probability[top : top + TILE].ravel(), minlength=FULL_16_BIT + 1)
     above = np.concatenate([counts[::-1].cumsum()[::-1], [0]])
     levels = np.ceil(np.arange(STEPS + 1) / STEPS * FULL_16_BIT - 0.5).astype(int)
     return [float(share) for share in above[levels] / probability.size]

@@ -78,6 +78,7 @@ class Routes:
             get("spending", self.spending),
             get("jobs/{job}", self.job),
             get("jobs/{job}/result", self.result),
+            get("jobs/{job}/truth", self.truth),
             get("jobs/{job}/log", self.log),
             post("jobs/{job}/redrive", self.redrive),
             get("jobs/{job}/thumbnail", self.thumbnail),
@@ -150,11 +151,14 @@ class Routes:
         return _handed_on(self._account.caller.call("GET", f"/jobs/{_job_id(request)}"))
 
     def result(self, request: Request) -> Response:
-        """Answer the job's result, and where its ground truth lies."""
-        known = self._library.known(_job_id(request))
-        truth = self._library.truth(known)
+        """Answer the job's result."""
+        return answer({"result": self._library.known(_job_id(request)).result.shown()})
+
+    def truth(self, request: Request) -> Response:
+        """Tell where the job's ground truth lies; a call of its own, because S3 is asked for many names."""
+        truth = self._library.truth(self._library.known(_job_id(request)))
         found = {"uri": truth.found.uri, "etag": truth.seen, "drawn": truth.drawn} if truth else None
-        return answer({"result": known.result.shown(), "truth": found})
+        return answer({"truth": found})
 
     def log(self, request: Request) -> Response:
         """List the job's log lines, the oldest first."""

@@ -46,14 +46,15 @@ def stored_truths(served: Served) -> list[str]:
     return [each["Key"] for each in found]
 
 
-def drag(page: Page, *points: tuple[float, float]) -> None:
+def drag(page: Page, *points: tuple[float, float], size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
     """Draw through points of the image, given as shares of its width and height when it fits."""
     box = page.locator(".viewer").bounding_box()
     assert box is not None
-    scale = min(box["width"] / WIDTH, box["height"] / HEIGHT)
-    left = box["x"] + (box["width"] - WIDTH * scale) / 2
-    top = box["y"] + (box["height"] - HEIGHT * scale) / 2
-    places = [(left + x * WIDTH * scale, top + y * HEIGHT * scale) for x, y in points]
+    height, width = size
+    scale = min(box["width"] / width, box["height"] / height)
+    left = box["x"] + (box["width"] - width * scale) / 2
+    top = box["y"] + (box["height"] - height * scale) / 2
+    places = [(left + x * width * scale, top + y * height * scale) for x, y in points]
     page.mouse.move(*places[0])
     page.mouse.down()
     for place in places[1:]:
@@ -265,3 +266,21 @@ def test_a_failed_job_is_sent_again_and_its_log_read(page: Page, served: Served,
     page.locator("summary", has_text="Log").click()
     expect(page.locator(".log")).to_contain_text("mask_written")
     expect(page.locator(".panel")).to_contain_text("attempt 2")
+
+
+def test_the_next_image_is_fetched_before_its_key_is_pressed(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    first, second = (send(page, field_tiff(f"ahead-{seed}.tif", seed=seed)) for seed in (22, 23))
+    page.goto(f"{served.origin}/images?find=ahead-&sort=name")
+    second_tile = f"/api/jobs{second.removeprefix('/images')}/pages/0/mask/0/"
+    with page.expect_response(lambda answer: second_tile in answer.url):
+        page.locator(f".card a[href='{first}']").click()
+    ready(page)
+    page.wait_for_load_state("networkidle")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.keyboard.press("n")
+    page.wait_for_url(served.origin + second)
+    ready(page)
+    assert [url for url in asked if second.removeprefix("/images") in url] == []

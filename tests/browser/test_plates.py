@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from conftest import Served
@@ -9,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from cytomask.plate_places import place_of, time_of
 from cytomask.plate_rows import Plates
+from cytomask.samples.plates import DEMO_HOURS, DEMO_PLATE, DEMO_WELLS, write_plate
 
 PLATE = "plate 1/#2 <b>"
 WELLS = {"A01": 18.0, "A02": 24.0, "B01": 36.0, "B02": None}
@@ -100,3 +102,41 @@ def test_a_plate_is_walked_from_the_list_to_a_page(page: Page, plate: str, pictu
 def test_what_a_plate_lacks_is_said(page: Page, served: Served, plate: str) -> None:
     page.goto(f"{served.origin}/plates/nobody")
     expect(page.get_by_role("alert")).to_contain_text("there is no plate nobody")
+
+
+def test_a_plate_that_the_function_segmented_is_walked(
+    page: Page, served: Served, tmp_path: Path, picture: Picture
+) -> None:
+    growing, dead = "A01", "B02"
+    s3, bucket = served.stack.client("s3"), served.stack.outputs["InputBucketName"]
+    pages = [each for each in write_plate(tmp_path) if f"_{growing}_" in each.key or f"_{dead}_" in each.key]
+    s3.upload_file(str(tmp_path / DEMO_PLATE / "platemap.csv"), bucket, f"{DEMO_PLATE}/platemap.csv")
+    for each in pages:
+        s3.upload_file(str(each.image), bucket, each.key)
+    page.goto(f"{served.origin}/plates")
+    row = page.locator("tbody tr", has_text=DEMO_PLATE)
+    for _ in range(60):
+        if row.count() and f"{len(pages)} of {len(DEMO_WELLS) * len(DEMO_HOURS)}" in row.inner_text():
+            break
+        page.wait_for_timeout(1000)
+        page.reload()
+        page.wait_for_selector("h1")
+    row.get_by_role("link").click()
+    expect(page.locator("main")).to_contain_text("not complete yet")
+    well = page.get_by_role("link", name=f"{growing}, control: ")
+    for place, number in (("End", -1), ("Home", 0)):
+        page.locator("#time").press(place)
+        true = next(each.confluence for each in pages[number :: len(DEMO_HOURS)] if growing in each.key)
+        assert abs(int(well.inner_text()) - 100 * true) < 8, place
+    page.select_option("#show", "growth")
+    assert abs(int(well.inner_text()) - 12) <= 2  # hours, as the sample was made
+    expect(page.get_by_role("link", name=f"{dead}, dead: ")).to_have_text("–")
+    picture(page, "plate-segmented")
+    well.click()
+    expect(page.locator(".strip a")).to_have_count(len(DEMO_HOURS))
+    last = page.locator(".strip img").last
+    expect(last).to_have_js_property("naturalWidth", 224)
+    picture(page, "well-segmented")
+    page.locator(".strip a").last.click()
+    page.wait_for_selector(".viewer[data-ready=yes]")
+    expect(page.locator(".panel")).to_contain_text(DEMO_PLATE)

@@ -66,6 +66,7 @@ def emulated_account(folder: Path, port: int = 0) -> Iterator[Account]:
         "MINISTACK_REGION": session.REGION,
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",
+        "LAMBDA_EXECUTOR": "docker",  # ministack's own Python cannot import the layer's wheels
         "TMPDIR": str(folder),
     }
     addresses = [option for host in (BRIDGE, LOOPBACK) for option in ("--bind", f"{host}:{port}")]

@@ -13,7 +13,8 @@ import pytest
 from account import LOOPBACK
 from conftest import Store
 from ecr import login_to
-from tools import BUILT, SAM, mask_of_command_line, run
+from page_client import served_page
+from tools import BASE_IMAGE, BUILT, SAM, mask_of_command_line, run
 
 from cytomask.infra.session import REGION
 
@@ -30,6 +31,7 @@ PARAMETERS = {
     "AllowedBuckets": "private",
 }
 PATIENCE_SECONDS = 120
+IMAGE_OF_ZIPS = "public.ecr.aws/lambda/python:3.13"  # ministack runs zips in it; the stand-in serves for it
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,7 @@ def deployed(account: Any, built: Any) -> Iterator[Store]:
         Bucket=ARTEFACTS, CreateBucketConfiguration={"LocationConstraint": REGION}
     )
     account.client("ecr").create_repository(repositoryName="cytomask")
+    run("docker", "tag", BASE_IMAGE, IMAGE_OF_ZIPS)
     registry = f"{LOOPBACK}:{account.port}"
     parameters = PARAMETERS | {"EndpointUrl": account.endpoint}
     with login_to(registry) as ecr:
@@ -61,14 +64,14 @@ def deployed(account: Any, built: Any) -> Iterator[Store]:
     pushed = run(
         "docker", "images", "--format={{.Repository}}:{{.Tag}}", f"{registry}/cytomask"
     ).stdout.split()
-    run("docker", "rmi", *pushed)
+    run("docker", "rmi", *pushed, IMAGE_OF_ZIPS)
 
 
 def set_poller(account: Any, enabled: Any) -> None:
     """Open or close the queues; a number for the poller, which fails on the text that ministack keeps.
 
-    Dead letters stay where they are: ministack runs a zip in its own Python, for which the layer's wheels are
-    not made. What becomes of them is tested with moto and on the emulated stack.
+    Dead letters stay where they are, for a test to see them. What becomes of them is tested with moto and on
+    the emulated stack.
     """
     lambdas = account.client("lambda")
     for mapping in lambdas.list_event_source_mappings()["EventSourceMappings"]:
@@ -148,3 +151,31 @@ def test_of_two_bad_messages_the_broken_is_rejected_and_the_failing_ends_in_the_
         )
     )
     assert [json.loads(message["Body"]) for message in dead] == [{"image": "s3://private/image.tif"}]
+
+
+def test_the_page_sends_an_image_corrects_its_mask_and_sees_the_score(
+    deployed: Store, account: Any, pictures: Any
+) -> None:
+    picture = next(iter(pictures.values()))
+    with served_page(STACK, account.endpoint) as page:
+        page.upload("page/circle.tif", picture.read_bytes())
+        job = wait_for(lambda: page.finished("page/circle.tif"))
+        assert job["status"] == "SUCCEEDED"
+        cells = page.tile(job["id"], "mask")
+        assert 0 < (cells > 0).mean() < 1
+        cells[: len(cells) // 4] = 0  # a person erases the top of the mask
+        saved = page.save(job["id"], cells > 0)
+        assert saved["uri"] == f"s3://{deployed.outputs['GroundTruthBucketName']}/page/circle.tif.png"
+        iou = wait_for(lambda: page.score(job["id"]))
+    mask = deployed.mask(f"s3://{deployed.outputs['OutputBucketName']}/page/circle.tif.mask.png") > 0
+    truth = deployed.mask(saved["uri"]) > 0
+    assert iou == pytest.approx((mask & truth).sum() / (mask | truth).sum(), abs=1e-4)
+
+
+def test_the_page_hands_requests_on_to_the_api_that_was_deployed(
+    deployed: Store, account: Any, pictures: Any
+) -> None:
+    with served_page(STACK, account.endpoint) as page:
+        page.upload("page/api.tif", next(iter(pictures.values())).read_bytes())
+        job = wait_for(lambda: page.finished("page/api.tif"))
+        assert page.call("GET", f"jobs/{job['id']}").json()["status"] == "SUCCEEDED"

@@ -28,7 +28,7 @@ BASE_IMAGE = "local/lambda-python:3.13"
 IMAGE = "segmentfunction:segment"
 # Lambda's image for zips cannot be pulled where the base image cannot; the stand-in serves for both.
 LOCAL_IMAGES = ("--skip-pull-image", "--invoke-image", f"ApiFunction={BASE_IMAGE}")
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 900
 ENVIRONMENT = {
     **os.environ,
     **session.CREDENTIALS,

@@ -197,7 +197,7 @@ def test_a_ground_truth_that_exists_is_replaced_only_by_who_has_seen_it(
     stack.upload("a.png", ground_truth(), bucket=GROUND_TRUTH)
     assert (save(browser, job, b"").status, save(browser, job, b"").json["code"]) == (409, "TRUTH_EXISTS")
     assert truths(stack) == {"a.png": ground_truth()}
-    seen = browser.get(f"/api/jobs/{job}/result").json["truth"]
+    seen = browser.get(f"/api/jobs/{job}/truth").json["truth"]
     assert save(browser, job, b"", f"base=mask&seen={seen['etag']}").json["uri"].endswith("/a.png")
     assert list(truths(stack)) == ["a.png"]
     assert save(browser, job, b"", f"base=truth&seen={seen['etag']}").json["code"] == "TRUTH_EXISTS"
@@ -337,7 +337,7 @@ def test_a_coco_file_is_shown_and_a_correction_of_it_lies_beside_it(
     stack.upload("coco.json", json.dumps(coco).encode(), bucket=GROUND_TRUTH)
     evaluate.deliver(s3_event("coco.json", bucket=GROUND_TRUTH))
     evaluate.deliver_queued()
-    truth = browser.get(f"/api/jobs/{job}/result").json["truth"]
+    truth = browser.get(f"/api/jobs/{job}/truth").json["truth"]
     assert (truth["drawn"], truth["etag"]) == (True, "")
     cells = values(browser.get(f"/api/jobs/{job}/pages/0/truth/0/0/0"), "u1") > 0
     assert (int(cells.sum()), bool(cells[10:50, 10:40].all())) == (30 * 40, True)

@@ -3,7 +3,7 @@
 import { svg } from "./dom.js";
 
 // Okabe and Ito, without the yellow that vanishes on white; then dashes tell lines apart.
-export const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f"];
+export const LINES = ["light-dark(#0072b2, #4da3dc)", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f"];
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 // Five stops of cividis (Nuñez, Anderton and Renslow 2018), which grows evenly in brightness.
 const CIVIDIS = [[0, 34, 78], [66, 78, 108], [124, 123, 120], [187, 173, 108], [254, 232, 56]];
@@ -34,9 +34,9 @@ export function heat(share) {
 /**
  * Curves over time.
  * @param {Series[]} series
- * @param {{width?: number, height?: number, label: string, y: string, x?: string, top?: number, mark?: [number, number] | null}} options `mark`: a span of time to shade
+ * @param {{width?: number, height?: number, label: string, x?: string, top?: number, mark?: [number, number] | null}} options `mark`: a span of time to shade
  */
-export function curves(series, { width = 640, height = 280, label, x = "hours", y, top = 1, mark = null }) {
+export function curves(series, { width = 640, height = 280, label, x = "hours", top = 1, mark = null }) {
   const hours = series.flatMap((each) => each.x).filter((value) => value !== null);
   const last = Math.max(...hours, 1e-9);
   /** @param {number} value */
@@ -48,9 +48,9 @@ export function curves(series, { width = 640, height = 280, label, x = "hours", 
   return svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": label },
     mark ? svg("rect", { x: across(mark[0]), y: BOX.top, width: Math.max(1, across(mark[1]) - across(mark[0])), height: height - BOX.top - BOX.bottom, fill: "currentColor", opacity: 0.08 }) : null,
     ticks.map((value) => svg("path", { class: "axis", d: `M${BOX.left} ${up(value)}H${width - BOX.right}` })),
-    ticks.map((value) => svg("text", { x: BOX.left - 6, y: up(value) + 4, "text-anchor": "end" }, String(Math.round(value * 100)))),
+    ticks.map((value) => svg("text", { x: BOX.left - 6, y: up(value) + 4, "text-anchor": "end" }, `${Math.round(value * 100)} %`)),
     steps.map((value) => svg("text", { x: across(value), y: height - BOX.bottom + 15, "text-anchor": "middle" }, String(Math.round(value)))),
-    svg("text", { x: width - BOX.right, y: height - 4, "text-anchor": "end" }, x), svg("text", { x: 2, y: height - 4 }, y),
+    svg("text", { x: width - BOX.right, y: height - 4, "text-anchor": "end" }, x),
     series.map((each, place) => drawn(each, place, across, up)));
 }
 

@@ -1,14 +1,14 @@
 // Correcting: paint the mask right, save it as the ground truth, see the score.
 
-import { ApiError, call, isLeft } from "./api.js";
+import { ApiError, call, get, isLeft } from "./api.js";
 import { ask, el, say, sentenceOf } from "./dom.js";
 import { dropDraft, keepDraft, readDraft } from "./drafts.js";
 import { Painting, packTiles } from "./paint.js";
 
-/** @typedef {"brush" | "eraser" | "fill" | "lasso"} Tool */
+/** @typedef {"brush" | "eraser" | "fill" | "lasso" | "move"} Tool */
 
 /** @type {[Tool, string, string][]} */
-const TOOLS = [["brush", "Brush", "b"], ["eraser", "Eraser", "e"], ["fill", "Fill", "h"], ["lasso", "Lasso", "l"]];
+const TOOLS = [["brush", "Brush", "b"], ["eraser", "Eraser", "e"], ["fill", "Fill", "h"], ["lasso", "Lasso", "l"], ["move", "Move", "m"]];
 const AGAIN = 3000; // milliseconds until a save that broke off is tried again
 const LARGEST = 200;
 
@@ -35,11 +35,12 @@ export class Correction {
     this.bar = el("div", { class: "tools paintbar", role: "toolbar", "aria-label": "Correct" });
     view.stage.insertBefore(this.bar, view.viewer.element);
     view.stage.style.gridTemplateRows = "auto auto minmax(0, 1fr) auto";
-    this.#offerBegin();
-    this.#listen(view.viewer.element);
+    this.offer();
   }
 
-  #offerBegin() {
+  /** Offer to begin, unless something is painted already. */
+  offer() {
+    if (this.painting) return;
     this.bar.replaceChildren(
       el("button", { type: "button", class: "main", title: "Correct (c)", onclick: () => this.begin("mask") }, "Correct the mask"),
       this.view.truth ? el("button", { type: "button", onclick: () => this.begin("truth") }, "Correct the ground truth") : "",
@@ -57,9 +58,9 @@ export class Correction {
     const painting = (this.painting = new Painting(layer, viewer.image.described));
     viewer.base = layer;
     viewer.painted = painting;
-    viewer.setOverlay(viewer.overlay === "outline" ? "outline" : "filled");
+    this.view.choose(viewer.overlay === "outline" ? "outline" : "filled");
     viewer.redrawOverlay();
-    viewer.element.classList.add("painting");
+    this.#takePointer();
     painting.onPaint = () => viewer.later();
     painting.onChange = () => {
       viewer.later();
@@ -88,7 +89,9 @@ export class Correction {
   /** Go on with what was painted before a reload. */
   async restore() {
     const draft = await readDraft(this.key).catch(() => undefined);
-    if (!draft || this.view.signal.aborted) return;
+    if (!draft) return;
+    await this.view.truthKnown;
+    if (this.view.signal.aborted) return;
     this.begin(draft.base === "truth" && !this.view.truth ? "mask" : draft.base);
     this.seen = draft.seen;
     this.painting?.restore(draft.tiles);
@@ -96,11 +99,13 @@ export class Correction {
   }
 
   async #keep() {
-    if (!this.painting?.touched) return;
-    const draft = { base: this.base, seen: this.seen, tiles: this.painting.changed(), at: Date.now() };
+    const { painting } = this;
+    if (!painting?.touched) return;
+    const tiles = painting.takeUnkept();
     try {
-      await keepDraft(this.key, draft);
+      await keepDraft(this.key, { base: this.base, seen: this.seen, at: Date.now() }, tiles);
     } catch (error) {
+      for (const [column, row] of tiles) painting.unkept.add(`${column}/${row}`);
       this.status.textContent = `The browser cannot keep the painting: ${sentenceOf(error)}`;
     }
   }
@@ -117,7 +122,15 @@ export class Correction {
     this.tool = tool;
     this.corners = [];
     for (const button of this.bar.querySelectorAll("button[data-tool]")) button.setAttribute("aria-pressed", String(button.getAttribute("data-tool") === tool));
+    this.#takePointer();
     this.#drawCursor();
+  }
+
+  /** The pointer uses the tool, or moves the page. */
+  #takePointer() {
+    const { viewer } = this.view;
+    viewer.tool = this.painting && this.tool !== "move" ? this : null;
+    viewer.element.classList.toggle("painting", viewer.tool !== null);
   }
 
   /** @param {number} size */
@@ -139,11 +152,11 @@ export class Correction {
     this.painting = null;
     viewer.painted = null;
     viewer.base = undefined;
-    viewer.element.classList.remove("painting");
+    this.#takePointer();
     viewer.redrawOverlay();
     this.at = null;
     this.#drawCursor();
-    this.#offerBegin();
+    this.offer();
   }
 
   /** Save as the ground truth; ask where another one would be lost; try again while nobody answers. */
@@ -194,7 +207,7 @@ export class Correction {
           this.status.textContent = "Not saved yet: the connection is lost. It is tried again by itself.";
           await new Promise((resolve) => setTimeout(resolve, AGAIN));
         } else if (error.code === "TRUTH_EXISTS") {
-          const known = await (await call(`jobs/${this.view.id}/result`, { signal: this.view.signal })).json();
+          const known = await get(`jobs/${this.view.id}/truth`, this.view.signal);
           this.view.truth = known.truth;
           if (known.truth?.etag && !(await this.#mayReplace(known.truth.uri))) return null;
           this.seen = known.truth?.etag ?? "";
@@ -223,7 +236,7 @@ export class Correction {
     else if (event.key === "]") this.#setSize(this.size + Math.max(1, this.size * 0.15));
     else if (event.key === "Escape") this.#setTool(this.tool);
     else if (TOOLS.some(([, , key]) => key === event.key)) this.#setTool(/** @type {[Tool, string, string]} */ (TOOLS.find(([, , key]) => key === event.key))[0]);
-    else if (document.activeElement === this.view.viewer.element) return this.#moveByKey(event);
+    else if (document.activeElement === this.view.viewer.element) return this.tool !== "move" && this.#moveByKey(event);
     else return false;
     return true;
   }
@@ -236,10 +249,11 @@ export class Correction {
       const far = event.shiftKey ? 10 : 1;
       const [x, y] = this.at ?? [painting.width / 2, painting.height / 2];
       this.at = [Math.max(0, Math.min(painting.width - 1, x + step[0] * far)), Math.max(0, Math.min(painting.height - 1, y + step[1] * far))];
+      this.view.viewer.bringInSight(this.at);
       this.#drawCursor();
       return true;
     }
-    if (event.key === " " && this.at) {
+    if (event.key === " " && this.at && this.tool !== "move") {
       if (this.tool === "lasso") this.corners.push(this.at);
       else {
         this.#use(this.at, this.at);
@@ -271,42 +285,56 @@ export class Correction {
     this.#drawCursor();
   }
 
-  /** @param {HTMLElement} element */
-  #listen(element) {
-    const { signal } = this.view;
-    const options = { signal, capture: true };
-    element.addEventListener("pointerdown", (event) => {
-      if (!this.painting || event.button !== 0 || !event.isPrimary) return;
-      event.preventDefault();
-      element.focus({ preventScroll: true });
-      element.setPointerCapture(event.pointerId);
-      /** @type {[number, number]} */
-      const start = this.view.viewer.pixelAt(event);
-      this.last = start;
-      if (this.tool === "lasso") this.corners = [start];
-      else this.#use(start, start);
-    }, options);
-    element.addEventListener("pointermove", (event) => {
-      if (!this.painting) return;
-      /** @type {[number, number]} */
-      const now = this.view.viewer.pixelAt(event);
-      this.at = now;
-      if (this.last && this.tool === "lasso") this.corners.push(now);
-      else if (this.last && this.tool !== "fill") {
-        this.#use(this.last, now);
-        this.last = now;
-      }
-      this.#drawCursor();
-    }, options);
-    element.addEventListener("pointerup", (event) => {
-      if (!this.painting || !this.last) return;
-      this.last = null;
-      if (this.tool === "lasso") this.#closeLasso(event.shiftKey || event.altKey);
-      else void this.painting.end();
-    }, options);
-    element.addEventListener("pointerleave", () => {
-      if (!this.last) this.#drawCursor(true);
-    }, { signal });
+  /** A stroke begins. @param {PointerEvent} event */
+  start(event) {
+    /** @type {[number, number]} */
+    const here = this.view.viewer.pixelAt(event);
+    this.at = this.last = here;
+    if (this.tool === "lasso") this.corners = [here];
+    else if (this.tool !== "fill") this.#use(here, here);
+    this.#drawCursor();
+  }
+
+  /** @param {PointerEvent} event */
+  move(event) {
+    /** @type {[number, number]} */
+    const now = this.view.viewer.pixelAt(event);
+    this.at = now;
+    if (this.last && this.tool === "lasso") this.corners.push(now);
+    else if (this.last && this.tool !== "fill") {
+      this.#use(this.last, now);
+      this.last = now;
+    }
+    this.#drawCursor();
+  }
+
+  /** @param {PointerEvent} event */
+  end(event) {
+    if (!this.painting || !this.last) return;
+    const erase = event.shiftKey || event.altKey;
+    if (this.tool === "fill") void this.painting.fill(this.last, erase ? 0 : 1);
+    this.last = null;
+    if (this.tool === "lasso") this.#closeLasso(erase);
+    else void this.painting.end();
+    if (event.pointerType === "touch") this.#drawCursor(true);
+  }
+
+  /** It was no stroke: a second finger came. */
+  cancel() {
+    this.last = null;
+    this.corners = [];
+    void this.painting?.cancel();
+    this.#drawCursor(true);
+  }
+
+  /** The pointer passes over the image. @param {PointerEvent} event */
+  hover(event) {
+    this.at = this.view.viewer.pixelAt(event);
+    this.#drawCursor();
+  }
+
+  leave() {
+    if (!this.last) this.#drawCursor(true);
   }
 
   /** The brush's circle, or the lasso's line. @param {boolean} [gone] */

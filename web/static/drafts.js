@@ -1,20 +1,26 @@
 // What was painted and not saved yet, kept in the browser: it survives a reload and a lost connection.
+// Each tile is a record of its own, so that a stroke on a large page writes only the tiles that it touched.
+
+import { packed, unpacked } from "./paint.js";
 
 /**
- * @typedef {object} Draft
+ * @typedef {object} Begun
  * @property {string} base mask, truth or empty
  * @property {string} seen ETag of the ground truth that was there when painting began
- * @property {[number, number, Uint8Array][]} tiles
  * @property {number} at milliseconds since 1970
  */
+/** @typedef {[number, number, Uint8Array]} Tile column, row, and 0 or 1 for each pixel */
 
-const STORE = "drafts";
+const [PAGES, TILES] = ["pages", "tiles"];
 
 /** @returns {Promise<IDBDatabase>} */
 function open() {
   return new Promise((resolve, reject) => {
-    const asked = indexedDB.open("cytomask", 1);
-    asked.onupgradeneeded = () => asked.result.createObjectStore(STORE);
+    const asked = indexedDB.open("cytomask", 2);
+    asked.onupgradeneeded = () => {
+      for (const old of [...asked.result.objectStoreNames]) asked.result.deleteObjectStore(old);
+      for (const name of [PAGES, TILES]) asked.result.createObjectStore(name);
+    };
     asked.onsuccess = () => resolve(asked.result);
     asked.onerror = () => reject(asked.error);
   });
@@ -23,16 +29,16 @@ function open() {
 /**
  * @template Value
  * @param {IDBTransactionMode} mode
- * @param {(store: IDBObjectStore) => IDBRequest<Value>} act
+ * @param {(pages: IDBObjectStore, tiles: IDBObjectStore) => () => Value} act asks, and returns what reads the answer
  * @returns {Promise<Value>}
  */
 async function within(mode, act) {
   const database = await open();
   try {
     return await new Promise((resolve, reject) => {
-      const transaction = database.transaction(STORE, mode);
-      const asked = act(transaction.objectStore(STORE));
-      transaction.oncomplete = () => resolve(asked.result);
+      const transaction = database.transaction([PAGES, TILES], mode);
+      const read = act(transaction.objectStore(PAGES), transaction.objectStore(TILES));
+      transaction.oncomplete = () => resolve(read());
       transaction.onerror = () => reject(transaction.error);
       transaction.onabort = () => reject(transaction.error);
     });
@@ -41,17 +47,44 @@ async function within(mode, act) {
   }
 }
 
-/** @param {string} key @returns {Promise<Draft | undefined>} */
+/** Every tile of a page. @param {string} key */
+function tilesOf(key) {
+  return IDBKeyRange.bound([key], [key, []]); // an array sorts behind every number
+}
+
+/** @param {string} key of the page @returns {Promise<(Begun & {tiles: Tile[]}) | undefined>} */
 export function readDraft(key) {
-  return within("readonly", (store) => store.get(key));
+  return within("readonly", (pages, tiles) => {
+    const [begun, places, bits] = [pages.get(key), tiles.getAllKeys(tilesOf(key)), tiles.getAll(tilesOf(key))];
+    return () => begun.result && {
+      ...begun.result,
+      tiles: places.result.map((place, at) => {
+        const [, column, row] = /** @type {[string, number, number]} */ (place);
+        return [column, row, unpacked(bits.result[at])];
+      }),
+    };
+  });
 }
 
-/** @param {string} key @param {Draft} draft */
-export async function keepDraft(key, draft) {
-  await within("readwrite", (store) => store.put(draft, key));
+/**
+ * Keep what a stroke changed.
+ * @param {string} key of the page
+ * @param {Begun} begun
+ * @param {Tile[]} tiles
+ */
+export async function keepDraft(key, begun, tiles) {
+  await within("readwrite", (pages, kept) => {
+    pages.put(begun, key);
+    for (const [column, row, values] of tiles) kept.put(packed(values), [key, column, row]);
+    return () => {};
+  });
 }
 
-/** @param {string} key */
+/** @param {string} key of the page */
 export async function dropDraft(key) {
-  await within("readwrite", (store) => store.delete(key));
+  await within("readwrite", (pages, tiles) => {
+    pages.delete(key);
+    tiles.delete(tilesOf(key));
+    return () => {};
+  });
 }

@@ -35,8 +35,8 @@ export async function showFailures({ main, signal }) {
     all.onclick = () => void again(failed.map((job) => job.id));
     table.hidden = !bad.length;
     body.replaceChildren(...bad.slice(0, MOST_SHOWN).map((job) => el("tr", {},
-      el("td", {}, el("a", { href: `/images/${job.id}` }, nameOf(job))), el("td", {}, job.group ?? ""),
-      el("td", {}, `${wordsOf(job.status)}: ${wordsOf(job.error_code ?? "")}`), el("td", {}, job.error ?? ""), el("td", {}, job.updated.slice(0, 16).replace("T", " ")),
+      el("td", {}, el("a", { href: `/images/${job.id}`, title: job.key ?? "" }, nameOf(job))), el("td", {}, job.group ?? ""),
+      el("td", {}, `${wordsOf(job.status)}: ${wordsOf(job.error_code ?? "")}`), el("td", {}, job.error ?? ""), el("td", { class: "when" }, job.updated.slice(0, 16).replace("T", " ")),
       el("td", {}, job.status === "FAILED" ? el("button", { type: "button", "aria-label": `Send ${nameOf(job)} again`, onclick: () => void again([job.id]) }, "Send again") : ""))));
   }
 

@@ -1,5 +1,6 @@
 // The gallery: every image, filtered and sorted; the most doubtful first.
 
+import { askAhead } from "./ahead.js";
 import { post } from "./api.js";
 import { el, fixed, say } from "./dom.js";
 import { fetchScores, folderOf, follow, jobs, keepOrder, nameOf, refresh } from "./jobs.js";
@@ -12,7 +13,9 @@ import { wordsOf } from "./words.js";
 
 const CHUNK = 200; // jobs whose scores are looked up at a time
 const FEW = 1000;
-const CARD = { width: 208, height: 236 };
+const LONGEST_NAME = 44; // letters on a card
+const DWELL = 60; // milliseconds that the pointer rests on a card before its page is asked for
+const CARD = { width: 208, height: 250 };
 const FIELDS = ["find", "status", "group", "folder", "flag", "iou", "from", "to", "sort"];
 /** @type {Record<string, [string, (a: Job, b: Job) => number]>} */
 const SORTS = {
@@ -199,8 +202,17 @@ function count(texts) {
 function emptyCard() {
   const picture = el("img", { alt: "", width: 192, height: 144, decoding: "async" });
   const card = el("div", { class: "card", role: "listitem" },
-    el("a", {}, el("span", { class: "picture" }, picture), el("b", {}), el("span", { class: "facts" }), el("span", { class: "marks" })));
+    el("a", {}, el("span", { class: "picture" }, picture, el("span", { class: "quiet" })), el("b", {}), el("span", { class: "facts" }), el("span", { class: "marks" })));
   picture.addEventListener("error", () => picture.removeAttribute("src"));
+  let waiting = 0;
+  for (const name of ["pointerenter", "focusin", "pointerdown"]) {
+    card.addEventListener(name, () => {
+      const { job, status } = card.dataset;
+      clearTimeout(waiting);
+      if (job && status === "SUCCEEDED") waiting = window.setTimeout(() => askAhead(job), name === "pointerdown" ? 0 : DWELL);
+    });
+  }
+  card.addEventListener("pointerleave", () => clearTimeout(waiting));
   card.addEventListener("rest", () => {
     const wanted = card.dataset.picture ?? "";
     if (wanted && picture.getAttribute("src") !== wanted) picture.src = wanted;
@@ -218,16 +230,26 @@ function fillCard(card, job) {
   const [name] = card.getElementsByTagName("b");
   const [facts, marks] = [card.querySelector(".facts"), card.querySelector(".marks")];
   link.href = `/images/${job.id}`;
-  name.textContent = nameOf(job);
+  const instead = card.querySelector(".picture span");
+  if (instead) instead.textContent = job.status === "SUCCEEDED" ? "" : job.status === "REJECTED" || job.status === "FAILED" ? "no mask" : "no mask yet";
+  name.textContent = shortened(nameOf(job));
   link.title = job.key ?? "";
   const wanted = job.status === "SUCCEEDED" ? `/api/jobs/${job.id}/thumbnail` : "";
   if (card.dataset.picture !== wanted) picture.removeAttribute("src");
   card.dataset.picture = wanted;
   card.dataset.status = job.status;
+  card.dataset.job = job.id;
   const interval = job.low !== undefined && job.high !== undefined ? ` (${percentOf(job.low)}–${percentOf(job.high)})` : "";
   if (facts) facts.textContent = job.confluence === undefined ? wordsOf(job.status) : `${percentOf(job.confluence)}${interval} %${job.iou === undefined ? "" : `, IoU ${fixed(job.iou, 2)}`}`;
-  marks?.replaceChildren(...(job.quality ?? []).map((flag) => el("span", { class: "mark" }, wordsOf(flag))));
+  const flags = (job.quality ?? []).map(wordsOf);
+  marks?.replaceChildren(...flags.slice(0, 1).map((flag) => el("span", { class: "mark" }, flag)));
+  if (flags.length > 1) marks?.append(el("span", { class: "mark", title: flags.join(", ") }, `+${flags.length - 1}`));
   if (job.error_code && job.status !== "SUCCEEDED") marks?.append(el("span", { class: "mark bad" }, wordsOf(job.error_code)));
+}
+
+/** A name in two lines: what tells names apart is often at their end. @param {string} name */
+function shortened(name) {
+  return name.length <= LONGEST_NAME ? name : `${name.slice(0, LONGEST_NAME / 2 - 3)}…${name.slice(2 - LONGEST_NAME / 2)}`;
 }
 
 /** @param {number} share */
@@ -249,7 +271,7 @@ function downloads(chosen) {
     link.click();
     link.remove();
   };
-  return el("div", { class: "row" }, el("span", { class: "quiet" }, "Download of these:"),
+  return el("div", { class: "row" }, el("span", { class: "quiet" }, "Download these:"),
     el("button", { type: "button", onclick: () => void take("masks") }, "Masks"),
     el("button", { type: "button", onclick: () => void take("table") }, "Table (CSV)"),
     el("button", { type: "button", title: "Images that have a ground truth, and it, under the same names: ready for training", onclick: () => void take("pairs") }, "Corrected pairs"));

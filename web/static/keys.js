@@ -13,7 +13,7 @@ const LIST = [
   ["o, f, g, d, i", "outline, filled, ground truth, disagreement, image only"],
   ["space", "hold: the image alone"],
   ["c", "begin to correct"],
-  ["b, e, h, l", "while correcting: brush, eraser, fill, lasso"],
+  ["b, e, h, l, m", "while correcting: brush, eraser, fill, lasso, move the page"],
   ["[, ]", "smaller, larger brush"],
   ["arrows, space", "while correcting: move the tool, use it; shift moves ten pixels"],
   ["enter, escape", "close the lasso, drop it"],

@@ -1,7 +1,7 @@
 // One page of an image: the picture, what is known of it, and the tools to judge and correct it.
 
+import { askAhead, forgetAll, take } from "./ahead.js";
 import { get, isLeft, pause, post } from "./api.js";
-import { about } from "./about.js";
 import { Correction } from "./correct.js";
 import { el, say, sentenceOf } from "./dom.js";
 import { forgetScore, order } from "./jobs.js";
@@ -14,6 +14,7 @@ import { Viewer } from "./viewer.js";
 /** @typedef {import("./viewer.js").Overlay} Overlay */
 
 const FINISHED = new Set(["SUCCEEDED", "REJECTED", "FAILED"]);
+const AHEAD_AFTER = 100; // milliseconds after a page is shown
 /** @type {[Overlay, string, string][]} */
 const OVERLAYS = [
   ["outline", "Outline", "o"],
@@ -26,38 +27,38 @@ const OVERLAYS = [
 /** @param {import("./router.js").Place} place */
 export async function showPage({ main, parts, query, signal }) {
   const [id, number] = parts;
-  const asked = get(`jobs/${id}/result`, signal).catch((error) => error); // most jobs have one: do not wait twice
-  const guess = number === "" ? 0 : Number(number); // the first page of most jobs
-  const early = { page: guess, image: opened(id, guess, "image", signal), mask: opened(id, guess, "mask", signal) };
-  const job = await get(`jobs/${id}`, signal);
-  const heading = headingOf(job, id);
+  const begun = take(id, number === "" ? 0 : Number(number), signal); // the first page of most jobs is 0
+  /** @param {any} found */
+  const lacks = (found) => found instanceof Error || !found.result.pages?.length; // a refused image has no pages
+  let known = await begun.result;
+  const job = lacks(known) ? await begun.job : null;
+  if (job?.status === "SUCCEEDED") known = await get(`jobs/${id}/result`, signal).catch((error) => error); // it ended between the two answers
+  if (signal.aborted) return;
+  if (job instanceof Error) throw job;
   const panel = new Panel(id, signal);
-  main.className = "page";
   const stage = el("div", { class: "stage" });
-  main.append(heading, stage, panel.element);
-  panel.showJob(job);
-  if (job.status === "QUEUED" || job.status === "RUNNING") {
-    stage.append(el("p", { class: "note" }, "The mask is being made; it appears here by itself."));
-    void wait(id, signal);
+  main.className = "page";
+  main.append(headingOf(job ? job.image : known.result.image.uri, id), stage, panel.element);
+  if (lacks(known)) {
+    showUnfinished(job, known, id, stage, panel, signal);
     return;
   }
-  if (job.status !== "SUCCEEDED") {
-    stage.append(el("p", { class: "note bad" }, job.error ?? "There is no mask."));
-    return;
-  }
-  const known = await asked;
-  if (known instanceof Error) {
-    if (!isLeft(known)) stage.append(trouble(known));
-    return;
-  }
-  const pages = known.result.pages;
-  const page = number === "" ? pages[0].page : Number(number);
-  await new PageView({ id, page, job, known, query, signal, stage, panel, early }).open();
+  const page = number === "" ? known.result.pages[0].page : Number(number);
+  await new PageView({ id, page, result: known.result, query, signal, stage, panel, begun }).open();
 }
 
-/** A layer, or the error that says why there is none. @param {string} id @param {number} page @param {string} name @param {AbortSignal} signal @returns {Promise<Layer | Error>} */
-function opened(id, page, name, signal) {
-  return Layer.open(id, page, name, signal).catch((error) => error);
+/** A job without a result: it is under way, or has failed. @param {any} job @param {unknown} error why there is no result @param {string} id @param {HTMLElement} stage @param {Panel} panel @param {AbortSignal} signal */
+function showUnfinished(job, error, id, stage, panel, signal) {
+  panel.showJob(job);
+  panel.showStatus(job);
+  if (!FINISHED.has(job.status)) {
+    stage.append(el("p", { class: "note", role: "status" }, "The mask is being made. It appears here by itself."));
+    void wait(id, signal);
+  } else if (job.status === "SUCCEEDED") {
+    stage.append(trouble(error));
+  } else {
+    stage.append(el("p", { class: "note" }, job.status === "REJECTED" ? "There is no mask: the image or its request was refused." : "There is no mask: the job failed. Send it again when the cause is mended."));
+  }
 }
 
 /** @param {string} id @param {AbortSignal} signal */
@@ -73,9 +74,9 @@ async function wait(id, signal) {
   }
 }
 
-/** @param {any} job @param {string} id */
-function headingOf(job, id) {
-  const key = job.image ? job.image.replace(/^s3:\/\/[^/]+\//, "") : "A message that names no image";
+/** @param {string | undefined} image its address @param {string} id */
+function headingOf(image, id) {
+  const key = image ? image.replace(/^s3:\/\/[^/]+\//, "") : "A message that names no image";
   const at = order.indexOf(id);
   /** @param {number} step @param {string} words @param {string} key */
   const near = (step, words, key) => {
@@ -90,20 +91,20 @@ function headingOf(job, id) {
 
 /** The view of a page that has a mask. */
 class PageView {
-  /** @param {{id: string, page: number, job: any, known: any, query: URLSearchParams, signal: AbortSignal, stage: HTMLElement, panel: Panel, early: {page: number, image: Promise<Layer | Error>, mask: Promise<Layer | Error>}}} given */
-  constructor({ id, page, job, known, query, signal, stage, panel, early }) {
-    this.early = early;
+  /** @param {{id: string, page: number, result: any, query: URLSearchParams, signal: AbortSignal, stage: HTMLElement, panel: Panel, begun: import("./ahead.js").Begun}} given */
+  constructor({ id, page, result, query, signal, stage, panel, begun }) {
+    this.begun = begun;
     this.id = id;
     this.page = page;
-    this.job = job;
-    this.result = known.result;
-    this.truth = known.truth;
-    this.query = query;
+    this.result = result;
+    /** @type {{uri: string, etag: string, drawn?: boolean} | null} */
+    this.truth = null;
+    this.wanted = /** @type {Overlay} */ (query.get("show") ?? "outline");
     this.signal = signal;
     this.stage = stage;
     this.panel = panel;
-    this.described = this.result.pages.find((/** @type {any} */ each) => each.page === page);
-    this.threshold = Number(this.result.parameters.threshold);
+    this.described = result.pages.find((/** @type {any} */ each) => each.page === page);
+    this.threshold = Number(result.parameters.threshold);
     /** @type {Layer | null} */
     this.probability = null;
     /** @type {Viewer | null} */
@@ -115,28 +116,43 @@ class PageView {
       this.stage.append(trouble(`The job has no page ${this.page}; it has ${this.result.pages.length}.`));
       return;
     }
-    this.panel.showResult(this.job, this.result, this.described, this.truth);
-    const { early, page } = this;
-    const layers = [this.#layer("image", page === early.page ? early.image : null), this.#layer("mask", page === early.page ? early.mask : null), this.truth ? this.#layer("truth") : null];
-    const image = await layers[0];
+    this.panel.showResult(this.result, this.described);
+    const { begun, page } = this;
+    const guessed = page === begun.page;
+    const coming = this.#layer("mask", guessed ? begun.mask : null);
+    const image = await this.#layer("image", guessed ? begun.image : null);
     if (!image) return;
     const viewer = (this.viewer = new Viewer(image, this.signal));
+    viewer.coming.add("mask");
     this.legend = el("div", { class: "legend", "aria-live": "polite" });
     this.tools = el("div", { class: "tools", role: "toolbar", "aria-label": "View" });
     this.stage.append(this.tools, viewer.element, this.legend);
-    viewer.setLayer("mask", await layers[1]);
-    viewer.setLayer("truth", await layers[2]);
     this.#offerTools(image);
-    this.#setOverlay(/** @type {Overlay} */ (this.query.get("show") ?? "outline"));
+    this.#setOverlay(this.wanted);
+    viewer.setLayer("mask", await coming);
+    this.truthKnown = this.#findTruth();
+    void begun.job.then((job) => {
+      if (!(job instanceof Error)) this.panel.showJob(job);
+    });
     this.correction = new Correction(this);
-    await this.correction.restore();
     this.#listen();
-    viewer.fit();
+    await this.correction.restore();
+  }
+
+  /** The ground truth comes after the mask: S3 is asked for many names. */
+  async #findTruth() {
+    const found = await this.begun.truth;
+    if (found instanceof Error || !found.truth || this.truth) return;
+    this.truth = found.truth;
+    this.panel.showTruth(found.truth);
+    this.correction?.offer();
+    this.viewer?.setLayer("truth", await this.#layer("truth"));
+    if (this.viewer) this.#setOverlay(this.wanted);
   }
 
   /** @param {string} name @param {Promise<Layer | Error> | null} [early] asked for already */
   async #layer(name, early) {
-    const found = await (early ?? opened(this.id, this.page, name, this.signal));
+    const found = await (early ?? Layer.open(this.id, this.page, name, this.signal).catch((error) => error));
     if (found instanceof Layer) return found;
     if (!isLeft(found)) this.stage.append(el("p", { class: "note bad", role: "alert" }, `The ${name} cannot be shown: ${sentenceOf(found)}`));
     return null;
@@ -146,10 +162,11 @@ class PageView {
   #offerTools(image) {
     const viewer = /** @type {Viewer} */ (this.viewer);
     const buttons = OVERLAYS.map(([name, words, key]) =>
-      el("button", { type: "button", "data-overlay": name, "aria-pressed": "false", title: `${words} (${key})`, onclick: () => this.#setOverlay(name) }, words));
+      el("button", { type: "button", "data-overlay": name, "aria-pressed": "false", title: `${words} (${key})`, onclick: () => this.choose(name) }, words));
     this.zoomed = el("output", {});
     viewer.onDraw = () => {
       if (this.zoomed) this.zoomed.textContent = `${Math.round(viewer.scale * 100)} %`;
+      if (viewer.element.dataset.ready) this.#askAhead();
     };
     this.tools?.append(
       el("fieldset", {}, el("legend", { class: "unseen" }, "Show"), buttons),
@@ -285,6 +302,26 @@ class PageView {
     this.viewer.later();
   }
 
+  /** Ask for the pages that the keys lead to, once this one is shown. */
+  #askAhead() {
+    if (this.asked) return;
+    this.asked = setTimeout(() => {
+      if (this.signal.aborted) return;
+      const at = order.indexOf(this.id);
+      const pages = this.result.pages;
+      const place = pages.indexOf(this.described);
+      if (at > 0) askAhead(order[at - 1]);
+      if (at >= 0 && order[at + 1]) askAhead(order[at + 1]);
+      if (pages[place + 1]) askAhead(this.id, pages[place + 1].page);
+    }, AHEAD_AFTER);
+  }
+
+  /** Show an overlay, and come back to it when a layer that it needs arrives. @param {Overlay} name */
+  choose(name) {
+    this.wanted = name;
+    this.#setOverlay(name);
+  }
+
   /** @param {Overlay} name */
   #setOverlay(name) {
     if (!this.viewer) return;
@@ -302,6 +339,7 @@ class PageView {
   /** The ground truth was saved: show it. @param {{uri: string, etag: string}} saved */
   async truthSaved(saved) {
     forgetScore(this.id);
+    forgetAll();
     this.truth = saved;
     const layer = await this.#layer("truth");
     this.viewer?.setLayer("truth", layer);
@@ -322,7 +360,7 @@ class PageView {
       n: near(1), p: near(-1), 0: () => viewer.fit(), 1: () => viewer.zoom(1 / viewer.scale),
       "+": () => viewer.zoom(1.25), "=": () => viewer.zoom(1.25), "-": () => viewer.zoom(1 / 1.25),
       PageDown: () => this.turnTo(place + 1), PageUp: () => this.turnTo(place - 1), "?": () => shortcuts(),
-      ...Object.fromEntries(OVERLAYS.map(([name, , key]) => [key, () => this.#setOverlay(name)])),
+      ...Object.fromEntries(OVERLAYS.map(([name, , key]) => [key, () => this.choose(name)])),
     };
     keyed(this.signal, (event) => {
       if (this.correction?.onKey(event)) return true;
@@ -344,10 +382,6 @@ class PageView {
       if (event.key === " ") this.#hide(false);
     }, { signal: this.signal });
     this.tools?.append(el("button", { type: "button", title: "Keys (?)", onclick: () => shortcuts() }, "Keys"));
-  }
-
-  get defaultThreshold() {
-    return about.thresholds[this.result.parameters.mode];
   }
 }
 

@@ -1,9 +1,10 @@
 // The painted mask: tiles of 0 and 1 at full resolution, made from what it was begun on, with undo.
 
+import { fillTile } from "./fill.js";
+
 /** @typedef {import("./layers.js").Layer} Layer */
 
 const MOST_UNDO_BYTES = 96e6;
-const MOST_FILLED = 16e6; // pixels: a fill that finds no border ends there
 
 export class Painting {
   /**
@@ -17,8 +18,14 @@ export class Painting {
     this.tile = described.tile;
     /** @type {Map<string, Uint8Array>} */
     this.tiles = new Map();
-    /** How often each painted tile has changed; those that are not here are as they were. @type {Map<string, number>} */
+    /** The number of each painted tile's newest change; those that are not here are as they were. @type {Map<string, number>} */
     this.changes = new Map();
+    this.counted = 0;
+    /** Tiles that changed since they were last kept. @type {Set<string>} */
+    this.unkept = new Set();
+    /** @type {Map<string, {change: number, values: Uint8Array}>} */
+    this.small = new Map();
+    this.smallLevel = 0;
     /** @type {Map<string, Uint8Array>[]} */
     this.undone = [];
     /** @type {Map<string, Uint8Array>[]} */
@@ -37,10 +44,46 @@ export class Painting {
 
   /** The painted tiles. @returns {[number, number, Uint8Array][]} */
   changed() {
-    return [...this.changes.keys()].map((key) => {
+    return this.#named(this.changes.keys());
+  }
+
+  /** The tiles that changed since the last call. @returns {[number, number, Uint8Array][]} */
+  takeUnkept() {
+    const found = this.#named(this.unkept);
+    this.unkept.clear();
+    return found;
+  }
+
+  /** @param {Iterable<string>} keys @returns {[number, number, Uint8Array][]} */
+  #named(keys) {
+    return [...keys].map((key) => {
       const [column, row] = key.split("/").map(Number);
       return [column, row, /** @type {Uint8Array} */ (this.tiles.get(key))];
     });
+  }
+
+  /**
+   * A painted tile as a reduced view shows it: 1 where at least half of the pixels are cells.
+   * @param {string} key column/row
+   * @param {number} level
+   * @returns {Uint8Array} row by row, tile / 2 ** level a side
+   */
+  reduced(key, level) {
+    if (level !== this.smallLevel) this.small.clear();
+    this.smallLevel = level;
+    const change = this.changes.get(key) ?? 0;
+    const found = this.small.get(key);
+    if (found?.change === change) return found.values;
+    const full = /** @type {Uint8Array} */ (this.tiles.get(key));
+    const [side, half] = [this.tile >> level, (1 << (2 * level)) >> 1];
+    const sums = new Uint32Array(side * side);
+    for (let y = 0, place = 0; y < this.tile; y += 1) {
+      const line = (y >> level) * side;
+      for (let x = 0; x < this.tile; x += 1, place += 1) sums[line + (x >> level)] += full[place];
+    }
+    const values = Uint8Array.from(sums, (sum) => (sum >= half ? 1 : 0));
+    this.small.set(key, { change, values });
+    return values;
   }
 
   /**
@@ -52,6 +95,7 @@ export class Painting {
       this.tiles.set(`${column}/${row}`, values);
       this.#note(`${column}/${row}`);
     }
+    this.unkept.clear();
     this.onChange();
   }
 
@@ -59,7 +103,7 @@ export class Painting {
    * Do something when everything before it is done.
    * @param {() => void | Promise<void>} act
    */
-  then(act) {
+  next(act) {
     this.queue = this.queue.then(act).catch((error) => console.warn(error));
     return this.queue;
   }
@@ -72,7 +116,7 @@ export class Painting {
    * @param {0 | 1} value
    */
   line(from, to, radius, value) {
-    return this.then(async () => {
+    return this.next(async () => {
       const [left, right] = [Math.min(from[0], to[0]) - radius, Math.max(from[0], to[0]) + radius];
       const [top, bottom] = [Math.min(from[1], to[1]) - radius, Math.max(from[1], to[1]) + radius];
       const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
@@ -91,7 +135,7 @@ export class Painting {
    * @param {0 | 1} value
    */
   polygon(corners, value) {
-    return this.then(async () => {
+    return this.next(async () => {
       if (corners.length < 3) return;
       const [xs, ys] = [corners.map(([x]) => x), corners.map(([, y]) => y)];
       const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
@@ -114,63 +158,34 @@ export class Painting {
    * @returns {Promise<void>}
    */
   fill(start, value) {
-    return this.then(async () => {
+    return this.next(async () => {
       const [x, y] = [Math.floor(start[0]), Math.floor(start[1])];
       if (x < 0 || y < 0 || x >= this.width || y >= this.height) return;
-      /** @type {[number, number][]} */
-      const spans = [[x, y]];
-      let filled = 0;
-      while (spans.length && filled < MOST_FILLED) filled += await this.#fillSpan(/** @type {[number, number]} */ (spans.pop()), value, spans);
-    });
-  }
-
-  /**
-   * Fill a row to both sides; put what has to be looked at above and below on the stack.
-   * @param {[number, number]} start
-   * @param {0 | 1} value
-   * @param {[number, number][]} spans
-   */
-  async #fillSpan([x, y], value, spans) {
-    if ((this.#peek(x, y) ?? (await this.#fetch(x, y))) === value) return 0;
-    let [left, right] = [x, x];
-    while (left > 0 && (this.#peek(left - 1, y) ?? (await this.#fetch(left - 1, y))) !== value) left -= 1;
-    while (right < this.width - 1 && (this.#peek(right + 1, y) ?? (await this.#fetch(right + 1, y))) !== value) right += 1;
-    for (let at = left; at <= right; at += 1) this.#set(at, y, value);
-    for (const near of [y - 1, y + 1]) {
-      if (near < 0 || near >= this.height) continue;
-      let open = false;
-      for (let at = left; at <= right; at += 1) {
-        const other = (this.#peek(at, near) ?? (await this.#fetch(at, near))) !== value;
-        if (other && !open) spans.push([at, near]);
-        open = other;
+      const { tile } = this;
+      /** Where the fill enters each tile. @type {Map<string, number[]>} */
+      const waiting = new Map([[`${Math.floor(x / tile)}/${Math.floor(y / tile)}`, [(y % tile) * tile + (x % tile)]]]);
+      for (const [key, entries] of waiting) { // a Map's loop comes to what is added meanwhile
+        waiting.delete(key);
+        const [column, row] = key.split("/").map(Number);
+        const values = await this.#load(column, row);
+        const before = this.stroke.has(key) ? null : values.slice();
+        const reached = fillTile(values, tile, Math.min(tile, this.width - column * tile), Math.min(tile, this.height - row * tile), entries, value);
+        if (!reached.changed) continue;
+        if (before) this.stroke.set(key, before);
+        this.#note(key);
+        for (const [dx, dy, places] of /** @type {[number, number, number[]][]} */ ([[-1, 0, reached.left], [1, 0, reached.right], [0, -1, reached.above], [0, 1, reached.below]])) {
+          const [c, r] = [column + dx, row + dy];
+          if (!places.length || c < 0 || r < 0 || c * tile >= this.width || r * tile >= this.height) continue;
+          waiting.set(`${c}/${r}`, [...(waiting.get(`${c}/${r}`) ?? []), ...places]);
+        }
+        this.onPaint();
       }
-    }
-    return right - left + 1;
-  }
-
-  /** A pixel of a tile that is here. @param {number} x @param {number} y @returns {number | undefined} */
-  #peek(x, y) {
-    const values = this.tiles.get(`${Math.floor(x / this.tile)}/${Math.floor(y / this.tile)}`);
-    return values?.[(y % this.tile) * this.tile + (x % this.tile)];
-  }
-
-  /** @param {number} x @param {number} y */
-  async #fetch(x, y) {
-    await this.#load(Math.floor(x / this.tile), Math.floor(y / this.tile));
-    return this.#peek(x, y);
-  }
-
-  /** @param {number} x @param {number} y @param {0 | 1} value */
-  #set(x, y, value) {
-    const key = `${Math.floor(x / this.tile)}/${Math.floor(y / this.tile)}`;
-    const values = /** @type {Uint8Array} */ (this.tiles.get(key));
-    this.#keep(key, values);
-    values[(y % this.tile) * this.tile + (x % this.tile)] = value;
+    });
   }
 
   /** End a stroke: it can be undone as one. */
   end() {
-    return this.then(() => {
+    return this.next(() => {
       if (!this.stroke.size) return;
       for (const key of this.stroke.keys()) this.#note(key);
       this.done.push(this.stroke);
@@ -188,12 +203,24 @@ export class Painting {
     });
   }
 
+  /** Take back the stroke that is being painted. */
+  cancel() {
+    return this.next(() => {
+      for (const [key, before] of this.stroke) {
+        this.tiles.set(key, before);
+        this.#note(key);
+      }
+      this.stroke = new Map();
+      this.onPaint();
+    });
+  }
+
   undo() {
-    return this.then(() => this.#swap(this.done, this.undone));
+    return this.next(() => this.#swap(this.done, this.undone));
   }
 
   redo() {
-    return this.then(() => this.#swap(this.undone, this.done));
+    return this.next(() => this.#swap(this.undone, this.done));
   }
 
   /** @param {Map<string, Uint8Array>[]} from @param {Map<string, Uint8Array>[]} to */
@@ -254,7 +281,8 @@ export class Painting {
 
   /** @param {string} key */
   #note(key) {
-    this.changes.set(key, (this.changes.get(key) ?? 0) + 1);
+    this.changes.set(key, (this.counted += 1));
+    this.unkept.add(key);
   }
 
   /** A tile at full size, fetched where it is not here. @param {number} column @param {number} row @returns {Promise<Uint8Array>} */
@@ -297,19 +325,38 @@ function crossingsOf(corners, y) {
  */
 export function packTiles(tiles, side) {
   const bytes = (side * side) / 8;
-  const packed = new Uint8Array(tiles.length * (4 + bytes));
-  const view = new DataView(packed.buffer);
+  const all = new Uint8Array(tiles.length * (4 + bytes));
+  const view = new DataView(all.buffer);
   let place = 0;
   for (const [column, row, values] of tiles) {
     view.setUint16(place, column, true);
     view.setUint16(place + 2, row, true);
-    place += 4;
-    for (let at = 0; at < values.length; at += 8) {
-      let byte = 0;
-      for (let bit = 0; bit < 8; bit += 1) byte = (byte << 1) | values[at + bit];
-      packed[place] = byte;
-      place += 1;
-    }
+    all.set(packed(values), place + 4);
+    place += 4 + bytes;
   }
-  return packed;
+  return all;
+}
+
+/**
+ * A bit for each value of 0 or 1, the first of eight being the highest.
+ * @param {Uint8Array} values
+ */
+export function packed(values) {
+  const bits = new Uint8Array(values.length / 8);
+  for (let place = 0, at = 0; place < bits.length; place += 1) {
+    let byte = 0;
+    for (let bit = 0; bit < 8; bit += 1, at += 1) byte = (byte << 1) | values[at];
+    bits[place] = byte;
+  }
+  return bits;
+}
+
+/**
+ * Values of 0 and 1 from their bits.
+ * @param {Uint8Array} bits
+ */
+export function unpacked(bits) {
+  const values = new Uint8Array(bits.length * 8);
+  for (let at = 0; at < values.length; at += 1) values[at] = (bits[at >> 3] >> (7 - (at & 7))) & 1;
+  return values;
 }

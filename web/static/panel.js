@@ -14,22 +14,28 @@ export class Panel {
     this.threshold = el("p", { class: "note", role: "status" });
     this.threshold.hidden = true;
     this.scores = el("section", { "aria-label": "Score", "aria-live": "polite" });
-    this.more = el("section", {});
-    this.element = el("aside", { class: "panel", "aria-label": "About this image", tabindex: 0 }, this.measured, this.threshold, this.scores, this.more);
+    this.made = el("section", { "aria-label": "How it was made" });
+    this.about = el("section", { "aria-label": "About" });
+    this.element = el("aside", { class: "panel", "aria-label": "About this image", tabindex: 0 }, this.measured, this.threshold, this.scores, this.about, this.made, this.#log());
   }
 
   /** @param {any} job as GET /jobs/{id} answers it */
   showJob(job) {
-    this.measured.replaceChildren(el("h2", {}, "Result"), el("p", { class: "big" }, job.confluence === undefined ? wordsOf(job.status) : `${(job.confluence * 100).toFixed(1)} %`));
     this.showScores(job.evaluations ?? []);
-    if (job.status === "FAILED" || job.status === "REJECTED") this.#showError(job);
     const facts = factsOf([
       ["Status", `${wordsOf(job.status)}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}`],
       ["Group", job.group], ["Plate", job.plate], ["Well", job.well], ["Site", job.site], ["Time", job.time === undefined ? undefined : `${job.time}${typeof job.time === "number" ? " h" : ""}`],
-      ["Uploaded as", job.image], ["Asked for", job.created_at], ["Finished", job.updated_at],
+      ["Uploaded as", job.image], ["Asked for", momentOf(job.created_at)], ["Finished", momentOf(job.updated_at)],
       ["Estimated cost", job.estimated_cost_usd === undefined ? undefined : dollars(job.estimated_cost_usd)], ["Job", job.job_id],
     ]);
-    this.more.replaceChildren(el("h2", {}, "About"), facts, this.#log());
+    this.about.replaceChildren(el("h2", {}, "About"), facts);
+  }
+
+  /** Of a job without a result. @param {any} job */
+  showStatus(job) {
+    this.measured.replaceChildren(el("h2", {}, "Status"), el("p", { class: "big" }, wordsOf(job.status)));
+    if (!job.evaluations?.length) this.scores.replaceChildren();
+    if (job.status === "FAILED" || job.status === "REJECTED") this.#showError(job);
   }
 
   /** @param {any} job */
@@ -50,8 +56,8 @@ export class Panel {
       job.status === "FAILED" ? redrive : el("p", { class: "quiet" }, "It is not tried again: correct the image or the request, and send that."), said));
   }
 
-  /** @param {any} job @param {any} result @param {any} page @param {any} truth */
-  showResult(job, result, page, truth) {
+  /** @param {any} result @param {any} page */
+  showResult(result, page) {
     const interval = page.confluence_low !== undefined && page.confluence_high !== undefined
       ? el("p", { class: "quiet" }, `${(page.confluence_low * 100).toFixed(1)} % if only sure pixels count, ${(page.confluence_high * 100).toFixed(1)} % if doubtful ones count too`) : null;
     const flags = (page.quality ?? []).map((/** @type {{name: string, value: number}} */ flag) =>
@@ -59,8 +65,6 @@ export class Panel {
     const of = result.pages.length > 1 ? ` of page ${page.page}` : "";
     this.measured.replaceChildren(el("h2", {}, `Confluence${of}`), el("p", { class: "big" }, `${(page.confluence * 100).toFixed(1)} %`), interval ?? "", ...flags);
     if (result.pages.length > 1) this.measured.append(el("p", { class: "quiet" }, `All ${result.pages.length} pages: ${(result.confluence * 100).toFixed(1)} %`));
-    this.truth = truth;
-    this.showScores(job.evaluations ?? []);
     const { model, parameters, timings_ms: timings } = result;
     const made = factsOf([
       ["Model", model.name], ["Mode", parameters.mode], ["Threshold", fixed(parameters.threshold)], ["Channel", parameters.channel ?? undefined],
@@ -70,8 +74,7 @@ export class Panel {
       ["Time", timings ? `${Math.round(timings.total)} ms${result.cold_start ? ", with a cold start" : ""}` : undefined],
       ["Estimated cost", dollars(result.estimated_cost_usd)], ["Mask", page.mask],
     ]);
-    this.more.querySelector("details.made")?.remove();
-    this.more.insertBefore(el("details", { class: "made" }, el("summary", {}, "How it was made"), made), this.more.querySelector("details"));
+    this.made.replaceChildren(el("details", { class: "made" }, el("summary", {}, "How it was made"), made));
   }
 
   /** @param {number | null} share @param {number} threshold */
@@ -147,6 +150,11 @@ export class Panel {
     });
     return details;
   }
+}
+
+/** @param {string | undefined} time in ISO 8601, UTC */
+function momentOf(time) {
+  return time && `${time.slice(0, 19).replace("T", " ")} UTC`;
 }
 
 /** @param {[string, unknown][]} facts those that are undefined are left out */

@@ -5,6 +5,7 @@ import { curves, heat, keyOf, sparkline } from "./charts.js";
 import { dollars, el, fixed } from "./dom.js";
 import { addressOf } from "./plates.js";
 import { note } from "./router.js";
+import { wordsOf } from "./words.js";
 
 /** @typedef {{place: [number, number], condition: string, pages: number, flagged: number, hours: number[], confluence: (number | null)[], growth: any, sites: Record<string, any>}} Well */
 /** @typedef {{plate: string, rows: number, columns: number, scans: number[], wells: Record<string, Well>, conditions: any[], control: string | null, pages: any[], left_out: {image: string, well: string, reason: string}[], left_out_count: number, notes: string[], complete: boolean | null, failures: number, cost_usd: number}} Plate */
@@ -34,7 +35,7 @@ export async function showPlate({ main, parts, query, signal }) {
   const wide = plate.columns > 24 ? 1.6 : plate.columns > 12 ? 2.6 : plate.columns > 6 ? 4.2 : 6; // rem
   grid.style.gridTemplateColumns = `1.6rem repeat(${plate.columns}, minmax(1.4rem, ${wide}rem))`;
   const legend = el("div", { class: "legend" });
-  main.append(el("h1", {}, plate.plate), el("p", { class: "quiet" }, summary(plate)), ...plate.notes.map((text) => el("p", { class: "note" }, text)),
+  main.append(el("h1", {}, plate.plate), el("p", { class: "quiet" }, summary(plate)), ...plate.notes.map((text) => el("p", { class: "note" }, text.replace(/\b[A-Z]+(_[A-Z]+)*\b/g, wordsOf))),
     el("div", { class: "tools" }, el("label", {}, "Show", show), el("label", {}, "Time", slider, told), el("label", {}, flagged, "leave out pages with a warning")),
     grid, legend, ...conditionsOf(plate), ...wellTable(plate), ...leftOut(plate));
 
@@ -118,7 +119,7 @@ function legendOf(show, plate) {
 function conditionsOf(plate) {
   if (!plate.conditions.length) return [];
   const series = plate.conditions.slice(0, MOST_CURVES).map((each) => ({ name: each.name, x: each.hours, y: each.mean, error: each.error }));
-  return [el("h2", {}, "By condition"), curves(series, { label: "Mean confluence of each condition over time", y: "%" }),
+  return [el("h2", {}, "By condition"), curves(series, { label: "Mean confluence of each condition over time" }),
     el("ul", { class: "key" }, keyOf(series).map(({ line, name }, place) => {
       const each = plate.conditions[place];
       const relative = each.relative_rate === null ? "" : `, ${fixed(each.relative_rate, 2)} of ${plate.control}`;

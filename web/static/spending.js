@@ -13,7 +13,7 @@ export async function showSpending({ main, signal }) {
   /** @type {{days: Day[]}} */
   const { days } = await get("spending", signal);
   if (!days.length) {
-    main.append(el("p", { class: "note" }, "Nothing was spent yet."));
+    main.append(el("p", { class: "note" }, "Nothing was spent yet. Each image that is segmented adds to its day here. ", el("a", { href: "/send" }, "Send images"), "."));
     return;
   }
   const total = days.reduce((sum, day) => sum + day.cost, 0);
@@ -29,10 +29,10 @@ function bars(days) {
   for (const { day, cost } of days) byDay.set(day, (byDay.get(day) ?? 0) + cost);
   const shown = [...byDay].sort(([a], [b]) => (a < b ? -1 : 1)).slice(-60);
   const most = Math.max(...shown.map(([, cost]) => cost), 1e-12);
-  const wide = Math.min(90, BAR.width / shown.length);
+  const wide = Math.min(44, BAR.width / shown.length);
   const every = Math.ceil(84 / wide); // so that the dates do not touch
   return svg("svg", { class: "chart", viewBox: `0 0 ${BAR.width} ${BAR.height + 20}`, width: BAR.width, role: "img", "aria-label": `Estimated cost by day, at most ${dollars(most)}` },
-    shown.map(([day, cost], place) => svg("rect", { x: place * wide, y: BAR.height - (cost / most) * BAR.height, width: wide - BAR.gap, height: (cost / most) * BAR.height, fill: "currentColor", opacity: 0.75 }, svg("title", {}, `${day}: ${dollars(cost)}`))),
+    shown.map(([day, cost], place) => svg("rect", { x: place * wide, y: BAR.height - (cost / most) * BAR.height, width: wide - BAR.gap, height: (cost / most) * BAR.height, class: "bar-of-day" }, svg("title", {}, `${day}: ${dollars(cost)}`))),
     shown.map(([day], place) => (place % every ? null : svg("text", { x: place * wide, y: BAR.height + 15 }, day))));
 }
 

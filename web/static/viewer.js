@@ -2,12 +2,13 @@
 
 import { cellsOf, drawDisagreement, drawMask, drawShades } from "./draw.js";
 import { el } from "./dom.js";
+import { listen } from "./gestures.js";
 
 /** @typedef {import("./layers.js").Layer} Layer */
 /** @typedef {import("./draw.js").Cells} Cells */
 /** @typedef {"off" | "outline" | "filled" | "truth" | "disagreement"} Overlay */
 
-const MOST_PICTURES = 400;
+const FEWEST_PICTURES = 96; // that are kept: at most a megabyte each
 const LARGEST_SCALE = 32; // screen pixels for each pixel of the page
 const PROBABLE = 65535;
 
@@ -16,7 +17,8 @@ const PROBABLE = 65535;
  * @typedef {object} Painted
  * @property {number} tile
  * @property {Map<string, Uint8Array>} tiles full tiles of level 0 by "column/row"
- * @property {Map<string, number>} changes how often each tile has changed
+ * @property {Map<string, number>} changes the number of each changed tile's newest change
+ * @property {(key: string, level: number) => Uint8Array} reduced a tile as a reduced view shows it
  */
 
 export class Viewer {
@@ -32,8 +34,12 @@ export class Viewer {
     this.truth = null;
     /** @type {Layer | null} */
     this.probability = null;
+    /** Layers that are on their way: the view is not ready without them. @type {Set<string>} */
+    this.coming = new Set();
     /** @type {Painted | null} */
     this.painted = null;
+    /** What a pointer uses, while something is corrected. @type {import("./gestures.js").Tool | null} */
+    this.tool = null;
     this.threshold = 0.5;
     /** @type {Overlay} */
     this.overlay = "outline";
@@ -45,6 +51,7 @@ export class Viewer {
     this.fitted = true;
     /** @type {Map<string, OffscreenCanvas>} */
     this.pictures = new Map();
+    this.most = FEWEST_PICTURES;
     this.below = el("canvas", {});
     this.above = el("canvas", { class: "over" });
     this.cursor = el("canvas", { class: "over" });
@@ -61,7 +68,7 @@ export class Viewer {
       watcher.disconnect();
       cancelAnimationFrame(this.frame);
     });
-    this.#listen(signal);
+    listen(this, signal);
   }
 
   /** Draw at the next frame. */
@@ -77,6 +84,7 @@ export class Viewer {
   /** @param {"mask" | "truth" | "probability"} name @param {Layer | null} layer */
   setLayer(name, layer) {
     this[name] = layer;
+    this.coming.delete(name);
     if (layer) layer.onTile = () => this.later();
     this.#forget("o");
     this.later();
@@ -132,6 +140,15 @@ export class Viewer {
     this.#keepInSight();
   }
 
+  /** Move the page so that one of its pixels is in sight. @param {[number, number]} place */
+  bringInSight([x, y]) {
+    const [wide, high] = [this.element.clientWidth / this.scale, this.element.clientHeight / this.scale];
+    if (x >= this.left && x < this.left + wide && y >= this.top && y < this.top + high) return;
+    this.left = x - wide / 2;
+    this.top = y - high / 2;
+    this.#keepInSight();
+  }
+
   /** A part of the page stays in sight. */
   #keepInSight() {
     const { width, height } = this.image.described;
@@ -164,6 +181,7 @@ export class Viewer {
     const ratio = devicePixelRatio || 1;
     const wanted = Math.max(0, Math.floor(-Math.log2(this.scale * ratio) + 0.2));
     const level = Math.min(this.image.described.levels - 1, wanted);
+    this.most = Math.max(FEWEST_PICTURES, 3 * this.#inSight(level).length); // a large screen shows many at once
     const missing = this.#drawImage(level, ratio) + this.#drawOverlay(level, ratio);
     this.waitingText.textContent = missing ? "loading …" : "";
     this.element.dataset.ready = missing ? "" : "yes";
@@ -209,45 +227,56 @@ export class Viewer {
     const context = this.#cleared(this.above, ratio);
     if (this.overlay === "off" || this.hidden) return 0;
     const { tile } = this.image.described;
+    const painted = this.#paintedIn(level);
     let missing = 0;
     for (const [column, row] of this.#inSight(level)) {
-      const picture = this.#overlayPicture(level, column, row);
+      const picture = this.#overlayPicture(level, column, row, painted.get(`${column}/${row}`) ?? []);
       if (picture) this.#put(context, picture, level, column, row, tile);
       else missing += 1;
-    }
-    if (level > 0 && this.painted && this.overlay !== "truth") {
-      for (const key of this.painted.changes.keys()) {
-        const [column, row] = key.split("/").map(Number);
-        const picture = this.#overlayPicture(0, column, row);
-        if (!picture) continue;
-        context.clearRect(column * tile, row * tile, picture.width, picture.height);
-        this.#put(context, picture, 0, column, row, tile);
-      }
     }
     return missing;
   }
 
-  /** @param {number} level @param {number} column @param {number} row @returns {OffscreenCanvas | null} */
-  #overlayPicture(level, column, row) {
-    const change = (level === 0 && this.painted?.changes.get(`${column}/${row}`)) || 0;
+  /** The painted tiles that lie under each tile of a view. @param {number} level @returns {Map<string, string[]>} */
+  #paintedIn(level) {
+    /** @type {Map<string, string[]>} */
+    const found = new Map();
+    if (this.overlay === "truth") return found;
+    for (const key of this.painted?.changes.keys() ?? []) {
+      const [column, row] = key.split("/").map(Number);
+      const above = `${column >> level}/${row >> level}`;
+      const keys = found.get(above);
+      if (keys) keys.push(key);
+      else found.set(above, [key]);
+    }
+    return found;
+  }
+
+  /** @param {number} level @param {number} column @param {number} row @param {string[]} painted tiles under it @returns {OffscreenCanvas | null} */
+  #overlayPicture(level, column, row, painted) {
+    const change = Math.max(0, ...painted.map((each) => this.painted?.changes.get(each) ?? 0));
     const key = `o${this.overlay}${this.painted ? "p" : ""}${level}/${column}/${row}#${change}`;
     const found = this.pictures.get(key);
     if (found) return found;
     const truth = this.overlay === "truth" || this.overlay === "disagreement" ? this.#truthCells(level, column, row) : null;
     if (this.overlay === "truth") return truth && this.#picture(key, () => drawMask(truth, "outline", true));
-    const cells = this.cells(level, column, row);
+    const cells = this.#cells(level, column, row, painted);
     if (!cells) return null;
     if (this.overlay === "disagreement") return truth && this.#picture(key, () => drawDisagreement(cells, truth));
     const style = this.overlay === "filled" ? "filled" : "outline";
     return this.#picture(key, () => drawMask(cells, style, false));
   }
 
-  /** The cells as they are shown: painted, or by the threshold, or as the mask was stored. @param {number} level @param {number} column @param {number} row @returns {Cells | null} */
-  cells(level, column, row) {
-    const [width, height] = this.#tileSize(level, column, row);
-    const mine = level === 0 && this.painted?.tiles.get(`${column}/${row}`);
-    if (mine && this.painted?.changes.has(`${column}/${row}`)) return { width, height, values: cut(mine, this.painted.tile, width, height) };
-    if (this.painted) return this.#base(level, column, row);
+  /** The cells as they are shown: painted, or by the threshold, or as the mask was stored. @param {number} level @param {number} column @param {number} row @param {string[]} painted tiles under it @returns {Cells | null} */
+  #cells(level, column, row, painted) {
+    if (this.painted) {
+      const [width, height] = this.#tileSize(level, column, row);
+      const whole = level === 0 && painted.length ? this.painted.tiles.get(painted[0]) : undefined;
+      if (whole) return { width, height, values: cut(whole, this.painted.tile, width, height) };
+      const cells = this.#base(level, column, row);
+      if (cells) for (const key of painted) this.#putPainted(cells, key, level);
+      return cells;
+    }
     if (this.probability) {
       const tile = this.probability.tile(level, column, row);
       return tile ? cellsOf(tile, Math.ceil(this.threshold * PROBABLE - 0.5)) : null;
@@ -255,9 +284,22 @@ export class Viewer {
     return this.#base(level, column, row);
   }
 
+  /** Put a painted tile into the cells of the reduced view's tile above it. @param {Cells} cells @param {string} key @param {number} level */
+  #putPainted(cells, key, level) {
+    if (!this.painted) return;
+    const values = this.painted.reduced(key, level);
+    const side = this.painted.tile >> level;
+    const [left, top] = key.split("/").map((at) => (Number(at) % (1 << level)) * side);
+    const wide = Math.min(side, cells.width - left);
+    for (let y = 0; y < side && top + y < cells.height; y += 1) {
+      cells.values.set(values.subarray(y * side, y * side + wide), (top + y) * cells.width + left);
+    }
+  }
+
   /** What was painted on, or the mask. @param {number} level @param {number} column @param {number} row @returns {Cells | null} */
   #base(level, column, row) {
     const layer = this.base === undefined ? this.mask : this.base;
+    if (!layer && this.base === undefined && this.coming.has("mask")) return null;
     if (!layer) {
       const [width, height] = this.#tileSize(level, column, row);
       return { width, height, values: new Uint8Array(width * height) };
@@ -319,7 +361,7 @@ export class Viewer {
     this.pictures.delete(key);
     this.pictures.set(key, found);
     for (const old of this.pictures.keys()) {
-      if (this.pictures.size <= MOST_PICTURES) break;
+      if (this.pictures.size <= this.most) break;
       this.pictures.delete(old);
     }
     return found;
@@ -334,45 +376,6 @@ export class Viewer {
   redrawOverlay() {
     this.#forget("o");
     this.later();
-  }
-
-  /** Wheel, pinch, drag. Painting takes the pointer first, where it is on. @param {AbortSignal} signal */
-  #listen(signal) {
-    /** @type {Map<number, {x: number, y: number}>} */
-    const fingers = new Map();
-    const target = this.element;
-    target.addEventListener("wheel", (event) => {
-      event.preventDefault();
-      const box = target.getBoundingClientRect();
-      const fine = event.ctrlKey ? 0.01 : 0.0015; // a touchpad's pinch comes as a wheel with Ctrl
-      this.zoom(Math.exp(-event.deltaY * fine * (event.deltaMode ? 16 : 1)), event.clientX - box.left, event.clientY - box.top);
-    }, { signal, passive: false });
-    target.addEventListener("pointerdown", (event) => {
-      if (event.defaultPrevented) return;
-      target.setPointerCapture(event.pointerId);
-      fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-      target.classList.add("panning");
-    }, { signal });
-    target.addEventListener("pointermove", (event) => {
-      const before = fingers.get(event.pointerId);
-      if (!before) return;
-      const now = { x: event.clientX, y: event.clientY };
-      const other = [...fingers].find(([id]) => id !== event.pointerId)?.[1];
-      if (other) {
-        const box = target.getBoundingClientRect();
-        const [was, is] = [Math.hypot(before.x - other.x, before.y - other.y), Math.hypot(now.x - other.x, now.y - other.y)];
-        this.zoom(is / Math.max(1, was), (now.x + other.x) / 2 - box.left, (now.y + other.y) / 2 - box.top);
-      } else {
-        this.pan(before.x - now.x, before.y - now.y);
-      }
-      fingers.set(event.pointerId, now);
-    }, { signal });
-    for (const end of ["pointerup", "pointercancel"]) {
-      target.addEventListener(end, (event) => {
-        fingers.delete(/** @type {PointerEvent} */ (event).pointerId);
-        if (!fingers.size) target.classList.remove("panning");
-      }, { signal });
-    }
   }
 }
 

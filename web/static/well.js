@@ -37,7 +37,7 @@ export async function showWell({ main, parts, query, signal }) {
     el("p", { class: "quiet" }, `${well.condition ? `${well.condition}. ` : ""}${pages.length} pages, ${sites.length} ${sites.length === 1 ? "site" : "sites"}${well.flagged ? `; ${well.flagged} pages with a warning are used` : ""}.`),
     el("p", { class: "big" }, growth.doubling_time_h ? `doubles in ${growth.doubling_time_h.toFixed(1)} h` : "no doubling time"),
     ...(growth.notes ?? []).map((/** @type {string} */ text) => el("p", { class: "note warn" }, text)),
-    el("div", { class: "row top" }, el("div", {}, curves(series, { label: `Confluence of well ${wellName} over time, in percent`, y: "%", mark: window }), el("ul", { class: "key" }, keyOf(series).map(({ line, name: words }) => el("li", {}, line, ` ${words}`)), window ? el("li", { class: "quiet" }, "shaded: the time that the doubling time was measured in") : "")),
+    el("div", { class: "row top" }, el("div", {}, curves(series, { label: `Confluence of well ${wellName} over time, in percent`, mark: window }), el("ul", { class: "key" }, keyOf(series).map(({ line, name: words }) => el("li", {}, line, ` ${words}`)), window ? el("li", { class: "quiet" }, "shaded: the time that the doubling time was measured in") : "")),
       el("dl", { class: "facts" }, facts(growth).flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)]))),
     el("p", { class: "quiet" }, "Confluence is area, not number: cells that spread or shrink change it without dividing."),
     el("h2", {}, "Film strip"), sites.length > 1 ? el("label", {}, "Site ", pick) : "", strip);

@@ -291,6 +291,7 @@ def outcome_of(result: Result) -> dict[str, Any]:
         "milliseconds": result.timings_ms.get("total"),
         "estimated_cost_usd": result.estimated_cost_usd,
         "pages": len(result.pages) or None,
+        "pixels": result.pixels or None,
         "error_code": error and error.code,
         "error": error and cut(error.message),
         "message": None,
@@ -308,7 +309,6 @@ def placement_of(result: Result) -> dict[str, Any]:
     return told | {
         "place": place_of(result.well, result.site, result.time, result.frame),
         "series": series_of(result),
-        "pixels": result.pixels or None,
         "model": model and model.name,
         "mode": parameters and parameters.mode,
         "threshold": parameters and parameters.threshold,
