@@ -21,16 +21,16 @@ from cytomask.infra.session import REGION
 STACK = "cytomask-deployed"
 ARTEFACTS = "artefacts"
 SOMEONE_ELSE = "111111111111"
-# The least that the template takes and Lambda would: tries follow each other fast.
+# Tries follow each other fast; the function has time to start on a busy machine.
 PARAMETERS = {
-    "SegmentTimeout": "20",
-    "VisibilityTimeout": "20",
+    "SegmentTimeout": "100",
+    "VisibilityTimeout": "100",
     "MaxReceiveCount": "2",
     "RetryDelay": "1",
     "LogRetentionDays": "1",
     "AllowedBuckets": "private",
 }
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
 IMAGE_OF_ZIPS = "public.ecr.aws/lambda/python:3.13"  # ministack runs zips in it; the stand-in serves for it
 
 

@@ -13,7 +13,7 @@ import { wordsOf } from "./words.js";
 
 const CHUNK = 200; // jobs whose scores are looked up at a time
 const FEW = 1000;
-const LONGEST_NAME = 44; // letters on a card
+const LONGEST_NAME = 50; // letters on a card
 const DWELL = 60; // milliseconds that the pointer rests on a card before its page is asked for
 const CARD = { width: 208, height: 250 };
 const FIELDS = ["find", "status", "group", "folder", "flag", "iou", "from", "to", "sort"];
