@@ -32,6 +32,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
         doubt: 0..1, how much a person should look at it; see `doubt_of`.
         has_mask: False for a job that was asked for something else, as the page asks for probabilities.
         low, high: the confluence at the strict and at the lenient threshold.
+        area: what the cells cover in mm², where the size of a pixel is known.
         quality: names of the flags.
         scored: whether evaluations were looked up.
     """
@@ -52,6 +53,7 @@ class Entry(msgspec.Struct, omit_defaults=True):
     cost: float = 0.0
     megapixels: float = 0.0
     pages: int = 0
+    area: float | None = None
     has_mask: bool = False
     error_code: str = ""
     error: str = ""
@@ -168,6 +170,7 @@ def entry_of(row: Row) -> Entry:
         cost=float(row.get("estimated_cost_usd", 0)),
         megapixels=float(row.get("pixels", 0)) / 1e6,
         pages=int(row.get("pages", 0)),
+        area=_number(row, "cell_area_mm2"),
         has_mask="mask" in row,
         error_code=row.get("error_code", ""),
         error=row.get("error") or "",

@@ -134,7 +134,7 @@ def table_of(entries: Iterable[Entry]) -> Iterator[bytes]:
 def _values(entry: Entry) -> list[Any]:
     return [
         entry.key, entry.group, entry.status, entry.confluence, entry.low, entry.high,
-        " ".join(entry.quality), entry.iou, entry.pages, entry.plate, entry.well,
+        " ".join(entry.quality), entry.iou, entry.pages, entry.area, entry.plate, entry.well,
         entry.created, entry.id, entry.cost, entry.error_code, entry.error,
     ]  # fmt: skip
 
