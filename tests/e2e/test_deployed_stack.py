@@ -170,12 +170,3 @@ def test_the_page_sends_an_image_corrects_its_mask_and_sees_the_score(
     mask = deployed.mask(f"s3://{deployed.outputs['OutputBucketName']}/page/circle.tif.mask.png") > 0
     truth = deployed.mask(saved["uri"]) > 0
     assert iou == pytest.approx((mask & truth).sum() / (mask | truth).sum(), abs=1e-4)
-
-
-def test_the_page_hands_requests_on_to_the_api_that_was_deployed(
-    deployed: Store, account: Any, pictures: Any
-) -> None:
-    with served_page(STACK, account.endpoint) as page:
-        page.upload("page/api.tif", next(iter(pictures.values())).read_bytes())
-        job = wait_for(lambda: page.finished("page/api.tif"))
-        assert page.call("GET", f"jobs/{job['id']}").json()["status"] == "SUCCEEDED"
