@@ -70,7 +70,7 @@ def many(served: Served) -> Iterator[None]:
 @pytest.fixture
 def gallery(page: Page, served: Served, many: None) -> Page:
     page.goto(f"{served.origin}/images?sort=name")
-    expect(page.locator(".card").nth(5)).to_be_visible(timeout=60_000)
+    expect(page.locator(".card").nth(5)).to_be_visible(timeout=180_000)
     return page
 
 
