@@ -106,7 +106,8 @@ def _small(tab: Page, address: str) -> dict[str, Any]:
 
 def _large(tab: Page, address: str, key: str, restart: Any) -> dict[str, Any]:
     """Open the large page in a server that has not decoded it, and again."""
-    first, again = [], []
+    first: list[float] = []
+    again: list[float] = []
     for _ in range(3):
         restart()
         for spent in (first, again):
