@@ -10,10 +10,17 @@ from aws_lambda_powertools import Logger
 
 from cytomask.acquisition import Pattern
 from cytomask.errors import ModelUnusable
-from cytomask.model.predictor import Mode, Predictor, WeightsError
+from cytomask.model.predictor import (
+    WEIGHTS,
+    Mode,
+    Predictor,
+    WeightsError,
+    network_folder,
+    read_manifest,
+)
 from cytomask.model_store import BAKED_IN, MODE, ModelStore
 from cytomask.requests import SegmentRequest
-from cytomask.served_model import ServedModel, ServedModels, read_served_models
+from cytomask.served_model import ServedModel, ServedModels
 from cytomask.stack_models import Pins, plate_of
 
 MOST_KEPT = 2  # of the bucket's, in memory and on disk: the stack's own, and one that a plate is pinned to
@@ -57,7 +64,7 @@ class Networks:
         self._logger = logger
         self._clock = clock
         self._kept: dict[str, Predictor] = {}  # from the bucket, by sha256; the one used last comes last
-        self._baked_in = read_served_models()[MODE].sha256
+        self._baked_in = read_manifest(network_folder(WEIGHTS, MODE), MODE).sha256
         self._own: Predictor | None = None
         self._retry_at = 0.0
         self._container = make() if named == BAKED_IN else make(modes=("resize",))

@@ -13,6 +13,7 @@ from factories import INPUT, MODELS, page, s3_event, tiff
 from functions_on_moto import FailuresFunction, SegmentStack, Sessions
 from own_models import THRESHOLD, make_model, make_other_architecture
 
+from cytomask import served_model
 from cytomask.acquisition import Acquisition
 from cytomask.addresses import S3Object
 from cytomask.cli.main import main
@@ -85,6 +86,16 @@ def test_the_model_that_the_stack_names_makes_the_next_mask_and_is_named_by_it(
     assert stack.job(after["job_id"])["model_sha256"] == own
     restart("baked-in")
     assert stack.segment("again.tif", tiff())["model"] == before["model"]
+
+
+def test_the_container_starts_without_the_copies_of_the_manifests_that_the_layer_has(
+    stack: SegmentStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(served_model, "MANIFESTS", tmp_path)  # .dockerignore leaves them out
+    segmenter, _ = stack.app.connect()
+    monkeypatch.setattr(stack.app, "segmenter", segmenter)
+    for key in ("a.tif", PLATE.format(hour=0)):
+        assert stack.segment(key, tiff())["model"]["name"] == SHIPPED.name
 
 
 def test_the_mode_resize_keeps_the_containers_network(
