@@ -31,7 +31,7 @@ from benchmarks.storm_function import KINDS
 from cytomask.cli.redrive import run_redrive
 from cytomask.cli.stack import Stack
 from cytomask.infra.emulator import HANDLERS, STACK_NAME, EmulatedStack, emulated_stack
-from cytomask.jobs import JOB
+from cytomask.records import JOB
 from cytomask.samples.fields import phase_contrast_field
 
 SIDE = 64

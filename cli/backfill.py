@@ -26,7 +26,7 @@ EXAMPLES = (
     "cytomask backfill s3://lab-images/2025/ --match '*_Ph.tif' --max-usd 20",
     "cytomask backfill s3://lab-images --inventory s3://lab-inventory/…/manifest.json",
 )
-TYPICAL_SECONDS, TYPICAL_USD = 0.25, 0.0000122  # of 704x520 pixels, if the stack has segmented nothing yet
+TYPICAL_SECONDS, TYPICAL_USD = 0.11, 0.0000054  # of 704x520 pixels, if the stack has segmented nothing yet
 LOOKED_AT = 50  # finished jobs from which time and cost are estimated
 DEFAULT_CONCURRENCY = 6
 
@@ -144,11 +144,15 @@ def _send_all(
         _say_archived(archived)
         return 0
     listed = sum(1 for _ in islice(candidates(), most))
+    if not listed:
+        say(f"no images under {arguments.place}{' that are left' if start else ''}; nothing was sent")
+        _say_archived(archived)
+        return 0
     say(f"at most {listed} images; those with a finished mask are left out")
     state(listed, pace, arguments.rate)
     archived = 0
-    if not listed or not _agreed(arguments):
-        return 0 if not listed else 1
+    if not _agreed(arguments):
+        return 1
     sent, began = 0, time.monotonic()
     for group in batched(with_progress(islice(left, most), listed, "image"), 10):
         send(stack.sqs, stack.segment_queue, group)

@@ -19,7 +19,7 @@ EXAMPLES = (
     "cytomask costs --plate P1 --since 2026-11-01",
 )
 # What a mask costs beside computing: calls of S3 and SQS, rows, log lines. docs/costs.md derives it.
-OTHER_USD = 0.0000308
+OTHER_USD = 0.0000185
 
 
 @dataclass

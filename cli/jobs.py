@@ -55,7 +55,7 @@ def add_search(parser: Parser) -> None:
 def run_jobs(stack: "Stack", arguments: Namespace) -> int:
     """Print one job in full, or a line for each of the newest; 1 for an unknown id, 2 for a wrong status."""
     from cytomask.cli.rows import Search  # boto3 takes half a second
-    from cytomask.jobs import STATUSES
+    from cytomask.records import STATUSES
 
     if arguments.id is not None:
         return show_job(stack, stack.find_job(arguments.id), arguments.json)

@@ -4,15 +4,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from heapq import merge
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from cytomask.addresses import parse_uri
 from cytomask.evaluations import AWAITING, Evaluations
-from cytomask.jobs import JOB, STATUSES
-from cytomask.records import EvaluationRow, JobRow, Result
+from cytomask.leads import Leads
+from cytomask.records import JOB, STATUSES, EvaluationRow, JobRow, Result
 from cytomask.table import Table, timestamp
 
 if TYPE_CHECKING:
@@ -41,15 +40,13 @@ class Rows:
         self._dynamodb = dynamodb
         self._name = table
         self._table = Table(dynamodb, table)
+        self._leads = Leads(self._table)
 
     def jobs(self, search: Search) -> Iterator[JobRow]:
         """Read the jobs of a search, the newest first."""
-        if search.group is not None:
-            found = self._indexed("group", search.group, search)
-            return found if search.status is None else (row for row in found if row.status == search.status)
-        wanted = STATUSES if search.status is None else (search.status,)
-        newest = [self._indexed("status", each, search) for each in wanted]
-        return merge(*newest, key=lambda row: row.created_at, reverse=True)
+        since, until = (timestamp(at.timestamp()) if at else "" for at in (search.since, search.until))
+        rows = self._leads.jobs(status=search.status, group=search.group, since=since, until=until)
+        return (msgspec.convert(row, JobRow, strict=False) for row in rows)
 
     def of(self, job_id: str) -> tuple[JobRow, list[EvaluationRow]] | None:
         """Read a job and its evaluations as they are now, the oldest first; None for an unknown job."""
@@ -70,7 +67,7 @@ class Rows:
             for page in self._beginning(status, beginning):
                 if page:
                     return sorted(page)
-        return []
+        return self._leads.beginning(beginning)
 
     def _beginning(self, status: str, beginning: str) -> Iterator[set[str]]:
         """The ids of a status that begin so, the newest first, by DynamoDB's pages of 1 MB read."""
@@ -88,12 +85,6 @@ class Rows:
             ScanIndexForward=False,
         )
         return ({item["job_id"]["S"] for item in page["Items"]} for page in pages)
-
-    def _indexed(self, name: str, value: str, search: Search) -> Iterator[JobRow]:
-        """Read the jobs of an index, the newest first, without the evaluations between them."""
-        since, until = (timestamp(at.timestamp()) if at else None for at in (search.since, search.until))
-        found = self._table.indexed(name, value, since=since, until=until)
-        return (msgspec.convert(row, JobRow, strict=False) for row in found if row["record"] == JOB)
 
 
 def arrived(evaluations: Iterable[EvaluationRow]) -> list[EvaluationRow]:

@@ -13,13 +13,14 @@ from typing import Any
 
 import msgspec
 
-from cytomask.jobs import JOB, STATUSES
+from cytomask.leads import Leads
+from cytomask.records import JOB
 from cytomask.table import Table
 from cytomask.web.account import Row
 
-ROWS_AT_ONCE = 1000
 WORKERS = 8
 LASTING = frozenset({"SUCCEEDED", "REJECTED"})
+WAITING = ("QUEUED", "FAILED")
 # A job that was queued long ago and redriven by somebody else has an old place in the index of its status.
 WHOLE_AGAIN_SECONDS = 300.0
 LOOK_BACK = 200  # finished jobs that are read again each time, in case their order in the index changed
@@ -70,6 +71,7 @@ class Catalogue:
     def __init__(self, table: Table, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin without reading."""
         self._table = table
+        self._leads = Leads(table)
         self._clock = clock
         self._entries: dict[str, Entry] = {}
         self._revision = 0
@@ -109,10 +111,9 @@ class Catalogue:
         self._revision += 1
         unfinished = {each.id for each in self._entries.values() if each.status not in LASTING}
         seen: set[str] = set()
-        for status in STATUSES:
-            for row in self._listed(status, whole):
-                seen.add(row["job_id"])
-                self._note(row)
+        for row in self._listed(whole):
+            seen.add(row["job_id"])
+            self._note(row)
         for job_id in unfinished - seen:
             now_row = self._table.read(job_id, JOB)
             if now_row is not None:
@@ -122,19 +123,17 @@ class Catalogue:
                 del self._entries[gone]
             self._whole_at = now
 
-    def _listed(self, status: str, whole: bool) -> Iterator[Row]:
-        """List jobs of a status, the newest first, until known ones repeat."""
-        start, known = None, 0
-        while True:
-            rows, start = self._table.page_of(
-                "status", status, filters={"record": JOB}, start=start, count=ROWS_AT_ONCE
-            )
-            for row in rows:
-                if not whole and status in LASTING:
-                    entry = self._entries.get(row["job_id"])
-                    known = known + 1 if entry and entry.updated == row["updated_at"] else 0
-                yield row
-            if start is None or known >= LOOK_BACK:
+    def _listed(self, whole: bool) -> Iterator[Row]:
+        """List jobs that wait or failed, then all jobs, the newest first, until known ones repeat."""
+        for status in WAITING:
+            yield from self._leads.jobs(status=status)
+        known = 0
+        for row in self._leads.jobs():
+            if not whole and row["status"] in LASTING:
+                entry = self._entries.get(row["job_id"])
+                known = known + 1 if entry and entry.updated == row["updated_at"] else 0
+            yield row
+            if known >= LOOK_BACK:
                 return
 
     def _note(self, row: Row) -> None:

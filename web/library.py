@@ -12,9 +12,9 @@ import msgspec
 from cytomask import images
 from cytomask.addresses import S3Object, is_coco, parse_uri
 from cytomask.errors import NoSuchJob
-from cytomask.jobs import JOB, Jobs
+from cytomask.jobs import Jobs
 from cytomask.mask_index import MaskIndex
-from cytomask.records import EvaluationRow, ImageIdentity, JobRow, PageResult, Result
+from cytomask.records import JOB, EvaluationRow, ImageIdentity, JobRow, PageResult, Result
 from cytomask.storage import Storage
 from cytomask.table import Table
 from cytomask.truths.masks import read_ground_truth

@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ from cytomask.admission import require_served
 from cytomask.arrivals import JOB_ID, awaited_by
 from cytomask.errors import ImageNotFound, InvalidRequest, NoSuchJob
 from cytomask.evaluations import Evaluations
-from cytomask.jobs import STATUSES, Jobs
-from cytomask.records import EvaluationRow, JobRow
+from cytomask.jobs import Jobs
+from cytomask.leads import Standing
+from cytomask.records import STATUSES, EvaluationRow, JobRow
 from cytomask.requests import SegmentRequest, message_of
 from cytomask.served_model import work_of
 from cytomask.settings import Settings
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 LONGEST_GROUP = 256
 ROWS_AT_ONCE = 100
-READS = 10
+ROWS_EXAMINED = 1000  # many rows may be filtered out
 SIGNATURE_BYTES = 16
 INTERNAL = ("owner", "lease_until", "message")  # messages may be long, and an answer has 6 MB
 
@@ -123,13 +124,11 @@ class Desk:
             InvalidRequest: the cursor is not one of ours, or of another search.
         """
         start = self._cursors.read(search.cursor, search.names) if search.cursor is not None else None
-        found: list[JobRow] = []
-        for _ in range(READS):  # many rows may be filtered out
-            more, start = self._jobs.listed(search.names, start=start, count=ROWS_AT_ONCE - len(found))
-            found += more
-            if start is None or len(found) == ROWS_AT_ONCE:
-                break
-        cursor = self._cursors.write(start, search.names) if start else None
+        before = Standing(**start) if start else None
+        found, end = self._jobs.listed(
+            search.names, before=before, count=ROWS_AT_ONCE, examined=ROWS_EXAMINED
+        )
+        cursor = self._cursors.write(end._asdict(), search.names) if end else None
         return {"jobs": [_shown(row) for row in found], "cursor": cursor}
 
 
@@ -139,10 +138,10 @@ class Cursors:
     The key protects no secret, because every caller sees the same rows. It tells our cursors from others.
     """
 
-    def __init__(self, key: bytes, sort: str = "created_at") -> None:
-        """Keep the key; `sort` is the sort key of the index that is listed."""
+    def __init__(self, key: bytes, fields: Iterable[str] = Standing._fields) -> None:
+        """Keep the key, and the `fields` that tell a place in the list."""
         self._key = key
-        self._sort = sort
+        self._fields = frozenset(fields)
 
     def write(self, start: Row, names: Mapping[str, str]) -> str:
         """Write the cursor of a place in the table."""
@@ -157,7 +156,7 @@ class Cursors:
             signed = b""
         signature, place = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
         ours = hmac.compare_digest(signature, self._signature(place, names))
-        start = _place_of(place, names, self._sort) if ours else None
+        start = _place_of(place, names, self._fields) if ours else None
         if (
             start is None or base64.urlsafe_b64encode(signed).decode() != cursor
         ):  # its last digit has spare bits
@@ -172,15 +171,15 @@ class Cursors:
         return hmac.digest(self._key, signed, hashlib.sha256)[:SIGNATURE_BYTES]
 
 
-def _place_of(place: bytes, names: Mapping[str, str], sort: str) -> Row | None:
-    """Read a place in a search's index; None if it cannot be one, because anybody with the key can sign."""
-    index, value = min(names.items())
+def _place_of(place: bytes, names: Mapping[str, str], fields: Set[str]) -> Row | None:
+    """Read a place in a search's list; None if it cannot be one, because anybody with the key can sign."""
     try:
         start = msgspec.json.decode(place, type=dict[str, str])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    whole = start.keys() == {"job_id", "record", sort, index} and all(start.values())
-    return dict(start) if whole and start[index] == value else None
+    whole = start.keys() == fields and all(start.values())
+    of_search = all(start.get(name, value) == value for name, value in names.items())
+    return dict(start) if whole and of_search else None
 
 
 def _shown(row: JobRow | EvaluationRow) -> Row:

@@ -47,7 +47,7 @@ class PlateDesk:
 
     def __init__(self, plates: Plates, table: str) -> None:
         self._plates = plates
-        self._cursors = Cursors(table.encode(), sort="place")
+        self._cursors = Cursors(table.encode(), ("job_id", "record", "plate", "place"))
 
     def list(self) -> dict[str, Any]:
         """List all plates with their counts."""

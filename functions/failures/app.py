@@ -84,7 +84,6 @@ def record_message(record: SQSRecord, context: LambdaContext) -> None:
         job_ids = recorder.record(
             record.body,
             record.event_source_arn,
-            owner=context.aws_request_id,
             remaining_seconds=lambda: context.get_remaining_time_in_millis() / 1000,
         )
         waiting = waiting_job(record["messageAttributes"])

@@ -79,15 +79,12 @@ class Recorder:
         self._metrics = metrics
         self._clock = clock
 
-    def record(
-        self, body: str, queue_arn: str, *, owner: str, remaining_seconds: Callable[[], float]
-    ) -> list[str]:
+    def record(self, body: str, queue_arn: str, *, remaining_seconds: Callable[[], float]) -> list[str]:
         """Record everything that a dead letter asks for; a part that fails does not hold up the others.
 
         Args:
             body: the message.
             queue_arn: of the dead-letter queue.
-            owner: id of the invocation.
             remaining_seconds: how long it can work yet.
 
         Returns:
@@ -108,7 +105,7 @@ class Recorder:
                 faults.append(TimeShort("too little time is left for the rest of the dead letter"))
                 break
             try:
-                job_ids += self._record_one(arrival, body, owner, remaining_seconds)
+                job_ids += self._record_one(arrival, body, remaining_seconds)
             except Exception as error:
                 faults.append(error)
         if faults:
@@ -119,20 +116,19 @@ class Recorder:
         self,
         arrival: Arrival | EvaluationArrival,
         body: str,
-        owner: str,
         remaining_seconds: Callable[[], float],
     ) -> list[str]:
         match arrival:
             case Ignored(what, reason):
                 self._logger.info("event_ignored", what=what, reason=reason)
             case Settle(image, _):
-                self._settle(image, owner, remaining_seconds())
+                self._settle(image, remaining_seconds())
             case PlateMapUpload(file):
                 self._lose_map(file)
             case Refused():
                 return [self._reject(arrival)]
             case SegmentRequest():
-                return [self._fail_job(arrival, body, owner, remaining_seconds)]
+                return [self._fail_job(arrival, body, remaining_seconds)]
             case Evaluation():
                 self._fail_evaluation(arrival)
             case uploaded:
@@ -173,9 +169,7 @@ class Recorder:
         self._metrics.add_metric("Rejected", MetricUnit.Count, 1)
         return job_id
 
-    def _fail_job(
-        self, request: SegmentRequest, body: str, owner: str, remaining_seconds: Callable[[], float]
-    ) -> str:
+    def _fail_job(self, request: SegmentRequest, body: str, remaining_seconds: Callable[[], float]) -> str:
         found = self._found(request.image)
         work = work_of(replace(request, image=found or request.image), self._models.of(request))
         failed = self._jobs.fail(
@@ -188,7 +182,7 @@ class Recorder:
         )
         if failed:
             self._count_on_plate(work)
-            self._clear_name(work, owner, remaining_seconds())
+            self._clear_name(work, remaining_seconds())
             self._report(self._jobs.read(work.job_id), image=request.image.uri)
         else:
             self._logger.info("duplicate_ignored", job_id=work.job_id, image=request.image.uri)
@@ -205,14 +199,14 @@ class Recorder:
                 placed, pages=1, masked=False, cost_usd=0.0, expected_pages=request.expected_pages
             )
 
-    def _settle(self, image: S3Object, owner: str, seconds: float) -> None:
+    def _settle(self, image: S3Object, seconds: float) -> None:
         """Clear a name that no attempt could look at, unless it holds the newest image's own mask."""
         found = self._found(image) or image
         work = work_of(SegmentRequest(found), self._models.of(SegmentRequest(found)))
         name = self._own_name(work)
         if name and self._storage.whole_result(self._settings.output_bucket, name, work.job_id):
             return
-        self._clear_name(work, owner, seconds)
+        self._clear_name(work, seconds)
         self._logger.error(
             "name_not_settled",
             job_id=work.job_id,
@@ -231,12 +225,12 @@ class Recorder:
         )
         self._metrics.add_metric("Failed", MetricUnit.Count, 1)
 
-    def _clear_name(self, work: Work, owner: str, seconds: float) -> None:
+    def _clear_name(self, work: Work, seconds: float) -> None:
         """Remove the outputs under an image's name that are not its own."""
         image, name = work.request.image, self._own_name(work)
         if name is None:
             return
-        self._names.enter(image, FAILURES, owner=owner, seconds=seconds)
+        self._names.enter(image, FAILURES, seconds=seconds)
         try:
             if self._storage.clear(self._settings.output_bucket, name, image):
                 self._logger.info("mask_removed", image=image.uri)
@@ -253,7 +247,6 @@ class Recorder:
                 error=cut(error),
                 what_to_do="let this function list and delete outputs, then run `cytomask redrive`",
             )
-        self._names.leave(image, FAILURES, owner=owner)
 
     def _own_name(self, work: Work) -> str | None:
         return work.own_name(self._settings.input_bucket, self._settings.attached_buckets)

@@ -28,8 +28,16 @@ PIXELS_WHILE_WAITING = 8 * images.MEGA
 class Source:
     """An image that is fetched and opened when it is first asked for, and once only."""
 
-    def __init__(self, fetch: Callable[[], bytes], name: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[], bytes],
+        name: str,
+        limits: Limits,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Make a source of what `fetch` returns; `close` is called at the end in any case."""
         self._fetch = fetch
+        self._close = close
         self._limits = limits
         self._stack = ExitStack()
         self._opened: ImageFile | RejectedInput | None = None
@@ -43,6 +51,7 @@ class Source:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        self._close()
 
     def open(self) -> ImageFile:
         """Open the image; raise RejectedInput where that was refused, now or before."""

@@ -10,7 +10,6 @@ from cytomask.records import Result, Scorable
 from cytomask.requests import SegmentRequest
 from cytomask.storage import Storage
 from cytomask.truths import names
-from cytomask.work import ground_truth_keys
 
 
 class Scoring:
@@ -67,8 +66,11 @@ class Scoring:
             yield named
 
     def _masks_of(self, image: S3Object) -> Iterator[S3Object]:
-        """Find the image's masks: under the usual keys, which may not be indexed yet, and in the index."""
-        for key in dict.fromkeys([*ground_truth_keys(image.key), *self._masks.naming(image.key)]):
+        """Find the image's masks in the index.
+
+        A mask that was uploaded but is not indexed yet finds this job, by the rows of `Evaluations.expect`.
+        """
+        for key in dict.fromkeys(self._masks.naming(image.key)):
             found = self._storage.find(S3Object(self._bucket, key))
             if found:
                 yield found

@@ -17,7 +17,7 @@ from cytomask.records import Fault, JobRow, Result, cut
 from cytomask.requests import Parameters, SegmentRequest
 from cytomask.served_model import work_of
 from cytomask.settings import Settings
-from cytomask.storage import Storage, SupersededError
+from cytomask.storage import NameTakenError, Storage, SupersededError
 from cytomask.table import timestamp
 from cytomask.work import RESULT, Work, image_name, job_prefix, output_key, rejected_message_id
 
@@ -90,11 +90,12 @@ class Segmenter:
             ImageTooLarge, NotAcceptable: the answer cannot be `waiting` for.
             Exception: whatever S3, DynamoDB or SQS answered; the job is given back for a retry.
         """
-        found = self._storage.find(request.image)
+        download = self._storage.fetch(request.image)
+        found = download.object
         work = work_of(replace(request, image=found or request.image), self._networks.choose(request))
         image = work.request.image
         self._logger.append_keys(job_id=work.job_id)
-        with self._writer.source(image) as source:
+        with self._writer.source(image, download) as source:
             row = self._jobs.read(work.job_id) if waiting else None
             if row and row.status in FINISHED and (stored := self._repeat(work, row)):
                 return stored
@@ -127,8 +128,7 @@ class Segmenter:
             return []
         if self._storage.find(image) is not None:
             return [self.segment(SegmentRequest(image), invocation)]
-        owner = invocation.request_id
-        self._names.enter(image, NOBODY, owner=owner, seconds=invocation.lease_seconds)
+        self._names.enter(image, NOBODY, seconds=invocation.lease_seconds)
         removed = False
         try:
             removed = self._storage.clear(self._settings.output_bucket, name, image)
@@ -138,7 +138,6 @@ class Segmenter:
         if seconds := self._names.others(image, NOBODY):
             self._names.look_again(image, seconds)
         results = [self.segment(SegmentRequest(image), invocation)] if newer else []
-        self._names.leave(image, NOBODY, owner=owner)
         if removed:
             self._logger.info("mask_removed", image=image.uri, reason=why)
         else:
@@ -285,9 +284,8 @@ class Segmenter:
         if name is None:
             return self._writer.write(work, work.prefix, source, present, invocation)
         image = work.request.image
-        self._names.enter(image, work.job_id, owner=invocation.request_id, seconds=invocation.lease_seconds)
-        result = self._write_named(work, name, source, present, invocation)
-        self._names.leave(image, work.job_id, owner=invocation.request_id)
+        known = self._names.enter(image, work.job_id, seconds=invocation.lease_seconds)
+        result = self._write_named(work, name, known, source, present, invocation)
         if result is not None:
             return result
         self._logger.info("superseded", job_id=work.job_id, image=image.uri)
@@ -295,22 +293,23 @@ class Segmenter:
             return self._writer.write(work, work.prefix, again, present, invocation)
 
     def _write_named(
-        self, work: Work, name: str, source: Source, present: bool, invocation: Invocation
+        self, work: Work, name: str, known: bool, source: Source, present: bool, invocation: Invocation
     ) -> Result | None:
         """Write every output under the image's own name; None where a newer image owns it.
 
-        Older outputs are removed first: if this job fails, no older mask stays. After the last write the
-        image is checked again. If a newer one came in between, our outputs may have replaced a newer job's
-        under the name: the newest image is then settled at once.
+        A name that is `known` may have older outputs. They are removed first: if this job fails, no older
+        mask stays. After the last write the image is checked again. If a newer one came in between, our
+        outputs may have replaced a newer job's under the name: the newest image is then settled at once.
         """
         image = work.request.image
-        result, began = None, False
         try:
-            if not self._is_current(work):
+            doubtful = known or not present or image.version_id  # probably not the newest
+            if doubtful and not self._is_current(work):
                 return None
-            began = True
-            self._storage.clear(self._settings.output_bucket, name, image)
-            result = self._writer.write(work, name, source, present, invocation)
+            try:
+                result = self._write_cleared(work, name, known, source, present, invocation)
+            except NameTakenError:
+                result = self._write_cleared(work, name, True, source, present, invocation)
             seconds = self._names.others(image, work.job_id)
             if self._is_current(work):
                 if seconds:
@@ -318,10 +317,17 @@ class Segmenter:
                 return result
         except SupersededError:
             pass
-        if began:
-            self._settle(image, invocation)
-            self._logger.append_keys(job_id=work.job_id)
+        self._settle(image, invocation)
+        self._logger.append_keys(job_id=work.job_id)
         return None
+
+    def _write_cleared(
+        self, work: Work, name: str, known: bool, source: Source, present: bool, invocation: Invocation
+    ) -> Result:
+        """Remove what lies under a known name, and write every output."""
+        if known:
+            self._storage.clear(self._settings.output_bucket, name, work.request.image)
+        return self._writer.write(work, name, source, present, invocation, new_name=not known)
 
     def _settle(self, image: S3Object, invocation: Invocation) -> None:
         """Bring the newest image's own outputs, or none, under its name."""

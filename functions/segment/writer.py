@@ -13,7 +13,7 @@ from cytomask.outputs import encode_files
 from cytomask.records import Fault, ImageIdentity, ModelIdentity, PageResult, Result, cut
 from cytomask.requests import Parameters
 from cytomask.settings import Settings
-from cytomask.storage import Storage
+from cytomask.storage import Download, Storage
 from cytomask.table import timestamp
 from cytomask.telemetry import Stopwatch, estimated_cost_usd
 from cytomask.work import RESULT, Work, output_key, resolve
@@ -42,11 +42,27 @@ class Writer:
         self._plating = plating
         self._clock = clock
 
-    def source(self, image: S3Object) -> Source:
-        """Return the image as a source that is read when it is first asked for."""
-        return Source(lambda: self._storage.read_image(image, self._limits), image.uri, self._limits)
+    def source(self, image: S3Object, download: Download | None = None) -> Source:
+        """Return the image as a source that is read when it is first asked for.
 
-    def write(self, work: Work, prefix: str, source: Source, present: bool, invocation: Invocation) -> Result:
+        Args:
+            image: in the version that is meant.
+            download: its bytes, if they are on their way already; the source closes it.
+        """
+        if download is None or not download.began:
+            return Source(lambda: self._storage.read_image(image, self._limits), image.uri, self._limits)
+        return Source(lambda: download.read(self._limits), image.uri, self._limits, download.close)
+
+    def write(
+        self,
+        work: Work,
+        prefix: str,
+        source: Source,
+        present: bool,
+        invocation: Invocation,
+        *,
+        new_name: bool = False,
+    ) -> Result:
         """Segment an image and write all its outputs under a prefix.
 
         Args:
@@ -55,6 +71,7 @@ class Writer:
             source: the image.
             present: whether the object was found; otherwise the job is rejected.
             invocation: the call that it came with.
+            new_name: the prefix is the image's name, and nothing should lie there yet.
 
         Returns:
             The result as it was written; a bad image's is REJECTED, with the pages before a damaged one.
@@ -62,6 +79,7 @@ class Writer:
         Raises:
             SupersededError: the prefix is the image's name, and a newer image has taken it.
             ModelUnusable: the model of the image's plate is missing or damaged.
+            NameTakenError: something lies under the new name after all.
         """
         image = work.request.image
         watch = Stopwatch()
@@ -77,14 +95,17 @@ class Writer:
         try:
             if not present:
                 raise ImageNotFound(f"{image.uri} is not there; it was deleted, moved or never uploaded")
-            for page in self._segment_pages(work, prefix, source, predictor, watch):
+            for page in self._segment_pages(work, prefix, source, predictor, watch, new_name):
                 result.pages.append(page)  # those before a damaged one are written and stay on record
             summarise(result, result.pages)
         except RejectedInput as error:
             result.error = Fault(error.code, cut(error))
         self._plating.note_place(result, work.request, source)
         self._note_spent(result, watch)
-        self._write(work, prefix, RESULT, None, msgspec.json.encode(result.shown()))
+        key, body = output_key(prefix, RESULT), msgspec.json.encode(result.shown())
+        self._write(
+            work, key, body, prefix, new_name, look=not result.pages
+        )  # the last mask's look was just now
         return result
 
     def segment_content(
@@ -114,16 +135,22 @@ class Writer:
         self._note_spent(result, watch)
         return result, masks
 
-    def put(self, key: str, body: bytes, named_after: S3Object | None = None) -> S3Object:
-        """Write an object of the output bucket; see `Storage.write` for `named_after`."""
-        return self._storage.write(self._settings.output_bucket, key, body, named_after)
+    def put(self, key: str, body: bytes) -> S3Object:
+        """Write an object of the output bucket."""
+        return self._storage.write(self._settings.output_bucket, key, body)
 
     def uri(self, key: str) -> str:
         """Return the address of an output."""
         return S3Object(self._settings.output_bucket, key).uri
 
     def _segment_pages(
-        self, work: Work, prefix: str, source: Source, predictor: Predictor, watch: Stopwatch
+        self,
+        work: Work,
+        prefix: str,
+        source: Source,
+        predictor: Predictor,
+        watch: Stopwatch,
+        new_name: bool,
     ) -> Iterator[PageResult]:
         """Segment and write page after page; yield what the result says of each."""
         parameters = work.parameters
@@ -146,7 +173,7 @@ class Writer:
                 with watch.stage("encode"):
                     body = encode()
                 with watch.stage("write"):
-                    written = self._write(work, prefix, ending, number, body)
+                    written = self._write(work, output_key(prefix, ending, number), body, prefix, new_name)
                 setattr(described, kind, written.uri)
                 setattr(described, f"{kind}_etag", written.etag)
             yield described
@@ -166,8 +193,16 @@ class Writer:
         result.timings_ms = watch.milliseconds()
         result.estimated_cost_usd = estimated_cost_usd(result.timings_ms["total"], self._settings.memory_mb)
 
-    def _write(self, work: Work, prefix: str, kind: str, page: int | None, body: bytes) -> S3Object:
+    def _write(
+        self, work: Work, key: str, body: bytes, prefix: str, new_name: bool, look: bool = True
+    ) -> S3Object:
         """Write one output."""
-        name = work.own_name(self._settings.input_bucket, self._settings.attached_buckets)
-        named_after = work.request.image if prefix == name else None
-        return self.put(output_key(prefix, kind, page), body, named_after)
+        if prefix != work.own_name(self._settings.input_bucket, self._settings.attached_buckets):
+            return self.put(key, body)
+        return self._storage.write_named(
+            S3Object(self._settings.output_bucket, key),
+            body,
+            work.request.image,
+            new=new_name,
+            look=look,
+        )

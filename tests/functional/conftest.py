@@ -30,7 +30,7 @@ from http_api import http_api
 from moto import mock_aws
 from moto_stack import ENVIRONMENT, make_buckets, make_table
 from remembering import Remembering
-from rights import Role, read_roles
+from rights import Role, read_policy, read_roles
 
 from cytomask.cli.stack import Stack
 from cytomask.model.predictor import Predictor
@@ -46,12 +46,12 @@ def sessions() -> Sessions:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        wire, own, roles = Wire(), boto3.Session(), read_roles()
-        of_function = {name: boto3.Session() for name in (*roles, "command")}
+        wire, own = Wire(), boto3.Session()
+        roles = read_roles() | {"command": read_policy("operator")}
+        of_function = {name: boto3.Session() for name in roles}
         for name, session in of_function.items():
             session.events.register("provide-client-params", wire.on_call)
-            if name in roles:
-                session.events.register("provide-client-params", roles[name].on_call)
+            session.events.register("provide-client-params", roles[name].on_call)
         s3, sqs, dynamodb = own.client("s3"), own.client("sqs"), own.resource("dynamodb")
         return Sessions(s3, sqs, dynamodb, of_function, wire, roles)
 
@@ -62,7 +62,8 @@ def roles(sessions: Sessions) -> Iterator[dict[str, Role]]:
     for role in sessions.roles.values():
         role.denied.clear()
     yield sessions.roles
-    assert {name: role.denied for name, role in sessions.roles.items() if role.denied} == {}
+    functions = {name: role for name, role in sessions.roles.items() if name != "command"}
+    assert {name: role.denied for name, role in functions.items() if role.denied} == {}
 
 
 @pytest.fixture
@@ -88,19 +89,26 @@ def stack(
         monkeypatch.setattr(app, "processor", processor)
         monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["command"])
         table = sessions.dynamodb.Table(TABLE)
-        yield SegmentStack(app, counting, sessions.wire, sessions.s3, sessions.sqs, table)
+        own = sessions.of_function["segment"]
+        yield SegmentStack(app, counting, sessions.wire, sessions.s3, sessions.sqs, table, own)
 
 
 @pytest.fixture
-def connected(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Stack:
-    """The stack's resources, as every command finds them."""
+def connected(
+    stack: SegmentStack, roles: dict[str, Role], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stack]:
+    """The stack's resources, as every command finds them.
+
+    The test fails if a command did what infra/policies/operator.json does not allow.
+    """
     make: Any = boto3.client  # typed for literal names only
     clients = {name: make(name) for name in ("s3", "sqs", "dynamodb", "logs")}
     found = Stack(
         "cytomask", INPUT, OUTPUT, GROUND_TRUTH, SEGMENT_QUEUE_URL, QUEUE_URL, TABLE, None, **clients
     )
     monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: found))
-    return found
+    yield found
+    assert roles["command"].denied == set()
 
 
 @pytest.fixture
@@ -136,7 +144,7 @@ def failures(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.Monkey
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["failures"])
     monkeypatch.setattr(app, "recorder", app.connect())
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", sessions.of_function["command"])
-    return FailuresFunction(app)
+    return FailuresFunction(app, sessions.of_function["failures"])
 
 
 @pytest.fixture

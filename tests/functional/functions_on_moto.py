@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import ModuleType
@@ -29,6 +30,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from remembering import Remembering
 from rights import Role
+
+from cytomask.addresses import S3Object, is_coco
+from cytomask.mask_index import MaskIndex
+from cytomask.table import Table
 
 Row = dict[str, Any]
 
@@ -104,6 +109,17 @@ class Wire:
                 rule.act()
 
 
+@contextmanager
+def acting(session: boto3.Session | None) -> Iterator[None]:
+    """Let clients that a function makes during a call be its own."""
+    kept = boto3.DEFAULT_SESSION
+    boto3.DEFAULT_SESSION = session or kept
+    try:
+        yield
+    finally:
+        boto3.DEFAULT_SESSION = kept
+
+
 @dataclass
 class SegmentStack:
     """The segment function and the stack's resources."""
@@ -114,14 +130,15 @@ class SegmentStack:
     s3: Any
     sqs: Any
     table: Any
+    session: boto3.Session | None = None
     invocations: int = 0
 
     def handle(self, event: Any) -> Any:
         """Invoke the function; pass its answer through JSON, as Lambda does."""
         self.invocations += 1
-        return json.loads(
-            json.dumps(self.app.handler(event, LambdaContext(f"invocation-{self.invocations}")))
-        )
+        with acting(self.session):
+            answer = self.app.handler(event, LambdaContext(f"invocation-{self.invocations}"))
+        return json.loads(json.dumps(answer))
 
     def deliver(self, *bodies: Any, waiting: str = "") -> list[int]:
         """Deliver a batch of messages; return the positions of those to deliver again."""
@@ -134,8 +151,13 @@ class SegmentStack:
         return dict(result)
 
     def upload(self, key: str, body: bytes, bucket: str = INPUT) -> str | None:
-        """Upload an object; return its version if the bucket keeps versions."""
+        """Upload an object; return its version if the bucket keeps versions.
+
+        A ground truth is indexed as the evaluate function does when S3 announces it.
+        """
         version: str | None = self.s3.put_object(Bucket=bucket, Key=key, Body=body).get("VersionId")
+        if bucket == GROUND_TRUTH and not is_coco(key):
+            MaskIndex(Table(boto3.client("dynamodb"), self.table.name)).name(S3Object(bucket, key), now=0)
         return version
 
     def age(self, key: str, hours: int) -> None:
@@ -167,7 +189,7 @@ class SegmentStack:
     def rows(self, record: str = "JOB") -> list[Row]:
         """List the rows whose record starts with this, oldest first."""
         rows = [row for row in self.table.scan()["Items"] if row["record"].startswith(record)]
-        return sorted(rows, key=lambda row: row["created_at"])
+        return sorted(rows, key=lambda row: row.get("made_at", row.get("created_at", "")))
 
     def row(self) -> Row:
         """Return the row of the only job."""
@@ -235,11 +257,13 @@ class FailuresFunction:
     """The failures function, on the same resources as the segment function."""
 
     app: ModuleType
+    session: boto3.Session | None = None
 
     def deliver(self, *bodies: Any, queue: str = "cytomask-segment-dlq", waiting: str = "") -> list[int]:
         """Deliver dead letters; return the positions of those that stay in their queue."""
         batch = sqs_batch(*bodies, queue=queue, waiting=waiting)
-        return failed_messages(self.app.handler(batch, LambdaContext("failures")))
+        with acting(self.session):
+            return failed_messages(self.app.handler(batch, LambdaContext("failures")))
 
     def deliver_evaluations(self, *bodies: Any) -> list[int]:
         return self.deliver(*bodies, queue="cytomask-evaluation-dlq")

@@ -3,6 +3,7 @@
 Every call that a functional test sees a function make is looked up here, because an emulator allows them all.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -10,7 +11,7 @@ from typing import Any
 
 from factories import GROUND_TRUTH, INPUT, MODELS, OUTPUT, REGION, TABLE
 
-from cytomask.infra.template import load_template
+from cytomask.infra.template import TEMPLATE, load_template
 
 ACCOUNT = "123456789012"
 ARNS = {
@@ -22,6 +23,7 @@ ARNS = {
     "SegmentQueue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:cytomask-segment",
     "EvaluationQueue": f"arn:aws:sqs:{REGION}:{ACCOUNT}:cytomask-evaluation",
     "AlarmTopic": f"arn:aws:sns:{REGION}:{ACCOUNT}:cytomask-alarms",
+    "PlateTopic": f"arn:aws:sns:{REGION}:{ACCOUNT}:cytomask-plates",
 }
 # What S3 calls the right to an operation, where it is not the operation's own name
 # (docs.aws.amazon.com/AmazonS3/latest/userguide/using-with-s3-policy-actions.html).
@@ -87,11 +89,43 @@ def needed(service: str, operation: str, params: dict[str, Any]) -> tuple[str, s
         table = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{params.get('TableName', TABLE)}"
         index = params.get("IndexName")
         return f"dynamodb:{operation}", f"{table}/index/{index}" if index else table
-    if service == "sns":
+    if service == "sns" and "TopicArn" in params:
         return f"sns:{operation}", params["TopicArn"]
-    assert service == "sqs", service
-    action = operation.removesuffix("Batch")
-    return f"sqs:{action}", f"arn:aws:sqs:{REGION}:{ACCOUNT}:{params['QueueUrl'].rpartition('/')[2]}"
+    if service == "sqs" and "QueueUrl" in params:
+        queue = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{params['QueueUrl'].rpartition('/')[2]}"
+        return f"sqs:{operation.removesuffix('Batch')}", queue
+    return f"{service}:{operation}", "outside the stack"
+
+
+def read_policy(name: str) -> Role:
+    """Read a policy file of infra/policies, for the stack of the tests in whichever account."""
+    text = (TEMPLATE.parent / "infra" / "policies" / f"{name}.json").read_text()
+    for variable, value in {"StackName": "cytomask", "AccountId": "*", "Region": REGION}.items():
+        text = text.replace(f"${{{variable}}}", value)
+    return Role(
+        [
+            Right(statement["Sid"], action, resource)
+            for statement in json.loads(text)["Statement"]
+            for action in _listed(statement["Action"])
+            for resource in _listed(statement["Resource"])
+        ]
+    )
+
+
+def table_of(roles: dict[str, Role]) -> str:
+    """Write the rights of the functions as a table, with whether the functions' own calls need them."""
+    lines = ["| function | right | on | used |", "|---|---|---|---|"]
+    for name, role in roles.items():
+        for right in role.rights:
+            by = "by Lambda" if right.action in BY_LAMBDA else "yes" if right in role.used else "**no**"
+            lines.append(f"| {name} | `{right.action}` | {_short(right.resource)} | {by} |")
+    return "\n".join(lines) + "\n"
+
+
+def _short(resource: str) -> str:
+    for name, arn in ARNS.items():
+        resource = resource.replace(arn, name)
+    return resource
 
 
 def read_roles() -> dict[str, Role]:

@@ -17,10 +17,12 @@ from cytomask.cli.main import main
 from cytomask.cli.rows import Search
 from cytomask.cli.stack import Stack
 from cytomask.images import encode_mask
+from cytomask.mask_index import MaskIndex
 from cytomask.plate_places import place_row
 from cytomask.plate_rows import Plates, StoredMap, note_row
 from cytomask.platemap import parse_plate_map
 from cytomask.samples.plates import DEMO_WELLS, SamplePage, write_plate
+from cytomask.table import Table
 
 pytestmark = pytest.mark.long
 
@@ -92,6 +94,19 @@ def test_rows_of_an_earlier_release_are_put_on_their_plates(
     )
 
 
+def test_ground_truths_of_version_0_1_are_noted_for_images_to_come(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key in ("plate 1/a_mask.png", "b.json", "notes.txt"):
+        stack.s3.put_object(Bucket=GROUND_TRUTH, Key=key, Body=b"x")
+    index = MaskIndex(Table(stack.dynamodb, TABLE))
+    assert main(["reindex", "--dry-run"]) == 0
+    assert "1 ground truth found" in capsys.readouterr().out
+    assert index.naming("plate 1/a.tif") == []
+    assert main(["reindex"]) == 0
+    assert index.naming("plate 1/a.tif") == ["plate 1/a_mask.png"]
+
+
 def test_reindexing_again_changes_nothing(old_stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     main(["reindex"])
     before = list(Plates(old_stack.dynamodb, TABLE).summaries())
@@ -125,8 +140,8 @@ def test_files_are_written_from_the_table(old_stack: Stack, tmp_path: Path) -> N
     rows = (tmp_path / "csv").read_text().splitlines()
     assert len(rows) == 49
     assert rows[1].startswith("demo plate,A01,1,0.0,0,")
-    assert rows[1].endswith(f",s3://{INPUT}/demo plate/demo plate_Phase_A01_1_00d00h00m.tif,s3://"
-                            f"{OUTPUT}/demo plate/demo plate_Phase_A01_1_00d00h00m.tif.mask.png")  # fmt: skip
+    page = "demo plate/demo plate_Phase_A01_1_00d00h00m.tif"
+    assert rows[1].endswith(f",s3://{INPUT}/{page},s3://{OUTPUT}/{page}.mask.png,,")
 
 
 def test_the_page_shows_images_with_their_masks(

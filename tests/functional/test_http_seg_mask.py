@@ -241,7 +241,8 @@ def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_
     http: HttpDoor, named: Any
 ) -> None:
     http.stack.upload(KEY, tiff())
-    http.stack.wire.fail("HeadObject", "asked", 500, times=10)
+    for operation in ("HeadObject", "GetObject"):
+        http.stack.wire.fail(operation, "asked", 500, times=10)
     detail = assert_problem(http.post("/seg_mask", named), 403, "FOREIGN_BUCKET")
     assert "s3://private/" in detail and "AllowedBuckets" in detail
     assert (http.stack.rows(""), http.stack.outputs()) == ([], set())

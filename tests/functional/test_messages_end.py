@@ -303,7 +303,8 @@ def test_what_s3_will_not_even_describe_is_rejected_at_once(stack: SegmentStack)
 
 def test_a_look_that_is_throttled_by_a_400_is_tried_again(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
-    stack.wire.fail("HeadObject", "ThrottlingException", 400)
+    for operation in ("GetObject", "HeadObject"):
+        stack.wire.fail(operation, "ThrottlingException", 400)
     assert stack.deliver(request("a.tif")) == [0]
     assert stack.rows() == []
     assert stack.deliver(request("a.tif")) == []
@@ -321,7 +322,7 @@ def test_what_s3_describes_only_in_answer_to_get_is_segmented(stack: SegmentStac
 @pytest.mark.parametrize("code", ["ExpiredToken", "RequestTimeout", "KMS.ThrottlingException"])
 def test_a_400_that_may_pass_is_tried_again(stack: SegmentStack, code: str) -> None:
     stack.upload("a.tif", tiff())
-    stack.wire.fail("GetObject", code, 400, key="a.tif")
+    stack.wire.fail("GetObject", code, 400, times=2, key="a.tif")
     assert stack.deliver(request("a.tif")) == [0]
     assert stack.deliver(request("a.tif")) == []
     assert stack.row()["status"] == "SUCCEEDED"

@@ -16,7 +16,7 @@ from schemathesis.config import SchemathesisConfig
 from cytomask import errors, http
 from cytomask.addresses import S3_URI
 from cytomask.infra.template import load_template, routes
-from cytomask.jobs import STATUSES
+from cytomask.records import STATUSES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 EXAMPLE = "plate 1/a.tif"

@@ -52,7 +52,7 @@ def test_a_passing_fault_comes_again_later_with_every_try(
     stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]], deliveries: int, seconds: int
 ) -> None:
     stack.upload("a.tif", tiff())
-    stack.wire.fail("GetObject", "SlowDown", 503)
+    stack.wire.fail("GetObject", "SlowDown", 503, times=2)
     batch = received(stack, request("a.tif"), deliveries=deliveries)
     assert failed_messages(stack.handle(batch)) == [0]
     assert seconds_until_visible() == [pytest.approx(seconds, abs=20)]
@@ -81,7 +81,7 @@ def test_where_the_delay_cannot_be_set_the_queue_s_own_applies(
     stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     stack.upload("a.tif", tiff())
-    stack.wire.fail("GetObject", "SlowDown", 503)
+    stack.wire.fail("GetObject", "SlowDown", 503, times=2)
     stack.wire.fail("ChangeMessageVisibility", "InternalError", 500)
     batch = received(stack, request("a.tif"))
     assert failed_messages(stack.handle(batch)) == [0]

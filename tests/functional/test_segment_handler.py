@@ -7,15 +7,18 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 import tifffile
-from factories import HEIGHT, INPUT, OUTPUT, WIDTH, page, request, s3_event, stack_of, tiff
+from factories import HEIGHT, INPUT, OUTPUT, TABLE, WIDTH, page, request, s3_event, stack_of, tiff
 from functions_on_moto import SegmentStack
 
+from cytomask.leads import Leads
 from cytomask.model.predictor import Mode, Predictor
 from cytomask.regions import find_regions
 from cytomask.samples.fields import blur, phase_contrast_field
+from cytomask.table import Table
 
 KEY = "plate 1/A172_Phase_C7_1_00d00h00m_1.tif"
 
@@ -134,15 +137,28 @@ def test_the_row_records_the_jobs_outcome(stack: SegmentStack, predictor: Predic
     assert {name: row[name] for name in expected} == expected
     assert float(row["confluence"]) == result["confluence"]
     assert float(row["milliseconds"]) == result["timings_ms"]["total"]
-    assert row["created_at"].endswith("Z")
+    assert row["made_at"].endswith("Z")
     assert not {"lease_until", "owner", "error", "error_code"} & row.keys()
 
 
 def test_jobs_are_found_by_status_and_by_group(stack: SegmentStack) -> None:
     job_id = stack.segment(KEY, tiff())["job_id"]
-    assert [row["job_id"] for row in stack.indexed("by_status", "status", "SUCCEEDED")] == [job_id]
-    by_group = stack.indexed("by_group", "group", "A172")
-    assert {row["record"] for row in by_group} == {"JOB", "EVAL#awaiting"}
+    leads = Leads(Table(boto3.client("dynamodb"), TABLE))
+    searches: list[Any] = [{"status": "SUCCEEDED"}, {"group": "A172"}, {}]
+    for search in searches:
+        assert [row["job_id"] for row in leads.jobs(**search)] == [job_id]
+    assert list(leads.jobs(group="HeLa")) == list(leads.jobs(status="FAILED")) == []
+    assert stack.indexed("by_status", "status", "SUCCEEDED") == []
+    assert stack.indexed("by_group", "group", "A172") == []
+
+
+def test_a_flagged_job_needs_attention_and_is_in_the_indexes(stack: SegmentStack) -> None:
+    result = stack.segment(KEY, tiff(np.full((200, 200), 7, np.uint8)))
+    assert result["quality"]
+    (row,) = stack.indexed("by_status", "status", "SUCCEEDED")
+    assert row["job_id"] == result["job_id"]
+    leads = Leads(Table(boto3.client("dynamodb"), TABLE))
+    assert [row["job_id"] for row in leads.jobs(status="SUCCEEDED")] == [result["job_id"]]
 
 
 def test_a_mask_written_is_logged_as_an_event_with_fields(

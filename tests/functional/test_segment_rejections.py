@@ -97,7 +97,7 @@ def test_a_bad_image_is_rejected_with_a_reason_without_affecting_others(
 def test_a_rejected_image_is_not_tried_again(stack: SegmentStack) -> None:
     stack.upload("bad.tif", b"text")
     (first,) = stack.handle(s3_event("bad.tif"))
-    stack.wire.fail("GetObject", "Untouchable", 500, key="bad.tif")
+    stack.wire.fail("PutObject", "Untouchable", 500)
     (second,) = stack.handle(s3_event("bad.tif"))
     assert first == second
     assert len(stack.rows()) == 1
@@ -122,7 +122,6 @@ def test_an_image_deleted_before_the_read_is_rejected(stack: SegmentStack) -> No
     )
     assert stack.deliver(s3_event("gone.tif")) == []
     assert stack.row()["error_code"] == "IMAGE_NOT_FOUND"
-    assert "was deleted before it was read" in stack.row()["error"]
 
 
 def test_an_image_uploaded_after_its_rejection_gets_a_new_job(stack: SegmentStack) -> None:
@@ -232,7 +231,8 @@ def test_a_key_too_long_for_its_suffix_is_segmented_under_its_job(stack: Segment
 )
 def test_a_foreign_bucket_is_refused_without_being_accessed(stack: SegmentStack, named: Any) -> None:
     stack.upload("a.tif", tiff())
-    stack.wire.fail("HeadObject", "asked", 500, times=10)
+    for operation in ("HeadObject", "GetObject"):
+        stack.wire.fail(operation, "asked", 500, times=10)
     assert stack.deliver(named) == []
     row = stack.row()
     assert (row["status"], row["error_code"]) == ("REJECTED", "FOREIGN_BUCKET")

@@ -58,3 +58,25 @@ def test_the_layer_names_the_weights_by_their_manifests(built: Path) -> None:
     for mode in ("native", "resize"):
         manifest = (built / f"manifest_{mode}.json").read_bytes()
         assert manifest == (ROOT / "model" / "weights" / mode / "manifest.json").read_bytes()
+
+
+def test_the_build_imports_the_handlers_of_the_zip_functions_and_keeps_none(built: Path) -> None:
+    text = (LAYER / "Makefile").read_text()
+    assert "functions.import_check evaluate failures api" in text
+    assert not (built.parent / "functions").exists()
+
+
+def test_a_handler_that_cannot_be_imported_ends_the_build(tmp_path: Path) -> None:
+    copied = tmp_path / "functions"
+    shutil.copytree(ROOT / "functions", copied, ignore=shutil.ignore_patterns("__pycache__"))
+    with (copied / "api" / "app.py").open("a") as app:
+        app.write("\nimport no_such_library\n")
+    checked = subprocess.run(
+        [sys.executable, "-m", "functions.import_check", "api"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode != 0
+    assert "No module named 'no_such_library'" in checked.stderr

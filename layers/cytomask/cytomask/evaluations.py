@@ -16,8 +16,7 @@ import msgspec
 from cytomask.addresses import S3Object
 from cytomask.arrivals import Evaluation
 from cytomask.errors import MaskReplaced, RejectedInput, TriesUsedUp
-from cytomask.jobs import JOB
-from cytomask.records import EvaluationRow, JobRow, Scorable, Scores, cut
+from cytomask.records import JOB, EvaluationRow, JobRow, Scorable, Scores, cut
 from cytomask.requests import ascii_json
 from cytomask.table import Row, Table, timestamp
 
@@ -77,13 +76,15 @@ class Evaluations:
             yield msgspec.convert(fields | {"job_id": job_id}, Scorable)
 
     def wait(self, job: Scorable, ground_truth: str | None) -> None:
-        """Note that a mask is scored once its ground truth is there; `ground_truth` is the one named."""
-        now = timestamp(self._clock())
-        values = {"image": job.image, "mask": job.mask, "group": job.group, "updated_at": now}
-        values |= {"evaluation_status": "AWAITING_GROUND_TRUTH"}
+        """Note that a mask is scored once its ground truth is there; `ground_truth` is the one named.
+
+        Most masks wait for ever, so the row has no `created_at`: no index lists it.
+        """
+        values = {"image": job.image, "mask": job.mask, "group": job.group}
+        values |= {"evaluation_status": "AWAITING_GROUND_TRUTH", "updated_at": timestamp(self._clock())}
         if ground_truth:
             values |= {"ground_truth": ground_truth}
-        self._table.update(job.job_id, AWAITING, values=values, first={"created_at": now})
+        self._table.update(job.job_id, AWAITING, values=values)
 
     def ask(self, job: Scorable, truth: S3Object) -> None:
         """Add a job's evaluation, send its message unless it has ended, and stop waiting for the truth."""

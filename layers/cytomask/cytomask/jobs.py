@@ -9,17 +9,17 @@ becomes RUNNING again.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 
 from cytomask.arrivals import MOST_IMAGES
 from cytomask.errors import ImageReplaced, JobHeld, TriesUsedUp
+from cytomask.leads import Leads, Standing, standing_of
 from cytomask.plate_places import place_of
-from cytomask.records import Acquired, EvaluationRow, JobRow, JobStatus, PageResult, Result, cut
+from cytomask.records import JOB, Acquired, EvaluationRow, JobRow, PageResult, Result, cut
 from cytomask.table import ConditionFailed, Row, Table, timestamp
 
-STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 FINISHED = ("SUCCEEDED", "REJECTED")
 # A job that was withdrawn has no result. It starts after all if an older version becomes the newest again.
 NOT_HELD = (
@@ -27,16 +27,21 @@ NOT_HELD = (
     "OR (#status = :running AND lease_until < :now) "
     "OR (#status = :rejected AND error_code = :replaced AND attribute_not_exists(#result))"
 )
-JOB = "JOB"
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on a job. `resumed`: the job existed before, so an earlier owner may have done it."""
+    """The right to work on a job.
+
+    Attributes:
+        resumed: the job existed before, so an earlier owner may have done it.
+        created_at: when it was made.
+    """
 
     job_id: str
     owner: str
     resumed: bool
+    created_at: str
 
 
 class Jobs:
@@ -44,6 +49,7 @@ class Jobs:
 
     def __init__(self, table: Table) -> None:
         self._table = table
+        self._leads = Leads(table)
 
     def read(self, job_id: str) -> JobRow | None:
         """Read a job's row as it is now."""
@@ -53,7 +59,7 @@ class Jobs:
     def queue(self, job_id: str, *, image: str, group: str, now: float) -> JobRow:
         """Add a job as QUEUED unless it exists; return its row as it is now."""
         row = {"job_id": job_id, "record": JOB, "status": "QUEUED", "image": image, "group": group}
-        row |= {"created_at": timestamp(now), "updated_at": timestamp(now)}
+        row |= {name: timestamp(now) for name in ("created_at", "made_at", "updated_at")}
         return msgspec.convert(self._table.add(row), JobRow, strict=False)
 
     def withdraw(
@@ -100,6 +106,9 @@ class Jobs:
     ) -> Lease | JobRow:
         """Take a job, or return the row of one that is finished.
 
+        While it runs, and afterwards unless it needs attention, no index lists it: it has a lead instead, and
+        keeps its time of creation as `made_at`, because an index leaves out rows without its sort key.
+
         Args:
             job_id: of the job.
             image: noted in its row at once.
@@ -113,9 +122,13 @@ class Jobs:
         """
         values = {"image": image, "group": group, "error": None} | _lease(owner, now, seconds)
         taken, row = self._update_unless_held(
-            job_id, values, {"created_at": timestamp(now), "attempt": 1}, now=now
+            job_id, values, {"made_at": timestamp(now), "attempt": 1}, now=now
         )
-        return Lease(job_id, owner, resumed=row is not None) if taken else _finished(row, job_id)
+        if not taken:
+            return _finished(row, job_id)
+        created_at = row.created_at if row and row.created_at else timestamp(now)
+        self._leads.add(Standing(created_at, job_id), group)
+        return Lease(job_id, owner, row is not None, created_at)
 
     def take_again(self, row: JobRow, *, owner: str, now: float, seconds: float) -> Lease:
         """Take a finished job whose outputs are gone. `row`: as it was when they were looked for.
@@ -123,16 +136,22 @@ class Jobs:
         Raises:
             JobHeld: another owner has taken it since.
         """
-        values = _lease(owner, now, seconds) | {"attempt": (row.attempt or 1) + 1}
+        values = _lease(owner, now, seconds) | {"attempt": (row.attempt or 1) + 1, "made_at": row.created_at}
         given = {":status": row.status, ":seen": row.updated_at}
         condition = "#status = :status AND updated_at = :seen"
         if not self._table.update_if(row.job_id, JOB, values=values, condition=condition, given=given):
             raise _held(row.job_id)
-        return Lease(row.job_id, owner, resumed=True)
+        self._leads.add(Standing(row.created_at, row.job_id), row.group or "")
+        return Lease(row.job_id, owner, True, row.created_at)
 
     def finish(self, lease: Lease, result: Result, *, now: float) -> bool:
-        """End a job with its result; return False where the lease was lost and another owner ends it."""
+        """End a job with its result; return False where the lease was lost and another owner ends it.
+
+        The indexes list it again if it needs attention.
+        """
         values = outcome_of(result) | {"status": result.status, "updated_at": timestamp(now)}
+        if result.status == "REJECTED" or result.quality:
+            values["created_at"] = lease.created_at
         return self._update_owned(lease, values)
 
     def release(self, lease: Lease, error: str, *, now: float) -> bool:
@@ -167,7 +186,9 @@ class Jobs:
         """
         values = {"message": message, "image": image, "group": group, "ground_truth": ground_truth}
         values |= {"status": "FAILED", "error_code": TriesUsedUp.code, "owner": None, "lease_until": None}
-        first = {"created_at": timestamp(now), "attempt": 1, "error": cut(error)}
+        known = self.read(job_id)
+        values["created_at"] = known.created_at if known else timestamp(now)
+        first = {"made_at": values["created_at"], "attempt": 1, "error": cut(error)}
         failed, _ = self._update_unless_held(job_id, values | {"updated_at": timestamp(now)}, first, now=now)
         return failed
 
@@ -221,28 +242,36 @@ class Jobs:
         values = {"group": group, "updated_at": timestamp(now)}
         for row in self._table.rows(job_id):
             self._table.update_if(job_id, row["record"], values=values, condition="attribute_exists(job_id)")
+            if row["record"] == JOB:
+                self._leads.add(standing_of(row), group)
 
     def note_place(self, job_id: str, placed: Row) -> None:
         """Put a job on its plate; `placed` comes from `plate_rows.columns_of`."""
         self._table.update_if(job_id, JOB, values=placed, condition="attribute_exists(job_id)")
 
     def listed(
-        self, names: Mapping[str, str], *, start: Row | None, count: int
-    ) -> tuple[list[JobRow], Row | None]:
-        """List jobs by one of the indexes, the newest first.
+        self, names: Mapping[str, str], *, before: Standing | None, count: int, examined: int
+    ) -> tuple[list[JobRow], Standing | None]:
+        """List jobs, the newest first.
 
         Args:
             names: value of `status`, `group` or both.
-            start: where an earlier list ended, as it said.
-            count: how many rows to look at, the evaluations in the index included.
+            before: where an earlier list ended, as it said.
+            count: how many to list at most.
+            examined: how many rows to look at, at most.
 
         Returns:
             The jobs, and where to go on; None at the end.
         """
-        (name, value), *rest = sorted(names.items())  # a group is smaller than a status
-        filters = dict(rest) | {"record": JOB}
-        rows, end = self._table.page_of(name, value, filters=filters, start=start, count=count)
-        return [msgspec.convert(row, JobRow, strict=False) for row in rows], end
+        found: list[JobRow] = []
+        status, group = names.get("status"), names.get("group")
+        rows = self._leads.examined(status=status, group=group, since="", until="", before=before)
+        for number, row in enumerate(rows, 1):
+            if status in (None, row["status"]) and group in (None, row.get("group", "")):
+                found.append(msgspec.convert(row, JobRow, strict=False))
+            if len(found) == count or number == examined:
+                return found, standing_of(row)
+        return found, None
 
     def _update_unless_held(
         self, job_id: str, values: Row, first: Row, *, now: float
@@ -341,7 +370,8 @@ def _in_series(page: PageResult) -> dict[str, Any]:
 
 def _lease(owner: str, now: float, seconds: float) -> Row:
     until = Decimal(str(round(now + seconds, 3)))
-    return {"status": "RUNNING", "owner": owner, "lease_until": until, "updated_at": timestamp(now)}
+    held = {"status": "RUNNING", "owner": owner, "lease_until": until, "updated_at": timestamp(now)}
+    return held | {"created_at": None}
 
 
 def _finished(row: JobRow | None, job_id: str) -> JobRow:

@@ -1,10 +1,12 @@
-"""Who writes under an image's own name: rows that let each writer see the others.
+"""Who writes under an image's own name: a row that lets each writer see the others.
 
 S3 cannot make a write depend on another object, so a writer checks that its image is the newest, and then
 writes. If the image is overwritten in between, an older mask may lie under the name for a moment. The writer
-checks again after its last write and repairs the name. If it is killed before that, its row is still here:
-a writer that finds another's row asks for the name to be checked again when the other's time is up.
+checks again after its last write and repairs the name. If it is killed before that, the row still names it:
+a writer that finds another whose time is not up asks for the name to be checked again when it is.
 docs/decisions/09-newest-image-wins.md has the whole argument.
+
+The row of a name stays: a name without one has never had outputs, which spares its first writer a list call.
 """
 
 import time
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 NAME = "NAME#"
-WRITER = "WRITER#"
+WRITERS = "WRITERS"  # each of its attributes is a writer, and the time at which it will have ended
 LONGEST_DELAY_SECONDS = 900  # SQS' own limit, and Lambda's for an invocation
 
 
@@ -40,36 +42,38 @@ class Names:
         self._queue_url = queue_url
         self._clock = clock
 
-    def enter(self, image: S3Object, writer: str, *, owner: str, seconds: float) -> None:
-        """Announce a writer before it checks which image is the newest. `seconds`: how long it can work."""
-        until = Decimal(str(round(self._clock() + seconds, 3)))
-        row = {"job_id": f"{NAME}{image.uri}", "record": f"{WRITER}{writer}"}
-        self._table.put(row | {"owner": owner, "lease_until": until})
+    def enter(self, image: S3Object, writer: str, *, seconds: float) -> bool:
+        """Announce a writer, before it looks which image is the newest.
 
-    def leave(self, image: S3Object, writer: str, *, owner: str) -> None:
-        """Remove a writer's row, once it has seen that its image is still the newest."""
-        self._table.delete_if(
-            f"{NAME}{image.uri}",
-            f"{WRITER}{writer}",
-            condition="#owner = :mine",
-            given={":mine": owner},
-        )
+        Args:
+            image: whose name it is, in any version.
+            writer: id of its job, or a word.
+            seconds: how long it can work.
+
+        Returns:
+            Whether anybody was announced here before, so that outputs may lie under the name.
+        """
+        until = Decimal(str(round(self._clock() + seconds, 3)))
+        return bool(self._table.update(f"{NAME}{image.uri}", WRITERS, values={writer: until}))
 
     def others(self, image: S3Object, writer: str) -> float:
         """Seconds until no other writer can be at work under an image's name; 0 if none can.
 
-        Rows of writers whose time is up are removed.
+        Writers whose time is up are removed.
         """
         now, latest = self._clock(), 0.0
-        for row in self._table.rows(f"{NAME}{image.uri}"):
-            if row["record"] == f"{WRITER}{writer}":
-                continue
-            if row["lease_until"] < now:
-                given = {":owner": row["owner"], ":now": Decimal(str(now))}
-                condition = "#owner = :owner AND lease_until < :now"
-                self._table.delete_if(row["job_id"], row["record"], condition=condition, given=given)
+        row = self._table.read(f"{NAME}{image.uri}", WRITERS) or {}
+        for other in row.keys() - {"job_id", "record", writer}:
+            if row[other] < now:
+                self._table.update_if(
+                    row["job_id"],
+                    WRITERS,
+                    values={other: None},
+                    condition=f"#{other} = :seen",
+                    given={":seen": row[other]},
+                )
             else:
-                latest = max(latest, row["lease_until"] - now)
+                latest = max(latest, row[other] - now)
         return latest
 
     def look_again(self, image: S3Object, seconds: float) -> None:

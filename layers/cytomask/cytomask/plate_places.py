@@ -87,7 +87,7 @@ def pages_of_row(row: Row) -> list[PlatePage]:
         mask=row.get("mask"),
         status=row["status"],
         error=row.get("error"),
-        uploaded_at=row.get("uploaded_at") or row.get("created_at", ""),
+        uploaded_at=row.get("uploaded_at") or row.get("made_at") or row.get("created_at", ""),
         source=row.get("placed_by", ""),
         job_id=row["job_id"],
     )

@@ -7,7 +7,7 @@ A field that does not apply is absent, both in JSON and in DynamoDB.
 import sys
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -15,6 +15,8 @@ from cytomask.addresses import S3Object
 from cytomask.requests import Parameters
 
 JobStatus = Literal["QUEUED", "RUNNING", "SUCCEEDED", "REJECTED", "FAILED"]
+STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
+JOB = "JOB"  # the `record` of a job's own row
 EvaluationStatus = Literal["AWAITING_GROUND_TRUTH", "QUEUED", "SCORED", "REJECTED", "FAILED"]
 
 LONGEST_ERROR = 2000  # characters: a row has room for 400 KB, most of it for the message

@@ -50,6 +50,37 @@ class SupersededError(Exception):
     """The image is not the newest under its name (any more); its outputs must not lie there."""
 
 
+class NameTakenError(Exception):
+    """Outputs lie under a name that was believed to be new."""
+
+
+class Download:
+    """An object that was looked up, and its bytes on their way, if S3 gives them to us."""
+
+    def __init__(self, found: S3Object | None, answer: "GetObjectOutputTypeDef | None" = None) -> None:
+        """Keep what `Storage.fetch` found."""
+        self.object = found
+        self._answer = answer
+
+    @property
+    def began(self) -> bool:
+        """Whether the bytes are on their way."""
+        return self._answer is not None
+
+    def read(self, limits: Limits) -> bytes:
+        """Read the bytes; raise EmptyImage or ImageTooLarge by the length before they are fetched."""
+        if self._answer is None or self.object is None:
+            raise TypeError("no bytes are on their way; use `Storage.read_image`")
+        with self._answer["Body"] as body:
+            require_size(self._answer["ContentLength"], self.object.uri, limits)
+            return body.read()
+
+    def close(self) -> None:
+        """Give up the bytes that were not read."""
+        if self._answer is not None:
+            self._answer["Body"].close()
+
+
 class Storage:
     """What the functions do with S3. Faults of S3 that a retry can mend pass through as ClientError."""
 
@@ -77,6 +108,18 @@ class Storage:
                 return self._find_by_get(wanted)
             raise
         return _found(wanted, head)
+
+    def fetch(self, wanted: S3Object) -> Download:
+        """Look an object up as `find` does, and begin to fetch its bytes with the same call.
+
+        Raises:
+            InvalidRequest, ClientError: as `find`.
+        """
+        try:
+            answer = self._s3.get_object(Bucket=wanted.bucket, Key=wanted.key, **_version(wanted))
+        except (ParamValidationError, ClientError):
+            return Download(self.find(wanted))  # which tells what is the matter
+        return Download(_found(wanted, answer), answer)
 
     def _find_by_get(self, wanted: S3Object) -> S3Object | None:
         """Look up an object that S3 will not describe: it says why only in its answer to GET."""
@@ -198,32 +241,54 @@ class Storage:
         found = [self.find(S3Object(bucket, name)) for name in names]
         return {each.key: each.version for each in found if each}
 
-    def write(self, bucket: str, key: str, body: bytes, named_after: S3Object | None = None) -> S3Object:
-        """Write an output; where it is named after an image, only while that image is the newest.
+    def write(self, bucket: str, key: str, body: bytes) -> S3Object:
+        """Write an output over whatever lies there."""
+        return self._put(S3Object(bucket, key), body, {})
 
-        The order is what makes it safe: note what lies at the key, see that the image is still the
-        newest, then write on the condition that nothing else was written in between (S3's conditional
-        writes, docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
+    def write_named(
+        self, place: S3Object, body: bytes, named_after: S3Object, *, new: bool = False, look: bool = True
+    ) -> S3Object:
+        """Write an output under an image's name, only while that image is the newest.
+
+        The order is what makes it safe: see that the image is still the newest, then write on the condition
+        that nothing lies there. If something does, note it, look at the image again, and write on the
+        condition that nothing else was written in between (S3's conditional writes,
+        docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
+
+        Args:
+            place: bucket and key.
+            body: to write.
+            named_after: the image.
+            new: nothing should lie under the name.
+            look: whether to look at the image before the first attempt.
 
         Raises:
             SupersededError: a newer image has taken the name.
+            NameTakenError: something lies under a new name after all.
         """
-        attempts = 0
-        while True:
-            attempts += 1
-            condition = self._condition(bucket, key, named_after) if named_after else {}
+        condition: dict[str, Any] = {"IfNoneMatch": "*"}
+        if look and not self.is_newest(named_after):
+            raise SupersededError(named_after.uri)
+        for _ in range(WRITE_ATTEMPTS - 1):
             try:
-                written = self._s3.put_object(
-                    Bucket=bucket,
-                    Key=key,
-                    Body=body,
-                    ContentType=CONTENT_TYPES[key.rpartition(".")[2]],
-                    **condition,
-                )
-                return S3Object(bucket, key, etag=written["ETag"].strip('"'))
+                return self._put(place, body, condition)
             except ClientError as error:
-                if not _overtaken(error) or attempts == WRITE_ATTEMPTS:
+                if not _overtaken(error):
                     raise
+            condition = self._condition(place, named_after)
+            if new and "IfMatch" in condition:
+                raise NameTakenError(named_after.uri)
+        return self._put(place, body, condition)
+
+    def _put(self, place: S3Object, body: bytes, condition: Mapping[str, Any]) -> S3Object:
+        written = self._s3.put_object(
+            Bucket=place.bucket,
+            Key=place.key,
+            Body=body,
+            ContentType=CONTENT_TYPES[place.key.rpartition(".")[2]],
+            **condition,
+        )
+        return S3Object(place.bucket, place.key, etag=written["ETag"].strip('"'))
 
     def clear(self, bucket: str, prefix: str, named_after: S3Object) -> bool:
         """Remove all outputs under an image's name, only while that image is the newest.
@@ -248,8 +313,8 @@ class Storage:
                         raise
         return attempt > 0
 
-    def _condition(self, bucket: str, key: str, image: S3Object) -> dict[str, Any]:
-        present = self.find(S3Object(bucket, key))
+    def _condition(self, place: S3Object, image: S3Object) -> dict[str, Any]:
+        present = self.find(S3Object(place.bucket, place.key))
         if not self.is_newest(image):
             raise SupersededError(image.uri)
         return {"IfMatch": f'"{present.etag}"'} if present else {"IfNoneMatch": "*"}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+MOST_READ_AT_ONCE = 100  # rows that DynamoDB returns for one BatchGetItem
 LONGEST_SORT_KEY = 1024  # bytes, DynamoDB's own limit; a partition key may have twice as many
 
 
@@ -46,6 +47,31 @@ class Table:
             ConsistentRead=True,
         )
         return (_plain(item) for page in pages for item in page["Items"])
+
+    def newest(self, job_id: str, *, since: str, until: str) -> Iterator[list[Row]]:
+        """Read the rows of a partition whose `record` lies between two texts, the last first, page by page.
+
+        What was written in the last second may be missing.
+        """
+        pages = self._dynamodb.get_paginator("query").paginate(
+            TableName=self._name,
+            KeyConditionExpression="job_id = :partition AND #record BETWEEN :since AND :until",
+            ExpressionAttributeNames={"#record": "record"},
+            ExpressionAttributeValues=_typed({":partition": job_id, ":since": since or "0", ":until": until}),
+            ScanIndexForward=False,
+        )
+        return ([_plain(item) for item in page["Items"]] for page in pages)
+
+    def read_many(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Row]:
+        """Read at most `MOST_READ_AT_ONCE` rows by their keys; those that are not there are left out."""
+        asked: Any = {self._name: {"Keys": [_key(*key) for key in keys]}} if keys else {}
+        found: dict[tuple[str, str], Row] = {}
+        while asked:  # DynamoDB hands back the keys beyond its capacity
+            answer = self._dynamodb.batch_get_item(RequestItems=asked)
+            rows = [_plain(item) for item in answer["Responses"].get(self._name, [])]
+            found |= {(row["job_id"], row["record"]): row for row in rows}
+            asked = answer.get("UnprocessedKeys")
+        return found
 
     def put(self, row: Row) -> None:
         """Write a row over whatever is there."""
@@ -95,13 +121,14 @@ class Table:
         gone = [name for name in values if name not in kept]
         sets = [f"#{name} = :{name}" for name in kept]
         sets += [f"#{name} = if_not_exists(#{name}, :{name})" for name in first]
-        removes = f" REMOVE {', '.join(f'#{name}' for name in gone)}" if gone else ""
+        steps = [f"SET {', '.join(sets)}"] if sets else []
+        steps += [f"REMOVE {', '.join(f'#{name}' for name in gone)}"] if gone else []
         conditional: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
         try:
             answer = self._dynamodb.update_item(
                 TableName=self._name,
                 Key=_key(job_id, record),
-                UpdateExpression=f"SET {', '.join(sets)}{removes}",
+                UpdateExpression=" ".join(steps),
                 ExpressionAttributeNames={f"#{name}": name for name in [*values, *first]}
                 | _reserved(condition or ""),
                 ExpressionAttributeValues=_typed(
@@ -168,38 +195,6 @@ class Table:
         )
         return (_plain(item) for page in pages for item in page["Items"])
 
-    def page_of(
-        self, index: str, value: str, *, filters: Mapping[str, str], start: Row | None, count: int
-    ) -> tuple[list[Row], Row | None]:
-        """Read some rows of an index, the newest first.
-
-        Args:
-            index: its name without `by_`.
-            value: of the index's key.
-            filters: further attributes that the rows must have.
-            start: where an earlier page ended.
-            count: how many rows to look at, those included that the filters drop.
-
-        Returns:
-            The rows, and where to go on; None at the end.
-        """
-        going_on: dict[str, Any] = {"ExclusiveStartKey": _typed(start)} if start else {}
-        answer = self._dynamodb.query(
-            TableName=self._name,
-            IndexName=f"by_{index}",
-            KeyConditionExpression=f"#{index} = :{index}",
-            ExpressionAttributeNames={f"#{each}": each for each in {index, *filters}},
-            ExpressionAttributeValues=_typed(
-                {f":{each}": text for each, text in {index: value, **filters}.items()}
-            ),
-            FilterExpression=" AND ".join(f"#{each} = :{each}" for each in filters),
-            ScanIndexForward=False,
-            Limit=count,
-            **going_on,
-        )
-        end = answer.get("LastEvaluatedKey")
-        return [_plain(item) for item in answer["Items"]], _plain(end) if end else None
-
 
 def timestamp(seconds: float) -> str:
     """Seconds since 1970 as ISO 8601 in UTC, with milliseconds."""
@@ -225,7 +220,10 @@ _reader, _writer = _Reader(), TypeSerializer()
 
 
 def _plain(item: Mapping[str, Any]) -> Row:
-    return {name: _reader.deserialize(value) for name, value in item.items()}
+    row = {name: _reader.deserialize(value) for name, value in item.items()}
+    if "made_at" in row:  # a job that no index lists keeps its time there
+        row["created_at"] = row.pop("made_at")
+    return row
 
 
 def _typed(values: Row) -> Row:

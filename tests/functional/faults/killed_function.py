@@ -11,9 +11,10 @@ import boto3
 
 # The last call before the process is killed, and a text in its arguments.
 STEPS = {
-    "image found": ("HeadObject", ".tif"),
+    "image found": ("GetObject", ".tif"),
     "job taken": ("UpdateItem", "RUNNING"),
-    "image read": ("GetObject", ".tif"),
+    "name entered": ("UpdateItem", "NAME#"),
+    "image looked at": ("HeadObject", ".tif"),
     "mask written": ("PutObject", ".mask.png"),
     "result written": ("PutObject", ".result.json"),
     "ground truth expected": ("UpdateItem", "GROUND_TRUTH#"),
