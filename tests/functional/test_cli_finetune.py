@@ -126,7 +126,7 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
         (("in", "--group", "g"), "give --from-stack with them", 2),
         (("in", "--name", "../x"), "is not a name for weights", 2),
         (("in", "--name", "parent-1"), "there are weights called parent-1 already", 1),
-        (("in", "--name", "swin-unet-0.7"), "there are weights called swin-unet-0.7 already", 1),
+        (("in", "--name", "swin-unet-0.8"), "there are weights called swin-unet-0.8 already", 1),
         (("in", "--out", "models/parent", "--name", "parent-1"), "holds a model already: ", 1),
         (("nowhere",), "nowhere does not exist", 1),
         (("in", "--licence", "MIT"), "began from parent-1, which is non-commercial", 1),
