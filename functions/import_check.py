@@ -16,9 +16,8 @@ from cytomask.settings import Settings
 def main(names: list[str]) -> None:
     """Import the handlers of these functions, in a made-up environment."""
     os.environ |= {"AWS_DEFAULT_REGION": "us-east-1", "POWERTOOLS_METRICS_NAMESPACE": "import-check"}
-    for field in msgspec.structs.fields(Settings):
-        os.environ[field.encode_name] = "1" if field.required else ""
-    os.environ["OUTPUT_BUCKET"] = "2"  # which must not be an input
+    made_up = {field.encode_name: "1" for field in msgspec.structs.fields(Settings) if field.required}
+    os.environ |= made_up | {"OUTPUT_BUCKET": "2", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "3008"}
     for name in names:
         importlib.import_module(f"functions.{name}.app")
 
