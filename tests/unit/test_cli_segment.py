@@ -417,3 +417,22 @@ def test_a_size_of_pixels_that_is_none_is_refused(size: str, capsys: pytest.Capt
 def test_two_smallest_areas_are_refused_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["segment", "a.tif", "--min-size-px", "9", "--min-size-um2", "9"]) == 2
     assert "`min_size_px` is given too" in capsys.readouterr().err
+
+
+def test_a_page_without_any_cell_has_every_output() -> None:
+    tifffile.imwrite("flat.tif", np.full((40, 50), 7, np.uint16))
+    outputs = ["mask", "probability", "overlay", "rois", "geojson", "labels", "ome"]
+    assert main(["segment", "flat.tif", "--fill-holes", "--csv", "a.csv", "--outputs", *outputs]) == 0
+    endings = [
+        "geojson",
+        "labels.csv",
+        "labels.tif",
+        "mask.ome.tif",
+        "mask.png",
+        "overlay.png",
+        "probability.png",
+        "rois.zip",
+    ]
+    assert below("masks") == [f"flat.tif.{ending}" for ending in endings]
+    (row,) = rows_of("a.csv")
+    assert (row["cell_pixels"], row["confluence"], row["confluence_high"]) == ("0", "0.0", "0.0")

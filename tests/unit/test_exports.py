@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import roifile
 import tifffile
 from numpy.typing import NDArray
 
-from cytomask.errors import NotAcceptable
+from cytomask.errors import ImageTooLarge
 from cytomask.exports import (
+    MaskExports,
     encode_geojson,
     encode_label_table,
     encode_labels,
@@ -65,7 +67,7 @@ def test_a_roi_of_one_pixel_spans_it(tmp_path: Path) -> None:
 
 def test_a_page_that_imagej_cannot_address_has_no_roi_set() -> None:
     regions = find_regions(np.ones((1, 40_000), np.bool_))
-    with pytest.raises(NotAcceptable, match="32767 pixels a side; ask for geojson"):
+    with pytest.raises(ImageTooLarge, match="32767 pixels a side; ask for geojson"):
         encode_rois(regions)
 
 
@@ -132,6 +134,54 @@ def test_the_same_mask_gives_the_same_bytes(cells: NDArray[np.bool_]) -> None:
         return [encode_rois(regions), encode_labels(regions), encode_ome(cells)]
 
     assert encodings() == encodings()
+
+
+def dots(side: int) -> NDArray[np.bool_]:
+    """A mask of `side` x `side` regions of one pixel."""
+    mask = np.zeros((2 * side, 2 * side), np.bool_)
+    mask[::2, ::2] = True
+    return mask
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_regions_are_all_exported_and_stay_small() -> None:
+    exports = MaskExports(dots(320), name="a")
+    encoded = {kind: exports.encode(kind) for kind in ("rois", "geojson", "labels", "labels_table")}
+    with zipfile.ZipFile(io.BytesIO(encoded["rois"])) as archive:
+        assert len(archive.namelist()) == 102_400
+    sizes = {kind: len(content) / 102_400 for kind, content in encoded.items()}
+    assert sizes["rois"] < 250  # bytes a region
+    assert sizes["geojson"] < 400
+    assert sizes["labels"] < 20
+    assert sizes["labels_table"] < 40
+
+
+@pytest.mark.parametrize("kind", ["rois", "geojson"])
+def test_more_regions_than_can_be_outlined_are_refused_with_what_to_do(kind: str) -> None:
+    exports = MaskExports(dots(450), name="a")
+    with pytest.raises(
+        ImageTooLarge, match=r"has 202,500 regions .* at most 200,000; .* `min_size_px`, or ask"
+    ):
+        exports.encode(kind)
+    assert exports.encode("labels")
+
+
+def test_a_mask_of_noise_is_refused_before_its_outlines_fill_the_memory() -> None:
+    ragged = np.zeros((2, 8_000_002), np.bool_)
+    ragged[0, ::2] = True
+    with pytest.raises(ImageTooLarge, match="8,000,001 upright edges, the limit is 8,000,000"):
+        find_regions(ragged)
+
+
+def test_a_page_without_cells_has_a_whole_file_of_every_kind() -> None:
+    exports = MaskExports(np.zeros((4, 5), np.bool_), name="a", pixel_size=PixelSize(0.5, 0.5))
+    with zipfile.ZipFile(io.BytesIO(exports.encode("rois"))) as archive:
+        assert archive.namelist() == []
+    assert json.loads(exports.encode("geojson")) == {"type": "FeatureCollection", "features": []}
+    for kind in ("labels", "ome"):
+        drawn = tifffile.imread(io.BytesIO(exports.encode(kind)))
+        assert (drawn.shape, drawn.any()) == ((4, 5), False)
+    assert len(exports.encode("labels_table").splitlines()) == 1
 
 
 def test_a_page_without_cells_has_empty_exports() -> None:

@@ -13,7 +13,10 @@ import contourpy
 import numpy as np
 from numpy.typing import NDArray
 
+from cytomask.errors import ImageTooLarge
+
 Mask = NDArray[np.bool_]
+MOST_EDGES = 8_000_000  # upright edges of pixels; each takes 160 bytes while outlines are found
 
 
 @dataclass(frozen=True)
@@ -130,10 +133,19 @@ class Regions:
 def find_regions(mask: Mask) -> Regions:
     """Find the connected regions of a mask of shape (H, W) and dtype bool.
 
+    Raises:
+        ImageTooLarge: the mask is so ragged that its outlines would not fit into memory.
+
     contourpy walks the marching squares of the padded mask and returns the middles of the pixel edges that
     each outline crosses, with holes assigned to their outlines (contourpy.readthedocs.io,
     "FillType.ChunkCombinedOffsetOffset"). The middles of two neighbouring edges give the corner between them.
     """
+    ragged = np.count_nonzero(mask[:, 1:] != mask[:, :-1])
+    if ragged > MOST_EDGES:
+        raise ImageTooLarge(
+            f"the mask's outlines have {ragged:,} upright edges, the limit is {MOST_EDGES:,}: it looks like "
+            "noise. Crop the page, or ask for `mask` alone, without `fill_holes` and a smallest size"
+        )
     generator = contourpy.contour_generator(
         z=np.pad(mask, 1).astype(np.float64), fill_type=contourpy.FillType.ChunkCombinedOffsetOffset
     )
