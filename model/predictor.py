@@ -62,6 +62,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         training_data, licence: the sources, and the licence that they leave the weights.
         scores: mean IoU by name of the set, each with its number of images.
         lineage: what the weights began from, oldest first; empty if from random numbers.
+        known_pages: what `quality.describe` says of the pages that the weights were fine-tuned on.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     licence: str
     scores: dict[str, Any]
     lineage: list[Ancestor] = []
+    known_pages: list[list[float]] = []
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ class Predictor:
             logits = logits_of_page(normalised, mode, infer)
         cut = logit(self.manifests[mode].threshold if threshold is None else threshold)
         plan = preprocess.plan_tiles(*page.shape) if mode == "native" else None
-        flags = quality.check(page, normalised, logits, squashed=mode == "resize")
+        known_pages = self.manifests[mode].known_pages
+        flags = quality.check(page, normalised, logits, squashed=mode == "resize", known_pages=known_pages)
         return Prediction(logits, logits >= cut, plan, flags)
 
 

@@ -5,6 +5,7 @@ on their degradations; docs/quality.md has the table.
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -47,10 +48,15 @@ def share_above(logits: Pixels, probability: float) -> float:
 
 
 def check(
-    page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, squashed: bool
+    page: NDArray[np.generic],
+    normalised: Pixels,
+    logits: Pixels,
+    *,
+    squashed: bool,
+    known_pages: Sequence[Sequence[float]] = (),
 ) -> tuple[Flag, ...]:
     """Return the flags of a page; arguments as `measure` takes them."""
-    return tuple(flags_of(measure(page, normalised, logits, squashed=squashed)))
+    return tuple(flags_of(measure(page, normalised, logits, squashed=squashed, known_pages=known_pages)))
 
 
 class Measures(msgspec.Struct, frozen=True):
@@ -64,7 +70,8 @@ class Measures(msgspec.Struct, frozen=True):
         levels: grey levels between the 1st and the 99th percentile; infinite for floats.
         noise: deviation of the noise, as a share of the page's.
         unevenness: deviation of the light, a smooth surface, as a share of the page's.
-        unusualness: distance from the pages of training, in deviations, by texture and grey values.
+        unusualness: distance from the pages of training, or from the nearest page of fine-tuning, in
+            deviations, by texture and grey values.
         doubt: share of the page between 0.3 and 0.7, per share of the page that is cell.
         shrinkage: by how much `resize` mode makes the longer side shorter; 1 in `native` mode.
     """
@@ -152,7 +159,14 @@ def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64
     return means, np.sqrt(np.maximum(squares - means**2, 1e-12))
 
 
-def measure(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, squashed: bool) -> Measures:
+def measure(
+    page: NDArray[np.generic],
+    normalised: Pixels,
+    logits: Pixels,
+    *,
+    squashed: bool,
+    known_pages: Sequence[Sequence[float]] = (),
+) -> Measures:
     """Measure a page and what the network said of it.
 
     Args:
@@ -160,6 +174,7 @@ def measure(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, sq
         normalised: (H, W) float32, of that page.
         logits: (H, W) float32.
         squashed: whether the network saw the page squashed to one tile, as in `resize` mode.
+        known_pages: what `describe` says of pages that the weights were fine-tuned on, which are usual too.
     """
     low, high = share_above(logits, 0.7), share_above(logits, 0.3)
     shrinkage = max(page.shape) / preprocess.TILE if squashed else 1.0
@@ -167,7 +182,8 @@ def measure(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, sq
         return Measures(low, high, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, shrinkage)
     changes = _changes(normalised)
     means, deviations = _blocks(normalised)
-    away = BOUNDS.whitening @ (_described(normalised, changes, deviations) - BOUNDS.centre)
+    usual = np.array([BOUNDS.centre, *known_pages])
+    away = (_described(normalised, changes, deviations) - usual) @ BOUNDS.whitening.T  # usual pages, measures
     return Measures(
         confluence_low=low,
         confluence_high=high,
@@ -176,7 +192,7 @@ def measure(page: NDArray[np.generic], normalised: Pixels, logits: Pixels, *, sq
         levels=_levels(page),
         noise=float(np.quantile(deviations, 0.02)),
         unevenness=_unevenness(means),
-        unusualness=float(np.sqrt(away @ away / away.size)),
+        unusualness=float(np.sqrt(np.square(away).mean(axis=1).min())),
         doubt=(high - low) / max(high, 0.02),
         shrinkage=shrinkage,
     )

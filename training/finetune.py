@@ -37,6 +37,7 @@ from cytomask.model.predictor import (
     read_manifest,
 )
 from cytomask.model.preprocess import normalise
+from cytomask.model.quality import describe
 from cytomask.model.swin_unet import SwinUNet
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training.checkpoints import lineage_from, save
@@ -181,7 +182,11 @@ def finetune(
             for page, held, score in zip(request.pages, held_out, scores, strict=True)
         ]
         generated = (_generated_iou(before, recipe.mode), _generated_iou(after, recipe.mode))
-        manifest = msgspec.structs.replace(manifest, scores=_scores(pages, generated, recipe))
+        manifest = msgspec.structs.replace(
+            manifest,
+            scores=_scores(pages, generated, recipe),
+            known_pages=[*started.known_pages, *map(_described, labelled)],
+        )
         write_manifest(manifest, staging)
         for file in (CHECKPOINT_FILE, manifest.file, MANIFEST):  # the manifest last: what has one is whole
             (staging / file).replace(request.out / file)
@@ -236,6 +241,11 @@ def read_start(folder: Path, mode: Mode) -> tuple[SwinUNet, Manifest]:
 
 def _labelled(page: Page, recipe: Recipe) -> Labelled:
     return Labelled(page.name, normalise(page.pixels), page.cells, page.cells if recipe.partial else None)
+
+
+def _described(page: Labelled) -> list[float]:
+    """Describe a page by texture and grey values, so that pages like it are not flagged as unusual."""
+    return [round(float(value), DIGITS) for value in describe(page.pixels)]
 
 
 def _score(predictor: Predictor, page: Page, recipe: Recipe) -> float:

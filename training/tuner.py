@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from cytomask import metrics
 from cytomask.model.predictor import Mode, cores, logit, logits_of_page
-from cytomask.model.preprocess import Pixels, normalise
+from cytomask.model.preprocess import TILE, Pixels, normalise
 from cytomask.model.swin_unet import SwinUNet
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training.calibrate import best_factor
@@ -47,6 +47,8 @@ CHECKS = 10  # scorings of the held-out pages during a run
 PATIENCE = 4  # scorings without a gain after which a run ends
 GENERATED = 12  # pages that the network is held to; their seeds are those of `samples.fields`
 GENERATED_SIZE = (448, 448)
+PARTS_OF_PAGE = 3
+PART_SHARE = (0.4, 0.8)  # of height and width
 STATE = "state.pt"
 
 NATIVE = Augmentation(
@@ -206,6 +208,7 @@ class _Run:
         self.average = copy.deepcopy(start).eval()
         self.best = copy.deepcopy(start).eval()
         self.train, self.recipe = train, recipe
+        self.views = [views_of(page, place) for place, page in enumerate(train)]
         self.augmentation = NATIVE if recipe.mode == "native" else RESIZE
         self.generated = _generated() if recipe.held else []
         self.optimiser = torch.optim.AdamW(
@@ -269,7 +272,9 @@ class _Run:
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, self.progress.step, part))
         own, held = recipe.batch // PARTS, recipe.held // PARTS
-        crops = [_draw(self.train, self.augmentation, rng) for _ in range(own)]
+        crops = [
+            _draw(self.views[int(rng.integers(len(self.views)))], self.augmentation, rng) for _ in range(own)
+        ]
         crops += [_draw(self.generated, self.augmentation, rng) for _ in range(held)]
         pixels, cells, known = (torch.from_numpy(np.stack(each)) for each in zip(*crops, strict=True))
         logits = self._logits(self.network, pixels)
@@ -440,6 +445,28 @@ def _factor(network: SwinUNet, pages: Sequence[Labelled], recipe: Recipe) -> flo
 
 def _draw(pages: Sequence[Labelled], augmentation: Augmentation, rng: np.random.Generator) -> Crop:
     return random_crop(pages[int(rng.integers(len(pages)))], augmentation, rng)
+
+
+def views_of(page: Labelled, seed: int) -> list[Labelled]:
+    """Return a page and parts of it, each normalised as a page of its own.
+
+    A few pages have few mixtures of cells and ground, and the mixture decides how a page is normalised. Parts
+    have others.
+    """
+    rng = np.random.default_rng(seed)
+    views = [page]
+    for _ in range(PARTS_OF_PAGE):
+        share = rng.uniform(*PART_SHARE)
+        lengths = [min(max(round(share * length), TILE), length) for length in page.cells.shape]
+        starts = [
+            int(rng.integers(whole - part + 1)) for whole, part in zip(page.cells.shape, lengths, strict=True)
+        ]
+        window = tuple(slice(at, at + part) for at, part in zip(starts, lengths, strict=True))
+        pixels = normalise(page.pixels[window])
+        if pixels.any():
+            known = None if page.known is None else page.known[window]
+            views.append(Labelled(page.name, pixels, page.cells[window], known))
+    return views
 
 
 def _generated() -> list[Labelled]:

@@ -14,6 +14,7 @@ from cytomask.acquisition import Acquisition
 from cytomask.model.export import load_checkpoint
 from cytomask.model.predictor import Predictor, WeightsError, read_manifest
 from cytomask.model.preprocess import normalise
+from cytomask.model.quality import describe
 from cytomask.model.swin_unet import SwinUNet
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training import tuner
@@ -130,6 +131,21 @@ def test_unmarked_pixels_are_learned_from_the_start_alone(tiny: SwinUNet, tmp_pa
     assert torch.equal(learned(marked), learned(page.cells))
 
 
+def test_parts_of_a_page_are_normalised_as_pages_of_their_own() -> None:
+    made = phase_contrast_field(0, 300, 400, 0.4)
+    page = Labelled("page", normalise(made.pixels), made.cells, made.cells)
+    whole, *parts = tuner.views_of(page, seed=1)
+    assert whole is page
+    assert len(parts) == tuner.PARTS_OF_PAGE
+    for part in parts:
+        assert all(224 <= length <= 320 for length in part.cells.shape)
+        assert part.pixels.shape == part.cells.shape
+        assert part.known is not None
+        np.testing.assert_array_equal(part.known, part.cells)
+        assert part.pixels.mean() == pytest.approx(0, abs=0.05)
+        assert part.pixels.std() == pytest.approx(1, abs=0.15)
+
+
 def test_weights_between_two_networks(tiny: SwinUNet) -> None:
     other = SwinUNet(tiny.config)
     torch.testing.assert_close(
@@ -174,6 +190,10 @@ def test_a_model_is_written_with_its_scores_lineage_and_licence(start: Path, tmp
         "before": round(held.before, 4),
     }
     assert manifest.training["held_out"] == [held.page.name]
+    assert len(manifest.known_pages) == 5
+    np.testing.assert_allclose(
+        manifest.known_pages[0], describe(normalise(pages[0].pixels)), atol=1e-4, rtol=0
+    )
     checkpoint = load_checkpoint(folder / "swin_unet.safetensors")
     assert checkpoint.config == load_checkpoint(start / "swin_unet.safetensors").config
 

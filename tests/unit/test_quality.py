@@ -187,3 +187,16 @@ def test_a_prediction_carries_flags_and_the_range_of_its_confluence(shipped: Pre
         assert shipped.predict(change(page, rng).page).quality
     large = rescaled(BOUNDS.shrinkage * 224 / 320 + 1)(page, rng).page
     assert "SQUASHED" in {flag.name for flag in shipped.predict(large, "resize").quality}
+
+
+def test_pages_like_those_of_fine_tuning_are_usual() -> None:
+    page = blurred(4)(field(), np.random.default_rng(0)).page
+    normalised, logits = normalise(page), logits_like(page)
+    strange = measure(page, normalised, logits, squashed=False)
+    known = [describe(normalise(field())).tolist(), describe(normalised).tolist()]
+    familiar = measure(page, normalised, logits, squashed=False, known_pages=known)
+    assert strange.unusualness > BOUNDS.unusualness
+    assert familiar.unusualness == pytest.approx(0)
+    assert "UNUSUAL" not in {
+        flag.name for flag in check(page, normalised, logits, squashed=False, known_pages=known)
+    }
