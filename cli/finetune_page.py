@@ -17,7 +17,7 @@ LONGEST_SIDE = 560  # pixels
 def render_report(outcome: "Outcome", measure: str) -> bytes:
     """Render the page in UTF-8; it needs no other file."""
     ordered = sorted(outcome.pages, key=lambda each: each.after - each.before, reverse=True)
-    gained = [each for each in ordered[:MOST] if each.after > each.before]
+    gained = [each for each in ordered[:MOST] if each.after >= each.before]
     lost = [each for each in reversed(ordered[-MOST:]) if each.after < each.before]
     return render(
         "finetune.html",
