@@ -38,11 +38,10 @@ BOUNDS = Bounds(
         ]
     ),
     empty=0.001,
-    sharpness=0.3055,
+    sharpness=0.2806,
     saturated=0.02,
     levels=1,
-    unevenness=0.873,
-    unusualness=6.949,
-    doubt=0.1337,
-    shrinkage=6,
+    unevenness=0.9548,
+    unusualness=8.455,
+    doubt=0.1293,
 )

@@ -174,8 +174,9 @@ def test_the_error_of_a_field_lists_accepted_values(stack: SegmentStack) -> None
     assert result["error"]["message"].endswith("it takes a probability from 0 to 1")
     (result,) = stack.handle(request("a.tif", tile=2))
     assert result["error"]["message"].endswith(
-        "a request takes image, image_path, ground_truth, threshold, mode, pages, channel, outputs, group, "
-        "plate, well, site, time, cell_line, expected_pages"
+        "a request takes image, image_path, ground_truth, threshold, mode, pages, channel, outputs, "
+        "min_size_px, min_size_um2, fill_holes, pixel_size_um, group, plate, well, site, time, cell_line, "
+        "expected_pages"
     )
 
 

@@ -305,8 +305,8 @@ def test_a_file_that_vanishes_is_one_refusal(
     write("b.tif")
     whole = files.find_images
 
-    def vanishing(paths: Any) -> Any:
-        found = whole(paths)
+    def vanishing(*asked: Any) -> Any:
+        found = whole(*asked)
         Path("in/a.tif").unlink()
         return found
 
