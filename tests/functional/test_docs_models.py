@@ -1,0 +1,125 @@
+"""docs/models.md, typed line by line into one emulated stack: from poor masks to weights of one's own."""
+
+import io
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tifffile
+
+from cytomask.cli.main import main
+from cytomask.images import encode_mask
+from cytomask.infra.emulator import EmulatedStack, emulated_stack
+from cytomask.infra.template import TEMPLATE
+from cytomask.model.predictor import WEIGHTS, read_manifest
+from cytomask.samples.fields import phase_contrast_field
+
+PAGE = TEMPLATE.parent / "docs" / "models.md"
+SHIPPED = read_manifest(WEIGHTS / "native", "native").name
+PLATE = "VID1523_Phase_B02_1_00d0{hour}h00m.tif"
+ON_A_STACK = {"upload", "report", "promote", "plate", "backfill"}
+IMAGES = 3
+SECONDS = 240
+
+
+def lines() -> list[str]:
+    """The page's commands, in their order."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    typed = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
+    return [line for line in typed if line.startswith("cytomask ")]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedStack]:
+    with emulated_stack(tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_works_in_its_order(
+    running: EmulatedStack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("CYTOMASK_MODELS", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.chdir(tmp_path)
+    draw_plate(tmp_path)
+    before = after = None
+    for line in lines():
+        words = shlex.split(line)[1:]
+        assert main(typed(words, running, tmp_path)) == 0, f"{line}\n{capsys.readouterr().err}"
+        if words[0] == "upload":
+            wait_for(lambda: scores(running) == IMAGES)
+            before = segment(running, "before.tif")
+        if words[:2] == ["promote", "my-microscope"]:
+            after = segment(running, "after.tif")
+            follower = segment(running, PLATE.format(hour=9))
+    assert before and after
+    own = read_manifest(tmp_path / "CYTOMASK_MODELS" / "my-microscope", "native")
+    assert before["model"]["name"] == SHIPPED
+    assert after["model"] == before["model"] | {"name": "my-microscope", "sha256": own.sha256}
+    assert follower["model"] == before["model"]  # its plate began with the shipped weights
+    assert segment(running, "last.tif")["model"]["name"] == "my-microscope"
+
+
+def typed(words: list[str], stack: EmulatedStack, folder: Path) -> list[str]:
+    """A line with the names of this stack, few steps of training, and no question."""
+    own = folder / "CYTOMASK_MODELS" / "my-microscope" / "manifest.json"
+    names = {
+        "s3://INPUT-BUCKET": f"s3://{stack.outputs['InputBucketName']}",
+        "9f3c62d1": json.loads(own.read_text())["sha256"][:8] if own.exists() else "",
+        "model/weights": str(WEIGHTS),
+    }
+    words = [SHIPPED if word.startswith("swin-unet-") else names.get(word, word) for word in words]
+    if words[0] == "finetune":
+        words += ["--steps", "2"]
+    if words[0] in ON_A_STACK or "--from-stack" in words:
+        words += ["--endpoint-url", stack.endpoint]
+    return words
+
+
+def draw_plate(folder: Path) -> None:
+    for name in ("plate", "masks"):
+        (folder / name).mkdir()
+    for hour in range(IMAGES):
+        field = phase_contrast_field(hour, 224, 240)
+        name = PLATE.format(hour=hour)
+        tifffile.imwrite(folder / "plate" / name, field.pixels)
+        (folder / "masks" / name).with_suffix(".png").write_bytes(encode_mask(field.cells))
+
+
+def segment(stack: EmulatedStack, key: str) -> Any:
+    """Upload an image and wait for its result."""
+    image = io.BytesIO()
+    tifffile.imwrite(image, phase_contrast_field(7, 64, 80).pixels)
+    s3 = stack.client("s3")
+    s3.put_object(Bucket=stack.outputs["InputBucketName"], Key=key, Body=image.getvalue())
+
+    def result() -> Any:
+        place = {"Bucket": stack.outputs["OutputBucketName"], "Key": f"{key}.result.json"}
+        try:
+            return json.loads(s3.get_object(**place)["Body"].read())
+        except s3.exceptions.NoSuchKey:
+            return None
+
+    return wait_for(result)
+
+
+def scores(stack: EmulatedStack) -> int:
+    rows = stack.client("dynamodb").scan(TableName=stack.outputs["JobsTableName"])["Items"]
+    return sum(row.get("evaluation_status", {}).get("S") == "SCORED" for row in rows)
+
+
+def wait_for(look: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + SECONDS
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"nothing within {SECONDS} s"
+        time.sleep(0.2)
+    return found
