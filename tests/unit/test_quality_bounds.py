@@ -37,8 +37,8 @@ def test_a_bound_spares_all_but_three_in_two_hundred_good_pages() -> None:
     bad = [checked(0.2, doubt=5, sharpness=0.1)]
     found = bounds_of([*good, *bad], BOUNDS)
     assert found.doubt == pytest.approx(0.196)
-    assert found.sharpness == pytest.approx(0.404)
-    assert sum(page.measures.doubt > found.doubt for page in good) == 4
+    assert found.sharpness == pytest.approx(0.403)
+    assert sum(page.measures.doubt > found.doubt for page in good) == 3
 
 
 def test_the_unusualness_is_measured_again_by_new_bounds() -> None:
