@@ -81,6 +81,7 @@ def test_the_manifest_says_everything_of_the_network(network: SwinUNet, weights:
         "licence": "CC0",
         "scores": {"noise": {"iou": 0.5, "images": 1}},
         "lineage": [],
+        "known_pages": [],
     }
 
 
