@@ -158,7 +158,7 @@ def test_up_prints_its_endpoint_lines_to_copy_and_ready(
     assert stacks[0]["StackStatus"] == "CREATE_COMPLETE"
 
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=30)
+    _, said = running.communicate(timeout=120)
     assert running.returncode == 130
     assert said.splitlines()[0].startswith("starting the emulated stack")
     assert said.splitlines()[-1] == "stopped"
