@@ -4,7 +4,6 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import gettempdir
 
 from aws_lambda_powertools import Logger
 
@@ -25,7 +24,8 @@ from cytomask.stack_models import Pins, plate_of
 
 MOST_KEPT = 2  # of the bucket's, in memory and on disk: the stack's own, and one that a plate is pinned to
 RETRY_SECONDS = 300
-CACHE = Path(gettempdir()) / "cytomask-models"
+# Named, not asked for: `gettempdir` writes a file to try it, and a full /tmp would end the cold start.
+CACHE = Path("/tmp/cytomask-models")
 WHAT_TO_DO = "upload it with `cytomask promote DIR`, or go back with `cytomask promote baked-in`"
 
 
