@@ -1,6 +1,7 @@
 """Read a job's layers from the buckets: the page, its mask, its probabilities, its ground truth."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,18 +80,24 @@ class Library:
         self._masks = MaskIndex(self._table)
         self._cache = cache
         self._known = Cache(MOST_KNOWN * Known.nbytes)
+        self._views: Counter[str] = Counter()  # by job
         self._pool = ThreadPoolExecutor(WORKERS)
 
-    def known(self, job_id: str) -> Known:
+    def known(self, job_id: str, *, anew: bool = False) -> Known:
         """Read a finished job as it was a moment ago, because a view asks for several layers at once.
+
+        Args:
+            job_id: of the job.
+            anew: forget that moment. A view begins so.
 
         Raises:
             NoSuchJob: the job has no row.
             Refusal: the job has no result (any more).
         """
-        return self._known.get(
-            (job_id, time.monotonic() // FRESH_SECONDS), lambda: self._read_known(self.row(job_id))
-        )
+        if anew:
+            self._views[job_id] += 1
+        moment = (job_id, self._views[job_id], time.monotonic() // FRESH_SECONDS)
+        return self._known.get(moment, lambda: self._read_known(self.row(job_id)))
 
     def row(self, job_id: str) -> JobRow:
         """Read a job's row as it is now; raise NoSuchJob."""

@@ -152,7 +152,7 @@ class Routes:
 
     def result(self, request: Request) -> Response:
         """Answer the job's result."""
-        return answer({"result": self._library.known(_job_id(request)).result.shown()})
+        return answer({"result": self._library.known(_job_id(request), anew=True).result.shown()})
 
     def truth(self, request: Request) -> Response:
         """Tell where the job's ground truth lies; a call of its own, because S3 is asked for many names."""
