@@ -25,7 +25,7 @@ from cytomask.web.cache import Cache
 from cytomask.web.raster import Raster, mask_raster, raster_of
 from cytomask.work import ground_truth_keys
 
-FRESH_SECONDS = 3.0
+FRESH_SECONDS = 1
 MOST_KNOWN = 256
 WORKERS = 8  # each waits for S3
 ENDED = ("SUCCEEDED", "REJECTED")  # a FAILED job's result is of an earlier attempt

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from test_circle import drag, ready, send, truth
 
 from cytomask import images
+from cytomask.web.library import FRESH_SECONDS
 
 RESULT = "large.tif.result.json"
 SIDE = 8000
@@ -45,6 +46,7 @@ def large(page: Page, served: Served, field_tiff: Callable[..., Path]) -> str:
     described |= {"height": SIDE, "width": SIDE, "mask": f"s3://{bucket}/large/scan.mask.png"}
     described["mask_etag"] = put("large/scan.mask.png", images.encode_mask(cells))
     put(RESULT, json.dumps(result).encode())
+    page.wait_for_timeout(1000 * FRESH_SECONDS)  # until the server has forgotten the small one
     return address
 
 
