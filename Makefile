@@ -49,7 +49,7 @@ lint-js:  ## check the types of the page's modules with TypeScript; needs npm
 	build/node/node_modules/.bin/tsc --project web
 
 browser: $(VENV)/dev  ## test the page in Chromium (CHROMIUM=path; apt-get install chromium)
-	$(BIN)/pytest tests/browser
+	$(PYTEST) tests/browser
 
 audit: $(AUDIT)/ready  ## check the template and the Dockerfiles with checkov; each skipped rule states its reason
 	$(AUDIT)/bin/checkov --file template.yaml functions/segment/Dockerfile training/Dockerfile \
