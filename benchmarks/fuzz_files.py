@@ -91,9 +91,13 @@ def read_whole(data: bytes) -> tuple[str, float, str]:
         return RAISED, 0.0, f"{type(error).__name__}: {error}"
 
 
+AT_REST = 100 * 2**20  # what a process holds that has read a small file
+
+
 def try_file(number: int, data: bytes) -> Tried:
     """Read a file in a child process of limited memory and time."""
     reader, writer = os.pipe()
+    held = _resident()
     child = os.fork()
     if child == 0:
         os.close(reader)
@@ -108,7 +112,14 @@ def try_file(number: int, data: bytes) -> Tried:
     _, status, usage = os.wait4(child, 0)
     outcome, spent, said = told.split("\n", 2) if told else (KILLED, "0", _cause(status))
     seconds = usage.ru_utime + usage.ru_stime + float(spent)
-    return Tried(number, len(data), outcome, seconds, usage.ru_maxrss * 1024, said)
+    # A child's peak begins with what this process held when it forked, such as a large file made before.
+    peak = usage.ru_maxrss * 1024 - max(held - AT_REST, 0)
+    return Tried(number, len(data), outcome, seconds, peak, said)
+
+
+def _resident() -> int:
+    """Return this process's resident memory now, in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _cause(status: int) -> str:
