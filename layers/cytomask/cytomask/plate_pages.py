@@ -95,7 +95,6 @@ class Sieve:
     notes: list[str] = field(default_factory=list)
     failures: int = 0
     ended: int = 0
-    flagged: Counter[str] = field(default_factory=Counter)
 
     def _sift(self, reasons: Mapping[int, str]) -> None:
         """Leave out the pages with these indices."""
@@ -153,7 +152,6 @@ class Sieve:
                 reasons[index] = f"flagged: {', '.join(doubts)}"
         self._sift(reasons)
         doubted = Counter(flag for page in self.kept for flag in page.quality)
-        self.flagged = Counter(page.well for page in self.kept if page.quality)
         if doubted:
             told = ", ".join(f"{flag} ({count})" for flag, count in doubted.most_common())
             self.notes.append(f"pages with doubts are used: {told}; --leave-out leaves them out")

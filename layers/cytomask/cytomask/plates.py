@@ -224,24 +224,24 @@ def _measure_wells(
     for well in sorted(by_well.keys() | lost, key=well_position):
         mapped = plate_map.wells.get(well) if plate_map else None
         own = by_well.get(well, [])
+        flagged = sum(bool(page.quality) for page in own)
         growth = measure_growth(curves[well], scans, prior) if well in curves else Growth(notes=(NO_PAGE,))
         reports[well] = WellReport(
             well=well,
             condition=mapped.condition if mapped else "",
             pages=len(own),
             curve=curves.get(well, empty),
-            growth=msgspec.structs.replace(growth, notes=(*growth.notes, *_doubts(own))),
+            growth=msgspec.structs.replace(growth, notes=(*growth.notes, *_doubts(own, flagged))),
             sites=site_growths[well],
-            flagged=sieve.flagged[well],
+            flagged=flagged,
         )
     return reports
 
 
-def _doubts(pages: Sequence[PlatePage]) -> Iterator[str]:
+def _doubts(pages: Sequence[PlatePage], flagged: int) -> Iterator[str]:
     """Say how many of a well's pages are flagged, and with what."""
     flags = Counter(flag for page in pages for flag in page.quality)
     if flags:
-        flagged = sum(bool(page.quality) for page in pages)
         named = ", ".join(flag for flag, _ in flags.most_common())
         yield f"{flagged} of {len(pages)} pages {'is' if flagged == 1 else 'are'} flagged: {named}"
 
