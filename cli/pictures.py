@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cytomask import images
+from cytomask.images import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE
 from cytomask.metrics import Mask
 from cytomask.model.preprocess import resize
 
 Plane = NDArray[np.float32]
-
-# Grey, and the orange and blue of Okabe and Ito, which every kind of colour blindness tells apart.
-AGREED, FALSE_POSITIVE, FALSE_NEGATIVE = (200, 200, 200), (230, 159, 0), (0, 114, 178)
 
 
 def fitted(shape: tuple[int, int], longest: int) -> tuple[int, int]:

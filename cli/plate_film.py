@@ -10,6 +10,7 @@ from PIL import Image
 
 from cytomask.cli.pictures import fitted, grey_page, share_of
 from cytomask.cli.plate_page import Frame
+from cytomask.images import OUTLINE
 from cytomask.metrics import Mask
 from cytomask.plate_pages import PlatePage
 from cytomask.plates import PlateReport
@@ -17,7 +18,6 @@ from cytomask.plates import PlateReport
 MOST_BYTES = 5_000_000  # of all pictures together, as text: the page has 8 MB at most
 MOST_FRAMES = 8  # of one well
 LARGEST, SMALLEST = 220, 96  # pixels on the longer side
-OUTLINE = np.array([230, 159, 0], np.float32)  # the orange of Okabe and Ito
 QUALITY = 60  # of WebP: 2 to 6 kB a picture
 
 Look = Callable[[PlatePage], tuple[NDArray[np.generic], Mask] | None]

@@ -16,15 +16,7 @@ from cytomask import __version__, images
 from cytomask.addresses import S3Object, parse_uri
 from cytomask.cli.files import count_of
 from cytomask.cli.html import render
-from cytomask.cli.pictures import (
-    AGREED,
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    compared_uri,
-    grey_page,
-    png_uri,
-    share_of,
-)
+from cytomask.cli.pictures import compared_uri, grey_page, png_uri, share_of
 from cytomask.cli.rows import read_result
 from cytomask.cli.stack import refusal
 from cytomask.cli.summary import (
@@ -44,6 +36,7 @@ from cytomask.cli.summary import (
 )
 from cytomask.cli.tables import number
 from cytomask.errors import CytomaskError, ImageReplaced, MaskReplaced
+from cytomask.images import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE
 from cytomask.metrics import Mask
 from cytomask.records import EvaluationRow, JobRow, Result
 from cytomask.storage import Storage

@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cytomask import metrics
+from cytomask.images import AGREED, FALSE_NEGATIVE, FALSE_POSITIVE, display_range
 from cytomask.model import preprocess
 from cytomask.model.predictor import (
     MODES,
@@ -41,8 +42,6 @@ from cytomask.training.yardsticks import Yardsticks, measure, table, yardstick_t
 THRESHOLDS = tuple(twentieths / 20 for twentieths in range(4, 17))  # 0.2 to 0.8
 DIGITS = 4
 
-# Grey, and Okabe and Ito's orange and blue, which colour-blind people can tell apart.
-AGREED, FALSE_POSITIVE, FALSE_NEGATIVE = (200, 200, 200), (230, 159, 0), (0, 114, 178)
 GAP, GAP_GREY = 8, 128  # between the pictures of a panel, in pixels
 
 
@@ -269,7 +268,7 @@ def panel(page: NDArray[np.generic], cells: metrics.Mask, mask: metrics.Mask) ->
         (H, 4 W + 3 GAP, 3) uint8.
     """
     height, width = page.shape
-    low, high = np.percentile(page.astype(np.float64), (0.5, 99.5))
+    low, high = display_range(page)
     gain = 255 / (high - low) if high > low else 0.0
     grey = np.clip((page.astype(np.float64) - low) * gain, 0, 255)
     compared = np.zeros((height, width, 3), np.uint8)

@@ -31,8 +31,8 @@ from PIL import Image
 from cytomask.cli import report_page
 from cytomask.cli.console import OutputClosed
 from cytomask.cli.main import main
-from cytomask.cli.pictures import FALSE_NEGATIVE
 from cytomask.cli.summary import Job, worst_median_best
+from cytomask.images import FALSE_NEGATIVE
 from cytomask.records import EvaluationRow, JobRow
 from cytomask.samples.fields import phase_contrast_field
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from cytomask.images.pages import MEGA, RGB
 
 FULL_16_BIT = np.float32(65_535)
-OUTLINE = np.array(
-    [230, 159, 0], np.uint8
-)  # Okabe and Ito's orange, which colour-blind people can tell from grey
+# Okabe and Ito's orange and blue, which colour-blind people can tell apart, and from grey.
+OUTLINE = np.array([230, 159, 0], np.uint8)
+# Of two masks laid over each other: cell in both, only in the first, only in the second.
+AGREED, FALSE_POSITIVE, FALSE_NEGATIVE = (200, 200, 200), (230, 159, 0), (0, 114, 178)
 TINT = 0.15
 SAMPLED_PIXELS = 4 * MEGA
 ROWS_AT_ONCE = 256
