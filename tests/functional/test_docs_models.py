@@ -1,16 +1,15 @@
 """docs/models.md, typed line by line into one emulated stack: from poor masks to weights of one's own."""
 
-import io
 import json
 import re
 import shlex
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tifffile
+from running_stack import scores, segment, until
 
 from cytomask.cli.main import main
 from cytomask.images import encode_mask
@@ -51,22 +50,23 @@ def test_every_command_of_the_page_works_in_its_order(
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.chdir(tmp_path)
     draw_plate(tmp_path)
+    segmented = partial(segment, running, seed=7, seconds=SECONDS)
     before = after = None
     for line in lines():
         words = shlex.split(line)[1:]
         assert main(typed(words, running, tmp_path)) == 0, f"{line}\n{capsys.readouterr().err}"
         if words[0] == "upload":
-            wait_for(lambda: scores(running) == IMAGES)
-            before = segment(running, "before.tif")
+            until(lambda: scores(running) == IMAGES, SECONDS)
+            before = segmented("before.tif")
         if words[:2] == ["promote", "my-microscope"]:
-            after = segment(running, "after.tif")
-            follower = segment(running, PLATE.format(hour=9))
+            after = segmented("after.tif")
+            follower = segmented(PLATE.format(hour=9))
     assert before and after
     own = read_manifest(tmp_path / "CYTOMASK_MODELS" / "my-microscope", "native")
     assert before["model"]["name"] == SHIPPED
     assert after["model"] == before["model"] | {"name": "my-microscope", "sha256": own.sha256}
     assert follower["model"] == before["model"]  # its plate began with the shipped weights
-    assert segment(running, "last.tif")["model"]["name"] == "my-microscope"
+    assert segmented("last.tif")["model"]["name"] == "my-microscope"
 
 
 def typed(words: list[str], stack: EmulatedStack, folder: Path) -> list[str]:
@@ -93,33 +93,3 @@ def draw_plate(folder: Path) -> None:
         name = PLATE.format(hour=hour)
         tifffile.imwrite(folder / "plate" / name, field.pixels)
         (folder / "masks" / name).with_suffix(".png").write_bytes(encode_mask(field.cells))
-
-
-def segment(stack: EmulatedStack, key: str) -> Any:
-    """Upload an image and wait for its result."""
-    image = io.BytesIO()
-    tifffile.imwrite(image, phase_contrast_field(7, 64, 80).pixels)
-    s3 = stack.client("s3")
-    s3.put_object(Bucket=stack.outputs["InputBucketName"], Key=key, Body=image.getvalue())
-
-    def result() -> Any:
-        place = {"Bucket": stack.outputs["OutputBucketName"], "Key": f"{key}.result.json"}
-        try:
-            return json.loads(s3.get_object(**place)["Body"].read())
-        except s3.exceptions.NoSuchKey:
-            return None
-
-    return wait_for(result)
-
-
-def scores(stack: EmulatedStack) -> int:
-    rows = stack.client("dynamodb").scan(TableName=stack.outputs["JobsTableName"])["Items"]
-    return sum(row.get("evaluation_status", {}).get("S") == "SCORED" for row in rows)
-
-
-def wait_for(look: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"nothing within {SECONDS} s"
-        time.sleep(0.2)
-    return found

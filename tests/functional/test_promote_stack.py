@@ -1,18 +1,15 @@
 """`cytomask promote`: upload, compare, switch, and what follows, on moto and on the emulated stack."""
 
-import io
-import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tifffile
 from factories import MODELS, ground_truth, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 from own_models import make_model, make_other_architecture
+from running_stack import scores, segment, until
 
 from cytomask.cli.main import main
 from cytomask.cli.stack import Stack
@@ -153,11 +150,12 @@ def test_a_promoted_model_makes_the_next_mask_and_plates_keep_theirs(
         assert main([*words, "--endpoint-url", running.endpoint]) == 0
         return capsys.readouterr().out
 
-    segment(running, "a.tif")
+    segmented = partial(segment, running, seed=3, seconds=SECONDS)
+    segmented("a.tif")
     truth = encode_mask(phase_contrast_field(3, 64, 80).cells)
     running.client("s3").put_object(Bucket=running.outputs["GroundTruthBucketName"], Key="a.png", Body=truth)
-    until(lambda: scored(running))
-    assert segment(running, "P1/P1_Phase_B02_1_00d00h00m.tif")["model"]["name"] == SHIPPED
+    until(lambda: scores(running), SECONDS)
+    assert segmented("P1/P1_Phase_B02_1_00d00h00m.tif")["model"]["name"] == SHIPPED
 
     sha256 = make_model(tmp_path / "mine", "mine")
     printed = command("promote", str(tmp_path / "mine"), "--yes")
@@ -166,48 +164,18 @@ def test_a_promoted_model_makes_the_next_mask_and_plates_keep_theirs(
     assert "modify SegmentFunction" in printed
     assert f"plates that keep the model they began with: P1 ({SHIPPED})" in printed
 
-    model = segment(running, "b.tif")["model"]
+    model = segmented("b.tif")["model"]
     assert (model["name"], model["sha256"]) == ("mine", sha256)
-    assert segment(running, "P1/P1_Phase_B02_1_00d04h00m.tif")["model"]["name"] == SHIPPED
-    assert segment(running, "P2/P2_Phase_B02_1_00d00h00m.tif")["model"]["name"] == "mine"
+    assert segmented("P1/P1_Phase_B02_1_00d04h00m.tif")["model"]["name"] == SHIPPED
+    assert segmented("P2/P2_Phase_B02_1_00d00h00m.tif")["model"]["name"] == "mine"
     left = command("backfill", f"s3://{running.outputs['InputBucketName']}", "--dry-run")
     assert left.startswith("1 images")  # a.tif
 
     printed = command("promote", "baked-in", "--yes")
     assert f"Model: {sha256} -> baked-in" in printed
-    assert segment(running, "c.tif")["model"]["name"] == SHIPPED
-    assert segment(running, "P2/P2_Phase_B02_1_00d04h00m.tif")["model"]["name"] == "mine"
+    assert segmented("c.tif")["model"]["name"] == SHIPPED
+    assert segmented("P2/P2_Phase_B02_1_00d04h00m.tif")["model"]["name"] == "mine"
 
     command("promote", sha256[:12], "--yes")
-    assert segment(running, "d.tif")["model"]["name"] == "mine"
+    assert segmented("d.tif")["model"]["name"] == "mine"
     assert "already segments with it" in command("promote", "mine", "--yes")
-
-
-def segment(stack: EmulatedStack, key: str) -> Any:
-    """Upload an image and wait for its result."""
-    image = io.BytesIO()
-    tifffile.imwrite(image, phase_contrast_field(3, 64, 80).pixels)
-    s3 = stack.client("s3")
-    s3.put_object(Bucket=stack.outputs["InputBucketName"], Key=key, Body=image.getvalue())
-
-    def result() -> Any:
-        place = {"Bucket": stack.outputs["OutputBucketName"], "Key": f"{key}.result.json"}
-        try:
-            return json.loads(s3.get_object(**place)["Body"].read())
-        except s3.exceptions.NoSuchKey:
-            return None
-
-    return until(result)
-
-
-def scored(stack: EmulatedStack) -> bool:
-    rows = stack.client("dynamodb").scan(TableName=stack.outputs["JobsTableName"])["Items"]
-    return any(row.get("evaluation_status", {}).get("S") == "SCORED" for row in rows)
-
-
-def until(look: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"nothing within {SECONDS} s"
-        time.sleep(0.2)
-    return found

@@ -1,57 +1,18 @@
 """The report counts, measures and shows all images in one file, whatever their names."""
 
 import base64
-import csv
 import io
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import tifffile
-from numpy.typing import NDArray
 from PIL import Image
+from small_data import add, look_at, picture, square
 
 from cytomask.training import explore
 from cytomask.training.explore import report
-from cytomask.training.sources import read_source
-from cytomask.training.survey import Seen, look
 
-COLUMNS = ("source", "split", "image", "mask", "cell")
 VOID = {"meta", "img", "wbr", "br"}
-
-
-def picture(seed: int, dtype: str = "uint8", shape: tuple[int, int] = (30, 40)) -> NDArray[Any]:
-    high = np.iinfo(dtype).max
-    return np.random.default_rng(seed).integers(0, high, shape, dtype)
-
-
-def square(side: int, shape: tuple[int, int] = (30, 40)) -> NDArray[np.bool_]:
-    mask = np.zeros(shape, np.bool_)
-    mask[3 : 3 + side, 3 : 3 + side] = True
-    return mask
-
-
-def add(
-    folder: Path, source: str, name: str, pixels: NDArray[Any], cells: NDArray[np.bool_], line: str = ""
-) -> None:
-    """One more row of the index, with its image as a TIFF and its mask as a PNG."""
-    paths = folder / source / f"{name}.tif", folder / source / f"{name}.png"
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(paths[0], pixels)
-    Image.fromarray(cells.astype(np.uint8) * 255).save(paths[1])
-    index = folder / "index.csv"
-    begun = index.is_file()
-    with index.open("a", newline="") as file:
-        rows = csv.writer(file)
-        if not begun:
-            rows.writerow(COLUMNS)
-        rows.writerow([*source.split("/"), *(str(path.relative_to(folder)) for path in paths), line])
-
-
-def look_at(folder: Path, *sources: str) -> list[Seen]:
-    return [look(source, sample) for source in sources for sample in read_source(folder, source)]
 
 
 class Page(HTMLParser):
