@@ -28,6 +28,7 @@ from cytomask.cli.files import (
     write_whole,
 )
 from cytomask.cli.ledger import Ledger, Row, Settings, outputs_of
+from cytomask.cli.tables import flag_text
 from cytomask.errors import CytomaskError, InvalidRequest
 from cytomask.lengths import UM2_A_MM2, PixelSize
 from cytomask.model.predictor import Predictor, cores
@@ -233,7 +234,7 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
                     confluence=round(prediction.confluence, 6),
                     confluence_low=round(prediction.confluence_low, 6),
                     confluence_high=round(prediction.confluence_high, 6),
-                    quality=" ".join(f"{flag.name}={flag.value:.3g}" for flag in prediction.quality),
+                    quality=" ".join(flag_text(flag.name, flag.value) for flag in prediction.quality),
                     milliseconds=round((finished - started) * 1000, 1),
                     mask=str(written["mask"]) if "mask" in written else None,
                     settings=settings,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cytomask.cli.rows import newest_score
+from cytomask.cli.tables import flag_text
 from cytomask.metrics import Score
 from cytomask.records import EvaluationRow, JobRow
 
@@ -41,7 +42,7 @@ class Job:
     def doubts(self) -> str:
         """The flags with their numbers, as `UNCERTAIN=0.42`, with spaces between them."""
         values = self.row.quality_values
-        return " ".join(f"{name}={values[name]:.3g}" if name in values else name for name in self.flags)
+        return " ".join(flag_text(name, values[name]) if name in values else name for name in self.flags)
 
     @property
     def score(self) -> EvaluationRow | None:

@@ -36,6 +36,11 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iter
         say(GAP.join(padded).rstrip())
 
 
+def flag_text(name: str, value: float) -> str:
+    """Write a quality flag with the number behind it, as `UNCERTAIN=0.42`."""
+    return f"{name}={value:.3g}"
+
+
 def number(value: Any, digits: int = 3) -> str:
     """Format a number with so many decimals; None becomes -."""
     return "-" if value is None else f"{value:.{digits}f}"
