@@ -1,4 +1,4 @@
-"""Make weights of one's own from a few corrected pages: what `cytomask finetune` does between its two ends.
+"""Make a model from a few corrected pages: the work behind `cytomask finetune`.
 
 It scores the start weights, trains, exports, scores again, and writes a model: a folder with `manifest.json`,
 the ONNX file and `swin_unet.safetensors`.
@@ -48,8 +48,8 @@ from cytomask.truths.pairs import Page, PairsError
 
 CHECKPOINT_FILE = "swin_unet.safetensors"
 REPORT = "report.html"  # the command writes it
-STATE_FOLDER = "unfinished"  # below the model's folder, until the run has ended
-GENERATED_SEEDS = range(100, 104)  # of pages that neither start nor run has seen
+STATE_FOLDER = "unfinished"  # in the model's folder, until the run ends
+GENERATED_SEEDS = range(100, 104)  # of pages that neither the start weights nor this run learned from
 HELD_OUT, TRAINED, GENERATED = "held-out pages", "pages that it learned from", "generated pages"
 DIGITS = 4
 
@@ -59,14 +59,14 @@ class Request:
     """What to make.
 
     Attributes:
-        pages: to learn from and to hold out.
-        out: folder of the new model; it may not hold one.
-        name: of the new model.
+        pages: pages to learn from or to hold out.
+        out: folder of the new model; it must not hold a model yet.
+        name: name of the new model.
         start: folder of the model to begin from.
         recipe: how to train.
-        licence: of the new weights; empty for what start and pairs leave.
-        pairs_licence: of images and ground truths; empty if they are the user's own.
-        about: what the pages are, for the manifest.
+        licence: licence of the new weights; if empty, it follows from the licences of start and pairs.
+        pairs_licence: licence of images and ground truths; empty if they are the user's own.
+        about: one line about the pages, for the manifest.
     """
 
     pages: Sequence[Page]
@@ -81,7 +81,7 @@ class Request:
 
 @dataclass(frozen=True)
 class PageScore:
-    """A page before and after: the IoU, or the share of marked cells that was found if marks are partial."""
+    """A page's score before and after: IoU, or the share of marked pixels found if the marks are partial."""
 
     page: Page
     held_out: bool
@@ -94,11 +94,11 @@ class Outcome:
     """A new model and how it compares with its start.
 
     Attributes:
-        folder, manifest: of the new model.
+        folder, manifest: folder and manifest of the new model.
         tuned: how the training ended.
-        pages: each with its scores.
-        generated: mean IoU on generated pages before and after: what was forgotten.
-        before, after: the networks.
+        pages: each page with its scores.
+        generated: mean IoU on generated pages before and after; a drop shows what was forgotten.
+        before, after: predictors of the start weights and of the new ones.
     """
 
     folder: Path
@@ -121,16 +121,16 @@ def finetune(
 
     Args:
         request: what to make.
-        begun: is told which pages are held out and what the start weights score on each.
-        report: is told of each step of the training.
-        stopped: whether to stop; the same request goes on later.
+        begun: called before training with which pages are held out and the start weights' score on each.
+        report: called after each training step.
+        stopped: called after each step; return True to stop. The same request resumes later.
 
     Raises:
-        Interrupted: `stopped` said so.
+        Interrupted: `stopped` returned True.
         PairsError: the pages teach nothing.
-        WeightsError: the start cannot be used.
-        ValueError: the licence claims more than start and pairs allow, `out` holds a model, or another run's
-            state.
+        WeightsError: the start model cannot be used.
+        ValueError: the licence claims more than start and pairs allow, or `out` holds a model or the state
+            of another run.
     """
     recipe = request.recipe
     require_free(request.out)
@@ -143,7 +143,7 @@ def finetune(
 
     before = Predictor(request.start, modes=[recipe.mode])
     scores = [_score(before, page, recipe) for page in request.pages]
-    # Of partial marks only cells are known: everything called cell would score best.
+    # Partial marks name only cells, so a mask that is all cell would score best: hold out nothing.
     held_places = [] if recipe.partial else choose_held_out(request.pages, scores)
     held_out = [place in held_places for place in range(len(request.pages))]
     begun(held_out, scores)
@@ -162,9 +162,9 @@ def finetune(
     with tempfile.TemporaryDirectory(".partial", "model-", request.out) as name:
         staging = Path(name)
         save(tuned.network, staging / CHECKPOINT_FILE, lineage)
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which we do not need
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it asks for torchvision; we need none
         with warnings.catch_warnings(), one_thread():
-            warnings.simplefilter("ignore")  # torch's exporter uses what torch deprecates
+            warnings.simplefilter("ignore")  # torch's exporter calls deprecated parts of torch
             manifest = export(
                 tuned.network,
                 staging,
@@ -188,14 +188,14 @@ def finetune(
             known_pages=[*started.known_pages, *map(_described, labelled)],
         )
         write_manifest(manifest, staging)
-        for file in (CHECKPOINT_FILE, manifest.file, MANIFEST):  # the manifest last: what has one is whole
+        for file in (CHECKPOINT_FILE, manifest.file, MANIFEST):  # manifest last: it marks a complete model
             (staging / file).replace(request.out / file)
     shutil.rmtree(request.out / STATE_FOLDER, ignore_errors=True)
     return Outcome(request.out, manifest, tuned, pages, generated, before, after)
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a folder that holds a model or one of its files: nothing is overwritten; raises ValueError."""
+    """Raise ValueError if the folder holds a model or one of its files, so that nothing is overwritten."""
     for place in (folder, folder / "native", folder / "resize"):
         for name in (MANIFEST, CHECKPOINT_FILE, ONNX_FILE, REPORT):
             if (place / name).exists():
@@ -205,7 +205,7 @@ def require_free(folder: Path) -> None:
 
 
 def check_pages(pages: Sequence[Page], *, partial: bool) -> None:
-    """Refuse pages that teach nothing; raises PairsError."""
+    """Raise PairsError if the pages teach nothing."""
     empty = [page.name for page in pages if not page.cells.any()]
     if partial and empty:
         raise PairsError(
@@ -222,7 +222,7 @@ def read_start(folder: Path, mode: Mode) -> tuple[SwinUNet, Manifest]:
     """Load the network and the manifest of a model to begin from.
 
     Raises:
-        WeightsError: a file is missing, or does not belong to the others.
+        WeightsError: a file is missing, or the files do not belong together.
     """
     place = network_folder(folder, mode)
     manifest = read_manifest(place, mode)
@@ -244,7 +244,7 @@ def _labelled(page: Page, recipe: Recipe) -> Labelled:
 
 
 def _described(page: Labelled) -> list[float]:
-    """Describe a page by texture and grey values, so that pages like it are not flagged as unusual."""
+    """Describe a page by texture and grey values, so that similar pages are not flagged as unusual."""
     return [round(float(value), DIGITS) for value in describe(page.pixels)]
 
 
@@ -275,13 +275,13 @@ def _training(request: Request, tuned: Tuned, held_out: Sequence[bool]) -> dict[
 
 
 def _data(request: Request) -> str:
-    """Describe the pages in a line of `training_data`."""
+    """Describe the pages in one line for the manifest's `training_data`."""
     about = request.about or "the user's own"
     return f"{about}: {len(request.pages)} pages, {request.pairs_licence or 'no licence stated'}"
 
 
 def _scores(pages: Sequence[PageScore], generated: tuple[float, float], recipe: Recipe) -> dict[str, Any]:
-    """Return mean scores by kind of page, as `Manifest.scores` has them; `before` is the start's."""
+    """Return mean scores by kind of page, for `Manifest.scores`; `before` holds the start's score."""
     found: dict[str, Any] = {}
     for name, held in ((HELD_OUT, True), (TRAINED, False)):
         some = [each for each in pages if each.held_out == held]

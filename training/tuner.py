@@ -1,9 +1,9 @@
 """Train weights further on a few corrected pages: the loop of `cytomask finetune`.
 
-A few pages cannot teach everything, so the weights stay near those that they began from. Statistics of batch
-norm are kept, each step pulls the weights a little towards the start, and on generated pages the network is
-held to what the start weights said. In the end a share of the way from the start is taken, by the pages that
-were held out.
+A few pages cannot teach everything, so the weights stay near the start weights. Batch norm keeps its
+statistics, each step pulls the weights a little towards the start, and on generated pages the network learns
+to predict what the start weights predict. At the end the weights are interpolated between start and result;
+the held-out pages choose how far.
 """
 
 import copy
@@ -35,17 +35,17 @@ from cytomask.training.losses import loss_of
 from cytomask.training.processes import Process
 from cytomask.training.validation import tile_function
 
-SHARES = (1.0, 0.85, 0.7, 0.5)  # of the way from the start weights, the farthest first
-NEARER = 0.003  # IoU that a page may lose, so that the weights stay nearer to the start
+SHARES = (1.0, 0.85, 0.7, 0.5)  # of the way from the start weights to the last ones, the farthest first
+NEARER = 0.003  # mean IoU we give up for weights that stay nearer to the start
 THRESHOLDS = tuple(percent / 100 for percent in range(30, 75, 5))
-GAIN = 0.005  # IoU that another threshold than 0.5 must bring
+GAIN = 0.005  # mean IoU that a threshold must gain over 0.5 to replace it
 PIXELS_FOR_FACTOR = 2_000_000
-PARTS = 2  # of a batch, for as many threads
+PARTS = 2  # each batch is split into two parts, one per thread
 WARMUP_STEPS = 20
 FEWEST_STEPS, STEPS_A_PAGE, MOST_STEPS = 300, 150, 1800  # ten minutes on two quiet cores
-CHECKS = 10  # scorings of the held-out pages during a run
-PATIENCE = 4  # scorings without a gain after which a run ends
-GENERATED = 12  # pages that the network is held to; their seeds are those of `samples.fields`
+CHECKS = 10  # how often a run scores the held-out pages
+PATIENCE = 4  # end the run after this many scorings without a gain
+GENERATED = 12  # generated pages (`samples.fields`, seeds 0 to 11) on which the start weights teach
 GENERATED_SIZE = (448, 448)
 PARTS_OF_PAGE = 3
 PART_SHARE = (0.4, 0.8)  # of height and width
@@ -71,16 +71,15 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """How weights are fine-tuned.
 
     Attributes:
-        mode: what the weights are for.
-        steps: at most.
-        batch: crops of a step, an even number.
-        held: crops of generated pages in each step besides, on which the start weights are the teacher; an
-            even number.
-        learning_rate: the highest; it rises for 20 steps and falls as a cosine.
-        pull: share of the way back to the start weights that each step takes, per learning rate.
-        average_decay: of the exponential moving average of the weights, which is scored and kept.
-        seed: of the crops.
-        partial: unmarked pixels are unknown; there the start weights are the teacher.
+        mode: the mode that the weights will serve.
+        steps: the most steps to train.
+        batch: crops of the user's pages in each step, an even number.
+        held: crops of generated pages added to each step, on which the start weights teach; an even number.
+        learning_rate: the peak; the rate rises for 20 steps, then falls as a cosine.
+        pull: each step moves the weights back to the start by this share times the learning rate.
+        average_decay: decay of the exponential moving average of the weights, which is scored and kept.
+        seed: seed of the crops.
+        partial: the user marked only some cells. Unmarked pixels are unknown; the start weights teach there.
     """
 
     mode: Mode = "native"
@@ -95,17 +94,17 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def steps_for(pages: int) -> int:
-    """Return how many steps some pages are worth: more pages teach for longer."""
+    """Return how many steps to train on this many pages: more pages allow a longer run."""
     return min(FEWEST_STEPS + STEPS_A_PAGE * pages, MOST_STEPS)
 
 
 class Interrupted(Exception):
-    """The run was stopped; everything that it needs to go on was written."""
+    """The run was stopped and wrote everything it needs to resume."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far a run is: for a line on the terminal."""
+    """Progress of a run, for one line on the terminal."""
 
     step: int
     steps: int
@@ -119,11 +118,11 @@ class Tuned:
     """Fine-tuned weights.
 
     Attributes:
-        network: the weights, whose logits are probabilities.
-        threshold: probability from which on a pixel is cell, 0..1.
-        share: of the way from the start weights to the last ones.
-        steps: that were trained.
-        factor: by which the logits were multiplied.
+        network: the weights, with calibrated logits.
+        threshold: probability at or above which a pixel is cell, 0..1.
+        share: how far the weights moved from the start weights towards the last ones, 0..1.
+        steps: steps trained.
+        factor: factor that calibrated the logits.
     """
 
     network: SwinUNet
@@ -152,20 +151,20 @@ def tune(
     report: Callable[[Step], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Tuned:
-    """Fine-tune the weights; go on where an interrupted run of the same recipe and pages stopped.
+    """Fine-tune the weights, or resume an interrupted run of the same recipe and pages.
 
     Args:
-        start: weights to begin from; they stay as they are.
+        start: weights to begin from; they are not changed.
         train: pages to learn from, at least one.
-        held_out: pages that decide when to stop, how far to go and the threshold. May be empty: then all
-            steps are taken, and the threshold stays 0.5.
-        recipe: how.
-        folder: for what resuming needs.
-        report: is told of each step.
-        stopped: whether to stop after this step.
+        held_out: pages that decide when to stop, how far to move from the start, and the threshold. Without
+            any, all steps are trained and the threshold stays 0.5.
+        recipe: how to train.
+        folder: where the state for resuming is kept.
+        report: called after each step.
+        stopped: called after each step; return True to stop.
 
     Raises:
-        Interrupted: `stopped` said so.
+        Interrupted: `stopped` returned True.
         ValueError: the folder holds the state of another run, or the loss is not a number.
     """
     with one_thread():
@@ -188,7 +187,7 @@ def tune(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch share no operation between threads, as long as the context lasts."""
+    """Run each torch operation in a single thread within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -203,7 +202,7 @@ class _Run:
     def __init__(self, start: SwinUNet, train: Sequence[Labelled], recipe: Recipe) -> None:
         torch.manual_seed(recipe.seed)
         self.start = copy.deepcopy(start).eval()
-        # Trained in evaluation mode: statistics of a few pages would replace those of many.
+        # Train in evaluation mode, or the batch norm statistics of a few pages would replace those of many.
         self.network = copy.deepcopy(start).eval()
         self.average = copy.deepcopy(start).eval()
         self.best = copy.deepcopy(start).eval()
@@ -225,7 +224,7 @@ class _Run:
         report: Callable[[Step], None],
         stopped: Callable[[], bool],
     ) -> None:
-        """Train to the end, or until the held-out pages gain no more."""
+        """Train all steps, or stop early when the held-out pages stop improving."""
         recipe, progress = self.recipe, self.progress
         every = max(recipe.steps // CHECKS, 1)
         began = time.monotonic() - progress.seconds
@@ -248,8 +247,8 @@ class _Run:
     def step(self) -> float:
         """Learn from one batch and return its loss.
 
-        Each part of the batch has a thread of its own. That is faster than to share each operation between
-        threads, and does not suffer from other work on the machine.
+        Each part of the batch runs in its own thread. That is faster than splitting each operation between
+        threads, and other work on the machine slows it down less.
         """
         rate = self._rate()
         for group in self.optimiser.param_groups:
@@ -268,7 +267,10 @@ class _Run:
         return loss
 
     def _learn_part(self, part: int) -> tuple[float, Sequence[Tensor]]:
-        """Compute loss and gradients of a part of the batch, whose crops depend on nothing drawn before."""
+        """Compute loss and gradients of one part of the batch.
+
+        The crops depend only on seed, step and part, so a resumed run draws the same ones.
+        """
         recipe = self.recipe
         rng = np.random.default_rng((recipe.seed, self.progress.step, part))
         own, held = recipe.batch // PARTS, recipe.held // PARTS
@@ -292,7 +294,7 @@ class _Run:
         return loss.item(), torch.autograd.grad(loss, [*self.network.parameters()])
 
     def check(self, held_out: Sequence[Labelled]) -> float | None:
-        """Score the averaged weights on the held-out pages, and keep them if they are the best so far."""
+        """Score the averaged weights on the held-out pages and keep the best so far."""
         progress = self.progress
         if not held_out:
             self.best.load_state_dict(self.average.state_dict())
@@ -321,7 +323,7 @@ class _Run:
         write_whole(path, lambda partial: torch.save(state, partial))
 
     def resume(self, path: Path) -> None:
-        """Go on where `save` was called; raise ValueError if that was another run."""
+        """Restore what `save` wrote; raise ValueError if it belongs to another run."""
         try:
             state = torch.load(path, weights_only=True)
             same = state["recipe"] == msgspec.json.encode(self.recipe).decode()
@@ -340,13 +342,13 @@ class _Run:
             )
 
     def _rate(self) -> float:
-        """The learning rate of the present step: a rise, then half a cosine (Loshchilov & Hutter 2017)."""
+        """Compute this step's learning rate: warm-up, then half a cosine (Loshchilov & Hutter 2017)."""
         step, recipe = self.progress.step, self.recipe
         rise = min((step + 1) / WARMUP_STEPS, 1)
         return recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
 
     def _logits(self, network: SwinUNet, pixels: Tensor) -> Tensor:
-        """Compute logits, (B, 1, 224, 224) float32 to the same."""
+        """Compute logits: (B, 1, 224, 224) float32 in and out."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.process.half):
             logits: Tensor = network(pixels)
         return logits.float()
@@ -360,7 +362,7 @@ class _Run:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        """Let the average follow, faster in the beginning."""
+        """Update the moving average; it follows faster in the first steps."""
         step = self.progress.step
         decay = min(self.recipe.average_decay, (1 + step) / (10 + step))
         for mean, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
@@ -370,7 +372,7 @@ class _Run:
 def mean_iou(
     network: SwinUNet, pages: Sequence[Labelled], recipe: Recipe, thresholds: Sequence[float] = (0.5,)
 ) -> float:
-    """Compute the mean IoU over pages where the truth is known, at the best of some thresholds."""
+    """Compute the pages' mean IoU over known pixels, at the best of the thresholds."""
     return max(_mean_ious(network, pages, recipe, thresholds).values())
 
 
@@ -390,14 +392,14 @@ def _mean_ious(
 
 
 def logits_of(network: SwinUNet, page: Labelled, mode: Mode) -> Pixels:
-    """Compute the logits of a page as serving does: (H, W) float32."""
+    """Compute the logits of a page the way serving does: (H, W) float32."""
     device = torch.device("cpu")
     with torch.autocast("cpu", torch.bfloat16, enabled=Process(device).half):
         return logits_of_page(page.pixels, mode, tile_function(network, device))
 
 
 def between(start: SwinUNet, end: SwinUNet, share: float) -> SwinUNet:
-    """Return the weights that lie a share of the way from one network to another of its sizes."""
+    """Interpolate between two networks of the same architecture: 0 is the start, 1 the end."""
     mixed = copy.deepcopy(start)
     with torch.no_grad():
         for value, last in zip(mixed.parameters(), end.parameters(), strict=True):
@@ -408,7 +410,7 @@ def between(start: SwinUNet, end: SwinUNet, share: float) -> SwinUNet:
 def _choose_share(
     start: SwinUNet, end: SwinUNet, held_out: Sequence[Labelled], recipe: Recipe
 ) -> tuple[SwinUNet, float]:
-    """Choose the weights nearest to the start that score nearly as well as the best (arXiv:2109.01903)."""
+    """Choose the weights nearest to the start that score about as well as the best (arXiv:2109.01903)."""
     if not held_out:
         return between(start, end, 1.0), 1.0
     candidates = [(share, between(start, end, share)) for share in SHARES]
@@ -421,8 +423,8 @@ def _choose_share(
 def _choose_threshold(
     network: SwinUNet, factor: float, held_out: Sequence[Labelled], recipe: Recipe
 ) -> float:
-    """Choose the threshold of the scaled logits by the held-out pages; 0.5 unless another is better."""
-    if len(held_out) < 2:  # one page tells its own threshold, not that of others
+    """Choose the threshold that scores best on the held-out pages; keep 0.5 unless the gain is clear."""
+    if len(held_out) < 2:  # a single page's best threshold may not suit other pages
         return 0.5
     ious = _mean_ious(network, held_out, recipe, THRESHOLDS, factor)
     best = max(ious, key=lambda threshold: (ious[threshold], -abs(threshold - 0.5)))
@@ -430,14 +432,14 @@ def _choose_threshold(
 
 
 def _factor(network: SwinUNet, pages: Sequence[Labelled], recipe: Recipe) -> float:
-    """Find the factor that turns logits into probabilities, by what is known of the pages."""
+    """Find the factor that calibrates the logits, from the pages' known pixels."""
     logits, cells = [], []
     for page in pages:
         known = page.weights() > 0
         logits.append(logits_of(network, page, recipe.mode)[known])
         cells.append(page.cells[known])
     given, truth = np.concatenate(logits), np.concatenate(cells)
-    if truth.all() or not truth.any():  # of partial truths: any factor would do
+    if truth.all() or not truth.any():  # partial truths hold one class, which fixes no factor
         return 1.0
     step = max(given.size // PIXELS_FOR_FACTOR, 1)
     return best_factor(given[::step], truth[::step])
@@ -450,8 +452,8 @@ def _draw(pages: Sequence[Labelled], augmentation: Augmentation, rng: np.random.
 def views_of(page: Labelled, seed: int) -> list[Labelled]:
     """Return a page and parts of it, each normalised as a page of its own.
 
-    A few pages have few mixtures of cells and ground, and the mixture decides how a page is normalised. Parts
-    have others.
+    How a page is normalised depends on its share of cells. A few pages cover only a few such shares; their
+    parts add others.
     """
     rng = np.random.default_rng(seed)
     views = [page]
@@ -470,7 +472,7 @@ def views_of(page: Labelled, seed: int) -> list[Labelled]:
 
 
 def _generated() -> list[Labelled]:
-    """Make the pages that the network is held to. Their truths are not used: the start weights teach."""
+    """Make the generated pages. Their truths are not used: the start weights teach on them."""
     pages = [phase_contrast_field(seed, *GENERATED_SIZE) for seed in range(GENERATED)]
     return [
         Labelled(f"generated-{seed}", normalise(page.pixels), page.cells) for seed, page in enumerate(pages)
