@@ -1,7 +1,7 @@
-"""Child processes that never outlive their parent.
+"""Start child processes that never outlive their parent.
 
 The parent holds a pipe to each child's standard input. When the parent ends, even by SIGKILL, the kernel
-closes the pipe; the child watches its end and exits.
+closes the pipe. The child notices this and exits.
 """
 
 import http.client
@@ -19,8 +19,9 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[1]
-# `python -m` puts this folder first on a child's path. In a checkout it is the repository, so that handlers
-# of tests and benchmarks are found. Installed, it must not be our package, whose `http` would hide Python's.
+# `python -m` puts this folder first on a child's path. In a checkout it is the repository, so that children
+# find the handlers of tests and benchmarks. When installed, it is the folder above our package: the package's
+# own `http` module would hide Python's.
 FOLDER = ROOT if (ROOT / "pyproject.toml").exists() else ROOT.parent
 PASSED_ON = (
     "DYLD_LIBRARY_PATH",
@@ -66,7 +67,7 @@ class Child:
 
 
 def listening_socket(port: int = 0) -> socket.socket:
-    """Open a listening socket on 127.0.0.1 for a child to inherit, so that nobody takes the port meanwhile.
+    """Open a listening socket on 127.0.0.1 for a child to inherit, so that no other process takes the port.
 
     Raises:
         ChildFailed: the port is in use.
@@ -119,14 +120,14 @@ def child(
 
 
 def end_with_parent() -> None:
-    """Exit this process, a child, as soon as its standard input closes."""
+    """Exit this child process as soon as its standard input closes."""
     threading.Thread(target=_wait_for_the_end, daemon=True).start()
 
 
 def _wait_for_the_end() -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
-    os._exit(0)  # exits from a thread, without cleaning up: a child keeps nothing
+    os._exit(0)  # works from a thread; skips cleanup, because a child has nothing to save
 
 
 def _answers(port: int, path: str) -> bool:

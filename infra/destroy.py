@@ -1,8 +1,8 @@
 """Remove a stack and all it leaves behind: `python -m cytomask.infra.destroy STACK [--endpoint-url URL]`.
 
-CloudFormation refuses to delete buckets that hold objects, keeps the table on purpose, and knows nothing of
-the image repository that sam made. This lists what will be lost, asks for the stack's name, and then removes
-everything.
+CloudFormation refuses to delete buckets that hold objects, keeps the table on purpose, and does not know the
+image repository that sam made. This command lists what will be lost, asks for the stack's name, and then
+removes everything.
 """
 
 import argparse
@@ -17,19 +17,19 @@ from botocore.exceptions import ClientError
 from cytomask.infra import session
 
 BATCH = 1000  # objects that S3 deletes in one call
-COMPANION = "CompanionStack"  # sam keeps the image repositories in a stack of this name's ending
+COMPANION = "CompanionStack"  # sam keeps the image repositories in a stack whose name ends like this
 
 Connect = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
 class Belongings:
-    """What a stack has that its deletion loses or leaves behind.
+    """The parts of a stack that deleting it destroys or leaves behind.
 
     Attributes:
-        buckets: name -> objects in it, old versions included.
-        table: its name, and roughly how many rows it has.
-        companions: sam's stacks that hold the image repositories, name -> repositories.
+        buckets: bucket name -> number of objects, old versions included.
+        table: name of the table and its approximate number of rows.
+        companions: sam's stacks that hold the image repositories: stack name -> repositories.
     """
 
     stack: str
@@ -52,7 +52,7 @@ class Belongings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """List, ask, remove; return 0, or 1 if the stack does not exist or the user declined."""
+    """List, ask and remove; return 0, or 1 if the stack does not exist or the user declined."""
     parser = argparse.ArgumentParser(prog="make destroy", description=(__doc__ or "").partition(":")[0])
     parser.add_argument("stack", help="name of the stack")
     parser.add_argument("--endpoint-url", help="of an emulator; AWS if left out")
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def find_belongings(connect: Connect, stack: str) -> Belongings | None:
-    """Look up a stack's resources; None if the stack does not exist."""
+    """Look up a stack's resources; return None if the stack does not exist."""
     cloudformation, s3 = connect("cloudformation"), connect("s3")
     try:
         resources = list(_resources(cloudformation, stack))
@@ -102,7 +102,7 @@ def find_belongings(connect: Connect, stack: str) -> Belongings | None:
 
 
 def remove(connect: Connect, found: Belongings, *, keeps_table: bool) -> None:
-    """Remove a stack with all that belongs to it; each step is said."""
+    """Remove a stack and everything that belongs to it, printing each step."""
     s3, cloudformation = connect("s3"), connect("cloudformation")
     for bucket in found.buckets:
         print(f"emptying {bucket}")

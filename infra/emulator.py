@@ -40,7 +40,8 @@ HANDLERS = MappingProxyType(
     }
 )
 
-# A function has one environment here: an invocation waits for the one before it, within its own time.
+# The emulator has one environment per function. An invocation waits for the previous one, and its own timeout
+# includes that wait.
 FEWEST_AT_A_TIME = MappingProxyType({"MaximumConcurrency": "2"})
 
 LOG = "functions.log.jsonl"
@@ -80,14 +81,14 @@ def emulated_stack(
     """Run the stack until the context ends.
 
     Args:
-        folder: for the logs of this run, which replace those of an earlier one. It is made if needed.
-        port: of the endpoint; 0 takes a free one.
-        parameters: of template.yaml, if another value than the default is wanted.
-        handlers: `module:handler` to forward each function to, by the function's logical id.
+        folder: folder for this run's logs, which replace those of an earlier run. It is made if needed.
+        port: port of the endpoint; 0 takes a free one.
+        parameters: values for parameters of template.yaml; the others keep their defaults.
+        handlers: logical id of a function -> the `module:handler` to forward it to.
 
     Raises:
         ChildFailed: the port is taken, or a process did not start.
-        StackFailed: the template could not be made into a stack.
+        StackFailed: the emulator could not create the stack.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +108,7 @@ def emulated_stack(
         outputs = _create_stack(endpoint, template, given)
         lambdas = client("lambda", endpoint)
         started = []
-        for name, function in functions(template).items():  # side by side: each imports for a second
+        for name, function in functions(template).items():  # in parallel: each takes a second to import
             environment = function_environment(lambdas, endpoint, function_name(function, STACK_NAME))
             started.append(_start_front(running, fronts[name], handlers[name], environment, folder))
         for front in started:
@@ -129,7 +130,7 @@ def _start_gateway(
         "MINISTACK_REGION": REGION,
         "SFTP_ENABLED": "0",
         "IOT_MTLS_ENABLED": "0",
-        "DOCKER_HOST": f"unix://{folder}/no-docker",  # it would clear containers away when it starts
+        "DOCKER_HOST": f"unix://{folder}/no-docker",  # ministack removes containers when it starts
         "TMPDIR": str(folder),
         **{f"MINISTACK_LAMBDA_PROXY_{name}": f"http://{LOOPBACK}:{to}/" for name, to in forwarded.items()},
     }
@@ -152,7 +153,7 @@ def _create_stack(endpoint: str, template: Template, parameters: Mapping[str, st
     deadline = time.monotonic() + START_SECONDS
     while (stack := _described(cloudformation))["StackStatus"] == "CREATE_IN_PROGRESS":
         if time.monotonic() > deadline:
-            raise StackFailed(f"the stack is not there after {START_SECONDS:.0f} s")
+            raise StackFailed(f"the stack was not created within {START_SECONDS:.0f} s")
         time.sleep(0.05)
     if stack["StackStatus"] != "CREATE_COMPLETE":
         raise StackFailed(f"the stack is {stack['StackStatus']}: {_reasons(cloudformation)}")
@@ -170,7 +171,7 @@ def _put_template(endpoint: str, template: Template) -> str:
 
 
 def _put_no_code(endpoint: str) -> None:
-    """Put an empty archive where the template's copy says that the code is."""
+    """Store an empty archive at the address that the template's copy gives for the code."""
     archive = io.BytesIO()
     zipfile.ZipFile(archive, "w").close()
     s3 = client("s3", endpoint)
@@ -199,7 +200,7 @@ def _start_front(
 
 
 def _open_routes(endpoint: str, template: Template) -> str:
-    """Make the routes of the HttpApi, which ministack leaves out; return the address that serves them."""
+    """Create the HttpApi's routes, which ministack leaves out; return the address that serves them."""
     door = client("apigatewayv2", endpoint)
     (made,) = door.get_apis()["Items"]
     for function, method, path in routes(template):
@@ -218,10 +219,10 @@ def _open_routes(endpoint: str, template: Template) -> str:
 
 
 def _open_queues(endpoint: str) -> None:
-    """Let the functions have messages, now that all of them can answer."""
+    """Start delivering messages, now that all functions can answer."""
     lambdas = client("lambda", endpoint)
     for mapping in lambdas.list_event_source_mappings()["EventSourceMappings"]:
-        # ministack keeps a parameter's number as text, and its poller fails on that.
+        # ministack keeps a parameter's number as text, and its poller fails on text.
         most = int(mapping["ScalingConfig"]["MaximumConcurrency"])
         lambdas.update_event_source_mapping(
             UUID=mapping["UUID"], Enabled=True, ScalingConfig={"MaximumConcurrency": most}

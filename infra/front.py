@@ -2,8 +2,8 @@
 
 FD is an inherited listening socket. ministack posts an event and gets the handler's answer. Like one
 environment of Lambda, a front runs one invocation at a time; unlike Lambda, it does not stop a handler that
-exceeds its timeout. With the ENDPOINT of an emulator it starts anew whenever an update of the stack has
-changed the function's environment variables.
+exceeds its timeout. With the ENDPOINT of an emulator, it restarts when a stack update has changed the
+function's environment variables.
 """
 
 import importlib
@@ -80,7 +80,7 @@ def _handler(name: str) -> Handler:
 
 
 def _handler_again(name: str) -> Handler:
-    """Import the handler; if that fails, return one that fails each invocation, until the next update."""
+    """Import the handler; if that fails, return one that fails every invocation until the next update."""
     try:
         return _handler(name)
     except Exception as error:
@@ -93,14 +93,14 @@ def _handler_again(name: str) -> Handler:
 
 
 def _renewal(endpoint: str) -> Callable[[], None]:
-    """Return what replaces this process by one with the function's new environment, if it changed."""
+    """Return a function that restarts this process if the function's environment variables changed."""
     lambdas = client("lambda", endpoint)
     name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
 
     def renew() -> None:
         try:
             wanted = function_environment(lambdas, endpoint, name)
-        except (BotoCoreError, ClientError):  # the emulator is ending
+        except (BotoCoreError, ClientError):  # the emulator is shutting down
             return
         if wanted.items() <= os.environ.items():
             return
@@ -197,7 +197,7 @@ def _server(descriptor: int, handler: Handler, before_each: Callable[[], None] |
 
     class Server(HTTPServer):
         def get_request(self) -> Any:
-            if before_each:  # before the connection is accepted: a process that replaces this one accepts it
+            if before_each:  # before accepting the connection, so that a restarted process can accept it
                 before_each()
             return super().get_request()
 

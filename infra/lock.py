@@ -1,8 +1,9 @@
 """Lock the deployed packages by hash: run `make lock` after changing a dependency.
 
-One requirements file is for the segment function's image, the other for the layer, which runs no network and
-encodes no masks. pip installs both with --require-hashes. Each lists the versions from constraints.txt and
-the hashes of their wheels for Lambda's Linux, for every Python version that the project supports.
+One requirements file is for the segment function's image. The other is for the layer, which neither runs
+networks nor encodes masks. pip installs both with --require-hashes. Each lists the versions from
+constraints.txt and the hashes of their wheels for Lambda's Linux, for every Python version that the project
+supports.
 """
 
 import json
@@ -72,7 +73,7 @@ def wheels(named: Sequence[str], python: str) -> list[tuple[str, str]]:
 
 
 def written(locked: Locked) -> str:
-    """Format locked packages as a requirements file."""
+    """Format the locked packages as a requirements file."""
     lines = [f"# Made by `make lock`: wheels for Lambda's Linux on Python {', '.join(PYTHONS)}."]
     for requirement, digests in sorted(locked.items()):
         lines.append(" \\\n".join([requirement, *(f"    --hash=sha256:{one}" for one in sorted(digests))]))

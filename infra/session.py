@@ -32,13 +32,13 @@ def client(service: str, endpoint: str) -> Any:
 
 
 def emulated_api_url(endpoint: str, api_url: str) -> str:
-    """Return where the emulator serves the HttpApi that the stack's output `ApiUrl` names as on AWS."""
+    """Turn the stack's output `ApiUrl`, an address on AWS, into the emulator's address of the same API."""
     api_id = (urlsplit(api_url).hostname or "").partition(".")[0]
     return f"{endpoint.rstrip('/')}/_aws/execute-api/{api_id}/$default"
 
 
 def function_environment(lambdas: Any, endpoint: str, name: str) -> dict[str, str]:
-    """Return what Lambda would give a function's process now, and the way to the emulator at `endpoint`."""
+    """Return the environment variables Lambda would set for a function, plus those to reach the emulator."""
     configuration = lambdas.get_function_configuration(FunctionName=name)
     return {
         **configuration["Environment"]["Variables"],

@@ -1,8 +1,8 @@
 """Stage the pages of the docs' site: `python infra/site.py FOLDER`, which `make docs` runs before mkdocs.
 
-The repository's Markdown is copied in its own layout, so that relative links stay as they are. Three pages
-are made: HTTP from openapi.yaml, the Python names from their docstrings, and the notebook as text.
-It runs in the site's own environment, so it imports nothing of ours.
+It copies the repository's Markdown in its own layout, so that relative links keep working, and makes three
+pages: HTTP from openapi.yaml, the Python names from their docstrings, and the notebook as text.
+It runs in the site's own environment, so it cannot import cytomask.
 """
 
 import json
@@ -20,14 +20,14 @@ COPIED = (
     *("*.md", "LICENSE", "docs/**/*.md", "model/weights/*.md"),
     *("docs/*.png", "docs/*.json", "docs/*.yaml", "docs/*.ipynb"),
 )
-FOLDER_LINK = re.compile(r"\[([^]]+)\]\((?!https?:)[^)#]*/\)")  # to folders of code, which the site lacks
+FOLDER_LINK = re.compile(r"\[([^]]+)\]\((?!https?:)[^)#]*/\)")  # to folders of code; the site has none
 PUBLIC = ("segment", "read_page", "score", "growth", "read_acquisition", "Predictor")
 RECORDS = ("Prediction", "Score", "Growth", "Acquisition")
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
 def stage(folder: Path) -> None:
-    """Write every page of the site into a folder, which is emptied first."""
+    """Empty a folder and write every page of the site into it."""
     shutil.rmtree(folder, ignore_errors=True)
     for pattern in COPIED:
         for source in ROOT.glob(pattern):
@@ -48,7 +48,7 @@ def stage(folder: Path) -> None:
 
 
 def python_page() -> str:
-    """Make the page of the public names: mkdocstrings fills in their docstrings."""
+    """Make the page of the public names; mkdocstrings fills in their docstrings."""
     names = [f"::: cytomask.notebook.{name}" for name in PUBLIC]
     records = [f"::: {path}" for path in map(_home_of, RECORDS)]
     return "\n\n".join(
@@ -65,7 +65,7 @@ def python_page() -> str:
 
 
 def _home_of(record: str) -> str:
-    """The module in which a record is defined, as the imports of the public module say."""
+    """Find the module that defines a record, from the public module's imports."""
     text = (ROOT / "layers/cytomask/cytomask/notebook.py").read_text(encoding="utf-8")
     found = re.search(rf"^from (\S+) import [^\n]*\b{record}\b", text, re.MULTILINE)
     if found is None:
@@ -83,7 +83,7 @@ def notebook_page(notebook: Mapping[str, Any]) -> str:
 
 
 def http_page(document: Mapping[str, Any]) -> str:
-    """Write an OpenAPI document as Markdown: a section for each call, then one for each schema."""
+    """Write an OpenAPI document as Markdown: one section for each call, then one for each schema."""
     lines = ["# HTTP", document["info"]["description"], "The same as [openapi.yaml](openapi.yaml)."]
     for path, operations in document["paths"].items():
         for method in METHODS:
@@ -156,7 +156,7 @@ def _contents(contents: Mapping[str, Any]) -> str:
 
 
 def _type(schema: Mapping[str, Any]) -> str:
-    """Say in a few words what a value is."""
+    """Describe a value's type in a few words."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#schema-{name.lower()})"
@@ -178,7 +178,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table; a cell's text becomes one line."""
+    """Write a Markdown table, joining each cell's text into one line."""
     lines = [heads, ["---"] * len(heads)]
     lines += [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-# In a checkout the repository's; installed, the copy that the wheel holds for the link in our package.
+# In a checkout, the repository's file; when installed, the wheel's copy.
 TEMPLATE = Path(__file__).resolve().parents[1] / "template.yaml"
 NO_CODE = MappingProxyType({"Bucket": "forwarded", "Key": "nothing.zip"})
 
@@ -27,8 +27,8 @@ def without_local_code(template: Template) -> Template:
     """Copy the template for an emulator that forwards invocations instead of running code.
 
     Container functions get the name of an image that is never pulled; zip functions and layers get the
-    placeholder object `NO_CODE`. Queue mappings start disabled: a message received before the handlers run
-    would count as an attempt. What ministack refuses to make is left out.
+    placeholder object `NO_CODE`. Queue mappings start disabled, because a message received before the
+    handlers run would count as an attempt. Resources that ministack refuses are left out.
     """
     copied = copy.deepcopy(template)
     copied["Resources"] = {
@@ -64,7 +64,7 @@ def functions(template: Template) -> dict[str, Template]:
 def made_up_environment(template: Template) -> dict[str, str]:
     """Make the functions' environment variables for a process that never calls AWS.
 
-    Parameters have their defaults; the other values are dead addresses.
+    Values from template parameters are the defaults; the others are addresses that nothing serves.
     """
     values = {}
     for name, value in template["Globals"]["Function"]["Environment"]["Variables"].items():
@@ -86,7 +86,7 @@ def function_name(function: Template, stack_name: str) -> str:
     """Return a function's name in the given stack.
 
     Raises:
-        ValueError: `FunctionName` uses another variable than the stack's name.
+        ValueError: `FunctionName` uses a variable other than the stack's name.
     """
     written: str | dict[str, str] = function["Properties"]["FunctionName"]
     pattern = written if isinstance(written, str) else written["Fn::Sub"]

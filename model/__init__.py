@@ -1,1 +1,1 @@
-"""The network and its inference: arrays in, arrays out. Knows no AWS."""
+"""The network and its inference: arrays in, arrays out. Nothing here calls AWS."""

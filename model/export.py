@@ -23,9 +23,9 @@ from cytomask.model.serving_network import ServingNetwork
 from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
 
 ONNX_FILE = "swin_unet.onnx"
-OPSET = 23  # the first that has Attention
+OPSET = 23  # the first with the Attention operator
 
-# What a licence may forbid, and how licences say it.
+# The terms that a licence may carry, and the words that state them.
 RESTRICTIONS = {
     "non-commercial": re.compile(r"\bNC\b|\bnon-?\s?commercial", re.IGNORECASE),
     "share-alike": re.compile(r"\bSA\b|\bshare-?\s?alike|\bA?GPL", re.IGNORECASE),
@@ -54,7 +54,7 @@ def load_checkpoint(path: Path) -> SwinUNet:
 
 
 def read_lineage(path: Path) -> list[Ancestor]:
-    """Read what the weights of a checkpoint began from, oldest first.
+    """Read which weights a checkpoint began from, oldest first.
 
     Raises:
         ValueError: the file does not say.
@@ -70,10 +70,10 @@ def read_lineage(path: Path) -> list[Ancestor]:
 
 
 def check_licence(name: str, licence: str, lineage: Sequence[Ancestor]) -> None:
-    """Refuse a licence that allows more than the weights which these began from.
+    """Check that a licence allows no more than the licences of the weights these began from.
 
     Raises:
-        ValueError: naming the ancestor and the term that the licence lacks.
+        ValueError: it allows more; the message names the ancestor and the missing term.
     """
     for ancestor in lineage:
         for term, pattern in RESTRICTIONS.items():
@@ -88,7 +88,7 @@ def join_licences(parent: str, pairs: str) -> str:
     """Return the licence of weights that began from a parent and learned from pairs of another licence.
 
     Args:
-        parent: licence of the weights that the new ones begin from.
+        parent: licence of the start weights.
         pairs: licence of images and ground truths; empty if they are the user's own.
 
     Raises:
@@ -96,17 +96,17 @@ def join_licences(parent: str, pairs: str) -> str:
     """
     if RESTRICTIONS["without derivatives"].search(pairs):
         raise ValueError(
-            f"the licence of the pairs ({pairs}) allows no derived works, and weights are one: ask the owner "
-            "of the images for more"
+            f"the licence of the pairs ({pairs}) allows no derived works, and weights are a derived work; "
+            "ask the owner of the images for permission"
         )
     open_to_all = RESTRICTIONS["share-alike"].search(pairs) and not RESTRICTIONS["non-commercial"].search(
         pairs
     )
     if open_to_all and RESTRICTIONS["non-commercial"].search(parent):
         raise ValueError(
-            f"the licence of the pairs ({pairs}) wants the weights under the same terms, and the weights "
-            f"that they begin from are non-commercial ({parent}): the two cannot be combined; use other "
-            "pairs, or begin from other weights"
+            f"the licence of the pairs ({pairs}) requires the same terms for the weights, but the start "
+            f"weights are non-commercial ({parent}), so the two cannot be combined; use other pairs, or "
+            "begin from other weights"
         )
     return f"{parent}; pairs: {pairs}" if pairs else parent
 
@@ -114,7 +114,7 @@ def join_licences(parent: str, pairs: str) -> str:
 def export_onnx(network: SwinUNet, path: Path) -> None:
     """Write the network as ONNX: `image` (1, 1, 224, 224) float32 to `logits` of the same shape.
 
-    It exports the graph of `ServingNetwork`, which is faster than the one that was trained.
+    It exports the graph of `ServingNetwork`, which is faster than the graph used in training.
     """
     example = torch.zeros(1, 1, preprocess.TILE, preprocess.TILE)
     program = torch.onnx.export(
@@ -151,10 +151,10 @@ def export(
     scores: dict[str, Any],
     lineage: Sequence[Ancestor] = (),
 ) -> Manifest:
-    """Write the ONNX file and the manifest into `folder`, that of a mode in what the predictor reads.
+    """Write the ONNX file and the manifest into `folder`, the folder of one mode.
 
     Raises:
-        ValueError: the licence allows more than the weights which these began from.
+        ValueError: the licence allows more than the licences of the weights these began from.
     """
     check_licence(name, licence, lineage)
     folder.mkdir(parents=True, exist_ok=True)

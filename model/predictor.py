@@ -22,7 +22,7 @@ Mode = Literal["native", "resize"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 # A network: (N, 1, 224, 224) float32 tiles to their logits, of the same shape. N is 1 in `resize` mode.
 Infer = Callable[[Pixels], Pixels]
-Clean = Callable[[NDArray[np.bool_]], NDArray[np.bool_]]  # a mask, (H, W), to another of its shape
+Clean = Callable[[NDArray[np.bool_]], NDArray[np.bool_]]  # turns a mask, (H, W), into a cleaned one
 
 TILES_AT_ONCE = 32  # 6 MB before the network and 6 MB after it
 WEIGHTS = Path(__file__).parent / "weights"
@@ -37,10 +37,10 @@ class Ancestor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Weights that other weights began from.
 
     Attributes:
-        name: of the model or of the run.
-        sha256: of its file of weights, in hex.
+        name: name of the model or of the training run.
+        sha256: sha256 of its weights file, in hex.
         training_data: what it was trained on.
-        licence: of the weights; empty if they were never exported.
+        licence: licence of the weights; empty if they were never exported.
     """
 
     name: str
@@ -50,19 +50,19 @@ class Ancestor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known about an exported network; `cytomask.model.export` writes it, every start reads it.
+    """What is known about an exported network. `cytomask.model.export` writes it; the predictor reads it.
 
     Attributes:
-        mode: what it was trained for.
+        mode: the mode it was trained for.
         file: name of the ONNX file beside the manifest.
-        sha256: of that file, in hex.
-        parameters: number of trained numbers.
+        sha256: sha256 of that file, in hex.
+        parameters: number of trained parameters.
         threshold: default probability at or above which a pixel is cell, 0..1.
         training: the experiment's configuration.
-        training_data, licence: the sources, and the licence that they leave the weights.
-        scores: mean IoU by name of the set, each with its number of images.
-        lineage: what the weights began from, oldest first; empty if from random numbers.
-        known_pages: what `quality.describe` says of the pages that the weights were fine-tuned on.
+        training_data, licence: the sources, and the licence of the weights that follows from them.
+        scores: mean IoU by name of the data set, each with its number of images.
+        lineage: the weights that these began from, oldest first; empty if they began from random numbers.
+        known_pages: `quality.describe` of each page that the weights were fine-tuned on.
     """
 
     name: str
@@ -85,14 +85,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one page.
+    """The network's prediction for one page.
 
     Attributes:
-        logits: (H, W) float32; -inf if the page is constant: there is nothing to see.
+        logits: (H, W) float32; -inf everywhere if the page is constant.
         mask: (H, W) bool, True where the probability reaches the threshold.
-        plan: the tiles it was made of; None in `resize` mode.
-        quality: what speaks against believing the mask; empty if nothing does.
-        clean: what was done to the mask after the network; None if nothing.
+        plan: the tiles it was made from; None in `resize` mode.
+        quality: flags that warn against trusting the mask.
+        clean: the function that cleaned the mask after the network; None if none did.
     """
 
     logits: Pixels
@@ -102,7 +102,7 @@ class Prediction:
     clean: Clean | None = None
 
     def cleaned(self, clean: Clean) -> "Prediction":
-        """Return the prediction with a cleaned mask, and the confluence of masks cleaned alike."""
+        """Return the prediction with a cleaned mask; its confluences are those of cleaned masks."""
         return replace(self, mask=clean(self.mask), clean=clean)
 
     @property
@@ -112,12 +112,12 @@ class Prediction:
 
     @property
     def confluence_low(self) -> float:
-        """Confluence at a probability of 0.7: what the network is sure of."""
+        """Confluence at a probability of 0.7: the area that the network is sure of."""
         return self._confluence_at(0.7)
 
     @property
     def confluence_high(self) -> float:
-        """Confluence at a probability of 0.3: what may be cell."""
+        """Confluence at a probability of 0.3: the area that may be cell."""
         return self._confluence_at(0.3)
 
     def _confluence_at(self, probability: float) -> float:
@@ -139,14 +139,13 @@ class Predictor:
     their borders than one network for both modes (model/weights/MODEL_CARD.md).
 
     Raises:
-        WeightsError: a manifest is missing, cannot be read, or needs another normalisation than this code
-            has.
+        WeightsError: a manifest is missing, cannot be read, or needs a normalisation that this code lacks.
     """
 
     def __init__(self, weights: Path = WEIGHTS, threads: int = 0, modes: Sequence[Mode] = MODES) -> None:
         """Start loading the networks of `weights`, a folder that holds one folder for each mode.
 
-        0 threads means one per core.
+        `threads` is the number of threads; 0 means one per core.
         """
         self.manifests = read_manifests(weights, modes)
         loader = ThreadPoolExecutor(1)
@@ -157,7 +156,7 @@ class Predictor:
         loader.shutdown(wait=False)
 
     def wait(self) -> None:
-        """Wait until all networks are loaded; raise WeightsError if one is missing or not its manifest's."""
+        """Wait until all networks are loaded; raise WeightsError if one is missing or fails its manifest."""
         for network in self._networks.values():
             network.result()
 
@@ -167,9 +166,9 @@ class Predictor:
         """Segment one page, (H, W) of any real dtype and finite values, and check its quality.
 
         Args:
-            page: grey values as the microscope gave them.
+            page: grey values as the microscope wrote them.
             mode: `native` for overlapping tiles at full resolution, `resize` for one squashed tile.
-            threshold: probability, 0..1; the model's own if None.
+            threshold: probability, 0..1; None means the model's own.
 
         Raises:
             WeightsError: as `wait` does.
@@ -188,7 +187,7 @@ class Predictor:
 
 
 def load_network(folder: Path, manifest: Manifest, threads: int = 0) -> Infer:
-    """Load the network of a folder; raise WeightsError if it is not the manifest's."""
+    """Load the network of a folder; raise WeightsError if it does not match the manifest."""
     return open_network(check_weights(folder, manifest), manifest.mode, threads)
 
 
@@ -199,7 +198,7 @@ def open_network(network: Path, mode: Mode, threads: int = 0) -> Infer:
     steps of a tile are short. In `resize` mode the threads share the only tile.
 
     Raises:
-        WeightsError: the file is not ONNX, or its network takes or gives something other than tiles.
+        WeightsError: the file is not ONNX, or its network does not turn tiles into tiles.
     """
     threads = threads or cores()
     session = open_session(network, threads if mode == "resize" else 1)
@@ -231,13 +230,14 @@ def open_session(network: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    # With less than a core per thread, spinning threads take time from the others.
+    # If there are fewer cores than threads, spinning threads take time from the others.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Both keep all memory they ever used. Without them, one tile at a time, a page leaves 140 MB, not 425.
+    # Both keep all memory that they ever used. Without them and with one tile at a time, a page leaves 140 MB
+    # instead of 425 MB.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     try:
-        # From its path, because the session would keep a copy of bytes.
+        # Pass the path: given bytes, the session would keep a copy of them.
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own classes have no base of their own
         raise WeightsError(f"{network} cannot be run: {str(error)[:300]}; export the model again") from error
@@ -251,8 +251,8 @@ def _require_tiles(session: Any, network: Path) -> None:
     if [each.name for each in inputs] != ["image"] or shapes != [("tensor(float)", tile)] * 2:
         found = ", ".join(f"{each.name} {each.type} {each.shape}" for each in (*inputs, *outputs))
         raise WeightsError(
-            f"{network} has another architecture: it takes and gives {found}; this code needs a network that "
-            f"turns `image`, float tiles of shape {tile}, into one output of their shape"
+            f"{network} has another architecture: its inputs and outputs are {found}; this code needs a "
+            f"network that turns `image`, float tiles of shape {tile}, into one output of their shape"
         )
 
 
@@ -280,7 +280,7 @@ def logits_of_page(normalised: Pixels, mode: Mode, infer: Infer, overlap: int = 
 
 
 def probability_of(logits: Pixels) -> Pixels:
-    """Turn logits into probabilities: (H, W) float32 to the same, in 0..1."""
+    """Turn logits into probabilities in 0..1: (H, W) float32 in and out."""
     with np.errstate(over="ignore"):
         return np.float32(1) / (np.float32(1) + np.exp(-logits))
 
@@ -305,7 +305,7 @@ def read_manifests(weights: Path, modes: Sequence[Mode] = MODES) -> dict[Mode, M
 
 
 def network_folder(weights: Path, mode: Mode) -> Path:
-    """Return the folder of a mode's network: below the weights, or their own if it was exported there."""
+    """Return the folder of a mode's network: a subfolder of the weights, or the folder itself."""
     below = weights / mode
     return weights if not below.exists() and (weights / MANIFEST).exists() else below
 
@@ -317,7 +317,7 @@ def read_manifest(folder: Path, mode: Mode) -> Manifest:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
         raise WeightsError(_absent(path, error)) from None
-    except ValueError as error:  # not JSON, not UTF-8, or other fields than a manifest's
+    except ValueError as error:  # not JSON, not UTF-8, or not the fields of a manifest
         raise WeightsError(f"{path} is not a manifest: {error}; make it again with model.export") from error
     expected = (preprocess.NORMALISATION, preprocess.TILE, preprocess.OVERLAP)
     found = (manifest.normalisation, manifest.tile, manifest.overlap)

@@ -1,4 +1,4 @@
-"""What happens to pixels before and after the network: normalise, tile, blend, resize.
+"""Prepare pixels for the network and join its output: normalise, tile, blend, resize.
 
 Training and serving share this code, so the network sees the same pixels in both.
 """
@@ -17,11 +17,11 @@ TILE = 224
 OVERLAP = 56
 NORMALISATION = "page-robust"
 LARGEST = float(np.finfo(np.float64).max)
-PIXELS_AT_ONCE = 2**16  # in 64 bits they stay in a core's cache
-SAMPLE = 2**16  # pixels that decide the percentiles of a page, at least
-REACH = 3.0  # how many spreads beyond the percentiles a normalised pixel may lie
+PIXELS_AT_ONCE = 2**16  # as float64 they fit in a core's cache
+SAMPLE = 2**16  # percentiles are taken from at least this many pixels
+REACH = 3.0  # normalised pixels are clipped this many spreads beyond the percentiles
 FILL_SIDE = 16  # pixels, a power of two; scale bars and most saturated cells are thinner
-FILL_SHARE = 1 / 256  # of the page; saturated cells that are as wide stay below it
+FILL_SHARE = 1 / 256  # of the page; wide saturated cells cover less than this
 FLAT = 1 / 64  # exact in binary, so copies of a page agree
 
 Pixels = NDArray[np.float32]
@@ -31,18 +31,18 @@ Place = tuple[int, int]  # first row and first column of a tile
 def normalise(page: NDArray[np.generic]) -> Pixels:
     """Standardise a whole page by statistics that a few extreme pixels cannot decide.
 
-    Fill is left out (see `find_fill`). Of the other pixels, the 1st and the 99th percentile lie one spread
-    apart. Pixels more than a spread beyond them count as if they were there, so hot pixels and scale bars
-    hardly move the mean and the deviation. Bit depth, offset and gain cancel: 8-, 12- and 16-bit copies of
-    one image look the same to the network. The statistics cover the page before any tile is cut, because
+    Fill is left out (see `find_fill`). The spread is the distance from the 1st to the 99th percentile of the
+    other pixels. For mean and deviation, pixels are clipped one spread beyond these percentiles, so hot
+    pixels and scale bars hardly matter. Bit depth, offset and gain cancel: 8-, 12- and 16-bit copies of one
+    image look the same to the network. The statistics cover the page before any tile is cut, because
     values taken per tile would leave seams.
 
     Args:
         page: (H, W), any real dtype, finite values.
 
     Returns:
-        (H, W) float32, clipped `REACH` spreads beyond the percentiles; its mean is 0 and its deviation 1
-        if nothing is extreme. 0 in the fill, and everywhere if the page is constant.
+        (H, W) float32, clipped `REACH` spreads beyond the percentiles; without extreme pixels its mean is 0
+        and its deviation 1. 0 in the fill, and everywhere if the page is constant.
     """
     page = _subtractable(page)
     fill = find_fill(page)
@@ -52,7 +52,7 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
     height, width = page.shape
     rows = max(PIXELS_AT_ONCE // width, 1)
     bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
-    room = np.empty((rows, width), np.float64)  # for one band after the other
+    room = np.empty((rows, width), np.float64)  # reused for each band
 
     def stretched(band: slice, reach: float) -> NDArray[np.float64]:
         """Map the percentiles to 0 and 1: copies that differ in gain and offset agree to the last bit."""
@@ -83,27 +83,27 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
 
 
 def _subtractable(page: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Move or scale a page whose values float64 cannot tell apart or subtract; others stay as they are."""
+    """Shift or scale a page whose values float64 cannot tell apart or subtract; leave others unchanged."""
     if page.dtype.kind in "iu" and page.dtype.itemsize == 8:
         shifted: NDArray[np.generic] = np.subtract(page, page.min()).astype(np.uint64)
-        return shifted  # an int64 that wrapped round is right again as uint64
+        return shifted  # an int64 that wrapped around is correct again as uint64
     if page.dtype == np.float64 and float(page.max()) / 2 - float(page.min()) / 2 > LARGEST / 2:
         return page.astype(np.float64) / 4
     return page
 
 
 def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:
-    """Find the pixels that no light decided: dead borders, stitching's fill values, saturated areas.
+    """Find the pixels that hold no measured light: dead borders, fill values of stitching, saturated areas.
 
     Fill is as dark or as bright as the page gets, within `FLAT` of the distance to its median, and covers
-    squares of `FILL_SIDE` pixels. A square may reach beyond the page, so a dead border can be thinner. Less
-    than `FILL_SHARE` of the page is a saturated cell, more than half of it is the background.
+    squares of `FILL_SIDE` pixels. A square may reach beyond the page, so a dead border can be thinner. An
+    area below `FILL_SHARE` of the page counts as a saturated cell, one above half of it as background.
 
     Args:
         page: (H, W), any real dtype, finite values.
 
     Returns:
-        (H, W) bool; None if nothing is fill.
+        (H, W) bool; None if no pixel is fill.
     """
     darkest, brightest = float(page.min()), float(page.max())
     if darkest == brightest or min(page.shape) < 2 * FILL_SIDE:
@@ -123,7 +123,7 @@ def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:
 
 
 def _squares(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep what squares of `FILL_SIDE` pixels cover, counting everything beyond the page: (H, W) bool."""
+    """Keep the area that squares of `FILL_SIDE` pixels fit into; beyond the page all counts as area."""
     margin = FILL_SIDE - 1
     corners = np.pad(area, margin, constant_values=True)
     for axis in (0, 1):
@@ -137,7 +137,7 @@ def _squares(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _run(area: NDArray[np.bool_], axis: int, join: np.ufunc) -> NDArray[np.bool_]:
-    """Join each pixel with the `FILL_SIDE` - 1 after it along an axis, which becomes that much shorter."""
+    """Join each pixel with the next `FILL_SIDE` - 1 along an axis; the axis gets that much shorter."""
     span = 1
     while span < FILL_SIDE:
         length = area.shape[axis] - span
@@ -147,7 +147,7 @@ def _run(area: NDArray[np.bool_], axis: int, join: np.ufunc) -> NDArray[np.bool_
 
 
 def _percentiles(page: NDArray[np.generic], fill: NDArray[np.bool_] | None) -> tuple[float, float]:
-    """Return the 1st and 99th percentile of pixels that are not fill; their extremes if the two are equal."""
+    """Return the 1st and 99th percentile of the pixels outside the fill; if equal, their extremes."""
     sample = _sample(page, fill)
     if sample.size:
         ranks = sample.size // 100, sample.size - 1 - sample.size // 100
@@ -159,7 +159,7 @@ def _percentiles(page: NDArray[np.generic], fill: NDArray[np.bool_] | None) -> t
 
 
 def _sample(page: NDArray[np.generic], fill: NDArray[np.bool_] | None = None) -> NDArray[np.generic]:
-    """Take about `SAMPLE` pixels of a page, on a grid, without those in the fill: (N,) of its dtype."""
+    """Sample about `SAMPLE` pixels of a page on a grid, leaving out the fill: (N,) of its dtype."""
     step = max(math.isqrt(page.size // SAMPLE), 1)
     grid = (slice(None, None, step), slice(None, None, step))
     sample = page[grid] if fill is None else page[grid][~fill[grid]]
@@ -168,7 +168,7 @@ def _sample(page: NDArray[np.generic], fill: NDArray[np.bool_] | None = None) ->
 
 @dataclass(frozen=True)
 class TilePlan:
-    """Where the tiles of a page lie. Rows and columns are those of the page, padded at its end.
+    """Where the tiles of a page lie, in rows and columns of the page, which is padded at its end.
 
     Attributes:
         height, width: the page, in pixels.
@@ -189,7 +189,7 @@ class TilePlan:
         return len(self.rows) * len(self.columns)
 
     def batches(self, size: int) -> Iterator[list[Place]]:
-        """Yield places of tiles, `size` at a time and row by row: a wide row does not fit in memory."""
+        """Yield places of tiles row by row, `size` at a time, because a wide row may not fit in memory."""
         places = ((row, column) for row in self.rows for column in self.columns)
         while batch := list(islice(places, size)):
             yield batch
@@ -227,8 +227,8 @@ def cut_tiles(normalised: Pixels, plan: TilePlan, places: Sequence[Place]) -> Pi
 class Blend:
     """Joins overlapping tiles of logits into one page, each weighted by a taper towards its edges.
 
-    The tiles lie on a grid, so the sum of their weights is the product of one sum down and one across:
-    it needs memory for one float32 page, whatever the number of tiles.
+    The tiles lie on a grid, so the sum of their weights is the product of one sum down and one across.
+    Blending therefore needs memory for one float32 page, whatever the number of tiles.
     """
 
     def __init__(self, plan: TilePlan) -> None:
@@ -259,7 +259,7 @@ class Blend:
 
 
 def taper(tile: int, overlap: int) -> Pixels:
-    """Weigh a tile's pixels along one axis: 1 inside, falling linearly over the overlap, never 0.
+    """Compute a tile's weights along one axis: 1 inside, falling linearly over the overlap, never 0.
 
     Returns:
         (tile,) float32 in (0, 1].

@@ -1,7 +1,7 @@
-"""How far a page and its mask can be believed: a few numbers, and flags where one is out of bounds.
+"""Measure how far a page and its mask can be trusted, and flag each number that is out of bounds.
 
-Flags warn and never refuse. The bounds were found by `cytomask.training.quality_bounds` on public pages and
-on their degradations; docs/quality.md has the table.
+Flags warn and never refuse. `cytomask.training.quality_bounds` found the bounds on public pages and on
+degraded copies of them; docs/quality.md has the table.
 """
 
 import math
@@ -28,10 +28,10 @@ FlagName = Literal[
     "SQUASHED",
 ]
 
-BLOCK = 16  # pixels; the side of the squares that texture and light are measured in
-LINES = 6  # every sixth row and column tells how grey values change from pixel to pixel
-TAIL = 5  # deviations; values beyond count as this far out in skew and tails
-LAGS = (1, 2, 4, 8, 16)  # pixels between two grey values that are compared
+BLOCK = 16  # pixels; texture and light are measured in squares of this side
+LINES = 6  # changes of grey value are measured along every sixth row and column
+TAIL = 5  # deviations; skew and tails clip values here
+LAGS = (1, 2, 4, 8, 16)  # pixels between the two grey values that are compared
 
 
 class Flag(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class Flag(msgspec.Struct, frozen=True):
 
 
 def share_above(logits: Pixels, probability: float) -> float:
-    """Return the share of a page, (H, W) float32 logits, with this probability of cell or more, 0..1."""
+    """Return the share of a page's pixels with at least this probability of cell, from (H, W) logits."""
     bound = math.log(probability / (1 - probability))
     return float(np.count_nonzero(logits >= bound) / logits.size)
 
@@ -55,25 +55,25 @@ def check(
     squashed: bool,
     known_pages: Sequence[Sequence[float]] = (),
 ) -> tuple[Flag, ...]:
-    """Return the flags of a page; arguments as `measure` takes them."""
+    """Return the flags of a page; the arguments are those of `measure`."""
     return tuple(flags_of(measure(page, normalised, logits, squashed=squashed, known_pages=known_pages)))
 
 
 class Measures(msgspec.Struct, frozen=True):
-    """What is measured of one page.
+    """The measurements of one page.
 
     Attributes:
         confluence_low, confluence_high: share of the page whose probability is 0.7 or more, and 0.3 or more.
-        sharpness: change of grey value over 1 pixel, as a share of that over 4. Blur lowers it to 0.25, noise
-            raises it to 1.
-        saturated: share of the page that is as dark or as bright as it gets.
+        sharpness: change of grey value over 1 pixel, as a share of the change over 4 pixels. Blur lowers it
+            to 0.25, noise raises it to 1.
+        saturated: share of the page at its darkest or brightest value.
         levels: grey levels between the 1st and the 99th percentile; infinite for floats.
         noise: deviation of the noise, as a share of the page's.
         unevenness: deviation of the light, a smooth surface, as a share of the page's.
-        unusualness: distance from the pages of training, or from the nearest page of fine-tuning, in
-            deviations, by texture and grey values.
-        doubt: share of the page between 0.3 and 0.7, per share of the page that is cell.
-        shrinkage: by how much `resize` mode makes the longer side shorter; 1 in `native` mode.
+        unusualness: distance in texture and grey values from the training pages, or from the nearest
+            fine-tuning page, in deviations.
+        doubt: area with a probability between 0.3 and 0.7, as a share of the cells' area.
+        shrinkage: factor by which `resize` mode shrinks the longer side; 1 in `native` mode.
     """
 
     confluence_low: float
@@ -103,9 +103,9 @@ def describe(normalised: Pixels) -> NDArray[np.float64]:
 def _described(
     normalised: Pixels, changes: NDArray[np.float64], deviations: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Describe a page whose changes and whose blocks' deviations are known."""
+    """Describe a page from its grey value changes and the deviations of its blocks."""
     calm, middle, busy = np.quantile(deviations, (0.1, 0.5, 0.9))
-    # Hot pixels and scale bars would decide skew and tails.
+    # Clip, or hot pixels and scale bars would decide skew and tails.
     sample = np.clip(normalised[::4, ::4].ravel().astype(np.float64), -TAIL, TAIL)
     sample -= sample.mean()
     squares = sample * sample
@@ -150,7 +150,7 @@ def _changes(normalised: Pixels) -> NDArray[np.float64]:
 
 
 def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and deviation of each block: two (H // BLOCK, W // BLOCK) float64; one block if less."""
+    """Return mean and deviation of each block: two (H // BLOCK, W // BLOCK) float64, at least one block."""
     down, across = (max(length // BLOCK, 1) for length in normalised.shape)
     height, width = (min(length, BLOCK) for length in normalised.shape)
     cut = normalised[: down * height, : across * width].reshape(down, height, across, width)
@@ -167,14 +167,14 @@ def measure(
     squashed: bool,
     known_pages: Sequence[Sequence[float]] = (),
 ) -> Measures:
-    """Measure a page and what the network said of it.
+    """Measure a page and the network's logits for it.
 
     Args:
         page: (H, W), any real dtype, finite values.
-        normalised: (H, W) float32, of that page.
+        normalised: (H, W) float32, the same page normalised.
         logits: (H, W) float32.
         squashed: whether the network saw the page squashed to one tile, as in `resize` mode.
-        known_pages: what `describe` says of pages that the weights were fine-tuned on, which are usual too.
+        known_pages: `describe` of each page that the weights were fine-tuned on; they count as usual too.
     """
     low, high = share_above(logits, 0.7), share_above(logits, 0.3)
     shrinkage = max(page.shape) / preprocess.TILE if squashed else 1.0
@@ -199,7 +199,7 @@ def measure(
 
 
 def flags_of(measures: Measures, bounds: Bounds = BOUNDS) -> list[Flag]:
-    """Return a flag for every number that is out of its bounds, in the order of `FlagName`."""
+    """Return a flag for every number out of bounds, in the order of `FlagName`."""
     found: list[tuple[FlagName, float, bool]] = [
         ("EMPTY", measures.confluence_high, measures.confluence_high < bounds.empty),
         ("OUT_OF_FOCUS", measures.sharpness, measures.sharpness < bounds.sharpness),
@@ -214,7 +214,7 @@ def flags_of(measures: Measures, bounds: Bounds = BOUNDS) -> list[Flag]:
 
 
 def _saturated(page: NDArray[np.generic], normalised: Pixels) -> float:
-    """Return the share of the page at its lowest or highest value, without dark fill (normalised to 0)."""
+    """Return the share of the page at its lowest or highest value, excluding fill (normalised to 0)."""
     dark = np.count_nonzero((page == page.min()) & (normalised != 0))
     return float(dark + np.count_nonzero(page == page.max())) / page.size
 
@@ -229,10 +229,10 @@ def _levels(page: NDArray[np.generic]) -> float:
 
 
 def _unevenness(means: NDArray[np.float64]) -> float:
-    """Return the deviation of the smooth surface through the block means, (rows, columns) float64."""
+    """Fit a smooth surface to the block means, (rows, columns) float64, and return its deviation."""
     down, across = (np.linspace(-1, 1, length) for length in means.shape)
     bent_down, bent_across = (axis**2 - np.mean(axis**2) for axis in (down, across))
-    # On a full grid these are at right angles to each other, so each is fitted alone.
+    # On a full grid these terms are orthogonal, so each can be fitted alone.
     flat_down, flat_across = (np.ones(length) for length in means.shape)
     variance = 0.0
     for rows, columns in (

@@ -1,9 +1,9 @@
-"""The Swin-UNet as it is exported: the weights and logits of `swin_unet.py`, with fewer copies between.
+"""The exported form of the Swin-UNet: the weights and logits of `swin_unet.py`, with fewer copies in memory.
 
-It takes one tile, and tokens are rows of one matrix throughout. Norms and MLPs do not depend on their order,
-so the rows stay in the order of the windows that attend next. One gather replaces the roll, the partition and
-their inverses of training. Values that depend on weights alone are computed once. Attention is ONNX's own
-operator (https://onnx.ai/onnx/operators/onnx__Attention.html), which ONNX Runtime runs as one step.
+It takes one tile and keeps the tokens as rows of one matrix throughout. Norms and MLPs do not depend on the
+order of rows, so the rows stay in the order of the windows that attend next. One gather replaces training's
+roll, partition and their inverses. Values that depend only on the weights are computed once. Attention is an
+operator of ONNX (https://onnx.ai/onnx/operators/onnx__Attention.html), which ONNX Runtime runs as one step.
 """
 
 import torch
@@ -24,7 +24,7 @@ from cytomask.model.swin_unet import (
 TOKENS = WINDOW * WINDOW
 STRIDE = 8  # of the stem
 
-# Where the tokens of a square feature map are: (N,) int64, the raster index of each.
+# The order of a square feature map's tokens: (N,) int64, the raster index of each.
 Order = Tensor
 
 
@@ -82,7 +82,7 @@ class ServingNetwork(nn.Module):
 
 
 class Reorder(nn.Module):
-    """Move tokens from one order to another: (N, C) to the same."""
+    """Move tokens from one order to another. Shape: (N, C) in and out."""
 
     def __init__(self, present: Order, wanted: Order) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Reorder(nn.Module):
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution: (N, C) to the same, whose tokens are then in the order `order`."""
+    """The blocks of one resolution. Shape: (N, C) in and out; tokens come out in the order `order`."""
 
     def __init__(self, blocks: nn.Module, side: int, order: Order) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Stage(nn.Module):
 
 
 class Block(nn.Module):
-    """A `SwinBlock` whose tokens lie window by window: (N, C) to the same."""
+    """A `SwinBlock` on tokens that are ordered window by window. Shape: (N, C) in and out."""
 
     def __init__(self, block: SwinBlock, side: int, shift: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """A `WindowAttention` over tokens that lie window by window: (N, C) to the same."""
+    """A `WindowAttention` on tokens that are ordered window by window. Shape: (N, C) in and out."""
 
     def __init__(self, attention: WindowAttention, side: int, shift: int) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Attention(nn.Module):
 
 
 class Merge(nn.Module):
-    """A `PatchMerging` of tokens that are brought four by four: (N, C) to (N/4, 2C)."""
+    """A `PatchMerging` of tokens that come in groups of four: (N, C) to (N/4, 2C)."""
 
     def __init__(self, merge: nn.Module, reorder: Reorder) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ def window_order(side: int, shift: int) -> Order:
 
 
 def children(order: Order, side: int) -> Order:
-    """List the four finer tokens of each token of a map of `side`, in the order of merging and expanding."""
+    """List the four finer tokens of each token, in the order that merging and expanding use."""
     row, column = order // side, order % side
     corners = [(2 * row + down) * 2 * side + 2 * column + right for down in (0, 1) for right in (0, 1)]
     return torch.stack(corners, dim=1).flatten()

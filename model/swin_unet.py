@@ -2,8 +2,8 @@
 
 A U-Net whose stages are shifted-window transformer blocks, after Liu et al. 2021 (Swin Transformer,
 arXiv:2103.14030) and Cao et al. 2021 (Swin-Unet, arXiv:2105.05537). Both ends are convolutional down to
-stride 4, with a skip at each resolution. The border of a cell is a matter of single pixels, and attention
-over that many tokens costs more than it gains.
+stride 4, with a skip at each resolution: cell borders need single pixels, and attention over that many tokens
+costs more than it gains.
 
 Shapes use B batch, H and W rows and columns, C channels, h heads, T = window * window tokens.
 """
@@ -22,13 +22,13 @@ Positive = Annotated[int, Meta(ge=1)]
 
 
 class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Sizes of the network; the defaults ship for `native` mode (3.0 M parameters).
+    """Sizes of the network; the defaults are those of the shipped `native` weights (3.0 M parameters).
 
     Attributes:
-        width: of the tokens at stride 8; they double with every coarser stage.
-        depths: blocks of each stage from stride 8 on, in the encoder and again in the decoder.
-        half_width, quarter_width: of the convolutions at strides 2 and 4.
-        half_depth: convolutions of the head at stride 2.
+        width: channels of the tokens at stride 8; they double with every coarser stage.
+        depths: number of blocks in each stage from stride 8 on; the decoder mirrors the encoder.
+        half_width, quarter_width: channels of the convolutions at strides 2 and 4.
+        half_depth: number of convolutions in the head at stride 2.
     """
 
     width: Positive = 64
@@ -46,10 +46,10 @@ class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SwinUNet(nn.Module):
-    """One logit of "living cell" per pixel of a normalised phase-contrast tile.
+    """Predicts one logit of "living cell" per pixel of a normalised phase-contrast tile.
 
     Shape:
-        input (B, 1, H, W) float32, H and W divisible by 224 (window 7 at every one of the strides
+        input (B, 1, H, W) float32, H and W divisible by 224 (windows of 7 tokens must fit at strides
         8, 16 and 32); output (B, 1, H, W) float32 logits.
     """
 
@@ -75,7 +75,7 @@ class SwinUNet(nn.Module):
         self.apply(_initialise)
 
     def _stage(self, width: int, depth: int, before: int = 0) -> nn.Sequential:
-        """Stack blocks that alternate between plain and shifted windows, the first being number `before`."""
+        """Stack blocks that alternate plain and shifted windows; the first block has number `before`."""
         return nn.Sequential(
             *(SwinBlock(width, self.config, shifted=(before + index) % 2 == 1) for index in range(depth))
         )
@@ -119,10 +119,10 @@ class Stem(nn.Module):
 
 
 class Head(nn.Module):
-    """From stride 8 back to pixels, joined by the stem's features on the way.
+    """Upsamples from stride 8 to pixels, joining the stem's features on the way.
 
-    Convolutions of few channels at full resolution cost most for what they add, so the last one works at
-    stride 2 and gives four pixels for each place.
+    Convolutions at full resolution cost much and add little, so the last one works at stride 2 and predicts
+    four pixels for each place.
     """
 
     def __init__(self, config: SwinUNetConfig) -> None:
@@ -170,7 +170,7 @@ def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class SwinBlock(nn.Module):
-    """Pre-norm window attention and MLP, each with a residual. Shape: (B, H, W, C) to the same."""
+    """Pre-norm window attention and MLP, each with a residual. Shape: (B, H, W, C) in and out."""
 
     def __init__(self, width: int, config: SwinUNetConfig, *, shifted: bool) -> None:
         super().__init__()
@@ -303,12 +303,12 @@ def shift_mask(height: int, width: int, shift: int) -> Tensor:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Count the trainable numbers of the network."""
+    """Count the trainable parameters of the network."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def _initialise(module: nn.Module) -> None:
-    """Start linear layers from a truncated normal, as Swin does; leave torch's defaults elsewhere."""
+    """Initialise linear layers from a truncated normal, as Swin does; keep torch's defaults elsewhere."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

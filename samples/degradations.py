@@ -1,7 +1,7 @@
-"""Degrade pages as optics, cameras and programs do, one function each, to measure the lost quality.
+"""Degrade pages the way optics, cameras and programs do, one function each, to measure the loss of quality.
 
-A degradation keeps track of the page's pixels: `back` takes a mask of the degraded page to the plain page,
-and `seen` says where both show the same scene.
+A degradation keeps track of the page's pixels: `back` maps a mask of the degraded page to the plain page,
+and `seen` marks where both show the same scene.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ class Degraded:
 
     Attributes:
         page: (H', W'), any real dtype.
-        back: takes a mask of that page, (H', W') bool, to the plain page: (H, W) bool.
-        seen: (H, W) bool, where the scene can still be seen.
+        back: maps a mask of that page, (H', W') bool, to the plain page, (H, W) bool.
+        seen: (H, W) bool, True where the degraded page still shows the scene.
     """
 
     page: Page
@@ -40,7 +40,7 @@ Degradation = Callable[[Page, np.random.Generator], Degraded]
 
 
 def _in_place(change: Callable[[Page, np.random.Generator], Page]) -> Degradation:
-    """Make a degradation of a function that keeps each pixel in its place."""
+    """Make a degradation from a function that keeps each pixel in its place."""
 
     def degrade(page: Page, rng: np.random.Generator) -> Degraded:
         return Degraded(change(page, rng), lambda mask: mask, np.ones(page.shape, np.bool_))
@@ -49,7 +49,7 @@ def _in_place(change: Callable[[Page, np.random.Generator], Page]) -> Degradatio
 
 
 def _covering(change: Callable[[Page, Mask, np.random.Generator], Page]) -> Degradation:
-    """Make a degradation of a function that also notes which pixels it covers."""
+    """Make a degradation from a function that also notes which pixels it covers."""
 
     def degrade(page: Page, rng: np.random.Generator) -> Degraded:
         covered = np.zeros(page.shape, np.bool_)
@@ -60,7 +60,7 @@ def _covering(change: Callable[[Page, Mask, np.random.Generator], Page]) -> Degr
 
 
 def _rounded(values: NDArray[np.floating[Any]], like: Page) -> Page:
-    """Round to the dtype of a page, within its range."""
+    """Clip to the range of a page's dtype and round."""
     if not np.issubdtype(like.dtype, np.integer):
         return values.astype(like.dtype)
     limits = np.iinfo(like.dtype)
@@ -69,7 +69,7 @@ def _rounded(values: NDArray[np.floating[Any]], like: Page) -> Page:
 
 
 def grey_level(page: Page) -> float:
-    """Return one grey level of 256, in units of the page: 1 if it has 8 bits."""
+    """Return the size of one of 256 grey levels in units of the page: 1 if it has 8 bits."""
     if page.dtype == np.uint8:
         return 1.0
     low, high = np.percentile(page, (0.1, 99.9))
@@ -77,7 +77,7 @@ def grey_level(page: Page) -> float:
 
 
 def blurred(deviation: float) -> Degradation:
-    """Blur by a Gaussian of this deviation, in pixels."""
+    """Blur with a Gaussian of this deviation, in pixels."""
     return _in_place(lambda page, _: _rounded(_smooth(page, deviation), page))
 
 
@@ -132,7 +132,7 @@ def _fill_value(page: Page, covered: Mask, _: np.random.Generator) -> Page:
 
 
 def vignetted(depth: float) -> Degradation:
-    """Take this share of the light away in the corners, less towards the middle."""
+    """Remove this share of the light in the corners, less towards the middle."""
 
     def change(page: Page, _: np.random.Generator) -> Page:
         down, across = (np.linspace(-1, 1, length) for length in page.shape)
@@ -143,7 +143,7 @@ def vignetted(depth: float) -> Degradation:
 
 
 def rescaled(factor: float) -> Degradation:
-    """Show the page at another size; masks are compared at the plain one."""
+    """Scale the page to another size; masks are compared at the original size."""
 
     def degrade(page: Page, _: np.random.Generator) -> Degraded:
         height, width = (max(round(length * factor), 1) for length in page.shape)
@@ -189,7 +189,7 @@ def _eight_bits(page: Page, _: np.random.Generator) -> Page:
     return stretched.astype(np.uint8)
 
 
-# Those that say nothing about the cells first: a mask should not change under them.
+# First those that do not touch the cells: the mask should stay the same.
 HARMLESS: dict[str, Degradation] = {
     "hot pixels": _in_place(_hot_pixels),
     "scale bar": _covering(_scale_bar),
@@ -219,7 +219,7 @@ def _inverted(page: Page, _: np.random.Generator) -> Page:
 
 
 def _fluorescent(page: Page, rng: np.random.Generator) -> Page:
-    """Light up what has texture, on a dark ground, with shot noise."""
+    """Light up textured areas on a dark background, with shot noise."""
     fine = page - _smooth(page, 3)
     light = np.sqrt(_smooth(fine * fine, 4))
     light = 2000 * light / max(float(np.percentile(light, 99.5)), 1e-9)
@@ -235,7 +235,7 @@ def _relief(page: Page, _: np.random.Generator) -> Page:
     return relief
 
 
-# Too strong for any network, and what other microscopes would show of the scene: flags are tried on them.
+# Degradations too strong for any network, and other kinds of microscopy, to test the quality flags.
 SEVERE: dict[str, Degradation] = {
     "blur of 3 pixels": blurred(3),
     "blur of 6 pixels": blurred(6),

@@ -1,6 +1,7 @@
 """Generate pages without a cell: an empty well, a dirty one, a camera in the dark.
 
-For training (nothing on them is cell) and for measuring phantom confluence. They are computed from a seed.
+Training uses them as pages without cells, and evaluation measures phantom confluence on them. They are
+computed from a seed.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from cytomask.samples.fields import Plane, blur, noise
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-LEAST_LEVELS = 12.0  # grey levels of an 8-bit page that its light may vary by, at least
+LEAST_LEVELS = 12.0  # least range of grey levels on an 8-bit page
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class EmptyPage:
 
 
 def empty_page(seed: int, height: int = 520, width: int = 704) -> EmptyPage:
-    """Compute one page. The seed chooses the kind, in turn, and everything that is random.
+    """Compute one page. Consecutive seeds cycle through the kinds; the seed also decides all randomness.
 
     Args:
         seed: at least 0; the same seed gives the same page.
@@ -45,7 +46,7 @@ def empty_page(seed: int, height: int = 520, width: int = 704) -> EmptyPage:
 
 
 def empty_page_kind(seed: int) -> str:
-    """Return the kind of page that a seed gives."""
+    """Return the kind of page for a seed."""
     return list(KINDS)[seed % len(KINDS)]
 
 
@@ -156,11 +157,11 @@ KINDS: dict[str, Maker] = {
 
 
 def _exposed(rng: np.random.Generator, light: Plane) -> NDArray[Any]:
-    """Turn light into the levels of a camera of 8 to 16 bits, some of whose pixels are hot."""
+    """Turn light into grey levels of a camera with 8 to 16 bits and some hot pixels."""
     bits = int(rng.choice(BIT_DEPTHS))
     levels = 2**bits - 1
     low, high = np.percentile(light, (0.1, 99.9))
-    # From a faint picture around a bright ground to the whole range of the camera.
+    # The contrast goes from faint on a bright background to the camera's whole range.
     share = float(np.exp(rng.uniform(np.log(LEAST_LEVELS / 255), np.log(0.9))))
     ground = rng.uniform(0.02, 0.98 - share)
     scaled = ground + share * (light - low) / (high - low)
@@ -172,7 +173,7 @@ def _exposed(rng: np.random.Generator, light: Plane) -> NDArray[Any]:
 
 
 def _place(shape: tuple[int, int]) -> tuple[Plane, Plane]:
-    """Return each pixel's place from -1 to 1, down and across: two (H, W) float32."""
+    """Return each pixel's row and column, scaled to -1..1: two (H, W) float32."""
     axes = (np.linspace(-1, 1, length, dtype=np.float32) for length in shape)
     down, across = np.meshgrid(*axes, indexing="ij")
     return down, across
@@ -184,7 +185,7 @@ def _steep(rng: np.random.Generator) -> np.float32:
 
 
 def _fringed(far: Plane, size: float) -> Plane:
-    """Draw a line or speck with the fringe of phase contrast around it: 1 in its middle."""
+    """Draw a line or speck with its fringe of phase contrast, 1 in the middle."""
     core, fringe = np.exp(-((far / size) ** 2) / 2), np.exp(-((far / (2 * size)) ** 2) / 2)
     return (1.5 * core - 0.5 * fringe).astype(np.float32)
 
@@ -197,7 +198,7 @@ def _ring(far: Plane, radius: float, rim: float, inside: float) -> Plane:
 def _stamp(
     page: Plane, rng: np.random.Generator, shape_of: Callable[[Plane], Plane], height: float, reach: float
 ) -> None:
-    """Add a shape, given by the distance from its middle, to a random place of a page, in place."""
+    """Add a shape, a function of the distance from its middle, at a random place; changes the page."""
     row, column = rng.uniform(0, page.shape[0]), rng.uniform(0, page.shape[1])
     top, left = max(int(row - reach), 0), max(int(column - reach), 0)
     part = page[top : int(row + reach) + 1, left : int(column + reach) + 1]

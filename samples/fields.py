@@ -1,6 +1,6 @@
-"""Phase-contrast fields with a known ground truth, for `cytomask demo` and for tests.
+"""Generate phase-contrast fields with a known ground truth, for `cytomask demo` and for tests.
 
-The project ships no foreign image: these are computed from a seed, after the look of LIVECell.
+The project ships no images of others: these are computed from a seed and resemble LIVECell's.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from PIL import Image
 Plane = NDArray[np.float32]
 
 FULLEST = 0.9
-MARGIN = 64  # pixels computed around the page: cells that it cuts, and blurs that would wrap around
-FAR, CLEAR = 9.0, 1.2  # relative distances from a cell: far from all, and far enough for dirt
-GREY, BRIGHTEST, STRETCH = 2048, 4095, 16  # a 12-bit camera; 16 stretches its levels into 16 bits
+MARGIN = 64  # extra pixels around the page: they hold cells that the page cuts, and blurs that wrap around
+FAR, CLEAR = 9.0, 1.2  # relative distances from a cell: far from every cell, and far enough for debris
+GREY, BRIGHTEST, STRETCH = 2048, 4095, 16  # a 12-bit camera; times 16 stretches its levels to 16 bits
 CONTRAST = 6000.0  # grey levels per unit of optical path
 GAIN, READ_NOISE = 0.12, 5.0  # variance per grey level; deviation in grey levels
 LAMP, MEDIUM = 6.0, 7.0  # deviations of the slow and of the streaky background, in grey levels
@@ -29,7 +29,7 @@ class Field:
 
     Attributes:
         pixels: (H, W) uint16, 12-bit grey levels times 16.
-        cells: (H, W) bool, True inside living cells; debris is not cell.
+        cells: (H, W) bool, True inside living cells, False on debris.
     """
 
     pixels: NDArray[np.uint16]
@@ -53,7 +53,7 @@ class Culture:
         radius: smallest and largest mean radius of a spread cell, in pixels.
         rounded: share of cells that have rounded up, 0..1.
         gathered: share of cells that try to settle beside another, 0..1.
-        corners: how far a spread cell's corners reach out, in logarithms of its radius.
+        corners: how far a spread cell's corners reach out, as a logarithm of its relative radius.
         thickness: optical path through a spread cell.
     """
 
@@ -71,7 +71,7 @@ CULTURES = (
     Culture((12, 22), 0.4, 0.5, 0.5, 0.2),  # both, as SkBr3
 )
 
-# A plus, spaces and an umlaut, because they are what object keys are broken by.
+# A plus, spaces and an umlaut, because code often breaks on them in object keys.
 DEMO = {
     "plate 1/A+B well ü_Phase_C3_1_00d04h00m_1.tif": (2, 0.25),
     "plate 1/A+B well ü_Phase_C3_1_02d00h00m_1.tif": (6, 0.55),
@@ -89,23 +89,23 @@ def write_samples(folder: Path) -> list[Sample]:
         sample = Sample(key, folder / "images" / key, (folder / "ground_truth" / key).with_suffix(".png"))
         for path in (sample.image, sample.ground_truth):
             path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(sample.image, field.pixels, compression="lzw")  # as LIVECell's own are packed
+        tifffile.imwrite(sample.image, field.pixels, compression="lzw")  # like LIVECell's own files
         Image.fromarray(field.cells.astype(np.uint8) * 255).save(sample.ground_truth)
         samples.append(sample)
     return samples
 
 
 def phase_contrast_field(seed: int, height: int = 520, width: int = 704, confluence: float = 0.3) -> Field:
-    """Compute one field. The seed chooses the culture, in turn, and everything that is random.
+    """Compute one field. Consecutive seeds cycle through the cultures; the seed also decides all randomness.
 
     Args:
         seed: at least 0; the same seed gives the same field.
         height: in pixels.
         width: in pixels.
-        confluence: share of the page that is cell, 0..0.9; exceeded by less than one cell.
+        confluence: share of the page that is cell, 0..0.9; the field exceeds it by less than one cell.
 
     Raises:
-        ValueError: when the confluence is outside of that.
+        ValueError: the confluence is out of range.
     """
     if not 0 <= confluence <= FULLEST:
         raise ValueError(f"confluence is {confluence}; give a share from 0 to {FULLEST}")
@@ -119,7 +119,7 @@ def phase_contrast_field(seed: int, height: int = 520, width: int = 704, conflue
 
 
 def render(rng: np.random.Generator, dish: "Dish", page: tuple[slice, slice]) -> Field:
-    """Take a picture of a part of the dish."""
+    """Take a picture of part of the dish."""
     body = bodies(dish)
     light = transfer(body + organelles(rng, body, dish) + debris(rng, dish)) + background(rng, body.shape)
     return Field(expose(rng, light[page]), dish.nearest[page] < 1)
@@ -148,8 +148,8 @@ class Dish:
     """Cells on a canvas, which share a border where they meet.
 
     Attributes:
-        nearest, second: (H, W) float32, distance from the closest and from the next cell's centre,
-            each over that cell's radius in that direction; below 1 is inside.
+        nearest, second: (H, W) float32, distance from the centres of the closest and the second closest
+            cell, each divided by that cell's radius in that direction; below 1 is inside.
         owner: (H, W) int32, index of the closest cell.
         cells: in the order of their arrival.
     """
@@ -162,7 +162,7 @@ class Dish:
         self.cells: list[Cell] = []
 
     def add(self, cell: Cell) -> None:
-        """Let a cell settle; each pixel belongs to the cell that is relatively closest."""
+        """Add a cell; each pixel belongs to the cell at the smallest relative distance."""
         reach = int(cell.radius * np.exp(cell.outline.max()) * 1.5) + 1
         top, left = max(int(cell.row) - reach, 0), max(int(cell.column) - reach, 0)
         patch = np.s_[top : int(cell.row) + reach, left : int(cell.column) + reach]
@@ -179,7 +179,7 @@ class Dish:
         self.cells.append(cell)
 
     def depth(self) -> Plane:
-        """(H, W) float32: pixels from the outline or from the border with a neighbour; 0 outside."""
+        """(H, W) float32: distance to the outline or to the border with a neighbour, in pixels; 0 outside."""
         radius = np.array([cell.radius for cell in self.cells] or [0], np.float32)
         inwards = np.minimum(1 - self.nearest, (self.second - self.nearest) / 2)
         depth: Plane = np.maximum(inwards, 0) * radius[self.owner]
@@ -222,7 +222,7 @@ def outline(rng: np.random.Generator, ruffle: float, corners: float) -> NDArray[
 def bodies(dish: Dish) -> Plane:
     """Optical path through the cells, (H, W) float32: caps if rounded, plateaus if spread.
 
-    A rounded body starts 2.5 pixels inside of its outline, because annotators count the bright ring in.
+    A rounded body starts 2.5 pixels inside its outline, because annotators include the bright ring.
     """
     if not dish.cells:
         return np.zeros_like(dish.nearest)
@@ -236,7 +236,7 @@ def bodies(dish: Dish) -> Plane:
 
 
 def organelles(rng: np.random.Generator, body: Plane, dish: Dish) -> Plane:
-    """Optical path through what cells contain, (H, W) float32: least in the nucleus, most around it."""
+    """Optical path through the cells' contents, (H, W) float32: least in the nucleus, most around it."""
     grain = noise(rng, body.shape, 0.5) * np.exp(0.5 * noise(rng, body.shape, 4))
     granules = specks(rng, body.shape, 0.03, 0.65)
     nucleus = np.clip((0.42 - dish.nearest) * 10, 0, 1)
@@ -256,9 +256,9 @@ def debris(rng: np.random.Generator, dish: Dish) -> Plane:
 def transfer(path: Plane) -> Plane:
     """Grey levels that positive phase contrast adds for an optical path, both (H, W) float32.
 
-    The phase ring advances the light that the specimen does not diffract, so that optical path turns
-    into darkness (Zernike 1942). It catches some diffracted light too, of the lowest frequencies: what
-    is wider than the halo cancels, and thick edges shine outwards. After Yin, Kanade & Chen 2012,
+    The phase ring advances the light that the specimen does not diffract, which turns optical path into
+    darkness (Zernike 1942). It also catches the diffracted light of the lowest frequencies, so that
+    structures wider than the halo cancel out and thick edges shine outwards. After Yin, Kanade & Chen 2012,
     "Understanding the phase contrast optics to restore artifact-free microscopy images for
     segmentation", Medical Image Analysis, with Gaussians for the ring's Airy pattern.
     """
@@ -278,20 +278,20 @@ def expose(rng: np.random.Generator, light: Plane) -> NDArray[np.uint16]:
 
 
 def specks(rng: np.random.Generator, shape: tuple[int, ...], share: float, size: float) -> Plane:
-    """(H, W) float32 dots on that share of pixels, of deviation `size` pixels: 4 of 5 are dense, one thin."""
+    """(H, W) float32 dots on a share of the pixels, `size` pixels in deviation; 4 of 5 dense, one thin."""
     dots = (rng.random(shape) < share) * rng.choice([1.0, 1.0, 1.0, 1.0, -0.5], shape)
     return blur(dots.astype(np.float32), size)
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, ...], *deviations: float) -> Plane:
-    """(H, W) float32 normal noise of mean 0 and deviation 1, smooth as `blur` makes it."""
+    """(H, W) float32 normal noise of mean 0 and deviation 1, smoothed by `blur`."""
     smooth = blur(rng.standard_normal(shape, np.float32), *deviations)
     standard: Plane = (smooth - smooth.mean()) / smooth.std()
     return standard
 
 
 def blur(plane: Plane, down: float, across: float | None = None) -> Plane:
-    """Gaussian blur of (H, W) float32, deviations in pixels; opposite edges are neighbours."""
+    """Blur (H, W) float32 with a Gaussian, deviations in pixels; opposite edges are neighbours."""
     deviations = (down, down if across is None else across)
     frequencies = (np.fft.fftfreq(plane.shape[0]), np.fft.rfftfreq(plane.shape[1]))
     pass_down, pass_across = (

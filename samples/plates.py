@@ -1,6 +1,6 @@
-"""Simulated plates whose doubling times are known: curves for the statistics, small pages for the demo.
+"""Simulate plates with known doubling times: curves for the statistics, small pages for the demo.
 
-The project ships no foreign data: everything is computed from a seed.
+The project ships no data of others: everything is computed from a seed.
 """
 
 import math
@@ -27,10 +27,10 @@ class Well:
     """How a simulated well grows.
 
     Attributes:
-        kind: whether growth slows as the well fills up.
-        doubling_time_h: while cells are few.
+        kind: `logistic` growth slows as the well fills up, `exponential` growth does not.
+        doubling_time_h: doubling time while cells are few.
         begins: confluence when growth begins.
-        limit: confluence at which a logistic well ends.
+        limit: final confluence of a logistic well.
         lag_h: hours before growth begins.
     """
 
@@ -41,7 +41,7 @@ class Well:
     lag_h: float = 0.0
 
     def confluence(self, hours: Shares) -> Shares:
-        """(N,) float64: the true confluence at these hours."""
+        """Return the true confluence at these hours: (N,) float64."""
         grown = np.exp(math.log(2) / self.doubling_time_h * np.maximum(hours - self.lag_h, 0))
         if self.kind == "exponential":
             return np.minimum(self.begins * grown, FULL)
@@ -50,7 +50,7 @@ class Well:
 
 
 def random_well(rng: np.random.Generator, kind: Kind) -> Well:
-    """Make a well as plates have them: a doubling time of 14 to 40 h, 2 to 10 % confluent at the start."""
+    """Make a typical well: a doubling time of 14 to 40 h, and 2 to 10 % confluence at the start."""
     return Well(kind, rng.uniform(14, 40), rng.uniform(0.02, 0.1), rng.uniform(0.85, 1.0))
 
 
@@ -60,8 +60,8 @@ def measured(
     """Return hours and confluence as a microscope would measure them.
 
     Args:
-        rng: source of chance.
-        well: what is measured.
+        rng: random generator.
+        well: the well to measure.
         hours: (N,) float64, when the plate is scanned.
         noise: relative standard deviation of a measurement.
         missing: share of scans that fail.
@@ -79,8 +79,8 @@ class SampleWell:
     """A well of the demo's plate.
 
     Attributes:
-        truth: how it grows; None is a dead well, in which nothing grows.
-        condition: as the plate map says.
+        truth: how it grows; None for a dead well, where nothing grows.
+        condition: its condition in the plate map.
         out_of_focus: whether its pages are blurred.
     """
 
@@ -101,9 +101,9 @@ DEMO_WELLS: Mapping[str, SampleWell] = MappingProxyType(
         "B03": SampleWell(Well(doubling_time_h=12, begins=0.05), "control", out_of_focus=True),
     }
 )
-PAGE = (224, 224)  # pixels: one tile of the network, so that a page takes a tenth of a second
+PAGE = (224, 224)  # pixels: one tile of the network, so a page takes a tenth of a second
 BLURRED = 6.0  # pixels
-HALF_A_CELL = 0.006  # of such a page: a field exceeds its confluence by up to one cell
+HALF_A_CELL = 0.006  # share of such a page: a field exceeds its confluence by up to one cell
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class SamplePage:
 
 
 def write_plate(folder: Path) -> list[SamplePage]:
-    """Write the demo's plate, 6 wells at 8 times, named as an IncuCyte exports them, and its plate map."""
+    """Write the demo's plate and its plate map: 6 wells at 8 times, with an IncuCyte's file names."""
     pages = []
     for name, well in DEMO_WELLS.items():
         for hour, field in zip(DEMO_HOURS, growing_fields(_seed(name), _shares(well)), strict=True):
@@ -136,14 +136,14 @@ def write_plate(folder: Path) -> list[SamplePage]:
 
 
 def growing_fields(seed: int, shares: Sequence[float]) -> Iterator[Field]:
-    """Compute the fields of one place over time: cells stay where they are, and new ones settle.
+    """Compute the fields of one place over time: cells stay in place, and new ones settle.
 
     Args:
         seed: chooses the culture and everything that is random, as in `phase_contrast_field`.
         shares: confluence at each time, 0..0.9, not falling.
 
     Yields:
-        A field of (H, W) `PAGE` pixels for each share, which it exceeds by less than one cell.
+        For each share, a field of (H, W) `PAGE` pixels that exceeds the share by less than one cell.
     """
     rng, culture = np.random.default_rng(seed), CULTURES[seed % len(CULTURES)]
     dish = Dish(PAGE[0] + 2 * MARGIN, PAGE[1] + 2 * MARGIN)
@@ -155,12 +155,12 @@ def growing_fields(seed: int, shares: Sequence[float]) -> Iterator[Field]:
 
 
 def _shares(well: SampleWell) -> list[float]:
-    """Confluence to draw at each hour: a dead well keeps the few cells that it began with."""
+    """Return the confluence to draw at each hour; a dead well keeps its few first cells."""
     hours = np.array(DEMO_HOURS, np.float64)
     truth = np.full(hours.size, 0.08) if well.truth is None else well.truth.confluence(hours)
     return [float(share) for share in np.clip(truth - HALF_A_CELL, 0, 0.85)]
 
 
 def _seed(name: str) -> int:
-    """A well's seed: round cells, which small pages hold enough of."""
+    """Return a well's seed, one with round cells: enough of them fit on a small page."""
     return 4 * (ord(name[0]) * 100 + int(name[1:])) + 1
