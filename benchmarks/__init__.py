@@ -1,1 +1,1 @@
-"""Measure the serving path against the reference and the machine's limits. Nothing here is served."""
+"""Measure the serving path against the reference and the machine's limits. The stack uses none of this."""

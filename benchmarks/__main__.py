@@ -37,7 +37,7 @@ def main() -> None:
     )
     parsed = parser.parse_args()
 
-    threads = cores()  # the command's own choice
+    threads = cores()  # like the `cytomask` command
     began = time.monotonic()
 
     def say(step: str) -> None:

@@ -1,8 +1,8 @@
 """Send a backfill of a million images: `python -m benchmarks.backfill [--images N]`.
 
-No emulator holds a million objects in reasonable time, so S3, DynamoDB and SQS are answered at the wire by
-this process: real clients write and read real requests, and only the network is missing. The run stops early
-and goes on from there, as after Ctrl-C. It prints messages a second and the memory of the process.
+No emulator stores a million objects in reasonable time. This process therefore answers the HTTP requests for
+S3, DynamoDB and SQS itself: real clients write and read real requests, and only the network is missing. The
+run stops early and resumes, as after Ctrl-C. It prints messages a second and the memory of the process.
 """
 
 import argparse
@@ -30,14 +30,14 @@ MEGABYTE = 1024
 
 
 class Wire:
-    """Answers the calls of a backfill: a bucket of `images` objects, one in sixteen with a finished job."""
+    """Answers a backfill's AWS calls: a bucket of `images` objects, one in sixteen with a finished job."""
 
     def __init__(self, images: int) -> None:
         self.images = images
         self.messages = 0
 
     def session(self) -> boto3.Session:
-        """Make a session whose clients are answered here."""
+        """Make a session whose requests this object answers."""
         made = boto3.Session(
             aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
@@ -101,7 +101,7 @@ def _answer(request: AWSPreparedRequest, body: bytes) -> AWSResponse:
 
 
 def run(wire: Wire, after: str, most: int | None) -> str:
-    """Send images behind a key that lack a mask, up to a limit; return the last key sent."""
+    """Send images after a key that have no mask, up to a limit; return the last key sent."""
     session = wire.session()
     images = list_bucket(session.client("s3"), BUCKET, "scans/", after)
     models = read_served_models()
@@ -114,7 +114,7 @@ def run(wire: Wire, after: str, most: int | None) -> str:
 
 
 def memory_mb() -> float:
-    """Return the most memory that this process had, in MB."""
+    """Return this process's peak memory, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE
 
 

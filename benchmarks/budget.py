@@ -2,9 +2,8 @@
 
     python -m benchmarks.budget
 
-Every rate is measured on the content that takes its codec longest of those tried: noise, flat pixels, and a
-picture between. CPU seconds of one core are counted, so that other work on the machine disturbs less, and of
-several runs the fastest.
+Each codec is measured on noise, flat pixels, and a picture between the two; the slowest counts. A rate is in
+CPU seconds of one core, so that other work on the machine matters less, and from the fastest of several runs.
 """
 
 import argparse
@@ -30,7 +29,7 @@ RUNS = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """One rate: measured, and as the budget has it, both in seconds."""
+    """One rate as measured and as in the budget, both in seconds."""
 
     what: str
     measured: float
@@ -38,7 +37,7 @@ class Measured:
 
 
 def contents() -> dict[str, NDArray[np.uint8]]:
-    """Make pages of (SIDE, SIDE) uint8 that packers like most and least."""
+    """Make pages of (SIDE, SIDE) uint8 that compress best, worst and in between."""
     chance = np.random.default_rng(0)
     noise = chance.integers(0, 256, (SIDE, SIDE), np.uint8)
     smooth = np.kron(chance.integers(0, 256, (SIDE // 16, SIDE // 16), np.uint8), np.ones((16, 16), np.uint8))
@@ -46,7 +45,7 @@ def contents() -> dict[str, NDArray[np.uint8]]:
 
 
 def packed() -> Iterator[tuple[str, str, bytes]]:
-    """Codec, content and file of each way of packing that is measured."""
+    """Yield codec, content and file bytes of each compression to measure."""
     tiffs = ("none", "lzw", "zlib", "zstd", "lzma", "packbits", "jpeg", "jpeg2000", "webp", "png")
     for content, page in contents().items():
         for codec in tiffs:
@@ -62,7 +61,7 @@ def packed() -> Iterator[tuple[str, str, bytes]]:
 
 
 def least(run: Callable[[], Any]) -> float:
-    """CPU seconds of the fastest of several runs."""
+    """Return the CPU seconds of the fastest of several runs."""
     times = []
     for _ in range(RUNS):
         start = time.process_time()
@@ -79,7 +78,7 @@ def read(data: bytes) -> None:
 
 
 def measure_codecs() -> Iterator[Measured]:
-    """Return the longest time of each codec over all contents."""
+    """Yield each codec's longest time over all contents."""
     worst: dict[str, Measured] = {}
     for codec, content, data in packed():
         with images.open_image(data, "measured") as image:
@@ -92,7 +91,7 @@ def measure_codecs() -> Iterator[Measured]:
 
 
 def measure_structure() -> Iterator[Measured]:
-    """Many pages, and many small strips and tiles."""
+    """Measure files of many pages, and of many small strips and tiles."""
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as file:
         for _ in range(2000):
@@ -141,7 +140,7 @@ def measure_network() -> Iterator[Measured]:
 
 
 def main() -> None:
-    """Print a table of the measured rates and the budget's."""
+    """Print a table of measured rates beside the budget's."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     print(f"{'':44}{'measured':>12}{'reckoned':>12}{'share':>8}")
     for measure in (measure_codecs, measure_structure, measure_network):

@@ -1,7 +1,7 @@
-"""Run several environments of one function, as Lambda would: processes that share a socket.
+"""Run several environments of one function, as Lambda does: processes that share a socket.
 
 A front that is told to serve `benchmarks.environments:…` starts fronts of another handler and serves nothing
-itself. One that a signal ends is replaced, as Lambda replaces an environment that died.
+itself. It replaces a front that a signal killed, as Lambda replaces an environment that died.
 """
 
 import os
@@ -14,12 +14,12 @@ SEPARATOR = "/"
 
 
 def environments(count: int, handler: str) -> str:
-    """Name a handler that starts `count` processes of `handler`."""
+    """Return the name of a handler that starts `count` processes of `handler`."""
     return f"{__name__}:{count}{SEPARATOR}{handler.replace(':', SEPARATOR)}"
 
 
 def __getattr__(name: str) -> NoReturn:
-    """Start the processes that `environments` has named; never returns."""
+    """Start the processes that a name from `environments` asks for; never return."""
     count, _, handler = name.partition(SEPARATOR)
     if not count.isdecimal():
         raise AttributeError(name)
@@ -40,7 +40,7 @@ def _run(count: int, handler: str) -> NoReturn:
 
 
 def _start(handler: str, cores: list[int]) -> int:
-    """Start a front on our socket and these cores. It inherits our parent's pipe and ends with it."""
+    """Start a front on our socket and these cores; it inherits our parent's pipe and ends with it."""
     descriptor = sys.argv[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "cytomask.infra.front", descriptor, handler], pass_fds=[int(descriptor)]

@@ -1,10 +1,10 @@
 """Simulate uploads that arrive while a backfill fills the queue: `python -m benchmarks.fairness`.
 
-No emulator has SQS's fair queues, so this follows their documented rule
+No emulator has SQS's fair queues, so this simulation follows their documented rule
 (docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-fair-queues-detailed.html). Messages
 of one MessageGroupId are one tenant; a message without one is a tenant of its own. A tenant is noisy with
 over 10 % of the consumers' recent time, or with over 10 % of the messages in flight and at least 30 of them.
-Messages of quiet tenants are delivered before its own.
+Messages of quiet tenants are delivered before those of a noisy one.
 """
 
 import argparse
@@ -22,13 +22,13 @@ RECENT_SECONDS = 60.0  # the documentation says "recent" and gives no figure
 
 @dataclass(frozen=True)
 class Load:
-    """What the queue carries and who works on it.
+    """The queue's messages and its consumers.
 
     Attributes:
-        backlog: messages of the backfill, all there at the start.
+        backlog: messages of the backfill, all queued at the start.
         uploads: images that arrive one after another, `interval` seconds apart.
-        consumers: messages in work at a time: concurrent functions, each with one message of its batch.
-        seconds: what a message takes.
+        consumers: messages processed at a time: concurrent functions, each with one message of its batch.
+        seconds: processing time of a message.
     """
 
     backlog: int
@@ -42,9 +42,9 @@ def waiting_times(load: Load, *, grouped: bool) -> NDArray[np.float64]:
     """Return how long each upload waited for its delivery, in seconds: (uploads,) float64.
 
     Args:
-        load: to simulate.
-        grouped: whether the backfill's messages carry a MessageGroupId. Without one they are as many tenants,
-            none of them noisy, and a standard queue delivers roughly in order of arrival.
+        load: the load to simulate.
+        grouped: whether the backfill's messages carry a MessageGroupId. Without one, each message is a
+            tenant of its own, none is noisy, and the queue delivers roughly in order of arrival.
     """
     waits = np.zeros(load.uploads)
     free = [
@@ -52,7 +52,7 @@ def waiting_times(load: Load, *, grouped: bool) -> NDArray[np.float64]:
     ] * load.consumers  # when each consumer is free, and whether it works for the backfill
     heapq.heapify(free)
     backlog, waiting, arrived = load.backlog, deque[int](), 0
-    recent = deque[tuple[float, bool]]()  # ends of recent messages, and whether they were the backfill's
+    recent = deque[tuple[float, bool]]()  # when recent messages ended, and whether the backfill sent them
     in_flight = backfill_recent = 0
     while arrived < load.uploads or waiting:
         now, of_backfill = heapq.heappop(free)

@@ -1,4 +1,4 @@
-"""The figures with goals: each compares the serving path with the reference, taking turns."""
+"""Measure the figures that have goals: the serving path and the reference take turns."""
 
 import sys
 import tempfile
@@ -16,7 +16,7 @@ from benchmarks.worker import NETWORKS, TILES
 from cytomask.model.predictor import WEIGHTS, Mode, read_manifest
 
 COLD_ROUNDS, WARM_ROUNDS, WARM_IMAGES = 7, 9, 3
-THROUGHPUT_ROUNDS, THROUGHPUT_IMAGES = 4, 25  # 100 images together
+THROUGHPUT_ROUNDS, THROUGHPUT_IMAGES = 4, 25  # 100 images in total
 PRODUCT_FLOP = 2 * 2048**3
 REFERENCE_IOU = 0.788  # as published; its weights are not available
 
@@ -26,10 +26,10 @@ class Figure:
     """One row of the table.
 
     Attributes:
-        reference, ours: what was measured, in `unit`.
-        ratio: of the two, by which the figure is held to its goal.
-        goal: in words; empty where the figure is only reported.
-        met: None without a goal, or if it could not be measured.
+        reference, ours: the measurements, in `unit`.
+        ratio: ratio of the two, which the goal limits.
+        goal: the goal in words; empty if the figure has none.
+        met: whether the goal is met; None without a goal or a measurement.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Figure:
 
 
 def cold_starts(image: Path, threads: int) -> list[Figure]:
-    """Time processes from start to end, mask written."""
+    """Time whole processes, from start to the written mask."""
     with tempfile.TemporaryDirectory(prefix="cytomask-") as name:
         out = Path(name)
         segment = [sys.executable, "-m", "cytomask.cli.main", "segment", str(image), "--out", str(out)]
@@ -103,7 +103,7 @@ def warm(image: Path, threads: int) -> list[Figure]:
 
 
 def _median_ms(one: Worker, count: int) -> float:
-    one.run(1)  # refills caches that the others have evicted
+    one.run(1)  # refills the caches that other workers emptied
     return float(median(one.run(count)["ms"]))
 
 
@@ -175,7 +175,7 @@ def _accuracy(mode: Mode, goal: str, least: float | None) -> Figure:
 
 
 def against_the_limit(image: Path, threads: int) -> list[Figure]:
-    """Compare a page's tiles with as many operations in a large matrix product."""
+    """Compare a page's tiles with a large matrix product of as many operations."""
     ways = ("product", "tiles_native", "tiles_resize")
     with ExitStack() as running:
         workers = {way: running.enter_context(worker(way, image, threads)) for way in ways}

@@ -1,8 +1,8 @@
-"""Measure what fine-tuning on a few pairs gains, and what it forgets.
+"""Measure how much fine-tuning on a few pairs gains on their source and loses elsewhere.
 
-`python -m benchmarks.finetune --data DIR --out FILE` draws pairs of a public source by seed, makes weights
-from them alone with `cytomask finetune`'s own code, and scores them on the source's validation pages and on
-LIVECell's test pages. Each finished draw is a line of the JSON file; a run goes on where it was stopped.
+`python -m benchmarks.finetune --data DIR --out FILE` draws pairs of a public source by seed, fine-tunes on
+them with the code of `cytomask finetune`, and scores the weights on the source's validation pages and on
+LIVECell's test pages. Each finished draw is a line of the JSON file, so a stopped run can resume.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def draw(data: Path, source: str, count: int, seed: int) -> list[Page]:
 
 
 def measure(data: Path, source: str, count: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Make weights of one draw and score them; the folder keeps them."""
+    """Fine-tune on one draw and score the weights; they stay in the folder."""
     pages = draw(data, source, count, seed)
     recipe = Recipe(steps=steps_for(count), seed=seed)
     name = f"{source}-{count}-{seed}"
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if (source, count, seed) in done or (parsed.pairs and count not in parsed.pairs):
                     continue
                 folder = parsed.models / f"{source}-{count}-{seed}"
-                if (folder / MANIFEST).exists():  # it ended, and was stopped before it was scored
+                if (folder / MANIFEST).exists():  # an earlier run made these weights but did not score them
                     shutil.rmtree(folder)
                 rows.append(measure(parsed.data, source, count, seed, parsed.models))
                 parsed.out.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from cytomask.model.predictor import (
 )
 from cytomask.training.sources import read_source
 
-SOURCES = ("usiigaci/val", "deepcell/val")  # neither training nor test data
+SOURCES = ("usiigaci/val", "deepcell/val")  # used neither for training nor for testing
 OVERLAPS = (0, 28, 56, 84, 112)
 ROUNDS = 3
 TICKS = (10, 30, 100, 300, 1000)  # milliseconds
@@ -35,9 +35,9 @@ Segment = Callable[[NDArray[Any]], metrics.Mask]
 
 
 def measure(data: Path, networks: Sequence[Path], threads: int) -> list[dict[str, Any]]:
-    """Measure each image's IoU by source, and milliseconds per megapixel from page to mask, for every way.
+    """Measure each image's IoU by source, and milliseconds per megapixel from page to mask, in every way.
 
-    `networks` are ONNX files to compare with the served ones: same normalisation, threshold 0.5.
+    `networks` are ONNX files to compare with the served ones, with the same normalisation and threshold 0.5.
     """
     samples = {source: [sample.read() for sample in read_source(data, source)] for source in SOURCES}
     pages = [page for pairs in samples.values() for page, _ in pairs]

@@ -1,9 +1,9 @@
-"""Make image files of every structure and open each in a child process: admitted files must end in time.
+"""Fuzz the image reader: make files of every structure and open each in a child process.
 
     python -m benchmarks.fuzz_files --seconds 3600 --out finds
 
 A file is a find if it kills the child, raises anything but a refusal, is refused late or after taking much
-memory, or is admitted and takes more than a job may. Every file can be made again from its number.
+memory, or is admitted and takes more than a job may. The same number always makes the same file.
 """
 
 import argparse
@@ -35,15 +35,15 @@ ADMITTED, REFUSED, RAISED, KILLED = "admitted", "refused", "raised", "killed"
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of one file.
+    """The outcome of one file.
 
     Attributes:
-        number: that it is made from.
-        size: bytes of the file.
+        number: the number it is made from.
+        size: size of the file in bytes.
         outcome: admitted, refused, raised or killed.
-        seconds: CPU seconds of the child; for admitted files, and those reckoned for network and buckets.
-        peak: bytes of memory at most.
-        said: the refusal or error.
+        seconds: CPU seconds of the child; for admitted files plus the estimate for network and buckets.
+        peak: peak memory in bytes.
+        said: message of the refusal or error.
     """
 
     number: int
@@ -67,7 +67,7 @@ def read_whole(data: bytes) -> tuple[str, float, str]:
     """Read a file as the segment function does, without the network and the buckets.
 
     Returns:
-        The outcome, the seconds that network and buckets would take, and the message.
+        The outcome, the estimated seconds of network and buckets, and the message.
     """
     limits, network = Limits.within(3008), 0.0
     try:
@@ -91,7 +91,7 @@ def read_whole(data: bytes) -> tuple[str, float, str]:
         return RAISED, 0.0, f"{type(error).__name__}: {error}"
 
 
-AT_REST = 100 * 2**20  # what a process holds that has read a small file
+AT_REST = 100 * 2**20  # bytes; memory of a process that has read a small file
 
 
 def try_file(number: int, data: bytes) -> Tried:
@@ -112,7 +112,7 @@ def try_file(number: int, data: bytes) -> Tried:
     _, status, usage = os.wait4(child, 0)
     outcome, spent, said = told.split("\n", 2) if told else (KILLED, "0", _cause(status))
     seconds = usage.ru_utime + usage.ru_stime + float(spent)
-    # A child's peak begins with what this process held when it forked, such as a large file made before.
+    # A child's peak includes this process's memory at the fork, for example a large file made earlier.
     peak = usage.ru_maxrss * 1024 - max(held - AT_REST, 0)
     return Tried(number, len(data), outcome, seconds, peak, said)
 
@@ -127,7 +127,7 @@ def _cause(status: int) -> str:
 
 
 def try_files(seconds: float, first: int) -> Iterator[Tried]:
-    """Try one file after the other until the time is over."""
+    """Try one file after another until the time is up."""
     end, number = time.monotonic() + seconds, first
     while time.monotonic() < end:
         yield try_file(number, make_file(number))
@@ -135,7 +135,7 @@ def try_files(seconds: float, first: int) -> Iterator[Tried]:
 
 
 def main() -> int:
-    """Try files, print what they took, and keep the finds; 1 if there are any."""
+    """Try files, print their time and memory, and keep the finds; return 1 if there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
@@ -167,7 +167,7 @@ def keep(one: Tried, folder: Path | None) -> None:
 
 
 def report(seen: list[Tried]) -> None:
-    """Print how many files there were, and which took most time and memory."""
+    """Print the number of files, and those that took most time and memory."""
     if not seen:
         return
     outcomes = {outcome: sum(one.outcome == outcome for one in seen) for outcome in (ADMITTED, REFUSED)}

@@ -18,7 +18,7 @@ SIDES = (1, 2, 7, 16, 100, 224, 512, 1000, 2048)
 LARGE_SIDES = (4000, 8000, 64_000, 1_000_000, 2**31)
 NUMBERS = (0, 1, 2, 7, 255, 256, 2**15, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**32 - 1)
 LONG, SHORT, TEXT = 4, 3, 2
-MOST_PIXELS_MADE = 2**21  # of one strip or tile, so that a file is made in a fraction of a second
+MOST_PIXELS_MADE = 2**21  # in one strip or tile, so that making a file takes a fraction of a second
 MOST_BYTES_MADE = 96 * 2**20
 
 
@@ -36,7 +36,7 @@ def _side(chance: random.Random) -> int:
 
 
 def _damaged(data: bytes, chance: random.Random) -> bytes:
-    """Some numbers of the file's first or last bytes changed, or its end cut off."""
+    """Change some bytes near the file's beginning or end, or cut off its end."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         if len(changed) < 8:
@@ -52,7 +52,7 @@ def _damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 def _pixels(height: int, width: int, samples: int, item: str, chance: random.Random) -> NDArray[Any]:
-    """(height, width, samples) of noise, flat or stepped values."""
+    """Make pixels of noise, flat or stepped values: (height, width, samples)."""
     shape = (height, width, samples) if samples > 1 else (height, width)
     seed = np.random.default_rng(chance.getrandbits(32))
     match chance.choice(("flat", "noise", "steps")):
@@ -125,7 +125,7 @@ class _Writer:
         self._pointer = 8 if self.big else 4
 
     def add(self, blob: bytes) -> int:
-        """Write a blob and say where it is."""
+        """Write a blob and return its offset."""
         if len(self.data) % 2:
             self.data += b"\0"
         place = len(self.data)
@@ -133,11 +133,11 @@ class _Writer:
         return place
 
     def longs(self, *values: int) -> bytes:
-        """Values of type LONG."""
+        """Pack values of type LONG."""
         return struct.pack(f"{self.order}{len(values)}I", *(value % 2**32 for value in values))
 
     def directory(self, tags: list[Tag]) -> None:
-        """Write a directory at the chain's end; values that several share are written once."""
+        """Append a directory to the chain; write values that several tags share once."""
         entries, room = b"", 8 if self.big else 4
         pointer = "Q" if self.big else "I"
         written: dict[bytes, int] = {}
@@ -155,7 +155,7 @@ class _Writer:
         self._pointer = len(self.data) - room
 
     def close_circle(self) -> None:
-        """Make the last directory lead to the first."""
+        """Make the last directory point to the first."""
         first = struct.unpack_from(self.order + ("Q" if self.big else "I"), self.data, 8 if self.big else 4)[
             0
         ]
@@ -229,7 +229,7 @@ def _page_tags(writer: _Writer, chance: random.Random) -> list[Tag]:
 
 
 def _odd_tags(writer: _Writer, chance: random.Random) -> list[Tag]:
-    """Make tags that few files have, or that change how others are read."""
+    """Make rare tags, and tags that change how other tags are read."""
     odd: list[Tag] = []
     if chance.random() < 0.1:
         odd.append((254, LONG, 1, writer.longs(chance.randrange(8))))
@@ -259,7 +259,7 @@ def _segments(
     item: str,
     count: int,
 ) -> tuple[list[int], list[int]]:
-    """Where the strips or tiles lie and how long they are: apart, shared or over each other."""
+    """Write strips or tiles, separate, shared or overlapping; return their offsets and lengths."""
     count = min(count, chance.choice((count, count, 1, 20_000, 200_000)), 400_000)
     try:
         blob = PACKERS[codec](_pixels(*shape, samples, item, chance), chance)
@@ -286,7 +286,7 @@ def _segments(
 
 
 def _description(chance: random.Random, pages: int) -> bytes:
-    """Text of one of the kinds that mean something to a reader, with its NUL; mostly none."""
+    """Make an ImageDescription, with its NUL, in a format that some reader knows; mostly an empty one."""
     many, side = chance.choice(NUMBERS), chance.choice(SIDES)
     size = f'SizeX="{side}" SizeY="{chance.choice(SIDES)}" SizeC="{chance.choice((1, 3, many))}"'
     times = chance.choice((pages, many))
@@ -344,10 +344,10 @@ def _jpeg(chance: random.Random) -> bytes:
         stream, "JPEG", quality=chance.choice((1, 75, 100)), progressive=chance.random() < 0.5
     )
     data = stream.getvalue()
-    if chance.random() < 0.2:  # a size that its pixels do not fill
+    if chance.random() < 0.2:  # a header that claims more pixels than there are
         at = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2")) + 5
         data = data[:at] + struct.pack(">HH", _side(chance) % 65_536, _side(chance) % 65_536) + data[at + 4 :]
-    if chance.random() < 0.2:  # the same scans again and again
+    if chance.random() < 0.2:  # the same scans many times
         at = data.find(b"\xff\xda")
         data = (
             data[:-2] + data[at:-2] * chance.choice((1, 20, 2000 if len(data) < 40_000 else 100)) + data[-2:]

@@ -1,4 +1,4 @@
-"""Describe the machine that measures, and the size of installed packages."""
+"""Describe the machine and measure the size of installed packages."""
 
 import os
 import platform
@@ -25,12 +25,12 @@ SERVING = (
     "pillow",
     "tifffile",
 )
-# Packages of a torch server, instead of onnxruntime and the codecs.
+# The packages that a torch server needs instead of onnxruntime and the codecs.
 REFERENCE = ("aws-lambda-powertools", "boto3", "numpy", "pillow", "safetensors", "torch")
 
 
 def describe(threads: int) -> dict[str, Any]:
-    """Describe the machine, its versions and its load."""
+    """Describe the machine, its software versions and its load."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
@@ -72,7 +72,7 @@ def _commit() -> str:
 def installed_mb(roots: Iterable[str]) -> float:
     """Add up the files of packages and their dependencies, as pip recorded them, in MB (10^6 bytes).
 
-    CUDA's libraries, which PyPI's torch brings along, are not counted: a server without a GPU does without.
+    CUDA's libraries, which PyPI's torch includes, do not count: a server without a GPU does not need them.
     """
     names = (name for name in closure(roots) if not name.startswith(GPU_ONLY))
     return sum(_size(name) for name in names) / 1e6

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.model_start`: a cold start with the container's weights, and with the stack's own.
+"""`python -m benchmarks.model_start`: time cold starts with the container's weights and with the stack's own.
 
 Each start is a process that imports the segment function's module, as Lambda does, against the emulated S3 on
-this computer. So it has the loading, the checks and the copies, and not the way from S3 to Lambda.
+this computer. The times therefore include loading, checks and copies, but not the network between S3 and
+Lambda.
 """
 
 import argparse
@@ -33,7 +34,7 @@ OTHER = bytes([0x32, 4]) + b"copy"  # ONNX's doc_string: the same network under 
 
 
 def main() -> None:
-    """Measure, taking turns, and print the medians with their ratio."""
+    """Measure both in turns and print the medians and their ratio."""
     parser = argparse.ArgumentParser(
         description="Compare cold starts with and without a model of the stack's own."
     )
@@ -68,14 +69,14 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """A start's time, and its share of CPU time, which other processes on the machine do not change much."""
+    """A start's wall time and CPU time; other processes on the machine hardly change the latter."""
 
     milliseconds: float
     cpu: float
 
 
 def start(told: Mapping[str, str], model: str, temporary: Path) -> Start:
-    """Start the function once; raise ValueError if another model serves."""
+    """Start the function once; raise ValueError if it serves another model."""
     variables = dict(environment(cores())) | dict(told) | {"MODEL": model, "TMPDIR": str(temporary)}
     output = subprocess.run(
         [sys.executable, "-c", PROGRAM],

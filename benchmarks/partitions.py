@@ -1,7 +1,7 @@
 """Simulate a second of heavy load on the Jobs table: `python -m benchmarks.partitions [--images N]`.
 
-The layer's own code writes the rows, to a table in memory that keeps what each write costs in the partition
-of its row and in those of its entries in the indexes. DynamoDB gives a partition 1,000 write units a second
+The layer's own code writes the rows to a table in memory. It adds up the write units in the partition of each
+row and of each index entry. DynamoDB gives a partition 1,000 write units a second
 (docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html).
 """
 
@@ -32,7 +32,7 @@ class Meter:
     """A table in memory: takes the writes of `cytomask.table`, and adds up their units by partition."""
 
     def __init__(self) -> None:
-        """Begin empty, with the indexes of template.yaml."""
+        """Start empty, with the indexes of template.yaml."""
         table = load_template()["Resources"]["JobsTable"]["Properties"]
         self._indexes = {
             index["IndexName"]: tuple(key["AttributeName"] for key in index["KeySchema"])
@@ -88,7 +88,7 @@ def _units(item: Item) -> int:
 
 
 def segment(meter: Meter, numbers: Iterable[int], *, group: str, seconds: float = 1.0) -> None:
-    """Write the rows of so many images of one group, as the segment function does, within some seconds."""
+    """Write the rows of these images, all of one group, as the segment function does within `seconds`."""
     client: Any = meter
     table = Table(client, "jobs")
     moment = NOON

@@ -1,8 +1,8 @@
 """`python -m benchmarks.plate`: a plate of 96 wells, 4 sites and 84 scans, and the table of simulated plates.
 
-Measures placing, growth and the HTML page over 32,256 rows as DynamoDB answers them, in time and memory, and
-how well the doubling times of simulated plates are found. With `--table` the rows are also put into the
-emulated table and read back through the index. CPU time is what counts on a busy machine.
+It measures time and memory of placing, growth and the HTML page for 32,256 rows as DynamoDB returns them, and
+the error of the doubling times that it finds on simulated plates. With `--table` it also writes the rows into
+the emulated table and reads them back through the index. On a busy machine, only CPU times mean something.
 """
 
 import argparse
@@ -34,7 +34,7 @@ Item = dict[str, Any]
 
 
 def main() -> None:
-    """Print both tables; end with 1 if a bound is not met."""
+    """Print both tables; exit with 1 if a bound is not met."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--html", type=Path, metavar="FILE", help="keep the page")
     parser.add_argument("--table", action="store_true", help="read the rows from the emulated table too")
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def measure_report(html: Path | None) -> bool:
-    """Measure a plate's way from rows to the page; whether it is within bounds."""
+    """Measure a plate from rows to HTML page; return whether it is within bounds."""
     items = list(plate_items())
     before = _peak_mb()
     started, cpu = time.perf_counter(), time.process_time()
@@ -77,7 +77,7 @@ def measure_report(html: Path | None) -> bool:
 
 
 def plate_items() -> Iterator[Item]:
-    """Return the rows of a plate as DynamoDB answers them, in the order of the index."""
+    """Yield the rows of a plate as DynamoDB returns them, in the order of the index."""
     rng = np.random.default_rng(0)
     hours = np.arange(SCANS, dtype=np.float64) * EVERY_HOURS
     for row in range(ROWS):
@@ -93,7 +93,7 @@ def plate_items() -> Iterator[Item]:
 
 
 def item_of(well: str, site: int, hour: int, confluence: float) -> Item:
-    """Return one job's row, typed as DynamoDB has it."""
+    """Return one job's row in DynamoDB's types."""
     day, rest = divmod(hour, 24)
     key = f"benchmark/BENCH_Phase_{well}_{site}_{day:02d}d{rest:02d}h00m.tif"
     placed = columns_of(read_acquisition(key)) or {}
@@ -115,7 +115,7 @@ def item_of(well: str, site: int, hour: int, confluence: float) -> Item:
 
 
 def measure_table() -> None:
-    """Put the rows into the emulated table, and read them through the index as the command does."""
+    """Write the rows into the emulated table and read them through the index, as the command does."""
     with tempfile.TemporaryDirectory(prefix="cytomask-") as folder, emulated_stack(Path(folder)) as stack:
         dynamodb, table = stack.client("dynamodb"), stack.outputs["JobsTableName"]
         items = list(plate_items())
@@ -133,7 +133,7 @@ def measure_table() -> None:
 
 
 def print_simulations(plates: int) -> bool:
-    """Print how well doubling times are found; whether every kind is within bounds."""
+    """Print the errors of the doubling times; return whether every kind is within bounds."""
     hours = np.arange(0, 120, 2.0)
     print()
     print(
@@ -153,7 +153,7 @@ def print_simulations(plates: int) -> bool:
 def simulate(
     kind: Kind, plates: int, hours: np.ndarray[Any, np.dtype[np.float64]]
 ) -> tuple[Sequence[float], float]:
-    """Relative errors of the doubling times of simulated plates, and the share of intervals that cover."""
+    """Return the doubling times' relative errors, and the share of intervals that hold the true value."""
     rng = np.random.default_rng(7)
     errors, covered = [], []
     for _ in range(plates):

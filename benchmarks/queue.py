@@ -1,7 +1,7 @@
 """Drain a backlog of uploads through the emulated stack: `python -m benchmarks.queue [--images N]`.
 
-Says how many images a second that is, whether an image takes longer the more have gone before it, and whether
-the function's memory grows. Linux only: it reads /proc. The emulator works on the same cores.
+It reports images a second, whether later images take longer than earlier ones, and whether the function's
+memory grows. It reads /proc, so it needs Linux. The emulator runs on the same cores.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def drain(images: int, sides: tuple[int, int], workers: int) -> Invocations:
     """Upload all images while the queue is closed, then open it; return the invocations in order.
 
     Raises:
-        RuntimeError: no image was done for `STALLED_SECONDS`.
+        RuntimeError: no image finished for `STALLED_SECONDS`.
     """
     measured = environments(workers, "benchmarks.queue_function:measured")
     handlers = dict(HANDLERS) | {"SegmentFunction": measured}
@@ -110,7 +110,7 @@ def _wait(log: Path, images: int) -> Invocations:
                 continue
             lines.seek(began)  # read the incomplete line again later
             if time.monotonic() - moved > STALLED_SECONDS:
-                raise RuntimeError(f"{done} of {images} images are done, and none was added in 5 minutes")
+                raise RuntimeError(f"only {done} of {images} images finished, none in the last 5 minutes")
             time.sleep(POLL_SECONDS)
     return sorted(invocations, key=lambda one: float(one["ended"]))
 
@@ -131,7 +131,7 @@ def summarise(workers: int, images: int, invocations: Invocations) -> dict[str, 
 
 
 def growth(run: dict[str, Any]) -> list[str]:
-    """List what grew from the first to the last tenth by more than this machine's noise."""
+    """List the figures that grew from the first to the last tenth by more than this machine's noise."""
     return [
         f"{run['workers']} workers: {what} grew from {run[what][0]} to {run[what][-1]}"
         for what, most in MOST_GROWTH.items()

@@ -1,4 +1,4 @@
-"""The segment function for the queue's benchmark; it also logs its memory."""
+"""The segment function for the queue benchmark, which also logs its memory."""
 
 import json
 import os

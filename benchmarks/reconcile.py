@@ -1,4 +1,4 @@
-"""Check what a storm left: for each image one final status, and once the mask of the quiet run."""
+"""Check the result of a storm: each image has one final status, and its mask equals the quiet run's."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,10 +19,10 @@ def discrepancies(
     """List each discrepancy in a line.
 
     Args:
-        rows: of the jobs.
+        rows: the jobs' rows.
         outputs: all objects of the output bucket, by key.
-        masks: of a run without faults, by the key of each image that was uploaded.
-        final: the statuses that a job may have ended with.
+        masks: masks from a run without faults, by the key of each uploaded image.
+        final: the statuses that a job may end with.
     """
     jobs: dict[str, list[Row]] = defaultdict(list)
     for row in rows:

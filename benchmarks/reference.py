@@ -1,8 +1,8 @@
-"""The reference of every ratio: the network that cytomask replaces, in torch eager, in a plain server.
+"""The reference for every ratio: the network that cytomask replaces, in torch eager, in a plain server.
 
-`python -m benchmarks.reference IMAGE MASK`: an image squashed to 224x224, its mask stretched back.
-It uses nothing of the serving path, so that no speed-up there makes it faster or slower; its network has the
-attention blocks of ours in torch. Its weights are random: its masks mean nothing.
+`python -m benchmarks.reference IMAGE MASK` squashes an image to 224x224 and stretches its mask back.
+It shares no code with the serving path, so changes there do not affect it; its network uses our attention
+blocks in torch. Its weights are random, so its masks mean nothing.
 """
 
 import argparse
@@ -24,7 +24,7 @@ class Reference:
     """The network in torch; 0 threads means torch's choice, one per core."""
 
     def __init__(self, threads: int = 0) -> None:
-        """Make the network without reading weights, which would make the reference slower still."""
+        """Make the network without loading weights, which would make the reference even slower."""
         if threads:
             torch.set_num_threads(threads)
         torch.manual_seed(0)

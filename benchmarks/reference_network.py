@@ -1,7 +1,7 @@
 """The network that cytomask replaces, rebuilt from its description: 3,050,649 random parameters.
 
 A Swin-UNet of stride 4 without convolutions at its ends (Cao et al. 2021, arXiv:2105.05537). Its weights are
-not to be had, and time does not depend on them. The blocks are ours.
+not available, and the time does not depend on them. The blocks are ours.
 """
 
 import torch
@@ -15,7 +15,7 @@ BLOCKS = 2
 
 
 class ReferenceNetwork(nn.Module):
-    """(B, 1, 224, 224) float32 to logits of the same shape."""
+    """The network. Shape: (B, 1, 224, 224) float32 to logits of the same shape."""
 
     def __init__(self) -> None:
         """Make random weights."""
@@ -47,7 +47,7 @@ class ReferenceNetwork(nn.Module):
 
 
 class Expanding(nn.Module):
-    """Raise the resolution by `factor`: (B, H, W, wide) to (B, factor*H, factor*W, narrow)."""
+    """Multiply the resolution by `factor`: (B, H, W, wide) to (B, factor*H, factor*W, narrow)."""
 
     def __init__(self, wide: int, factor: int, narrow: int) -> None:
         """Make random weights."""
@@ -66,7 +66,7 @@ class Expanding(nn.Module):
 
 
 def stage(width: int) -> nn.Sequential:
-    """Two blocks, the second with shifted windows. Shape: (B, H, W, width) to the same."""
+    """Make two blocks, the second with shifted windows. Shape: (B, H, W, width) in and out."""
     config = SwinUNetConfig(head_width=width // HEADS)
     blocks = [SwinBlock(width, config, shifted=bool(index % 2)) for index in range(BLOCKS)]
     for block in blocks:

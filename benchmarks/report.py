@@ -10,7 +10,7 @@ from benchmarks.timing import Spread
 
 
 def plain(value: object) -> object:
-    """Convert other values for `json.dumps`; round the numbers of a spread."""
+    """Convert values that `json.dumps` cannot write; round the numbers of a spread."""
     if isinstance(value, Spread):
         return {name: round(number, 3) for name, number in asdict(value).items()}
     if is_dataclass(value) and not isinstance(value, type):
@@ -127,7 +127,7 @@ def lambda_table(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def front_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format every way's time and mean IoU by source."""
+    """Format the time and the mean IoU by source of every way."""
     sources = list(rows[0]["iou"])
     return table(
         ["way", "ms per megapixel", *(f"mean IoU, {source}" for source in sources)],

@@ -17,7 +17,7 @@ from cytomask.telemetry import estimated_cost_usd
 STARTS, ROUNDS, TILES = 3, 3, 10
 MB_PER_VCPU = 1769  # AWS: "at 1,769 MB, a function has the equivalent of one vCPU"
 SIZES_MB = (1024, 1769, 2048, 3008, 3538)
-# aws.amazon.com/sagemaker/pricing, inference on ml.g4dn.xlarge, us-east-1, as known in November 2026
+# aws.amazon.com/sagemaker/pricing, inference on ml.g4dn.xlarge, us-east-1, in November 2026
 GPU_ENDPOINT_USD_PER_HOUR = 0.736
 SIZE_OF_PACKAGES = """
 import sys
@@ -29,7 +29,7 @@ print(sum(path.stat().st_size for path in paths if path.is_file()))
 
 @dataclass(frozen=True)
 class Runtime:
-    """A way to run one tile, a Python that has it, and the packages it needs."""
+    """A way to run one tile, the Python to run it with, and the packages it needs."""
 
     name: str
     way: str
@@ -38,7 +38,7 @@ class Runtime:
 
 
 def known(openvino: Path | None) -> list[Runtime]:
-    """List the runtimes to compare; OpenVINO needs a Python that has it."""
+    """List the runtimes to compare; OpenVINO needs a Python that has it installed."""
     runtimes = [
         Runtime("torch eager", "tile_torch", sys.executable, closure(["numpy", "safetensors", "torch"])),
         Runtime("ONNX Runtime", "tile_onnxruntime", sys.executable, closure(["numpy", "onnxruntime"])),
@@ -91,9 +91,9 @@ def _disk_mb(runtime: Runtime) -> float:
 def lambda_sizes(one_ms: float, two_ms: float) -> list[dict[str, float]]:
     """Compute time and price at Lambda's sizes from an image's milliseconds with 1 and 2 threads.
 
-    By formula, not measured on Lambda: below one vCPU a thread gets that share of the time; between one and
-    two, the rate grows evenly from that of one thread to that of two. A GPU endpoint that never rests costs
-    as much as `break_even_per_hour` images an hour, for all its speed.
+    The values follow from a formula, not from measurements on Lambda. Below one vCPU, a thread gets that
+    share of the time; between one and two, the rate grows linearly from one thread's to two threads'. A GPU
+    endpoint that runs all the time costs as much as `break_even_per_hour` images an hour, however fast it is.
     """
     rows = []
     for size in SIZES_MB:

@@ -1,8 +1,8 @@
-"""Send a storm of faults over the whole stack: `python -m benchmarks.storm [--images N]`.
+"""Run the whole stack through a storm of faults: `python -m benchmarks.storm [--images N]`.
 
-Uploads small images into the emulated stack while one AWS call in twenty of its functions goes wrong, their
-processes are killed, and messages are repeated, late and out of order. Sends what failed again until all is
-done, then compares with a quiet run: exit 1 where anything was lost, done twice or is not the same.
+It uploads small images into the emulated stack. Meanwhile one AWS call in twenty fails, processes are killed,
+and messages are repeated, delayed and reordered. It redrives failed jobs until all have ended, then compares
+with a run without faults. It exits with 1 if anything was lost, done twice or differs.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from cytomask.records import JOB
 from cytomask.samples.fields import phase_contrast_field
 
 SIDE = 64
-PICTURES = 50  # different ones; each upload is one of them
+PICTURES = 50  # number of different images; each upload is one of them
 SCATTERED = 0.1  # share of the images that are requested more than once
 LATEST_SECONDS = 60
 
@@ -90,7 +90,7 @@ def quiet_masks(folder: Path, pictures: list[NDArray[np.uint16]]) -> list[bytes]
 def rage(
     stack: EmulatedStack, uploads: Uploads, masks: Mapping[str, bytes]
 ) -> tuple[dict[str, int], list[str]]:
-    """Send everything, redrive failures; return counts and discrepancies."""
+    """Send everything and redrive failures; return counts and discrepancies."""
     started = time.monotonic()
     shuffled = {key: uploads[key] for key in random.sample(sorted(uploads), len(uploads))}
     more = upload(stack, shuffled, SCATTERED)
@@ -124,8 +124,8 @@ def rage(
 def upload(stack: EmulatedStack, uploads: Uploads, scattered: float = 0) -> int:
     """Put images into the input bucket.
 
-    For a share of them, `scattered`, up to three messages that ask for the same are sent, to arrive at some
-    time after; returns how many.
+    For a share of them, `scattered`, send up to three more requests that arrive some time later. Return the
+    number of these requests.
     """
     s3, sqs = stack.client("s3"), stack.client("sqs")
     bucket, queue = stack.outputs["InputBucketName"], stack.outputs["SegmentQueueUrl"]
@@ -145,7 +145,7 @@ def drain(stack: EmulatedStack) -> None:
     """Wait until neither the segment queue nor its dead-letter queue holds a message.
 
     Raises:
-        RuntimeError: their number has not changed for `STALLED_SECONDS`.
+        RuntimeError: the number of messages has not changed for `STALLED_SECONDS`.
     """
     sqs = stack.client("sqs")
     dead_letters = sqs.get_queue_url(QueueName=f"{STACK_NAME}-segment-dlq")["QueueUrl"]

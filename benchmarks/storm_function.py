@@ -1,6 +1,6 @@
-"""The functions for the storm: one AWS call in twenty fails, and sometimes the process is killed.
+"""The handlers for the storm: one AWS call in twenty fails, and sometimes the process is killed.
 
-`benchmarks.storm_function:segment` is the segment function's handler, and likewise for the others.
+`benchmarks.storm_function:segment` is the segment function's handler; the other functions' work the same way.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import boto3
 from botocore.exceptions import ClientError, ConnectionClosedError
 
 STRUCK = 0.05
-KILLED = 0.0003  # of all calls: about one image in 100
+KILLED = 0.0003  # share of all calls; about one image in 100
 SLOWEST_SECONDS = 0.5
 REFUSALS = {"throttled": ("ThrottlingException", 400), "failing": ("InternalError", 500)}
 # `lost`: AWS carried out the call, but the answer never arrived.
@@ -44,7 +44,7 @@ class Storm:
         self._loses_answer = False
 
     def before(self, model: Any, **_: Any) -> None:
-        """Decide the fate of a call before it is made."""
+        """Decide before a call whether it fails."""
         self._loses_answer = False
         fate = random.random()
         if fate < KILLED:

@@ -1,4 +1,4 @@
-"""Processes that take turns, and medians with their spread."""
+"""Run processes in turns, and compute medians with their spread."""
 
 import json
 import os
@@ -18,7 +18,7 @@ SETTLE_SECONDS = 0.3  # OpenMP threads spin for 0.2 s after their last work
 
 @dataclass(frozen=True)
 class Spread:
-    """A median with its quartiles, of `count` measurements."""
+    """The median and quartiles of `count` measurements."""
 
     median: float
     low: float
@@ -37,14 +37,14 @@ class Worker:
     """A running `benchmarks.worker`.
 
     Attributes:
-        started: milliseconds of `import_ms`, `load_ms` and `first_ms`, and `peak_mb` after the first image.
+        started: `import_ms`, `load_ms` and `first_ms` in milliseconds, and `peak_mb` after the first image.
     """
 
     process: "subprocess.Popen[str]"
     started: Mapping[str, float]
 
     def run(self, count: int) -> dict[str, Any]:
-        """Run `count` images; return `ms` of each, `seconds` of all, `peak_mb` so far."""
+        """Run `count` images; return `ms` of each, `seconds` for all, and `peak_mb` so far."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()

@@ -1,7 +1,7 @@
 """Run one way from an image to its mask in its own process: `python -m benchmarks.worker WAY IMAGE THREADS`.
 
-It prints a JSON line once the first image is done, and another for every number of images that it reads from
-its standard input. Nothing runs in between, so that processes can take turns.
+It prints a JSON line when the first image is done. Then it reads numbers of images from standard input, runs
+that many, and prints a line for each. It idles in between, so that processes can take turns.
 """
 
 import json
@@ -25,7 +25,7 @@ OPSET = 20
 SQUARE = (2048, 2048)
 
 Run = Callable[[int], list[float]]
-# Yields None after its imports and then, once loaded, a function that runs a number of images.
+# Yields None after its imports. Once loaded, yields a function that runs a number of images.
 Way = Iterator[Run | None]
 
 
