@@ -93,7 +93,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_plain_array_and_a_file_without_masks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a_seg.npy"
     np.save(path, labels())
-    with pytest.raises(UnreadableImage, match="holds an array and no masks"):
+    with pytest.raises(UnreadableImage, match="holds an array instead of masks"):
         read_cellpose(path, (30, 40))
     with pytest.raises(UnreadableImage, match="has no `masks` of Cellpose"):
         read_cellpose(seg(tmp_path, outlines=labels()), (30, 40))

@@ -140,12 +140,18 @@ def test_any_text_for_run_lengths_is_drawn_or_refused(text: str) -> None:
         ([[1, 1, 4, 1, 4, 4, 1]], "a polygon of 7 numbers"),
         ([[1, 1, 1e30, 1, 4, 4]], "x = 1e+30, y = 1, far off the image's 7 x 5 pixels"),
         ([[1, 1, 4, -1e9, 4, 4]], "x = 4, y = -1e+09, far off"),
-        ({"size": [HEIGHT, WIDTH], "counts": [36]}, "7 x 5 pixels, 36 in sum, and the image has 7 x 5"),
-        ({"size": [WIDTH, HEIGHT], "counts": [35]}, "5 x 7 pixels, 35 in sum, and the image has 7 x 5"),
-        ({"size": [HEIGHT, WIDTH], "counts": []}, "7 x 5 pixels, 0 in sum"),
-        ({"size": [HEIGHT, WIDTH], "counts": [-1, 36]}, "run lengths of 7 x 5 pixels, 35 in sum"),
+        (
+            {"size": [HEIGHT, WIDTH], "counts": [36]},
+            "7 x 5 pixels that add up to 36, but the image has 7 x 5",
+        ),
+        (
+            {"size": [WIDTH, HEIGHT], "counts": [35]},
+            "5 x 7 pixels that add up to 35, but the image has 7 x 5",
+        ),
+        ({"size": [HEIGHT, WIDTH], "counts": []}, "7 x 5 pixels that add up to 0"),
+        ({"size": [HEIGHT, WIDTH], "counts": [-1, 36]}, "run lengths for 7 x 5 pixels that add up to 35"),
         ({"size": [HEIGHT, WIDTH], "counts": [0.5, 34.5]}, "not whole numbers"),
-        ({"size": [HEIGHT, WIDTH], "counts": ""}, "7 x 5 pixels, 0 in sum"),
+        ({"size": [HEIGHT, WIDTH], "counts": ""}, "7 x 5 pixels that add up to 0"),
         (
             [[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]],
             "coordinates from 0 to 1, which draw nothing on the image's 7 x 5",

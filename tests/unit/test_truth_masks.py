@@ -188,7 +188,7 @@ def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
 
 def test_a_jpeg_inside_a_tiff_is_refused() -> None:
     content = tiff(np.tile(CELLS, (16, 16)).astype(np.uint8) * 255, compression="jpeg")
-    with pytest.raises(UnreadableImage, match="truth is packed as JPEG"):
+    with pytest.raises(UnreadableImage, match="truth is compressed as JPEG"):
         list(read_ground_truth(content, "truth", [(80, 112)]))
 
 

@@ -153,7 +153,7 @@ def test_names_that_fit_several_masks_are_refused(tmp_path: Path) -> None:
 
 def test_what_holds_no_pair_is_refused_with_what_to_do(tmp_path: Path) -> None:
     image(tmp_path / "in/a.tif")
-    with pytest.raises(PairsError, match=r"Call the mask of a\.tif a_mask\.png"):
+    with pytest.raises(PairsError, match=r"Name the mask of a\.tif a_mask\.png"):
         find_pairs([tmp_path / "in"], tmp_path)
     with pytest.raises(PairsError, match="nowhere does not exist"):
         find_pairs([tmp_path / "nowhere"], tmp_path)

@@ -1,7 +1,7 @@
 """Index COCO files by the images that they name, and keep each file's status.
 
 `COCO#<image's name>` has a row for every file; `COCO_FILE#<address>` has one for every upload of a file. Jobs
-look for a COCO file under `coco:<image's name>`, because the image's key does not tell the file's address.
+look for a COCO file under `coco:<image's name>`, because an image's key does not give the file's address.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ class CocoLead(msgspec.Struct, kw_only=True):
 
     Attributes:
         coco: the file's address.
-        images: prefix of the images that it is meant for; empty means all.
+        images: prefix of the images that the file is meant for; empty means all.
     """
 
     coco: str = ""
-    record: str  # the address in rows of version 0.1, and wherever it is short enough
+    record: str  # the address if it is short enough, and always in rows of version 0.1
     version: str
     uploaded_at: str = ""
     images: str = ""
@@ -37,14 +37,14 @@ class IndexingRow(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The outcome of a COCO file's upload.
 
     Attributes:
-        images, annotations: how many the file has.
-        annotations_without_image: how many belong to an image that the file does not list.
-        images_without_annotations: how many images are empty pages.
-        images_without_name: how many entries have no file name, and belong to no image.
-        refused: how many images the file describes wrongly, so that they cannot be scored.
-        refused_names: some of them.
-        unmatched: how many images had no job when the file was indexed; None if nobody looked.
-        unmatched_names: some of them.
+        images, annotations: number of images and annotations in the file.
+        annotations_without_image: number of annotations of images that the file does not list.
+        images_without_annotations: number of images without annotations, which are empty pages.
+        images_without_name: number of entries without a file name, which match no image.
+        refused: number of images that the file describes wrongly, so that they cannot be scored.
+        refused_names: some of these images.
+        unmatched: number of images without a job when the file was indexed; None if this was not checked.
+        unmatched_names: some of these images.
     """
 
     index_status: Literal["INDEXED", "REJECTED"]
@@ -88,7 +88,7 @@ class CocoIndex:
         return msgspec.convert(row, IndexingRow, strict=False) if row else None
 
     def end(self, coco: S3Object, outcome: IndexingRow, *, now: float) -> None:
-        """Note an upload's outcome."""
+        """Store an upload's outcome."""
         values: Row = msgspec.to_builtins(outcome) | {"updated_at": timestamp(now)}
         self._table.update(
             f"{COCO_FILE}{coco.uri}", _upload(coco), values=values, first={"created_at": timestamp(now)}
@@ -106,5 +106,5 @@ def coco_address(name: str) -> str:
 
 
 def _upload(coco: S3Object) -> str:
-    """Name an upload. The same bytes may be uploaded again after others, and are then indexed again."""
+    """Name an upload. If the same bytes are uploaded again after others, that is a new upload."""
     return f"INDEX#{coco.version} {coco.uploaded_at}"

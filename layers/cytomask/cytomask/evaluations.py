@@ -1,10 +1,10 @@
 """Evaluation rows, and the messages that ask for a score: add the row, send the message, stop waiting.
 
 An evaluation is a row beside its job's: `EVAL#<version>` for the ground truth of that version, or
-`EVAL#awaiting` until one exists. Rows of another kind list the jobs that look
-for a ground truth under its address, even before it exists: their `job_id` is `GROUND_TRUTH#<address>`, their
-`record` `TRUTH_OF#<job id>`. Image and ground truth may come in either order: each side writes its own rows
-and then reads the other's.
+`EVAL#awaiting` until one exists. Rows of another kind list the jobs that look for a ground truth under an
+address, even before it exists: their `job_id` is `GROUND_TRUTH#<address>`, their `record`
+`TRUTH_OF#<job id>`. Image and ground truth may come in either order: each side writes its own rows and then
+reads the other's.
 """
 
 import time
@@ -37,7 +37,7 @@ class Evaluations:
         queue_url: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Evaluations of a table; without `sqs` they can be recorded and ended but not sent."""
+        """Use the evaluations of a table; without `sqs` they can be recorded and ended but not sent."""
         self._table = table
         self._sqs = sqs
         self._queue_url = queue_url
@@ -76,9 +76,9 @@ class Evaluations:
             yield msgspec.convert(fields | {"job_id": job_id}, Scorable)
 
     def wait(self, job: Scorable, ground_truth: str | None) -> None:
-        """Note that a mask is scored once its ground truth is there; `ground_truth` is the one named.
+        """Record that a mask waits for its ground truth; `ground_truth` is the address in the request.
 
-        Most masks wait for ever, so the row has no `created_at`: no index lists it.
+        Most masks wait forever, so the row has no `created_at`, and no index lists it.
         """
         values = {"image": job.image, "mask": job.mask, "group": job.group}
         values |= {"evaluation_status": "AWAITING_GROUND_TRUTH", "updated_at": timestamp(self._clock())}
@@ -87,16 +87,16 @@ class Evaluations:
         self._table.update(job.job_id, AWAITING, values=values)
 
     def ask(self, job: Scorable, truth: S3Object) -> None:
-        """Add a job's evaluation, send its message unless it has ended, and stop waiting for the truth."""
+        """Add a job's evaluation, send its message unless it has ended, and end the wait for the truth."""
         row = self._add(job, truth)
         if row.evaluation_status == "QUEUED":
             self._send(Evaluation(job.job_id, row.record, truth, job.result))
         self._stop_waiting(job.job_id, truth.uri)
 
     def of_ground_truth(self, truth: S3Object, others: Iterable[str] = ()) -> Iterator[Evaluation]:
-        """Add the evaluation of every job that looks for its ground truth here or at another address.
+        """Add the evaluation of every job that looks for its ground truth here or at one of the addresses.
 
-        The caller must end each one before it takes the next; only then does the job stop waiting.
+        The caller must end each evaluation before taking the next; only then does its job stop waiting.
         """
         jobs = {job.job_id: job for address in [truth.uri, *others] for job in self.expecting(address)}
         for job in jobs.values():
@@ -104,9 +104,9 @@ class Evaluations:
             self._stop_waiting(job.job_id, truth.uri)
 
     def score(self, evaluation: Evaluation, scores: Scores) -> bool:
-        """End an evaluation as SCORED; return False where it has ended already.
+        """End an evaluation as SCORED; return False if it has ended already.
 
-        The row of a job that is part of a plate keeps the newest score, for the plate's table.
+        If the job is part of a plate, its row keeps the newest score for the plate's table.
         """
         scored = self._end(evaluation, {"evaluation_status": "SCORED"} | msgspec.to_builtins(scores))
         if scored:
@@ -116,7 +116,7 @@ class Evaluations:
         return scored
 
     def reject(self, evaluation: Evaluation, error: RejectedInput) -> bool:
-        """End an evaluation as REJECTED; return False where it has ended already."""
+        """End an evaluation as REJECTED; return False if it has ended already."""
         values = {"evaluation_status": "REJECTED", "error_code": error.code, "error": cut(error)}
         return self._end(evaluation, values)
 
@@ -124,10 +124,10 @@ class Evaluations:
         """Take back a job's score if its ground truth may belong to another image.
 
         Args:
-            job: of the image.
-            truth: in the version that it was or will be scored against.
-            error: why the image cannot be told from another, which rejects the evaluation; None if the ground
-                truth is another image's, which removes the evaluation and lets the job wait again.
+            job: the image's job.
+            truth: the ground truth, in the version of the score.
+            error: if the image cannot be told from another, the reason; the evaluation is rejected. None if
+                the ground truth is another image's; the evaluation is removed, and the job waits again.
 
         Returns:
             False if there was nothing to take back.
@@ -146,12 +146,12 @@ class Evaluations:
         return True
 
     def fail(self, evaluation: Evaluation, error: str) -> bool:
-        """End an evaluation as FAILED and keep its message; return False where it has ended already."""
+        """End an evaluation as FAILED and keep its message; return False if it has ended already."""
         return self._end(
             evaluation,
             {
                 "evaluation_status": "FAILED",
-                "status": "FAILED",  # so that the index by status lists it beside the jobs that failed
+                "status": "FAILED",  # so that the index by status lists it with the failed jobs
                 "message": ascii_json(evaluation),
                 "error_code": TriesUsedUp.code,
                 "error": cut(error),
@@ -159,7 +159,7 @@ class Evaluations:
         )
 
     def _add(self, job: Scorable, truth: S3Object) -> EvaluationRow:
-        """Add an evaluation unless it is there; one that missed its mask is queued once more."""
+        """Add an evaluation unless it exists; queue it once more if it missed its mask."""
         now = timestamp(self._clock())
         group = self._group_of(job.job_id) if job.group is None else job.group
         row: Row = {"job_id": job.job_id, "record": f"EVAL#{truth.version}", "evaluation_status": "QUEUED"}
@@ -187,7 +187,7 @@ class Evaluations:
         self._sqs.send_message(QueueUrl=self._queue_url, MessageBody=ascii_json(evaluation))
 
     def _stop_waiting(self, job_id: str, uri: str) -> None:
-        """End the wait for a ground truth that has come, unless the job waits for another address."""
+        """End the wait for a ground truth that has arrived, unless the job waits for another address."""
         condition = "attribute_not_exists(ground_truth) OR ground_truth = :uri"
         self._table.delete_if(job_id, AWAITING, condition=condition, given={":uri": uri})
 

@@ -1,7 +1,7 @@
-"""Job rows: a job's lease, how it ends, how it fails and is sent again. The row is the lock.
+"""Job rows: take a job's lease, end it, fail it, send it again. The row is the lock.
 
 A job is QUEUED while it waits for a message that HTTP or a redrive sent, then RUNNING, then SUCCEEDED or
-REJECTED, or FAILED once its queue has given it up. An upload has no row before it is RUNNING. Two steps
+REJECTED, or FAILED once its queue has given up on it. An upload has no row before it is RUNNING. Two steps
 lead back, and each counts an attempt: a redrive turns FAILED into QUEUED, and a job whose outputs are gone
 becomes RUNNING again.
 """
@@ -21,7 +21,7 @@ from cytomask.records import JOB, Acquired, EvaluationRow, JobRow, PageResult, R
 from cytomask.table import ConditionFailed, Row, Table, timestamp
 
 FINISHED = ("SUCCEEDED", "REJECTED")
-# A job that was withdrawn has no result. It starts after all if an older version becomes the newest again.
+# A withdrawn job has no result. It may still start if an older version becomes the newest again.
 NOT_HELD = (
     "attribute_not_exists(job_id) OR #status IN (:queued, :failed) "
     "OR (#status = :running AND lease_until < :now) "
@@ -34,8 +34,8 @@ class Lease:
     """The right to work on a job.
 
     Attributes:
-        resumed: the job existed before, so an earlier owner may have done it.
-        created_at: when it was made.
+        resumed: whether the job existed before, so that an earlier owner may have done it.
+        created_at: when the job was created.
     """
 
     job_id: str
@@ -65,17 +65,18 @@ class Jobs:
     def withdraw(
         self, job_id: str, *, others: Sequence[str], message: str, images: Sequence[str], now: float
     ) -> str | None:
-        """Reject a job that waits for a message which has become other jobs.
+        """Reject a queued job because its message turned into other jobs.
 
         Args:
-            job_id: of the job that waits, as an attribute of the message says.
-            others: the jobs that the message became.
-            message: its body.
-            images: the images it names. It can end only its own jobs: of these images, or with this message.
+            job_id: the queued job, from an attribute of the message.
+            others: the jobs that the message turned into.
+            message: body of the message.
+            images: the images that the message names. Only a job of these images, or with this message, is
+                rejected.
             now: seconds since 1970.
 
         Returns:
-            The error that its row has now; None where it does not wait, or is one of the others.
+            The error now in the job's row; None if the job is not queued or is one of the others.
         """
         if job_id in others:
             return None
@@ -104,21 +105,22 @@ class Jobs:
     def take(
         self, job_id: str, *, image: str, group: str, owner: str, now: float, seconds: float
     ) -> Lease | JobRow:
-        """Take a job, or return the row of one that is finished.
+        """Take a job's lease, or return the row if the job is finished.
 
-        While it runs, and afterwards unless it needs attention, no index lists it: it has a lead instead, and
-        keeps its time of creation as `made_at`, because an index leaves out rows without its sort key.
+        While it runs, and afterwards unless it needs attention, no index lists the job. A lead lists it
+        instead. Its row has `made_at` instead of `created_at`, because an index leaves out rows without its
+        sort key.
 
         Args:
-            job_id: of the job.
-            image: noted in its row at once.
-            group: noted too.
-            owner: id of the invocation that works.
+            job_id: id of the job.
+            image: address of the image, stored in the row at once.
+            group: label to report by, stored too.
+            owner: id of the invocation.
             now: seconds since 1970.
-            seconds: how long the owner can work at most.
+            seconds: the longest time that the owner can work.
 
         Raises:
-            JobHeld: another owner's lease has not run out.
+            JobHeld: another owner's lease has not expired.
         """
         values = {"image": image, "group": group, "error": None} | _lease(owner, now, seconds)
         taken, row = self._update_unless_held(
@@ -131,7 +133,7 @@ class Jobs:
         return Lease(job_id, owner, row is not None, created_at)
 
     def take_again(self, row: JobRow, *, owner: str, now: float, seconds: float) -> Lease:
-        """Take a finished job whose outputs are gone. `row`: as it was when they were looked for.
+        """Take a finished job whose outputs are gone. `row` is its row at the time of that check.
 
         Raises:
             JobHeld: another owner has taken it since.
@@ -145,9 +147,9 @@ class Jobs:
         return Lease(row.job_id, owner, True, row.created_at)
 
     def finish(self, lease: Lease, result: Result, *, now: float) -> bool:
-        """End a job with its result; return False where the lease was lost and another owner ends it.
+        """End a job with its result; return False if the lease was lost and another owner ends the job.
 
-        The indexes list it again if it needs attention.
+        If the job needs attention, the indexes list it again.
         """
         values = outcome_of(result) | {"status": result.status, "updated_at": timestamp(now)}
         if result.status == "REJECTED" or result.quality:
@@ -155,7 +157,7 @@ class Jobs:
         return self._update_owned(lease, values)
 
     def release(self, lease: Lease, error: str, *, now: float) -> bool:
-        """Give a job back after a passing fault, so that the next delivery need not wait."""
+        """Release a job's lease after a temporary fault, so that the next delivery need not wait."""
         values = {"lease_until": Decimal(0), "error": cut(error), "updated_at": timestamp(now)}
         return self._update_owned(lease, values)
 
@@ -170,19 +172,19 @@ class Jobs:
         group: str | None = None,
         ground_truth: str | None = None,
     ) -> bool:
-        """End a job whose message the queue has given up; return False where it has ended already.
+        """Fail a job whose message the queue has given up on; return False if it has ended already.
 
         Args:
-            job_id: of the job, which has no row if no try came so far.
-            message: kept for a redrive.
-            error: noted where the last try left none.
+            job_id: id of the job; it has no row if no attempt created one.
+            message: body of the message, kept for a redrive.
+            error: error to store if the last attempt stored none.
             now: seconds since 1970.
-            image: what the message named.
-            group: the label of that image.
-            ground_truth: what the message named instead of an image.
+            image: the image that the message named.
+            group: label of that image.
+            ground_truth: the ground truth, if the message named one instead of an image.
 
         Raises:
-            JobHeld: an owner's lease has not run out.
+            JobHeld: an owner's lease has not expired.
         """
         values = {"message": message, "image": image, "group": group, "ground_truth": ground_truth}
         values |= {"status": "FAILED", "error_code": TriesUsedUp.code, "owner": None, "lease_until": None}
@@ -195,7 +197,7 @@ class Jobs:
     def reject_message(
         self, job_id: str, *, code: str, error: str, message: str, now: float, result: str | None = None
     ) -> None:
-        """Record a message that names no image and so never becomes a job."""
+        """Record a message that names no image and therefore never becomes a job."""
         values: Row = {"status": "REJECTED", "error_code": code, "error": cut(error), "message": message}
         values |= {"result": result, "updated_at": timestamp(now), "owner": None, "lease_until": None}
         self._table.update(job_id, JOB, values=values, first={"created_at": timestamp(now), "attempt": 1})
@@ -209,10 +211,10 @@ class Jobs:
                 yield msgspec.convert(row, EvaluationRow, strict=False)
 
     def queue_again(self, failed: JobRow | EvaluationRow, *, now: float) -> JobRow | EvaluationRow | None:
-        """Make a failed job or evaluation wait for its next attempt.
+        """Queue a failed job or evaluation for its next attempt.
 
         Returns:
-            The row as it was, with the `message` to send; None where it is not FAILED any more.
+            The row as it was, with the `message` to send; None if it is no longer FAILED.
         """
         name = "status" if isinstance(failed, JobRow) else "evaluation_status"
         row = self._table.read(failed.job_id, failed.record)
@@ -256,12 +258,12 @@ class Jobs:
 
         Args:
             names: value of `status`, `group` or both.
-            before: where an earlier list ended, as it said.
-            count: how many to list at most.
-            examined: how many rows to look at, at most.
+            before: where the previous list ended, as returned by it.
+            count: the most jobs to list.
+            examined: the most rows to look at.
 
         Returns:
-            The jobs, and where to go on; None at the end.
+            The jobs, and where to continue; None at the end.
         """
         found: list[JobRow] = []
         status, group = names.get("status"), names.get("group")
@@ -276,13 +278,13 @@ class Jobs:
     def _update_unless_held(
         self, job_id: str, values: Row, first: Row, *, now: float
     ) -> tuple[bool, JobRow | None]:
-        """Set attributes of a job that is not finished and not leased.
+        """Set attributes of a job that is neither finished nor leased.
 
         Returns:
-            Whether it did, and the row as it was before (None where there was none), or a finished job's.
+            True and the row as it was before (None if there was none), or False and a finished job's row.
 
         Raises:
-            JobHeld: an owner's lease has not run out.
+            JobHeld: an owner's lease has not expired.
         """
         known: Row = {f":{status.lower()}": status for status in ("QUEUED", "FAILED", "RUNNING", "REJECTED")}
         known |= {":replaced": ImageReplaced.code, ":now": Decimal(str(now))}
@@ -304,7 +306,7 @@ class Jobs:
 
 
 def outcome_of(result: Result) -> dict[str, Any]:
-    """Return what the job row keeps of a result."""
+    """Return the fields of a result that the job row keeps."""
     error = result.error
     return {
         "mask": result.mask,
@@ -330,7 +332,7 @@ def outcome_of(result: Result) -> dict[str, Any]:
 
 
 def placement_of(result: Result) -> dict[str, Any]:
-    """Return what the job row keeps of an image's place and time; only a plate's pages have a `place`."""
+    """Return the image's place and time for the job row; only pages of a plate have a `place`."""
     told = {name: getattr(result, name) for name in Acquired.__struct_fields__}
     if result.plate is None or result.well is None:
         return told
@@ -346,7 +348,7 @@ def placement_of(result: Result) -> dict[str, Any]:
 
 
 def series_of(result: Result) -> list[dict[str, Any]]:
-    """Return a stack's pages for the index by plate, as short as they can be; nothing for a single page."""
+    """Return a stack's pages in short form for the index by plate; an empty list for a single page."""
     if len(result.pages) < 2:
         return []
     return [
@@ -376,7 +378,7 @@ def _lease(owner: str, now: float, seconds: float) -> Row:
 
 def _finished(row: JobRow | None, job_id: str) -> JobRow:
     if row is None:
-        raise _held(job_id)  # its row was deleted in between
+        raise _held(job_id)  # the row was deleted in between
     return row
 
 

@@ -1,10 +1,10 @@
-"""Leads to the jobs of a day: rows by which all jobs are listed, in partitions that spread.
+"""Leads list all jobs, day by day, in rows that spread over many partitions.
 
 The indexes by status and by group hold only the jobs that need attention: QUEUED, REJECTED, FAILED or
-flagged. These are few. All others would meet in one partition there, and DynamoDB gives a partition 1,000
-writes a second. So a job that is taken gets a lead: a row `<time>#<job id>` under `DAY#<day>#<shard>`. Rows
-under `DAYS`, and for a group under `DAYS#<group>`, say which days there are. Rows of earlier releases are
-still in the indexes.
+flagged. These are few. All other jobs would fall into one partition of an index, and DynamoDB allows a
+partition 1,000 writes a second. Therefore each job that is taken gets a lead: a row `<time>#<job id>` under
+`DAY#<day>#<shard>`. Rows under `DAYS`, and for a group under `DAYS#<group>`, list the days with leads.
+Rows of earlier releases are still in the indexes.
 """
 
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from typing import NamedTuple
 from cytomask.records import JOB, STATUSES
 from cytomask.table import MOST_READ_AT_ONCE, Row, Table
 
-INDEXED = ("QUEUED", "REJECTED", "FAILED")  # statuses whose jobs are all in the indexes
-SHARDS = 16  # of a day: of 10,000 jobs a second, each takes 625
+INDEXED = ("QUEUED", "REJECTED", "FAILED")  # the indexes hold all jobs of these statuses
+SHARDS = 16  # partitions of a day; at 10,000 jobs a second each gets 625
 DAY = "DAY#"
 DAYS = "DAYS"
-AT_ONCE = 8  # queries that wait for AWS side by side
+AT_ONCE = 8  # queries in flight at a time
 
 
 class Standing(NamedTuple):
-    """Where a job stands in a list: the time at which it was made, and its id."""
+    """A job's position in a list: the time when it was created, and its id."""
 
     created_at: str
     job_id: str
@@ -68,14 +68,14 @@ class Leads:
         until: str = "",
         before: Standing | None = None,
     ) -> Iterator[Row]:
-        """Read the rows of jobs, the newest first; what was written in the last second may be missing.
+        """Read the rows of jobs, the newest first; rows written in the last second may be missing.
 
         Args:
-            status: of the jobs; None takes any.
-            group: likewise.
+            status: only jobs of this status; None for any.
+            group: only jobs of this group; None for any.
             since: the earliest `created_at`; empty for any.
-            until: the latest.
-            before: take only what follows this place in the list.
+            until: the latest `created_at`; empty for any.
+            before: only jobs that follow this position in the list.
         """
         for row in self.examined(status=status, group=group, since=since, until=until, before=before):
             if status in (None, row["status"]) and group in (None, row.get("group", "")):
@@ -101,7 +101,7 @@ class Leads:
                 yield row
 
     def beginning(self, job_id: str) -> list[str]:
-        """Find ids that begin so among the leads; reading stops at the first day with any."""
+        """Find the ids in the leads that begin with this text; stop at the newest day that has any."""
         for day in self._days(DAYS, "", ""):
             found = {lead["job"] for lead in self._leads(day, "", "") if lead["job"].startswith(job_id)}
             if found:
@@ -116,7 +116,7 @@ class Leads:
             )
 
     def _led(self, group: str | None, since: str, until: str) -> Iterator[Row]:
-        """Read the rows that leads point to; one that a job has left behind is passed over."""
+        """Read the rows that leads point to; skip leads that a job no longer has."""
         days = self._days(DAYS if group is None else _days_of(group), since, until)
         leads = chain.from_iterable(self._leads(day, since, until) for day in days)
         wanted = (lead for lead in leads if group is None or lead.get("label") == group)
@@ -137,7 +137,7 @@ class Leads:
         pages = [
             self._table.newest(_partition(day, shard), since=since, until=f"{until}$" if until else "A")
             for shard in range(SHARDS)
-        ]  # `$` follows the `#` behind a time
+        ]  # in ASCII, `$` follows the `#` that ends a time
         with ThreadPoolExecutor(AT_ONCE) as pool:
             first: list[list[Row]] = list(pool.map(_first_page, pages))
         shards = [chain(begun, chain.from_iterable(more)) for begun, more in zip(first, pages, strict=True)]
@@ -149,7 +149,7 @@ def _first_page(pages: Iterator[list[Row]]) -> list[Row]:
 
 
 def standing_of(row: Row) -> Standing:
-    """Return where a job's row stands in a list."""
+    """Return the position of a job's row in a list."""
     return Standing(row["created_at"], row["job_id"])
 
 

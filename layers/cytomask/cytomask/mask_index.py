@@ -1,8 +1,8 @@
-"""Rows that lead from an image's name to the mask images that may be its ground truth.
+"""Index mask images by the names of the images whose ground truth they may be.
 
 `MASK#<name>` has a row for every mask in the ground-truth bucket that may belong to an image of that name:
 `plate 1/a_cp_masks.TIFF` may belong to `plate 1/a`. Jobs look for masks under `mask:<name>`, because an
-image's key does not tell the name of its ground truth. The names come from `truths.names`.
+image's key does not give the name of its ground truth. `truths.names` derives the names.
 """
 
 from cytomask.addresses import S3Object

@@ -14,11 +14,11 @@ BOUNDARY_TOLERANCE = 2  # pixels
 class Score:
     """Pixels on which masks and their ground truths agree and disagree.
 
-    docs/scores.md has the rules for users; `cytomask.truths` reads ground truths by them:
+    docs/scores.md explains the rules to users. `cytomask.truths` reads ground truths by the same rules:
         - Masks are compared at full resolution. A ground truth of another size or number of pages is
-          rejected with both named; nothing is resized or cropped.
-        - A pixel is cell or it is not. In a ground truth it is cell if it is stored as anything but 0, or
-          lies inside any annotation of a COCO file. Classes are ignored.
+          rejected, and the error names both sizes; nothing is resized or cropped.
+        - A pixel of a ground truth is cell if its stored value is not 0, or if it lies inside any annotation
+          of a COCO file. Classes are ignored.
         - Pixels are counted over all pages of an image first and divided last.
         - Two empty masks agree: every ratio is 1. If only one is empty, every ratio is 0, even where its
           own denominator is 0 (the precision of an empty mask, the recall of an empty ground truth).
@@ -69,7 +69,7 @@ class Score:
 
 @dataclass(frozen=True)
 class BoundaryScore:
-    """Outline pixels of a mask and of its ground truth, and how many of them lie near the other's outline."""
+    """Outline pixels of a mask and its ground truth, and how many lie near the other outline."""
 
     mask: int
     mask_near: int
@@ -87,7 +87,7 @@ class BoundaryScore:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the near shares, 0..1: 1 if neither has an outline, 0 if only one has."""
+        """Harmonic mean of the shares near the other outline, 0..1: 1 without outlines, 0 with only one."""
         if not (self.mask or self.ground_truth):
             return 1.0
         if not (self.mask and self.ground_truth):
@@ -110,7 +110,7 @@ def score(mask: Mask, ground_truth: Mask) -> Score:
 
 
 def score_boundary(mask: Mask, ground_truth: Mask, tolerance: int = BOUNDARY_TOLERANCE) -> BoundaryScore:
-    """Compare the outlines of two masks of the same shape, (H, W) bool, as Csurka et al. 2013 (BMVC) do.
+    """Compare the outlines of two masks of the same shape, (H, W) bool, after Csurka et al. 2013 (BMVC).
 
     The outline of a mask is its cell pixels with a neighbour above, below, left or right that is not cell;
     pixels beyond the page do not count. An outline pixel is near the other mask's outline if one of its
@@ -150,5 +150,5 @@ def _dilate(mask: Mask, radius: int) -> Mask:
 
 
 def confluence(mask: Mask) -> float:
-    """Measure the share of pixels that are cell, 0..1, in a mask of any shape."""
+    """Return the share of cell pixels, 0..1, in a mask of any shape."""
     return float(np.count_nonzero(mask)) / mask.size

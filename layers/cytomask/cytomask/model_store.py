@@ -1,7 +1,7 @@
-"""The weights of a stack's own, in its models bucket, each under the sha256 of its ONNX file.
+"""Read and add the stack's own models in its models bucket, each under the sha256 of its ONNX file.
 
-`models/<sha256>/native/` holds `manifest.json` and the ONNX file that it names. Only the native mode has
-weights of the stack's own; `resize` always uses those in the container.
+`models/<sha256>/native/` holds `manifest.json` and the ONNX file that it names. A stack can have its own
+weights only for `native` mode; `resize` always uses those in the container.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ LARGEST_FILE = 256 * 1024 * 1024  # bytes; the shipped network has 15 million
 
 
 class StoredModel(msgspec.Struct, frozen=True):
-    """What a manifest in the bucket says of its network, as far as the layer needs it.
+    """The part of a stored manifest that the layer needs.
 
     Attributes:
-        name: for people.
-        mode: what the network is for.
+        name: name of the model, shown to people.
+        mode: the mode that the network is for.
         file: name of the ONNX file beside the manifest.
-        sha256: of that file, in hex.
+        sha256: sha256 of that file, in hex.
         threshold: default probability at or above which a pixel is cell, 0..1.
     """
 
@@ -45,7 +45,7 @@ class StoredModel(msgspec.Struct, frozen=True):
 
     @property
     def served(self) -> ServedModel:
-        """What a job's id and a plate take from it."""
+        """The part that job ids and plates use."""
         return ServedModel(self.sha256, self.threshold, self.name)
 
 
@@ -61,14 +61,14 @@ class ModelStore:
         return f"s3://{self._bucket}/{prefix_of(sha256)}"
 
     def describe(self, sha256: str) -> StoredModel:
-        """Read what a model's manifest says; raise ModelUnusable if it is missing or another model's."""
+        """Read a model's manifest; raise ModelUnusable if it is missing or belongs to another model."""
         return self._read_manifest(sha256)[0]
 
     def fetch(self, sha256: str, folder: Path) -> None:
-        """Bring a model's manifest and ONNX file into a folder, unless the same file lies there.
+        """Download a model's manifest and ONNX file into a folder, unless the folder has the same file.
 
         Raises:
-            ModelUnusable: a file is missing, or its sha256 is another.
+            ModelUnusable: a file is missing or has the wrong sha256.
         """
         stored, manifest = self._read_manifest(sha256)
         graph = folder / stored.file
@@ -83,7 +83,7 @@ class ModelStore:
         (folder / MANIFEST).write_bytes(manifest)
 
     def add(self, folder: Path) -> StoredModel:
-        """Upload the model of a folder, the manifest last: what has one is whole.
+        """Upload the model of a folder, with the manifest last, because it marks a complete model.
 
         Raises:
             ModelUnusable: the folder's files do not belong together.
@@ -101,7 +101,7 @@ class ModelStore:
         return stored
 
     def has(self, folder: Path) -> bool:
-        """Tell whether the bucket holds the same model, with the same manifest and a whole ONNX file."""
+        """Tell whether the bucket holds the same model: the same manifest and a complete ONNX file."""
         manifest = (folder / MANIFEST).read_bytes()
         stored = parse_manifest(manifest, str(folder))
         try:
@@ -112,7 +112,7 @@ class ModelStore:
             return False
 
     def all(self) -> Iterator[StoredModel]:
-        """Yield what the bucket holds, except what lacks a usable manifest."""
+        """Yield the bucket's models that have a usable manifest."""
         pages = self._s3.get_paginator("list_objects_v2").paginate(
             Bucket=self._bucket, Prefix=ROOT, Delimiter="/"
         )
@@ -131,7 +131,7 @@ class ModelStore:
         return stored, content
 
     def _read(self, sha256: str, name: str) -> bytes:
-        """Read one file of a model; raise ModelUnusable if it is not there or not ours to read."""
+        """Read one file of a model; raise ModelUnusable if it is missing or we have no right to read it."""
         key = f"{prefix_of(sha256)}{name}"
         try:
             answer = self._s3.get_object(Bucket=self._bucket, Key=key)
@@ -158,7 +158,7 @@ def sha256_of(content: bytes) -> str:
 
 
 def parse_manifest(content: bytes, place: str) -> StoredModel:
-    """Read a manifest; raise ModelUnusable if it is none, or not of a network that a stack can serve."""
+    """Read a manifest; raise ModelUnusable if it is not one, or if a stack cannot serve its network."""
     try:
         stored = msgspec.json.decode(content, type=StoredModel)
     except ValueError as error:

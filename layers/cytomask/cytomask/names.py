@@ -1,12 +1,12 @@
-"""Who writes under an image's own name: a row that lets each writer see the others.
+"""Coordinate the writers of outputs under an image's own name: a row lets each writer see the others.
 
 S3 cannot make a write depend on another object, so a writer checks that its image is the newest, and then
 writes. If the image is overwritten in between, an older mask may lie under the name for a moment. The writer
-checks again after its last write and repairs the name. If it is killed before that, the row still names it:
-a writer that finds another whose time is not up asks for the name to be checked again when it is.
+checks again after its last write and repairs the name. If it is killed before that, the row still lists it.
+A later writer finds it there and sends a message to check the name again once the first writer's time is up.
 docs/decisions/09-newest-image-wins.md has the whole argument.
 
-The row of a name stays: a name without one has never had outputs, which spares its first writer a list call.
+The row of a name stays. A name without a row has never had outputs, which saves its first writer a list call.
 """
 
 import time
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 NAME = "NAME#"
-WRITERS = "WRITERS"  # each of its attributes is a writer, and the time at which it will have ended
+WRITERS = "WRITERS"  # each attribute of this row is a writer and the time when it must have ended
 LONGEST_DELAY_SECONDS = 900  # SQS' own limit, and Lambda's for an invocation
 
 
@@ -36,30 +36,30 @@ class Names:
         queue_url: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Names of a table's stack; `queue_url` is that of the segment queue."""
+        """Use the names in a table; `queue_url` is the segment queue's."""
         self._table = table
         self._sqs = sqs
         self._queue_url = queue_url
         self._clock = clock
 
     def enter(self, image: S3Object, writer: str, *, seconds: float) -> bool:
-        """Announce a writer, before it looks which image is the newest.
+        """Announce a writer, before it checks which image is the newest.
 
         Args:
-            image: whose name it is, in any version.
-            writer: id of its job, or a word.
-            seconds: how long it can work.
+            image: the image whose name it is, in any version.
+            writer: id of the writer's job, or a word.
+            seconds: the longest time that the writer can work.
 
         Returns:
-            Whether anybody was announced here before, so that outputs may lie under the name.
+            Whether any writer was announced before, so that the name may have outputs.
         """
         until = Decimal(str(round(self._clock() + seconds, 3)))
         return bool(self._table.update(f"{NAME}{image.uri}", WRITERS, values={writer: until}))
 
     def others(self, image: S3Object, writer: str) -> float:
-        """Seconds until no other writer can be at work under an image's name; 0 if none can.
+        """Return the seconds until all other writers of an image's name must have ended; 0 if there are none.
 
-        Writers whose time is up are removed.
+        Remove writers whose time is up.
         """
         now, latest = self._clock(), 0.0
         row = self._table.read(f"{NAME}{image.uri}", WRITERS) or {}

@@ -38,10 +38,10 @@ class PlateCounts:
 
         Args:
             placed: attributes of the job's row, from `plate_rows.columns_of`.
-            pages: of the image.
-            masked: whether they have masks; otherwise they were refused, or given up.
-            cost_usd: estimate for the job.
-            expected_pages: of the plate, where the request says so.
+            pages: number of pages of the image.
+            masked: whether they have masks; otherwise they were rejected or failed.
+            cost_usd: estimated cost of the job.
+            expected_pages: pages of the whole plate, if the request gives their number.
         """
         now = timestamp(self._clock())
         if expected_pages is not None:
@@ -62,8 +62,8 @@ class PlateCounts:
     def announce_if_complete(self, summary: PlateSummary) -> bool:
         """Announce a complete plate once; return whether this call did.
 
-        The caller that sets `completed_at` announces. If the topic refuses, the mark is taken back and the
-        fault raised, so that the message's next delivery tries again.
+        The caller that sets `completed_at` announces the plate. If publishing fails, it removes the mark and
+        raises, so that the message's next delivery tries again.
         """
         if not summary.complete or summary.completed_at is not None:
             return False
@@ -91,7 +91,7 @@ def publisher(topic: str, make_client: Callable[[], Any]) -> Publish | None:
         return None
 
     def publish(subject: str, message: str) -> None:
-        # SNS takes printable ASCII only in subjects.
+        # SNS accepts only printable ASCII in subjects.
         ascii_subject = subject.encode("ascii", "replace").decode()
         make_client().publish(TopicArn=topic, Subject=ascii_subject, Message=message)
 

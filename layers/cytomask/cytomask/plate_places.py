@@ -1,4 +1,4 @@
-"""The place of a job's row on its plate, and the pages that the row stands for. Pure."""
+"""Compute the place of a job's row on its plate, and the pages that the row stands for. Pure functions."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,14 +12,15 @@ Row = Mapping[str, Any]
 
 
 def place_of(well: str, site: str | None, time: float | str | None, frame: int | None) -> str:
-    """Return the index's sort key: well, time, site, so that a well's rows come in order of time."""
+    """Return the index's sort key: well, time, site. It sorts a well's rows by time."""
     return f"{well}#{time_of(time, frame, exact=True)}#{site or ''}"
 
 
 def time_of(time: float | str | None, frame: int | None, *, exact: bool = False) -> str:
     """Write a scan's time as text that sorts: hours in eight digits, a date, or the scan's number.
 
-    `exact`: to the second; otherwise a date counts by the hour, because a scan of a plate takes minutes.
+    If `exact`, dates keep their seconds; otherwise they count by the hour, because a scan of a plate takes
+    minutes.
     """
     if isinstance(time, str):
         return time if exact else time[:13]
@@ -29,10 +30,10 @@ def time_of(time: float | str | None, frame: int | None, *, exact: bool = False)
 
 
 def place_row(image: str, pattern: Pattern | None = None) -> dict[str, Any] | None:
-    """Read from an image's address what its row says of plate and well; None if it names no well.
+    """Derive a row's plate attributes from the image's address; None if the address names no well.
 
     Args:
-        image: s3 address.
+        image: the image's address, s3://bucket/key.
         pattern: a user's own naming scheme.
     """
     key = image.split("/", 3)[-1]
@@ -40,7 +41,7 @@ def place_row(image: str, pattern: Pattern | None = None) -> dict[str, Any] | No
 
 
 def columns_of(found: Acquisition) -> dict[str, Any] | None:
-    """Return the row's attributes of an image that is part of a plate; None for any other image."""
+    """Return the row's attributes for an image of a plate; None for any other image."""
     if found.plate is None or found.well is None:
         return None
     told = {
@@ -58,7 +59,7 @@ def columns_of(found: Acquisition) -> dict[str, Any] | None:
 
 
 def places_of(placed: Mapping[str, Any], pages: Iterable[int]) -> list[str]:
-    """List the texts by which a well counts the pages of an image."""
+    """List the text for each page of an image that the well's set of places holds."""
     time = time_of(placed.get("time"), placed.get("frame"), exact=True)
     return [f"{placed.get('site') or ''}#{time}#{page}" for page in pages]
 
@@ -114,7 +115,7 @@ def _of_stack(page: Row, count: int, whole: PlatePage) -> dict[str, Any]:
 
 
 def plain(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Read DynamoDB's typed attributes as plain values, numbers as floats; ten times as fast as boto3."""
+    """Convert DynamoDB's typed attributes to plain values, numbers to floats; ten times as fast as boto3."""
     return {name: _plain(value) for name, value in item.items()}
 
 
@@ -133,5 +134,5 @@ def _plain(typed: Mapping[str, Any]) -> Any:
 
 
 def integer(value: float | None) -> int | None:
-    """Return a number that DynamoDB gave as a float as an int."""
+    """Convert a number from DynamoDB, a float here, to an int."""
     return None if value is None else int(value)

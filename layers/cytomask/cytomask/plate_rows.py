@@ -1,12 +1,12 @@
-"""Plates in the Jobs table: pages through the index `by_plate`, and each plate's counts.
+"""Read and write plates in the Jobs table: pages through the index `by_plate`, and each plate's counts.
 
-A job's row has `plate` and `place` (well, time and site), the keys of the index. Beside the jobs there are
-rows whose `job_id` is
+A job's row has `plate` and `place` (well, time and site), the keys of the index. The table also has rows
+whose `job_id` is
 
 * `PLATES`, with a plate's name as `record`: its counts, to list plates without their pages;
-* `PLATE#<name>`: `WELL#<well>` with the places that ended, and `MAP` with the plate map.
+* `PLATE#<name>`, with the records `WELL#<well>` for the places that ended, and `MAP` for the plate map.
 
-Places are kept as sets, which make counting safe: a page that is delivered repeatedly, in any order, is in
+Places are kept as sets, which makes counting safe: a page that is delivered repeatedly, in any order, is in
 its well's set once.
 """
 
@@ -36,12 +36,14 @@ class PlateSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     Attributes:
         plate: its name.
-        wells, scans: how many have pages. Dates count by the hour, because a scan takes minutes.
+        wells, scans: number of wells and scans with pages. Dates count by the hour, because a scan takes
+            minutes.
         first, last: time of the first and the last scan: hours, or ISO dates to the hour.
-        pages: that have a mask. `failed`: that were rejected or failed for good.
-        expected_pages: of the whole experiment, if a request or a plate map told.
+        pages: number of pages with a mask.
+        failed: number of pages that were rejected or failed for good.
+        expected_pages: pages of the whole experiment, if a request or a plate map gives their number.
         completed_at: when the last expected page ended.
-        cost_usd: estimate for all its jobs, repeats among them.
+        cost_usd: estimated cost of all its jobs, including repeats.
     """
 
     plate: str
@@ -92,12 +94,12 @@ class Plates:
 
         Args:
             plate: its name.
-            well: as `B02`.
+            well: name of the well, such as `B02`.
             places: one text for each page: site, time and number in the stack.
-            times: as `time_of` writes them.
-            masked: whether the pages have masks; otherwise they were refused or given up.
-            cost_usd: estimate for the job.
-            now: ISO 8601.
+            times: times as `time_of` writes them.
+            masked: whether the pages have masks; otherwise they were rejected or failed.
+            cost_usd: estimated cost of the job.
+            now: time in ISO 8601.
         """
         self._make(plate, now)
         ended, failed, cost = self._note_well(plate, well, places, masked, cost_usd)
@@ -114,13 +116,13 @@ class Plates:
                 ":now": {"S": now},
                 **({":times": {"SS": sorted(times)}} if times else {}),
             },
-            # Of two counts of one well that overtake each other, the larger stays.
+            # If two counts of one well arrive in the wrong order, the larger one stays.
             condition="attribute_not_exists(ended.#well) OR ended.#well <= :ended",
         )
         return _summary(row) if row is not None else self.summary(plate) or PlateSummary(plate=plate)
 
     def place(self, job_id: str, values: Row) -> bool:
-        """Set plate, place and the rest in a job's row; False if the row is gone or has a plate."""
+        """Set plate, place and the rest in a job's row; return False if the row is gone or has a plate."""
         named = {f"#{name}": name for name in values}
         expression = "SET " + ", ".join(f"#{name} = :{name}" for name in values)
         placed = self._update(
@@ -134,7 +136,7 @@ class Plates:
         return placed is not None
 
     def expect(self, plate: str, pages: int, *, now: str) -> PlateSummary:
-        """Note how many pages a plate will have."""
+        """Store how many pages a plate will have."""
         self._make(plate, now)
         row = self._update(
             LIST,
@@ -145,7 +147,7 @@ class Plates:
         return _summary(row or {})
 
     def claim_completion(self, plate: str, *, now: str) -> bool:
-        """Note that a plate is complete; True for the one caller who noted it first."""
+        """Mark a plate as complete; return True only to the caller who did so first."""
         claimed = self._update(
             LIST,
             plate,
@@ -156,7 +158,7 @@ class Plates:
         return claimed is not None
 
     def give_completion_back(self, plate: str) -> None:
-        """Let the next page announce the completion, because this announcement could not be sent."""
+        """Remove the mark, so that the next page announces the plate: this announcement could not be sent."""
         self._update(LIST, plate, expression="REMOVE completed_at")
 
     def summaries(self) -> Iterator[PlateSummary]:
@@ -174,7 +176,7 @@ class Plates:
         return _summary(row) if row else None
 
     def put_map(self, plate: str, stored: StoredMap, *, now: str) -> None:
-        """Store a plate's map, in place of an earlier one."""
+        """Store a plate's map, replacing an earlier one."""
         self._make(plate, now)
         self._dynamodb.put_item(
             TableName=self._table,
@@ -192,7 +194,7 @@ class Plates:
         return msgspec.json.decode(row["content"], type=StoredMap) if row else None
 
     def pages(self, plate: str, well: str | None = None) -> Iterator[PlatePage]:
-        """Read the pages of a plate, or of a well, by well, site and time; a second late, as indexes are."""
+        """Read the pages of a plate or a well, by well, site and time; the index may lag by a second."""
         asked = _query(plate, well)
         return (page for rows in self._pages_of(asked) for row in rows for page in pages_of_row(row))
 
@@ -203,12 +205,12 @@ class Plates:
 
         Args:
             plate: its name.
-            well: only of this well.
-            start: where an earlier answer ended.
+            well: only pages of this well.
+            start: where the previous answer ended.
             count: how many jobs to read; a stack has several pages.
 
         Returns:
-            The pages, and where to go on; None at the end.
+            The pages, and where to continue; None at the end.
         """
         asked = _query(plate, well) | {"Limit": count}
         if start:
@@ -219,7 +221,7 @@ class Plates:
         return pages, plain(end) if end else None
 
     def _make(self, plate: str, now: str) -> None:
-        """Add the plate's row unless it exists, because fields within it can be set only then."""
+        """Add the plate's row unless it exists: nested fields can be set only in an existing row."""
         if plate in self._known:
             return
         try:
@@ -268,7 +270,7 @@ class Plates:
         names: Mapping[str, str] | None = None,
         condition: str | None = None,
     ) -> Row | None:
-        """Update a row; return it as it is now, None where the condition is not met."""
+        """Update a row; return it as it is now, or None if the condition is not met."""
         asked: dict[str, Any] = {"ConditionExpression": condition} if condition else {}
         asked |= {"ExpressionAttributeNames": names} if names else {}
         asked |= {"ExpressionAttributeValues": values} if values else {}
@@ -295,7 +297,7 @@ class Plates:
         return plain(answer["Item"]) if "Item" in answer else None
 
     def _pages_of(self, asked: Mapping[str, Any]) -> Iterator[list[Row]]:
-        """Query page by page of 1 MB."""
+        """Query in pages of 1 MB."""
         for answer in self._dynamodb.get_paginator("query").paginate(TableName=self._table, **asked):
             yield [plain(item) for item in answer["Items"]]
 
@@ -312,7 +314,7 @@ def note_row(plates: Plates, row: JobRow, placed: Mapping[str, Any]) -> None:
             cost_usd=row.estimated_cost_usd or 0.0,
             now=row.updated_at or row.created_at,
         )
-    plates.place(row.job_id, placed)  # last: a run that was stopped in between does both again
+    plates.place(row.job_id, placed)  # last, so that a run that stops in between repeats both
 
 
 def _typed(value: float | str) -> dict[str, str]:
@@ -320,7 +322,7 @@ def _typed(value: float | str) -> dict[str, str]:
 
 
 def _decimal(value: float) -> str:
-    """A number without an exponent, to a billionth."""
+    """Format a number to a billionth, without an exponent."""
     return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
@@ -356,7 +358,7 @@ def _summary(row: Row) -> PlateSummary:
 
 
 def _told(time: str) -> float | str:
-    """A scan's time as `time_of` wrote it: hours as a number."""
+    """Read a scan's time as `time_of` wrote it; hours become a number."""
     return float(time) if time[4:5] != "-" and not time.startswith("n") else time
 
 

@@ -1,7 +1,7 @@
-"""A plate's report as tables: one tidy row a page, one row a well, one a condition, and a grid for GraphPad.
+"""Write a plate's report as tables: a row per page, well and condition, and a grid for GraphPad Prism.
 
-Each table is text with commas, ready for R, pandas or a spreadsheet; the grid has tabs, which GraphPad Prism
-pastes. A cell that begins like a formula is marked as text, because keys come from elsewhere.
+The tables are CSV, for R, pandas or a spreadsheet; the grid has tabs, to paste into Prism. A cell that begins
+like a formula is marked as text, because keys come from users.
 """
 
 from collections.abc import Iterable, Sequence
@@ -114,10 +114,10 @@ def conditions_csv(report: PlateReport) -> str:
 
 
 def prism_grid(report: PlateReport) -> str:
-    """Confluence with time down and wells across, replicates of a condition side by side.
+    """Write confluence with time down and wells across, replicates of a condition side by side.
 
-    The first line names each column by its condition, or by its well without a plate map, as Prism's
-    XY tables with replicates want it.
+    The first line names each column by its condition, or by its well if there is no plate map, as Prism's
+    XY tables with replicates expect.
     """
     wells = list(report.wells.values())
     if report.conditions:
@@ -135,10 +135,10 @@ def prism_grid(report: PlateReport) -> str:
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ",") -> str:
-    """The table as text; lines end as spreadsheets want them."""
+    """Write a table as text, with the line ends that spreadsheets expect."""
     return "".join(csv_line(row, delimiter, end="\n") for row in [header, *rows])
 
 
 def _number(value: float | None, digits: int = 6) -> str | None:
-    """A number without noise in its last digits; None stays empty."""
+    """Format a number without noise in its last digits; None stays None."""
     return None if value is None else f"{value:.{digits}g}"

@@ -1,6 +1,6 @@
 """Typed results and rows: the result JSON of a job, its row, and the rows of its evaluations.
 
-docs/result.schema.json and docs/rows.schema.json are made from these structs (`python -m cytomask.records`).
+`python -m cytomask.records` makes docs/result.schema.json and docs/rows.schema.json from these structs.
 A field that does not apply is absent, both in JSON and in DynamoDB.
 """
 
@@ -23,21 +23,21 @@ LONGEST_ERROR = 2000  # characters: a row has room for 400 KB, most of it for th
 
 
 class Flag(msgspec.Struct, frozen=True):
-    """A doubt about a page's quality: its name, and the value that raised it."""
+    """A warning about a page's quality: its name, and the value that raised it."""
 
     name: str
     value: float
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """Why a job was rejected: a code that never changes, and a sentence."""
+    """Why a job was rejected: a stable code, and a sentence."""
 
     code: str
     message: str
 
 
 class ImageIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Which object was segmented. `etag` without quotes; `uploaded_at` as S3 gives it, in whole seconds."""
+    """The object that was segmented. `etag` has no quotes; `uploaded_at` is S3's time, in whole seconds."""
 
     uri: str
     bucket: str
@@ -60,7 +60,7 @@ class ImageIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelIdentity(msgspec.Struct, frozen=True):
-    """Which network made the mask."""
+    """The network that made the mask."""
 
     name: str
     sha256: str
@@ -68,7 +68,7 @@ class ModelIdentity(msgspec.Struct, frozen=True):
 
 
 class Tiling(msgspec.Struct, frozen=True):
-    """How a page was cut: number of tiles, side and overlap of each in pixels."""
+    """How a page was cut into tiles: their number, and side and overlap in pixels."""
 
     count: int
     tile: int
@@ -79,11 +79,11 @@ class Acquired(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Where and when an image was taken.
 
     Attributes:
-        well: as `B02`.
+        well: name of the well, such as `B02`.
         site: field of view within the well; a crop or a plane follows after a dot.
         time: elapsed hours, or an ISO date.
-        frame: number of the scan, where names count scans and tell no time.
-        placed_by: what told all this: `request`, a naming scheme, `pattern`, `ome`, `tiff`.
+        frame: number of the scan, if file names count scans instead of giving times.
+        placed_by: source of all this: `request`, the name of a naming scheme, `pattern`, `ome` or `tiff`.
     """
 
     plate: str | None = None
@@ -97,21 +97,21 @@ class Acquired(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What is known of one page.
+    """The result of one page.
 
     Attributes:
         page: its number in the stack, counted from 0.
-        dtype: of the pixels as they were stored.
-        time: of a stack over time: elapsed hours, or an ISO date.
+        dtype: type of the stored pixels.
+        time: time of the page in a time series: elapsed hours, or an ISO date.
         confluence: cell pixels over all pixels, 0..1, at the job's threshold.
         confluence_low, confluence_high: the same at the thresholds 0.7 and 0.3.
         tiles: null in `resize` mode.
-        quality: doubts about the page, if any.
-        orientation: what the file says, as EXIF and TIFF count it: 1 is upright.
-        turned: whether the page was turned by it.
-        pixel_size_um: width and height of a pixel in micrometres, where the request or the file says so.
-        cell_area_mm2: what the cells of the page cover, where the size of a pixel is known.
-        mask, probability, overlay, rois, geojson, labels, labels_table, ome: where each output lies; each has
+        quality: warnings about the page's quality, if any.
+        orientation: the file's orientation tag, numbered as in EXIF and TIFF: 1 is upright.
+        turned: whether the page was turned upright by that tag.
+        pixel_size_um: width and height of a pixel in micrometres, if the request or the file gives them.
+        cell_area_mm2: area of the page's cells, if the size of a pixel is known.
+        mask, probability, overlay, rois, geojson, labels, labels_table, ome: address of each output; each has
             an ETag beside it.
     """
 
@@ -147,7 +147,7 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     ome_etag: str | None = None
 
     def outputs(self) -> dict[str, str | None]:
-        """Map the address of each output that was written to its ETag."""
+        """Map the address of each written output to its ETag."""
         etags = [name for name in self.__struct_fields__ if name.endswith("_etag")]
         written = {getattr(self, name.removesuffix("_etag")): getattr(self, name) for name in etags}
         return {uri: etag for uri, etag in written.items() if uri}
@@ -157,12 +157,12 @@ class Result(Acquired, kw_only=True, omit_defaults=True):
     """The result JSON: a job's outcome, and how its mask was made.
 
     Attributes:
-        job_id, image, group, result: absent for an image that came in an HTTP body.
-        mask: of the first page; null where `outputs` leaves masks out.
-        confluence: over the pixels of all pages.
-        cell_area_mm2: what the cells of all pages cover, where the size of a pixel is known.
-        message: the beginning of a message that named no image.
-        parameters: the request's, with the threshold that decided.
+        job_id, image, group, result: absent if the image came in an HTTP body.
+        mask: address of the first page's mask; null if `outputs` leaves masks out.
+        confluence: confluence over the pixels of all pages.
+        cell_area_mm2: area of all pages' cells, if the size of a pixel is known.
+        message: the beginning of the message, if it named no image.
+        parameters: the request's parameters, with the threshold that was used.
     """
 
     status: Literal["SUCCEEDED", "REJECTED"]
@@ -189,7 +189,7 @@ class Result(Acquired, kw_only=True, omit_defaults=True):
     estimated_cost_usd: float | None = None
 
     def shown(self) -> dict[str, Any]:
-        """Return the result as JSON has it, with empty `pages` and with a `mask` that is null."""
+        """Return the result as plain JSON values; `pages` may be empty and `mask` null."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         if self.image or self.pages:
             fields.setdefault("pages", [])
@@ -199,7 +199,7 @@ class Result(Acquired, kw_only=True, omit_defaults=True):
 
     @property
     def pixels(self) -> int:
-        """Pixels of all pages."""
+        """Number of pixels of all pages."""
         return sum(page.height * page.width for page in self.pages)
 
 
@@ -207,16 +207,17 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
     """A job's row in the Jobs table; its `record` is `JOB`. Times are ISO 8601 in UTC with milliseconds.
 
     Attributes:
-        attempt: how often the job was begun anew, by a redrive or because its outputs were gone.
-        message: to send again, of a FAILED job; or the beginning of an unreadable message.
-        ground_truth: of the notice of a COCO file that was never indexed.
-        owner, lease_until: the invocation that works on it, and the end of its lease, in seconds since 1970.
-        quality, quality_values: the names of the quality flags, and the number behind each.
-        cell_area_mm2: what the cells of all pages cover, where the size of a pixel is known.
-        milliseconds: that the job took.
+        attempt: how often the job was started again, by a redrive or because its outputs were gone.
+        message: a FAILED job's message, to send it again; or the beginning of an unreadable message.
+        ground_truth: address of a COCO file that was never indexed, if the row stands for its notification.
+        owner, lease_until: the invocation that holds the lease, and the lease's end in seconds since 1970.
+        quality, quality_values: names of the quality flags, and the value of each.
+        cell_area_mm2: area of all pages' cells, if the size of a pixel is known.
+        milliseconds: duration of the job.
         place: sort key of the index by plate: well, time and site.
-        pixels: of all pages. `series`: the pages of a stack, each with its time, confluence and mask.
-        iou: of the newest score, of an image that is part of a plate.
+        pixels: number of pixels of all pages.
+        series: the pages of a stack, each with its time, confluence and mask.
+        iou: newest score, if the image is part of a plate.
     """
 
     job_id: str
@@ -256,12 +257,12 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
 
 
 class Scores(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """How a mask compares with its ground truth.
+    """A mask's scores against its ground truth.
 
     Attributes:
-        boundary_f1: of the outlines, which match within `boundary_tolerance` pixels.
-        confluence, true_confluence: cell pixels over all pixels, of the mask and of the truth.
-        ground_truth_mask: where the truth lies as a mask, if it came as a COCO file.
+        boundary_f1: F1 of the outlines; they match within `boundary_tolerance` pixels.
+        confluence, true_confluence: cell pixels over all pixels, of the mask and of the ground truth.
+        ground_truth_mask: address of the ground truth as a mask, if it came as a COCO file.
     """
 
     true_positive: int | None = None
@@ -282,7 +283,7 @@ class EvaluationRow(Scores, kw_only=True, omit_defaults=True):
     """An evaluation's row: its `record` is `EVAL#` and the ground truth's version, or `EVAL#awaiting`.
 
     Attributes:
-        status: FAILED while the evaluation is, so that the index by status lists it beside failed jobs.
+        status: FAILED while the evaluation is FAILED, so that the index by status lists it with failed jobs.
     """
 
     job_id: str
@@ -305,9 +306,9 @@ class Scorable(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A job whose mask can be scored.
 
     Attributes:
-        group: read from the job's row where it is None.
-        etag: of the image, by which the same image is known under another address.
-        created_at: when it began to look for its ground truth.
+        group: label to report by; None means that the job's row has it.
+        etag: ETag of the image, which identifies the same image under another address.
+        created_at: when the job began to look for its ground truth.
     """
 
     job_id: str
@@ -320,13 +321,13 @@ class Scorable(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 def cut(error: object) -> str:
-    """Shorten an error's text to what a row has room for."""
+    """Shorten an error's text to fit into a row."""
     text = str(error)
     return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 1]}…"
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Describe results and rows as JSON Schemas, by file name."""
+    """Return the JSON Schemas of results and rows, by file name."""
     draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     (result,), parts = msgspec.json.schema_components([Result], ref_template="#/$defs/{name}")
     rows, row_parts = msgspec.json.schema_components([JobRow, EvaluationRow], ref_template="#/$defs/{name}")
@@ -338,7 +339,7 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 
 def _dedented(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Remove the indentation of docstrings, as Python 3.13 does by itself."""
+    """Remove the indentation of docstrings, which Python 3.13 does itself."""
     return {
         name: part | ({"description": cleandoc(part["description"])} if "description" in part else {})
         for name, part in parts.items()

@@ -1,4 +1,4 @@
-"""Which networks the stack serves, for the functions that name jobs without running them."""
+"""Describe the networks that the stack serves, for functions that compute job ids but run no jobs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ MANIFESTS = Path(__file__).parent
 
 
 class Model(Protocol):
-    """What a job's id takes from a network's manifest. `threshold`: the network's own, 0..1."""
+    """The part of a network's manifest that a job's id needs. `threshold` is the network's own, 0..1."""
 
     @property
     def sha256(self) -> str: ...  # noqa: D102 - told above
@@ -24,7 +24,7 @@ class Model(Protocol):
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """The same, read from a manifest. `name` is for people."""
+    """The same, read from a manifest, with the name to show to people."""
 
     sha256: str
     threshold: float
@@ -43,6 +43,6 @@ def read_served_models() -> Mapping[Mode, ServedModel]:
 
 
 def work_of(request: SegmentRequest, models: ServedModels) -> Work:
-    """Join a request, of a known version of its image, with the network that its mode asks for."""
+    """Combine a request for a known version of its image with the network of its mode."""
     model = models[request.parameters.mode]
     return Work(request, model.sha256, model.threshold)

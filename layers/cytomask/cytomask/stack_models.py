@@ -1,7 +1,7 @@
-"""Which network segments an image: the one that its plate began with, or the stack's present one.
+"""Choose the network that segments an image: the one that its plate began with, or the stack's current one.
 
-A growth curve must not have a step where the model changed. The first image of a plate therefore pins the
-plate to the present model, in the row `PLATE#<name>`, `MODEL` of the Jobs table.
+A change of model must not cause a step in a growth curve. The first image of a plate therefore pins the plate
+to the current model, in the row `PLATE#<name>`, `MODEL` of the Jobs table.
 """
 
 import time
@@ -28,22 +28,22 @@ class Pins:
         self._clock = clock
 
     def read(self, plate: str) -> ServedModel | None:
-        """Return the model that a plate is pinned to; None for a plate without one."""
+        """Return the model that a plate is pinned to, or None."""
         row = self._table.read(_of_plate(plate), MODEL)
         return msgspec.convert(row, ServedModel, strict=False) if row else None
 
     def begin(self, plate: str, model: ServedModel) -> ServedModel:
-        """Pin a plate to a model unless it has one; return the one that it has."""
+        """Pin a plate to a model unless it is pinned; return the model it is pinned to."""
         return self.read(plate) or msgspec.convert(
             self._table.add(self._row(plate, model)), ServedModel, strict=False
         )
 
     def pin(self, plate: str, model: ServedModel) -> None:
-        """Pin a plate to a model, whatever it had."""
+        """Pin a plate to a model, replacing an earlier pin."""
         self._table.put(self._row(plate, model))
 
     def unpin(self, plate: str) -> bool:
-        """Let the next image of a plate pin it anew; return False if it had no pin."""
+        """Remove a plate's pin, so that its next image sets a new one; return False if it had none."""
         return self._table.delete_if(
             _of_plate(plate), MODEL, condition="sha256 <> :none", given={":none": "-"}
         )
@@ -59,7 +59,7 @@ class Pins:
 
 
 class StackModels:
-    """The models of each request, for who names jobs without running them."""
+    """Chooses the models of each request, for code that computes job ids without running the jobs."""
 
     def __init__(
         self,
@@ -67,14 +67,14 @@ class StackModels:
         pin_of: Callable[[str], ServedModel | None],
         pattern: Pattern | None,
     ) -> None:
-        """Keep the present models, what reads a plate's pin, and the user's own naming scheme."""
+        """Keep the current models, the function that reads a plate's pin, and the user's naming scheme."""
         self._current = current
         self._pin_of = pin_of
         self._pattern = pattern
 
     @property
     def current(self) -> ServedModels:
-        """The models that segment unless a plate is pinned to another, by mode."""
+        """The models, by mode, of images whose plate is not pinned to another."""
         return self._current
 
     def of(self, request: SegmentRequest) -> ServedModels:
@@ -85,9 +85,9 @@ class StackModels:
 
 
 def plate_of(request: SegmentRequest, pattern: Pattern | None) -> str | None:
-    """Return the plate that a request's image is counted on and pinned by; None if on none.
+    """Return the plate whose pin applies to a request and which counts its image; None if there is none.
 
-    A request for the mode `resize` is pinned to nothing: its network is always the container's.
+    A request for `resize` mode is never pinned: its network is always the container's.
     """
     if request.parameters.mode != MODE:
         return None
@@ -96,18 +96,18 @@ def plate_of(request: SegmentRequest, pattern: Pattern | None) -> str | None:
 
 
 def read_current(store: ModelStore, named: str) -> ServedModels:
-    """Return the models that segment unless a plate is pinned to another, by mode.
+    """Return the models, by mode, of images whose plate is not pinned to another.
 
     Args:
         store: the models bucket.
-        named: the stack's parameter Model.
+        named: value of the stack's parameter Model.
     """
     baked_in = read_served_models()
     if named == BAKED_IN:
         return baked_in
     try:
         return {**baked_in, MODE: store.describe(named).served}
-    except ModelUnusable:  # the segment function falls back to the same, and alarms
+    except ModelUnusable:  # the segment function falls back to the same model and raises an alarm
         return baked_in
 
 

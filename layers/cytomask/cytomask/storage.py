@@ -1,4 +1,4 @@
-"""Objects in S3: which version an image is, its bytes, and outputs that never go backwards."""
+"""Read and write objects in S3: an image's version, its bytes, and outputs that only newer images replace."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,9 @@ CONTENT_TYPES = {
     "zip": "application/zip",
 }
 WRITE_ATTEMPTS = 10
-# The ETag of an object that S3 will not describe: it answers HEAD by 400 and says why only to GET.
+# Stands for the ETag of an object that S3 refuses to describe: HEAD gets 400, and only GET says why.
 UNDESCRIBED = "undescribed"
-# Answers of status 400 that a retry can mend; any other is final.
+# Codes of status 400 that a retry can mend; all others are final.
 PASSING_400 = {
     "BandwidthLimitExceeded",
     "ExpiredToken",
@@ -47,52 +47,52 @@ PASSING_400 = {
 
 
 class SupersededError(Exception):
-    """The image is not the newest under its name (any more); its outputs must not lie there."""
+    """The image is not, or no longer, the newest under its name, so its outputs must not be written there."""
 
 
 class NameTakenError(Exception):
-    """Outputs lie under a name that was believed to be new."""
+    """A name that should be new already has outputs."""
 
 
 class Download:
-    """An object that was looked up, and its bytes on their way, if S3 gives them to us."""
+    """An object that was looked up, and the open download of its bytes if S3 allows it."""
 
     def __init__(self, found: S3Object | None, answer: "GetObjectOutputTypeDef | None" = None) -> None:
-        """Keep what `Storage.fetch` found."""
+        """Keep the object and the answer that `Storage.fetch` got."""
         self.object = found
         self._answer = answer
 
     @property
     def began(self) -> bool:
-        """Whether the bytes are on their way."""
+        """Whether the download has started."""
         return self._answer is not None
 
     def read(self, limits: Limits) -> bytes:
-        """Read the bytes; raise EmptyImage or ImageTooLarge by the length before they are fetched."""
+        """Read the bytes; raise EmptyImage or ImageTooLarge before that if the length is wrong."""
         if self._answer is None or self.object is None:
-            raise TypeError("no bytes are on their way; use `Storage.read_image`")
+            raise TypeError("no download has started; use `Storage.read_image`")
         with self._answer["Body"] as body:
             require_size(self._answer["ContentLength"], self.object.uri, limits)
             return body.read()
 
     def close(self) -> None:
-        """Give up the bytes that were not read."""
+        """Close the download; unread bytes are lost."""
         if self._answer is not None:
             self._answer["Body"].close()
 
 
 class Storage:
-    """What the functions do with S3. Faults of S3 that a retry can mend pass through as ClientError."""
+    """The functions' access to S3. Faults that a retry can mend pass through as ClientError."""
 
     def __init__(self, s3: "S3Client") -> None:
         self._s3 = s3
 
     def find(self, wanted: S3Object) -> S3Object | None:
-        """Look an object up: return it with its current ETag and version, or None if it does not exist.
+        """Look up an object: return it with its current ETag and version, or None if it does not exist.
 
         Raises:
-            InvalidRequest: no object can be called so.
-            ClientError: any answer but "not there"; a 403 is a matter of rights, which somebody may mend.
+            InvalidRequest: the key is invalid in S3.
+            ClientError: any other error; a 403 may pass once somebody grants the right.
         """
         try:
             head = self._s3.head_object(Bucket=wanted.bucket, Key=wanted.key, **_version(wanted))
@@ -101,7 +101,7 @@ class Storage:
                 f"S3 cannot hold an object called {wanted.uri[:300]}; correct the address"
             ) from error
         except ClientError as error:
-            # A version id that S3 cannot have given is answered by 400, and names nothing either.
+            # S3 answers 400 to a version id that it never issues; no object has it.
             if _status(error) in (404, 405) or (_status(error) == 400 and wanted.version_id):
                 return None
             if _status(error) == 400 and _code(error) not in PASSING_400:
@@ -110,7 +110,7 @@ class Storage:
         return _found(wanted, head)
 
     def fetch(self, wanted: S3Object) -> Download:
-        """Look an object up as `find` does, and begin to fetch its bytes with the same call.
+        """Look up an object as `find` does, and start its download with the same call.
 
         Raises:
             InvalidRequest, ClientError: as `find`.
@@ -118,11 +118,11 @@ class Storage:
         try:
             answer = self._s3.get_object(Bucket=wanted.bucket, Key=wanted.key, **_version(wanted))
         except (ParamValidationError, ClientError):
-            return Download(self.find(wanted))  # which tells what is the matter
+            return Download(self.find(wanted))  # `find` tells a missing object from other errors
         return Download(_found(wanted, answer), answer)
 
     def _find_by_get(self, wanted: S3Object) -> S3Object | None:
-        """Look up an object that S3 will not describe: it says why only in its answer to GET."""
+        """Look up an object that S3 refuses to describe, with GET, whose answer says why."""
         try:
             answer = self._s3.get_object(Bucket=wanted.bucket, Key=wanted.key)
         except ClientError as error:
@@ -135,7 +135,7 @@ class Storage:
         return _found(wanted, answer)
 
     def is_newest(self, image: S3Object) -> bool:
-        """Tell whether an image still lies under its key; one that was not found stands for "nothing"."""
+        """Tell whether the key still holds this image; an image that was not found means an empty key."""
         newest = self.find(S3Object(image.bucket, image.key))
         return newest == (image if image.was_found else None)
 
@@ -143,9 +143,9 @@ class Storage:
         """Read the bytes of exactly this version, within the limits.
 
         Raises:
-            EmptyImage, ImageTooLarge: by its length, before the bytes are fetched.
+            EmptyImage, ImageTooLarge: its length is wrong; raised before the bytes are read.
             ImageNotFound, ImageReplaced: it was deleted or overwritten since it was found.
-            ImageLocked: S3 keeps its bytes from us for good.
+            ImageLocked: S3 refuses its bytes, and a retry cannot help.
         """
         answer = self._get(image)
         with answer["Body"] as body:
@@ -155,10 +155,11 @@ class Storage:
     def read_coco(self, coco: S3Object) -> tuple[bytes, str]:
         """Read the bytes of exactly this version, and the prefix of the images that it is meant for.
 
-        The prefix is the object's metadata `images`, percent-encoded as metadata has to be; empty means all.
+        The prefix is the object's metadata `images`, percent-encoded because metadata allows only ASCII;
+        empty means all images.
 
         Raises:
-            UnreadableCoco: by its length, before the bytes are fetched.
+            UnreadableCoco: it is too long; raised before the bytes are read.
             ImageNotFound, ImageReplaced, ImageLocked: as `read_image`.
         """
         answer = self._get(coco)
@@ -184,7 +185,7 @@ class Storage:
             raise
 
     def read_output(self, bucket: str, key: str) -> bytes | None:
-        """Read an output written earlier; None where there is none."""
+        """Read an output; None if there is none."""
         try:
             with self._s3.get_object(Bucket=bucket, Key=key)["Body"] as body:
                 return body.read()
@@ -194,7 +195,7 @@ class Storage:
             raise
 
     def whole_result(self, bucket: str, prefix: str, job_id: str) -> Result | None:
-        """Read a job's result under a prefix; None if it, or any output of it, is gone or another job's."""
+        """Read a job's result under a prefix; None if it or one of its outputs is gone or another job's."""
         stored = self.read_output(bucket, output_key(prefix, RESULT))
         try:
             result = msgspec.json.decode(stored, type=Result) if stored else None
@@ -208,16 +209,16 @@ class Storage:
         return result if {S3Object(bucket, key).uri: etag for key, etag in lying.items()} == written else None
 
     def outputs(self, bucket: str, prefix: str) -> dict[str, str]:
-        """List what a job wrote under a prefix: result and pictures, as key -> ETag.
+        """List a job's result and pictures under a prefix, as key -> ETag.
 
-        Keys of other images may begin alike (`a.tif` and `a.tif.png`). Where they are too many for one
-        answer of S3, the few names that a job can write are looked for one by one.
+        Other images' keys may begin with the same prefix (`a.tif` and `a.tif.png`). If there are too many for
+        one answer of S3, look up the few names that a job can write one by one.
         """
         try:
             answer = self._s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}.")
         except ClientError as error:
             if _status(error) == 404:
-                return {}  # there is no such bucket
+                return {}  # the bucket does not exist
             raise
         found = {each["Key"]: each["ETag"].strip('"') for each in answer.get("Contents", [])}
         if answer.get("IsTruncated"):
@@ -242,7 +243,7 @@ class Storage:
         return {each.key: each.version for each in found if each}
 
     def write(self, bucket: str, key: str, body: bytes) -> S3Object:
-        """Write an output over whatever lies there."""
+        """Write an output, replacing any earlier one."""
         return self._put(S3Object(bucket, key), body, {})
 
     def write_named(
@@ -250,21 +251,21 @@ class Storage:
     ) -> S3Object:
         """Write an output under an image's name, only while that image is the newest.
 
-        The order is what makes it safe: see that the image is still the newest, then write on the condition
-        that nothing lies there. If something does, note it, look at the image again, and write on the
-        condition that nothing else was written in between (S3's conditional writes,
+        The order makes this safe: check that the image is still the newest, then write on the condition that
+        the key is free. If it is not, note the object there, check the image again, and write on the
+        condition that the key still holds that object (S3's conditional writes,
         docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
 
         Args:
-            place: bucket and key.
-            body: to write.
+            place: bucket and key of the output.
+            body: the bytes to write.
             named_after: the image.
-            new: nothing should lie under the name.
-            look: whether to look at the image before the first attempt.
+            new: whether the name should have no outputs yet.
+            look: whether to check the image before the first attempt.
 
         Raises:
             SupersededError: a newer image has taken the name.
-            NameTakenError: something lies under a new name after all.
+            NameTakenError: a name that should be new has outputs.
         """
         condition: dict[str, Any] = {"IfNoneMatch": "*"}
         if look and not self.is_newest(named_after):
@@ -294,7 +295,7 @@ class Storage:
         """Remove all outputs under an image's name, only while that image is the newest.
 
         Returns:
-            Whether there were any.
+            Whether there were any outputs.
 
         Raises:
             SupersededError: a newer image has taken the name.
@@ -336,12 +337,12 @@ def _is_output(suffix: str) -> bool:
 
 
 def _overtaken(error: ClientError) -> bool:
-    """Whether a conditional write lost to another writer or to a deletion."""
+    """Tell whether a conditional write lost to another writer or to a deletion."""
     return _status(error) in (409, 412) or _code(error) == "NoSuchKey"
 
 
 def _locked(error: ClientError) -> str | None:
-    """Why S3 keeps an object's bytes from us for good, and what to do; None where a retry may help."""
+    """Say why S3 refuses an object's bytes for good and what to do; None if a retry may help."""
     code = _code(error)
     if code == "InvalidObjectState":
         return "is archived (S3 Glacier); restore it, then send it again"

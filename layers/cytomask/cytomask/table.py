@@ -1,6 +1,7 @@
-"""Rows of one DynamoDB table with the keys `job_id` and `record`. Other modules give the rows their meaning.
+"""Read and write rows of one DynamoDB table with the keys `job_id` and `record`.
 
-None removes an attribute, and so does an empty string, because an index key must not be empty.
+Other modules define the rows. Writing None or an empty string removes an attribute, because an index key must
+not be empty.
 """
 
 import hashlib
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 MOST_READ_AT_ONCE = 100  # rows that DynamoDB returns for one BatchGetItem
-LONGEST_SORT_KEY = 1024  # bytes, DynamoDB's own limit; a partition key may have twice as many
+LONGEST_SORT_KEY = 1024  # bytes, DynamoDB's limit; a partition key may be twice as long
 
 
 class ConditionFailed(Exception):
-    """A row was not as a conditional write wanted it."""
+    """The row did not meet the condition of a write."""
 
 
 class Table:
@@ -49,9 +50,9 @@ class Table:
         return (_plain(item) for page in pages for item in page["Items"])
 
     def newest(self, job_id: str, *, since: str, until: str) -> Iterator[list[Row]]:
-        """Read the rows of a partition whose `record` lies between two texts, the last first, page by page.
+        """Read the rows of a partition with a `record` between two texts, the last first, page by page.
 
-        What was written in the last second may be missing.
+        Rows written in the last second may be missing.
         """
         pages = self._dynamodb.get_paginator("query").paginate(
             TableName=self._name,
@@ -63,10 +64,10 @@ class Table:
         return ([_plain(item) for item in page["Items"]] for page in pages)
 
     def read_many(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Row]:
-        """Read at most `MOST_READ_AT_ONCE` rows by their keys; those that are not there are left out."""
+        """Read at most `MOST_READ_AT_ONCE` rows by their keys; missing rows are left out."""
         asked: Any = {self._name: {"Keys": [_key(*key) for key in keys]}} if keys else {}
         found: dict[tuple[str, str], Row] = {}
-        while asked:  # DynamoDB hands back the keys beyond its capacity
+        while asked:  # DynamoDB returns the keys that it had no capacity to read
             answer = self._dynamodb.batch_get_item(RequestItems=asked)
             rows = [_plain(item) for item in answer["Responses"].get(self._name, [])]
             found |= {(row["job_id"], row["record"]): row for row in rows}
@@ -74,11 +75,11 @@ class Table:
         return found
 
     def put(self, row: Row) -> None:
-        """Write a row over whatever is there."""
+        """Write a row, replacing any earlier one."""
         self._dynamodb.put_item(TableName=self._name, Item=_typed(_set(row)))
 
     def add(self, row: Row) -> Row:
-        """Add a row unless it is there; return it as it is now."""
+        """Add a row unless it exists; return the row as it is now."""
         try:
             self._dynamodb.put_item(
                 TableName=self._name,
@@ -101,15 +102,15 @@ class Table:
         condition: str | None = None,
         given: Row | None = None,
     ) -> Row:
-        """Set attributes of a row, which is made where it is absent.
+        """Set attributes of a row; the row is created if it does not exist.
 
         Args:
             job_id: partition key.
             record: sort key.
-            values: what to set.
-            first: what to set only where it is absent.
-            condition: what has to be true of the row. Names begin with `#` where DynamoDB reserves them.
-            given: the values that the condition names, by `:name`.
+            values: attributes to set.
+            first: attributes to set only if they are absent.
+            condition: condition that the row must meet. Names that DynamoDB reserves begin with `#`.
+            given: the values that the condition refers to, by `:name`.
 
         Returns:
             The row as it was before.
@@ -146,7 +147,7 @@ class Table:
     def update_if(
         self, job_id: str, record: str, *, values: Row, condition: str, given: Row | None = None
     ) -> bool:
-        """Set attributes of a row; return False where the condition is not met."""
+        """Set attributes of a row; return False if the condition is not met."""
         try:
             self.update(job_id, record, values=values, condition=condition, given=given)
         except ConditionFailed:
@@ -154,7 +155,7 @@ class Table:
         return True
 
     def delete_if(self, job_id: str, record: str, *, condition: str, given: Row) -> bool:
-        """Delete a row; return False where the condition is not met."""
+        """Delete a row; return False if the condition is not met."""
         named: dict[str, Any] = {"ExpressionAttributeNames": names} if (names := _reserved(condition)) else {}
         try:
             self._dynamodb.delete_item(
@@ -173,13 +174,13 @@ class Table:
     def indexed(
         self, index: str, value: str, *, since: str | None = None, until: str | None = None
     ) -> Iterator[Row]:
-        """Read the rows that an index, `by_<index>`, lists under a value; the newest first, a second late.
+        """Read the rows under one value of the index `by_<index>`, the newest first; it may lag by a second.
 
         Args:
-            index: its name without `by_`.
-            value: of the index's key.
+            index: name of the index without `by_`.
+            value: value of the index's key.
             since: the earliest `created_at`, as `timestamp` writes it.
-            until: the latest.
+            until: the latest `created_at`.
         """
         times = (
             {":since": since or "0", ":until": until or "A"} if since or until else {}
@@ -197,19 +198,19 @@ class Table:
 
 
 def timestamp(seconds: float) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC, with milliseconds."""
+    """Format seconds since 1970 as ISO 8601 in UTC, with milliseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def fitted(text: str) -> str:
-    """Return a text as it is if a sort key has room for it, or a hash of it."""
+    """Return the text if it fits into a sort key, otherwise a hash of it."""
     if len(text.encode()) <= LONGEST_SORT_KEY:
         return text
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 class _Reader(TypeDeserializer):
-    """Reads numbers as int or float: a float was written with all its digits."""
+    """Reads numbers as int or float; floats were written with all their digits."""
 
     def _deserialize_n(self, value: str) -> int | float:
         number = Decimal(value)
@@ -221,7 +222,7 @@ _reader, _writer = _Reader(), TypeSerializer()
 
 def _plain(item: Mapping[str, Any]) -> Row:
     row = {name: _reader.deserialize(value) for name, value in item.items()}
-    if "made_at" in row:  # a job that no index lists keeps its time there
+    if "made_at" in row:  # a job that no index lists has this instead of `created_at`
         row["created_at"] = row.pop("made_at")
     return row
 
@@ -231,7 +232,7 @@ def _typed(values: Row) -> Row:
 
 
 def _exact(value: Any) -> Any:
-    """DynamoDB's numbers are decimal; a float keeps the digits that it prints."""
+    """Convert floats to Decimal, as DynamoDB requires, with the digits that Python prints."""
     if isinstance(value, float):
         return Decimal(repr(value))
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -250,7 +251,7 @@ def _key(job_id: str, record: str) -> Row:
 
 
 def _reserved(condition: str) -> dict[str, str]:
-    """Find the names that a condition writes with a #, because DynamoDB has words that are spelt the same."""
+    """Find the attribute names that a condition writes with a #, because DynamoDB reserves them."""
     return {f"#{name}": name for name in re.findall(r"#(\w+)", condition)}
 
 

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 from aws_lambda_powertools import Metrics
 
-# aws.amazon.com/lambda/pricing, x86, us-east-1, first tier, as known in November 2026
+# aws.amazon.com/lambda/pricing, x86, us-east-1, first tier, in November 2026
 USD_PER_GB_SECOND = 0.0000166667
 USD_PER_REQUEST = 0.0000002
 
 
 class Stopwatch:
-    """Milliseconds by stage; a stage that comes more than once adds up."""
+    """Measures milliseconds by stage; repeated stages add up."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -20,7 +20,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the block's time towards `name`."""
+        """Add the block's time to the stage `name`."""
         started = time.perf_counter()
         try:
             yield
@@ -28,14 +28,14 @@ class Stopwatch:
             self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - started
 
     def milliseconds(self) -> dict[str, float]:
-        """Return the stages so far, and `total` since the watch was made."""
+        """Return the stages' times so far, and `total` since the stopwatch was created."""
         stages = self._stages | {"total": time.perf_counter() - self._started}
         return {name: round(seconds * 1000, 1) for name, seconds in stages.items()}
 
 
 @contextmanager
 def emitted(metrics: Metrics) -> Iterator[None]:
-    """Print what the block counts as one line of CloudWatch's embedded metric format, if it counts."""
+    """Print the block's metrics, if any, as one line of CloudWatch's embedded metric format."""
     try:
         yield
     finally:
@@ -44,5 +44,5 @@ def emitted(metrics: Metrics) -> Iterator[None]:
 
 
 def estimated_cost_usd(milliseconds: float, memory_mb: int) -> float:
-    """Estimate what Lambda bills for this time and memory, in US$, one request included."""
+    """Estimate Lambda's price for this time and memory in US$, including one request."""
     return round(milliseconds / 1000 * memory_mb / 1024 * USD_PER_GB_SECOND + USD_PER_REQUEST, 9)

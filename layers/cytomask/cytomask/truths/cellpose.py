@@ -1,7 +1,7 @@
-"""Read the masks of Cellpose's `_seg.npy` files without running anything that such a file may hold.
+"""Read the masks of Cellpose's `_seg.npy` files without running any code in them.
 
-The file is a pickle, which can name any function of Python. This reader knows arrays, numbers, texts and
-plain containers, and refuses every other name before it is used.
+The file is a pickle, which can call any Python function. This reader accepts arrays, numbers, texts and plain
+containers, and refuses every other name before using it.
 """
 
 import pickle
@@ -17,7 +17,7 @@ from cytomask.metrics import Mask
 from cytomask.truths.limits import Size
 
 ENDING = "_seg.npy"
-LARGEST = 2**31  # bytes of a file; one of 64 megapixels has about 1.5 GB
+LARGEST = 2**31  # bytes; the file of a 64 megapixel image has about 1.5 GB
 ARRAYS = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
@@ -25,11 +25,11 @@ def read_cellpose(path: Path, size: Size) -> Mask:
     """Read the cells of a `_seg.npy` file: (H, W) bool, True inside any cell.
 
     Args:
-        path: of the file.
+        path: path of the file.
         size: height and width of the image that it belongs to.
 
     Raises:
-        UnreadableImage: not such a file, damaged, or a pickle that names anything but arrays.
+        UnreadableImage: the file is not from Cellpose, is damaged, or names anything but arrays.
         GroundTruthMismatch: its masks have another size, or more dimensions than a page.
         ImageTooLarge: the file is too large to read.
         OSError: the file cannot be read.
@@ -60,7 +60,7 @@ def _unpickle(path: Path) -> Any:
             }[version]
             shape, _, dtype = read_header(file)
             if shape != () or dtype != np.dtype(object):
-                raise UnreadableImage(f"{path.name} holds an array and no masks of Cellpose")
+                raise UnreadableImage(f"{path.name} holds an array instead of masks of Cellpose")
             outer = _Unpickler(file).load()
     except UnreadableImage:
         raise
@@ -71,7 +71,7 @@ def _unpickle(path: Path) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what NumPy and plain containers are pickled as, and nothing else."""
+    """Accepts only what NumPy arrays and plain containers are pickled as."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ARRAYS and name in _ARRAY_MAKERS:
@@ -79,18 +79,18 @@ class _Unpickler(pickle.Unpickler):
         found = _KNOWN.get((module, name))
         if found is None:
             raise UnreadableImage(
-                f"the file names {module}.{name}, which masks of Cellpose do not need; it is not opened, "
+                f"the file names {module}.{name}, which masks of Cellpose do not need; it was not opened, "
                 "because it could run any program"
             )
         return found
 
 
 class _ArrayType:
-    """Stands where a pickle names the type `numpy.ndarray`; calling the type itself could fill the memory."""
+    """Replaces `numpy.ndarray` where a pickle names it; calling the real type could fill the memory."""
 
 
 def _empty_array(_kind: object, _shape: object, _code: object) -> NDArray[Any]:
-    """Make what a pickled array is filled into; NumPy checks that its bytes have its shape."""
+    """Make the empty array that unpickling fills; NumPy checks that the bytes match the shape."""
     return np.ndarray((0,), np.int8)
 
 
@@ -107,7 +107,7 @@ def _dtype(code: object, *_: object) -> np.dtype[Any]:
 
 
 def _bytes_of(text: object, encoding: object) -> bytes:
-    """Undo how old protocols write bytes."""
+    """Decode bytes as old pickle protocols write them."""
     if not isinstance(text, str) or encoding != "latin1":
         raise UnreadableImage("the file holds bytes that Python did not write")
     return text.encode("latin1")

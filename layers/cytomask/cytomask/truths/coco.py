@@ -1,8 +1,8 @@
-"""Read COCO files: which images they list, and the union of an image's annotations.
+"""Read COCO files: the images that they list, and the union of each image's annotations.
 
-A data set's file has hundreds of megabytes. Outlines stay text until the image that they belong to is drawn,
-and `Coco.part` makes a small file for each image name. What is wrong with one image or one annotation rejects
-that image and leaves the others.
+A data set's file can have hundreds of megabytes. Outlines stay text until their image is drawn, and
+`Coco.part` makes a small file for each image name. A fault in one image or annotation rejects only that
+image.
 """
 
 from collections import defaultdict
@@ -27,11 +27,11 @@ from cytomask.truths.coco_format import (
 from cytomask.truths.limits import Size
 from cytomask.truths.outlines import Outline, draw, measure, require_affordable
 
-MOST_IMAGES = 20_000  # LIVECell has 5,239; each takes three calls of AWS within the 180 s of an invocation
+MOST_IMAGES = 20_000  # LIVECell has 5,239; each takes three AWS calls within an invocation's 180 s
 
 
 class _Part(msgspec.Struct):
-    """What `Coco.part` writes; `read_part` reads it as any COCO file."""
+    """The file that `Coco.part` writes; `read_part` reads it like any COCO file."""
 
     images: list[Entry]
     annotations: list[Annotation]
@@ -41,15 +41,16 @@ class _Part(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Coco:
-    """A COCO file that was read.
+    """A COCO file in memory.
 
     Attributes:
         called: the file's name in errors.
-        entries: the images that it lists, by their whole names; an image that is listed twice has two.
-        annotations: how many there are.
-        annotations_without_image: how many belong to no image that is listed.
-        unnamed: how many listed images have no file name.
-        prefix: address that the images it is meant for begin with; a part has it from its file's upload.
+        entries: the listed images by their whole names; an image that is listed twice has two entries.
+        annotations: number of annotations.
+        annotations_without_image: number of annotations of images that are not listed.
+        unnamed: number of listed images without a file name.
+        prefix: the file is meant for images whose address begins with this; a part takes it from the upload
+            of the whole file.
     """
 
     called: str
@@ -62,7 +63,7 @@ class Coco:
 
     @property
     def images(self) -> int:
-        """Count the images that it names; one that is listed twice counts once."""
+        """Number of images that it names; an image that is listed twice counts once."""
         return len(self.entries)
 
     @cached_property
@@ -75,7 +76,7 @@ class Coco:
 
     @cached_property
     def faults(self) -> dict[str, str]:
-        """Images that are listed in a way in which they cannot be drawn, each with its fault."""
+        """Listed images that cannot be drawn, each with its fault."""
         return {
             name: entry.fault for name, entries in self.entries.items() for entry in entries if entry.fault
         }
@@ -90,11 +91,11 @@ class Coco:
         ]
 
     def part(self, base: str, prefix: str = "") -> bytes:
-        """Return a COCO file of everything that this one says of images with that base name.
+        """Return a COCO file with the images of one base name and their annotations.
 
         Args:
             base: a key of `by_base`.
-            prefix: address that the images it is meant for begin with.
+            prefix: the file is meant for images whose address begins with this.
         """
         entries = [entry for name in self.by_base[base] for entry in self.entries[name]]
         ids = dict.fromkeys(entry.id for entry in entries)
@@ -105,7 +106,7 @@ class Coco:
         """Match images with entries, which are keys of `entries`.
 
         Args:
-            images: all images that the file may speak of, by one of their addresses: all addresses of each.
+            images: all images that the file may describe: one address of each -> all its addresses.
         """
         return names.assign(
             {
@@ -116,11 +117,11 @@ class Coco:
         )
 
     def find(self, image: str, found: names.Assignment[str, str]) -> str:
-        """Return the entry that speaks of an image, a key of `entries`.
+        """Return the entry of an image, a key of `entries`.
 
         Args:
-            image: its address, as `assign` was given it.
-            found: what `assign` returned for it and the other images.
+            image: the image's address, a key of `assign`'s argument.
+            found: the assignment from `assign`.
 
         Raises:
             ImageNotNamed: the file does not name the image, or its name also fits another image or entry.
@@ -150,15 +151,15 @@ class Coco:
 
         Args:
             name: a key of `entries`.
-            sizes: of every page of the image.
+            sizes: height and width of every page of the image.
 
         Returns:
             (H, W) bool.
 
         Raises:
-            GroundTruthMismatch: the image has several pages or another size than the file says.
-            UnreadableCoco: an annotation that cannot be drawn, or too much to draw.
-            NothingDrawn: there are annotations, and no pixel is inside any.
+            GroundTruthMismatch: the image has several pages, or another size than the file says.
+            UnreadableCoco: an annotation cannot be drawn, or there is too much to draw.
+            NothingDrawn: there are annotations, but no pixel is inside any.
         """
         entries = self.entries[name]
         for entry in entries:
@@ -181,7 +182,7 @@ class Coco:
         return cells
 
     def areas(self, name: str) -> list[int]:
-        """Return the pixels of each annotation of an image; raises as `draw`."""
+        """Return the area of each annotation of an image in pixels; raises like `draw`."""
         size = _require_size(self.entries[name], self.called, [])
         outlines = list(self._outlines(name))
         require_affordable(outlines, size, f"{name} in {self.called}")
@@ -196,14 +197,14 @@ class Coco:
 
 
 def read_coco(content: bytes, called: str) -> Coco:
-    """Read a COCO file but for its outlines.
+    """Read a COCO file, except its outlines.
 
     Args:
         content: the file's bytes.
-        called: what to call it in errors.
+        called: the file's name in errors.
 
     Raises:
-        UnreadableCoco: not JSON, no image that can be used, or annotations that belong to none of its images.
+        UnreadableCoco: it is not JSON, has no usable image, or has annotations of none of its images.
     """
     coco = read_part(content, called)
     if not coco.entries and not coco.unnamed:
@@ -215,14 +216,14 @@ def read_coco(content: bytes, called: str) -> Coco:
     if coco.annotations and coco.annotations == coco.annotations_without_image:
         listed = names.listed({entry.id for entries in coco.entries.values() for entry in entries}, 3)
         raise UnreadableCoco(
-            f"none of the {coco.annotations} annotations of {called} belongs to an image that it lists "
+            f"none of the {coco.annotations} annotations of {called} belongs to a listed image "
             f"(their `id`: {listed}); correct the annotations' `image_id`"
         )
     return coco
 
 
 def require_few_images(coco: Coco) -> None:
-    """Refuse a file that lists more images than one invocation can index; raises UnreadableCoco."""
+    """Raise UnreadableCoco if the file lists more images than one invocation can index."""
     if coco.images > MOST_IMAGES:
         raise UnreadableCoco(
             f"{coco.called} lists {coco.images} images, the limit is {MOST_IMAGES}; split it into several"
@@ -230,7 +231,7 @@ def require_few_images(coco: Coco) -> None:
 
 
 def read_part(content: bytes, called: str) -> Coco:
-    """Read what `Coco.part` wrote; raises UnreadableCoco where it is not a COCO file."""
+    """Read a file that `Coco.part` wrote; raise UnreadableCoco if it is not a COCO file."""
     file = decode(content, called)
     entries: dict[str, list[Entry]] = defaultdict(list)
     first: dict[str, Entry] = {}
@@ -263,7 +264,7 @@ def read_part(content: bytes, called: str) -> Coco:
 
 
 def _require_size(entries: Sequence[Entry], called: str, sizes: Sequence[Size]) -> Size:
-    """Return the image's size; `sizes` is empty where the image itself is not looked at."""
+    """Return the image's size; `sizes` is empty if the image itself was not read."""
     if len(sizes) > 1:
         raise GroundTruthMismatch(
             f"{called} describes one page of {entries[0].file_name} and the image has {len(sizes)}; "

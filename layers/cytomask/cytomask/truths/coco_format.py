@@ -1,4 +1,4 @@
-"""Decode COCO files leniently: a fault in one image or annotation affects that one alone."""
+"""Decode COCO files leniently: a fault in one image or annotation affects only that one."""
 
 import codecs
 import re
@@ -9,7 +9,7 @@ import msgspec
 from cytomask.errors import UnreadableCoco
 from cytomask.truths import names
 
-LONGEST_NAME = 255  # bytes of a file's name
+LONGEST_NAME = 255  # bytes of a file name
 NOT_A_NUMBER = re.compile(rb"([:,\[]\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
 
@@ -17,17 +17,17 @@ Number = int | float | str
 
 
 class Listed(msgspec.Struct, gc=False):
-    """An image as the file lists it."""
+    """A listed image as the file writes it."""
 
     file_name: str
     id: Number | None = None
     width: Number | None = None
     height: Number | None = None
-    fault: str = ""  # only our own parts say so
+    fault: str = ""  # only parts written by `Coco.part` have it
 
 
 class Annotation(msgspec.Struct, gc=False):
-    """An annotation, its segmentation still text."""
+    """An annotation with its segmentation still undecoded."""
 
     image_id: Number | None = None
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
@@ -35,22 +35,22 @@ class Annotation(msgspec.Struct, gc=False):
 
 
 class File(msgspec.Struct):
-    """A file whose images and annotations are still text."""
+    """A file with its images and annotations still undecoded."""
 
     images: list[msgspec.Raw] | dict[str, msgspec.Raw]
     annotations: list[msgspec.Raw] | dict[str, msgspec.Raw]
-    annotations_without_image: int = 0  # of the whole file; only our own parts say so
-    prefix: str = ""  # of the images that the file is meant for; only our own parts say so
+    annotations_without_image: int = 0  # in the whole file; only parts written by `Coco.part` have it
+    prefix: str = ""  # of the images that the file is meant for; only parts have it
 
 
 class Entry(msgspec.Struct, gc=False, omit_defaults=True):
     """An image that a file lists.
 
     Attributes:
-        id: as text, whichever type it had: 1, 1.0 and "1" are the same.
-        file_name: as the file writes it.
-        width, height: in pixels.
-        fault: why it cannot be drawn, where it cannot.
+        id: the id as text, whatever its type: 1, 1.0 and "1" are the same.
+        file_name: the name as the file writes it.
+        width, height: size in pixels.
+        fault: why it cannot be drawn; empty if it can.
     """
 
     id: str
@@ -61,7 +61,7 @@ class Entry(msgspec.Struct, gc=False, omit_defaults=True):
 
     @property
     def name(self) -> str:
-        """Its whole name in the form in which names are compared."""
+        """Its whole name, in the form used to compare names."""
         return names.clean(self.file_name)
 
 
@@ -81,14 +81,14 @@ def decode(content: bytes, called: str) -> File:
 
 
 def _utf8(content: bytes) -> bytes:
-    """Return the text as UTF-8 without a byte order mark; Windows writes the mark, and UTF-16 too."""
+    """Return the text as UTF-8 without a byte order mark; Windows programs write the mark, or UTF-16."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16", "replace").encode()
     return content.removeprefix(codecs.BOM_UTF8)
 
 
 def values(listed: list[msgspec.Raw] | dict[str, msgspec.Raw]) -> Iterator[msgspec.Raw]:
-    """Yield the entries of a list, or of an object keyed by id as in some of LIVECell's files."""
+    """Yield the entries of a list, or of an object keyed by id, as some of LIVECell's files have it."""
     yield from listed.values() if isinstance(listed, dict) else listed
 
 
@@ -97,7 +97,7 @@ _read_annotation = msgspec.json.Decoder(Annotation)
 
 
 def read_entry(raw: msgspec.Raw) -> Entry | None:
-    """Return an image of the file; None where it has no file name that an image could have."""
+    """Read a listed image; return None if it has no usable file name."""
     listed: Listed | None
     try:
         listed = _read_listed.decode(raw)
@@ -116,7 +116,7 @@ def read_entry(raw: msgspec.Raw) -> Entry | None:
 
 
 def _without_details(raw: msgspec.Raw) -> Listed | None:
-    """Return an image whose fields are invalid, by its name alone."""
+    """Return an image with invalid fields, keeping only its name."""
     try:
         return Listed(msgspec.json.decode(raw)["file_name"] + "")
     except (msgspec.DecodeError, RecursionError, TypeError, KeyError):
@@ -124,7 +124,7 @@ def _without_details(raw: msgspec.Raw) -> Listed | None:
 
 
 def read_annotation(raw: msgspec.Raw) -> Annotation | None:
-    """Read an annotation but for its outline; None if it is not one."""
+    """Read an annotation except its outline; return None if it is not an annotation."""
     try:
         return _read_annotation.decode(raw)
     except (msgspec.DecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""How large a ground truth may be; importing it loads no image decoder and no pycocotools."""
+"""Size limits of ground truths, in a module that imports neither image decoders nor pycocotools."""
 
 from cytomask.errors import UnreadableCoco
 
@@ -9,7 +9,7 @@ MOST_COCO_BYTES = 256 * MEBI
 
 
 def require_coco_size(size: int, name: str) -> None:
-    """Refuse a COCO file by its length in bytes; raises UnreadableCoco."""
+    """Raise UnreadableCoco if a COCO file has too many bytes."""
     if size > MOST_COCO_BYTES:
         raise UnreadableCoco(
             f"{name} has {size / MEBI:.0f} MiB, the limit is {MOST_COCO_BYTES // MEBI} MiB; "

@@ -1,7 +1,7 @@
-"""Read mask images as ground truths: every pixel stored as anything but zero is cell.
+"""Read mask images as ground truths: a pixel is cell if its stored value is not zero.
 
-The stored value counts, not its colour: a label is the index into a palette, and tifffile and ImageJ
-write masks in which 0 is shown white.
+The stored value counts, not its colour: labels may be indices into a palette, and tifffile and ImageJ write
+masks that show 0 as white.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,21 +41,21 @@ def read_ground_truth(
 
     Args:
         source: the file's bytes or its path.
-        name: what to call it in errors.
-        sizes: height and width of every page of the image that it is the truth of.
-        limits: of its pages.
+        name: the file's name in errors.
+        sizes: height and width of every page of the image that the mask belongs to.
+        limits: size limits of its pages.
 
     Yields:
-        The pages in their order; the last error comes after the last page.
+        The pages in order. NoBackground is raised only after the last page.
 
     Raises:
-        GroundTruthMismatch: the pages are not of these sizes, by their headers.
-        UnreadableImage: not an image, a damaged one, or a JPEG.
-        AmbiguousChannels: several channels, or colours that transparency hides.
+        GroundTruthMismatch: the headers give other sizes.
+        UnreadableImage: the file is not an image, is damaged, or is a JPEG.
+        AmbiguousChannels: it has several channels, or colours that transparency hides.
         NoBackground: no pixel of any page is background.
-        NonFinitePixels: NaN or infinite values.
-        ImageTooLarge: past the limits, or it would take too long to decode.
-        RejectedInput: whatever else `open_image` and `read_stored` refuse.
+        NonFinitePixels: it has NaN or infinite values.
+        ImageTooLarge: it exceeds the limits, or would take too long to decode.
+        RejectedInput: `open_image` or `read_stored` refuses it for another reason.
     """
     _require_lossless(source, name)
     with open_image(source, name, limits) as image:
@@ -80,8 +80,8 @@ def find_cells(page: StoredPage, name: str, *, palette: bool = False) -> Mask:
     """Tell cells from background on one page, by the stored values or, if they are uniform, by transparency.
 
     Args:
-        page: as stored.
-        name: what to call the file in errors.
+        page: the page as stored.
+        name: the file's name in errors.
         palette: whether the page stores indices, which mark cells even if they are transparent.
 
     Returns:
@@ -89,7 +89,7 @@ def find_cells(page: StoredPage, name: str, *, palette: bool = False) -> Mask:
 
     Raises:
         AmbiguousChannels: transparency hides some of the pixels that are not 0.
-        NonFinitePixels: NaN or infinite values.
+        NonFinitePixels: the page has NaN or infinite values.
     """
     stored: NDArray[Any] = page.values
     if stored.dtype.kind == "f" and not np.isfinite(stored).all():
@@ -106,8 +106,8 @@ def find_cells(page: StoredPage, name: str, *, palette: bool = False) -> Mask:
         return opaque
     if np.any(cells & ~opaque) and not palette:
         raise AmbiguousChannels(
-            f"page {page.index} of {name} has colours that its transparency hides, so two different masks; "
-            "save the right one without transparency"
+            f"page {page.index} of {name} has colours that its transparency hides, so it holds two different "
+            "masks; save the right one without transparency"
         )
     return cells
 
@@ -124,7 +124,7 @@ def _require_lossless(source: bytes | Path, name: str) -> None:
 
 def _lossy(name: str) -> UnreadableImage:
     return UnreadableImage(
-        f"{name} is packed as JPEG, in which hardly any pixel stays zero; "
+        f"{name} is compressed as JPEG, where hardly any pixel stays zero; "
         "save the mask as PNG or TIFF with LZW or deflate"
     )
 

@@ -1,7 +1,7 @@
-"""Which image a ground truth belongs to, by name.
+"""Match ground truths with images by name.
 
-Names are compared whole, with their folders. Where folders differ, the longest common end decides. A base
-name alone decides only where one image and one ground truth have it.
+Whole names are compared, with their folders. If folders differ, the longest common end decides. A base name
+alone decides only if exactly one image and one ground truth have it.
 """
 
 import re
@@ -29,10 +29,10 @@ class Assignment(Generic[Image, Truth]):
 
     Attributes:
         truths: the ground truth of each image that has one.
-        doubtful: images of which the name does not tell which of several ground truths is theirs, or whose
-            ground truth might be another image's as well, each with those ground truths.
-        lonely: images without any ground truth of their name.
-        unused: ground truths that no image has.
+        doubtful: images whose name fits several ground truths, or whose ground truth also fits another image,
+            each with these ground truths.
+        lonely: images whose name fits no ground truth.
+        unused: ground truths that belong to no image.
     """
 
     truths: Mapping[Image, Truth]
@@ -46,13 +46,13 @@ def assign(
 ) -> Assignment[Image, Truth]:
     """Match images with ground truths by their names.
 
-    An equal name decides first, and may give one ground truth to several images (`a.png` and `a.tif`). The
-    rest is matched by the longest common end of the paths, where both sides agree and no other is as close.
-    If that end is the base name alone, nothing else may have it, whether it is matched already or not.
+    Equal names match first, and may give one ground truth to several images (`a.png` and `a.tif`). The others
+    match if each is the other's nearest by the longest common end of the paths, and no third is as near. If
+    that end is only the base name, no other image or ground truth may have it, matched or not.
 
     Args:
-        images: each with its names in the form that `clean` gives, the likeliest first.
-        truths: the same.
+        images: each image with its names as `clean` writes them, the likeliest first.
+        truths: the same for ground truths.
     """
     found: dict[Image, Truth] = {}
     doubtful: dict[Image, Sequence[Truth]] = {}
@@ -94,7 +94,7 @@ def assign(
 def _nearest(
     wanting: Mapping[Image, Sequence[str]], offered: Mapping[Truth, Sequence[str]]
 ) -> dict[Image, list[Truth]]:
-    """Find the others with the longest common end; leave out names whose base name no other has."""
+    """Find the nearest names on the other side, by the longest common end; leave out names without any."""
     by_end: dict[tuple[str, ...], dict[Truth, None]] = defaultdict(dict)
     for other, paths in offered.items():
         for path in paths:
@@ -114,7 +114,7 @@ def _bases(paths: Sequence[str]) -> set[str]:
 
 
 def _shared_end(some: Sequence[str], others: Sequence[str]) -> str:
-    """Return the longest end that a path of either side has."""
+    """Return the longest common end of a path from each side."""
     ends = {end for path in some for end in _ends(path)}
     shared = [end for path in others for end in _ends(path) if end in ends]
     return "/".join(sorted(shared, key=len)[-1])
@@ -130,14 +130,14 @@ def clean(name: str) -> str:
     """Return a path in one form, whichever tool wrote it.
 
     Folders are separated by `/`, percent-encoding is undone and Unicode is composed (NFC). The scheme of an
-    address, `.`, `..` and empty parts are left out. The form serves comparison only: it may not name a file.
+    address, `.`, `..` and empty parts are left out. Use the form only to compare names: no file may have it.
     """
     scheme = SCHEME.match(name)
     if scheme:
         name = name[scheme.end() :]
         if scheme[1].lower() in ("http", "https"):
             name = re.split("[?#]", name, maxsplit=1)[0]
-    with suppress(UnicodeDecodeError):  # a name with a % of its own
+    with suppress(UnicodeDecodeError):  # the name has a % that encodes nothing
         name = unquote(name, errors="strict")
     parts: list[str] = []
     for part in unicodedata.normalize("NFC", name).replace("\\", "/").split("/"):
@@ -154,7 +154,7 @@ def base(name: str) -> str:
 
 
 def image_stems(name: str) -> list[str]:
-    """Return the names by which a mask image may speak of this image: its own without its suffix."""
+    """Return the names of this image that a mask's name may contain: its own, without its suffix."""
     path = clean(name)
     folder, slash, last = path.rpartition("/")
     head, _, suffix = last.rpartition(".")
@@ -164,12 +164,12 @@ def image_stems(name: str) -> list[str]:
 
 
 def truth_stems(name: str) -> list[str]:
-    """Return the names of the images that a mask image may be the truth of, the likeliest first.
+    """Return the names of the images that a mask image may belong to, the likeliest first.
 
-    `p/a_cp_masks.TIFF` may be the truth of `p/a_cp_masks`, `p/a` and `p/a_cp`, whatever their suffixes.
+    `p/a_cp_masks.TIFF` may belong to `p/a_cp_masks`, `p/a` and `p/a_cp`, whatever their suffixes.
     """
     stems = [_without_suffix(clean(name))]
-    for stem in stems:  # grows on the way, by names that are shorter each time
+    for stem in stems:  # the loop appends shorter and shorter names to the list
         folder, slash, last = stem.rpartition("/")
         shorter = [*(mark.sub("", last) for mark in MARKS), _without_ome(last), _without_suffix(last)]
         stems += [each for part in shorter if part and (each := f"{folder}{slash}{part}") not in stems]
@@ -177,7 +177,7 @@ def truth_stems(name: str) -> list[str]:
 
 
 def _without_suffix(path: str) -> str:
-    """Take off an image's suffix; any other end is part of the name."""
+    """Remove an image's suffix; any other ending is part of the name."""
     head, _, suffix = path.rpartition(".")
     return head if suffix.lower() in IMAGE_SUFFIXES and head and not head.endswith("/") else path
 
@@ -191,10 +191,10 @@ def group_same(images: Iterable[tuple[str, str | None]]) -> dict[str, list[str]]
     """Group the addresses of images that are the same: one address, or one content under several.
 
     Args:
-        images: address and content hash of each, None where it is not known; an address may come twice.
+        images: address and content hash of each; None if the hash is unknown. An address may occur twice.
 
     Returns:
-        All addresses of a group by each of its addresses.
+        Each address -> all addresses of its group.
     """
     groups: dict[str, list[str]] = {}
     by_content: dict[str, str] = {}
@@ -209,11 +209,11 @@ def group_same(images: Iterable[tuple[str, str | None]]) -> dict[str, list[str]]
 
 
 def of_image(uri: str, prefix: str) -> list[str]:
-    """Return the names by which a COCO file may speak of an image.
+    """Return the names that a COCO file may use for an image.
 
     Args:
         uri: the image's address, s3://bucket/key.
-        prefix: address that the images of the file begin with; empty means all.
+        prefix: the file is meant for images whose address begins with this; empty means all.
     """
     bucket, _, key = uri.partition("://")[2].partition("/")
     start = f"s3://{bucket}/"
@@ -221,11 +221,11 @@ def of_image(uri: str, prefix: str) -> list[str]:
 
 
 def relative(key: str, prefix: str) -> list[str]:
-    """Return the clean names of an object: its key, and the key below a prefix that narrows a file to it.
+    """Return an image's names as `clean` writes them: its key, and its key relative to a file's prefix.
 
     Args:
-        key: of the image.
-        prefix: the beginning of its key, which may end within a name; empty for none.
+        key: key of the image.
+        prefix: the beginning of the key, which may end within a name; empty for none.
     """
     folder = prefix.rpartition("/")[0]
     starts = [folder + "/" if folder else "", prefix if prefix.endswith("/") else prefix + "/"]
@@ -234,7 +234,7 @@ def relative(key: str, prefix: str) -> list[str]:
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:
-    """Return names as one sentence part: at most `most` of them, and how many more there are."""
+    """Join names for a sentence: at most `most` of them, and the number of the others."""
     all_names = sorted(names)
     more = f" and {len(all_names) - most} more" if len(all_names) > most else ""
     return ", ".join(all_names[:most]) + more

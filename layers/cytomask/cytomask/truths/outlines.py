@@ -1,7 +1,7 @@
 """Draw COCO's polygons and run lengths as the union of their pixels.
 
-The work is bounded before it begins: by the length of all outlines, not by the bytes that describe them. The
-time to draw grows with that length, with the number of runs, and once with the pixels of the page.
+The work is limited before it begins, by the length of all outlines instead of the bytes that describe them.
+Drawing time grows with that length, with the number of runs, and with the number of the page's pixels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,23 +21,23 @@ MEBI = 2**20
 BATCH_BYTES = (
     MEBI  # of outlines that are drawn at a time, since each call of NumPy costs more than a small one
 )
-# What an image may have.
+# Limits for one image.
 MOST_OUTLINES = 200_000
 MOST_BYTES = 64 * MEBI
-LONGEST_OUTLINES = 50_000_000  # pixels, all polygons of an image together
-# What one annotation may have.
+LONGEST_OUTLINES = 50_000_000  # pixels, sum of an image's polygons
+# Limits for one annotation.
 MOST_OUTLINE_BYTES = 4 * MEBI
-LONGEST_OUTLINE = 2_000_000  # pixels; pycocotools takes about 100 bytes for each
+LONGEST_OUTLINE = 2_000_000  # pixels; pycocotools needs about 100 bytes for each
 
 LONGEST_RUN = 2**40
-MOST_LETTERS = 8  # of a compressed run length: 40 bits
+MOST_LETTERS = 8  # letters of a compressed run length, 40 bits
 NORMALISED = 1.0
 Polygons = list[list[float]]
 Numbers = NDArray[np.int64]
 
 
 class RunLengths(msgspec.Struct):
-    """COCO's run lengths, column after column, background first; a text where they are compressed."""
+    """COCO's run lengths, column after column, background first; a text if they are compressed."""
 
     size: tuple[float, float]
     counts: list[float] | str
@@ -45,13 +45,13 @@ class RunLengths(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Outline:
-    """One annotation's segmentation. `called`: what to call it in errors."""
+    """One annotation's segmentation. `called` is its name in errors."""
 
     text: msgspec.Raw
     called: str
 
     def decode(self) -> Polygons | RunLengths:
-        """Return the polygons or run lengths; raises UnreadableCoco."""
+        """Return the polygons or run lengths; raise UnreadableCoco if there are neither."""
         if self.size == len(b"null") and bytes(self.text) == b"null":
             raise UnreadableCoco(f"{self.called} has no segmentation; outline its cell or remove it")
         try:
@@ -63,20 +63,20 @@ class Outline:
 
     @property
     def size(self) -> int:
-        """Bytes of its text."""
+        """Number of bytes of its text."""
         return memoryview(self.text).nbytes
 
 
 def require_affordable(outlines: Sequence[Outline], size: Size, called: str) -> None:
-    """Refuse outlines that cannot be drawn, that pycocotools would not survive, or that cost too much.
+    """Raise UnreadableCoco if outlines are invalid, would crash pycocotools, or take too long to draw.
 
     Args:
-        outlines: of one image.
-        size: of the image.
-        called: what to call the image in errors.
+        outlines: the outlines of one image.
+        size: height and width of the image.
+        called: the image's name in errors.
 
     Raises:
-        UnreadableCoco: naming the annotation at fault, or the image and the limit.
+        UnreadableCoco: the message names the faulty annotation, or the image and the limit.
     """
     total = sum(outline.size for outline in outlines)
     if len(outlines) > MOST_OUTLINES or total > MOST_BYTES:
@@ -103,16 +103,17 @@ def require_affordable(outlines: Sequence[Outline], size: Size, called: str) -> 
 
 
 def draw(outlines: Iterable[Outline], size: Size) -> Mask:
-    """Draw outlines that `require_affordable` let pass.
+    """Draw outlines that `require_affordable` accepted.
 
     Returns:
         (H, W) bool: every pixel inside an outline. Polygons are drawn as pycocotools draws them.
 
     Raises:
-        UnreadableCoco: run lengths that do not fill the page.
+        UnreadableCoco: run lengths do not fill the page.
     """
     height, width = size
-    changes = np.zeros(height * width + 1, np.int32)  # column after column: how many outlines begin less end
+    # Column after column: number of outlines that begin at a pixel, minus those that end there.
+    changes = np.zeros(height * width + 1, np.int32)
     for batch in _batches(outlines):
         starts, ends = _spans(batch, size)
         np.add.at(changes, starts, 1)
@@ -122,7 +123,7 @@ def draw(outlines: Iterable[Outline], size: Size) -> Mask:
 
 
 def measure(outline: Outline, size: Size) -> int:
-    """Count the pixels of one annotation; raises as `draw`."""
+    """Count the pixels of one annotation; raises like `draw`."""
     starts, ends = _spans([outline], size)
     order = np.argsort(starts, kind="stable")
     reached = np.maximum.accumulate(ends[order])
@@ -144,7 +145,7 @@ def _batches(outlines: Iterable[Outline]) -> Iterator[list[Outline]]:
 
 
 def _measured_polygons(batch: Sequence[Outline], size: Size) -> NDArray[np.float64]:
-    """Return each polygon's length in pixels; refuse polygons that pycocotools misreads or crashes on."""
+    """Return each polygon's length in pixels; raise if pycocotools would misread it or crash on it."""
     polygons: list[list[float]] = []
     owners: list[str] = []
     for outline in batch:
@@ -156,7 +157,7 @@ def _measured_polygons(batch: Sequence[Outline], size: Size) -> NDArray[np.float
         for polygon in decoded:
             if len(polygon) < 6 or len(polygon) % 2:
                 raise UnreadableCoco(
-                    f"{outline.called} has a polygon of {len(polygon)} numbers; it takes x and y of at least "
+                    f"{outline.called} has a polygon of {len(polygon)} numbers; it needs x and y of at least "
                     "three points"
                 )
             polygons.append(polygon)
@@ -164,7 +165,7 @@ def _measured_polygons(batch: Sequence[Outline], size: Size) -> NDArray[np.float
     if not polygons:
         return np.empty(0)
     counts = np.array([len(polygon) // 2 for polygon in polygons])
-    first = np.concatenate([[0], np.cumsum(counts)[:-1]])  # point of each polygon
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])  # index of each polygon's first point
     points = np.fromiter(chain.from_iterable(polygons), np.float64).reshape(-1, 2)  # points, x and y
     owner = np.repeat(np.arange(counts.size), counts)
     height, width = size
@@ -212,11 +213,11 @@ def _spans(batch: Sequence[Outline], size: Size) -> tuple[Numbers, Numbers]:
 
 
 def _span(counts: Numbers, sizes: Numbers) -> tuple[Numbers, Numbers]:
-    """Return begin and end of every second run, the background's being first.
+    """Return begin and end of every second run, because the first is background.
 
     Args:
         counts: run lengths of one outline after another.
-        sizes: how many of them each outline has.
+        sizes: number of run lengths of each outline.
     """
     reached = _summed(counts, sizes)
     inside = np.arange(counts.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -225,7 +226,7 @@ def _span(counts: Numbers, sizes: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def _summed(numbers: Numbers, sizes: Numbers) -> Numbers:
-    """Return the running sums within groups of these sizes."""
+    """Return cumulative sums within groups of these sizes."""
     sums = np.cumsum(numbers)
     first = np.cumsum(sizes) - sizes
     before = np.where(first > 0, sums[np.maximum(first - 1, 0)] if sums.size else 0, 0)
@@ -234,7 +235,7 @@ def _summed(numbers: Numbers, sizes: Numbers) -> Numbers:
 
 
 def _counts_of(runs: RunLengths, size: Size, called: str) -> Numbers:
-    """Return run lengths that fill the page exactly."""
+    """Return the run lengths; raise UnreadableCoco unless they fill the page exactly."""
     packed = runs.counts
     if isinstance(packed, str):
         counts, _ = _decompress([packed.encode()], called)
@@ -243,8 +244,8 @@ def _counts_of(runs: RunLengths, size: Size, called: str) -> Numbers:
     height, width = size
     if runs.size != size or counts.sum() != height * width or (counts < 0).any():
         raise UnreadableCoco(
-            f"{called} has run lengths of {runs.size[1]:g} x {runs.size[0]:g} pixels, {counts.sum()} in sum, "
-            f"and the image has {width} x {height}, which is {height * width}; export it anew"
+            f"{called} has run lengths for {runs.size[1]:g} x {runs.size[0]:g} pixels that add up to "
+            f"{counts.sum()}, but the image has {width} x {height}, which is {height * width}; export it anew"
         )
     return counts
 
@@ -257,24 +258,24 @@ def _whole(numbers: list[float], called: str) -> Numbers:
 
 
 def _decompress(texts: Sequence[bytes], called: str) -> tuple[Numbers, Numbers]:
-    """Read COCO's compressed run lengths: five bits a letter, from the fourth run on as a difference.
+    """Decode COCO's compressed run lengths: five bits a letter, from the fourth run on as a difference.
 
-    pycocotools reads past the end of a text that was cut short.
+    We decode them ourselves because pycocotools reads past the end of a truncated text.
 
     Args:
-        texts: of one outline each.
-        called: what to call them in errors.
+        texts: the text of each outline.
+        called: their name in errors.
 
     Returns:
-        The run lengths of one after another, and how many of them each has.
+        The run lengths of one outline after another, and the number of them in each.
     """
     text = b"".join(texts)
-    letters = np.frombuffer(text, np.uint8) - np.uint8(48)  # below 48 wraps round and is refused
+    letters = np.frombuffer(text, np.uint8) - np.uint8(48)  # bytes below 48 wrap around and are refused
     damaged = np.flatnonzero(letters > 63)
     if damaged.size:
         letter = chr(text[int(damaged[0])])
         raise UnreadableCoco(f"{called} has run lengths that are damaged at {letter!r}; export it anew")
-    last = np.flatnonzero(letters < 32)  # the letter with which each number ends
+    last = np.flatnonzero(letters < 32)  # the last letter of each number
     ends = np.cumsum([len(each) for each in texts])
     if not np.isin(ends[ends > 0] - 1, last).all():
         raise UnreadableCoco(f"{called} has run lengths that were cut short; export it anew")
@@ -285,13 +286,13 @@ def _decompress(texts: Sequence[bytes], called: str) -> tuple[Numbers, Numbers]:
     shifts = 5 * (np.arange(letters.size) - np.repeat(first, lengths))
     bits = (letters & 31).astype(np.int64) << shifts
     numbers = np.add.reduceat(bits, first) if first.size else np.zeros(0, np.int64)
-    numbers -= (letters[last] & 16).astype(np.int64) >> 4 << 5 * lengths  # negative ones
+    numbers -= (letters[last] & 16).astype(np.int64) >> 4 << 5 * lengths  # sign of negative numbers
     sizes = np.diff(np.searchsorted(last, ends), prepend=0)
     return _without_differences(numbers, sizes), sizes
 
 
 def _without_differences(numbers: Numbers, sizes: Numbers) -> Numbers:
-    """Add to each run length from the fourth on the one before the last, in each outline by itself."""
+    """Undo the differences: from the fourth run of an outline on, add the run length two before."""
     place = np.arange(numbers.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     counts = numbers.copy()
     for chain_of in ((place % 2 == 1), (place % 2 == 0) & (place > 0)):

@@ -1,7 +1,7 @@
-"""Find pairs of an image and its ground truth on this computer, however they were saved.
+"""Find pairs of an image and its ground truth on this computer.
 
-A folder with both in it, two folders, a COCO file, Cellpose's `_seg.npy`, or the zip of corrected pairs that
-the web page makes.
+They may be in one folder, in two folders, in a COCO file, in Cellpose's `_seg.npy`, or in the zip of
+corrected pairs that the web page makes.
 """
 
 import zipfile
@@ -25,14 +25,14 @@ from cytomask.truths.masks import read_ground_truth
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs")
 TRUTH_FOLDERS = ("masks", "mask", "labels", "truths", "ground_truth", "ground_truths", "gt")
-OTHER_OUTPUTS = (".overlay.png", ".probability.png")  # of cytomask, which are neither image nor truth
-OF_ANOTHER_FILE = "._"  # how macOS begins the names of notes that it keeps beside files
+OTHER_OUTPUTS = (".overlay.png", ".probability.png")  # outputs of cytomask that are neither image nor truth
+OF_ANOTHER_FILE = "._"  # prefix of the metadata files that macOS writes beside other files
 
 ReadTruth = Callable[[Sequence[Size]], list[Mask]]
 
 
 class PairsError(ValueError):
-    """Images or ground truths that cannot be used. The message names each of them and says why."""
+    """Some images or ground truths cannot be used. The message names each of them and says why."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Pair:
     """An image file and its ground truth.
 
     Attributes:
-        name: path of the image below the folder that was named.
+        name: path of the image relative to the given folder.
         image: the file.
-        read_truth: reads the cells of every page, given the size of each: (H, W) bool.
+        read_truth: reads the cells of every page, (H, W) bool, given the size of each page.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Pair:
 
     @property
     def acquisition(self) -> Acquisition:
-        """Where the image was taken, as far as its name tells."""
+        """Where and when the image was taken, as far as its name says."""
         return read_acquisition(self.name)
 
 
@@ -60,11 +60,11 @@ class Page:
     """One page with its ground truth.
 
     Attributes:
-        name: of the image; a page of a stack has its number behind it, counted from 0.
+        name: name of the image; for a page of a stack followed by its number, counted from 0.
         file: name of the image, the same for all pages of a stack.
         pixels: (H, W), any real dtype.
         cells: (H, W) bool.
-        acquisition: where it was taken, as far as the name tells.
+        acquisition: where and when it was taken, as far as the name says.
     """
 
     name: str
@@ -89,40 +89,40 @@ class Found:
     without_image: list[str] = field(default_factory=list)
 
     def add(self, other: "Found") -> None:
-        """Add what another place holds."""
+        """Add the pairs and names found in another place."""
         self.pairs += other.pairs
         self.without_truth |= other.without_truth
         self.without_image += other.without_image
 
 
 def find_pairs(paths: Sequence[Path], unpacked: Path) -> Found:
-    """Find the pairs that some paths hold, at least one; as `find_images_and_truths`.
+    """Find at least one pair in the given paths, like `find_images_and_truths`.
 
     Raises:
-        PairsError: there is no pair, or as `find_images_and_truths`.
+        PairsError: there is no pair, or `find_images_and_truths` raised it.
     """
     found = find_images_and_truths(paths, unpacked)
     if not found.pairs:
         places = ", ".join(str(path) for path in paths)
         raise PairsError(
-            f"{places}: no image has a ground truth of its name. Call the mask of a.tif a_mask.png, or put "
+            f"{places}: no image has a ground truth of its name. Name the mask of a.tif a_mask.png, or put "
             "the masks into a second folder under the images' names"
         )
     return found
 
 
 def find_images_and_truths(paths: Sequence[Path], unpacked: Path) -> Found:
-    """Find the images that some paths hold, with the ground truths that are there.
+    """Find the images in the given paths, and the ground truths that exist.
 
     Args:
-        paths: files and folders. A folder holds images with their ground truths, or has the folders `images`
-            and `masks`; a folder without ground truths is followed by the folder that holds them. A COCO file
-            may be followed by the folder of its images; they lie beside it otherwise. A zip file holds
-            any of these.
+        paths: files and folders. A folder contains images and their ground truths, or the folders `images`
+            and `masks`; if it has no ground truths, the next path is the folder that has them. After a COCO
+            file may follow the folder of its images; otherwise they are beside it. A zip file may contain any
+            of these.
         unpacked: folder into which zip files are unpacked.
 
     Raises:
-        PairsError: a path that does not exist, or a name that fits several files.
+        PairsError: a path does not exist, or a name fits several files.
     """
     found, files = Found(), []
     left = list(paths)
@@ -160,7 +160,7 @@ def read_pages(pairs: Sequence[Pair]) -> Iterator[Page]:
                 sizes = [(page.height, page.width) for page in image.pages]
                 truths = pair.read_truth(sizes)
                 for page, cells in zip(images.read_pages(image), truths, strict=True):
-                    if cells.shape != page.pixels.shape:  # an image that its orientation turned
+                    if cells.shape != page.pixels.shape:  # an orientation tag turned the image
                         raise GroundTruthMismatch(
                             f"it is {page.pixels.shape[1]} x {page.pixels.shape[0]} pixels upright and its "
                             f"ground truth {cells.shape[1]} x {cells.shape[0]}"
@@ -172,7 +172,7 @@ def read_pages(pairs: Sequence[Pair]) -> Iterator[Page]:
 
 
 def read_plain_pages(name: str, path: Path) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Yield name and pixels, (H, W) of any real dtype, of each page of an image; raises PairsError."""
+    """Yield name and pixels, (H, W) of any real dtype, of each page; raise PairsError if unreadable."""
     try:
         with images.open_image(path) as image:
             for page in images.read_pages(image):
@@ -182,7 +182,7 @@ def read_plain_pages(name: str, path: Path) -> Iterator[tuple[str, NDArray[np.ge
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
-    """Unpack the images and masks of an archive; names cannot lead out of the folder."""
+    """Unpack the images and masks of an archive; no name can escape the folder."""
     try:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(folder)
@@ -192,7 +192,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
 
 
 def _of_folder(folder: Path) -> Found:
-    """Find the pairs within a folder."""
+    """Find the pairs in one folder."""
     below = {each.name.lower(): each for each in folder.iterdir() if each.is_dir()}
     pictures = next((below[name] for name in IMAGE_FOLDERS if name in below), None)
     truths = next((below[name] for name in TRUTH_FOLDERS if name in below), None)
@@ -202,7 +202,7 @@ def _of_folder(folder: Path) -> Found:
 
 
 def _of_two(pictures: Path, truths: Path) -> Found:
-    """Match the images below one folder with the ground truths below another."""
+    """Match the images in one folder with the ground truths in another."""
     image_names = {
         path: names.image_stems(_below(path, pictures))
         for path in _usable(pictures.rglob("*"), images_only=True)
@@ -216,7 +216,7 @@ def _of_two(pictures: Path, truths: Path) -> Found:
 
 
 def _of_files(files: Sequence[Path], folder: Path) -> Found:
-    """Tell the ground truths among some files by their names, and match them with the others."""
+    """Pick the ground truths from some files by their names, and match them with the others."""
     usable = list(_usable(files))
     stems = {
         path: names.image_stems(_below(path, folder)) for path in usable if not path.name.endswith(ENDING)
@@ -231,7 +231,7 @@ def _of_files(files: Sequence[Path], folder: Path) -> Found:
             truths[path] = own[1:]
     pictures = {path: several for path, several in stems.items() if path not in truths}
     drawn = {stem for path, several in truths.items() if path.name.endswith(ENDING) for stem in several}
-    # Cellpose writes a_seg.npy and, on request, a_cp_masks.png: the first holds the latest corrections.
+    # Cellpose writes a_seg.npy and, on request, a_cp_masks.png; the former has the latest corrections.
     kept = {
         path: several
         for path, several in truths.items()
@@ -257,7 +257,7 @@ def _matched(pictures: dict[Path, list[str]], truths: dict[Path, list[str]], fol
 
 
 def _of_coco(annotations: Path, pictures: Path) -> Found:
-    """Match the images below a folder with the entries of a COCO file."""
+    """Match the images in a folder with the entries of a COCO file."""
     try:
         require_coco_size(annotations.stat().st_size, annotations.name)
         coco = read_coco(annotations.read_bytes(), annotations.name)
@@ -314,5 +314,5 @@ def _without_cellpose(stem: str) -> str:
 def _below(path: Path, folder: Path) -> str:
     try:
         return path.relative_to(folder).as_posix()
-    except ValueError:  # files of several folders, as a shell's `*` names them
+    except ValueError:  # the files are in several folders, for example from a shell's `*`
         return path.as_posix()
