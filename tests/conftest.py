@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from hypothesis import settings
 # Parallel test processes are enough to fill the cores, so each gets one thread. Child processes inherit this.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# A shell's background job ignores Ctrl-C, and its children inherit that. Tests send it to programs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,6 @@ from account import Account
 from boto3.dynamodb.types import TypeDeserializer
 from numpy.typing import NDArray
 from tools import BASE_IMAGE, BUILT, SAM, pixels, run
-
-# A shell's background job and its children ignore SIGINT, the only signal that ends sam.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,10 @@ RECEIVES = 2
 PARAMETERS = {"VisibilityTimeout": str(VISIBILITY_SECONDS), "MaxReceiveCount": str(RECEIVES)}
 
 HOLDING_A_STACK = """
-import json, signal, sys
+import json, sys
 from pathlib import Path
 from cytomask.infra.emulator import emulated_stack
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with emulated_stack(Path(sys.argv[1]), handlers=json.loads(sys.argv[2])) as stack:
     answer = stack.client("lambda").invoke(FunctionName="cytomask-segment", Payload=b"{}")
     print(json.dumps([stack.endpoint, json.load(answer["Payload"])["process"]]), flush=True)
