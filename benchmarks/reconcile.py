@@ -38,7 +38,8 @@ def _of_image(
     key: str, jobs: list[Row], outputs: Mapping[str, bytes], mask: bytes, final: tuple[str, ...]
 ) -> Iterator[str]:
     if len(jobs) != 1:
-        yield f"it has {len(jobs)} jobs"
+        uploads = ", ".join(str(row.get("uploaded_at")) for row in jobs)
+        yield f"it has {len(jobs)} jobs" + (f", of uploads at {uploads}" if jobs else "")
         return
     (row,) = jobs
     if row["status"] not in final:

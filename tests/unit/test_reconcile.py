@@ -31,13 +31,17 @@ def test_a_failed_job_fits_where_it_may_and_with_no_outputs() -> None:
     ("rows", "outputs", "said"),
     [
         ([], {}, "it has 0 jobs"),
-        ([ROW, ROW | {"job_id": "j2"}], OUTPUTS, "it has 2 jobs"),
+        (
+            [ROW, ROW | {"job_id": "j2", "uploaded_at": "12:00:01"}],
+            OUTPUTS,
+            "it has 2 jobs, of uploads at None, 12:00:01",
+        ),
         ([ROW | {"status": "RUNNING"}], OUTPUTS, "it is RUNNING"),
         ([ROW | {"lease_until": 1}], OUTPUTS, "its job is still held"),
         ([ROW | {"mask": "s3://lab-out/jobs/j1/a.mask.png"}], OUTPUTS, "its row names the mask"),
         ([ROW], OUTPUTS | {f"{KEY}.mask.png": b"other"}, "its mask is not the quiet run's"),
         ([ROW], {f"{KEY}.mask.png": b"mask"}, "its result is not its job's"),
-        ([ROW | {"job_id": "j2"}], OUTPUTS, "its result is not its job's"),
+        ([ROW | {"job_id": "j2", "uploaded_at": "12:00:01"}], OUTPUTS, "its result is not its job's"),
         ([FAILED | {"error": ""}], {}, "it failed without a message or a reason"),
     ],
 )
