@@ -12,17 +12,20 @@ import msgspec
 
 from cytomask import images
 from cytomask.addresses import S3Object, is_coco, parse_uri
+from cytomask.cleaning import cleaner_of
 from cytomask.errors import NoSuchJob
 from cytomask.jobs import Jobs
+from cytomask.lengths import PixelSize
 from cytomask.mask_index import MaskIndex
 from cytomask.records import JOB, EvaluationRow, ImageIdentity, JobRow, PageResult, Result
+from cytomask.requests import Parameters
 from cytomask.storage import Storage
 from cytomask.table import Table
 from cytomask.truths.masks import read_ground_truth
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal
 from cytomask.web.cache import Cache
-from cytomask.web.raster import Raster, mask_raster, raster_of
+from cytomask.web.raster import Raster, least_shade, mask_raster, raster_of
 from cytomask.work import ground_truth_keys
 
 FRESH_SECONDS = 1
@@ -30,6 +33,7 @@ MOST_KNOWN = 256
 WORKERS = 8  # each waits for S3
 ENDED = ("SUCCEEDED", "REJECTED")  # a FAILED job's result is of an earlier attempt
 LAYERS = ("image", "mask", "probability", "truth")
+CLEANED = "cleaned"  # a layer for each threshold
 
 
 @dataclass(frozen=True)
@@ -84,11 +88,11 @@ class Library:
         self._pool = ThreadPoolExecutor(WORKERS)
 
     def known(self, job_id: str, *, anew: bool = False) -> Known:
-        """Read a finished job as it was a moment ago, because a view asks for several layers at once.
+        """Read a finished job, or return what was read a moment ago: a view asks for several layers at once.
 
         Args:
             job_id: of the job.
-            anew: forget that moment. A view begins so.
+            anew: read it again. The first call of every view does.
 
         Raises:
             NoSuchJob: the job has no row.
@@ -128,6 +132,25 @@ class Library:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_LAYER", f"the job wrote no {layer}")
         place = self._in_buckets(uri)
         return self._stored(S3Object(place.bucket, place.key, etag=etag))
+
+    def cleaned(self, job_id: str, page: int, threshold: float) -> Raster:
+        """Make the mask that the job would have at another threshold, cleaned as its request asks.
+
+        Raises:
+            Refusal: the job has no such page, or wrote no probabilities.
+            RejectedInput: the probabilities cannot be read, or the mask is too ragged to clean.
+        """
+        known = self.known(job_id)
+        described = known.page(page)
+        probability = self.raster("probability", job_id, page)
+        parameters = known.result.parameters or Parameters()
+        size = PixelSize(*described.pixel_size_um) if described.pixel_size_um else None
+
+        def make() -> Raster:
+            mask = probability.shades >= least_shade(threshold)
+            return mask_raster(cleaner_of(parameters, size, known.image.key)(mask))
+
+        return self._cache.get((CLEANED, described.probability_etag, parameters, size, threshold), make)
 
     def truth(self, known: Known) -> Truth | None:
         """Find the ground truth that a job is scored against: a mask image, or a COCO file's drawing."""

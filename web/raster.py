@@ -1,5 +1,6 @@
 """Reduced views and tiles of a page, so that the browser never holds a whole large page. Pure."""
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -138,8 +139,13 @@ def shares_above(probability: SHADES) -> list[float]:
     for top in range(0, probability.shape[0], TILE):  # in bands, because bincount makes 8 bytes of each pixel
         counts += np.bincount(probability[top : top + TILE].ravel(), minlength=FULL_16_BIT + 1)
     above = np.concatenate([counts[::-1].cumsum()[::-1], [0]])
-    levels = np.ceil(np.arange(STEPS + 1) / STEPS * FULL_16_BIT - 0.5).astype(int)
+    levels = [least_shade(step / STEPS) for step in range(STEPS + 1)]
     return [float(share) for share in above[levels] / probability.size]
+
+
+def least_shade(threshold: float) -> int:
+    """Find the least of the probabilities x 65,535 that rounding leaves at or above a threshold."""
+    return math.ceil(threshold * FULL_16_BIT - 0.5)
 
 
 def painted(

@@ -1,10 +1,11 @@
-"""What the page may ask its server for: thin routes, each of which calls one thing and answers."""
+"""The routes of the page's server. Each is thin: it reads the request, calls one thing and answers."""
 
 import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -21,15 +22,16 @@ from cytomask.web.cache import Cache, Opened
 from cytomask.web.caller import Answer
 from cytomask.web.catalogue import Catalogue, spending
 from cytomask.web.downloads import Archive, Tickets, table_of
-from cytomask.web.library import LAYERS, Library
+from cytomask.web.library import CLEANED, LAYERS, Library
 from cytomask.web.plates import PlateShelf
-from cytomask.web.raster import Raster, halvings, shares_above
+from cytomask.web.raster import SHADES, TILE, Raster, halvings, shares_above
 from cytomask.web.security import Session
 from cytomask.web.truths import Painter, Painting, most_bytes, parse_tiles
 from cytomask.web.uploads import Uploads
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 MOST_SCORED_AT_ONCE = 200
+WHOLE_PIXELS = 4 * TILE * TILE
 THUMBNAIL = 512  # pixels of the longer side, at most: the browser halves it, and the outline with it
 BYTES = "application/octet-stream"
 
@@ -127,7 +129,7 @@ class Routes:
         return answer({"jobs": found, "revision": revision})
 
     async def scores(self, request: Request) -> Response:
-        """Look up the scores of the jobs named; a POST, for their ids are too long for an address."""
+        """Look up the scores of the jobs named; a POST, because their ids do not fit into a URL."""
         ids = (await read_json(request)).get("ids", [])
         if not isinstance(ids, list) or len(ids) > MOST_SCORED_AT_ONCE:
             raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "name at most 200 jobs")
@@ -140,14 +142,14 @@ class Routes:
         return answer({"days": spending(found)})
 
     async def queue(self, request: Request) -> Response:
-        """Hand a request on to POST /jobs."""
+        """Pass a request on to POST /jobs."""
         content = await read_json(request)
         return _handed_on(
             await _threaded(lambda: self._account.caller.call("POST", "/jobs", content=content))
         )
 
     def job(self, request: Request) -> Response:
-        """Hand on GET /jobs/{id}."""
+        """Pass GET /jobs/{id} on."""
         return _handed_on(self._account.caller.call("GET", f"/jobs/{_job_id(request)}"))
 
     def result(self, request: Request) -> Response:
@@ -177,12 +179,19 @@ class Routes:
         return Response(small, media_type="image/png")
 
     def layer(self, request: Request) -> Response:
-        """Describe a layer's tiles; of probabilities, the confluence at every threshold too."""
-        raster = self._raster(request)
+        """Describe a layer in a line of JSON; a small page's values follow, so that no tile is asked for.
+
+        Probabilities tell the confluence at every threshold, cleaned cells their own.
+        """
+        raster, name = self._raster(request), request.path_params["layer"]
         more: dict[str, Any] = {"opened": self._opened.add(raster)}
-        if request.path_params["layer"] == "probability":
+        if name == "probability":
             more["confluence"] = shares_above(raster.shades)
-        return answer(raster.describe() | more)
+        if name == CLEANED:
+            more["share"] = float(np.count_nonzero(raster.shades) / raster.shades.size)
+        line = msgspec.json.encode(raster.describe() | more) + b"\n"
+        small = raster.shades.size <= WHOLE_PIXELS
+        return Response(line + (_little_endian(raster.shades) if small else b""), media_type=BYTES)
 
     def tile(self, request: Request) -> Response:
         """Answer a tile's values, row by row, little-endian."""
@@ -192,13 +201,9 @@ class Routes:
         found = raster.tile(place["level"], place["column"], place["row"])
         if found is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_TILE", "the page ends before this tile")
-        little = found.astype(found.dtype.newbyteorder("<"), copy=False)
         height, width = found.shape
-        return Response(
-            np.ascontiguousarray(little).tobytes(),
-            media_type=BYTES,
-            headers={"X-Width": str(width), "X-Height": str(height)},
-        )
+        headers = {"X-Width": str(width), "X-Height": str(height)}
+        return Response(_little_endian(found), media_type=BYTES, headers=headers)
 
     async def save_truth(self, request: Request) -> Response:
         """Store the painting as the ground truth; 409 if another one was saved meanwhile."""
@@ -240,7 +245,7 @@ class Routes:
         return answer({"aborted": True})
 
     async def upload_through(self, request: Request) -> Response:
-        """Take an image's bytes, for a bucket that does not answer the browser."""
+        """Take an image's bytes for a bucket that refuses the browser."""
         await self.uploads.receive(request, request.query_params.get("key", ""))
         return answer({"completed": True})
 
@@ -275,6 +280,8 @@ class Routes:
 
     def _raster(self, request: Request) -> Raster:
         place = request.path_params
+        if place["layer"] == CLEANED:
+            return self._library.cleaned(_job_id(request), place["page"], _share(request, "threshold"))
         if place["layer"] not in LAYERS:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_LAYER", f"choose one of {', '.join(LAYERS)}")
         return self._library.raster(place["layer"], _job_id(request), place["page"])
@@ -295,8 +302,12 @@ class Routes:
 
 
 async def _threaded(call: Callable[[], Any]) -> Any:
-    """Run beside the loop what waits for AWS."""
+    """Run a call that waits for AWS in a thread, beside the event loop."""
     return await run_in_threadpool(call)
+
+
+def _little_endian(shades: SHADES) -> bytes:
+    return shades.astype(shades.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _handed_on(answered: Answer) -> Response:
@@ -320,6 +331,16 @@ def _number(request: Request, name: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
         raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", f"`{name}` is a number")
     return int(text)
+
+
+def _share(request: Request, name: str) -> float:
+    try:
+        value = float(request.query_params.get(name, ""))
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", f"`{name}` is a number from 0 to 1")
+    return value
 
 
 def _text(asked: dict[str, Any], name: str) -> str:

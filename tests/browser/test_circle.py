@@ -6,12 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import HEIGHT, WIDTH, Served
 from PIL import Image
 from playwright.sync_api import Page, expect
 
 Picture = Callable[[Page, str], None]
 Field = Callable[..., Path]
+SMALLEST = 600  # pixels
+CONFLUENCE = """async (request) => {
+  const headers = { "Content-Type": "application/json" };
+  const asked = await fetch("/api/jobs", { method: "POST", headers, body: JSON.stringify(request) });
+  const { job_id } = await asked.json();
+  for (;;) {
+    const job = await (await fetch(`/api/jobs/${job_id}`)).json();
+    if (job.status === "SUCCEEDED") return job.confluence;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+}"""
 MADE = 60_000  # milliseconds until a mask or a score is there, on a slow machine
 
 
@@ -160,7 +172,7 @@ def test_a_lost_connection_loses_no_paint(page: Page, served: Served, field_tiff
 
 def test_a_mask_is_painted_by_keys_alone(page: Page, served: Served, field_tiff: Field) -> None:
     open_page(page, served, send(page, field_tiff("keys.tif", seed=4)))
-    page.get_by_role("button", name="Begin with an empty page").focus()
+    page.get_by_role("button", name="Start with an empty page").focus()
     page.keyboard.press("Enter")
     for _ in range(4):
         page.keyboard.press("]")
@@ -180,7 +192,7 @@ def test_the_brush_and_the_fill_paint_where_the_pointer_is(
     page: Page, served: Served, field_tiff: Field
 ) -> None:
     open_page(page, served, send(page, field_tiff("fill.tif", seed=5)))
-    page.get_by_role("button", name="Begin with an empty page").click()
+    page.get_by_role("button", name="Start with an empty page").click()
     drag(page, (0.3, 0.3), (0.6, 0.3), (0.6, 0.7), (0.3, 0.7), (0.3, 0.3))
     page.get_by_role("button", name="Fill", exact=True).click()
     drag(page, (0.45, 0.5))
@@ -239,6 +251,32 @@ def test_settings_are_sent_as_a_message_has_them(page: Page, served: Served, fie
     expect(page.locator(".panel")).to_contain_text("HeLa")
 
 
+def test_another_threshold_is_tried_with_the_cleaning_that_was_asked_for(
+    page: Page, served: Served, field_tiff: Field, picture: Picture
+) -> None:
+    page.get_by_role("link", name="Send", exact=True).click()
+    page.fill("#min-size", str(SMALLEST))
+    page.check("#fill-holes")
+    page.set_input_files("#files", field_tiff("cleaned.tif", seed=9))
+    line = page.locator(".files li", has_text="cleaned.tif")
+    expect(line.locator("a")).to_be_visible(timeout=MADE)
+    line.locator("a").click()
+    ready(page)
+    page.locator("#threshold").fill("0.8")
+    note = page.locator(".panel .note", has_text="would be")
+    expect(note).to_contain_text(f"regions under {SMALLEST} pixels left out", timeout=MADE)
+    picture(page, "threshold-cleaned")
+    shown = float(re.findall(r"([\d.]+) %", note.inner_text())[0])
+
+    image = f"s3://{served.stack.outputs['InputBucketName']}/cleaned.tif"
+    plain = page.evaluate(CONFLUENCE, {"image": image, "threshold": 0.8})
+    cleaned = page.evaluate(
+        CONFLUENCE, {"image": image, "threshold": 0.8, "min_size_px": SMALLEST, "fill_holes": True}
+    )
+    assert shown == pytest.approx(100 * cleaned, abs=0.06)
+    assert abs(plain - cleaned) > 0.01
+
+
 def test_a_failed_job_is_sent_again_and_its_log_read(page: Page, served: Served, field_tiff: Field) -> None:
     address = send(page, field_tiff("again.tif", seed=8))
     job = address.rpartition("/")[2]
@@ -273,8 +311,8 @@ def test_the_next_image_is_fetched_before_its_key_is_pressed(
 ) -> None:
     first, second = (send(page, field_tiff(f"ahead-{seed}.tif", seed=seed)) for seed in (22, 23))
     page.goto(f"{served.origin}/images?find=ahead-&sort=name")
-    second_tile = f"/api/jobs{second.removeprefix('/images')}/pages/0/mask/0/"
-    with page.expect_response(lambda answer: second_tile in answer.url):
+    second_mask = f"/api/jobs{second.removeprefix('/images')}/pages/0/mask"
+    with page.expect_response(lambda answer: second_mask in answer.url):
         page.locator(f".card a[href='{first}']").click()
     ready(page)
     page.wait_for_load_state("networkidle")

@@ -71,7 +71,7 @@ def test_a_page_of_64_megapixels_is_painted_restored_and_saved(
     page.goto(served.origin + large)
     ready(page)
     picture(page, "large")
-    page.get_by_role("button", name="Begin with an empty page").click()
+    page.get_by_role("button", name="Start with an empty page").click()
     page.locator("#brush").fill("200")
     corners = [(0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8), (0.2, 0.2)]
     drag(page, *corners, size=(SIDE, SIDE))

@@ -36,7 +36,7 @@ def test_two_fingers_zoom_and_move_and_one_paints(
     page: Page, served: Served, field_tiff: Callable[..., Path], touch: Touch
 ) -> None:
     open_page(page, served, send(page, field_tiff("touch.tif", seed=21)))
-    page.get_by_role("button", name="Begin with an empty page").click()
+    page.get_by_role("button", name="Start with an empty page").click()
     box = page.locator(".viewer").bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

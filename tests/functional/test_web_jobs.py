@@ -13,12 +13,13 @@ import boto3
 import numpy as np
 import pytest
 import tifffile
-from factories import GROUND_TRUTH, HEIGHT, INPUT, WIDTH, ground_truth, page, s3_event, stack_of, tiff
+from factories import GROUND_TRUTH, HEIGHT, INPUT, OUTPUT, WIDTH, ground_truth, page, s3_event, stack_of, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 from numpy.typing import NDArray
 from PIL import Image
 from web_server import Answer, Browser, account_of, served
 
+from cytomask.cleaning import clean
 from cytomask.training.sources import read_source
 from cytomask.web.account import LogLine
 from cytomask.web.downloads import safe_name
@@ -43,6 +44,11 @@ def browser(stack: SegmentStack, redriven: list[str]) -> Iterator[Browser]:
 def values(answer: Answer, dtype: str) -> NDArray[Any]:
     shape = int(answer.headers["x-height"]), int(answer.headers["x-width"])
     return np.frombuffer(answer.body, dtype).reshape(shape)
+
+
+def description(answer: Answer) -> Any:
+    """What a layer says of itself: the first line."""
+    return json.loads(answer.body.partition(b"\n")[0])
 
 
 def painted(*tiles: tuple[int, int, NDArray[np.bool_]]) -> bytes:
@@ -71,12 +77,20 @@ def test_the_page_and_its_mask_come_as_tiles_of_their_own_values(
     stack: SegmentStack, browser: Browser
 ) -> None:
     job = stack.segment("plate 1/a.tif", tiff())["job_id"]
-    described = browser.get(f"/api/jobs/{job}/pages/0/image").json
+    answer = browser.get(f"/api/jobs/{job}/pages/0/image")
+    described = description(answer)
     assert (described["height"], described["width"], described["bits"]) == (HEIGHT, WIDTH, 16)
+    assert answer.body.partition(b"\n")[2] == page().astype("<u2").tobytes()
     shades = values(browser.get(f"/api/jobs/{job}/pages/0/image/0/0/0"), "<u2")
     assert np.array_equal(shades, page())
     mask = values(browser.get(f"/api/jobs/{job}/pages/0/mask/0/0/0"), "u1")
     assert np.array_equal(mask, stack.mask("plate 1/a.tif.mask.png"))
+
+
+def test_a_large_page_comes_in_tiles_alone(stack: SegmentStack, browser: Browser) -> None:
+    job = stack.segment("large.tif", tiff(np.tile(page(), (20, 20))))["job_id"]
+    line, _, values_behind = browser.get(f"/api/jobs/{job}/pages/0/image").body.partition(b"\n")
+    assert (json.loads(line)["height"], values_behind) == (20 * HEIGHT, b"")
 
 
 @pytest.mark.parametrize("place", ["1/0/0", "0/1/0", "0/0/1", "99/0/0"])
@@ -108,12 +122,41 @@ def test_probabilities_come_with_the_confluence_at_every_threshold(
     stack.upload("a.tif", tiff())
     request = {"image": f"s3://{INPUT}/a.tif", "outputs": ["mask", "probability"]}
     ((result,),) = ([each] for each in stack.handle(request))
-    described = browser.get(f"/api/jobs/{result['job_id']}/pages/0/probability").json
+    described = description(browser.get(f"/api/jobs/{result['job_id']}/pages/0/probability"))
     shares = described["confluence"]
     assert (len(shares), shares[0]) == (1001, 1.0)
     assert sorted(shares, reverse=True) == shares
     threshold = round(result["parameters"]["threshold"] * 1000)
     assert shares[threshold] == pytest.approx(result["confluence"], abs=2 / (HEIGHT * WIDTH))
+
+
+def test_cells_at_another_threshold_are_cleaned_as_the_request_asks(
+    stack: SegmentStack, browser: Browser
+) -> None:
+    stack.upload("a.tif", tiff())
+    asked = {"image": f"s3://{INPUT}/a.tif", "min_size_px": 40, "fill_holes": True}
+    (result,) = stack.handle(asked | {"threshold": 0.4, "outputs": ["mask", "probability"]})
+    path = f"/api/jobs/{result['job_id']}/pages/0/cleaned"
+
+    def cells(threshold: float) -> NDArray[Any]:
+        query = f"threshold={threshold}"
+        described = description(browser.get(f"{path}?{query}"))
+        tile = values(browser.get(f"{path}/0/0/0?{query}&opened={described['opened']}"), "u1")
+        assert described["share"] == np.count_nonzero(tile) / tile.size
+        return tile
+
+    assert np.array_equal(cells(0.4), stack.mask(result["mask"].removeprefix(f"s3://{OUTPUT}/")))
+    probability = values(browser.get(path.replace("cleaned", "probability") + "/0/0/0"), "<u2") / 65535
+    expected = clean(probability >= 0.7, min_area=40, fill_holes=True)
+    assert np.array_equal(cells(0.7) > 0, expected)
+    assert not np.array_equal(expected, probability >= 0.7)
+
+
+@pytest.mark.parametrize("threshold", ["", "x", "nan", "-0.1", "1.1"])
+def test_a_threshold_is_a_number_from_0_to_1(stack: SegmentStack, browser: Browser, threshold: str) -> None:
+    job = stack.segment("a.tif", tiff())["job_id"]
+    answer = browser.get(f"/api/jobs/{job}/pages/0/cleaned?threshold={threshold}")
+    assert (answer.status, answer.json["code"]) == (400, "INVALID_REQUEST")
 
 
 def test_an_image_that_was_replaced_is_not_shown_beside_the_older_mask(

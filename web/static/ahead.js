@@ -1,13 +1,15 @@
-// What a view of a page asks the server for first, asked for before the view is opened where it can be guessed.
+// The first calls of an image's view, sent before the view is opened where the next image can be guessed.
 
 import { get } from "./api.js";
 import { Layer } from "./layers.js";
 
 const MOST = 4; // pages that are kept
 const FRESH = 30000; // milliseconds
+const LONGEST_REST = 300;
 
 /**
- * The calls that a page's view begins with, all under way at once. Each ends with a value or an Error.
+ * The calls that a page's view begins with. Each ends with a value or an Error. Those that are drawn are under way
+ * at once; the row and the ground truth, for which S3 is asked for many names, follow them.
  * @typedef {object} Begun
  * @property {number} page of the layers
  * @property {number} at milliseconds since the browser started
@@ -28,14 +30,20 @@ function begin(id, page) {
   const { signal } = ending;
   /** @template Value @param {Promise<Value>} promise @returns {Promise<Value | Error>} */
   const settled = (promise) => promise.catch((error) => error);
+  const result = settled(get(`jobs/${id}/result`, signal));
+  const image = settled(Layer.open(id, page, "image", signal));
+  const mask = settled(Layer.open(id, page, "mask", signal));
+  const drawn = Promise.all([result, image, mask]).then(rest);
   return {
-    page, at: performance.now(), ending,
-    result: settled(get(`jobs/${id}/result`, signal)),
-    image: settled(Layer.open(id, page, "image", signal)),
-    mask: settled(Layer.open(id, page, "mask", signal)),
-    job: settled(get(`jobs/${id}`, signal)),
-    truth: settled(get(`jobs/${id}/truth`, signal)),
+    page, at: performance.now(), ending, result, image, mask,
+    job: drawn.then(() => settled(get(`jobs/${id}`, signal))),
+    truth: drawn.then(() => settled(get(`jobs/${id}/truth`, signal))),
   };
+}
+
+/** Wait until the browser has nothing to draw. */
+function rest() {
+  return new Promise((resolve) => requestIdleCallback(resolve, { timeout: LONGEST_REST }));
 }
 
 /**
@@ -56,7 +64,7 @@ export function askAhead(id, page = 0) {
 }
 
 /**
- * The calls of a page: those that are under way, or new ones. They end with the view.
+ * Return the calls of a page, those under way or new ones. They end with the view.
  * @param {string} id
  * @param {number} page
  * @param {AbortSignal} signal of the view
@@ -71,7 +79,7 @@ export function take(id, page, signal) {
   return fresh;
 }
 
-/** Forget what was asked for: something was changed. */
+/** Forget everything that was fetched ahead, because something changed. */
 export function forgetAll() {
   for (const key of [...kept.keys()]) forget(key);
 }

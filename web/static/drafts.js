@@ -1,7 +1,7 @@
-// What was painted and not saved yet, kept in the browser: it survives a reload and a lost connection.
+// Keeps unsaved painting in the browser, so that it survives a reload and a lost connection.
 // Each tile is a record of its own, so that a stroke on a large page writes only the tiles that it touched.
 
-import { packed, unpacked } from "./paint.js";
+import { packed, unpacked } from "./bits.js";
 
 /**
  * @typedef {object} Begun

@@ -24,15 +24,27 @@ export function drawShades(tile, [low, high]) {
   const context = /** @type {OffscreenCanvasRenderingContext2D} */ (picture.getContext("2d"));
   const image = context.createImageData(tile.width, tile.height);
   const pixels = new Uint32Array(image.data.buffer);
-  const gain = 255 / Math.max(1e-9, high - low);
-  const shades = new Uint32Array(tile.values instanceof Uint8Array ? 256 : 65536);
-  for (let value = 0; value < shades.length; value += 1) {
-    const shade = Math.max(0, Math.min(255, Math.round((value - low) * gain)));
-    shades[value] = packed([shade, shade, shade], 255);
-  }
+  const shades = shadesOf(tile.values instanceof Uint8Array ? 256 : 65536, low, high);
   for (let place = 0; place < pixels.length; place += 1) pixels[place] = shades[tile.values[place]];
   context.putImageData(image, 0, 0);
   return picture;
+}
+
+/** The grey of every value, made last. @type {{key: string, shades: Uint32Array}} */
+let last = { key: "", shades: new Uint32Array(0) };
+
+/** @param {number} count of values @param {number} low @param {number} high */
+function shadesOf(count, low, high) {
+  const key = `${count} ${low} ${high}`;
+  if (last.key === key) return last.shades;
+  const shades = new Uint32Array(count);
+  const gain = 255 / Math.max(1e-9, high - low);
+  for (let value = 0; value < count; value += 1) {
+    const shade = Math.max(0, Math.min(255, Math.round((value - low) * gain)));
+    shades[value] = packed([shade, shade, shade], 255);
+  }
+  last = { key, shades };
+  return shades;
 }
 
 /**
@@ -62,16 +74,16 @@ export function cellsOf(tile, limit) {
  */
 export function drawMask(cells, style, truth) {
   const colour = truth ? MISSED : MASK;
+  const [line, inside] = [packed(colour, 255), packed(colour, style === "filled" ? 110 : 14)];
+  const { values, width, height } = cells;
   return painted(cells, (place, column, row) => {
-    const { values, width, height } = cells;
     if (!values[place]) return 0;
     const edge =
       (column > 0 && !values[place - 1]) ||
       (column < width - 1 && !values[place + 1]) ||
       (row > 0 && !values[place - width]) ||
       (row < height - 1 && !values[place + width]);
-    if (edge) return packed(colour, 255);
-    return style === "filled" ? packed(colour, 110) : packed(colour, 14);
+    return edge ? line : inside;
   });
 }
 

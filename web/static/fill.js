@@ -1,4 +1,4 @@
-// Fills what hangs together within one tile, and says where it goes on in the tiles beside it.
+// Fills a connected area within one tile, and tells where it continues in the neighbouring tiles.
 
 /**
  * How far a fill came; the lists hold places of pixels in the tiles beside this one.
@@ -11,7 +11,7 @@
  */
 
 /**
- * Give every pixel that hangs together with an entry the value.
+ * Give the value to every pixel that is connected to an entry.
  * @param {Uint8Array} values of the tile, row by row; changed in place
  * @param {number} side of the tile: the length of a row in `values`
  * @param {number} width of the part that lies on the page

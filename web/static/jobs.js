@@ -28,7 +28,7 @@ import { get, isLeft, pause, post } from "./api.js";
  * @property {string} [well]
  */
 
-const FINISHED = new Set(["SUCCEEDED", "REJECTED", "FAILED"]);
+export const FINISHED = new Set(["SUCCEEDED", "REJECTED", "FAILED"]);
 const QUICK = 2000; // milliseconds between looks while something is under way
 const SLOW = 15000;
 
@@ -109,7 +109,7 @@ export function forgetScore(id) {
 }
 
 /**
- * What a file is called, without its folders.
+ * The name of a job's image, without its folders.
  * @param {Job} job
  */
 export function nameOf(job) {

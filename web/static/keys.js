@@ -1,4 +1,4 @@
-// Keys of the page view, and the list that tells of them.
+// The keys of the image's view, and the list that explains them.
 
 import { el } from "./dom.js";
 
@@ -12,17 +12,17 @@ const LIST = [
   ["+, −, 0, 1", "larger, smaller, whole page, one to one"],
   ["o, f, g, d, i", "outline, filled, ground truth, disagreement, image only"],
   ["space", "hold: the image alone"],
-  ["c", "begin to correct"],
+  ["c", "start correcting"],
   ["b, e, h, l, m", "while correcting: brush, eraser, fill, lasso, move the page"],
   ["[, ]", "smaller, larger brush"],
   ["arrows, space", "while correcting: move the tool, use it; shift moves ten pixels"],
-  ["enter, escape", "close the lasso, drop it"],
+  ["enter, escape", "close the lasso, discard it"],
   ["ctrl z, ctrl shift z", "undo, redo"],
   ["ctrl s", "save as ground truth"],
 ];
 
 /**
- * Listen to keys while the view is shown, but not while somebody types.
+ * Listen to keys while the view is shown, but not while the user types.
  * @param {AbortSignal} signal
  * @param {(event: KeyboardEvent) => boolean} act whether the key was used
  */

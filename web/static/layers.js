@@ -1,6 +1,6 @@
 // A layer of a page, as tiles of values: the image's shades, the mask, the probabilities, the ground truth.
 
-import { call, get, isLeft } from "./api.js";
+import { call, isLeft } from "./api.js";
 
 /**
  * @typedef {object} Described as cytomask.web.raster.Raster describes itself
@@ -15,7 +15,8 @@ import { call, get, isLeft } from "./api.js";
  * @property {[number, number]} window the contrast to begin with, in stored values
  * @property {[number, number]} range
  * @property {string} opened names the layer to the server
- * @property {number[]} [confluence] at the thresholds 0, 0.001 … 1
+ * @property {number[]} [confluence] at the thresholds 0, 0.001 … 1, of probabilities
+ * @property {number} [share] of the page that is cell, of cleaned cells
  */
 /**
  * @typedef {object} Tile
@@ -24,20 +25,21 @@ import { call, get, isLeft } from "./api.js";
  * @property {Uint8Array | Uint16Array} values
  */
 
-const SMALL = 1e6; // pixels: a page that is shown whole in four tiles
+const NEWLINE = 10;
 const MOST_TILES = 320; // of each layer: at most 160 MB
 
 export class Layer {
   /**
    * @param {string} job
    * @param {number} page
-   * @param {string} name image, mask, probability or truth
+   * @param {string} name image, mask, probability, cleaned or truth
    * @param {Described} described
    * @param {AbortSignal} signal
+   * @param {Record<string, string>} asked what the address says beside
    */
-  constructor(job, page, name, described, signal) {
+  constructor(job, page, name, described, signal, asked) {
     this.path = `jobs/${job}/pages/${page}/${name}`;
-    this.name = name;
+    this.query = new URLSearchParams({ ...asked, opened: described.opened });
     this.described = described;
     this.signal = signal;
     /** @type {Map<string, Tile>} */
@@ -53,19 +55,34 @@ export class Layer {
    * @param {number} page
    * @param {string} name
    * @param {AbortSignal} signal
+   * @param {Record<string, string>} [asked] the threshold, of cleaned cells
    */
-  static async open(job, page, name, signal) {
-    const described = await get(`jobs/${job}/pages/${page}/${name}`, signal);
-    const layer = new Layer(job, page, name, described, signal);
-    if (described.width * described.height <= SMALL) layer.#loadAll(); // while the view is being built
+  static async open(job, page, name, signal, asked = {}) {
+    const response = await call(`jobs/${job}/pages/${page}/${name}?${new URLSearchParams(asked)}`, { signal });
+    const body = new Uint8Array(await response.arrayBuffer());
+    const end = body.indexOf(NEWLINE);
+    const layer = new Layer(job, page, name, JSON.parse(new TextDecoder().decode(body.subarray(0, end))), signal, asked);
+    if (end + 1 < body.length) layer.#cut(body.slice(end + 1));
     return layer;
   }
 
-  #loadAll() {
+  /** Cut a small page, which comes whole, into its tiles. @param {Uint8Array<ArrayBuffer>} body */
+  #cut(body) {
     const { width, height, tile } = this.described;
-    for (let row = 0; row * tile < height; row += 1) {
-      for (let column = 0; column * tile < width; column += 1) this.load(0, column, row).catch(() => {});
+    const whole = this.#values(body.buffer);
+    for (let top = 0; top < height; top += tile) {
+      for (let left = 0; left < width; left += tile) {
+        const [wide, high] = [Math.min(tile, width - left), Math.min(tile, height - top)];
+        const values = this.#values(new ArrayBuffer(wide * high * whole.BYTES_PER_ELEMENT));
+        for (let row = 0; row < high; row += 1) values.set(whole.subarray((top + row) * width + left, (top + row) * width + left + wide), row * wide);
+        this.tiles.set(`0/${left / tile}/${top / tile}`, { width: wide, height: high, values });
+      }
     }
+  }
+
+  /** @param {ArrayBuffer} bytes */
+  #values(bytes) {
+    return this.described.bits === 8 ? new Uint8Array(bytes) : new Uint16Array(bytes);
   }
 
   /**
@@ -108,9 +125,8 @@ export class Layer {
   /** @param {string} key */
   async #fetch(key) {
     try {
-      const response = await call(`${this.path}/${key}?opened=${this.described.opened}`, { signal: this.signal });
-      const bytes = await response.arrayBuffer();
-      const values = this.described.bits === 8 ? new Uint8Array(bytes) : new Uint16Array(bytes);
+      const response = await call(`${this.path}/${key}?${this.query}`, { signal: this.signal });
+      const values = this.#values(await response.arrayBuffer());
       const tile = { width: Number(response.headers.get("x-width")), height: Number(response.headers.get("x-height")), values };
       this.tiles.set(key, tile);
       for (const old of this.tiles.keys()) {

@@ -1,22 +1,23 @@
 // One page of an image: the picture, what is known of it, and the tools to judge and correct it.
 
 import { askAhead, forgetAll, take } from "./ahead.js";
-import { get, isLeft, pause, post } from "./api.js";
+import { get, isLeft, pause } from "./api.js";
 import { Correction } from "./correct.js";
 import { el, say, sentenceOf } from "./dom.js";
-import { forgetScore, order } from "./jobs.js";
+import { FINISHED, forgetScore, order } from "./jobs.js";
 import { keyed, shortcuts } from "./keys.js";
 import { Layer } from "./layers.js";
 import { Panel } from "./panel.js";
 import { go, trouble } from "./router.js";
+import { Threshold } from "./threshold.js";
+import { contrastTool, group, opacityTool, stackTool, zoomTool } from "./toolbar.js";
 import { Viewer } from "./viewer.js";
 
-/** @typedef {import("./viewer.js").Overlay} Overlay */
+/** @typedef {import("./overlay.js").Style} Style */
 
-const FINISHED = new Set(["SUCCEEDED", "REJECTED", "FAILED"]);
 const AHEAD_AFTER = 100; // milliseconds after a page is shown
-/** @type {[Overlay, string, string][]} */
-const OVERLAYS = [
+/** @type {[Style, string, string][]} */
+const STYLES = [
   ["outline", "Outline", "o"],
   ["filled", "Filled", "f"],
   ["truth", "Ground truth", "g"],
@@ -32,7 +33,7 @@ export async function showPage({ main, parts, query, signal }) {
   const lacks = (found) => found instanceof Error || !found.result.pages?.length; // a refused image has no pages
   let known = await begun.result;
   const job = lacks(known) ? await begun.job : null;
-  if (job?.status === "SUCCEEDED") known = await get(`jobs/${id}/result`, signal).catch((error) => error); // it ended between the two answers
+  if (job?.status === "SUCCEEDED") known = await get(`jobs/${id}/result`, signal).catch((error) => error); // it finished between the two answers
   if (signal.aborted) return;
   if (job instanceof Error) throw job;
   const panel = new Panel(id, signal);
@@ -52,12 +53,12 @@ function showUnfinished(job, error, id, stage, panel, signal) {
   panel.showJob(job);
   panel.showStatus(job);
   if (!FINISHED.has(job.status)) {
-    stage.append(el("p", { class: "note", role: "status" }, "The mask is being made. It appears here by itself."));
+    stage.append(el("p", { class: "note", role: "status" }, "The mask is being made and will appear here."));
     void wait(id, signal);
   } else if (job.status === "SUCCEEDED") {
     stage.append(trouble(error));
   } else {
-    stage.append(el("p", { class: "note" }, job.status === "REJECTED" ? "There is no mask: the image or its request was refused." : "There is no mask: the job failed. Send it again when the cause is mended."));
+    stage.append(el("p", { class: "note" }, job.status === "REJECTED" ? "There is no mask: the image or its request was refused." : "There is no mask: the job failed. Fix the cause, then send it again."));
   }
 }
 
@@ -90,7 +91,7 @@ function headingOf(image, id) {
 }
 
 /** The view of a page that has a mask. */
-class PageView {
+export class PageView {
   /** @param {{id: string, page: number, result: any, query: URLSearchParams, signal: AbortSignal, stage: HTMLElement, panel: Panel, begun: import("./ahead.js").Begun}} given */
   constructor({ id, page, result, query, signal, stage, panel, begun }) {
     this.begun = begun;
@@ -99,14 +100,11 @@ class PageView {
     this.result = result;
     /** @type {{uri: string, etag: string, drawn?: boolean} | null} */
     this.truth = null;
-    this.wanted = /** @type {Overlay} */ (query.get("show") ?? "outline");
+    this.wanted = /** @type {Style} */ (query.get("show") ?? "outline");
     this.signal = signal;
     this.stage = stage;
     this.panel = panel;
     this.described = result.pages.find((/** @type {any} */ each) => each.page === page);
-    this.threshold = Number(result.parameters.threshold);
-    /** @type {Layer | null} */
-    this.probability = null;
     /** @type {Viewer | null} */
     this.viewer = null;
   }
@@ -123,18 +121,17 @@ class PageView {
     const image = await this.#layer("image", guessed ? begun.image : null);
     if (!image) return;
     const viewer = (this.viewer = new Viewer(image, this.signal));
-    viewer.coming.add("mask");
     this.legend = el("div", { class: "legend", "aria-live": "polite" });
     this.tools = el("div", { class: "tools", role: "toolbar", "aria-label": "View" });
     this.stage.append(this.tools, viewer.element, this.legend);
-    this.#offerTools(image);
-    this.#setOverlay(this.wanted);
+    this.#offerTools();
+    this.#setStyle(this.wanted);
     viewer.setLayer("mask", await coming);
     this.truthKnown = this.#findTruth();
     void begun.job.then((job) => {
       if (!(job instanceof Error)) this.panel.showJob(job);
     });
-    this.correction = new Correction(this);
+    this.correction = new Correction(this, viewer);
     this.#listen();
     await this.correction.restore();
   }
@@ -147,7 +144,7 @@ class PageView {
     this.panel.showTruth(found.truth);
     this.correction?.offer();
     this.viewer?.setLayer("truth", await this.#layer("truth"));
-    if (this.viewer) this.#setOverlay(this.wanted);
+    if (this.viewer) this.#setStyle(this.wanted);
   }
 
   /** @param {string} name @param {Promise<Layer | Error> | null} [early] asked for already */
@@ -158,148 +155,27 @@ class PageView {
     return null;
   }
 
-  /** @param {Layer} image */
-  #offerTools(image) {
+  #offerTools() {
     const viewer = /** @type {Viewer} */ (this.viewer);
-    const buttons = OVERLAYS.map(([name, words, key]) =>
+    const { pages } = this.result;
+    const styles = STYLES.map(([name, words, key]) =>
       el("button", { type: "button", "data-overlay": name, "aria-pressed": "false", title: `${words} (${key})`, onclick: () => this.choose(name) }, words));
-    this.zoomed = el("output", {});
+    const zoomed = el("output", {});
     viewer.onDraw = () => {
-      if (this.zoomed) this.zoomed.textContent = `${Math.round(viewer.scale * 100)} %`;
+      zoomed.textContent = `${Math.round(viewer.scale * 100)} %`;
       if (viewer.element.dataset.ready) this.#askAhead();
     };
     this.tools?.append(
-      el("fieldset", {}, el("legend", { class: "unseen" }, "Show"), buttons),
-      el("fieldset", {}, el("legend", { class: "unseen" }, "Zoom"),
-        el("button", { type: "button", title: "Smaller (−)", "aria-label": "Smaller", onclick: () => viewer.zoom(1 / 1.5) }, "−"),
-        this.zoomed,
-        el("button", { type: "button", title: "Larger (+)", "aria-label": "Larger", onclick: () => viewer.zoom(1.5) }, "+"),
-        el("button", { type: "button", title: "Whole page (0)", onclick: () => viewer.fit() }, "Fit"),
-        el("button", { type: "button", title: "One pixel of the page for one of the screen (1)", onclick: () => viewer.zoom(1 / viewer.scale) }, "1:1")),
-      this.#contrast(image),
-      this.#thresholdTool(),
-      this.#opacity(),
-      this.#stack(),
+      group("Show", ...styles), zoomTool(viewer, zoomed), contrastTool(viewer), new Threshold(this, viewer).element, opacityTool(viewer),
+      pages.length > 1 ? stackTool(pages, pages.indexOf(this.described), (at) => this.turnTo(at)) : "",
+      el("button", { type: "button", title: "Keys (?)", onclick: () => shortcuts() }, "Keys"),
     );
-  }
-
-  /** @param {Layer} image */
-  #contrast(image) {
-    const viewer = /** @type {Viewer} */ (this.viewer);
-    const { range, window: start, low, step } = image.described;
-    /** @param {number} value */
-    const stored = (value) => Number((low + value * step).toPrecision(4));
-    const shown = el("output", {});
-    const [dark, bright] = [0, 1].map((end) => {
-      const slider = el("input", { type: "range", min: range[0], max: range[1], step: 1, "aria-label": end ? "White at" : "Black at" });
-      slider.value = String(start[end]);
-      slider.addEventListener("input", () => apply());
-      return slider;
-    });
-    const apply = () => {
-      const [a, b] = [Number(dark.value), Number(bright.value)];
-      viewer.setWindow([Math.min(a, b), Math.max(a, b, Math.min(a, b) + 1)]);
-      shown.textContent = `${stored(viewer.window[0])}–${stored(viewer.window[1])}`;
-    };
-    shown.textContent = `${stored(start[0])}–${stored(start[1])}`;
-    const auto = el("button", { type: "button", title: "Contrast as at the beginning", onclick: () => {
-      [dark.value, bright.value] = start.map(String);
-      apply();
-    } }, "Auto");
-    return el("fieldset", {}, el("legend", { class: "unseen" }, "Contrast"), "Contrast", dark, bright, shown, auto);
-  }
-
-  #thresholdTool() {
-    const slider = el("input", { type: "range", min: 0, max: 1, step: 0.005, "aria-label": "Threshold", id: "threshold" });
-    slider.value = String(this.threshold);
-    const shown = el("output", { for: "threshold" }, this.threshold.toFixed(3));
-    const back = el("button", { type: "button", title: "The threshold of the stored mask" }, "Stored");
-    this.thresholdSays = el("output", { class: "quiet", "aria-live": "polite" });
-    let asked = false;
-    slider.addEventListener("input", () => {
-      shown.textContent = Number(slider.value).toFixed(3);
-      if (this.probability) this.#applyThreshold(Number(slider.value));
-      else if (!asked) {
-        asked = true;
-        this.#fetchProbability().then(() => this.#applyThreshold(Number(slider.value)), (error) => {
-          asked = false;
-          if (!isLeft(error) && this.thresholdSays) this.thresholdSays.textContent = sentenceOf(error);
-        });
-      }
-    });
-    back.addEventListener("click", () => {
-      slider.value = String(this.threshold);
-      shown.textContent = this.threshold.toFixed(3);
-      this.viewer?.setLayer("probability", null);
-      if (this.thresholdSays) this.thresholdSays.textContent = "";
-      this.panel.showThreshold(null, 0);
-    });
-    return el("fieldset", {}, el("legend", { class: "unseen" }, "Threshold"), "Threshold", slider, shown, back, this.thresholdSays);
-  }
-
-  /** @param {number} threshold */
-  #applyThreshold(threshold) {
-    if (!this.probability || !this.viewer) return;
-    if (this.viewer.probability !== this.probability) this.viewer.setLayer("probability", this.probability);
-    if (this.viewer.overlay === "off" || this.viewer.overlay === "truth") this.#setOverlay("outline");
-    this.viewer.setThreshold(threshold);
-    const share = this.probability.described.confluence?.[Math.round(threshold * 1000)];
-    this.panel.showThreshold(share ?? null, threshold);
-    if (this.thresholdSays) this.thresholdSays.textContent = share === undefined ? "" : `confluence ${(share * 100).toFixed(1)} %`;
-  }
-
-  /** The probabilities: the job's own, or those of a job that is asked for them. */
-  async #fetchProbability() {
-    if (this.described.probability) {
-      this.probability = await Layer.open(this.id, this.page, "probability", this.signal);
-      return;
-    }
-    if (this.thresholdSays) this.thresholdSays.textContent = "asking for the probabilities …";
-    const { mode, pages, channel } = this.result.parameters;
-    const asked = await post("jobs", { image: this.result.image.uri, mode, pages, channel, outputs: ["probability"] }, this.signal);
-    for (;;) {
-      const found = await get(`jobs/${asked.job_id}`, this.signal);
-      if (found.status === "SUCCEEDED") break;
-      if (FINISHED.has(found.status)) throw new Error(found.error ?? "the probabilities could not be made");
-      await pause(400, this.signal);
-    }
-    this.probability = await Layer.open(asked.job_id, this.page, "probability", this.signal);
-  }
-
-  #opacity() {
-    const slider = el("input", { type: "range", min: 0.1, max: 1, step: 0.05, "aria-label": "Opacity of the mask" });
-    slider.value = "1";
-    slider.addEventListener("input", () => {
-      if (this.viewer) this.viewer.above.style.opacity = slider.value;
-    });
-    const flicker = el("button", { type: "button", title: "Hold to see the image alone (space)" }, "Flicker");
-    for (const [name, hidden] of /** @type {[string, boolean][]} */ ([["pointerdown", true], ["pointerup", false], ["pointerleave", false]])) {
-      flicker.addEventListener(name, () => this.#hide(hidden));
-    }
-    return el("fieldset", {}, el("legend", { class: "unseen" }, "Mask"), "Opacity", slider, flicker);
-  }
-
-  #stack() {
-    const pages = this.result.pages;
-    if (pages.length < 2) return el("span", {});
-    const at = pages.findIndex((/** @type {any} */ each) => each.page === this.page);
-    /** @param {number} step @param {string} words @param {string} label */
-    const near = (step, words, label) => el("button", { type: "button", "aria-label": label, title: label, disabled: !pages[at + step], onclick: () => this.turnTo(at + step) }, words);
-    return el("fieldset", {}, el("legend", { class: "unseen" }, "Stack"), near(-1, "‹", "Page before (page up)"),
-      el("output", {}, `page ${this.page} (${at + 1} of ${pages.length})`), near(1, "›", "Next page (page down)"));
   }
 
   /** @param {number} at place among the job's pages */
   turnTo(at) {
     const target = this.result.pages[at];
     if (target) go(`/images/${this.id}/${target.page}`);
-  }
-
-  /** @param {boolean} hidden */
-  #hide(hidden) {
-    if (!this.viewer) return;
-    this.viewer.hidden = hidden;
-    this.viewer.later();
   }
 
   /** Ask for the pages that the keys lead to, once this one is shown. */
@@ -316,24 +192,30 @@ class PageView {
     }, AHEAD_AFTER);
   }
 
-  /** Show an overlay, and come back to it when a layer that it needs arrives. @param {Overlay} name */
+  /** Show an overlay, and come back to it when a layer that it needs arrives. @param {Style} name */
   choose(name) {
     this.wanted = name;
-    this.#setOverlay(name);
+    this.#setStyle(name);
   }
 
-  /** @param {Overlay} name */
-  #setOverlay(name) {
+  /** @param {Style} name */
+  #setStyle(name) {
     if (!this.viewer) return;
     const needed = name === "truth" || name === "disagreement";
-    const chosen = (needed && !this.viewer.truth) || !OVERLAYS.some(([each]) => each === name) ? "outline" : name;
-    this.viewer.setOverlay(chosen);
+    const chosen = (needed && !this.viewer.overlay.truth) || !STYLES.some(([each]) => each === name) ? "outline" : name;
+    this.viewer.setStyle(chosen);
     for (const button of this.tools?.querySelectorAll("button[data-overlay]") ?? []) {
       const own = button.getAttribute("data-overlay");
       button.setAttribute("aria-pressed", String(own === chosen));
-      if (button instanceof HTMLButtonElement) button.disabled = (own === "truth" || own === "disagreement") && !this.viewer.truth;
+      if (button instanceof HTMLButtonElement) button.disabled = (own === "truth" || own === "disagreement") && !this.viewer.overlay.truth;
     }
     this.legend?.replaceChildren(...legendOf(chosen));
+  }
+
+  /** Show a mask where the image or the ground truth is shown alone. */
+  showMask() {
+    const style = this.viewer?.overlay.style;
+    if (style === "off" || style === "truth") this.#setStyle("outline");
   }
 
   /** The ground truth was saved: show it. @param {{uri: string, etag: string}} saved */
@@ -343,7 +225,7 @@ class PageView {
     this.truth = saved;
     const layer = await this.#layer("truth");
     this.viewer?.setLayer("truth", layer);
-    if (this.viewer) this.#setOverlay(this.viewer.overlay);
+    if (this.viewer) this.#setStyle(this.viewer.overlay.style);
     this.panel.showTruth(saved);
   }
 
@@ -360,12 +242,12 @@ class PageView {
       n: near(1), p: near(-1), 0: () => viewer.fit(), 1: () => viewer.zoom(1 / viewer.scale),
       "+": () => viewer.zoom(1.25), "=": () => viewer.zoom(1.25), "-": () => viewer.zoom(1 / 1.25),
       PageDown: () => this.turnTo(place + 1), PageUp: () => this.turnTo(place - 1), "?": () => shortcuts(),
-      ...Object.fromEntries(OVERLAYS.map(([name, , key]) => [key, () => this.choose(name)])),
+      ...Object.fromEntries(STYLES.map(([name, , key]) => [key, () => this.choose(name)])),
     };
     keyed(this.signal, (event) => {
       if (this.correction?.onKey(event)) return true;
       if (event.key === " " && document.activeElement === viewer.element) {
-        this.#hide(true);
+        viewer.hide(true);
         return true;
       }
       const step = { ArrowLeft: [-60, 0], ArrowRight: [60, 0], ArrowUp: [0, -60], ArrowDown: [0, 60] }[event.key];
@@ -379,17 +261,16 @@ class PageView {
       return true;
     });
     addEventListener("keyup", (event) => {
-      if (event.key === " ") this.#hide(false);
+      if (event.key === " ") viewer.hide(false);
     }, { signal: this.signal });
-    this.tools?.append(el("button", { type: "button", title: "Keys (?)", onclick: () => shortcuts() }, "Keys"));
   }
 }
 
-/** @param {Overlay} overlay */
-function legendOf(overlay) {
+/** @param {Style} style */
+function legendOf(style) {
   /** @param {string} swatch @param {string} words */
   const one = (swatch, words) => el("span", {}, el("i", { class: `swatch-${swatch}` }), words);
-  switch (overlay) {
+  switch (style) {
     case "disagreement":
       return [one("both", "both say cell"), one("extra", "only the mask says cell"), one("missed", "only the ground truth says cell")];
     case "truth":
@@ -397,6 +278,6 @@ function legendOf(overlay) {
     case "off":
       return [];
     default:
-      return [one("mask", overlay === "filled" ? "cells of the mask" : "outline of the mask")];
+      return [one("mask", style === "filled" ? "cells of the mask" : "outline of the mask")];
   }
 }

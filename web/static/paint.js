@@ -1,4 +1,4 @@
-// The painted mask: tiles of 0 and 1 at full resolution, made from what it was begun on, with undo.
+// The painted mask: tiles of 0 and 1 at full resolution, made from the layer it started from, with undo.
 
 import { fillTile } from "./fill.js";
 
@@ -8,7 +8,7 @@ const MOST_UNDO_BYTES = 96e6;
 
 export class Painting {
   /**
-   * @param {Layer | null} base what it is begun on; null for an empty page
+   * @param {Layer | null} base the layer it starts from; null for an empty page
    * @param {import("./layers.js").Described} described of the page
    */
   constructor(base, described) {
@@ -18,7 +18,7 @@ export class Painting {
     this.tile = described.tile;
     /** @type {Map<string, Uint8Array>} */
     this.tiles = new Map();
-    /** The number of each painted tile's newest change; those that are not here are as they were. @type {Map<string, number>} */
+    /** The number of each painted tile's newest change; unchanged tiles are missing. @type {Map<string, number>} */
     this.changes = new Map();
     this.counted = 0;
     /** Tiles that changed since they were last kept. @type {Set<string>} */
@@ -30,14 +30,14 @@ export class Painting {
     this.undone = [];
     /** @type {Map<string, Uint8Array>[]} */
     this.done = [];
-    /** What the stroke that is being painted has touched, as it was before. @type {Map<string, Uint8Array>} */
+    /** The tiles that the current stroke touched, as they were before. @type {Map<string, Uint8Array>} */
     this.stroke = new Map();
-    /** Strokes are done one after another, for tiles have to be fetched. @type {Promise<void>} */
+    /** Strokes run one after another, because tiles have to be fetched. @type {Promise<void>} */
     this.queue = Promise.resolve();
     this.onChange = () => {};
   }
 
-  /** Whether anything differs from what it was begun on. */
+  /** Whether anything was painted. */
   get touched() {
     return this.changes.size > 0;
   }
@@ -87,7 +87,7 @@ export class Painting {
   }
 
   /**
-   * Take over tiles that were painted before.
+   * Take over tiles that were painted in an earlier session.
    * @param {[number, number, Uint8Array][]} tiles
    */
   restore(tiles) {
@@ -100,7 +100,7 @@ export class Painting {
   }
 
   /**
-   * Do something when everything before it is done.
+   * Run something when all earlier strokes are done.
    * @param {() => void | Promise<void>} act
    */
   next(act) {
@@ -109,50 +109,16 @@ export class Painting {
   }
 
   /**
-   * A round brush from one place to another.
-   * @param {[number, number]} from
-   * @param {[number, number]} to
-   * @param {number} radius
+   * Give every pixel of a shape the value.
+   * @param {import("./shapes.js").Shape} shape
    * @param {0 | 1} value
    */
-  line(from, to, radius, value) {
-    return this.next(async () => {
-      const [left, right] = [Math.min(from[0], to[0]) - radius, Math.max(from[0], to[0]) + radius];
-      const [top, bottom] = [Math.min(from[1], to[1]) - radius, Math.max(from[1], to[1]) + radius];
-      const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
-      const length = dx * dx + dy * dy;
-      await this.#each(left, top, right, bottom, (x, y) => {
-        const share = length ? Math.max(0, Math.min(1, ((x + 0.5 - from[0]) * dx + (y + 0.5 - from[1]) * dy) / length)) : 0;
-        const [ox, oy] = [x + 0.5 - from[0] - share * dx, y + 0.5 - from[1] - share * dy];
-        return ox * ox + oy * oy <= radius * radius;
-      }, value);
-    });
+  cover(shape, value) {
+    return this.next(() => this.#cover(shape, value));
   }
 
   /**
-   * All that a line encloses.
-   * @param {[number, number][]} corners
-   * @param {0 | 1} value
-   */
-  polygon(corners, value) {
-    return this.next(async () => {
-      if (corners.length < 3) return;
-      const [xs, ys] = [corners.map(([x]) => x), corners.map(([, y]) => y)];
-      const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
-      /** @type {Map<number, number[]>} */
-      const crossings = new Map();
-      await this.#each(left, top, right, bottom, (x, y) => {
-        let sides = crossings.get(y);
-        if (!sides) crossings.set(y, (sides = crossingsOf(corners, y + 0.5)));
-        let inside = false;
-        for (const side of sides) if (side <= x + 0.5) inside = !inside;
-        return inside;
-      }, value);
-    });
-  }
-
-  /**
-   * All that hangs together with a pixel and is not `value` becomes it.
+   * Give the value to a pixel and to everything connected to it that lacks the value.
    * @param {[number, number]} start
    * @param {0 | 1} value
    * @returns {Promise<void>}
@@ -164,7 +130,7 @@ export class Painting {
       const { tile } = this;
       /** Where the fill enters each tile. @type {Map<string, number[]>} */
       const waiting = new Map([[`${Math.floor(x / tile)}/${Math.floor(y / tile)}`, [(y % tile) * tile + (x % tile)]]]);
-      for (const [key, entries] of waiting) { // a Map's loop comes to what is added meanwhile
+      for (const [key, entries] of waiting) { // a Map's loop also visits what is added while it runs
         waiting.delete(key);
         const [column, row] = key.split("/").map(Number);
         const values = await this.#load(column, row);
@@ -238,16 +204,8 @@ export class Painting {
     this.onChange();
   }
 
-  /**
-   * Set the pixels of a box for which `inside` holds.
-   * @param {number} left
-   * @param {number} top
-   * @param {number} right
-   * @param {number} bottom
-   * @param {(x: number, y: number) => boolean} inside
-   * @param {0 | 1} value
-   */
-  async #each(left, top, right, bottom, inside, value) {
+  /** @param {import("./shapes.js").Shape} shape @param {0 | 1} value */
+  async #cover({ left, top, right, bottom, covers }, value) {
     const [x0, y0] = [Math.max(0, Math.floor(left)), Math.max(0, Math.floor(top))];
     const [x1, y1] = [Math.min(this.width - 1, Math.ceil(right)), Math.min(this.height - 1, Math.ceil(bottom))];
     for (let row = Math.floor(y0 / this.tile); row * this.tile <= y1; row += 1) {
@@ -259,7 +217,7 @@ export class Painting {
         for (let y = fromY; y <= toY; y += 1) {
           const line = (y - row * this.tile) * this.tile - column * this.tile;
           for (let x = fromX; x <= toX; x += 1) {
-            if (values[line + x] !== value && inside(x, y)) {
+            if (values[line + x] !== value && covers(x, y)) {
               this.#keep(key, values);
               values[line + x] = value;
             }
@@ -300,63 +258,4 @@ export class Painting {
     this.tiles.set(key, values);
     return values;
   }
-}
-
-/**
- * Where a polygon's sides cross a row, in pixels.
- * @param {[number, number][]} corners
- * @param {number} y
- */
-function crossingsOf(corners, y) {
-  const found = [];
-  for (let place = 0; place < corners.length; place += 1) {
-    const [ax, ay] = corners[place];
-    const [bx, by] = corners[(place + 1) % corners.length];
-    if (ay <= y !== by <= y) found.push(ax + ((y - ay) / (by - ay)) * (bx - ax));
-  }
-  return found;
-}
-
-/**
- * Painted tiles as the server takes them: column and row, 16 bits each, then a bit for each pixel.
- * @param {[number, number, Uint8Array][]} tiles
- * @param {number} side of a tile
- * @returns {Uint8Array<ArrayBuffer>}
- */
-export function packTiles(tiles, side) {
-  const bytes = (side * side) / 8;
-  const all = new Uint8Array(tiles.length * (4 + bytes));
-  const view = new DataView(all.buffer);
-  let place = 0;
-  for (const [column, row, values] of tiles) {
-    view.setUint16(place, column, true);
-    view.setUint16(place + 2, row, true);
-    all.set(packed(values), place + 4);
-    place += 4 + bytes;
-  }
-  return all;
-}
-
-/**
- * A bit for each value of 0 or 1, the first of eight being the highest.
- * @param {Uint8Array} values
- */
-export function packed(values) {
-  const bits = new Uint8Array(values.length / 8);
-  for (let place = 0, at = 0; place < bits.length; place += 1) {
-    let byte = 0;
-    for (let bit = 0; bit < 8; bit += 1, at += 1) byte = (byte << 1) | values[at];
-    bits[place] = byte;
-  }
-  return bits;
-}
-
-/**
- * Values of 0 and 1 from their bits.
- * @param {Uint8Array} bits
- */
-export function unpacked(bits) {
-  const values = new Uint8Array(bits.length * 8);
-  for (let at = 0; at < values.length; at += 1) values[at] = (bits[at >> 3] >> (7 - (at & 7))) & 1;
-  return values;
 }

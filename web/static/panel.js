@@ -1,4 +1,4 @@
-// What is known of a job and a page, beside the picture.
+// The facts about a job and a page, beside the image.
 
 import { get, isLeft, pause, post } from "./api.js";
 import { dollars, el, fixed, sentenceOf } from "./dom.js";
@@ -31,7 +31,7 @@ export class Panel {
     this.about.replaceChildren(el("h2", {}, "About"), facts);
   }
 
-  /** Of a job without a result. @param {any} job */
+  /** Show the status of a job without a result. @param {any} job */
   showStatus(job) {
     this.measured.replaceChildren(el("h2", {}, "Status"), el("p", { class: "big" }, wordsOf(job.status)));
     if (!job.evaluations?.length) this.scores.replaceChildren();
@@ -53,7 +53,7 @@ export class Panel {
       }
     });
     this.measured.append(el("div", { class: "note bad" }, el("b", {}, wordsOf(job.error_code ?? "")), el("p", {}, job.error ?? ""),
-      job.status === "FAILED" ? redrive : el("p", { class: "quiet" }, "It is not tried again: correct the image or the request, and send that."), said));
+      job.status === "FAILED" ? redrive : el("p", { class: "quiet" }, "It is not retried: correct the image or the request and send it again."), said));
   }
 
   /** @param {any} result @param {any} page */
@@ -66,10 +66,11 @@ export class Panel {
     this.measured.replaceChildren(el("h2", {}, `Confluence${of}`), el("p", { class: "big" }, `${(page.confluence * 100).toFixed(1)} %`), interval ?? "", ...flags);
     if (result.pages.length > 1) this.measured.append(el("p", { class: "quiet" }, `All ${result.pages.length} pages: ${(result.confluence * 100).toFixed(1)} %`));
     const { model, parameters, timings_ms: timings } = result;
+    this.cleaning = cleaningOf(parameters);
     const made = factsOf([
       ["Model", model.name], ["Mode", parameters.mode], ["Threshold", fixed(parameters.threshold)], ["Channel", parameters.channel ?? undefined],
       ["Cell area", page.cell_area_mm2 === undefined ? undefined : `${fixed(page.cell_area_mm2, 4)} mm²`],
-      ["Cleaned", cleaningOf(parameters)], ["Page", `${page.width} x ${page.height} pixels, ${page.dtype}`], ["Note", page.note], ["Normalisation", result.normalisation],
+      ["Cleaned", this.cleaning], ["Page", `${page.width} x ${page.height} pixels, ${page.dtype}`], ["Note", page.note], ["Normalisation", result.normalisation],
       ["Image version", result.image.version_id ?? result.image.etag], ["Weights", model.sha256], ["Licence", model.training_data_licence],
       ["Time", timings ? `${Math.round(timings.total)} ms${result.cold_start ? ", with a cold start" : ""}` : undefined],
       ["Estimated cost", dollars(result.estimated_cost_usd)], ["Mask", page.mask],
@@ -77,10 +78,12 @@ export class Panel {
     this.made.replaceChildren(el("details", { class: "made" }, el("summary", {}, "How it was made"), made));
   }
 
-  /** @param {number | null} share @param {number} threshold */
+  /** @param {number | null} share null takes the note away @param {number} threshold */
   showThreshold(share, threshold) {
     this.threshold.hidden = share === null;
-    if (share !== null) this.threshold.textContent = `At ${threshold.toFixed(3)} the confluence would be ${(share * 100).toFixed(1)} %. The stored mask stays as it is.`;
+    if (share === null) return;
+    const cleaning = this.cleaning ? `, with ${this.cleaning}` : "";
+    this.threshold.textContent = `At ${threshold.toFixed(3)} the confluence would be ${(share * 100).toFixed(1)} %${cleaning}. The stored mask stays as it is.`;
   }
 
   /** @param {any} truth */
@@ -106,13 +109,13 @@ export class Panel {
     } else if (!pending.length) {
       shown.push(el("p", { class: "quiet" }, this.truth ? "Not scored yet." : "There is none yet. Correct the mask and save it: it becomes the ground truth."));
     }
-    if (pending.length) shown.push(el("p", { class: "quiet" }, "A score is on its way …"));
+    if (pending.length) shown.push(el("p", { class: "quiet" }, "The score is being computed …"));
     for (const each of bad) shown.push(el("p", { class: "note bad" }, `${wordsOf(each.evaluation_status)}: ${each.error ?? ""}`));
     this.scores.replaceChildren(...shown);
   }
 
   /**
-   * Look until the ground truth of this version is scored, refused or given up.
+   * Poll until the ground truth of this version is scored, refused or failed.
    * @param {string} version
    */
   async awaitScore(version) {
@@ -163,7 +166,7 @@ function factsOf(facts) {
     .flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))]));
 }
 
-/** What was asked of the mask beyond the network's. @param {any} parameters of a result */
+/** What the request asked for beyond the network's mask. @param {any} parameters of a result */
 function cleaningOf(parameters) {
   return [
     parameters.fill_holes ? "holes filled" : "",

@@ -1,25 +1,14 @@
 // Shows a page of any size: tiles of the reduced view that fits the zoom, the mask on a canvas above.
 
-import { cellsOf, drawDisagreement, drawMask, drawShades } from "./draw.js";
 import { el } from "./dom.js";
+import { drawShades } from "./draw.js";
 import { listen } from "./gestures.js";
+import { Overlay } from "./overlay.js";
+import { Pictures } from "./pictures.js";
 
 /** @typedef {import("./layers.js").Layer} Layer */
-/** @typedef {import("./draw.js").Cells} Cells */
-/** @typedef {"off" | "outline" | "filled" | "truth" | "disagreement"} Overlay */
 
-const FEWEST_PICTURES = 96; // that are kept: at most a megabyte each
 const LARGEST_SCALE = 32; // screen pixels for each pixel of the page
-const PROBABLE = 65535;
-
-/**
- * What is painted, as the viewer sees it.
- * @typedef {object} Painted
- * @property {number} tile
- * @property {Map<string, Uint8Array>} tiles full tiles of level 0 by "column/row"
- * @property {Map<string, number>} changes the number of each changed tile's newest change
- * @property {(key: string, level: number) => Uint8Array} reduced a tile as a reduced view shows it
- */
 
 export class Viewer {
   /**
@@ -28,35 +17,21 @@ export class Viewer {
    */
   constructor(image, signal) {
     this.image = image;
-    /** @type {Layer | null} */
-    this.mask = null;
-    /** @type {Layer | null} */
-    this.truth = null;
-    /** @type {Layer | null} */
-    this.probability = null;
-    /** Layers that are on their way: the view is not ready without them. @type {Set<string>} */
-    this.coming = new Set();
-    /** @type {Painted | null} */
-    this.painted = null;
+    this.overlay = new Overlay(image);
     /** What a pointer uses, while something is corrected. @type {import("./gestures.js").Tool | null} */
     this.tool = null;
-    this.threshold = 0.5;
-    /** @type {Overlay} */
-    this.overlay = "outline";
     this.hidden = false;
     this.window = image.described.window;
     this.scale = 1;
     this.left = 0;
     this.top = 0;
     this.fitted = true;
-    /** @type {Map<string, OffscreenCanvas>} */
-    this.pictures = new Map();
-    this.most = FEWEST_PICTURES;
+    this.pictures = new Pictures();
     this.below = el("canvas", {});
     this.above = el("canvas", { class: "over" });
     this.cursor = el("canvas", { class: "over" });
     this.waitingText = el("span", { class: "waiting" });
-    this.element = el("div", { class: "viewer", tabindex: 0, role: "application", "aria-label": "The image. Arrow keys move, plus and minus zoom, 0 fits it in" }, this.below, this.above, this.cursor, this.waitingText);
+    this.element = el("div", { class: "viewer", tabindex: 0, role: "application", "aria-label": "The image. Arrow keys move it, plus and minus zoom, 0 fits it to the view" }, this.below, this.above, this.cursor, this.waitingText);
     this.frame = 0;
     this.sized = false;
     /** Called after each drawing. */
@@ -81,32 +56,37 @@ export class Viewer {
     }
   }
 
-  /** @param {"mask" | "truth" | "probability"} name @param {Layer | null} layer */
+  /** @param {"mask" | "truth" | "probability" | "cleaned"} name @param {Layer | null} layer */
   setLayer(name, layer) {
-    this[name] = layer;
-    this.coming.delete(name);
+    this.overlay[name] = layer;
+    if (name === "mask") this.overlay.waits = false;
     if (layer) layer.onTile = () => this.later();
-    this.#forget("o");
+    this.redrawOverlay();
+  }
+
+  /** Show the image alone, or all again. @param {boolean} hidden whether the overlay is */
+  hide(hidden) {
+    this.hidden = hidden;
     this.later();
   }
 
-  /** @param {Overlay} overlay */
-  setOverlay(overlay) {
-    this.overlay = overlay;
+  /** @param {import("./overlay.js").Style} style */
+  setStyle(style) {
+    this.overlay.style = style;
     this.later();
   }
 
   /** @param {number} threshold */
   setThreshold(threshold) {
-    this.threshold = threshold;
-    this.#forget("o");
-    this.later();
+    this.overlay.threshold = threshold;
+    this.overlay.cleaned = null;
+    this.redrawOverlay();
   }
 
   /** @param {[number, number]} window */
   setWindow(window) {
     this.window = window;
-    this.#forget("i");
+    this.pictures.forget();
     this.later();
   }
 
@@ -181,7 +161,7 @@ export class Viewer {
     const ratio = devicePixelRatio || 1;
     const wanted = Math.max(0, Math.floor(-Math.log2(this.scale * ratio) + 0.2));
     const level = Math.min(this.image.described.levels - 1, wanted);
-    this.most = Math.max(FEWEST_PICTURES, 3 * this.#inSight(level).length); // a large screen shows many at once
+    for (const pictures of [this.pictures, this.overlay.pictures]) pictures.makeRoom(this.#inSight(level).length);
     const missing = this.#drawImage(level, ratio) + this.#drawOverlay(level, ratio);
     this.waitingText.textContent = missing ? "loading …" : "";
     this.element.dataset.ready = missing ? "" : "yes";
@@ -196,7 +176,7 @@ export class Viewer {
     for (const [column, row] of this.#inSight(level)) {
       const values = this.image.tile(level, column, row);
       if (values) {
-        const picture = this.#picture(`i${level}/${column}/${row}`, () => drawShades(values, this.window));
+        const picture = this.pictures.get(`${level}/${column}/${row}`, () => drawShades(values, this.window));
         this.#put(context, picture, level, column, row, tile);
       } else {
         missing += 1;
@@ -212,7 +192,7 @@ export class Viewer {
     for (let coarse = level + 1; coarse < levels; coarse += 1) {
       const shrink = 2 ** (coarse - level);
       const [c, r] = [Math.floor(column / shrink), Math.floor(row / shrink)];
-      const picture = this.pictures.get(`i${coarse}/${c}/${r}`);
+      const picture = this.pictures.find(`${coarse}/${c}/${r}`);
       if (!picture) continue;
       const [x, y, side] = [(column / shrink - c) * tile, (row / shrink - r) * tile, tile / shrink];
       const size = tile * 2 ** level;
@@ -225,103 +205,16 @@ export class Viewer {
   /** @param {number} level @param {number} ratio */
   #drawOverlay(level, ratio) {
     const context = this.#cleared(this.above, ratio);
-    if (this.overlay === "off" || this.hidden) return 0;
+    if (this.overlay.style === "off" || this.hidden) return 0;
     const { tile } = this.image.described;
-    const painted = this.#paintedIn(level);
+    const painted = this.overlay.paintedIn(level);
     let missing = 0;
     for (const [column, row] of this.#inSight(level)) {
-      const picture = this.#overlayPicture(level, column, row, painted.get(`${column}/${row}`) ?? []);
+      const picture = this.overlay.picture(level, column, row, painted.get(`${column}/${row}`) ?? []);
       if (picture) this.#put(context, picture, level, column, row, tile);
       else missing += 1;
     }
     return missing;
-  }
-
-  /** The painted tiles that lie under each tile of a view. @param {number} level @returns {Map<string, string[]>} */
-  #paintedIn(level) {
-    /** @type {Map<string, string[]>} */
-    const found = new Map();
-    if (this.overlay === "truth") return found;
-    for (const key of this.painted?.changes.keys() ?? []) {
-      const [column, row] = key.split("/").map(Number);
-      const above = `${column >> level}/${row >> level}`;
-      const keys = found.get(above);
-      if (keys) keys.push(key);
-      else found.set(above, [key]);
-    }
-    return found;
-  }
-
-  /** @param {number} level @param {number} column @param {number} row @param {string[]} painted tiles under it @returns {OffscreenCanvas | null} */
-  #overlayPicture(level, column, row, painted) {
-    const change = Math.max(0, ...painted.map((each) => this.painted?.changes.get(each) ?? 0));
-    const key = `o${this.overlay}${this.painted ? "p" : ""}${level}/${column}/${row}#${change}`;
-    const found = this.pictures.get(key);
-    if (found) return found;
-    const truth = this.overlay === "truth" || this.overlay === "disagreement" ? this.#truthCells(level, column, row) : null;
-    if (this.overlay === "truth") return truth && this.#picture(key, () => drawMask(truth, "outline", true));
-    const cells = this.#cells(level, column, row, painted);
-    if (!cells) return null;
-    if (this.overlay === "disagreement") return truth && this.#picture(key, () => drawDisagreement(cells, truth));
-    const style = this.overlay === "filled" ? "filled" : "outline";
-    return this.#picture(key, () => drawMask(cells, style, false));
-  }
-
-  /** The cells as they are shown: painted, or by the threshold, or as the mask was stored. @param {number} level @param {number} column @param {number} row @param {string[]} painted tiles under it @returns {Cells | null} */
-  #cells(level, column, row, painted) {
-    if (this.painted) {
-      const [width, height] = this.#tileSize(level, column, row);
-      const whole = level === 0 && painted.length ? this.painted.tiles.get(painted[0]) : undefined;
-      if (whole) return { width, height, values: cut(whole, this.painted.tile, width, height) };
-      const cells = this.#base(level, column, row);
-      if (cells) for (const key of painted) this.#putPainted(cells, key, level);
-      return cells;
-    }
-    if (this.probability) {
-      const tile = this.probability.tile(level, column, row);
-      return tile ? cellsOf(tile, Math.ceil(this.threshold * PROBABLE - 0.5)) : null;
-    }
-    return this.#base(level, column, row);
-  }
-
-  /** Put a painted tile into the cells of the reduced view's tile above it. @param {Cells} cells @param {string} key @param {number} level */
-  #putPainted(cells, key, level) {
-    if (!this.painted) return;
-    const values = this.painted.reduced(key, level);
-    const side = this.painted.tile >> level;
-    const [left, top] = key.split("/").map((at) => (Number(at) % (1 << level)) * side);
-    const wide = Math.min(side, cells.width - left);
-    for (let y = 0; y < side && top + y < cells.height; y += 1) {
-      cells.values.set(values.subarray(y * side, y * side + wide), (top + y) * cells.width + left);
-    }
-  }
-
-  /** What was painted on, or the mask. @param {number} level @param {number} column @param {number} row @returns {Cells | null} */
-  #base(level, column, row) {
-    const layer = this.base === undefined ? this.mask : this.base;
-    if (!layer && this.base === undefined && this.coming.has("mask")) return null;
-    if (!layer) {
-      const [width, height] = this.#tileSize(level, column, row);
-      return { width, height, values: new Uint8Array(width * height) };
-    }
-    const tile = layer.tile(level, column, row);
-    return tile ? cellsOf(tile, 128) : null;
-  }
-
-  /** What is painted on: a layer, null for an empty page; undefined where nothing is painted. @type {Layer | null | undefined} */
-  base = undefined;
-
-  /** @param {number} level @param {number} column @param {number} row @returns {Cells | null} */
-  #truthCells(level, column, row) {
-    const tile = this.truth?.tile(level, column, row);
-    return tile ? cellsOf(tile, 128) : null;
-  }
-
-  /** @param {number} level @param {number} column @param {number} row @returns {[number, number]} */
-  #tileSize(level, column, row) {
-    const { tile } = this.image.described;
-    const [width, height] = this.image.size(level);
-    return [Math.min(tile, width - column * tile), Math.min(tile, height - row * tile)];
   }
 
   /** Tiles of a view that are in sight. @param {number} level @returns {[number, number][]} */
@@ -355,40 +248,9 @@ export class Viewer {
     context.drawImage(picture, column * tile * grow, row * tile * grow, picture.width * grow, picture.height * grow);
   }
 
-  /** @param {string} key @param {() => OffscreenCanvas} make */
-  #picture(key, make) {
-    const found = this.pictures.get(key) ?? make();
-    this.pictures.delete(key);
-    this.pictures.set(key, found);
-    for (const old of this.pictures.keys()) {
-      if (this.pictures.size <= this.most) break;
-      this.pictures.delete(old);
-    }
-    return found;
-  }
-
-  /** @param {string} kind i or o: of the image or of the overlay */
-  #forget(kind) {
-    for (const key of this.pictures.keys()) if (key.startsWith(kind)) this.pictures.delete(key);
-  }
-
   /** Forget what was drawn of the overlay. */
   redrawOverlay() {
-    this.#forget("o");
+    this.overlay.pictures.forget();
     this.later();
   }
-}
-
-/**
- * The part of a full tile that lies on the page.
- * @param {Uint8Array} values
- * @param {number} tile
- * @param {number} width
- * @param {number} height
- */
-function cut(values, tile, width, height) {
-  if (width === tile && height === tile) return values;
-  const kept = new Uint8Array(width * height);
-  for (let row = 0; row < height; row += 1) kept.set(values.subarray(row * tile, row * tile + width), row * width);
-  return kept;
 }
