@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from conftest import Served
@@ -97,6 +98,16 @@ def test_a_plate_is_walked_from_the_list_to_a_page(page: Page, plate: str, pictu
     page.select_option("#site", "2")
     expect(page.locator(".strip a").first).to_contain_text("0 h, 6 %")
     assert str(page.locator(".strip a").first.get_attribute("href")).startswith("/images/0000")
+
+
+def test_a_film_strip_says_where_a_picture_is_missing(
+    page: Page, served: Served, plate: str, picture: Picture
+) -> None:
+    page.goto(f"{served.origin}/plates/{quote(plate, safe='')}/A01")
+    first = page.locator(".strip a").first
+    expect(first.locator(".picture")).to_have_text("picture not available")
+    expect(first.locator("img")).to_have_count(0)
+    picture(page, "well-without-pictures")
 
 
 def test_what_a_plate_lacks_is_said(page: Page, served: Served, plate: str) -> None:

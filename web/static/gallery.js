@@ -5,6 +5,7 @@ import { post } from "./api.js";
 import { el, fixed, say } from "./dom.js";
 import { fetchScores, folderOf, follow, jobs, keepOrder, nameOf, refresh } from "./jobs.js";
 import { note, trouble } from "./router.js";
+import { NO_PICTURE } from "./thumbnail.js";
 import { Grid } from "./virtual.js";
 import { wordsOf } from "./words.js";
 
@@ -39,6 +40,7 @@ function ordered(a, b) {
 /** @param {import("./router.js").Place} place */
 export async function showGallery({ main, query, signal }) {
   main.className = "gallery";
+  void import("./page.js"); // where a click leads
   /** @type {Filters} */
   const filters = Object.fromEntries(FIELDS.map((name) => [name, query.get(name) ?? ""]));
   const counted = el("p", { class: "quiet", role: "status" }, "Reading the list …");
@@ -53,7 +55,11 @@ export async function showGallery({ main, query, signal }) {
   /** @type {Grid<Job>} */
   const grid = new Grid(frame, { ...CARD, make: emptyCard, fill: fillCard, keyOf: (job) => job.id, settled }, signal);
 
-  /** Scores decide the order: fetch those of all, where somebody sorts by them or there are few. */
+  signal.addEventListener("abort", () => {
+    for (const picture of frame.querySelectorAll("img")) picture.removeAttribute("src"); // what is under way would hold the next view up
+  });
+
+  /** Fetch every job's score where the order depends on it, or where there are few jobs. */
   async function scoreAll() {
     const byScore = () => filters.sort === "iou" || filters.iou || jobs.size <= FEW;
     if (scoring || !byScore()) return;
@@ -201,18 +207,25 @@ function count(texts) {
 /** An empty card. */
 function emptyCard() {
   const picture = el("img", { alt: "", width: 192, height: 144, decoding: "async" });
+  const instead = el("span", { class: "quiet" });
   const card = el("div", { class: "card", role: "listitem" },
-    el("a", {}, el("span", { class: "picture" }, picture, el("span", { class: "quiet" })), el("b", {}), el("span", { class: "facts" }), el("span", { class: "marks" })));
-  picture.addEventListener("error", () => picture.removeAttribute("src"));
+    el("a", {}, el("span", { class: "picture" }, picture, instead), el("b", {}), el("span", { class: "facts" }), el("span", { class: "marks" })));
+  picture.addEventListener("error", () => {
+    picture.removeAttribute("src");
+    instead.textContent = NO_PICTURE;
+  });
   let waiting = 0;
-  for (const name of ["pointerenter", "focusin", "pointerdown"]) {
+  const ahead = () => {
+    if (card.dataset.job && card.dataset.status === "SUCCEEDED") askAhead(card.dataset.job);
+  };
+  for (const name of ["pointerenter", "focusin"]) {
     card.addEventListener(name, () => {
-      const { job, status } = card.dataset;
       clearTimeout(waiting);
-      if (job && status === "SUCCEEDED") waiting = window.setTimeout(() => askAhead(job), name === "pointerdown" ? 0 : DWELL);
+      waiting = window.setTimeout(ahead, DWELL);
     });
   }
-  card.addEventListener("pointerleave", () => clearTimeout(waiting));
+  card.addEventListener("pointerdown", ahead); // a click follows soon
+  for (const name of ["pointerleave", "click"]) card.addEventListener(name, () => clearTimeout(waiting)); // the page that a click opens asks itself
   card.addEventListener("rest", () => {
     const wanted = card.dataset.picture ?? "";
     if (wanted && picture.getAttribute("src") !== wanted) picture.src = wanted;
@@ -247,7 +260,7 @@ function fillCard(card, job) {
   if (job.error_code && job.status !== "SUCCEEDED") marks?.append(el("span", { class: "mark bad" }, wordsOf(job.error_code)));
 }
 
-/** A name in two lines: what tells names apart is often at their end. @param {string} name */
+/** Cut a long name in its middle: names often differ only at the end. @param {string} name */
 function shortened(name) {
   return name.length <= LONGEST_NAME ? name : `${name.slice(0, LONGEST_NAME / 2 - 3)}…${name.slice(2 - LONGEST_NAME / 2)}`;
 }
@@ -258,14 +271,14 @@ function percentOf(share) {
 }
 
 /**
- * The buttons that take the shown jobs away.
+ * The buttons that download the jobs shown.
  * @param {() => Job[]} chosen
  */
 function downloads(chosen) {
   /** @param {string} kind */
   const take = async (kind) => {
     const { url } = await post("downloads", { kind, ids: chosen().map((job) => job.id) });
-    say("The download begins");
+    say("The download starts");
     const link = el("a", { href: url, download: "" });
     document.body.append(link);
     link.click();
@@ -274,5 +287,5 @@ function downloads(chosen) {
   return el("div", { class: "row" }, el("span", { class: "quiet" }, "Download these:"),
     el("button", { type: "button", onclick: () => void take("masks") }, "Masks"),
     el("button", { type: "button", onclick: () => void take("table") }, "Table (CSV)"),
-    el("button", { type: "button", title: "Images that have a ground truth, and it, under the same names: ready for training", onclick: () => void take("pairs") }, "Corrected pairs"));
+    el("button", { type: "button", title: "Images and their ground truths under the same names, ready for training", onclick: () => void take("pairs") }, "Corrected pairs"));
 }

@@ -4,10 +4,12 @@ import { about } from "./about.js";
 import { ApiError, isLeft, post } from "./api.js";
 import { el, fixed, sentenceOf } from "./dom.js";
 import { follow, hurry, jobs } from "./jobs.js";
+import { thumbnail } from "./thumbnail.js";
 import { upload } from "./upload.js";
 import { wordsOf } from "./words.js";
 
 const AT_ONCE = 3;
+const PICTURE = { width: 96, height: 72 };
 
 /**
  * @typedef {object} Sending a file on its way
@@ -96,7 +98,7 @@ export async function showSend({ main, signal }) {
         line.dataset.job = found.id;
         said.className = "good";
         said.textContent = `confluence ${fixed((found.confluence ?? 0) * 100, 1)} %`;
-        line.querySelector("img")?.setAttribute("src", `/api/jobs/${found.id}/thumbnail`);
+        line.querySelector(".picture")?.replaceWith(thumbnail(found.id, PICTURE));
         one.actions.replaceChildren(link);
       } else if (found.status === "REJECTED" || found.status === "FAILED") {
         said.className = "bad";
@@ -120,10 +122,10 @@ export async function showSend({ main, signal }) {
   function take(chosen) {
     for (const { file, path } of chosen) {
       const key = settings.folder() + path;
-      const said = el("span", { role: "status" }, "waits");
-      const progress = el("progress", { max: 1, value: 0, "aria-label": `Sent of ${path}` });
+      const said = el("span", { role: "status" }, "waiting");
+      const progress = el("progress", { max: 1, value: 0, "aria-label": `Progress of ${path}` });
       const actions = el("span", {});
-      const line = el("li", {}, el("img", { alt: "", width: 96, height: 72 }), el("div", {}, el("b", {}, key), el("br"), said, progress), actions);
+      const line = el("li", {}, el("span", { class: "picture" }), el("div", {}, el("b", {}, key), el("br"), said, progress), actions);
       list.append(line);
       /** @type {Sending} */
       const one = { file, key, line, said, progress, actions, sentAt: 0, job: "" };
@@ -160,13 +162,13 @@ export async function showSend({ main, signal }) {
   await follow(signal, look).catch((error) => list.before(el("p", { class: "note bad" }, sentenceOf(error))));
 }
 
-/** Why a file is not worth sending; the stack would ignore or refuse it. @param {File} file */
+/** Say why the stack would ignore or refuse a file; empty if it would not. @param {File} file */
 export function faultOf(file) {
   const ending = /\.[^.]+$/.exec(file.name.toLowerCase())?.[0] ?? "";
   if (about.sidecars.includes(ending)) return `${ending} files are notes beside images, not images`;
-  if (file.name.startsWith(".")) return "its name begins with a point, as those of hidden files do";
+  if (file.name.startsWith(".")) return "its name starts with a dot, so it is a hidden file";
   if (file.size === 0) return "it is empty";
-  if (file.size > about.largest_file) return `it has ${Math.round(file.size / 2 ** 20)} MiB; the limit is ${Math.round(about.largest_file / 2 ** 20)}: split the stack or compress it`;
+  if (file.size > about.largest_file) return `it is ${Math.round(file.size / 2 ** 20)} MiB; the limit is ${Math.round(about.largest_file / 2 ** 20)}: split the stack or compress it`;
   return "";
 }
 
@@ -199,7 +201,7 @@ async function dropped(transfer) {
 function offerSettings() {
   const mode = el("select", { id: "mode" }, el("option", { value: "" }, "native: full resolution"), el("option", { value: "resize" }, "resize: fast and coarse"));
   const threshold = el("input", { id: "request-threshold", type: "number", min: 0, max: 1, step: 0.01, placeholder: "the model's own" });
-  const channel = el("input", { id: "channel", type: "number", min: 0, max: 999, step: 1, placeholder: "the only one" });
+  const channel = el("input", { id: "channel", type: "number", min: 0, max: 999, step: 1, placeholder: "if there are several" });
   const least = el("input", { id: "min-size", type: "number", min: 0, max: 1e9, step: 1, placeholder: "0" });
   const fill = el("input", { id: "fill-holes", type: "checkbox" });
   const pixel = el("input", { id: "pixel-size", type: "number", min: 0.001, max: 1000, step: "any", placeholder: "what the file says" });
@@ -207,17 +209,17 @@ function offerSettings() {
   const group = el("input", { id: "group", maxlength: 256, placeholder: "none" });
   const into = el("input", { id: "into", placeholder: "top of the bucket", title: "A folder's name, such as plate 7" });
   const element = el("form", { class: "settings", "aria-label": "Settings", onsubmit: (/** @type {Event} */ event) => event.preventDefault() },
-    el("h2", {}, "Settings"), el("label", {}, "Folder in the bucket", into), el("label", {}, "Group, to report by", group), el("label", {}, "Mode", mode),
+    el("h2", {}, "Settings"), el("label", {}, "Folder in the bucket", into), el("label", {}, "Group in reports", group), el("label", {}, "Mode", mode),
     el("label", {}, "Threshold", threshold), el("label", {}, "Channel", channel), el("label", {}, "Pages", pages),
     el("label", {}, "Smallest region, in pixels", least), el("label", {}, "Fill holes", fill), el("label", {}, "Side of a pixel, in µm", pixel),
-    el("p", { class: "quiet" }, "The bucket starts the usual mask of every upload. With any other setting but folder and group there are two masks of the image."));
+    el("p", { class: "quiet" }, "Every upload gets the usual mask. If you change anything but folder and group, the image gets a second mask."));
   return {
     element,
     folder: () => {
       const clean = into.value.trim().replace(/^\/+|\/+$/g, "");
       return clean ? `${clean}/` : "";
     },
-    /** What differs from a plain upload. */
+    /** The fields in which the request differs from a plain upload. */
     read: () => {
       /** @type {Record<string, unknown>} */
       const request = {};

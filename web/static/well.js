@@ -6,7 +6,10 @@ import { keepOrder } from "./jobs.js";
 import { fetchPlate, intervalOf } from "./plate.js";
 import { addressOf } from "./plates.js";
 import { note, trouble } from "./router.js";
+import { thumbnail } from "./thumbnail.js";
 import { wordsOf } from "./words.js";
+
+const PICTURE = { width: 150, height: 112 };
 
 /** @param {import("./router.js").Place} place */
 export async function showWell({ main, parts, query, signal }) {
@@ -37,7 +40,7 @@ export async function showWell({ main, parts, query, signal }) {
     el("p", { class: "quiet" }, `${well.condition ? `${well.condition}. ` : ""}${pages.length} pages, ${sites.length} ${sites.length === 1 ? "site" : "sites"}${well.flagged ? `; ${well.flagged} pages with a warning are used` : ""}.`),
     el("p", { class: "big" }, growth.doubling_time_h ? `doubles in ${growth.doubling_time_h.toFixed(1)} h` : "no doubling time"),
     ...(growth.notes ?? []).map((/** @type {string} */ text) => el("p", { class: "note warn" }, text)),
-    el("div", { class: "row top" }, el("div", {}, curves(series, { label: `Confluence of well ${wellName} over time, in percent`, mark: window }), el("ul", { class: "key" }, keyOf(series).map(({ line, name: words }) => el("li", {}, line, ` ${words}`)), window ? el("li", { class: "quiet" }, "shaded: the time that the doubling time was measured in") : "")),
+    el("div", { class: "row top" }, el("div", {}, curves(series, { label: `Confluence of well ${wellName} over time, in percent`, mark: window }), el("ul", { class: "key" }, keyOf(series).map(({ line, name: words }) => el("li", {}, line, ` ${words}`)), window ? el("li", { class: "quiet" }, "shaded: where the doubling time was measured") : "")),
       el("dl", { class: "facts" }, facts(growth).flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)]))),
     el("p", { class: "quiet" }, "Confluence is area, not number: cells that spread or shrink change it without dividing."),
     el("h2", {}, "Film strip"), sites.length > 1 ? el("label", {}, "Site ", pick) : "", strip);
@@ -47,7 +50,7 @@ export async function showWell({ main, parts, query, signal }) {
     keepOrder([...new Set(own.map((page) => page.job).filter(Boolean))]);
     strip.replaceChildren(...own.map((page) => {
       const words = `${page.hours} h, ${(page.confluence * 100).toFixed(0)} %${page.quality.length ? `, ${page.quality.map(wordsOf).join(", ")}` : ""}`;
-      return el("a", { href: `/images/${page.job}${page.page === null || page.page === undefined ? "" : `/${page.page}`}` }, el("img", { src: `/api/jobs/${page.job}/thumbnail`, alt: "", loading: "lazy", width: 150, height: 112 }), words);
+      return el("a", { href: `/images/${page.job}${page.page === null || page.page === undefined ? "" : `/${page.page}`}` }, thumbnail(page.job, PICTURE), words);
     }));
   };
   pick.addEventListener("change", () => {

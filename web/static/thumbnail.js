@@ -1,0 +1,13 @@
+// The small picture of a job, and words in its place where it cannot be shown.
+
+import { el } from "./dom.js";
+
+export const NO_PICTURE = "picture not available"; // the result, the mask or the image may be gone; the job's page says which
+
+/** @param {string} job its id @param {{width: number, height: number}} size in CSS pixels */
+export function thumbnail(job, { width, height }) {
+  const picture = el("img", { src: `/api/jobs/${job}/thumbnail`, alt: "", loading: "lazy", width, height });
+  const frame = el("span", { class: "picture" }, picture);
+  picture.addEventListener("error", () => frame.replaceChildren(el("span", { class: "quiet" }, NO_PICTURE)));
+  return frame;
+}
