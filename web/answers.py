@@ -19,7 +19,7 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 class Refusal(Exception):
-    """A call of the page that cannot be done: a status, a code and a sentence."""
+    """A call that the server refuses: a status, a code and a sentence."""
 
     def __init__(self, status: HTTPStatus, code: str, detail: str) -> None:
         """Say what failed and what to do."""
@@ -57,7 +57,7 @@ def failed(_: Request, error: Exception) -> Response:
 
 
 def unreachable(_: Request, error: Exception) -> Response:
-    """Answer what AWS refused or did not answer."""
+    """Answer an error of AWS, or of a connection to AWS."""
     if isinstance(error, ClientError):
         said: Mapping[str, Any] = error.response.get("Error", {})
         detail = f"AWS refused {error.operation_name}: {said.get('Message') or said.get('Code')}"
@@ -75,7 +75,7 @@ HANDLERS = {
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """Read the body as a JSON object, a type that no form sends; raise Refusal for anything else."""
+    """Read the body as a JSON object, which no form can send; raise Refusal for anything else."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON:
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", f"send {JSON}")

@@ -14,7 +14,7 @@ MOST_BYTES = 768 * 2**20  # four pages of 64 megapixels with 16 bits, or some th
 
 
 class Sized(Protocol):
-    """Anything that knows how much memory it takes."""
+    """A value that knows how much memory it takes."""
 
     @property
     def nbytes(self) -> int:
@@ -28,7 +28,7 @@ class Cache:
     """Least recently used goes first. Safe to share between threads."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        """Keep at most so many bytes, and the newest in any case."""
+        """Keep at most `most_bytes`, but always the newest value."""
         self._most = most_bytes
         self._kept: OrderedDict[Hashable, Sized] = OrderedDict()
         self._making: dict[Hashable, threading.Lock] = {}
@@ -60,7 +60,7 @@ class Cache:
 class Opened:
     """Names for rasters that a view has open, so that a tile need not be looked up through row and result.
 
-    A raster that the cache has dropped is gone here too; its tiles are then found the long way.
+    A raster that the cache has dropped is gone here too; its tiles are then looked up again.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a person takes away, streamed: masks, corrected pairs for training, the table of jobs."""
+"""Stream downloads: masks, corrected pairs for training, the table of jobs."""
 
 import io
 import secrets
@@ -75,7 +75,7 @@ class Archive:
         return _zipped(self._masks(ids))
 
     def pairs(self, ids: Iterable[str]) -> Iterator[bytes]:
-        """Make a zip of `images/` and `masks/`: images that have a ground truth, and it, by one name."""
+        """Make a zip of `images/` and `masks/`: images and their ground truths under the same names."""
         return _zipped(self._pairs(ids))
 
     def _masks(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
@@ -125,7 +125,7 @@ PNG = b"\x89PNG"
 
 
 def table_of(entries: Iterable[Entry]) -> Iterator[bytes]:
-    """Make a CSV, a job a row. Text that a spreadsheet would take for a formula gets an apostrophe."""
+    """Make a CSV, a job a row. Text that a spreadsheet would read as a formula gets an apostrophe."""
     yield csv_line(COLUMNS).encode()
     for entry in entries:
         yield csv_line(_values(entry)).encode()
@@ -146,7 +146,7 @@ def safe_name(key: str) -> str:
 
 
 def unused(name: str, taken: set[str]) -> str:
-    """Return the name, with a number where it is taken (`a.tif` and `a.png` have one stem); note it."""
+    """Return the name, with a number if it is taken (`a.tif` and `a.png` have one stem); note it."""
     chosen, number = name, 1
     while chosen in taken:
         number += 1

@@ -62,7 +62,7 @@ class PlateShelf:
 
 
 def described(report: PlateReport, notes: Sequence[str]) -> dict[str, Any]:
-    """Shorten a report to what the page draws. Numbers that are not there are null."""
+    """Shorten a report to what the page draws. Missing numbers are null."""
     return {
         "plate": report.plate,
         "rows": FORMATS[report.size][0],

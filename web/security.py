@@ -26,7 +26,7 @@ class Session:
     """The token in the address that is printed, and the cookie that it is exchanged for."""
 
     def __init__(self, port: int, token: str | None = None) -> None:
-        """Make both anew; `port` names the cookie, for browsers share cookies between a host's ports."""
+        """Make both anew; `port` names the cookie, because browsers share cookies between a host's ports."""
         self.port = port
         self.token = token or secrets.token_urlsafe(32)
         self._value = secrets.token_urlsafe(32)
@@ -44,11 +44,11 @@ class Session:
 
     @property
     def cookie(self) -> str:
-        """The `Set-Cookie` header. It is not `Secure`, for 127.0.0.1 is served without TLS."""
+        """The `Set-Cookie` header. It is not `Secure`, because 127.0.0.1 is served without TLS."""
         return f"{self.cookie_name}={self._value}; Path=/api/; HttpOnly; SameSite=Strict"
 
     async def accepts_token(self, token: str) -> bool:
-        """Compare a token with the session's. Wrong ones wait in one line, so that guessing is slow."""
+        """Compare a token with the session's. Wrong tokens wait in a queue, so that guessing is slow."""
         if hmac.compare_digest(token.encode(), self.token.encode()):
             return True
         async with self._guesses:

@@ -41,7 +41,7 @@ class Painting:
 def parse_tiles(body: bytes, height: int, width: int) -> list[tuple[int, int, Mask]]:
     """Read painted tiles: column and row as little-endian 16 bits, then TILE x TILE bits, row by row.
 
-    None of them means that the layer is right as it is.
+    No tile at all means that the layer is right as it is.
 
     Raises:
         Refusal: the length is wrong, or a tile lies outside the page.

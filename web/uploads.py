@@ -24,7 +24,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Uploads:
-    """Ways into the input bucket."""
+    """Signs and joins uploads into the input bucket."""
 
     def __init__(self, account: Account) -> None:
         """Sign with the account's rights; the browser gets addresses and never a credential."""
@@ -70,7 +70,7 @@ class Uploads:
         self._s3.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
 
     async def receive(self, request: Request, key: str) -> None:
-        """Take an image through the server, for a bucket that does not let the browser in."""
+        """Take an image through the server, for a bucket that refuses the browser."""
         require_key(key)
         with tempfile.TemporaryFile() as file:
             size = 0
@@ -88,7 +88,7 @@ class Uploads:
 
 
 def require_key(key: str) -> None:
-    """Refuse a key that is empty, too long, or that a program may take for a way out of its folder."""
+    """Refuse a key that is empty, too long, or that could lead a program out of its folder."""
     parts = key.split("/")
     if not key or len(key.encode()) > LONGEST_KEY or CONTROL.search(key):
         raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_KEY", "the name is empty, too long or not text")
@@ -97,7 +97,7 @@ def require_key(key: str) -> None:
 
 
 def require_image(key: str, size: int) -> None:
-    """Refuse what the stack would ignore or reject by its name or length alone."""
+    """Refuse a file that the stack would ignore or reject for its name or length alone."""
     suffix = PurePosixPath(key).suffix.lower()
     if suffix in SIDECARS:
         raise Refusal(

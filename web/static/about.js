@@ -1,4 +1,4 @@
-// What the server said of the stack when the session was opened.
+// What the server told about the stack when the session was opened.
 
 /**
  * @typedef {object} About

@@ -1,6 +1,6 @@
 // Talks to the page's own server. Every call of the page goes through here.
 
-/** What the server refused, with its code and sentence; `status` 0 where nobody answered. */
+/** An error that the server answered, with its code and sentence; `status` is 0 if there was no answer. */
 export class ApiError extends Error {
   /**
    * @param {number} status
@@ -14,7 +14,7 @@ export class ApiError extends Error {
   }
 }
 
-/** Tells of lost and found connections: `lost` and `found` events. */
+/** Fires `lost` when the server stops answering, and `found` when it answers again. */
 export const connection = new EventTarget();
 let connected = true;
 

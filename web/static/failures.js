@@ -1,4 +1,4 @@
-// What failed or was refused, why, and sending it again.
+// Failed and refused jobs, why, and a button to send them again.
 
 import { post } from "./api.js";
 import { el, sentenceOf } from "./dom.js";

@@ -15,7 +15,7 @@ export async function showPlates({ main, signal }) {
   const { plates } = await get("plates", signal);
   main.append(el("h1", {}, "Plates"));
   if (!plates.length) {
-    main.append(el("p", { class: "note" }, "There are no plates yet. The name of an image tells its plate, well and time, as microscopes write them, or a request says so. ", el("a", { href: "/images" }, "All images"), "."));
+    main.append(el("p", { class: "note" }, "There are no plates yet. An image joins a plate by its file name, as microscopes write it, or by the fields of its request. ", el("a", { href: "/images" }, "All images"), "."));
     return;
   }
   const heads = ["Plate", "Wells", "Scans", "From", "To", "Pages", "Failed", "Complete", "Estimated cost"];

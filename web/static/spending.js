@@ -13,7 +13,7 @@ export async function showSpending({ main, signal }) {
   /** @type {{days: Day[]}} */
   const { days } = await get("spending", signal);
   if (!days.length) {
-    main.append(el("p", { class: "note" }, "Nothing was spent yet. Each image that is segmented adds to its day here. ", el("a", { href: "/send" }, "Send images"), "."));
+    main.append(el("p", { class: "note" }, "No cost yet. Every image that is segmented adds to the cost of its day. ", el("a", { href: "/send" }, "Send images"), "."));
     return;
   }
   const total = days.reduce((sum, day) => sum + day.cost, 0);

@@ -1,9 +1,9 @@
-// What codes are called in the lab.
+// Codes in the lab's words.
 
 /** @type {Record<string, string>} */
 const WORDS = {
   QUEUED: "waiting",
-  RUNNING: "at work",
+  RUNNING: "running",
   SUCCEEDED: "done",
   REJECTED: "refused",
   FAILED: "failed",
@@ -16,18 +16,18 @@ const WORDS = {
   UNEVEN_LIGHT: "uneven light",
   UNUSUAL: "unlike the training images",
   UNCERTAIN: "uncertain",
-  SQUASHED: "squashed too far",
+  SQUASHED: "reduced too far",
 };
 
 /** @type {Record<string, string>} */
 export const ADVICE = {
-  EMPTY: "Nothing but noise: the well is empty, or the image was not exposed.",
+  EMPTY: "The page holds only noise: the well is empty, or the image was not exposed.",
   OUT_OF_FOCUS: "Scan again in focus; the mask misses thin edges.",
   SATURATED: "Too many pixels are at the camera's limit; expose shorter.",
-  LOW_CONTRAST: "The cells hardly differ from their ground.",
-  UNEVEN_LIGHT: "The lamp or the meniscus shades the page; look at its dark side.",
-  UNUSUAL: "The network was trained on other images; look before you believe it.",
-  UNCERTAIN: "Much of the page is between cell and ground; look at the threshold.",
+  LOW_CONTRAST: "The cells hardly differ from the background.",
+  UNEVEN_LIGHT: "The lamp or the meniscus shades the page; check its dark side.",
+  UNUSUAL: "The network was trained on other images; check the mask before you trust it.",
+  UNCERTAIN: "Many pixels lie between cell and background; check the threshold.",
   SQUASHED: "The page was reduced so far that cells vanish; send it in mode `native`.",
 };
 
