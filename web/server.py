@@ -59,7 +59,7 @@ def listen(port: int | None, usual: int = 0) -> socket.socket:
             return listen(usual)
         except PortTaken:
             return listen(0)
-    # asyncio turns Nagle's algorithm off only for sockets that name their protocol; with it, a body waits 40 ms.
+    # asyncio turns Nagle's algorithm off only for sockets that name TCP; with it, a body waits 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
