@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "cytomask attach s3://lab-images/scans/                 # uploads below scans/ are segmented from now on",
-    "cytomask backfill s3://lab-images/scans/               # and the images that are there already",
+    "cytomask backfill s3://lab-images/scans/               # also segment the images already there",
     "cytomask detach s3://lab-images/scans/",
 )
 KINDS = ("QueueConfigurations", "TopicConfigurations", "LambdaFunctionConfigurations")
@@ -32,22 +32,22 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "make an existing bucket an input of the stack",
         on_stack(run_attach),
         EXAMPLES,
-        description="Add one notification to the bucket beside its existing ones, and give the stack the\n"
-        "right to read it; the update of the stack is shown first. Masks lie in the stack's output bucket\n"
-        "under the bucket's name.",
+        description="Adds one notification to the bucket, keeps its existing ones, and gives the stack the\n"
+        "right to read it. Shows the update of the stack first. Masks are written to the stack's output\n"
+        "bucket, under the bucket's name.",
         on_a_stack=True,
     )
     add_place(parser)
 
 
 def add_place(parser: Parser) -> None:
-    """Add what `attach` and `detach` both take."""
+    """Add the arguments that `attach` and `detach` share."""
     parser.add_argument("place", metavar="S3URI", help="s3://bucket or s3://bucket/prefix")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def run_attach(stack: "Stack", arguments: Namespace) -> int:
-    """Attach a bucket; 2 if it cannot be, 1 if the answer was no."""
+    """Attach a bucket; return 2 if that is impossible, 1 if the user declined."""
     bucket, prefix = split_place(arguments.place)
     if reason := why_not(stack, bucket):
         complain(reason)
@@ -77,7 +77,7 @@ def run_attach(stack: "Stack", arguments: Namespace) -> int:
 
 
 def run_detach(stack: "Stack", arguments: Namespace) -> int:
-    """Undo `attach`; 1 if there was nothing to undo."""
+    """Undo `attach`; return 1 if there was nothing to undo."""
     bucket, prefix = split_place(arguments.place)
     present = notifications(stack, bucket)
     queued = present.get("QueueConfigurations", [])
@@ -102,8 +102,8 @@ def why_not(stack: "Stack", bucket: str) -> str:
         return f"s3://{bucket} is the stack's own bucket; only other buckets are attached"
     if stack.s3.list_objects_v2(Bucket=stack.input_bucket, Prefix=f"{bucket}/", MaxKeys=1).get("Contents"):
         return (
-            f"s3://{stack.input_bucket} has images under {bucket}/, and the masks of s3://{bucket} would lie "
-            "under the same names; move these images to another folder first"
+            f"s3://{stack.input_bucket} has images under {bucket}/, and the masks of s3://{bucket} would get "
+            "the same names; move these images to another folder first"
         )
     region = stack.s3.get_bucket_location(Bucket=bucket).get("LocationConstraint") or "us-east-1"
     if region != stack.s3.meta.region_name:
@@ -115,7 +115,7 @@ def why_not(stack: "Stack", bucket: str) -> str:
 
 
 def notifications(stack: "Stack", bucket: str) -> Configuration:
-    """Return the notifications of a bucket, as S3 takes them back."""
+    """Return a bucket's notifications in the form that S3 accepts."""
     present: Any = stack.s3.get_bucket_notification_configuration(Bucket=bucket)
     present.pop("ResponseMetadata", None)
     return dict(present)
@@ -135,7 +135,7 @@ def own_id(stack: "Stack", prefix: str) -> str:
 def overlapping(present: Mapping[str, Any], prefix: str, own: str) -> str:
     """Return the target of another notification of uploads or deletions there, or an empty text.
 
-    S3 refuses two notifications of one event whose prefixes overlap and whose suffixes do
+    S3 refuses two notifications of the same event if both their prefixes and their suffixes overlap
     (docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html). Ours has no suffix.
     """
     for kind, target in zip(KINDS, TARGETS, strict=True):
@@ -156,13 +156,13 @@ def queue_arn(stack: "Stack") -> str:
 
 
 def change_parameter(stack: "Stack", name: str, value: str, *, ask: bool) -> bool:
-    """Update the stack with another value of one parameter, after showing what that changes.
+    """Show what a new value of one parameter changes, then update the stack.
 
     Returns:
         Whether it was updated.
 
     Raises:
-        ClientError: CloudFormation refused it, as while another update runs.
+        ClientError: CloudFormation refused the update, for example because another one is running.
     """
     cloudformation = stack.client("cloudformation")
     change = f"cytomask-{time.time_ns()}"
@@ -192,7 +192,7 @@ def change_parameter(stack: "Stack", name: str, value: str, *, ask: bool) -> boo
 
 
 def show_changes(changes: Sequence[Mapping[str, Any]]) -> None:
-    """Say what an update of the stack does to each resource."""
+    """Print what an update of the stack does to each resource."""
     for each in changes:
         change = each["ResourceChange"]
         say(f"  {change['Action'].lower()} {change['LogicalResourceId']} ({change['ResourceType']})")

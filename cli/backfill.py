@@ -26,21 +26,21 @@ EXAMPLES = (
     "cytomask backfill s3://lab-images/2025/ --match '*_Ph.tif' --max-usd 20",
     "cytomask backfill s3://lab-images --inventory s3://lab-inventory/…/manifest.json",
 )
-TYPICAL_SECONDS, TYPICAL_USD = 0.11, 0.0000054  # of 704x520 pixels, if the stack has segmented nothing yet
+TYPICAL_SECONDS, TYPICAL_USD = 0.11, 0.0000054  # per 704x520 image, for a stack that has no finished jobs
 LOOKED_AT = 50  # finished jobs from which time and cost are estimated
 DEFAULT_CONCURRENCY = 6
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What an image takes here. `at_a_time`: images that are segmented beside each other."""
+    """Time and cost of an image on this stack. `at_a_time` is the number of images segmented in parallel."""
 
     seconds: float
     usd: float
     at_a_time: int
 
     def hours(self, images: int, rate: float | None) -> float:
-        """Return how long this many images take, at the rate of sending if that is slower."""
+        """Return how long this many images take; a slow rate of sending may decide."""
         working = images * self.seconds / self.at_a_time
         return max(working, images / rate if rate else 0.0) / 3600
 
@@ -53,26 +53,26 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "segment the images that are already in a bucket",
         on_stack(run_backfill),
         EXAMPLES,
-        description="Sends a message for each image without a finished job of the current model. Uploads\n"
-        "that arrive meanwhile come first. After Ctrl-C the same command goes on where it stopped.",
+        description="Sends a message for each image without a finished job of the current model. New\n"
+        "uploads are segmented first. After Ctrl-C, run the same command again to resume.",
         on_a_stack=True,
     )
     parser.add_argument("place", metavar="S3URI", help="s3://bucket or s3://bucket/prefix")
     parser.add_argument(
         "--inventory", metavar="S3URI", help="manifest.json of an S3 Inventory of the bucket (CSV)"
     )
-    parser.add_argument("--match", metavar="PATTERN", help="keys that look so, such as '*_Ph.tif'")
-    parser.add_argument("--since", type=moment, metavar="TIME", help="uploaded since: 7d or a date")
-    parser.add_argument("--limit", type=count, metavar="N", help="send at most so many")
+    parser.add_argument("--match", metavar="PATTERN", help="only keys that match, such as '*_Ph.tif'")
+    parser.add_argument("--since", type=moment, metavar="TIME", help="only uploads since: 7d or a date")
+    parser.add_argument("--limit", type=count, metavar="N", help="send at most this many images")
     parser.add_argument(
         "--max-usd", type=positive, metavar="X", help="stop when the estimated cost reaches this"
     )
     parser.add_argument(
-        "--rate", type=positive, metavar="N", help="images a second; default: as fast as SQS takes them"
+        "--rate", type=positive, metavar="N", help="images to send a second; default: as fast as SQS allows"
     )
-    parser.add_argument("--dry-run", action="store_true", help="count, and send nothing")
+    parser.add_argument("--dry-run", action="store_true", help="count images, but send nothing")
     parser.add_argument(
-        "--restart", action="store_true", help="begin anew instead of where an earlier run stopped"
+        "--restart", action="store_true", help="start from the beginning instead of resuming an earlier run"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -89,7 +89,7 @@ def positive(text: str) -> float:
 
 
 def run_backfill(stack: "Stack", arguments: Namespace) -> int:
-    """State time and cost, ask, and send; 2 if the place cannot be used, 1 if it was stopped by a limit."""
+    """Print time and cost, ask, and send; return 2 if the place is unusable, 1 if a limit stopped it."""
     from cytomask.backfill import Wanted
     from cytomask.errors import InvalidRequest
 
@@ -124,7 +124,7 @@ def _send_all(
     most = min((each for each in (arguments.limit, affordable) if each is not None), default=None)
     start = "" if arguments.inventory else mark.read()
     if start:
-        say(f"goes on behind {start}; --restart begins anew")
+        say(f"resuming after {start}; --restart starts from the beginning")
     archived = 0
 
     def candidates() -> Iterator["Listed"]:
@@ -145,7 +145,7 @@ def _send_all(
         return 0
     listed = sum(1 for _ in islice(candidates(), most))
     if not listed:
-        say(f"no images under {arguments.place}{' that are left' if start else ''}; nothing was sent")
+        say(f"no {'more ' if start else ''}images under {arguments.place}; nothing was sent")
         _say_archived(archived)
         return 0
     say(f"at most {listed} images; those with a finished mask are left out")
@@ -160,10 +160,10 @@ def _send_all(
         mark.write(group[-1].object.key)
         if arguments.rate:
             time.sleep(max(0.0, began + sent / arguments.rate - time.monotonic()))
-    say(f"{sent} images sent; `cytomask jobs --since 1h` shows what becomes of them")
+    say(f"{sent} images sent; `cytomask jobs --since 1h` shows their jobs")
     _say_archived(archived)
     if most is not None and sent == most:
-        complain("stopped by --limit or --max-usd; the same command goes on behind the last image")
+        complain("stopped by --limit or --max-usd; run the same command again to resume after the last image")
         return 1
     mark.forget()
     return 0
@@ -181,7 +181,7 @@ def _agreed(arguments: Namespace) -> bool:
 
 
 def listing(stack: "Stack", inventory: str | None, place: tuple[str, str], after: str) -> Iterator["Listed"]:
-    """Yield the objects of the place, from S3's listing or from an inventory of the bucket."""
+    """Yield the objects to consider, from S3's listing or from an inventory of the bucket."""
     from cytomask.backfill import list_bucket, read_inventory
 
     bucket, prefix = place
@@ -201,7 +201,7 @@ def listing(stack: "Stack", inventory: str | None, place: tuple[str, str], after
 
 
 def look_at_pace(stack: "Stack") -> Pace:
-    """Estimate time and cost of an image from the newest finished jobs, and from the queue's mapping."""
+    """Estimate an image's time and cost from the newest finished jobs and the queue's mapping."""
     from cytomask.cli.rows import Search  # boto3 takes half a second
 
     rows = [
@@ -218,7 +218,7 @@ def look_at_pace(stack: "Stack") -> Pace:
 
 
 def state(images: int, pace: Pace, rate: float | None) -> None:
-    """Say how long so many images take and what they cost."""
+    """Print how long these images take and what they cost."""
     hours, usd = pace.hours(images, rate), images * pace.usd
     takes = f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(hours * 60)} min"
     costs = f"US$ {usd:.2f}" if usd >= 1 else f"US$ {usd:.4f}"
@@ -234,14 +234,14 @@ def split_place(place: str) -> tuple[str, str]:
 
 
 class Mark:
-    """Where a backfill stopped: the last key that was sent, in a small file of the user's cache."""
+    """Where a backfill stopped: the last key that was sent, in a small file in the user's cache."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @classmethod
     def of(cls, stack: str, arguments: Namespace) -> "Mark":
-        """Return the mark of the same backfill: same stack, place and choice of images."""
+        """Return the mark of a backfill, which depends on stack, place and choice of images."""
         chosen = [
             stack,
             arguments.place,
@@ -254,7 +254,7 @@ class Mark:
         return cls(cache / "cytomask" / f"backfill-{name}.json")
 
     def read(self) -> str:
-        """Return the last key that was sent; empty if there was none."""
+        """Return the last key that was sent; empty if there is none."""
         try:
             after = json.loads(self._path.read_text())["after"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -262,12 +262,12 @@ class Mark:
         return after if isinstance(after, str) else ""
 
     def write(self, key: str) -> None:
-        """Note the last key that was sent."""
+        """Store the last key that was sent."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".partial")
         temporary.write_text(json.dumps({"after": key}))
         temporary.replace(self._path)
 
     def forget(self) -> None:
-        """Begin anew next time."""
+        """Remove the mark, so that the next run starts from the beginning."""
         self._path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""`cytomask check`: one small image through the whole stack, step by step, with advice where a step fails."""
+"""`cytomask check`: send one small image through the whole stack and give advice when a step fails."""
 
 import io
 import time
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
 
 EXAMPLES = (
-    "cytomask check                                         # after a deployment, or when masks do not come",
+    "cytomask check                                         # after a deployment, or if masks do not appear",
     "cytomask check --timeout 5m                            # with a cold, slow function",
 )
 HEIGHT, WIDTH = 260, 352
@@ -25,12 +25,12 @@ POLL_SECONDS = 0.5
 
 
 class StepFailed(Exception):
-    """A step did not work; the text says what to do."""
+    """A step failed; the message says what to do."""
 
 
 @dataclass
 class Trial:
-    """The image that is sent, and the facts found so far."""
+    """The test image, and what the steps have found so far."""
 
     stack: "Stack"
     seconds: float
@@ -39,7 +39,7 @@ class Trial:
     job_id: str = ""
 
     def wait(self, look: Callable[[], Any], otherwise: str) -> Any:
-        """Look until there is something; raise StepFailed when the time is over."""
+        """Repeat a look until it finds something; raise StepFailed after the timeout."""
         deadline = time.monotonic() + self.seconds
         while not (found := look()):
             if time.monotonic() > deadline:
@@ -53,11 +53,10 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "check",
-        "send a small image through the stack and name what works",
+        "send a small image through the stack and show which steps work",
         on_stack(run_check),
         EXAMPLES,
-        description="The image and all that is made of it are removed at the end. The exit code is 1 if a\n"
-        "step failed.",
+        description="The image and its outputs are removed at the end. The exit code is 1 if a step failed.",
         on_a_stack=True,
     )
     parser.add_argument(
@@ -65,7 +64,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         type=duration,
         default="3m",
         metavar="TIME",
-        help="for the mask and for the score; default: 3m",
+        help="how long to wait for the mask, and then for the score; default: 3m",
     )
 
 
@@ -99,11 +98,11 @@ def run_check(stack: "Stack", arguments: Namespace) -> int:
 
 
 def look_at_function(trial: Trial) -> str:
-    """Is the segment function there, and does it take from its queue?"""
+    """Check that the segment function exists and takes messages from its queue."""
     functions = trial.stack.client("lambda")
     name = f"{trial.stack.name}-segment"
     state = functions.get_function_configuration(FunctionName=name).get("State", "Active")
-    if state not in ("Active", "Inactive", "Pending"):  # an inactive one starts with the next message
+    if state not in ("Active", "Inactive", "Pending"):  # an inactive function starts with the next message
         raise StepFailed(f"{name} is {state}; deploy the stack again")
     mappings = functions.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
     if not any(each.get("State") in ("Enabled", "Enabling", "Creating") for each in mappings):
@@ -112,8 +111,8 @@ def look_at_function(trial: Trial) -> str:
 
 
 def upload(trial: Trial) -> str:
-    """Put an image of ours and its ground truth into their buckets."""
-    import tifffile  # which other commands do without
+    """Upload a generated image and its ground truth."""
+    import tifffile  # other commands do not need it
     from PIL import Image
 
     from cytomask.samples.fields import phase_contrast_field
@@ -139,7 +138,7 @@ def await_mask(trial: Trial) -> str:
 
     found = trial.wait(
         result,
-        "no result came: `cytomask logs --errors` says why; without a line there, look at the queue "
+        "no result appeared: `cytomask logs --errors` says why; if it shows nothing, look at the queue "
         "(docs/operations.md, step 4)",
     )
     trial.job_id = found["job_id"]
@@ -153,7 +152,7 @@ def await_mask(trial: Trial) -> str:
 
 
 def read(trial: Trial, key: str) -> bytes | None:
-    """Read an output; None while it is not there."""
+    """Read an output; return None while it does not exist."""
     with suppress(trial.stack.s3.exceptions.NoSuchKey):
         return trial.stack.s3.get_object(Bucket=trial.stack.output_bucket, Key=key)["Body"].read()
     return None
@@ -166,7 +165,7 @@ def look_at_row(trial: Trial) -> str:
         found = trial.stack.rows.of(trial.job_id)
         return found is not None and found[0].status == "SUCCEEDED"
 
-    # The mask is written before the row says so.
+    # The mask is written before the row is updated.
     trial.wait(
         succeeded,
         f"job {trial.job_id} has no row that says SUCCEEDED; `cytomask logs --job {trial.job_id}`",
@@ -175,7 +174,7 @@ def look_at_row(trial: Trial) -> str:
 
 
 def await_score(trial: Trial) -> str:
-    """Is the mask scored against its ground truth?"""
+    """Check that the mask is scored against its ground truth."""
 
     def scored() -> Any:
         found = trial.stack.rows.of(trial.job_id)
@@ -183,7 +182,7 @@ def await_score(trial: Trial) -> str:
         return next((row for row in found[1] if row.evaluation_status in ended), None) if found else None
 
     row = trial.wait(
-        scored, "no score came; the log of the evaluate function says why: `cytomask logs --errors`"
+        scored, "no score appeared; the evaluate function's log says why: `cytomask logs --errors`"
     )
     if row.evaluation_status != "SCORED":
         raise StepFailed(f"the score was {row.evaluation_status}: {row.error}")
@@ -191,34 +190,32 @@ def await_score(trial: Trial) -> str:
 
 
 def look_at_log(trial: Trial) -> str:
-    """Do the functions' lines reach CloudWatch?"""
+    """Check that the functions' log lines reach CloudWatch."""
     since = int(trial.began * 1000) - 60_000
 
     def lines() -> int:
         return sum(1 for _ in trial.stack.log_events("segment", since, f'"{trial.job_id}"'))
 
     count = trial.wait(
-        lines, "no line of the job is in CloudWatch; the role of the function may not write logs"
+        lines, "CloudWatch has no line about the job; perhaps the function's role may not write logs"
     )
     return f"{count} lines; `cytomask logs --job {trial.job_id}`"
 
 
 def look_at_alarms(trial: Trial) -> str:
-    """Check that somebody is subscribed to the alarms."""
+    """Check that the alarm topic has a subscriber."""
     if not trial.stack.alarm_topic:
         raise StepFailed("the stack has no alarm topic; deploy it again")
     answer = trial.stack.client("sns").list_subscriptions_by_topic(TopicArn=trial.stack.alarm_topic)
     confirmed = [each for each in answer["Subscriptions"] if each["SubscriptionArn"].startswith("arn:")]
     if not confirmed:
         waiting = " (one waits for its confirmation by e-mail)" if answer["Subscriptions"] else ""
-        return (
-            f"the topic is there, and nobody listens{waiting}; the parameter AlarmEmail subscribes an address"
-        )
+        return f"the alarm topic has no subscriber{waiting}; the parameter AlarmEmail subscribes an address"
     return f"{len(confirmed)} subscribed"
 
 
 def remove(trial: Trial) -> Iterator[str]:
-    """Remove the image and all that was made of it; yield what could not be removed."""
+    """Remove the image and its outputs; yield a line for each object that could not be removed."""
     stack = trial.stack
     places = [(stack.input_bucket, trial.key), (stack.ground_truth_bucket, f"{trial.key}.png")]
     places += [(stack.output_bucket, f"{trial.key}.{kind}") for kind in ("mask.png", "result.json")]

@@ -1,4 +1,4 @@
-"""`cytomask compare`: two models on the same images: scores where there are truths, and disagreement."""
+"""`cytomask compare`: compare two models on the same images, by their scores and by their disagreement."""
 
 import tempfile
 from argparse import Namespace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "cytomask compare swin-unet-0.8 mine plate/             # where do the two disagree?",
-    "cytomask compare swin-unet-0.8 mine corrected/         # and which is right, as there are masks",
+    "cytomask compare swin-unet-0.8 mine corrected/         # with masks: also which one is right",
     "cytomask compare models/a models/b images/ masks/ --out a-and-b.html",
 )
 HEADS = ("page", "agreement", "confluence A", "confluence B")
@@ -33,14 +33,14 @@ LONGEST_SIDE = 560  # pixels
 
 @dataclass(frozen=True)
 class Compared:
-    """What two models say of one page.
+    """Two models' masks of one page.
 
     Attributes:
-        name: of the page.
+        name: name of the page.
         agreement: IoU of the two masks.
-        confluence: of each mask, 0..1.
-        iou: of each mask with the ground truth; None if there is none.
-        pictures: of the page, as addresses within an HTML page.
+        confluence: confluence of each mask, 0..1.
+        iou: IoU of each mask with the ground truth; None if there is none.
+        pictures: pictures of the page, as data addresses for an HTML page.
     """
 
     name: str
@@ -58,10 +58,11 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "compare two models on the same images",
         run,
         EXAMPLES,
-        description="IMAGES are files or folders, with or without ground truths as `finetune` takes them.\n"
-        "Pages with a ground truth are scored. On all pages the two masks are compared with each other.",
+        description="IMAGES are files or folders, with or without ground truths in the forms that\n"
+        "`finetune` accepts. Pages with a ground truth are scored. On all pages the two masks are compared\n"
+        "with each other.",
     )
-    parser.add_argument("models", nargs=2, metavar="MODEL", help="two names that `models` lists, or folders")
+    parser.add_argument("models", nargs=2, metavar="MODEL", help="two names from `models`, or two folders")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGES", help="files or folders")
     parser.add_argument(
         "--mode", choices=("native", "resize"), default="native", help="as in `segment`; default: native"
@@ -72,7 +73,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Compare, print a table and write one HTML page; 1 if something cannot be read."""
+    """Compare, print a table and write one HTML page; return 1 if something cannot be read."""
     require_extra("local", "jinja2")
     from cytomask.cli.weights import open_weights
     from cytomask.model.predictor import WeightsError
@@ -170,8 +171,8 @@ def render_comparison(compared: Sequence[Compared], names: Sequence[str], mode: 
 
     Args:
         compared: the pages, the least alike first.
-        names: of the two models.
-        mode: of both.
+        names: names of the two models.
+        mode: mode of both.
     """
     from cytomask import __version__
     from cytomask.cli.html import render

@@ -1,7 +1,7 @@
-"""Print lines for people, without characters that a terminal would obey.
+"""Print lines for people, without control characters.
 
-Every line of every command goes through `say` or `complain`, so that a name with an escape code
-cannot colour the terminal or forge a line. A closed pipe or a full disk ends the command with a sentence.
+Every line of every command goes through `say` or `complain`, so that an escape code in a name cannot colour
+the terminal or forge a line. If a pipe is closed or a disk is full, the command ends with a clear message.
 """
 
 import errno
@@ -15,22 +15,22 @@ from typing import Any, TextIO, TypeVar
 
 Item = TypeVar("Item")
 
-MANY = 10  # items from which on a progress bar is worth its line
+MANY = 10  # show a progress bar for at least this many items
 
 
 class OutputClosed(Exception):
-    """Whoever read the output has closed it, as `| head` does."""
+    """The reader of the output has closed it, as `| head` does."""
 
 
 class OutputFailed(Exception):
-    """The output cannot be written, as on a full disk."""
+    """The output cannot be written, for example because the disk is full."""
 
 
 def say(line: str = "") -> None:
     """Write one line to standard output.
 
     Raises:
-        OutputClosed, OutputFailed: the line did not get there.
+        OutputClosed, OutputFailed: the line could not be written.
     """
     try:
         _write(sys.stdout, line)
@@ -47,13 +47,13 @@ def say_all(text: str) -> None:
 
 
 def complain(line: str) -> None:
-    """Write one line to standard error; there is nobody to tell if that fails."""
+    """Write one line to standard error; ignore failures, since there is nowhere to report them."""
     with suppress(OSError):
         _write(sys.stderr, line)
 
 
 def printable(text: str) -> str:
-    """Return the text with its control, formatting and broken characters written as escapes."""
+    """Return the text with control, formatting and broken characters written as escapes."""
     if text.isprintable():
         return text
     return "".join(map(_visible, text))
@@ -66,7 +66,7 @@ def _visible(character: str) -> str:
 
 
 def _write(stream: TextIO | None, line: str) -> None:
-    if stream is None:  # as Python has it if the shell closed the stream, by `>&-`
+    if stream is None:  # the shell closed the stream with `>&-`
         raise OSError(errno.EBADF, "it is closed")
     with _beside_the_bar(stream):
         stream.write(f"{printable(line)}\n")
@@ -78,7 +78,7 @@ _bars: list[Any] = []
 
 @contextmanager
 def _beside_the_bar(stream: TextIO) -> Iterator[None]:
-    """Take the progress bar away while a line is written to the same terminal."""
+    """Hide the progress bar while a line is written to the same terminal."""
     if not _bars or not stream.isatty():
         yield
         return
@@ -87,12 +87,12 @@ def _beside_the_bar(stream: TextIO) -> Iterator[None]:
 
 
 def with_progress(items: Iterable[Item], count: int, unit: str) -> Iterator[Item]:
-    """Pass the items on, with a bar on the terminal where there are many and tqdm is installed."""
+    """Yield the items, with a progress bar on the terminal if there are many and tqdm is installed."""
     if count < MANY or sys.stderr is None or not sys.stderr.isatty():
         yield from items
         return
     try:
-        from tqdm import tqdm  # in the extra `local`; serving does without
+        from tqdm import tqdm  # in the extra `local`; serving does not need it
     except ImportError:
         yield from items
         return
@@ -105,14 +105,14 @@ def with_progress(items: Iterable[Item], count: int, unit: str) -> Iterator[Item
 
 
 def prepare_streams() -> None:
-    """Let no character be refused by a terminal that does not have it."""
+    """Escape characters that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def flush_output() -> None:
-    """Write what standard output still holds; raises OutputClosed, OutputFailed."""
+    """Flush standard output; raise OutputClosed or OutputFailed."""
     if sys.stdout is None:
         return
     try:
@@ -124,8 +124,8 @@ def flush_output() -> None:
 
 
 def abandon_output() -> None:
-    """Let nothing more be written to standard output, not even by Python when it ends."""
-    with suppress(OSError, ValueError, AttributeError):  # a stream that is closed, or has no file
+    """Discard all further output to standard output, including Python's own flush at exit."""
+    with suppress(OSError, ValueError, AttributeError):  # the stream is closed or has no file
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
         os.close(nothing)

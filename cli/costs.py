@@ -1,4 +1,4 @@
-"""`cytomask costs`: what images cost, by day, group and plate, from the rows of their jobs."""
+"""`cytomask costs`: show the cost of images by day, group and plate, from the rows of their jobs."""
 
 from argparse import Namespace
 from collections import defaultdict
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from cytomask.records import JobRow
 
 EXAMPLES = (
-    "cytomask costs                                         # of the last 30 days",
+    "cytomask costs                                         # the last 30 days",
     "cytomask costs --plate P1 --since 2026-11-01",
 )
-# What a mask costs beside computing: calls of S3 and SQS, rows, log lines. docs/costs.md derives it.
+# The cost of a mask besides computing: S3 and SQS calls, rows, log lines. docs/costs.md derives it.
 OTHER_USD = 0.0000185
 
 
 @dataclass
 class Spent:
-    """What the images of one day, group and plate cost, in US$."""
+    """The cost of the images of one day, group and plate, in US$."""
 
     images: int = 0
     computing: float = 0.0
 
     @property
     def total(self) -> float:
-        """Computing, and the calls, rows and log lines of each image."""
+        """Cost of computing, and of each image's calls, rows and log lines."""
         return self.computing + self.images * OTHER_USD
 
 
@@ -43,17 +43,18 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "show the cost of images, by day, group and plate",
         on_stack(run_costs),
         EXAMPLES,
-        description="An estimate from the jobs' rows: computing as billed, all else by docs/costs.md.",
+        description="The costs are estimates from the jobs' rows: computing as billed, everything else by\n"
+        "the rates in docs/costs.md.",
         on_a_stack=True,
     )
     parser.add_argument(
         "--since", type=moment, default="30d", metavar="TIME", help="2h, 7d or a date; default: 30d"
     )
-    parser.add_argument("--plate", metavar="P", help="of this plate only")
+    parser.add_argument("--plate", metavar="P", help="only this plate")
 
 
 def run_costs(stack: "Stack", arguments: Namespace) -> int:
-    """Print a row for each day, group and plate; 1 if nothing was segmented."""
+    """Print a row for each day, group and plate; return 1 if nothing was segmented."""
     from cytomask.cli.rows import Search  # boto3 takes half a second
 
     spent = by_day(stack.rows.jobs(Search(since=arguments.since)), arguments.plate)
@@ -75,7 +76,7 @@ def run_costs(stack: "Stack", arguments: Namespace) -> int:
 
 
 def by_day(rows: "Iterable[JobRow]", plate: str | None) -> dict[tuple[str, str, str], Spent]:
-    """Add up the jobs that cost something by day, group and plate."""
+    """Add up the costs of jobs by day, group and plate; skip jobs without a cost."""
     spent: dict[tuple[str, str, str], Spent] = defaultdict(Spent)
     for row in rows:
         if row.estimated_cost_usd is None or (plate is not None and row.plate != plate):

@@ -1,4 +1,4 @@
-"""`cytomask demo`: the whole way of an image through the emulated stack."""
+"""`cytomask demo`: send images all the way through the emulated stack."""
 
 import tempfile
 import threading
@@ -21,7 +21,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "demo",
-        "send images through the emulated stack and show what comes out",
+        "send images through the emulated stack and show the results",
         run,
         EXAMPLES,
         description="Starts the emulated stack, uploads images, waits for their masks, and stops the stack.\n"
@@ -31,13 +31,13 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "images", nargs="*", type=Path, metavar="IMAGE", help="files or folders; default: generated samples"
     )
     parser.add_argument(
-        "--web", action="store_true", help="then keep the stack and serve the page on it, until Ctrl-C"
+        "--web", action="store_true", help="then keep the stack running and serve the page, until Ctrl-C"
     )
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
 
 
 def run(arguments: Namespace) -> int:
-    """Run the demo; 1 if an image did not end as it should, 2 if nothing could be begun."""
+    """Run the demo; return 1 if an image did not end as expected, 2 if the demo could not start."""
     require_extra("local", *EMULATOR, "jinja2")
     missing = [str(path) for path in arguments.images if not path.exists()]
     if missing:
@@ -60,7 +60,7 @@ def run(arguments: Namespace) -> int:
 
 
 def serve_page(endpoint: str) -> None:
-    """Serve the page over what the demo made until interrupted."""
+    """Serve the web page with the demo's results until interrupted."""
     from cytomask.cli.web import served_beside
 
     with served_beside(endpoint) as address:

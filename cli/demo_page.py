@@ -16,7 +16,7 @@ from cytomask.cli.tables import number
 from cytomask.records import EvaluationRow, JobRow
 
 LONGEST_SIDE = 352  # pixels: half of LIVECell's images
-MOST_PAGES = 120  # with pictures; a page weighs some 150 kB
+MOST_PAGES = 120  # pages shown with pictures; each takes about 150 kB
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Shown:
         asked: the parameters that differ from the defaults.
         score: the evaluation's row, if the image was scored.
         reason: why the mask is missing; empty if it exists.
-        pages: those that have a mask.
+        pages: the pages that have a mask.
     """
 
     row: JobRow
@@ -51,7 +51,7 @@ class Shown:
 
 
 def write_page(path: Path, shown: Sequence[Shown]) -> Path:
-    """Write the page, and return its path; raises OSError."""
+    """Write the page and return its path; raise OSError if that fails."""
     cards = [card for each in shown for card in _cards(each)]
     html = render(
         "demo.html",
@@ -88,7 +88,7 @@ def _cards(shown: Shown) -> Iterator[dict[str, Any]]:
 
 
 def _pictures(page: ShownPage) -> dict[str, str]:
-    """The page, its mask and its overlay, small."""
+    """Return small pictures of the page, its mask and its overlay."""
     pixels = images.read_page(page.source, page.number, page.channel).pixels
     found = {"page": png_uri(grey_page(pixels, LONGEST_SIDE))}
     for name, path in (("mask", page.mask), ("overlay", page.overlay)):

@@ -1,4 +1,4 @@
-"""The plate of `cytomask demo`: a small generated plate over time, and what the stack says of its wells."""
+"""The plate of `cytomask demo`: send a small generated plate over time, and show the growth of its wells."""
 
 import time
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ class PlateSample:
 
 
 def make_plate(folder: Path) -> PlateSample:
-    """Compute the plate; it takes a few seconds, in which the stack can start."""
+    """Compute the plate; this takes a few seconds, while the stack starts."""
     pages = write_plate(folder)
     return PlateSample(pages, folder / DEMO_PLATE / "platemap.csv")
 
 
 def show_plate(stack: "Stack", sample: PlateSample, out: Path) -> bool:
-    """Send the plate in, print its wells beside the truth, write its page; return whether all went well."""
+    """Send the plate, print its wells beside the truth and write its page; return whether all went well."""
     say()
     say(f"sending a plate: {len(DEMO_WELLS)} wells, {len(sample.pages)} pages, and its plate map ...")
     bucket = stack.input_bucket
@@ -66,7 +66,7 @@ def show_plate(stack: "Stack", sample: PlateSample, out: Path) -> bool:
 
 
 def _wait(plates: Plates, pages: int) -> PlateSummary | None:
-    """Return once the plate is complete, or nothing more happens to it."""
+    """Wait until the plate is complete or makes no more progress."""
     ended, last = 0, time.monotonic()
     while True:
         summary = plates.summary(DEMO_PLATE)
@@ -103,7 +103,7 @@ def _print(report: PlateReport) -> None:
 
 
 def _look(stack: "Stack", sample: PlateSample) -> "Look":
-    """Read pages from the disk, where they were made, and masks from the stack."""
+    """Make a function that reads pages from the disk and masks from the stack."""
     files = {f"s3://{stack.input_bucket}/{page.key}": page.image for page in sample.pages}
     storage = Storage(stack.s3)
 

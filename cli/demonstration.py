@@ -1,4 +1,4 @@
-"""The work of `cytomask demo`: send images in by every way, wait, and show what came out."""
+"""The work of `cytomask demo`: send images in every way, wait, and show the results."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ from cytomask.served_model import read_served_models
 from cytomask.storage import Storage
 
 LONGEST_NAME = 60  # characters of an image's name, or of a message, in the table
-STALL_SECONDS = 120  # without any job ending
+STALL_SECONDS = 120  # give up if no job ends for this long
 POLL_SECONDS = 0.3
 ENDED = ("SUCCEEDED", "REJECTED", "FAILED")
 HEADS = ("job", "image", "asked for", "status", "confluence", "IoU", "Dice", "ms")
@@ -46,7 +46,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Expected:
-    """How the jobs have to end."""
+    """How many jobs must end in which way."""
 
     masks: int
     rejections: int = 0
@@ -59,13 +59,13 @@ def demonstrate(
     """Send the images, or generated samples if none are given, and show the results.
 
     Args:
-        paths: files and folders of the user's.
-        out: where masks, overlays, the page and the log go.
-        folder: for temporary files.
+        paths: the user's files and folders.
+        out: folder for masks, overlays, the page and the log.
+        folder: folder for temporary files.
         then: called with the stack's endpoint before the stack stops.
 
     Returns:
-        0, or 1 if an image did not end as it should, 2 if no image was found.
+        0, or 1 if an image did not end as expected, 2 if no image was found.
 
     Raises:
         ChildFailed, StackFailed: the emulated stack did not start.
@@ -73,7 +73,7 @@ def demonstrate(
     """
     own = _find(paths)
     if paths and not own:
-        complain("no images were named, or none lie below the folders named")
+        complain("no images were given, or the given folders contain none")
         return 2
     say("starting the emulated stack; nothing leaves this computer ...")
     with ThreadPoolExecutor(1) as pool:
@@ -115,7 +115,7 @@ def _find(paths: Sequence[Path]) -> list[Upload]:
 
 
 def _send(stack: Stack, uploads: Sequence[Upload]) -> Expected:
-    """Upload the user's images, and wait until each that could be sent has ended."""
+    """Upload the user's images and wait for the job of each one that was sent."""
     say(f"uploading {count_of(len(uploads), 'image')} to s3://{stack.input_bucket} ...")
     sent = 0
     for upload in uploads:
@@ -129,9 +129,9 @@ def _send(stack: Stack, uploads: Sequence[Upload]) -> Expected:
 
 
 def _send_every_way(emulated: EmulatedStack, stack: Stack, uploads: Sequence[Upload]) -> Expected:
-    """Upload samples, send messages and call the function, one of the messages with a typing error.
+    """Upload samples, send messages, one of them with a typing error, and call the function.
 
-    Half of the ground truths come before their images and half after their masks.
+    Half of the ground truths arrive before their images and half after their masks.
     """
     first = f"s3://{stack.input_bucket}/{uploads[0].key}"
     messages = [
@@ -159,7 +159,7 @@ def _send_every_way(emulated: EmulatedStack, stack: Stack, uploads: Sequence[Upl
 
 
 def _upload_truths(stack: Stack, uploads: Iterable[Upload]) -> None:
-    """Upload the ground truths that are known, each under its image's key with another ending."""
+    """Upload the known ground truths, each under its image's key with another suffix."""
     for upload in uploads:
         if upload.ground_truth:
             key = str(PurePosixPath(upload.key).with_suffix(upload.ground_truth.suffix))
@@ -167,19 +167,19 @@ def _upload_truths(stack: Stack, uploads: Iterable[Upload]) -> None:
 
 
 def _ended(stack: Stack) -> list[JobRow]:
-    """The jobs that nothing more will happen to, the oldest first."""
+    """List the jobs that have ended, the oldest first."""
     return [row for row in stack.rows.jobs(Search()) if row.status in ENDED][::-1]
 
 
 def _scores(stack: Stack, rows: Sequence[JobRow]) -> dict[str, EvaluationRow]:
-    """The scores of the jobs that have one, by their ids."""
+    """Return the scores of the jobs that have one, by job id."""
     masks = [row for row in rows if row.status == "SUCCEEDED"]
     found = zip(masks, stack.rows.evaluations(masks), strict=True)
     return {row.job_id: score for row, own in found if (score := newest_score(own))}
 
 
 def _wait(count: Callable[[], int], wanted: int) -> None:
-    """Wait until this many are done or nothing more happens; show the progress."""
+    """Wait until this many are done or progress stops; show the progress."""
 
     def steps() -> Iterator[int]:
         done, last = 0, time.monotonic()
@@ -196,7 +196,7 @@ def _wait(count: Callable[[], int], wanted: int) -> None:
 
 
 def _show(stack: Stack, uploads: Sequence[Upload], expected: Expected, out: Path) -> int:
-    """Print the table, write masks, overlays and the page, and say where they are."""
+    """Print the table, write masks, overlays and the page, and print where they are."""
     rows = _ended(stack)
     scores = _scores(stack, rows)
     shown = [_shown(stack, row, scores.get(row.job_id), uploads, out) for row in rows]
@@ -229,7 +229,7 @@ def _show(stack: Stack, uploads: Sequence[Upload], expected: Expected, out: Path
 def _shown(
     stack: Stack, row: JobRow, score: EvaluationRow | None, uploads: Sequence[Upload], out: Path
 ) -> Shown:
-    """Fetch what a job made, and draw its overlays."""
+    """Fetch a job's outputs and draw its overlays."""
     name = row.image.split("/", 3)[3] if row.image else f"message {row.message or ''}"
     result = read_result(Storage(stack.s3), row.result)
     sources = {f"s3://{stack.input_bucket}/{upload.key}": upload.path for upload in uploads}
@@ -239,7 +239,7 @@ def _shown(
 
 
 def _asked_for(asked: Parameters) -> str:
-    """The parameters that decide the mask and differ from what an upload gets."""
+    """List the parameters that affect the mask and differ from an upload's defaults."""
     plain = Parameters(read_served_models()[asked.mode].threshold)
     names = ("threshold", "mode", "pages", "channel")
     return ", ".join(

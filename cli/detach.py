@@ -12,7 +12,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "stop segmenting uploads to an attached bucket",
         on_stack(run_detach),
         EXAMPLES,
-        description="Masks that were made stay where they are.",
+        description="Existing masks stay in the output bucket.",
         on_a_stack=True,
     )
     add_place(parser)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
 
 EXAMPLES = (
-    "cytomask download d4adc4fe --out masks                 # what one job wrote",
-    "cytomask download --group HeLa --since 1d --out masks  # of a label, since yesterday",
-    'cytomask download --prefix "plate 1/" --out masks      # of all images whose key begins so',
+    "cytomask download d4adc4fe --out masks                 # the outputs of one job",
+    "cytomask download --group HeLa --since 1d --out masks  # jobs of a group since yesterday",
+    'cytomask download --prefix "plate 1/" --out masks      # all images whose key begins with this',
 )
 KINDS = {
     "mask": ".mask.png",
@@ -53,21 +53,25 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "fetch masks and results into a folder",
         on_stack(run_download),
         EXAMPLES,
-        description="Files keep their keys in the output bucket. A file that is there and has not changed\n"
-        "is not fetched again.",
+        description="Files are named by their keys in the output bucket. Files that exist and have not\n"
+        "changed are not fetched again.",
         on_a_stack=True,
     )
-    parser.add_argument("ids", nargs="*", metavar="ID", help="of jobs, or how they begin")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="ids of jobs, or their first digits")
     parser.add_argument(
         "--prefix",
         metavar="KEY",
-        help="of images in the input bucket: how their keys begin, or s3://bucket/key of any input",
+        help="beginning of the images' keys in the input bucket, or s3://bucket/key in any input bucket",
     )
-    parser.add_argument("--group", metavar="G", help="jobs of this label")
-    parser.add_argument("--since", type=moment, metavar="TIME", help="with --group: only jobs made since")
+    parser.add_argument("--group", metavar="G", help="jobs of this group")
+    parser.add_argument("--since", type=moment, metavar="TIME", help="with --group: only jobs since then")
     parser.add_argument("--out", type=Path, default=Path("masks"), metavar="DIR", help="default: masks")
     parser.add_argument(
-        "--only", nargs="+", choices=tuple(KINDS), metavar="KIND", help=f"of {', '.join(KINDS)}; default: all"
+        "--only",
+        nargs="+",
+        choices=tuple(KINDS),
+        metavar="KIND",
+        help=f"only these kinds: {', '.join(KINDS)}; default: all",
     )
 
 
@@ -109,9 +113,9 @@ def run_download(stack: "Stack", arguments: Namespace) -> int:
 
 
 def local_path(folder: Path, key: str) -> Path:
-    """Return the file of a key below a folder.
+    """Return the path in a folder for a key.
 
-    A part of the key that would lead out of the folder, or that no file can be called, is percent-encoded.
+    A part of the key that would lead out of the folder, or that is no valid file name, is percent-encoded.
     """
     return folder.joinpath(*map(_file_name, key.split("/")))
 
@@ -123,7 +127,7 @@ def _file_name(part: str) -> str:
 
 
 def _places(stack: "Stack", arguments: Namespace) -> Iterator[tuple[str, str]]:
-    """The bucket and key of every output that is asked for."""
+    """Yield bucket and key of every requested output."""
     if arguments.prefix is not None:
         yield from _below(stack, arguments.prefix)
         return
@@ -139,7 +143,7 @@ def _places(stack: "Stack", arguments: Namespace) -> Iterator[tuple[str, str]]:
 
 
 def _below(stack: "Stack", prefix: str) -> Iterator[tuple[str, str]]:
-    """The outputs named after images whose key begins so."""
+    """Yield the outputs of images whose key begins with the prefix."""
     name = _name(stack, prefix) or ""
     pages = stack.s3.get_paginator("list_objects_v2").paginate(Bucket=stack.output_bucket, Prefix=name)
     for page in pages:
@@ -149,7 +153,7 @@ def _below(stack: "Stack", prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _name(stack: "Stack", prefix: str) -> str | None:
-    """Return how the names of images begin whose keys begin so; None if they are not of this stack."""
+    """Turn a prefix of image keys into a prefix of output names; None if it is not of this stack."""
     if not prefix.startswith("s3://"):
         return prefix
     bucket, _, key = prefix.removeprefix("s3://").partition("/")
@@ -159,7 +163,7 @@ def _name(stack: "Stack", prefix: str) -> str | None:
 
 
 def _outputs_of(stack: "Stack", uri: str | None) -> Iterator[tuple[str, str]]:
-    """What a job wrote, by its result; the result itself too."""
+    """Yield a job's outputs, from its result, and the result itself."""
     from cytomask.addresses import parse_uri
     from cytomask.cli.rows import read_result  # boto3 takes half a second
     from cytomask.storage import Storage
@@ -181,7 +185,7 @@ def _fetch_all(stack: "Stack", outputs: Iterable[Output]) -> Iterator[tuple[Outp
 
 
 def _fetch(stack: "Stack", output: Output) -> str | None:
-    """Fetch an object; return why it could not be, empty if it was, None if it is there already."""
+    """Fetch an object; return the reason if that failed, an empty text if not, None if it exists already."""
     from botocore.exceptions import ClientError
 
     from cytomask.cli.stack import refusal

@@ -1,4 +1,4 @@
-"""`cytomask evaluate`: make a COCO file the ground truth of every image that it names, or list what waits."""
+"""`cytomask evaluate`: score the images in a COCO file, or list masks and truths without a partner."""
 
 import re
 import time
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "cytomask evaluate --coco livecell_coco_test.json       # score every image that the file names",
-    'cytomask evaluate --coco coco.json --images "s3://bucket/plate 1/"    # only images below that address',
-    "cytomask evaluate --waiting                            # masks and ground truths that lack the other",
+    'cytomask evaluate --coco coco.json --images "s3://bucket/plate 1/"    # only images under that address',
+    "cytomask evaluate --waiting                            # masks and ground truths without a partner",
 )
 PREFIX = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", re.DOTALL)
 TIMEOUT_SECONDS = 600
@@ -36,30 +36,30 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "score masks against a COCO file",
         on_stack(lambda stack, given: list_waiting(stack) if given.waiting else run_evaluate(stack, given)),
         EXAMPLES,
-        description="Waits until the file is indexed. The masks are then scored as they come. "
-        "With --waiting, lists masks without a ground truth and ground truths without an image.",
+        description="Waits until the file is indexed. Existing masks are then scored, and new ones as they\n"
+        "are made. With --waiting, lists masks without a ground truth and ground truths without an image.",
         on_a_stack=True,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--coco", metavar="FILE", help="on this computer, or s3://bucket/key")
+    what.add_argument("--coco", metavar="FILE", help="COCO file on this computer, or s3://bucket/key")
     what.add_argument(
         "--waiting",
         action="store_true",
         help="list masks without a ground truth, and ground truths without an image",
     )
-    parser.add_argument("--images", metavar="S3PREFIX", help="only images whose address begins so")
+    parser.add_argument("--images", metavar="S3PREFIX", help="only images whose address begins with this")
 
 
 def run_evaluate(stack: "Stack", arguments: Namespace) -> int:
-    """Bring the file into the ground-truth bucket and wait until it is indexed.
+    """Copy the file into the ground-truth bucket and wait until it is indexed.
 
-    Returns 1 if the file is refused or nobody indexes it, 2 if nothing could be begun.
+    Returns 1 if the file is refused or not indexed in time, 2 if the command could not start.
     """
     from cytomask.addresses import is_coco  # msgspec and the layer behind it
 
     file, images = arguments.coco, arguments.images or ""
     if not is_coco(file):
-        complain(f"{file} is not a COCO file by its name; call it *.json")
+        complain(f"{file} is not named like a COCO file; rename it to *.json")
         return 2
     if images and not PREFIX.fullmatch(images):
         complain(f'--images: "{images}" is not an S3 address; give the start of one, s3://bucket/…')
@@ -100,7 +100,7 @@ def send_coco(stack: "Stack", file: str, images: str) -> "S3Object":
 
 
 def copy_coco(stack: "Stack", uri: str, images: str) -> "S3Object":
-    """Copy a file within S3 to where it is noticed; a file that is there already is noticed again.
+    """Copy a file within S3 into the ground-truth bucket; a file already there is copied onto itself.
 
     Raises:
         InvalidRequest: `uri` is not an address, or the object does not exist.
@@ -125,17 +125,17 @@ def copy_coco(stack: "Stack", uri: str, images: str) -> "S3Object":
 
 
 def coco_key(name: str, images: str) -> str:
-    """Make the file's key: its name, below the prefix that it is narrowed to, if any."""
+    """Make the file's key: its name, under the prefix of the images that it is meant for, if any."""
     return f"{images.removeprefix('s3://').rstrip('/')}/{name}" if images else name
 
 
 def metadata(images: str) -> dict[str, str]:
-    """Describe the images that the file is meant for, in ASCII as metadata has to be."""
+    """Describe the images that the file is meant for, in ASCII because metadata allows nothing else."""
     return {"images": quote(images)} if images else {}
 
 
 def wait_for_indexing(stack: "Stack", place: "S3Object") -> "IndexingRow | None":
-    """Wait for the upload's row and return it; None if it does not come in time."""
+    """Wait for the upload's row and return it; return None after the timeout."""
     from cytomask.coco_index import CocoIndex
     from cytomask.storage import Storage
     from cytomask.table import Table
@@ -152,10 +152,10 @@ def wait_for_indexing(stack: "Stack", place: "S3Object") -> "IndexingRow | None"
 
 
 def report_indexing(row: "IndexingRow | None", coco: "S3Object") -> int:
-    """Say what became of the upload, and return the exit code."""
+    """Print the upload's outcome, and return the exit code."""
     if row is None:
         complain(
-            f"{coco.uri} is not indexed after {TIMEOUT_SECONDS} s; the log of the evaluate function says why"
+            f"{coco.uri} was not indexed within {TIMEOUT_SECONDS} s; the evaluate function's log says why"
         )
         return 1
     if row.index_status == "REJECTED":
@@ -164,12 +164,12 @@ def report_indexing(row: "IndexingRow | None", coco: "S3Object") -> int:
     say(f"{row.images} images, {row.annotations} annotations")
     for line in describe_leftovers(row):
         say(line)
-    say("masks are scored as they come: see `cytomask jobs` and `cytomask report`")
+    say("masks are scored now or as they are made: see `cytomask jobs` and `cytomask report`")
     return 0
 
 
 def describe_leftovers(row: "IndexingRow") -> list[str]:
-    """Describe what a file names or holds that gets no score, a line for each kind."""
+    """Describe the images and annotations of a file that get no score, a line for each kind."""
     lines = []
     if row.unmatched:
         some = _some(row.unmatched_names, row.unmatched)
@@ -180,7 +180,9 @@ def describe_leftovers(row: "IndexingRow") -> list[str]:
     if row.images_without_name:
         lines.append(f"{row.images_without_name} images have no file name and are left out")
     if row.images_without_annotations:
-        outcome = "are rejected, as theirs may be lost" if row.annotations_without_image else "count as empty"
+        outcome = (
+            "are rejected, because theirs may be lost" if row.annotations_without_image else "count as empty"
+        )
         lines.append(f"{row.images_without_annotations} images have no annotations and {outcome}")
     if row.annotations_without_image:
         lines.append(
@@ -224,7 +226,7 @@ def _keys(stack: "Stack") -> "Iterator[str]":
 
 
 def _list_unmatched(stack: "Stack", key: str) -> None:
-    """Say which names of a COCO file matched no image when it was indexed."""
+    """Print the names of a COCO file that matched no image when it was indexed."""
     from cytomask.addresses import S3Object
     from cytomask.coco_index import CocoIndex
     from cytomask.storage import Storage

@@ -1,4 +1,4 @@
-"""`cytomask failed`: which jobs and evaluations failed, and why."""
+"""`cytomask failed`: list the jobs and evaluations that failed, and why."""
 
 from argparse import Namespace
 from typing import TYPE_CHECKING
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
 
 EXAMPLES = (
-    "cytomask failed                                        # what to mend",
-    "cytomask redrive                                       # then send it all again",
+    "cytomask failed                                        # jobs and scores to fix, with reasons",
+    "cytomask redrive                                       # then send all of them again",
 )
 
 
@@ -29,7 +29,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run_failed(stack: "Stack", arguments: Namespace) -> int:
-    """Print which jobs and evaluations failed, the latest first; 1 if any did."""
+    """Print the failed jobs and evaluations, the latest first; return 1 if there are any."""
     from cytomask.jobs import Jobs  # boto3 takes half a second
     from cytomask.records import EvaluationRow
     from cytomask.table import Table

@@ -1,4 +1,4 @@
-"""Files on the user's disk: which of them are images, and how one is written whole."""
+"""Files on the user's disk: find images, and write files atomically."""
 
 import os
 import unicodedata
@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# The endings that the readers know. STK, LSM and BTF are TIFFs; JFIF and JPE are JPEGs.
+# The file name suffixes that the readers support. STK, LSM and BTF are TIFFs; JFIF and JPE are JPEGs.
 SUFFIXES = frozenset(
     {".tif", ".tiff", ".stk", ".lsm", ".btf", ".tf2", ".tf8", ".png", ".jpg", ".jpeg", ".jpe", ".jfif"}
 )
 MICROSCOPES = frozenset({".czi", ".nd2", ".lif"})  # read with the extra `microscopes`
 OWN_OUTPUTS = (".mask.png", ".probability.png", ".overlay.png", ".result.json")
-APPLE_DOUBLE = "._"  # macOS keeps what a foreign disk cannot hold in a file of this beginning
+APPLE_DOUBLE = "._"  # prefix of macOS's files for metadata that the disk's file system cannot store
 
 
 @dataclass
@@ -21,8 +21,8 @@ class Found:
     """Images on the disk.
 
     Attributes:
-        images: each with its path below the folder that was named, or its name if it was named itself.
-        passed_over: how many files of each kind were left out.
+        images: each image with its path relative to the given folder, or its name if it was given itself.
+        passed_over: number of files of each kind that were skipped.
     """
 
     images: list[tuple[Path, Path]] = field(default_factory=list)
@@ -32,14 +32,15 @@ class Found:
 def find_images(
     paths: Iterable[Path], suffixes: Iterable[str] = SUFFIXES, left_out: Sequence[str] = OWN_OUTPUTS
 ) -> Found:
-    """Find the files that were named, and below folders those that are images.
+    """Find the given files, and the images in the given folders.
 
-    Our own outputs and macOS's ._ files are passed over even if they were named: a shell's `*` names them.
+    Outputs of cytomask and macOS's ._ files are skipped even if they are given, because a shell's `*` may
+    include them.
 
     Args:
         paths: files and folders.
-        suffixes: the endings of images, in lower case.
-        left_out: the endings of our own outputs.
+        suffixes: file name suffixes of images, in lower case.
+        left_out: suffixes of cytomask's own outputs.
     """
     found = Found()
     for path in paths:
@@ -60,7 +61,7 @@ def find_images(
 
 
 def describe_passed_over(passed_over: Counter[str]) -> str:
-    """Say how many files of which kinds were skipped; empty if none were."""
+    """Say how many files of each kind were skipped; empty if none were."""
     if not passed_over:
         return ""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
@@ -73,7 +74,7 @@ def count_of(count: int, what: str) -> str:
 
 
 def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
-    """The files below a folder in the order of their paths; folders that cannot be read are counted."""
+    """Yield the files in a folder in the order of their paths; count folders that cannot be read."""
 
     def count_unreadable(_: OSError) -> None:
         passed_over["folder that cannot be read"] += 1
@@ -85,7 +86,7 @@ def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
 
 
 def _never_sent(file: Path, left_out: Sequence[str]) -> str:
-    """Say what kind of file this is if it cannot be an image; empty if it may be one."""
+    """Name the kind of a file that cannot be an image; empty if it may be one."""
     if file.name.startswith(APPLE_DOUBLE):
         return "._ of macOS"
     if file.name.endswith(tuple(left_out)):
@@ -94,7 +95,7 @@ def _never_sent(file: Path, left_out: Sequence[str]) -> str:
 
 
 def _no_image(file: Path, suffixes: Iterable[str]) -> str:
-    """Name the kind of a file whose ending is not an image's; empty for an image."""
+    """Name the kind of a file without an image's suffix; empty for an image."""
     if file.suffix.lower() not in suffixes:
         return printable_kind(file)
     if not os.path.isfile(file):  # noqa: PTH113  # Path.is_file raises where a name is too long
@@ -103,14 +104,14 @@ def _no_image(file: Path, suffixes: Iterable[str]) -> str:
 
 
 def printable_kind(file: Path) -> str:
-    """Return the kind of a file: its ending, or the whole name of a dotfile."""
+    """Return the kind of a file: its suffix, or the whole name of a dotfile."""
     return file.suffix.lower() or (file.name if file.name.startswith(".") else "without an ending")
 
 
 def find_clashes(targets: Iterable[tuple[Path, Path]]) -> dict[Path, list[Path]]:
-    """Return the targets that more than one source would write, with those sources.
+    """Return the targets that several sources would write, with these sources.
 
-    Capitals and Unicode forms do not tell names apart: on macOS and Windows they are one file.
+    Names that differ only in capitals or Unicode form count as equal: on macOS and Windows they are one file.
     """
     sources: defaultdict[str, list[tuple[Path, Path]]] = defaultdict(list)
     for source, target in targets:
@@ -131,9 +132,9 @@ def is_same_file(one: Path, other: Path) -> bool:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a whole file or none: an interruption leaves no half; raises OSError.
+    """Write a file atomically, so that an interruption leaves no half file; raise OSError if that fails.
 
-    A special file, such as /dev/stdout, and the target of a link are written in place instead of replaced.
+    Special files, such as /dev/stdout, and targets of links are written in place instead of replaced.
     """
     if path.exists() and not path.is_file():
         path.write_bytes(content)

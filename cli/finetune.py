@@ -1,4 +1,4 @@
-"""`cytomask finetune`: weights for one's own microscope, from a few corrected pages."""
+"""`cytomask finetune`: make weights for your own microscope from a few corrected pages."""
 
 import re
 import tempfile
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "cytomask finetune corrected/ --name my-microscope      # images and masks in one folder",
     "cytomask finetune images/ masks/ --out models/mine     # in two folders, under the same names",
-    "cytomask finetune pairs.zip --name mine                # what `cytomask web` downloads",
+    "cytomask finetune pairs.zip --name mine                # corrected pairs from `cytomask web`",
     "cytomask finetune coco.json images/ --name mine        # a COCO file and its images",
-    "cytomask finetune --from-stack --since 7d --name mine  # what was corrected in the stack",
+    "cytomask finetune --from-stack --since 7d --name mine  # ground truths in the stack",
     "cytomask segment plate/ --weights mine                 # then use the weights",
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 EXTRA_MODULES = ("torch", "cv2", "onnx", "onnxscript", "safetensors", "jinja2")
 SECONDS_BETWEEN_LINES = 20.0
-FORGETTING = 0.02  # IoU on generated pages; who loses more has weights for one microscope
+FORGETTING = 0.02  # IoU; weights that lose more on generated pages fit only the pairs' microscope
 STOPPED = 130  # 128 and the number of SIGINT, as shells count
 
 
@@ -44,30 +44,36 @@ def add_parser(commands: "Commands[Parser]") -> None:
         EXAMPLES,
         description="PAIRS are images with masks of the same names (a.tif with a_mask.png, a_masks.tif,\n"
         "a_cp_masks.png, a_label.png or a_seg.npy): one folder, a folder of images and one of masks, a COCO\n"
-        "file and its images, or the zip of corrected pairs from `cytomask web`. Ctrl-C stops; the same\n"
-        "command goes on. It needs the extra `train`: pip install 'cytomask[train]'.",
+        "file and its images, or the zip of corrected pairs from `cytomask web`. Ctrl-C stops; run the same\n"
+        "command again to resume. It needs the extra `train`: pip install 'cytomask[train]'.",
         on_a_stack=True,
     )
     parser.add_argument("pairs", nargs="*", type=Path, metavar="PAIRS", help="images with their masks")
     parser.add_argument(
-        "--name", metavar="NAME", help="of the new weights; default: that of --out, or of the first of PAIRS"
+        "--name",
+        metavar="NAME",
+        help="name of the new weights; default: that of --out, or of the first of PAIRS",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder of the new weights; default: where `models` finds them",
+        help="folder of the new weights; default: the folder that `models` lists",
     )
-    parser.add_argument("--start", metavar="DIR|NAME", help="weights to begin from; default: those that ship")
+    parser.add_argument("--start", metavar="DIR|NAME", help="weights to begin from; default: shipped ones")
     parser.add_argument(
         "--mode", choices=("native", "resize"), default="native", help="as in `segment`; default: native"
     )
     parser.add_argument(
-        "--partial", action="store_true", help="only some cells are marked: what is unmarked is unknown"
+        "--partial", action="store_true", help="the masks mark only some cells; other pixels are unknown"
     )
-    parser.add_argument("--steps", type=count, metavar="N", help="at most; default: by the number of pages")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is random; default: 0")
-    parser.add_argument("--about", default="", metavar="TEXT", help="what the pages are, for the manifest")
+    parser.add_argument(
+        "--steps", type=count, metavar="N", help="most steps to train; default: by the number of pages"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; default: 0")
+    parser.add_argument(
+        "--about", default="", metavar="TEXT", help="description of the pages, for the manifest"
+    )
     parser.add_argument(
         "--pairs-licence", default="", metavar="TEXT", help="licence of the pairs, if they are not your own"
     )
@@ -75,18 +81,21 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "--licence",
         default="",
         metavar="TEXT",
-        help="of the new weights; default: what start and pairs leave",
+        help="licence of the new weights; default: follows from start and pairs",
     )
     stack = parser.add_argument_group("pairs from a stack")
     stack.add_argument(
         "--from-stack", action="store_true", help="take images with their newest ground truths"
     )
-    stack.add_argument("--group", metavar="G", help="only of jobs of this label")
-    stack.add_argument("--since", type=moment, metavar="TIME", help="only of jobs made since")
+    stack.add_argument("--group", metavar="G", help="only jobs of this group")
+    stack.add_argument("--since", type=moment, metavar="TIME", help="only jobs since this time")
 
 
 def run(arguments: Namespace) -> int:
-    """Make the weights; 1 if pairs, start or licence cannot be used, 2 for wrong usage, 130 if stopped."""
+    """Make the weights.
+
+    Returns 1 if pairs, start or licence cannot be used, 2 for wrong usage, 130 if stopped.
+    """
     name = arguments.name or _name_of(arguments)
     if fault := _misuse(arguments, name):
         complain(fault)
@@ -112,9 +121,9 @@ def run(arguments: Namespace) -> int:
 def _misuse(arguments: Namespace, name: str) -> str:
     """Say what is wrong with the usage; empty if nothing is."""
     if bool(arguments.pairs) == arguments.from_stack:
-        return "give PAIRS, or --from-stack for those of a stack"
+        return "give PAIRS, or --from-stack for pairs from a stack"
     if (arguments.group or arguments.since) and not arguments.from_stack:
-        return "--group and --since choose jobs of a stack; give --from-stack with them"
+        return "--group and --since choose jobs of a stack; use them with --from-stack"
     if not NAME.fullmatch(name):
         return (
             f"--name: {name[:80]!r} is not a name for weights; use up to 64 letters, digits and . _ + -, "
@@ -124,18 +133,16 @@ def _misuse(arguments: Namespace, name: str) -> str:
 
 
 def _require_free(name: str, out: Path) -> None:
-    """Refuse a name that other weights have, and the folder of those that ship; raises ValueError."""
+    """Raise ValueError if other weights have this name, or if the folder is that of the shipped weights."""
     from cytomask.cli.weights import models_at_hand
     from cytomask.model.predictor import WEIGHTS
 
     place = out.resolve()
     if place.is_relative_to(WEIGHTS.resolve()):
-        raise ValueError(f"{out} is the folder of the weights that ship; choose another --out")
+        raise ValueError(f"{out} is the folder of the shipped weights; choose another --out")
     for each in models_at_hand():
         if each.name == name and each.folder.resolve() != place:
-            raise ValueError(
-                f"there are weights called {name} already, in {each.folder}; choose another --name"
-            )
+            raise ValueError(f"weights called {name} exist already, in {each.folder}; choose another --name")
 
 
 def _name_of(arguments: Namespace) -> str:
@@ -148,7 +155,7 @@ def _name_of(arguments: Namespace) -> str:
 
 
 def _read(arguments: Namespace, scratch: Path) -> "list[Page]":
-    """Read all pages, and say what was left out."""
+    """Read all pages, and print what was left out."""
     from cytomask.truths.pairs import find_pairs, read_pages
 
     paths = arguments.pairs
@@ -166,7 +173,7 @@ def _read(arguments: Namespace, scratch: Path) -> "list[Page]":
     pages = list(read_pages(found.pairs))
     empty = [page.name for page in pages if not page.cells.any()]
     if empty and not arguments.partial:
-        complain(f"no cell is marked in {', '.join(empty[:10])}: these pages teach what is not cell")
+        complain(f"no cell is marked in {', '.join(empty[:10])}; these pages teach only background")
     return pages
 
 
@@ -200,23 +207,23 @@ def _finetune(arguments: Namespace, name: str, out: Path, start: Path, pages: "S
             say(f"{many}: {len(pages) - len(kept)} to learn from, held out: {', '.join(kept)}")
         else:
             say(
-                f"{many}, all to learn from: too few to hold one out, so no score is independent. Look at "
-                "the masks before you trust them"
+                f"{many}, all to learn from: too few to hold one out, so no score is independent. Check the "
+                "masks before you trust them"
             )
-        say(f"the weights to begin from: {measure} {fmean(scores):.3f} on these pages")
+        say(f"start weights: {measure} {fmean(scores):.3f} on these pages")
 
     with signals() as noted:
         try:
             outcome = finetune(request, begun=begun, report=_Progress(), stopped=lambda: noted[0] != 0)
         except Interrupted:
-            complain(f"stopped; the same command goes on. What it needs is in {out}")
+            complain(f"stopped; run the same command again to resume. The state is in {out}")
             return STOPPED
     _tell(outcome, measure)
     return 0
 
 
 class _Progress:
-    """Prints a line now and then: how far, how good, how long."""
+    """Prints a line from time to time: step, loss, IoU and time left."""
 
     def __init__(self) -> None:
         self._said = time.monotonic()
@@ -236,11 +243,11 @@ def _minutes(seconds: float) -> str:
 
 
 def _measure(partial: bool) -> str:
-    return "share of the marked cells that is found" if partial else "IoU"
+    return "share of the marked cells that was found" if partial else "IoU"
 
 
 def _tell(outcome: "Outcome", measure: str) -> None:
-    """Print the table and what to do next; write the report."""
+    """Print the table and the next steps; write the report."""
     from cytomask.cli.files import write_whole
     from cytomask.cli.finetune_page import render_report
     from cytomask.training.finetune import REPORT
@@ -263,7 +270,7 @@ def _mode(mode: str) -> str:
 
 
 def shown(outcome: "Outcome") -> str:
-    """Return what names the model: its name if `cytomask models` finds it, else its folder."""
+    """Return the model's name if `cytomask models` finds it, otherwise its folder."""
     from cytomask.cli.weights import models_folder
 
     found = outcome.folder.resolve().parent == models_folder().resolve()
@@ -271,7 +278,7 @@ def shown(outcome: "Outcome") -> str:
 
 
 def rows_of(pages: "Sequence[PageScore]") -> list[tuple[str, ...]]:
-    """Return a row for each page, those that gained most first, and the means."""
+    """Return a row for each page, the largest gain first, and the means."""
     rows: list[tuple[str, ...]] = [
         (each.page.name, "held out" if each.held_out else "learned from", *_change(each.before, each.after))
         for each in sorted(pages, key=lambda each: each.before - each.after)
@@ -289,17 +296,17 @@ def _change(before: float, after: float) -> tuple[str, str, str]:
 
 
 def notes_of(outcome: "Outcome", measure: str) -> list[str]:
-    """Say what the table shows, how far the weights went, and what they forgot."""
+    """Describe the table's measure, how far the weights moved, and how much they forgot."""
     tuned, (before, after) = outcome.tuned, outcome.generated
     notes = [
         f"{measure} at threshold {tuned.threshold:g}; {tuned.steps} steps, {tuned.share:.0%} of the way from "
         f"{outcome.manifest.lineage[-1].name}",
-        f"generated pages, which show what is forgotten: IoU {before:.3f} before, {after:.3f} after",
+        f"generated pages, to see what was forgotten: IoU {before:.3f} before, {after:.3f} after",
     ]
     if before - after > FORGETTING:
         notes.append(
-            "these weights have forgotten other pages: use them for the microscope of your pairs, and those "
-            "that ship for any other"
+            "these weights got worse on other pages: use them only for the microscope of your pairs, and the "
+            "shipped ones for any other"
         )
     notes.append(f"licence: {outcome.manifest.licence}")
     return notes

@@ -1,4 +1,4 @@
-"""The report of `cytomask finetune`: before and after by page, and pictures of what changed most."""
+"""The report of `cytomask finetune`: scores before and after, and pictures of the pages that changed most."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from cytomask.cli.pictures import compared_uri, grey_page, png_uri
 if TYPE_CHECKING:
     from cytomask.training.finetune import Outcome, PageScore
 
-MOST = 3  # pages that gained, and as many that lost
+MOST = 3  # pages shown that gained, and pages that lost
 LONGEST_SIDE = 560  # pixels
 
 

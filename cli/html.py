@@ -1,4 +1,4 @@
-"""HTML files that need nothing else, from the templates of this package."""
+"""Make self-contained HTML files from the templates of this package."""
 
 from datetime import UTC, datetime
 from functools import cache
@@ -11,7 +11,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(template: str, **values: Any) -> bytes:
-    """Fill a template; every value is text, never markup. `made_at` is the time now."""
+    """Fill a template; every value is escaped. `made_at` is the current time."""
     made_at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         _environment()

@@ -18,9 +18,9 @@ EXAMPLES = (
     "cytomask jobs                                          # the newest 100, the newest last",
     "cytomask jobs d4adc4fe                                 # everything about one job",
     "cytomask jobs --status REJECTED --since 1d             # images refused since yesterday, and why",
-    "cytomask jobs --group HeLa --json                      # for a program",
+    "cytomask jobs --group HeLa --json                      # as JSON, for a program",
 )
-SHORT_ID = 8  # digits of an id that are printed, and that every command takes
+SHORT_ID = 8  # printed digits of an id; every command accepts them
 MOST_JOBS = 100
 HEADS = ("job", "status", "confluence", "IoU", "Dice", "group", "image", "reason")
 TO_THE_RIGHT = ("confluence", "IoU", "Dice")
@@ -31,14 +31,14 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands, "jobs", "list images with status and score", on_stack(run_jobs), EXAMPLES, on_a_stack=True
     )
-    parser.add_argument("id", nargs="?", metavar="ID", help="show all that is known of this job")
+    parser.add_argument("id", nargs="?", metavar="ID", help="show everything about this job")
     add_search(parser)
-    parser.add_argument("--limit", type=count, metavar="N", help=f"how many; default: {MOST_JOBS}")
+    parser.add_argument("--limit", type=count, metavar="N", help=f"most jobs to list; default: {MOST_JOBS}")
     parser.add_argument("--json", action="store_true", help="print JSON, each job with its evaluations")
 
 
 def add_search(parser: Parser) -> None:
-    """Add the options by which jobs are chosen."""
+    """Add the options that choose jobs."""
     parser.add_argument(
         "--status", type=str.upper, metavar="S", help="only jobs with this status, such as FAILED"
     )
@@ -53,7 +53,10 @@ def add_search(parser: Parser) -> None:
 
 
 def run_jobs(stack: "Stack", arguments: Namespace) -> int:
-    """Print one job in full, or a line for each of the newest; 1 for an unknown id, 2 for a wrong status."""
+    """Print one job in full, or a line for each of the newest.
+
+    Returns 1 for an unknown id, 2 for an invalid status.
+    """
     from cytomask.cli.rows import Search  # boto3 takes half a second
     from cytomask.records import STATUSES
 
@@ -74,7 +77,7 @@ def run_jobs(stack: "Stack", arguments: Namespace) -> int:
     else:
         complain("no jobs")
     if len(found) > most:
-        complain(f"the newest {most}; there are more, see --limit, --since, --status and --group")
+        complain(f"these are the newest {most}; --limit, --since, --status and --group choose others")
     return 0
 
 
@@ -90,7 +93,7 @@ def print_jobs(stack: "Stack", rows: "Sequence[JobRow]") -> None:
 
 
 def show_job(stack: "Stack", job_id: str, in_json: bool) -> int:
-    """Print all that is known of one job and its evaluations."""
+    """Print everything about one job and its evaluations."""
     found = stack.rows.of(job_id)
     if found is None:  # deleted since it was found
         complain(f"the stack `{stack.name}` has no job {job_id}")
@@ -114,7 +117,7 @@ def _say_fields(row: "JobRow | EvaluationRow") -> None:
 
 
 def as_json(value: Any) -> str:
-    """JSON in ASCII: no terminal obeys it."""
+    """Encode as ASCII JSON, which has no control characters for the terminal."""
     return json.dumps(value, indent=2)
 
 

@@ -1,4 +1,4 @@
-"""The CSV of `cytomask segment`: it grows with each page, and a run that was stopped goes on from it."""
+"""The CSV of `cytomask segment`: it grows with each page, and lets a stopped run resume."""
 
 import csv
 import io
@@ -52,11 +52,11 @@ Line = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the masks of a run: the network, and how it is asked.
+    """The settings that decide the masks of a run: the network and its parameters.
 
     Attributes:
-        parameters: how it is asked; the threshold is settled.
-        version: of the code.
+        parameters: the parameters, with the threshold resolved.
+        version: version of the code.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Settings:
     version: str
 
     def columns(self) -> dict[str, object]:
-        """Return their columns of the CSV; `pixel_size_um` is the requested one, as `0.65` or `0.65x0.7`."""
+        """Return the settings as CSV columns; `pixel_size_um` is the requested one: `0.65` or `0.65x0.7`."""
         asked = {name: getattr(self.parameters, name) for name in ASKED}
         asked["fill_holes"] = int(self.parameters.fill_holes)
         size = self.parameters.pixel_size_um
@@ -75,13 +75,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Row:
-    """What the CSV says of one page, or of a file that was refused.
+    """A row of the CSV: one page, or a file that was refused.
 
     Attributes:
-        pages: how many the file has.
-        pixel_width_um, pixel_height_um: size of a pixel, as the request or the file says; areas follow it.
+        pages: number of pages in the file.
+        pixel_width_um, pixel_height_um: size of a pixel from the request or the file; areas are based on it.
         confluence_low, confluence_high: the confluence at a probability of 0.7 and of 0.3.
-        quality: doubts about the mask with their numbers, as `UNCERTAIN=0.42`, with spaces between them.
+        quality: quality flags with their numbers, such as `UNCERTAIN=0.42`, separated by spaces.
     """
 
     file: str
@@ -111,7 +111,7 @@ class Row:
 
 
 def outputs_of(target: Path, page: int, pages: int, outputs: Iterable[Output]) -> dict[str, Path]:
-    """Return where each file of a page goes; of a stack each page has its number in the name."""
+    """Return the path of each output of a page; pages of a stack have their number in the name."""
     number = page if pages > 1 else None
     return {
         kind: Path(output_key(str(target), ending, number))
@@ -121,17 +121,17 @@ def outputs_of(target: Path, page: int, pages: int, outputs: Iterable[Output]) -
 
 
 class Ledger:
-    """A CSV that grows while the run goes on; without a path it does nothing.
+    """A CSV that grows during the run; without a path it does nothing.
 
-    A CSV that cannot be written costs no mask: `fault` says why, and the run goes on.
+    If the CSV cannot be written, `fault` says why, and the run continues without it.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """Open nothing yet: the file is made with its first row."""
+        """Keep the path; the file is created with its first row."""
         self._path = path
         self._file: BinaryIO | None = None
         self._kept: list[str] = []
-        self.lines: list[Mapping[str, Any]] = []  # of this run, and those kept from an earlier one
+        self.lines: list[Mapping[str, Any]] = []  # rows of this run, and rows kept from an earlier one
         self.fault = ""
 
     def __enter__(self) -> "Ledger":
@@ -146,14 +146,13 @@ class Ledger:
             self._file.close()
 
     def resume(self, files: Iterable[tuple[Path, Path]], settings: Settings) -> set[Path]:
-        """Keep the rows of an earlier run that still hold.
+        """Keep the rows of an earlier run that are still valid.
 
-        A file is done if all its pages have a row with the same settings, and outputs that are younger than
-        the file.
+        A file is done if all its pages have a row with the same settings, and outputs newer than the file.
 
         Args:
-            files: each file with the path of its outputs except for their ending.
-            settings: of this run.
+            files: each file with the path of its outputs, without their suffix.
+            settings: settings of this run.
 
         Returns:
             The files that need not be segmented again.
@@ -171,7 +170,7 @@ class Ledger:
         return done
 
     def add(self, row: Row) -> None:
-        """Write a row, through to the file."""
+        """Write a row and flush it to the file."""
         self.lines.append(vars(row) | (row.settings.columns() if row.settings else {}))
 
         def write(path: Path) -> None:
@@ -187,19 +186,19 @@ class Ledger:
             act(path)
         except OSError as error:
             self.fault = error.strerror or str(error)
-            complain(f"{path} cannot be written: {self.fault}; the masks are made without it")
+            complain(f"{path} cannot be written: {self.fault}; the run continues without it")
 
     def _begin(self, path: Path) -> BinaryIO:
-        """Write the head and the lines kept from an earlier run atomically, and append after them."""
+        """Write the header and the rows kept from an earlier run atomically; open the file to append."""
         write_whole(path, csv_bytes(csv_line(COLUMNS) + "".join(self._kept)))
         self._file = path.open("ab")
         return self._file
 
 
 def _read(path: Path) -> dict[str, list[Line]]:
-    """The rows of an earlier run by their file; a line that a kill has cut off, or another CSV, has none."""
+    """Read the rows of an earlier run by file, without a truncated last line; none from another CSV."""
     try:
-        if not path.is_file():  # a terminal or a pipe has no earlier run, and reading it would wait for ever
+        if not path.is_file():  # a terminal or a pipe holds no earlier run; reading it would wait forever
             return {}
         text = path.read_bytes().decode("utf-8", "surrogateescape")
     except OSError:
@@ -213,13 +212,13 @@ def _read(path: Path) -> dict[str, list[Line]]:
         for row in reader:
             if None not in row and None not in row.values():
                 rows.setdefault(row["file"], []).append(row)
-    except csv.Error:  # a field longer than any of ours
+    except csv.Error:  # a field is longer than any of ours
         return {}
     return rows
 
 
 def _holding(source: Path, target: Path, lines: Sequence[Line], settings: Settings) -> Sequence[Line]:
-    """The lines, if they show that the file was done with these settings and its outputs are there."""
+    """Return the lines if they prove that the file was done with these settings and its outputs exist."""
     deciding = {
         name: str(guard("" if value is None else value)) for name, value in settings.columns().items()
     }

@@ -21,7 +21,7 @@ from cytomask.platemap import require_fit
 from cytomask.plates import build_report
 from cytomask.stack_times import page_times
 
-Line = Mapping[str, Any]  # of the ledger's columns; numbers may be text
+Line = Mapping[str, Any]  # a row by the ledger's columns; numbers may be text
 
 
 def report_plates(lines: Sequence[Line], arguments: Namespace) -> int:
@@ -36,7 +36,7 @@ def report_plates(lines: Sequence[Line], arguments: Namespace) -> int:
         plates.setdefault(page.plate, []).append(page)
     lost = len(lines) - len(pages)
     if lost:
-        complain(f"{count_of(lost, 'page')} belong to no plate; --pattern says how names are built")
+        complain(f"{count_of(lost, 'page')} belong to no plate; describe your file names with --pattern")
     if not plates:
         return 1
     try:
@@ -61,7 +61,7 @@ def report_plates(lines: Sequence[Line], arguments: Namespace) -> int:
 
 
 def read_pages(lines: Iterable[Line], pattern: Pattern | None, plate: str | None) -> Iterator[PlatePage]:
-    """Read the pages that name a well; a file that names no plate belongs to its folder's."""
+    """Read the pages whose names give a well; a file that names no plate belongs to its folder's plate."""
     told: dict[str, Sequence[Acquisition]] = {}
     for line in lines:
         file = str(line["file"])
@@ -85,18 +85,18 @@ def replace_plate(named: Acquisition, plate: str) -> Acquisition:
 
 
 def read_times(path: Path) -> Sequence[Acquisition]:
-    """Read the times in a TIFF's metadata; none where it is another file, or damaged."""
+    """Read the times in a TIFF's metadata; none if the file is not a TIFF or is damaged."""
     try:
         with tifffile.TiffFile(path) as file:
             first = file.pages.first
             date = first.tags.valueof("DateTime")
             return page_times(first.description, str(date) if date else None, len(file.pages))
-    except Exception:  # tifffile raises much for a damaged header; its pages were judged before
+    except Exception:  # tifffile raises many errors for damaged headers; the pages were checked before
         return ()
 
 
 def look(page: PlatePage) -> tuple[NDArray[np.generic], Mask] | None:
-    """Read a page and its mask from the disk; None where one is gone."""
+    """Read a page and its mask from the disk; None if one is gone."""
     if page.mask is None:
         return None
     try:
@@ -141,7 +141,7 @@ def _number(value: object) -> float | None:
 
 
 def _changed(file: Path) -> str:
-    """When a file was changed last, as text that sorts by time."""
+    """Return the time when a file was last changed, as text that sorts by time."""
     try:
         return f"{file.stat().st_mtime_ns:020d}"
     except OSError:
@@ -149,7 +149,7 @@ def _changed(file: Path) -> str:
 
 
 def _named_after(arguments: Namespace, plate: str) -> Namespace:
-    """The same outputs with the plate's name in them, where a folder holds several plates."""
+    """Return the arguments with the plate's name in the outputs, for a folder of several plates."""
     named = Namespace(**vars(arguments))
     for option in ("pages_csv", "wells", "conditions", "prism", "html"):
         path: Path | None = getattr(named, option)

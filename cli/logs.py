@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
 
 EXAMPLES = (
-    "cytomask logs                                          # of the last hour, the oldest first",
+    "cytomask logs                                          # the last hour, the oldest first",
     "cytomask logs --job d4adc4fe                           # one job, from its upload to its score",
     "cytomask logs --errors --since 1d                      # what failed or was rejected since yesterday",
 )
@@ -79,7 +79,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         description="The exit code is 1 if no line matches.",
         on_a_stack=True,
     )
-    parser.add_argument("--job", metavar="ID", help="of this job, from its upload to its score")
+    parser.add_argument("--job", metavar="ID", help="only this job, from its upload to its score")
     parser.add_argument(
         "--since",
         type=moment,

@@ -47,11 +47,11 @@ COMMANDS = (
     "check",
     "policy",
 )
-STOPPED, CLOSED = 130, 141  # 128 and the number of the signal, SIGINT and SIGPIPE, as shells count
+STOPPED, CLOSED = 130, 141  # like shells: 128 plus the number of the signal, SIGINT or SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code: 0 done, 1 something was refused or failed, 2 wrong usage."""
+    """Run one command and return its exit code: 0 done, 1 something was refused or failed, 2 wrong usage."""
     prepare_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -77,18 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     parsed = make_parser(arguments[:1]).parse_args(arguments)
-    # A terminated command cleans up as an interrupted one does.
+    # A terminated command cleans up like an interrupted one.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     code: int = parsed.run(parsed)
     return code
 
 
 def make_parser(wanted: Sequence[str] = ()) -> Parser:
-    """Make the parser of the named commands, or of all if none is named or one is unknown."""
+    """Make a parser for the named commands, or for all if none is named or one is unknown."""
     parser = Parser(
         prog="cytomask",
-        description="Masks of living cells from microscope images.",
-        epilog="`cytomask COMMAND --help` has the options of a command, and examples.",
+        description="Make masks of living cells from microscope images.",
+        epilog="`cytomask COMMAND --help` shows the options of a command, and examples.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"cytomask {__version__}")

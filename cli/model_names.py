@@ -1,4 +1,4 @@
-"""What the models of a report are called: by the manifests that ship, or by what their jobs wrote."""
+"""Find the names of a report's models, in the shipped manifests or in the results of their jobs."""
 
 from collections.abc import Iterable
 from typing import get_args
@@ -10,7 +10,7 @@ from cytomask.cli.summary import Job
 from cytomask.model.predictor import WEIGHTS, Mode, read_manifests
 from cytomask.storage import Storage
 
-DIGITS = 12  # of a model's sha256, where nothing else is known of it
+DIGITS = 12  # digits of a model's sha256 that stand for an unknown name
 
 
 def name_models(storage: Storage, jobs: Iterable[Job]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`cytomask models`: the weights on this computer, what they score, and what they began from."""
+"""`cytomask models`: list the weights on this computer, their scores and the weights they began from."""
 
 import json
 from argparse import Namespace
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "cytomask models                                        # shipped and fine-tuned weights",
-    "cytomask models my-microscope                          # all that is known about one of them",
-    "cytomask models --dir shared/models                    # those of another folder",
+    "cytomask models my-microscope                          # everything about one of them",
+    "cytomask models --dir shared/models                    # the models in another folder",
 )
 HEADS = ("name", "mode", "sha256", "score", "began from", "folder")
-DIGITS = 12  # of a sha256
+DIGITS = 12  # digits of a sha256 to print
 
 
 def add_parser(commands: "Commands[Parser]") -> None:
@@ -30,16 +30,16 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "list the weights on this computer, shipped and fine-tuned",
         run,
         EXAMPLES,
-        description="Fine-tuned weights lie in the folder that CYTOMASK_MODELS names, or in your user's\n"
-        "data. The exit code is 1 if some of them cannot be used.",
+        description="Fine-tuned weights are in the folder CYTOMASK_MODELS, or by default in your user data\n"
+        "folder. The exit code is 1 if some of them cannot be used.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="show all that is known about these")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="show everything about these models")
     parser.add_argument("--dir", type=Path, metavar="DIR", help="folder of fine-tuned models")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: Namespace) -> int:
-    """Print a line for each model, or all about those that are named."""
+    """Print a line for each model, or everything about the named ones."""
     from cytomask.cli.weights import models_at_hand, models_folder
 
     folder = arguments.dir or models_folder()
@@ -48,7 +48,7 @@ def run(arguments: Namespace) -> int:
         return 2
     models = models_at_hand(folder)
     if missing := sorted(set(arguments.names) - {each.name for each in models}):
-        complain(f"no model is called {', '.join(missing)}; `cytomask models` lists those at hand")
+        complain(f"no model is called {', '.join(missing)}; `cytomask models` lists all models")
         return 2
     chosen = [each for each in models if not arguments.names or each.name in arguments.names]
     if arguments.json:
@@ -68,7 +68,7 @@ def run(arguments: Namespace) -> int:
 
 
 def describe(model: "AtHand") -> Iterator[str]:
-    """Yield lines that say all that is known about a model."""
+    """Yield lines that describe a model in full."""
     yield model.name
     if (manifest := model.manifest) is None:
         return
@@ -86,7 +86,7 @@ def describe(model: "AtHand") -> Iterator[str]:
 
 
 def _scores(scores: dict[str, Any], mode: str) -> Iterator[tuple[str, float, float | None]]:
-    """Yield set, mean IoU and the mean IoU of the start weights, as far as a manifest has them."""
+    """Yield data set, mean IoU and the start weights' mean IoU, if the manifest has them."""
     for name, each in scores.items():
         score = each.get("mean_iou") if isinstance(each, dict) else None
         value = score.get(mode) if isinstance(score, dict) else score
@@ -96,7 +96,7 @@ def _scores(scores: dict[str, Any], mode: str) -> Iterator[tuple[str, float, flo
 
 def _row(model: "AtHand") -> tuple[str, ...]:
     manifest = model.manifest
-    assert manifest is not None  # those with a fault have none, and no row
+    assert manifest is not None  # models without a manifest have a fault, and get no row
     first = next(_scores(manifest.scores, model.mode), None)
     start = manifest.lineage[-1].name if manifest.lineage else "-"
     folder = "shipped" if model.shipped else str(model.folder)

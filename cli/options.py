@@ -1,4 +1,4 @@
-"""What the parsers of the commands share: how a command is added, and the kinds of values they read."""
+"""Shared parts of the commands' parsers: add a command, and read its kinds of values."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cytomask.cli.stack import Stack
 
-Commands = argparse._SubParsersAction  # the only name that argparse has for it
+Commands = argparse._SubParsersAction  # argparse has no public name for it
 Run = Callable[[Namespace], int]
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 LONGEST_TIME = timedelta(days=36_500)
@@ -29,14 +29,14 @@ class MissingExtra(Exception):
 
 
 class Parser(ArgumentParser):
-    """A parser whose complaints are safe to print: a shell's `*` may have put any file's name into them."""
+    """A parser with printable messages: a shell's `*` may put any file name into them."""
 
     def error(self, message: str) -> NoReturn:
-        """End with usage, the message and exit code 2."""
+        """Print usage and the message, and exit with 2."""
         super().error(printable(message))
 
     def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
-        """Write help, usage or version; argparse itself would hide that standard output is closed or full."""
+        """Write help, usage or version; argparse itself ignores a closed or full standard output."""
         if file is sys.stdout:
             say_all(message.rstrip("\n"))
         else:
@@ -56,13 +56,13 @@ def add_command(
     """Add a command's own parser.
 
     Args:
-        commands: where to add it.
-        name: of the command.
+        commands: where to add the parser.
+        name: name of the command.
         summary: one line, for the list of commands and the top of its help.
         run: runs the command with its arguments and returns the exit code.
         examples: command lines, each with its effect after a #.
-        description: more than the summary says.
-        on_a_stack: whether it takes --stack and --endpoint-url.
+        description: details for its help.
+        on_a_stack: whether to add --stack and --endpoint-url.
     """
     parser = commands.add_parser(
         name,
@@ -79,18 +79,18 @@ def add_command(
             "--stack",
             default=os.environ.get("CYTOMASK_STACK") or "cytomask",
             metavar="NAME",
-            help="its name in CloudFormation; default: CYTOMASK_STACK, or cytomask",
+            help="name of the stack in CloudFormation; default: CYTOMASK_STACK, or cytomask",
         )
         stack.add_argument(
-            "--endpoint-url", metavar="URL", help="the first line that `cytomask up` prints; default: AWS"
+            "--endpoint-url", metavar="URL", help="the first line printed by `cytomask up`; default: AWS"
         )
     return parser
 
 
 def add_cleaning_options(parser: Parser) -> None:
-    """Add what may be asked of masks beyond the network's; the readers of requests check the values."""
+    """Add the options that clean masks after the network; the request's reader checks their values."""
     parser.add_argument(
-        "--min-size-px", type=float, metavar="N", help="leave out regions of fewer pixels; default: none"
+        "--min-size-px", type=float, metavar="N", help="remove regions of fewer pixels; default: none"
     )
     parser.add_argument(
         "--min-size-um2",
@@ -99,13 +99,13 @@ def add_cleaning_options(parser: Parser) -> None:
         help="the same in square micrometres, if a pixel's size is known",
     )
     parser.add_argument(
-        "--fill-holes", action="store_true", default=None, help="count holes within regions as cell"
+        "--fill-holes", action="store_true", default=None, help="count holes in regions as cell"
     )
     parser.add_argument(
         "--pixel-size-um",
         type=pixel_size,
         metavar="S",
-        help="side of a pixel in micrometres, such as 0.65 or 0.65x0.7; default: what the file says",
+        help="side of a pixel in micrometres, such as 0.65 or 0.65x0.7; default: from the file",
     )
 
 
@@ -121,12 +121,11 @@ def on_stack(command: "Callable[[Stack, Namespace], int]") -> Run:
 
 
 def require_extra(extra: str, *modules: str) -> None:
-    """Raise MissingExtra if a module that the extra brings is not installed."""
+    """Raise MissingExtra if a module of the extra is not installed."""
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise MissingExtra(
-            f"this needs {', '.join(missing)}, which the extra `{extra}` brings: "
-            f"pip install 'cytomask[{extra}]'"
+            f"this needs {', '.join(missing)}, from the extra `{extra}`: pip install 'cytomask[{extra}]'"
         )
 
 
@@ -140,7 +139,7 @@ def duration(text: str) -> timedelta:
     except (OverflowError, ValueError):
         time = LONGEST_TIME + timedelta(days=1)
     if time > LONGEST_TIME:
-        raise ArgumentTypeError(f"{text[:50]} is too long a time; give at most {LONGEST_TIME.days}d")
+        raise ArgumentTypeError(f"{text[:50]} is too long; give at most {LONGEST_TIME.days}d")
     return time
 
 
@@ -187,12 +186,12 @@ def pixel_size(text: str) -> float | list[float]:
 
 
 def port(text: str) -> int:
-    """Read the number of a port; 0 takes any that is free."""
+    """Read the number of a port; 0 means any free one."""
     return _number(text, 0, 65_535, "port")
 
 
 def count(text: str) -> int:
-    """Read how many, at least one."""
+    """Read a count of at least one."""
     return _number(text, 1, 1_000_000, "number")
 
 

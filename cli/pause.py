@@ -1,4 +1,4 @@
-"""`cytomask pause`: stop taking messages, so that nothing is spent until `cytomask resume`."""
+"""`cytomask pause`: stop taking messages until `cytomask resume`, so that nothing is spent meanwhile."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "cytomask pause                                         # messages wait in the queue, at most 14 days",
-    "cytomask resume                                        # the functions take them again",
+    "cytomask resume                                        # the function takes messages again",
 )
 
 
@@ -22,13 +22,13 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "stop segmenting; messages wait in the queue",
         on_stack(lambda stack, _: switch(stack, enabled=False)),
         EXAMPLES,
-        description="Calls over HTTP and scoring go on. The queue keeps a message for 14 days.",
+        description="Calls over HTTP and scoring continue. The queue keeps a message for 14 days.",
         on_a_stack=True,
     )
 
 
 def switch(stack: "Stack", *, enabled: bool) -> int:
-    """Enable or disable the mapping from the segment queue to its function; say what waits."""
+    """Enable or disable the mapping from the segment queue to its function; print how many messages wait."""
     functions = stack.client("lambda")
     mappings = functions.list_event_source_mappings(FunctionName=f"{stack.name}-segment")
     found: list[dict[str, Any]] = mappings["EventSourceMappings"]

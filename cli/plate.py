@@ -1,4 +1,4 @@
-"""`cytomask plate NAME`: how the wells of a plate grow, from the masks that the stack has made."""
+"""`cytomask plate NAME`: show how the wells of a plate grow, from the stack's masks."""
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "cytomask plate VID1523                                 # each well's doubling time and its problems",
-    "cytomask plate VID1523 --csv pages.csv --wells wells.csv    # a tidy row a page, and one a well",
+    "cytomask plate VID1523 --csv pages.csv --wells wells.csv    # a row per page, and a row per well",
     "cytomask plate VID1523 --map VID1523.PlateMap --control DMSO --html growth.html",
     "cytomask plate VID1523 --leave-out all --prism prism.txt    # without doubtful pages, for GraphPad",
 )
-AT_ONCE = 8  # images that are fetched at the same time
+AT_ONCE = 8  # images fetched at a time
 
 
 def add_parser(commands: "Commands[Parser]") -> None:
@@ -35,13 +35,13 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "show how the wells of a plate grow",
         on_stack(run_plate),
         EXAMPLES,
-        description="Pages that no curve uses are listed with the reason. A plate map that was uploaded\n"
-        "beside the images is used unless --map names another.",
+        description="Pages that no curve uses are listed with the reason. The plate map that was uploaded\n"
+        "with the images is used unless --map names another.",
         on_a_stack=True,
     )
-    parser.add_argument("name", metavar="NAME", help="of the plate, as `cytomask plates` lists it")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a tidy CSV, a row a page")
-    parser.add_argument("--plate-channel", metavar="C", help="channel to measure, where there are several")
+    parser.add_argument("name", metavar="NAME", help="name of the plate, from `cytomask plates`")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a tidy CSV with a row for each page")
+    parser.add_argument("--plate-channel", metavar="C", help="channel to measure, if there are several")
     parser.add_argument("--no-film", action="store_true", help="leave the film strips out of the page")
     add_report_options(parser)
     model = parser.add_argument_group("which model segments it").add_mutually_exclusive_group()
@@ -50,11 +50,11 @@ def add_parser(commands: "Commands[Parser]") -> None:
         nargs="?",
         const="",
         metavar="MODEL",
-        help="segment its next images with this model, baked-in or one of the stack's by name or sha256; "
-        "without MODEL, say which one does",
+        help="segment the plate's next images with this model: baked-in, or the name or sha256 of a model in "
+        "the stack; without MODEL, show the plate's model",
     )
     model.add_argument(
-        "--unpin", action="store_true", help="let its next image choose the stack's present model"
+        "--unpin", action="store_true", help="let the plate's next image choose the stack's current model"
     )
 
 
@@ -98,29 +98,29 @@ def run_plate(stack: "Stack", arguments: Namespace) -> int:
 
 
 def step_between_models(pages: "Sequence[PlatePage]") -> str:
-    """Say that a plate's masks are by several models; empty if they are by one."""
+    """Warn if a plate's masks are by several models; empty if they are by one."""
     models = sorted({page.model for page in pages if page.model and page.mode != "resize"})
     if len(models) < 2:
         return ""
     return (
         f"the masks are by {len(models)} models ({', '.join(models)}), so curves may have a step where the "
-        "model changed; `cytomask backfill` makes all of them with the plate's own"
+        "model changed; `cytomask backfill` makes all of them with the plate's model"
     )
 
 
 def change_pin(stack: "Stack", plate: str, named: str | None) -> int:
-    """Pin a plate to a model, say which it has (an empty name), or unpin it (None); return the exit code."""
+    """Pin a plate to a model, show its model (empty name), or unpin it (None); return the exit code."""
     from cytomask.cli.stack_weights import called, stored_model
     from cytomask.errors import ModelUnusable
 
     pinned = stack.pins.read(plate)
     if named == "":
-        said = f"is pinned to {called(pinned)}" if pinned else "has no model yet; its next image chooses it"
+        said = f"is pinned to {called(pinned)}" if pinned else "is not pinned yet; its next image pins it"
         say(f"{plate} {said}")
         return 0
     if named is None:
         stack.pins.unpin(plate)
-        say(f"{plate} has no model any more; its next image chooses the stack's present one")
+        say(f"{plate} is no longer pinned; its next image pins it to the stack's current model")
         return 0
     try:
         model = stored_model(stack, named)
@@ -132,9 +132,7 @@ def change_pin(stack: "Stack", plate: str, named: str | None) -> int:
         return 2
     stack.pins.pin(plate, model)
     say(f"{plate}: {called(pinned) if pinned else 'no model'} -> {called(model)}")
-    say(
-        "masks that it has stay as they are: its curve has a step here unless `cytomask backfill` renews them"
-    )
+    say("existing masks stay: the curve has a step here unless `cytomask backfill` makes the masks again")
     return 0
 
 
@@ -168,7 +166,7 @@ def make_films(stack: "Stack", report: "PlateReport") -> "dict[str, list[Frame]]
 
 
 def look(stack: "Stack", page: "PlatePage") -> Any:
-    """Read a page and its mask; None where one is gone or of another size."""
+    """Read a page and its mask; None if one is gone or has another size."""
     from botocore.exceptions import ClientError
 
     from cytomask import images
@@ -193,7 +191,7 @@ def look(stack: "Stack", page: "PlatePage") -> Any:
 
 
 def _first(content: bytes, name: str, number: int) -> Any:
-    """The pixels of one page of an image."""
+    """Return the pixels of one page of an image."""
     from cytomask import images
 
     with images.open_image(content, name) as image:

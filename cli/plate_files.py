@@ -1,4 +1,4 @@
-"""Plates from the tables that `cytomask segment` and `cytomask plate` wrote, for notebooks."""
+"""Read plates from the tables of `cytomask segment` and `cytomask plate`, for notebooks."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ def read_table(path: Path) -> dict[str, Growth]:
     """Read a CSV of pages, pool them by well and scan, and measure the growth of each well.
 
     Raises:
-        ValueError: it is another file, or its pages belong to no plate or to several.
+        ValueError: the file is not such a table, or its pages belong to no plate or to several.
         FileNotFoundError: there is no such file.
     """
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -39,7 +39,7 @@ def read_table(path: Path) -> dict[str, Growth]:
 
 
 def _tidy(lines: list[dict[str, str]]) -> Iterator[PlatePage]:
-    """The pages of a tidy table; `hours` tells the time where it is filled in."""
+    """Yield the pages of a tidy table; their time is in `hours`, if that is filled in."""
     for line in lines:
         hours = line.get("hours") or line["time"]
         try:

@@ -1,4 +1,4 @@
-"""Film strips of a plate's wells: small pictures of pages with the outline of their masks."""
+"""Draw film strips of a plate's wells: small pictures of pages with the outlines of their masks."""
 
 import base64
 import io
@@ -15,21 +15,22 @@ from cytomask.metrics import Mask
 from cytomask.plate_pages import PlatePage
 from cytomask.plates import PlateReport
 
-MOST_BYTES = 5_000_000  # of all pictures together, as text: the page has 8 MB at most
-MOST_FRAMES = 8  # of one well
+MOST_BYTES = 5_000_000  # all pictures together, as text; the page has at most 8 MB
+MOST_FRAMES = 8  # pictures of one well
 LARGEST, SMALLEST = 220, 96  # pixels on the longer side
-QUALITY = 60  # of WebP: 2 to 6 kB a picture
+QUALITY = 60  # WebP quality: 2 to 6 kB a picture
 
 Look = Callable[[PlatePage], tuple[NDArray[np.generic], Mask] | None]
 
 
 def make_films(report: PlateReport, look: Look, most_bytes: int = MOST_BYTES) -> dict[str, list[Frame]]:
-    """Draw the film strip of each well, of its first site, evenly over time.
+    """Draw the film strip of each well from its first site, evenly over time.
 
     Args:
-        report: of the plate.
-        look: returns pixels (H, W) and mask (H, W) bool of a page; None where they are gone.
-        most_bytes: of all pictures; wells with the most pages come first, and the rest has none.
+        report: the plate's report.
+        look: returns pixels (H, W) and mask (H, W) bool of a page; None if they are gone.
+        most_bytes: limit for all pictures together. Wells with the most pages come first; when the limit is
+            reached, the other wells get none.
     """
     chosen = choose(report)
     side = int(np.clip(LARGEST * (24 / max(len(chosen), 24)) ** 0.5, SMALLEST, LARGEST))
@@ -53,7 +54,7 @@ def make_films(report: PlateReport, look: Look, most_bytes: int = MOST_BYTES) ->
 def choose(report: PlateReport) -> Mapping[str, Sequence[PlatePage]]:
     """Choose the pages of each well's first site to show."""
     by_well: dict[str, list[PlatePage]] = {}
-    for page in report.pages:  # by well, site and time
+    for page in report.pages:  # ordered by well, site and time
         own = by_well.setdefault(page.well, [])
         if not own or own[0].site == page.site:
             own.append(page)
@@ -67,7 +68,7 @@ def choose(report: PlateReport) -> Mapping[str, Sequence[PlatePage]]:
 
 
 def _picture(pixels: NDArray[np.generic], mask: Mask, side: int) -> tuple[str, int, int]:
-    """The page with its mask's outline as a data address; its width and height, at most `side`."""
+    """Draw the page with its mask's outline; return a data address, width and height, at most `side`."""
     grey = grey_page(pixels, side)
     inside = share_of(mask, side) >= 0.5
     edge = np.zeros(inside.shape, bool)

@@ -1,4 +1,4 @@
-"""What `cytomask plate` and `cytomask segment --plate` share: the options of a report, and its outputs."""
+"""Shared parts of `cytomask plate` and `cytomask segment --plate`: options of a report, and its outputs."""
 
 from argparse import ArgumentTypeError, Namespace, _ArgumentGroup
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,9 @@ MOST_NOTES = 20  # lines about omitted pages, on the terminal
 
 
 def add_report_options(parser: "Parser | _ArgumentGroup") -> None:
-    """Add the options of a report and of its files."""
+    """Add the options for a report and its files."""
     parser.add_argument("--map", type=Path, metavar="FILE", help="plate map: IncuCyte's .PlateMap, or a CSV")
-    parser.add_argument("--control", metavar="C", help="condition with which the others are compared")
+    parser.add_argument("--control", metavar="C", help="condition that the others are compared with")
     parser.add_argument(
         "--leave-out",
         nargs="+",
@@ -34,20 +34,22 @@ def add_report_options(parser: "Parser | _ArgumentGroup") -> None:
         "--interval",
         type=hours,
         metavar="HOURS",
-        help="between scans, where names count scans without a time",
+        help="time between scans, if file names count scans instead of giving times",
     )
     parser.add_argument("--wells", type=Path, metavar="FILE", help="write a CSV with a row for each well")
-    parser.add_argument("--conditions", type=Path, metavar="FILE", help="write a CSV with a row a condition")
     parser.add_argument(
-        "--prism", type=Path, metavar="FILE", help="write the grid that GraphPad Prism pastes"
+        "--conditions", type=Path, metavar="FILE", help="write a CSV with a row for each condition"
+    )
+    parser.add_argument(
+        "--prism", type=Path, metavar="FILE", help="write a grid to paste into GraphPad Prism"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one page with heat map and curves")
 
 
 def add_pattern_option(parser: "Parser | _ArgumentGroup") -> None:
-    """Add the option of a naming scheme of the user's own."""
+    """Add the option for the user's own naming scheme."""
     parser.add_argument(
-        "--pattern", type=pattern, metavar="REGEX", help="how names are built, if no preset fits"
+        "--pattern", type=pattern, metavar="REGEX", help="structure of the file names, if no preset fits"
     )
 
 
@@ -63,7 +65,7 @@ def hours(text: str) -> float:
 
 
 def pattern(text: str) -> "Pattern":
-    """Read a naming pattern, checked at once."""
+    """Read and check a naming pattern."""
     from cytomask.acquisition import parse_pattern
     from cytomask.errors import InvalidRequest
 
@@ -86,7 +88,7 @@ def options_of(arguments: Namespace) -> "Options":
 
 
 def read_map(path: Path | None) -> "PlateMap | None":
-    """Read the plate map that was named; raises InvalidPlateMap, also for a file that cannot be read."""
+    """Read the given plate map; raise InvalidPlateMap if it is invalid or cannot be read."""
     from cytomask.errors import InvalidPlateMap
     from cytomask.platemap import LARGEST_FILE, parse_plate_map
 
@@ -108,10 +110,10 @@ def show_report(
     """Print each well's growth and the omitted pages, and write the requested files.
 
     Args:
-        report: of the plate.
-        arguments: of the command, with those of `add_report_options`.
-        make_films: draws the film strips, if a page is asked for.
-        pages_csv: where the row for each page goes.
+        report: the plate's report.
+        arguments: the command's arguments, including those of `add_report_options`.
+        make_films: draws the film strips, if an HTML page is requested.
+        pages_csv: file for the rows of pages.
 
     Returns:
         The exit code: 1 if a file could not be written.
@@ -136,7 +138,7 @@ def show_report(
         try:
             write_whole(path, content)
         except OSError as error:
-            complain(f"{path} is not written: {error.strerror or error}")
+            complain(f"{path} cannot be written: {error.strerror or error}")
             code = 1
     if arguments.html and code == 0:
         say(f"page      {arguments.html.resolve().as_uri()}   <- open this in a browser")

@@ -1,4 +1,4 @@
-"""A plate's report as one HTML file that needs nothing else: heat map, curves, film strips, tables."""
+"""Render a plate's report as one self-contained HTML file: heat map, curves, film strips, tables."""
 
 import base64
 import hashlib
@@ -35,8 +35,8 @@ def render_plate(report: PlateReport, films: Mapping[str, Sequence[Frame]] | Non
     """Render the page in UTF-8.
 
     Args:
-        report: of the plate.
-        films: pictures by well, in the order of time; wells may be absent.
+        report: the plate's report.
+        films: pictures by well, in order of time; wells may be missing.
     """
     script = (TEMPLATES / "plate.js").read_text(encoding="utf-8")
     return render(
@@ -47,7 +47,7 @@ def render_plate(report: PlateReport, films: Mapping[str, Sequence[Frame]] | Non
         span=f"{report.scans[-1] - report.scans[0]:g} h" if report.scans.size else "no time",
         left_out=report.left_out[:MOST_LEFT_OUT],
         more_left_out=max(len(report.left_out) - MOST_LEFT_OUT, 0),
-        # Our own files, and JSON in which nothing can end the element that holds it.
+        # Our own files, and JSON that cannot end the script element around it.
         style=Markup((TEMPLATES / "plate.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -56,7 +56,7 @@ def render_plate(report: PlateReport, films: Mapping[str, Sequence[Frame]] | Non
 
 
 def facts(report: PlateReport) -> list[tuple[str, str]]:
-    """Return what the head of the page says, as (label, value)."""
+    """Return the facts at the top of the page, as (label, value)."""
     used = len(report.pages)
     told = [
         ("wells with images", str(len(report.wells))),
@@ -83,17 +83,17 @@ def number(value: float | None) -> str:
 
 
 def goodness(value: float | None) -> str:
-    """R² to four decimals, so that 0.9996 is not 1."""
+    """Format R² with four decimals, so that 0.9996 is not shown as 1."""
     return "–" if value is None else f"{value:.4f}"
 
 
 def hours(value: float | None) -> str:
-    """Hours to three digits."""
+    """Format hours to three digits."""
     return "–" if value is None else f"{value:.3g} h"
 
 
 def interval(growth: Growth) -> str:
-    """Write the interval of a doubling time."""
+    """Format the interval of a doubling time."""
     if growth.doubling_time_low_h is None:
         return "–"
     high = growth.doubling_time_high_h
@@ -101,7 +101,7 @@ def interval(growth: Growth) -> str:
 
 
 def _data(report: PlateReport, films: Mapping[str, Sequence[Frame]]) -> dict[str, Any]:
-    """What the page's script draws. Short names: a plate of 1,536 wells has them 1,536 times."""
+    """Return the data for the page's script. Names are short, because 1,536 wells repeat them 1,536 times."""
     rows, columns = FORMATS[report.size]
     sites = _site_curves(report)
     return {
@@ -152,7 +152,7 @@ def _condition(scans: Hours, condition: ConditionReport) -> dict[str, Any]:
 
 
 def _site_curves(report: PlateReport) -> dict[str, dict[str, Curve]]:
-    """Curves of sites, of wells that have several."""
+    """Return the curve of each site, for wells that have several."""
     several = {name for name, well in report.wells.items() if well.sites}
     points: dict[str, dict[str, list[tuple[float, float]]]] = {name: {} for name in several}
     for page in report.pages:
@@ -165,12 +165,12 @@ def _site_curves(report: PlateReport) -> dict[str, dict[str, Curve]]:
 
 
 def _on_scans(scans: Hours, curve: Curve) -> list[float | None]:
-    """A curve's values on the plate's scans, None where it has none."""
+    """Return a curve's value at each of the plate's scans, or None."""
     values = np.full(scans.size, np.nan)
     values[np.searchsorted(scans, curve.hours)] = curve.confluence
     return [None if math.isnan(value) else round(value, 4) for value in values.tolist()]
 
 
 def _embedded(data: object) -> str:
-    """JSON for a script element: no `<` in it, so that no name can end the element."""
+    """Encode JSON for a script element, without `<`, so that no name can end the element."""
     return msgspec.json.encode(data).decode().replace("<", "\\u003c").replace("\u2028", "\\u2028")

@@ -1,4 +1,4 @@
-"""`cytomask plates`: which plates the stack knows, and how far each is."""
+"""`cytomask plates`: list the stack's plates and their progress."""
 
 import json
 from argparse import Namespace
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "cytomask plates                                        # wells, scans, complete or not, cost",
-    "cytomask plates --json                                 # for a program",
+    "cytomask plates --json                                 # as JSON, for a program",
 )
 HEADS = ("plate", "wells", "scans", "from", "to", "pages", "failed", "complete", "US$")
 
@@ -58,7 +58,8 @@ def run_plates(stack: "Stack", arguments: Namespace) -> int:
         print_table(HEADS, rows, ("wells", "scans", "from", "to", "pages", "failed", "US$"))
     else:
         complain(
-            "no plates: names of images tell them, or a request's `plate` and `well`; see docs/plates.md"
+            "no plates: they come from the images' names, or from a request's `plate` and `well`; see "
+            "docs/plates.md"
         )
     return 0
 

@@ -1,4 +1,4 @@
-"""`cytomask policy`: the IAM policy of a role, for this stack, ready to be attached."""
+"""`cytomask policy`: print the IAM policy of a role for this stack."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -15,7 +15,7 @@ POLICIES = Path(__file__).resolve().parents[1] / "infra" / "policies"
 ROLES = {
     "microscope": "puts images into the input bucket, and nothing else",
     "scientist": "uploads images and ground truths, reads masks, jobs and logs",
-    "operator": "all of this, sends failed jobs again, pauses, attaches buckets, backfills",
+    "operator": "can do all of this, sends failed jobs again, pauses, attaches buckets, backfills",
     "deployer": "creates, changes and deletes the stack",
 }
 EXAMPLES = (
@@ -32,14 +32,17 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "print the IAM policy of a role",
         on_stack(run_policy),
         EXAMPLES,
-        description="\n".join(f"{role:11} {what}" for role, what in ROLES.items()),
         on_a_stack=True,
     )
-    parser.add_argument("role", choices=tuple(ROLES))
+    parser.add_argument(
+        "role",
+        choices=tuple(ROLES),
+        help="; ".join(f"{role}: {what}" for role, what in ROLES.items()),
+    )
 
 
 def run_policy(stack: "Stack", arguments: Namespace) -> int:
-    """Print the policy with the stack's, the account's and the region's names filled in."""
+    """Print the policy, with stack, account and region filled in."""
     # https://sqs.REGION.amazonaws.com/ACCOUNT/NAME, and http://127.0.0.1:PORT/ACCOUNT/NAME in the emulator
     account = stack.segment_queue.split("/")[-2]
     region = stack.s3.meta.region_name

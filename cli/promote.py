@@ -1,4 +1,4 @@
-"""`cytomask promote`: compare weights on a stack's own ground truths, then let it segment with them."""
+"""`cytomask promote`: compare weights on a stack's own ground truths, then switch the stack to them."""
 
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from cytomask.served_model import ServedModel
 
 EXAMPLES = (
-    "cytomask promote my-microscope                         # scores, the change, then a question",
+    "cytomask promote my-microscope                         # shows scores and the change, then asks",
     "cytomask promote baked-in                              # back to the weights in the container",
     "cytomask promote 9f3c62d1                              # back to a model that was promoted before",
 )
 DEFAULT_LIMIT = 20
-MOST_PLATES = 10  # named
+MOST_PLATES = 10  # plates listed by name
 
 
 def add_parser(commands: "Commands[Parser]") -> None:
@@ -32,37 +32,39 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "promote",
-        "let a stack segment with other weights",
+        "switch a stack to other weights",
         on_stack(run_promote),
         EXAMPLES,
-        description="Uploads the model unless the stack has it, scores it and the present one on the\n"
+        description="Uploads the model unless the stack has it, scores it and the current one on the\n"
         "stack's newest ground truths, shows the update of the stack and asks. Plates that have begun\n"
-        "keep their model. Masks stay as they are; `cytomask backfill` makes new ones.",
+        "keep their model. Existing masks stay; `cytomask backfill` makes new ones.",
         on_a_stack=True,
     )
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a name of `cytomask models`, a folder, a model of the stack by name or sha256, or baked-in",
+        help="a name from `cytomask models`, a folder, name or sha256 of a model in the stack, or baked-in",
     )
     parser.add_argument(
         "--limit",
         type=count,
         default=DEFAULT_LIMIT,
         metavar="N",
-        help=f"score at most so many images; default: {DEFAULT_LIMIT}",
+        help=f"score at most this many images; default: {DEFAULT_LIMIT}",
     )
     parser.add_argument("--group", metavar="G", help="score only images of this group")
     parser.add_argument(
-        "--since", type=moment, metavar="TIME", help="only images segmented since: 7d or a date"
+        "--since", type=moment, metavar="TIME", help="score only images segmented since: 7d or a date"
     )
-    parser.add_argument("--no-switch", action="store_true", help="upload and score; keep the present model")
+    parser.add_argument(
+        "--no-switch", action="store_true", help="upload and score, but keep the current model"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The IoU of one image by the present model and by the new one."""
+    """The IoU of one image with the current model and with the new one."""
 
     image: str
     present: float
@@ -70,7 +72,7 @@ class Compared:
 
 
 def run_promote(stack: "Stack", arguments: Namespace) -> int:
-    """Promote a model; 1 if the answer was no, 2 if the model cannot be used."""
+    """Promote a model; return 1 if the user declined, 2 if the model cannot be used."""
     from cytomask.errors import ModelUnusable
     from cytomask.model.predictor import WeightsError
 
@@ -113,13 +115,13 @@ def _promote(stack: "Stack", arguments: Namespace, opened: ExitStack) -> int:
         return 1
     say(f"the stack `{stack.name}` segments with {called(new)} from now on")
     say_kept(new, kept)
-    say(f"masks stay as they are; `cytomask backfill s3://{stack.input_bucket}` makes new ones")
-    say(f"back: `cytomask promote {stack.model[:12]}`")
+    say(f"existing masks stay; `cytomask backfill s3://{stack.input_bucket}` makes new ones")
+    say(f"to go back: `cytomask promote {stack.model[:12]}`")
     return 0
 
 
 def open_model(stack: "Stack", named: str, opened: ExitStack) -> "tuple[ServedModel, Predictor]":
-    """Find a model, upload it if it lies on this computer and the stack lacks it, and load it.
+    """Find a model, upload it if only this computer has it, and load it.
 
     Raises:
         ModelUnusable, WeightsError: nothing has that name, or it cannot be served.
@@ -148,7 +150,7 @@ def open_model(stack: "Stack", named: str, opened: ExitStack) -> "tuple[ServedMo
 
 
 def open_stored(stack: "Stack", model: "ServedModel", opened: ExitStack) -> "Predictor":
-    """Load a model that the stack has, the container's from this computer; raise as `open_model` does."""
+    """Load a model of the stack, or the container's from this computer; raises like `open_model`."""
     from cytomask.cli.stack_weights import fetched
     from cytomask.model.predictor import WEIGHTS
     from cytomask.model_store import MODE
@@ -160,7 +162,7 @@ def open_stored(stack: "Stack", model: "ServedModel", opened: ExitStack) -> "Pre
 
 
 def open_present(stack: "Stack", opened: ExitStack) -> "tuple[ServedModel, Predictor]":
-    """Load the model that segments now: the container's if the one that the stack names is unusable."""
+    """Load the current model: the container's if the one that the stack names is unusable."""
     from cytomask.cli.stack_weights import stored_model
     from cytomask.errors import ModelUnusable
     from cytomask.model.predictor import WeightsError
@@ -174,7 +176,7 @@ def open_present(stack: "Stack", opened: ExitStack) -> "tuple[ServedModel, Predi
             error: Exception | str = f"{stack.model_store.uri(named)} is not there"
         except (ModelUnusable, WeightsError) as found:
             error = found
-        complain(f"the model that the stack names cannot be used, so the container's stands in: {error}")
+        complain(f"the stack's model cannot be used, so this compares with the container's: {error}")
     raise ModelUnusable(f"neither {stack.model} nor the weights in this package can be used")
 
 
@@ -193,7 +195,7 @@ def compare(image: "ScoredImage", present: "Predictor", new: "Predictor") -> Com
 
 
 def iou_of(image: "ScoredImage", predictor: "Predictor") -> float:
-    """Return the IoU of a model's masks with the truth, pixels counted over all pages first."""
+    """Return the IoU of a model's masks with the truth, over the pixels of all pages."""
     from cytomask.metrics import Score, score
 
     total = Score(0, 0, 0)
@@ -205,7 +207,7 @@ def iou_of(image: "ScoredImage", predictor: "Predictor") -> float:
 def show_comparison(compared: Sequence[Compared]) -> None:
     """Print the scores by image, the worst change first, and their means."""
     if not compared:
-        complain("no image of the stack has a ground truth, so nothing says which model is better here")
+        complain("no image of the stack has a ground truth, so the models cannot be compared here")
         return
     rows = [(number(each.present), number(each.new), _change(each), each.image) for each in compared]
     order = sorted(range(len(rows)), key=lambda place: compared[place].new - compared[place].present)
@@ -225,7 +227,7 @@ def _change(compared: Compared) -> str:
 
 
 def keep_plates(stack: "Stack", present: "ServedModel") -> "list[tuple[str, ServedModel]]":
-    """Pin the plates of earlier releases, which have no pin, to the present model; return all pins."""
+    """Pin plates of earlier releases, which have no pin, to the current model; return all pins."""
     from cytomask.plate_rows import Plates
 
     plates = [each.plate for each in Plates(stack.dynamodb, stack.table).summaries()]
@@ -233,9 +235,9 @@ def keep_plates(stack: "Stack", present: "ServedModel") -> "list[tuple[str, Serv
 
 
 def say_kept(new: "ServedModel", kept: "Iterable[tuple[str, ServedModel]]") -> None:
-    """Say which plates go on with another model."""
+    """Print the plates that keep another model."""
     others = [f"{plate} ({model.name})" for plate, model in kept if model.sha256 != new.sha256]
     if others:
         more = f" and {len(others) - MOST_PLATES} more" if len(others) > MOST_PLATES else ""
         say(f"plates that keep the model they began with: {', '.join(others[:MOST_PLATES])}{more}")
-        say("`cytomask plate NAME --pin MODEL` gives one another model")
+        say("`cytomask plate NAME --pin MODEL` changes a plate's model")

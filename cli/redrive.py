@@ -24,7 +24,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         commands, "redrive", "send failed jobs again", on_stack(run_redrive), EXAMPLES, on_a_stack=True
     )
     parser.add_argument(
-        "ids", nargs="*", metavar="ID", help="of the jobs, or how they begin; default: all that failed"
+        "ids", nargs="*", metavar="ID", help="ids of jobs, or their first digits; default: all that failed"
     )
 
 

@@ -16,19 +16,19 @@ Made from the parsers by `python -m cytomask.cli.reference`; a test keeps it cur
 command at `.venv/bin/cytomask`.
 
 Lines about files and jobs go to standard output, everything else to standard error. Control characters in
-names are printed as escapes, such as `\\x1b`. In CSV files a `'` stands before text that a spreadsheet would
-take for a formula.
+names are printed as escapes, such as `\\x1b`. In CSV files, text that a spreadsheet would read as a formula
+begins with `'`.
 
 | exit code | means |
 |---|---|
 | 0 | done |
 | 1 | something was refused, failed or not found |
-| 2 | wrong usage, or nothing could be begun |
+| 2 | wrong usage, or the command could not start |
 | 130 | stopped by Ctrl-C |
-| 141 | whatever read the output closed it |
+| 141 | the reader of the output closed it |
 
 Commands that work on a stack find it by your AWS settings, or by `--endpoint-url` if `cytomask up` runs it.
-Where they take the id of a job, its first digits are enough. Times are in UTC.
+The first digits of a job's id are enough. Times are in UTC.
 """
 
 
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def reference() -> str:
-    """Write the page: a section for each command, in the order of the help."""
+    """Return the page: a section for each command, in the order of the help."""
     commands = _commands(make_parser())
     contents = "\n".join(f"- [`{name}`](#cytomask-{name}): {_summary(commands[name])}" for name in COMMANDS)
     return "\n".join(
@@ -73,7 +73,7 @@ def _section(name: str, parser: Parser) -> Iterator[str]:
 
 
 def _spelling(action: argparse.Action) -> str:
-    """How an argument is written."""
+    """Return how an argument is written."""
     if action.nargs == 0:
         return f"`{', '.join(action.option_strings)}`"
     value = action.metavar or (f"{{{','.join(map(str, action.choices))}}}" if action.choices else action.dest)

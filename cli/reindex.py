@@ -1,4 +1,4 @@
-"""`cytomask reindex`: find the plates of jobs, and the ground truths, that an earlier release knew."""
+"""`cytomask reindex`: find the plates of jobs of earlier releases, and index their ground truths."""
 
 import time
 from argparse import Namespace
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from cytomask.records import JobRow
 
 EXAMPLES = (
-    "cytomask reindex                                       # plate, well, site and time by names",
-    "cytomask reindex --dry-run                             # says what would be found",
+    "cytomask reindex                                       # plate, well, site and time from names",
+    "cytomask reindex --dry-run                             # show what would change",
     "cytomask reindex --pattern '(?P<plate>[^/_]+)_(?P<well>[A-H][0-9]+)_t(?P<hours>[0-9]+)'",
 )
-AT_ONCE = 8  # rows that are written at the same time
+AT_ONCE = 8  # rows written at a time
 
 
 def add_parser(commands: "Commands[Parser]") -> None:
@@ -31,9 +31,9 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "fill in plate, well, site and time of jobs that lack them",
         on_stack(run_reindex),
         EXAMPLES,
-        description="Reads the names of images only. Jobs that belong to a plate already stay as they are.\n"
-        "Masks in the ground-truth bucket are noted, so that images uploaded later are scored against\n"
-        "those of version 0.1 too.",
+        description="Reads only the names of images. Jobs that already belong to a plate are not changed.\n"
+        "Also indexes the masks in the ground-truth bucket, so that images uploaded later are scored\n"
+        "against masks from version 0.1 too.",
         on_a_stack=True,
     )
     add_pattern_option(parser)
@@ -41,7 +41,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run_reindex(stack: "Stack", arguments: Namespace) -> int:
-    """Fill in the rows; a second run finds nothing more to do."""
+    """Fill in the rows; a second run changes nothing."""
     from cytomask.cli.rows import Search
     from cytomask.plate_places import place_row
     from cytomask.plate_rows import Plates, note_row
@@ -78,7 +78,7 @@ def run_reindex(stack: "Stack", arguments: Namespace) -> int:
 
 
 def _note_masks(stack: "Stack", *, dry_run: bool) -> int:
-    """Note of which images each mask in the ground-truth bucket may be the truth; return how many."""
+    """Index each mask in the ground-truth bucket under the images it may belong to; return how many."""
     from cytomask.addresses import S3Object, is_coco, is_sidecar
     from cytomask.mask_index import MaskIndex
     from cytomask.table import Table

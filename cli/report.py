@@ -1,4 +1,4 @@
-"""`cytomask report`: how good the masks are, by group and by model."""
+"""`cytomask report`: show how good the masks are, by group and by model."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -27,11 +27,11 @@ def add_parser(commands: "Commands[Parser]") -> None:
         EXAMPLES,
         on_a_stack=True,
     )
-    parser.add_argument("--group", metavar="G", help="only images of this label")
+    parser.add_argument("--group", metavar="G", help="only jobs of this group")
     parser.add_argument(
-        "--since", type=moment, metavar="TIME", help="only jobs made since: 2h or 7d ago, or a date, in UTC"
+        "--since", type=moment, metavar="TIME", help="only jobs since: 2h or 7d ago, or a date, in UTC"
     )
-    parser.add_argument("--until", type=moment, metavar="TIME", help="only jobs made until then")
+    parser.add_argument("--until", type=moment, metavar="TIME", help="only jobs until this time")
     parser.add_argument(
         "--csv", type=Path, metavar="FILE", help="write a row for each job and each of its evaluations"
     )
@@ -53,7 +53,7 @@ def run_report(stack: "Stack", arguments: Namespace) -> int:
         narrowed = " that you asked for" if search != Search() else ""
         complain(f"the stack `{stack.name}` has no jobs{narrowed}; nothing to report")
         return 1
-    # First the files: a reader of the tables may stop early, as `| head` does.
+    # Write files before printing, because a reader such as `| head` may stop early.
     written = write_files(stack, jobs, arguments.csv, arguments.html)
     print_report(stack, jobs)
     for path, fault in written.items():

@@ -1,4 +1,4 @@
-"""The work of `cytomask report`: its tables on the terminal, and its files."""
+"""The work of `cytomask report`: print its tables and write its files."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -74,9 +74,9 @@ COLUMNS = (
 
 
 def read_jobs(stack: Stack, search: Search) -> list[Job]:
-    """Read the jobs asked for, the newest first, with their evaluations against ground truths that came."""
+    """Read the requested jobs, the newest first, with their evaluations against existing ground truths."""
     rows = list({row.job_id: row for row in stack.rows.jobs(search)}.values())
-    masks = [row for row in rows if row.status == "SUCCEEDED"]  # only masks are evaluated
+    masks = [row for row in rows if row.status == "SUCCEEDED"]  # only these have masks to evaluate
     found = zip(masks, stack.rows.evaluations(masks), strict=True)
     evaluations = {row.job_id: arrived(own) for row, own in found}
     return [Job(row, evaluations.get(row.job_id, [])) for row in rows]
@@ -123,7 +123,7 @@ def _print_lines(lines: Iterable[Line], names: dict[str, str], measures: Sequenc
 
 
 def write_files(stack: Stack, jobs: Sequence[Job], csv: Path | None, html: Path | None) -> dict[Path, str]:
-    """Write the files asked for; return each with why it could not be written, empty if it was."""
+    """Write the requested files; return each with the reason if it failed, or an empty text."""
     storage = Storage(stack.s3)
     names = name_models(storage, jobs)
     makers: dict[Path, Callable[[], None]] = {}
@@ -148,7 +148,7 @@ def _fault_of(make: Callable[[], None]) -> str:
 
 
 def _rows_of(job: Job, model: str) -> Iterable[dict[str, Any]]:
-    """A row for each evaluation; `counts` is 1 for the one that the measures are made of."""
+    """Yield a row for each evaluation; `counts` is 1 for the one that the measures use."""
     own = {name: getattr(job.row, name) for name in OF_THE_JOB}
     own |= {"model": model, "quality": job.doubts or None}
     score = job.score

@@ -1,7 +1,7 @@
-"""The report as one HTML file that needs nothing else: the measures, and images with their masks.
+"""Render the report as one self-contained HTML file: the measures, and images with their masks.
 
-An image is read in the version that was segmented, a ground truth in the version that was scored. If either
-is gone, a sentence takes the place of the picture.
+It reads the version of an image that was segmented and the version of a ground truth that was scored. If
+either is gone, a sentence replaces the picture.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,9 +42,9 @@ from cytomask.records import EvaluationRow, JobRow, Result
 from cytomask.storage import Storage
 from cytomask.truths.masks import read_ground_truth
 
-MOST_IMAGES = 3  # of the worst, of the median and of the best, for each model
+MOST_IMAGES = 3  # of the worst, the median and the best, for each model
 MOST_FAILURES = 100
-LONGEST_SIDE = 704  # pixels, which LIVECell's images have: these are shown as they are
+LONGEST_SIDE = 704  # pixels, LIVECell's width, so that its images are shown at full size
 
 COLOURS = {
     "cell in both": AGREED,
@@ -60,7 +60,7 @@ class Compared:
     Attributes:
         pixels: (H, W), any real dtype.
         mask, cells: (H, W) bool, the mask and the ground truth.
-        notes: which page of a stack it is, and whether it was scaled down.
+        notes: its number in a stack, and whether it was scaled down.
     """
 
     pixels: NDArray[np.generic]
@@ -70,13 +70,13 @@ class Compared:
 
 
 def render_page(storage: Storage, title: str, jobs: Sequence[Job], names: Mapping[str, str]) -> bytes:
-    """Render the whole file, in UTF-8; a picture that cannot be drawn is a sentence.
+    """Render the whole file in UTF-8; a sentence replaces a picture that cannot be drawn.
 
     Args:
-        storage: where images, masks and ground truths are.
-        title: of the page.
-        jobs: at least one, the newest first.
-        names: of the models, by sha256.
+        storage: access to images, masks and ground truths.
+        title: title of the page.
+        jobs: at least one job, the newest first.
+        names: names of the models, by sha256.
     """
     failed = [job for job in jobs if job.failure]
     flagged = [job for job in jobs if job.flags]
@@ -174,7 +174,7 @@ def read_compared(storage: Storage, job: Job, score: EvaluationRow) -> Compared:
     cells = read_ground_truth(storage.read_image(truth, images.LIMITS), truth.uri, sizes, images.LIMITS)
     notes = []
     if len(sizes) > 1:
-        notes.append(f"shown is page {page.page}, the first of the {len(sizes)} that are scored together")
+        notes.append(f"this is page {page.page}, the first of {len(sizes)} that are scored together")
     if max(sizes[0]) > LONGEST_SIDE:
         notes.append(f"scaled down from {page.width} x {page.height} pixels")
     return Compared(
@@ -186,7 +186,7 @@ def read_compared(storage: Storage, job: Job, score: EvaluationRow) -> Compared:
 
 
 def _result(storage: Storage, row: JobRow) -> tuple[Result, S3Object]:
-    """Read a job's result and its image; raises MaskReplaced if the result is gone or another job's."""
+    """Read a job's result and its image; raise MaskReplaced if the result is gone or another job's."""
     result = read_result(storage, row.result)
     if result is None or result.job_id != row.job_id or result.image is None:
         raise MaskReplaced(f"{row.result} was deleted, or a newer upload of the image replaced it")
@@ -195,7 +195,7 @@ def _result(storage: Storage, row: JobRow) -> tuple[Result, S3Object]:
 
 
 def _truth(storage: Storage, evaluation: EvaluationRow) -> S3Object:
-    """Find the ground truth that was scored against, or the mask that was drawn of a COCO file.
+    """Find the ground truth of a score, or the mask that was drawn from a COCO file.
 
     Raises:
         ImageReplaced: it is gone, or another version took its place.
@@ -211,13 +211,13 @@ def _truth(storage: Storage, evaluation: EvaluationRow) -> S3Object:
 
 
 def _pixels(storage: Storage, place: S3Object, index: int, channel: int | None) -> NDArray[Any]:
-    """Read one page, (H, W) of any real dtype; raises as `Storage.read_image` and `images.read_pages` do."""
+    """Read one page, (H, W) of any real dtype; raises like `Storage.read_image` and `images.read_pages`."""
     with images.open_image(storage.read_image(place, images.LIMITS), place.uri) as opened:
         return next(images.read_pages(opened, [index], channel)).pixels
 
 
 def draw(compared: Compared) -> dict[str, str]:
-    """Return the image, the mask and the disagreement as PNGs within the page, by their names."""
+    """Return image, mask and disagreement by name, as data addresses of PNGs."""
     return {
         "image": png_uri(grey_page(compared.pixels, LONGEST_SIDE)),
         "mask": png_uri(share_of(compared.mask, LONGEST_SIDE) * 255),

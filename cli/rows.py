@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from cytomask.storage import Storage
 
 ID_DIGITS = 32
-AT_ONCE = 8  # each waits for AWS most of its time; boto3 keeps ten connections
+AT_ONCE = 8  # parallel reads, which mostly wait for AWS; boto3 keeps ten connections
 
 
 @dataclass(frozen=True)
 class Search:
-    """Which jobs to read; None does not narrow. `since` and `until` are times of creation."""
+    """The jobs to read; None means any. `since` and `until` limit the time of creation."""
 
     status: str | None = None
     group: str | None = None
@@ -60,7 +60,7 @@ class Rows:
                 yield found[1] if found else []
 
     def ids(self, beginning: str) -> list[str]:
-        """Find the ids that begin so, the newest first; reading stops at the first page with any."""
+        """Find the ids that begin with this text, the newest first; stop at the first page with any."""
         if len(beginning) >= ID_DIGITS:
             return [beginning] if self.of(beginning) else []
         for status in STATUSES:
@@ -70,7 +70,7 @@ class Rows:
         return self._leads.beginning(beginning)
 
     def _beginning(self, status: str, beginning: str) -> Iterator[set[str]]:
-        """The ids of a status that begin so, the newest first, by DynamoDB's pages of 1 MB read."""
+        """Yield the matching ids of a status, the newest first, for each page of 1 MB that DynamoDB reads."""
         pages = self._dynamodb.get_paginator("query").paginate(
             TableName=self._name,
             IndexName="by_status",
@@ -88,7 +88,7 @@ class Rows:
 
 
 def arrived(evaluations: Iterable[EvaluationRow]) -> list[EvaluationRow]:
-    """Select the evaluations whose ground truth has come, the oldest first."""
+    """Select the evaluations whose ground truth has arrived, the oldest first."""
     return sorted((row for row in evaluations if row.record != AWAITING), key=lambda row: row.created_at)
 
 
@@ -99,7 +99,7 @@ def newest_score(evaluations: Iterable[EvaluationRow]) -> EvaluationRow | None:
 
 
 def newest_evaluation(evaluations: Iterable[EvaluationRow]) -> EvaluationRow | None:
-    """Select the newest score; without any score, the evaluation against the newest ground truth."""
+    """Select the newest score, or the evaluation against the newest ground truth if there is no score."""
     came = arrived(evaluations)
     return newest_score(came) or (came[-1] if came else None)
 

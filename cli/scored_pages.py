@@ -1,4 +1,4 @@
-"""The images of a stack that have a ground truth, with their pixels and the newest truth of each."""
+"""Read a stack's images that have a ground truth, with their pixels and their newest ground truth."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cytomask.records import EvaluationRow, JobRow
 
 JOBS_AT_ONCE = 50
-MOST_JOBS = 5000  # of which the scores are looked up
+MOST_JOBS = 5000  # jobs whose scores are looked up
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class ScoredImage:
 def scored_images(stack: "Stack", search: Search, limit: int) -> Iterator[ScoredImage]:
     """Yield the newest images that were scored, each with its newest ground truth.
 
-    An image that is gone, or of another size than its truth by now, is named and left out.
+    An image that is gone, or no longer has its truth's size, is skipped with a message.
 
     Args:
-        stack: to look in.
-        search: which jobs count; only finished ones have scores.
-        limit: the most images to yield; of a stack with many jobs, the newest 5,000 are looked at.
+        stack: the stack to search.
+        search: the jobs to consider; only finished ones have scores.
+        limit: the most images to yield. Only the newest 5,000 jobs are looked at.
     """
     storage, found = Storage(stack.s3), 0
     for job, evaluation in _scored(stack, search):
@@ -78,7 +78,7 @@ def read_scored(storage: Storage, job: "JobRow", evaluation: "EvaluationRow") ->
     if result is None or not result.pages:
         raise ImageNotFound(f"the result {job.result} is gone")
     place = _present(storage, job.image or "")
-    # What a COCO file says of an image was drawn when it was scored.
+    # For a COCO file, the evaluation drew a mask and stored it.
     truth = _present(storage, evaluation.ground_truth_mask or evaluation.ground_truth or "")
     sizes = [(page.height, page.width) for page in result.pages]
     channel = result.parameters.channel if result.parameters else None

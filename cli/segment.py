@@ -1,4 +1,4 @@
-"""`cytomask segment`: masks for files on the user's own disk, by the code that serves."""
+"""`cytomask segment`: make masks for files on this computer, with the same code as the stack."""
 
 import atexit
 import gc
@@ -20,10 +20,10 @@ from cytomask.cli.plate_options import add_pattern_option, add_report_options
 EXAMPLES = (
     "cytomask segment a.tif                                 # masks/a.tif.mask.png",
     "cytomask segment plate/ --out masks --csv plate.csv    # a folder, and a row for each page",
-    "cytomask segment plate/ --out masks --csv plate.csv    # the same again goes on where it was stopped",
+    "cytomask segment plate/ --out masks --csv plate.csv    # again: resumes where it stopped",
     "cytomask segment stack.tif --pages 0-3 --outputs mask probability overlay",
-    "cytomask segment a.tif --weights run/exported          # with weights of your own",
-    "cytomask segment a.tif --min-size-px 50 --fill-holes   # without specks, and cells without holes",
+    "cytomask segment a.tif --weights run/exported          # with your own weights",
+    "cytomask segment a.tif --min-size-px 50 --fill-holes   # remove specks and fill holes in cells",
     "cytomask segment plate/ --plate --html growth.html     # doubling times of a plate over time",
 )
 
@@ -36,7 +36,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "write masks for files or folders on this computer, without AWS",
         run,
         EXAMPLES,
-        description="Folders keep their structure below --out. Each page of a stack gets a mask of its own,\n"
+        description="Folders keep their structure in --out. Each page of a stack gets its own mask,\n"
         "such as stack.tif.p0003.mask.png. The exit code is 1 if any file was refused.",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
@@ -45,13 +45,13 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "--csv",
         type=Path,
         metavar="FILE",
-        help="write a row for each page as it is done; a run with the same settings goes on from it",
+        help="write a row for each page as it is done; a run with the same settings resumes from it",
     )
     parser.add_argument(
         "--threshold",
         type=probability,
         metavar="T",
-        help="probability from which on a pixel is cell, 0 to 1; default: the model's",
+        help="a pixel is cell if its probability is at least this, 0 to 1; default: the model's",
     )
     parser.add_argument(
         "--mode",
@@ -63,7 +63,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "--pages", default="all", metavar="P", help="0, 0-3 or all, counted from 0; default: all"
     )
     parser.add_argument(
-        "--channel", type=channel, metavar="N", help="of multi-channel images, counted from 0"
+        "--channel", type=channel, metavar="N", help="channel of multi-channel images, counted from 0"
     )
     parser.add_argument(
         "--outputs",
@@ -77,7 +77,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--weights",
         metavar="DIR|NAME",
-        help="a folder of weights, or a name that `cytomask models` lists; default: those that ship",
+        help="a folder of weights, or a name from `cytomask models`; default: the shipped weights",
     )
     add_cleaning_options(parser)
     plate = parser.add_argument_group("growth of a plate")
@@ -86,20 +86,22 @@ def add_parser(commands: "Commands[Parser]") -> None:
         nargs="?",
         const="",
         metavar="NAME",
-        help="measure how its wells grow; file names tell well and time, and the plate unless it is given",
+        help="measure how wells grow; file names give well and time, and the plate unless NAME does",
     )
-    plate.add_argument("--pages-csv", type=Path, metavar="FILE", help="write a row a page, tidy")
-    plate.add_argument("--plate-channel", metavar="C", help="channel to measure, as names of files have it")
+    plate.add_argument(
+        "--pages-csv", type=Path, metavar="FILE", help="write a tidy CSV with a row for each page"
+    )
+    plate.add_argument("--plate-channel", metavar="C", help="channel to measure, as written in file names")
     add_pattern_option(plate)
     add_report_options(plate)
 
 
 def run(arguments: Namespace) -> int:
-    """Segment every file; 1 if any was refused, 2 if nothing could be begun."""
-    # Heavy imports, in this order: what reads images is imported while the network is being loaded.
+    """Segment every file; return 1 if any was refused, 2 if the command could not start."""
+    # Heavy imports in this order: image readers are imported while the network loads.
     from cytomask.model.predictor import WeightsError
 
-    # What is left at the end goes with the process; looking through all of it first takes 15 ms.
+    # The process is about to end, and a collection of all objects first would take 15 ms.
     atexit.register(gc.freeze)
     try:
         from cytomask.cli.weights import open_weights

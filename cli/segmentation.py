@@ -1,4 +1,4 @@
-"""The work of `cytomask segment`: read, segment, write, and say so, page by page."""
+"""The work of `cytomask segment`: read, segment, write and report, page by page."""
 
 import errno
 import time
@@ -51,14 +51,14 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Task:
-    """A file to read, and the path of its outputs except for their ending."""
+    """A file to read, and the path of its outputs without their suffix."""
 
     source: Path
     target: Path
 
 
 def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
-    """Segment every file; return 1 if any was refused, 2 if nothing could be begun.
+    """Segment every file; return 1 if any was refused, 2 if the command could not start.
 
     Raises:
         WeightsError: the weights are missing; nothing was written.
@@ -74,10 +74,10 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
     for target, sources in clashes.items():
         complain(f"{' and '.join(map(str, sources))} would both write {target}.mask.png")
     if clashes:
-        complain("nothing was read: give them different names, or segment them apart")
+        complain("nothing was read: give them different names, or segment them separately")
         return 2
     if not tasks:
-        complain(f"no images ({', '.join(sorted(SUFFIXES))}) below {', '.join(map(str, arguments.paths))}")
+        complain(f"no images ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, arguments.paths))}")
         _complain_if(describe_passed_over(found.passed_over))
         return 2
     if arguments.csv and any(is_same_file(task.source, arguments.csv) for task in tasks):
@@ -90,12 +90,12 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
         try:
             summary = _segment_all(open_tasks, predictor, settings, ledger)
         except OutputClosed:
-            complain("stopped: whatever reads the output has closed it")
+            complain("stopped: the reader of the output has closed it")
             raise
     if len(tasks) > 1 or found.passed_over:
         complain(summary.line(len(done), found.passed_over))
     if ledger.fault:
-        complain(f"the masks are written, {arguments.csv} is not: {ledger.fault}")
+        complain(f"the masks were written, but {arguments.csv} was not: {ledger.fault}")
     code = 1 if summary.refused or ledger.fault else 0
     if arguments.plate is None:
         return code
@@ -105,7 +105,7 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
 
 
 def settings_of(arguments: Namespace, predictor: Predictor) -> Settings:
-    """Return the settings that decide the masks; raise InvalidRequest if they contradict each other."""
+    """Return the settings that affect the masks; raise InvalidRequest if they contradict each other."""
     manifest = predictor.manifests[arguments.mode]
     outputs: list[Output] = ["mask", "overlay"] if arguments.overlay else []
     given = {name: getattr(arguments, name) for name in FIELDS}
@@ -122,7 +122,7 @@ def settings_of(arguments: Namespace, predictor: Predictor) -> Settings:
 
 @dataclass
 class Summary:
-    """What became of the files of one run."""
+    """The outcome of one run."""
 
     files: int = 0
     refused: int = 0
@@ -132,7 +132,7 @@ class Summary:
     started: float = 0.0
 
     def add(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Count a file's rows, and pass them on."""
+        """Count a file's rows and yield them."""
         self.files += 1
         for row in rows:
             if row.error:
@@ -144,7 +144,7 @@ class Summary:
             yield row
 
     def line(self, done_before: int, passed_over: Counter[str]) -> str:
-        """Say it in one line."""
+        """Summarise the run in one line."""
         parts = [f"{count_of(self.files, 'image')}, {count_of(self.pages, 'page')} segmented"]
         if self.refused:
             parts.append(f"{self.refused} refused")
@@ -168,10 +168,10 @@ def _segment_all(tasks: Sequence[Task], predictor: Predictor, settings: Settings
 
 
 def segment_files(tasks: Sequence[Task], predictor: Predictor, settings: Settings) -> Iterator[Iterable[Row]]:
-    """Yield the rows of each file in turn; while one is read, another is in the network.
+    """Yield the rows of each file in turn; while one file is read, the network segments another.
 
-    There are as many at a time as there are cores, but at most `AT_ONCE`: each may hold a page of a
-    gigabyte. The rows of a single file come page by page.
+    As many files are processed at a time as there are cores, but at most `AT_ONCE`, because each may hold a
+    page of a gigabyte. The rows of a single file come page by page.
     """
     if len(tasks) == 1:
         yield segment_file(tasks[0], predictor, settings)
@@ -181,7 +181,7 @@ def segment_files(tasks: Sequence[Task], predictor: Predictor, settings: Setting
     def segment(task: Task) -> list[Row]:
         return list(takewhile(lambda _: not stopped.is_set(), segment_file(task, predictor, settings)))
 
-    # Readers turn warnings off around each page, and Python's filters are the whole process's.
+    # Readers turn warnings off around each page, but Python's filters apply to the whole process.
     with warnings.catch_warnings(), ThreadPoolExecutor(min(cores(), AT_ONCE)) as pool:
         warnings.simplefilter("ignore")
         try:
@@ -192,7 +192,7 @@ def segment_files(tasks: Sequence[Task], predictor: Predictor, settings: Setting
 
 
 def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterator[Row]:
-    """Segment and write every page of a file; a refusal is the last row."""
+    """Segment and write every page of a file; if the file is refused, the last row says so."""
     name, asked = str(task.source), settings.parameters
     try:
         if task.source.exists() and not task.source.is_file():
@@ -248,7 +248,7 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
 
 
 def _open(source: Path) -> AbstractContextManager[images.ImageFile]:
-    """Open a file of any format that the command reads."""
+    """Open a file of any format that the command supports."""
     if source.suffix.lower() not in MICROSCOPES:
         return images.open_image(source)
     from cytomask.microscopes import open_microscope
@@ -257,14 +257,14 @@ def _open(source: Path) -> AbstractContextManager[images.ImageFile]:
 
 
 def _readable_microscopes() -> set[str]:
-    """Endings of microscopes' own formats whose readers are installed: a folder's files are then read."""
+    """Return the suffixes of microscope formats whose readers are installed, to find them in folders."""
     from cytomask.microscopes import READERS, is_installed
 
     return {suffix for suffix in READERS if is_installed(suffix)}
 
 
 def _measured(cells: int, pixel_size: PixelSize | None) -> dict[str, Any]:
-    """What the row says of an area: in pixels, and in units of length where the size of a pixel is known."""
+    """Return a row's columns for the area: in pixels, and in mm² if the size of a pixel is known."""
     if pixel_size is None:
         return {"cell_pixels": cells}
     area = cells * pixel_size.area_um2

@@ -1,4 +1,4 @@
-"""The stack that a command works on, deployed or emulated, found through its CloudFormation outputs."""
+"""Find the stack that a command works on, deployed or emulated, through its CloudFormation outputs."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
@@ -30,21 +30,21 @@ class StackNotFound(Exception):
 
 
 class UnknownJob(Exception):
-    """An id, or the beginning of one, that names no job or more than one."""
+    """An id, or the beginning of one, fits no job or more than one."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack's resources by their names, and clients of the account that it is in.
+    """A stack's resources by name, and clients for its account.
 
     Attributes:
-        segment_queue, evaluation_queue: URLs.
-        api_url: None if the stack has no HTTP routes.
-        alarm_topic: ARN of the topic that alarms go to.
-        models_bucket: empty for a stack of an earlier release.
-        parameters: of the template, as the stack was deployed.
-        client: makes a client of any other service.
-        logs: a client of CloudWatch Logs.
+        segment_queue, evaluation_queue: URLs of the queues.
+        api_url: address of the HTTP API; None if the stack has no HTTP routes.
+        alarm_topic: ARN of the topic for alarms.
+        models_bucket: name of the bucket; empty for a stack of an earlier release.
+        parameters: the template's parameters with which the stack was deployed.
+        client: makes a client for any other service.
+        logs: a client for CloudWatch Logs.
     """
 
     name: str
@@ -66,15 +66,16 @@ class Stack:
 
     @classmethod
     def connect(cls, name: str, endpoint_url: str | None = None) -> "Stack":
-        """Look the stack up.
+        """Look up the stack.
 
         Args:
-            name: of the stack.
-            endpoint_url: of an emulator, which gets dummy credentials; None for AWS, by the user's settings.
+            name: name of the stack.
+            endpoint_url: address of an emulator, used with dummy credentials; None for AWS with the user's
+                settings.
 
         Raises:
-            StackNotFound: the stack does not exist or is not finished, nobody answers, or credentials or
-                region are missing.
+            StackNotFound: the stack does not exist or is not finished, the endpoint does not answer, or
+                credentials or region are missing.
         """
         try:
             described = _describe(_client("cloudformation", endpoint_url), name)
@@ -84,12 +85,12 @@ class Stack:
             }
         except (NoCredentialsError, NoRegionError) as error:
             raise StackNotFound(
-                f"AWS cannot be asked for the stack `{name}`: {error}; set up the AWS CLI (`aws configure`), "
-                "or give --endpoint-url for what `cytomask up` runs"
+                f"cannot ask AWS for the stack `{name}`: {error}; set up the AWS CLI (`aws configure`), or "
+                "give --endpoint-url for the stack of `cytomask up`"
             ) from error
         except BotoCoreError as error:
             raise StackNotFound(f"the stack `{name}` cannot be looked up: {error}") from error
-        except ValueError as error:  # of an endpoint that is no address
+        except ValueError as error:  # the endpoint is not a URL
             raise StackNotFound(
                 f"--endpoint-url {endpoint_url}: {error}; give http://127.0.0.1:PORT"
             ) from error
@@ -112,7 +113,7 @@ class Stack:
                 **clients,
             )
         except KeyError as error:
-            raise StackNotFound(f"the stack `{name}` has no output {error}; deploy it anew") from error
+            raise StackNotFound(f"the stack `{name}` has no output {error}; deploy it again") from error
 
     @property
     def own_buckets(self) -> set[str]:
@@ -121,12 +122,12 @@ class Stack:
 
     @property
     def allowed_buckets(self) -> list[str]:
-        """The other buckets whose images the stack may read, by its parameter AllowedBuckets."""
+        """The other buckets whose images the stack may read, from its parameter AllowedBuckets."""
         return [name for name in self.parameters.get("AllowedBuckets", "").split(",") if name]
 
     @property
     def model(self) -> str:
-        """The sha256 of the model that segments, or `baked-in`, by the stack's parameter Model."""
+        """The sha256 of the current model, or `baked-in`, from the stack's parameter Model."""
         return self.parameters.get("Model", BAKED_IN)
 
     @property
@@ -136,11 +137,11 @@ class Stack:
 
     @property
     def pins(self) -> Pins:
-        """The models that plates are pinned to."""
+        """Access to the models that plates are pinned to."""
         return Pins(Table(self.dynamodb, self.table))
 
     def models(self) -> StackModels:
-        """Read which model segments which image; a plate's pin is read once."""
+        """Find the model of each image; reads each plate's pin only once."""
         named = self.parameters.get("NamePattern", "")
         return StackModels(
             read_current(self.model_store, self.model),
@@ -150,11 +151,11 @@ class Stack:
 
     @property
     def rows(self) -> Rows:
-        """The Jobs table, to read."""
+        """A reader of the Jobs table."""
         return Rows(self.dynamodb, self.table)
 
     def log_events(self, function: str, since: int, pattern: str) -> Iterator[Mapping[str, Any]]:
-        """Yield a function's log events since a time in ms; none if it has logged nothing yet."""
+        """Yield a function's log events since a time in ms; none if it has not logged anything yet."""
         pages = self.logs.get_paginator("filter_log_events").paginate(
             logGroupName=f"/aws/lambda/{self.name}-{function}", startTime=since, filterPattern=pattern
         )
@@ -165,19 +166,17 @@ class Stack:
                 raise
 
     def find_job(self, beginning: str) -> str:
-        """Return the id of the job whose id begins so, as the commands print it; raises UnknownJob."""
+        """Return the full id of the job whose id begins with this text; raise UnknownJob."""
         ids = self.rows.ids(beginning.lower())
         if not ids:
             raise UnknownJob(f"the stack `{self.name}` has no job {beginning}; `cytomask jobs` lists them")
         if len(ids) > 1:
-            raise UnknownJob(
-                f"{beginning} is the beginning of {len(ids)} jobs: {', '.join(ids)}; give more of it"
-            )
+            raise UnknownJob(f"{beginning} fits {len(ids)} jobs: {', '.join(ids)}; give more digits")
         return ids[0]
 
 
 def run_on_stack(command: Callable[[Stack, Namespace], int], arguments: Namespace) -> int:
-    """Run a command on the stack that its arguments name; whatever AWS refuses becomes one sentence."""
+    """Run a command on the stack that its arguments name; print AWS's refusals as one sentence."""
     try:
         return command(Stack.connect(arguments.stack, arguments.endpoint_url), arguments)
     except UnknownJob as error:
@@ -190,7 +189,7 @@ def run_on_stack(command: Callable[[Stack, Namespace], int], arguments: Namespac
     except msgspec.ValidationError as error:
         complain(f"a row of the Jobs table cannot be read: {error}; is the stack newer than this command?")
     except UnicodeEncodeError as error:
-        complain(f"{str(error.object)[:200]} is not UTF-8, as all names in AWS are; rename it")
+        complain(f"{str(error.object)[:200]} is not UTF-8, but all names in AWS are; rename it")
     return 2
 
 
@@ -215,7 +214,7 @@ def _describe(cloudformation: Any, name: str) -> Mapping[str, Any]:
         if refusal.get("Code") == "ValidationError":
             raise StackNotFound(
                 f"there is no stack `{name}` in {cloudformation.meta.region_name}; deploy it, name another "
-                "with --stack or CYTOMASK_STACK, or give --endpoint-url for what `cytomask up` runs"
+                "with --stack or CYTOMASK_STACK, or give --endpoint-url for the stack of `cytomask up`"
             ) from error
         raise StackNotFound(f"the stack `{name}` cannot be looked up: {refusal.get('Message')}") from error
     described: Mapping[str, Any] = stack

@@ -35,12 +35,12 @@ FIELDS = (
 )
 ENDED = ("SUCCEEDED", "REJECTED", "FAILED")
 POLL_SECONDS = 0.5
-CLOCKS_DIFFER = timedelta(minutes=5)  # how far this computer's clock may be ahead of the functions'
+CLOCKS_DIFFER = timedelta(minutes=5)  # this computer's clock may be ahead of the functions' by this much
 
 
 @dataclass
 class Sent:
-    """A request that was sent. `before`: when its job's row was last changed, if there was one already."""
+    """A request that was sent. `before` is the time of its job's last change, if the job existed already."""
 
     image: str
     job_id: str
@@ -52,26 +52,29 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "submit",
-        "ask for masks of images that are in S3",
+        "request masks of images that are in S3",
         on_stack(run_submit),
         EXAMPLES,
-        description="Prints the id of each image's job. With --wait the exit code is 1 unless all succeeded.",
+        description="Prints the id of each image's job. With --wait, the exit code is 1 unless all\n"
+        "succeeded.",
         on_a_stack=True,
     )
     parser.add_argument("images", nargs="+", metavar="S3URI", help="s3://bucket/key")
     parser.add_argument("--ground-truth", metavar="S3URI", help="a mask of the image, or a COCO file")
     parser.add_argument("--group", metavar="G", help="a label to report by")
-    parser.add_argument("--threshold", type=float, metavar="T", help="0 to 1; default: the model's")
+    parser.add_argument(
+        "--threshold", type=float, metavar="T", help="probability, 0 to 1; default: the model's"
+    )
     parser.add_argument("--mode", choices=("native", "resize"), help="default: native")
     parser.add_argument("--pages", metavar="P", help="0, 0-3 or all, counted from 0; default: all")
     parser.add_argument(
-        "--channel", type=channel, metavar="N", help="of multi-channel images, counted from 0"
+        "--channel", type=channel, metavar="N", help="channel of multi-channel images, counted from 0"
     )
     parser.add_argument("--outputs", nargs="+", choices=OUTPUTS, help="default: mask")
     add_cleaning_options(parser)
     parser.add_argument("--wait", action="store_true", help="wait until all jobs have ended, and show them")
     parser.add_argument(
-        "--timeout", type=duration, default="15m", metavar="TIME", help="of --wait; default: 15m"
+        "--timeout", type=duration, default="15m", metavar="TIME", help="longest time to --wait; default: 15m"
     )
 
 
@@ -100,13 +103,13 @@ def run_submit(stack: "Stack", arguments: Namespace) -> int:
 
 
 def request_for(image: str, arguments: Namespace) -> dict[str, Any]:
-    """Write the message for one image, with the fields that were given."""
+    """Make the message for one image from the given options."""
     given = {name: getattr(arguments, name) for name in FIELDS}
     return {"image": image} | {name: value for name, value in given.items() if value is not None}
 
 
 def _send(stack: "Stack", request: dict[str, Any]) -> Sent:
-    """Send a request, and say which job it becomes."""
+    """Send a request and print the id of its job."""
     job_id = _job_id(stack, request)
     row = _job_row(stack, job_id)
     stack.sqs.send_message(QueueUrl=stack.segment_queue, MessageBody=json.dumps(request, ensure_ascii=False))
@@ -115,7 +118,7 @@ def _send(stack: "Stack", request: dict[str, Any]) -> Sent:
 
 
 def _job_id(stack: "Stack", request: dict[str, Any]) -> str:
-    """The id that the stack gives to the job."""
+    """Return the id that the stack will give to the job."""
     from cytomask.requests import parse_request
     from cytomask.served_model import work_of
     from cytomask.storage import Storage
@@ -132,7 +135,7 @@ def _job_row(stack: "Stack", job_id: str) -> "JobRow | None":
 
 def _wait(stack: "Stack", sent: Sequence[Sent], timeout: timedelta) -> int:
     """Wait until every job has ended, show them, and return the exit code."""
-    from cytomask.cli.jobs import print_jobs  # which is needed only here
+    from cytomask.cli.jobs import print_jobs  # needed only here
 
     deadline = time.monotonic() + timeout.total_seconds()
     began = datetime.now(UTC) - CLOCKS_DIFFER
@@ -155,9 +158,9 @@ def _wait(stack: "Stack", sent: Sequence[Sent], timeout: timedelta) -> int:
 
 
 def _outcome(stack: "Stack", sent: Sent, began: datetime) -> "JobRow | None":
-    """The row of a job that has ended since the request was sent.
+    """Return the job's row if it has ended since the request was sent.
 
-    A stack with another model gives the job another id: then the image tells it.
+    A stack with another model gives the job another id; then find the job by its image.
     """
     from cytomask.cli.rows import Search  # boto3 takes half a second
 

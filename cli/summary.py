@@ -35,12 +35,12 @@ class Job:
 
     @property
     def flags(self) -> list[str]:
-        """The names of the quality flags that the mask carries."""
+        """Names of the mask's quality flags."""
         return self.row.quality
 
     @property
     def doubts(self) -> str:
-        """The flags with their numbers, as `UNCERTAIN=0.42`, with spaces between them."""
+        """The flags with their numbers, such as `UNCERTAIN=0.42`, separated by spaces."""
         values = self.row.quality_values
         return " ".join(flag_text(name, values[name]) if name in values else name for name in self.flags)
 
@@ -56,7 +56,7 @@ class Job:
 
     @property
     def failure(self) -> JobRow | EvaluationRow | None:
-        """The row that says what went wrong with the image or with its newest ground truth."""
+        """The row of the image or of its newest evaluation, if that failed or was rejected."""
         if self.row.status in FAILURES:
             return self.row
         newest = self.evaluations[-1] if self.evaluations else None
@@ -65,13 +65,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Summary:
-    """The measures of some jobs; a mean of nothing is None.
+    """The measures of some jobs; the mean of no values is None.
 
     Attributes:
         images: number of addresses. An image has several jobs if its bytes, the model or the request differ.
         masks: number of jobs with a mask.
-        scored: number of masks with a score. Means are over these masks, each with the same weight; pooled
-            ratios are of the pixels of all of them together.
+        scored: number of masks with a score. Means give each of these masks the same weight; pooled ratios
+            count the pixels of all of them together.
         confluence: mean over all masks.
         scored_confluence, true_confluence: means over the scored masks, and over their ground truths.
         flagged: number of masks with a quality flag.
@@ -121,7 +121,7 @@ MEASURES: Mapping[str, Callable[[Summary], float | None]] = {
 }
 
 
-# Which of them stand in which table.
+# The columns of each table.
 OF_MASKS = ("images", "jobs", "masks", "flagged", "failures", "confluence")
 OF_SCORES = (
     "scored",
@@ -136,7 +136,7 @@ OF_SCORES = (
 
 
 def models_of(jobs: Iterable[Job]) -> list[str]:
-    """List the models, that of the oldest job first; jobs without a model come last."""
+    """List the models, the oldest job's first; jobs without a model come last."""
     oldest_first = sorted(jobs, key=lambda job: job.row.created_at)
     return sorted(dict.fromkeys(job.model for job in oldest_first), key=lambda model: not model)
 
@@ -162,7 +162,7 @@ def period_of(jobs: Iterable[Job]) -> str:
 
 
 def summarise(jobs: Sequence[Job]) -> Summary:
-    """Measure jobs by the rules of `metrics.Score`; each counts with its newest score."""
+    """Measure jobs by the rules of `metrics.Score`, each by its newest score."""
     masks = [job.row for job in jobs if job.row.status == "SUCCEEDED"]
     scores = [score for job in jobs if (score := job.score)]
     pooled = sum((Score(*(getattr(row, name) or 0 for name in COUNTS)) for row in scores), Score(0, 0, 0))
@@ -202,8 +202,8 @@ def warn_of_different_images(jobs: Sequence[Job]) -> str | None:
     if all(found == common for found in images.values()):
         return None
     return (
-        f"The models were scored on different images, {len(common)} of which all of them share: "
-        "their numbers are not comparable as they stand."
+        f"The models were scored on different images and share only {len(common)} of them, so their numbers "
+        "are not comparable."
     )
 
 

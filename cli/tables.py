@@ -1,4 +1,4 @@
-"""Tables for people and for programs: columns on the terminal, CSV files that no spreadsheet executes."""
+"""Print tables on the terminal, and write CSV files that a spreadsheet cannot execute."""
 
 import shutil
 import sys
@@ -12,16 +12,16 @@ from cytomask.cli.files import write_whole
 from cytomask.spreadsheets import csv_line
 
 GAP = "  "
-NARROWEST_LAST = 20  # characters that the last column keeps, however narrow the terminal is
+NARROWEST_LAST = 20  # least width of the last column, however narrow the terminal is
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[str] = ()) -> None:
     """Print rows under their heads; on a terminal the last column is cut to fit.
 
     Args:
-        heads: of the columns.
-        rows: as many texts in each.
-        right: heads of the columns that are aligned to the right.
+        heads: heads of the columns.
+        rows: rows with one text for each column.
+        right: heads of the columns to align right.
     """
     cells = [[printable(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
@@ -37,22 +37,22 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]], right: Iter
 
 
 def flag_text(name: str, value: float) -> str:
-    """Write a quality flag with the number behind it, as `UNCERTAIN=0.42`."""
+    """Write a quality flag with its number, such as `UNCERTAIN=0.42`."""
     return f"{name}={value:.3g}"
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """Format a number with so many decimals; None becomes -."""
+    """Format a number with this many decimals; None becomes -."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def csv_bytes(text: str) -> bytes:
-    """Encode a CSV; names of files that are not UTF-8 keep their bytes."""
+    """Encode a CSV; file names that are not UTF-8 keep their bytes."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a whole CSV file or none; raises OSError."""
+    """Write a CSV file atomically; raise OSError if that fails."""
     lines = [csv_line(columns), *(csv_line(row.get(name) for name in columns) for row in rows)]
     write_whole(path, csv_bytes("".join(lines)))
 
@@ -79,7 +79,7 @@ def _pad(text: str, width: int, right: bool) -> str:
 
 
 def _width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Return how many columns a text takes on a terminal."""
     if text.isascii():
         return len(text)
     return sum(map(_columns, text))

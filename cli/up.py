@@ -1,4 +1,4 @@
-"""`cytomask up`: the emulated stack, left running for boto3 or the AWS CLI."""
+"""`cytomask up`: run the emulated stack, for boto3 or the AWS CLI."""
 
 import tempfile
 import threading
@@ -18,7 +18,7 @@ EXAMPLES = (
     "cytomask up --port 4566                                # at the same address each time",
     "cytomask upload plate/ --endpoint-url http://127.0.0.1:4566    # in another terminal",
 )
-EMULATOR = ("ministack", "samtranslator", "yaml")  # what the emulated stack imports of the extra `local`
+EMULATOR = ("ministack", "samtranslator", "yaml")  # modules of the extra `local` that the stack imports
 
 
 def add_parser(commands: "Commands[Parser]") -> None:
@@ -31,11 +31,11 @@ def add_parser(commands: "Commands[Parser]") -> None:
         EXAMPLES,
         description="The stack listens on 127.0.0.1, keeps everything in memory and needs no AWS account.",
     )
-    parser.add_argument("--port", type=port, default=0, metavar="N", help="default: any that is free")
+    parser.add_argument("--port", type=port, default=0, metavar="N", help="default: any free port")
 
 
 def run(arguments: Namespace) -> int:
-    """Print the endpoint, the stack's outputs, lines to copy and `ready`; then serve until interrupted."""
+    """Print the endpoint, the stack's outputs, lines to copy and `ready`; serve until interrupted."""
     require_extra("local", *EMULATOR)
     from cytomask.cli.web import served_beside
     from cytomask.infra.children import ChildFailed  # needs the extra `local`
@@ -70,7 +70,7 @@ def _introduce(stack: "EmulatedStack", page: str | None) -> None:
 
 
 def environment_of(endpoint: str) -> Mapping[str, str]:
-    """Return the variables by which boto3 and the AWS CLI reach the emulated account."""
+    """Return the environment variables that boto3 and the AWS CLI need for the emulated account."""
     from cytomask.infra.session import CREDENTIALS, REGION  # boto3 takes half a second
 
     return {

@@ -1,4 +1,4 @@
-"""`cytomask upload`: local images, and their ground truths, into a stack's buckets."""
+"""`cytomask upload`: upload local images and their ground truths into a stack's buckets."""
 
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
 
 EXAMPLES = (
-    "cytomask upload plate/                                 # all images below plate/",
-    "cytomask upload plate/ --ground-truth masks/           # and their ground truths, which become scores",
-    "cytomask upload a.tif --endpoint-url http://127.0.0.1:4566    # into what `cytomask up` runs",
+    "cytomask upload plate/                                 # all images in plate/",
+    "cytomask upload plate/ --ground-truth masks/           # also ground truths, to score the masks",
+    "cytomask upload a.tif --endpoint-url http://127.0.0.1:4566    # into the stack of `cytomask up`",
 )
 TRUTH_SUFFIXES = SUFFIXES | {".json"}
-NO_TRUTHS = (".probability.png", ".overlay.png", ".result.json")  # a corrected mask of ours may be one
+NO_TRUTHS = (".probability.png", ".overlay.png", ".result.json")  # no .mask.png: it may be corrected
 AT_ONCE = 4
-LONGEST_KEY = 1024  # bytes, by S3
+LONGEST_KEY = 1024  # bytes, S3's limit
 MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file, and the address that it gets."""
+    """A file, and the address to upload it to."""
 
     path: Path
     bucket: str
@@ -36,7 +36,7 @@ class Upload:
 
     @property
     def uri(self) -> str:
-        """As `s3://bucket/key`."""
+        """The address as `s3://bucket/key`."""
         return f"s3://{self.bucket}/{self.key}"
 
 
@@ -48,8 +48,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "upload images, and their ground truths, into a stack's buckets",
         on_stack(run_upload),
         EXAMPLES,
-        description="Keys are the paths below the folders that were named. Passed over and counted are\n"
-        "outputs of cytomask, ._ files of macOS, and files that are no images by their ending.",
+        description="Keys are the paths relative to the given folders. Outputs of cytomask, ._ files of\n"
+        "macOS and files without an image's suffix are skipped and counted.",
         on_a_stack=True,
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of them")
@@ -59,19 +59,17 @@ def add_parser(commands: "Commands[Parser]") -> None:
         type=Path,
         default=[],
         metavar="PATH",
-        help="masks named as their images, COCO files, or folders of both",
+        help="masks named like their images, COCO files, or folders of both",
     )
 
 
 def run_upload(stack: "Stack", arguments: Namespace) -> int:
-    """Upload every file, ground truths first; 1 if any could not be sent, 2 if nothing could be begun."""
+    """Upload every file, ground truths first; return 1 if any failed, 2 if nothing could be uploaded."""
     truths = find_images(arguments.ground_truth, TRUTH_SUFFIXES, NO_TRUTHS)
     pages = find_images(arguments.paths)
     uploads = [*_uploads(truths, stack.ground_truth_bucket), *_uploads(pages, stack.input_bucket)]
     passed_over = describe_passed_over(truths.passed_over + pages.passed_over)
-    faults = (
-        find_faults(uploads) if uploads else ["no images were named, or none lie below the folders named"]
-    )
+    faults = find_faults(uploads) if uploads else ["no images were given, or the given folders contain none"]
     if faults:
         for line in filter(None, [*faults, passed_over, "nothing was uploaded"]):
             complain(line)
@@ -91,7 +89,7 @@ def run_upload(stack: "Stack", arguments: Namespace) -> int:
 
 
 def find_faults(uploads: Iterable[Upload]) -> list[str]:
-    """Say what stands in the way: files that are not there, and files that would get one address."""
+    """List what prevents the upload: missing files, and files that would get the same address."""
     uploads = list(uploads)
     sources: dict[str, list[str]] = {}
     for upload in uploads:
@@ -108,7 +106,7 @@ def _uploads(found: Found, bucket: str) -> Iterator[Upload]:
 
 
 def _send_all(stack: "Stack", uploads: Iterable[Upload]) -> Iterator[tuple[Upload, int | str]]:
-    """Send files, some at a time; yield each in turn with its size in bytes, or why it was not sent."""
+    """Upload files, some at a time; yield each in turn with its size in bytes, or why it failed."""
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         yield from pool.map(
@@ -119,16 +117,16 @@ def _send_all(stack: "Stack", uploads: Iterable[Upload]) -> Iterator[tuple[Uploa
 
 
 def send(stack: "Stack", path: Path, bucket: str, key: str) -> int | str:
-    """Upload a file; return its size in bytes, or why it could not be sent."""
+    """Upload a file; return its size in bytes, or why it failed."""
     try:
         length = len(key.encode())
     except UnicodeEncodeError:
-        return "its name is not UTF-8, as keys in S3 have to be; rename it"
+        return "its name is not UTF-8, but keys in S3 must be; rename it"
     if length > LONGEST_KEY:
-        return f"its key has {length} bytes, and S3 takes {LONGEST_KEY}; upload a folder further down"
+        return f"its key has {length} bytes, but S3 allows {LONGEST_KEY}; upload a folder further down"
     try:
         size = path.stat().st_size
-        stack.s3.upload_file(str(path), bucket, key)  # in parts, from 8 MB on
+        stack.s3.upload_file(str(path), bucket, key)  # files from 8 MB on are sent in parts
     except OSError as error:
         return error.strerror or str(error)
     return size

@@ -1,4 +1,4 @@
-"""`cytomask web`: the page on which masks are looked at, judged and corrected."""
+"""`cytomask web`: serve the page to view, judge and correct masks."""
 
 import threading
 import time
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from cytomask.web.account import Account, LogLine
 
 EXAMPLES = (
-    "cytomask web --open                                    # over the deployed stack, in the browser",
-    "cytomask web --endpoint-url http://127.0.0.1:4566      # over what `cytomask up` runs",
+    "cytomask web --open                                    # the deployed stack, in the browser",
+    "cytomask web --endpoint-url http://127.0.0.1:4566      # the stack of `cytomask up`",
     "cytomask web --port 8600                               # at the same address each time, for bookmarks",
 )
 SERVER = ("starlette", "uvicorn")
-USUAL_PORT = 8617  # so that bookmarks hold; another one where it is taken
+USUAL_PORT = 8617  # fixed, so that bookmarks keep working; another one if it is taken
 LONGEST_END_SECONDS = 5.0
 LOOK_BACK_SECONDS = 7 * 24 * 3600.0  # of a job's log lines
 
@@ -31,7 +31,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "web",
-        "show masks, judge and correct them, in the browser",
+        "view, judge and correct masks in the browser",
         run,
         EXAMPLES,
         description=(
@@ -41,7 +41,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         on_a_stack=True,
     )
     parser.add_argument(
-        "--port", type=port, metavar="N", help=f"default: {USUAL_PORT}, or another where that is taken"
+        "--port", type=port, metavar="N", help=f"default: {USUAL_PORT}, or another if that is taken"
     )
     parser.add_argument("--open", action="store_true", help="open the browser")
 
@@ -53,7 +53,7 @@ def run(arguments: Namespace) -> int:
 
 
 def serve(stack: "Stack", arguments: Namespace) -> int:
-    """Serve the page over a stack; 2 if the port is taken."""
+    """Serve the page for a stack; return 2 if the port is taken."""
     from cytomask.web.security import Session
     from cytomask.web.server import PortTaken, address_of, listen, make_server
 
@@ -74,9 +74,9 @@ def serve(stack: "Stack", arguments: Namespace) -> int:
 
 @contextmanager
 def served_beside(endpoint: str) -> Iterator[str | None]:
-    """Serve the page over an emulated stack while the context lasts; yield its address.
+    """Serve the page for an emulated stack within the context; yield its address.
 
-    The address is None if the extra `web` is not installed: the stack is useful without its page.
+    The address is None if the extra `web` is not installed, because the stack is useful without the page.
     """
     try:
         require_extra("web", *SERVER)
@@ -100,7 +100,7 @@ def served_beside(endpoint: str) -> Iterator[str | None]:
 
 
 def account_of(stack: "Stack", endpoint_url: str | None) -> "Account":
-    """Return what the page's server needs of a stack. An emulated stack takes calls unsigned."""
+    """Return the parts of a stack that the page's server needs. An emulated stack takes unsigned calls."""
     import boto3  # takes half a second
 
     from cytomask.infra.session import emulated_api_url
@@ -141,7 +141,7 @@ def log_lines(stack: "Stack", job_id: str) -> "Sequence[LogLine]":
 
 
 def redrive(stack: "Stack", job_id: str) -> bool:
-    """Send a job and its evaluations again as `cytomask redrive` does; False if none of them failed."""
+    """Send a job and its evaluations again, like `cytomask redrive`; return False if none of them failed."""
     from cytomask.cli.redrive import redrive_row
     from cytomask.evaluations import Evaluations
     from cytomask.jobs import Jobs

@@ -1,7 +1,7 @@
-"""Which weights there are on this computer: those that ship, and fine-tuned ones, by name or folder.
+"""Find the weights on this computer, shipped and fine-tuned, by name or folder.
 
 A fine-tuned model is a folder with `manifest.json`, the ONNX file that it names, and `swin_unet.safetensors`.
-`cytomask finetune` makes them below `models_folder()`, where their names are enough to use them.
+`cytomask finetune` makes them in `models_folder()`, where other commands find them by name.
 """
 
 import os
@@ -30,9 +30,9 @@ class AtHand:
     """A model on this computer.
 
     Attributes:
-        folder: holds its manifest.
-        mode: what it is for.
-        manifest: what is known about it; None if it cannot be read.
+        folder: folder of its manifest.
+        mode: the mode it is for.
+        manifest: its manifest; None if it cannot be read.
         fault: why it cannot be used; empty if it can.
         shipped: whether it came with cytomask.
     """
@@ -45,12 +45,12 @@ class AtHand:
 
     @property
     def name(self) -> str:
-        """The manifest's name for it, or its folder's if there is none to be read."""
+        """The name in its manifest, or its folder's if the manifest cannot be read."""
         return self.manifest.name if self.manifest else self.folder.name
 
 
 def models_folder() -> Path:
-    """Return the folder of fine-tuned models: CYTOMASK_MODELS, or one in the user's own data."""
+    """Return the folder of fine-tuned models: CYTOMASK_MODELS, or one in the user's data folder."""
     if named := os.environ.get(OWN_FOLDER):
         return Path(named)
     if sys.platform == "darwin":
@@ -63,7 +63,7 @@ def models_folder() -> Path:
 
 
 def models_at_hand(folder: Path | None = None) -> list[AtHand]:
-    """List the models that ship, then those below a folder, `models_folder()` by default, by their names."""
+    """List the shipped models, then those in a folder, by default `models_folder()`, by name."""
     shipped = [_read(WEIGHTS / mode, mode, shipped=True) for mode in get_args(Mode)]
     own = folder or models_folder()
     found = [each for place in _folders(own) for each in _models_of(place)]
@@ -78,7 +78,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _models_of(folder: Path) -> Iterator[AtHand]:
-    """Yield what a folder holds: one model, or one for each mode."""
+    """Yield the models in a folder: one, or one for each mode."""
     for mode in get_args(Mode):
         if (folder / mode / MANIFEST).is_file():
             yield _read(folder / mode, mode)
@@ -104,12 +104,12 @@ def _read(folder: Path, mode: Mode | None = None, *, shipped: bool = False) -> A
 
 
 def open_weights(named: str | None, mode: Mode) -> predictor.Predictor:
-    """Begin to load the network for a mode.
+    """Start loading the network for a mode.
 
     Args:
-        named: a folder with a manifest, or with a folder for each mode; or the name of a model; None for the
-            weights that ship.
-        mode: what the network is for.
+        named: a folder with a manifest, a folder with a folder for each mode, or the name of a model; None
+            for the shipped weights.
+        mode: the mode that the network is for.
 
     Raises:
         WeightsError: the weights do not exist, or they are for another mode.
@@ -134,7 +134,7 @@ def find_weights(named: str, mode: Mode) -> Path:
 
 
 def find_model(named: str, mode: Mode) -> AtHand:
-    """Return the model of a name, shipped or fine-tuned; raise WeightsError as `find_weights` does."""
+    """Return the model of a name, shipped or fine-tuned; raises WeightsError like `find_weights`."""
     models = models_at_hand()
     same = [each for each in models if each.name == named]
     fitting = [each for each in same if each.mode == mode]
@@ -148,4 +148,4 @@ def find_model(named: str, mode: Mode) -> AtHand:
     if same:
         raise WeightsError(f"{named} is for --mode {same[0].mode}, not for {mode}")
     names = ", ".join(sorted({each.name for each in models}))
-    raise WeightsError(f"{named} is neither a folder nor the name of a model at hand ({names})")
+    raise WeightsError(f"{named} is neither a folder nor the name of a model on this computer ({names})")

@@ -91,7 +91,7 @@ def test_a_backfill_states_its_cost_sends_what_lacks_a_mask_and_goes_on_where_it
     assert "stopped by --limit" in captured.err
     assert command("backfill", place) == 0
     sent = capsys.readouterr().out
-    assert "goes on behind scans/09.tif" in sent
+    assert "resuming after scans/09.tif" in sent
     assert "2 images sent" in sent
     deadline = time.monotonic() + 60
     while _left(command, place, capsys):

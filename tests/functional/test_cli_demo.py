@@ -98,7 +98,7 @@ def test_the_demo_of_a_folder_sends_that_folder_alone(capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [("missing.tif", "no such file: missing.tif"), (".", "no images were named")]
+    ("given", "said"), [("missing.tif", "no such file: missing.tif"), (".", "no images were given")]
 )
 def test_the_demo_of_nothing_starts_nothing(given: str, said: str, capsys: Capture) -> None:
     assert main(["demo", given]) == 2

@@ -95,7 +95,7 @@ def test_a_stopped_run_goes_on_with_the_same_command(
 
     monkeypatch.setattr(tuner._Run, "step", interrupted)
     assert finetune("in", "--name", "mine-2", steps=4) == 130
-    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert "stopped; run the same command again to resume" in capsys.readouterr().err
     assert not (workplace / "models/mine-2/manifest.json").exists()
     monkeypatch.setattr(tuner._Run, "step", step)
     assert finetune("in", "--name", "mine-2", steps=4) == 0
@@ -111,7 +111,7 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
     write_pairs(workplace / "in", 1)
     assert finetune("in", "--partial", "--out", "here") == 0
     said = capsys.readouterr().out
-    assert "share of the marked cells that is found" in said
+    assert "share of the marked cells that was found" in said
     assert "use it: cytomask segment PATH --weights here" in said
     manifest = read_manifest(workplace / "here", "native")
     assert (manifest.name, manifest.threshold) == ("here", 0.5)
@@ -123,10 +123,10 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
     [
         ((), "give PAIRS, or --from-stack", 2),
         (("in", "--from-stack"), "give PAIRS, or --from-stack", 2),
-        (("in", "--group", "g"), "give --from-stack with them", 2),
+        (("in", "--group", "g"), "use them with --from-stack", 2),
         (("in", "--name", "../x"), "is not a name for weights", 2),
-        (("in", "--name", "parent-1"), "there are weights called parent-1 already", 1),
-        (("in", "--name", "swin-unet-0.8"), "there are weights called swin-unet-0.8 already", 1),
+        (("in", "--name", "parent-1"), "weights called parent-1 exist already", 1),
+        (("in", "--name", "swin-unet-0.8"), "weights called swin-unet-0.8 exist already", 1),
         (("in", "--out", "models/parent", "--name", "parent-1"), "holds a model already: ", 1),
         (("nowhere",), "nowhere does not exist", 1),
         (("in", "--licence", "MIT"), "began from parent-1, which is non-commercial", 1),
@@ -154,7 +154,7 @@ def test_the_folder_of_the_shipped_weights_is_refused(workplace: Path, capsys: C
 
     write_pairs(workplace / "in", 1)
     assert finetune("in", "--out", WEIGHTS / "mine") == 1
-    assert "is the folder of the weights that ship" in capsys.readouterr().err
+    assert "is the folder of the shipped weights" in capsys.readouterr().err
     assert not (WEIGHTS / "mine").exists()
 
 
@@ -163,7 +163,7 @@ def test_without_the_extra_a_sentence_names_it(
 ) -> None:
     monkeypatch.setattr("cytomask.cli.options.find_spec", lambda name: None if name == "torch" else name)
     assert finetune(workplace) == 2
-    assert "this needs torch, which the extra `train` brings: pip install 'cytomask[train]'" in (
+    assert "this needs torch, from the extra `train`: pip install 'cytomask[train]'" in (
         capsys.readouterr().err
     )
 

@@ -57,7 +57,7 @@ def test_an_id_that_fits_two_jobs_is_refused_with_both(stack: SegmentStack, conn
     for job_id in ids:
         row = {"job_id": job_id, "record": "JOB", "status": "SUCCEEDED", "created_at": "2026"}
         stack.table.put_item(Item=row)
-    with pytest.raises(UnknownJob, match=f"abab is the beginning of 2 jobs: {ids[0]}, {ids[1]}; give more"):
+    with pytest.raises(UnknownJob, match=f"abab fits 2 jobs: {ids[0]}, {ids[1]}; give more digits"):
         connected.find_job("abab")
     assert connected.find_job(f"{'ab' * 4}1") == ids[1]
 

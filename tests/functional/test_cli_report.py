@@ -220,7 +220,7 @@ def test_models_scored_on_different_images_are_not_compared_in_silence(
     rows: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report"]) == 0
-    assert "scored on different images, 1 of which all of them share" in capsys.readouterr().err
+    assert "scored on different images and share only 1 of them" in capsys.readouterr().err
 
 
 def test_models_scored_on_the_same_images_need_no_warning(
@@ -413,7 +413,7 @@ def test_of_a_stack_the_first_page_is_shown_and_said_to_be(
     deployed.handle(request(KEY, pages="1-2"))
     evaluate.deliver_queued()
     html = html_of(tmp_path)
-    assert "shown is page 1, the first of the 2 that are scored together" in html
+    assert "this is page 1, the first of 2 that are scored together" in html
     (_, (_, mask), _) = pictures(html)
     (path,) = (key for key in deployed.outputs() if key.endswith(".p0001.mask.png"))
     np.testing.assert_array_equal(mask, deployed.mask(path))

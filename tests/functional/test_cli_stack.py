@@ -115,7 +115,7 @@ def test_the_environment_names_the_stack(
 
 def test_a_stack_without_an_output_is_named(deployed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack_module, "_client", lambda *_: CloudFormation({"InputBucketName": INPUT}))
-    with pytest.raises(StackNotFound, match="`cytomask` has no output 'OutputBucketName'; deploy it anew"):
+    with pytest.raises(StackNotFound, match="`cytomask` has no output 'OutputBucketName'; deploy it again"):
         Stack.connect("cytomask")
 
 
@@ -173,7 +173,7 @@ def test_upload_begins_nothing_where_a_file_is_missing(
 
 def test_upload_of_nothing_says_so(deployed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["upload", str(tmp_path)]) == 2
-    assert "no images were named" in capsys.readouterr().err
+    assert "no images were given" in capsys.readouterr().err
 
 
 def test_submit_sends_a_request_for_each_image(deployed: Any) -> None:
@@ -261,7 +261,7 @@ def test_evaluate_counts_and_names_what_gets_no_score(
         "2 names match no image in the stack so far: 5f1b2c3d-A172_Phase_C7_1.tif, b.tif",
         "1 images lack an id, a width or a height and cannot be scored: b.tif",
         "1 images have no file name and are left out",
-        "2 images have no annotations and are rejected, as theirs may be lost",
+        "2 images have no annotations and are rejected, because theirs may be lost",
         "1 annotations belong to images that the file does not list",
     ]
 
@@ -320,7 +320,7 @@ def test_evaluate_takes_a_file_that_is_in_s3(
     [
         ("no JSON", "coco.json", None, 1, "coco.json is not a COCO file"),
         (COCO | {"images": []}, "coco.json", None, 1, "coco.json lists no images"),
-        (COCO, "coco.txt", None, 2, "coco.txt is not a COCO file by its name; call it *.json"),
+        (COCO, "coco.txt", None, 2, "coco.txt is not named like a COCO file; rename it to *.json"),
         (COCO, "coco.json", "plate 1/", 2, '--images: "plate 1/" is not an S3 address'),
     ],
 )
@@ -373,7 +373,7 @@ def test_evaluate_does_not_wait_for_ever(
 ) -> None:
     monkeypatch.setattr(evaluate_command, "TIMEOUT_SECONDS", 0)
     assert main(["evaluate", "--coco", coco_file(tmp_path)]) == 1
-    assert "is not indexed after 0 s" in capsys.readouterr().err
+    assert "was not indexed within 0 s" in capsys.readouterr().err
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> Any:
@@ -438,7 +438,7 @@ def test_jobs_shows_the_newest_last_and_says_that_there_are_more(
     assert main(["jobs", "--limit", "2"]) == 0
     said = capsys.readouterr()
     assert re.findall(r"(\w)\.tif  ", said.out) == ["b", "c"]
-    assert "the newest 2; there are more" in said.err
+    assert "these are the newest 2; --limit" in said.err
 
 
 def test_jobs_shows_one_job_in_full(

@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_sent_leaves_the_others_sent(
 def test_a_key_longer_than_s3_takes_is_refused_by_its_length(stack: SegmentStack, capsys: Capture) -> None:
     make("in/" + "/".join(["d" * 200] * 6) + "/a.tif")
     assert main(["upload", "in"]) == 1
-    assert "its key has 1211 bytes, and S3 takes 1024" in capsys.readouterr().err
+    assert "its key has 1211 bytes, but S3 allows 1024" in capsys.readouterr().err
 
 
 def sent(stack: SegmentStack) -> list[str]:

@@ -103,7 +103,7 @@ def test_a_missing_extra_is_named_with_what_installs_it(
     monkeypatch.setattr(options, "find_spec", lambda name: None if name == "ministack" else object())
     assert main(["up"]) == 2
     assert capsys.readouterr().err == (
-        "this needs ministack, which the extra `local` brings: pip install 'cytomask[local]'\n"
+        "this needs ministack, from the extra `local`: pip install 'cytomask[local]'\n"
     )
     assert main(["demo"]) == 2
     with pytest.raises(MissingExtra):

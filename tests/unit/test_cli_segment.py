@@ -208,7 +208,7 @@ def test_a_csv_that_cannot_be_written_does_not_cost_the_masks(capsys: pytest.Cap
     Path("folder").mkdir()
     assert main(["segment", "a.tif", "--csv", "folder"]) == 1
     assert below("masks") == ["a.tif.mask.png"]
-    assert "the masks are written, folder is not: Is a directory" in capsys.readouterr().err
+    assert "the masks were written, but folder was not: Is a directory" in capsys.readouterr().err
     assert below("folder") == []
 
 
@@ -252,7 +252,7 @@ def test_a_folder_without_images_is_refused(capsys: pytest.CaptureFixture[str]) 
     Path("in/notes.txt").touch()
     assert main(["segment", "in"]) == 2
     assert (
-        "no images (.btf, .jfif, .jpe, .jpeg, .jpg, .lsm, .png, .stk, .tf2, .tf8, .tif, .tiff) below in"
+        "no images (.btf, .jfif, .jpe, .jpeg, .jpg, .lsm, .png, .stk, .tf2, .tf8, .tif, .tiff) in in"
         in capsys.readouterr().err
     )
     assert not Path("masks").exists()

@@ -33,7 +33,7 @@ def test_the_name_of_shipped_weights_is_enough() -> None:
 
 def test_what_is_neither_folder_nor_name_is_refused_with_the_names_there_are() -> None:
     with pytest.raises(
-        WeightsError, match=r"nowhere is neither a folder nor the name of a model at hand \(swin"
+        WeightsError, match=r"nowhere is neither a folder nor the name of a model on this computer \(swin"
     ):
         find_weights("nowhere", "native")
     Path("empty").mkdir()

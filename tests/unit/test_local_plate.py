@@ -125,7 +125,7 @@ def test_lines_of_an_earlier_run_are_text_and_count_alike(
 
 def test_names_that_tell_no_well_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert report_plates([line("a.tif"), line("b.tif")], asked()) == 1
-    assert "2 pages belong to no plate; --pattern says how names are built" in capsys.readouterr().err
+    assert "2 pages belong to no plate; describe your file names with --pattern" in capsys.readouterr().err
 
 
 def test_a_pattern_of_the_users_own_places_pages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,4 +190,4 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.C
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "w.csv"
     assert report_plates([line("p_A1_1_00d00h00m.tif")], asked("--wells", str(target))) == 1
-    assert f"{target} is not written" in capsys.readouterr().err
+    assert f"{target} cannot be written" in capsys.readouterr().err

@@ -216,7 +216,7 @@ def read_coco(content: bytes, called: str) -> Coco:
     if coco.annotations and coco.annotations == coco.annotations_without_image:
         listed = names.listed({entry.id for entries in coco.entries.values() for entry in entries}, 3)
         raise UnreadableCoco(
-            f"none of the {coco.annotations} annotations of {called} belongs to a listed image "
+            f"none of the {coco.annotations} annotations of {called} belongs to an image that it lists "
             f"(their `id`: {listed}); correct the annotations' `image_id`"
         )
     return coco
