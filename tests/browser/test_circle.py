@@ -92,7 +92,7 @@ def test_an_image_is_sent_looked_at_corrected_and_scored(
     for _ in range(40):
         slider.press("ArrowRight")
     after = page.locator(".panel .note", has_text="would be").inner_text()
-    percent = [float(re.findall(r"([\d.]+) %", text)[0]) for text in (before, after)]
+    percent = [float(re.findall(r"([\d.]+)\s%", text)[0]) for text in (before, after)]
     assert percent[1] < percent[0]
     picture(page, "threshold")
     page.get_by_role("button", name="Stored").click()
@@ -266,7 +266,7 @@ def test_another_threshold_is_tried_with_the_cleaning_that_was_asked_for(
     note = page.locator(".panel .note", has_text="would be")
     expect(note).to_contain_text(f"regions under {SMALLEST} pixels left out", timeout=MADE)
     picture(page, "threshold-cleaned")
-    shown = float(re.findall(r"([\d.]+) %", note.inner_text())[0])
+    shown = float(re.findall(r"([\d.]+)\s%", note.inner_text())[0])
 
     image = f"s3://{served.stack.outputs['InputBucketName']}/cleaned.tif"
     plain = page.evaluate(CONFLUENCE, {"image": image, "threshold": 0.8})

@@ -86,9 +86,11 @@ export function sparkline(x, y, last) {
  * @param {Series[]} series
  */
 export function keyOf(series) {
-  return series.map(({ name }, place) => {
+  return series.map(({ name, points }, place) => {
+    const colour = LINES[place % LINES.length];
     const line = svg("svg", { viewBox: "0 0 26 10", width: 26, height: 10, "aria-hidden": "true" },
-      svg("path", { d: "M0 5H26", stroke: LINES[place % LINES.length], "stroke-width": 3, "stroke-dasharray": DASHES[Math.floor(place / LINES.length) % DASHES.length] }));
+      points ? svg("circle", { cx: 20, cy: 5, r: 3.5, fill: colour })
+        : svg("path", { d: "M0 5H26", stroke: colour, "stroke-width": 3, "stroke-dasharray": DASHES[Math.floor(place / LINES.length) % DASHES.length] }));
     return { line, name };
   });
 }

@@ -116,6 +116,15 @@ export function fixed(value, digits = 3) {
 }
 
 /**
+ * A number with the noun that it counts.
+ * @param {number} count
+ * @param {string} noun whose plural ends in s
+ */
+export function counted(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+/**
  * US$ with as many digits as a small amount needs.
  * @param {number} value
  */

@@ -83,7 +83,7 @@ export class Panel {
     this.threshold.hidden = share === null;
     if (share === null) return;
     const cleaning = this.cleaning ? `, with ${this.cleaning}` : "";
-    this.threshold.textContent = `At ${threshold.toFixed(3)} the confluence would be ${(share * 100).toFixed(1)} %${cleaning}. The stored mask stays as it is.`;
+    this.threshold.textContent = `At ${threshold.toFixed(3)} the confluence would be ${(share * 100).toFixed(1)}\u00a0%${cleaning}. The stored mask stays as it is.`;
   }
 
   /** @param {any} truth */
@@ -172,5 +172,5 @@ function cleaningOf(parameters) {
     parameters.fill_holes ? "holes filled" : "",
     parameters.min_size_px ? `regions under ${parameters.min_size_px} pixels left out` : "",
     parameters.min_size_um2 ? `regions under ${parameters.min_size_um2} µm² left out` : "",
-  ].filter(Boolean).join(", ");
+  ].filter(Boolean).join(" and ");
 }

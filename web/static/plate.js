@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { curves, heat, keyOf, sparkline } from "./charts.js";
-import { dollars, el, fixed } from "./dom.js";
+import { counted, dollars, el, fixed } from "./dom.js";
 import { addressOf } from "./plates.js";
 import { note } from "./router.js";
 import { wordsOf } from "./words.js";
@@ -31,7 +31,7 @@ export async function showPlate({ main, parts, query, signal }) {
   const told = el("output", { for: "time" });
   const show = el("select", { id: "show" }, [["confluence", "confluence at this time"], ["growth", "doubling time"], ["curve", "curve of each well"]].map(([value, words]) => el("option", { value, selected: value === state.show }, words)));
   const flagged = el("input", { type: "checkbox", id: "flagged", checked: state.leave_out === "all" });
-  const grid = el("div", { class: "wells", role: "group", "aria-label": "Wells" });
+  const grid = el("div", { class: plate.columns > 12 ? "wells" : "wells few", role: "group", "aria-label": "Wells" });
   const wide = plate.columns > 24 ? 1.6 : plate.columns > 12 ? 2.6 : plate.columns > 6 ? 4.2 : 6; // rem
   grid.style.gridTemplateColumns = `1.6rem repeat(${plate.columns}, minmax(1.4rem, ${wide}rem))`;
   const legend = el("div", { class: "legend" });
@@ -65,7 +65,7 @@ export async function showPlate({ main, parts, query, signal }) {
 /** @param {Plate} plate */
 function summary(plate) {
   const complete = plate.complete === null ? "" : plate.complete ? "; complete" : "; not complete yet";
-  return `${Object.keys(plate.wells).length} wells, ${plate.scans.length} scans, ${plate.pages.length} pages${plate.failures ? `, ${plate.failures} failed` : ""}${complete}; estimated cost ${dollars(plate.cost_usd)}.`;
+  return `${counted(Object.keys(plate.wells).length, "well")}, ${counted(plate.scans.length, "scan")}, ${counted(plate.pages.length, "page")}${plate.failures ? `, ${plate.failures} failed` : ""}${complete}; estimated cost ${dollars(plate.cost_usd)}.`;
 }
 
 /** The confluence of a well at its last scan up to an hour. @param {Well} well @param {number} hour */
@@ -122,8 +122,9 @@ function conditionsOf(plate) {
   return [el("h2", {}, "By condition"), curves(series, { label: "Mean confluence of each condition over time" }),
     el("ul", { class: "key" }, keyOf(series).map(({ line, name }, place) => {
       const each = plate.conditions[place];
-      const relative = each.relative_rate === null ? "" : `, ${fixed(each.relative_rate, 2)} of ${plate.control}`;
-      return el("li", {}, line, ` ${name}: ${each.doubling_time_h ? `doubles in ${each.doubling_time_h.toFixed(1)} h` : "no growth"}${relative}, ${each.wells.length} wells`);
+      const compared = each.relative_rate !== null && each.doubling_time_h && name !== plate.control;
+      const relative = compared ? `, at ${fixed(each.relative_rate, 2)} times the rate of ${plate.control}` : "";
+      return el("li", {}, line, ` ${name}: ${each.doubling_time_h ? `doubles in ${each.doubling_time_h.toFixed(1)} h` : "no growth"}${relative}, ${counted(each.wells.length, "well")}`);
     }))];
 }
 
@@ -149,6 +150,6 @@ export function intervalOf(growth) {
 /** @param {Plate} plate */
 function leftOut(plate) {
   if (!plate.left_out_count) return [];
-  return [el("details", {}, el("summary", {}, `Left out: ${plate.left_out_count} pages`), el("table", {}, el("tbody", {},
+  return [el("details", {}, el("summary", {}, `Left out: ${counted(plate.left_out_count, "page")}`), el("table", {}, el("tbody", {},
     plate.left_out.map(({ image, well, reason }) => el("tr", {}, el("td", {}, well), el("td", {}, reason), el("td", { class: "quiet" }, image.replace(/^s3:\/\/[^/]+\//, "")))))))];
 }

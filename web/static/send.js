@@ -55,6 +55,7 @@ export async function showSend({ main, signal }) {
   async function transfer(one, replace) {
     const { file, key, said, progress, actions } = one;
     actions.replaceChildren();
+    progress.hidden = false;
     try {
       said.textContent = "sending …";
       one.sentAt = Date.now();
@@ -73,6 +74,7 @@ export async function showSend({ main, signal }) {
       look();
     } catch (error) {
       if (isLeft(error)) return;
+      progress.hidden = true;
       said.textContent = sentenceOf(error);
       said.className = "bad";
       const again = (/** @type {boolean} */ over) => () => {
@@ -103,6 +105,7 @@ export async function showSend({ main, signal }) {
       } else if (found.status === "REJECTED" || found.status === "FAILED") {
         said.className = "bad";
         said.textContent = `${wordsOf(found.status)}: ${found.error ?? ""}`;
+        sayNoMask(line);
         one.actions.replaceChildren(link);
       } else if (found.status !== "SUCCEEDED") {
         said.textContent = wordsOf(found.status);
@@ -125,7 +128,8 @@ export async function showSend({ main, signal }) {
       const said = el("span", { role: "status" }, "waiting");
       const progress = el("progress", { max: 1, value: 0, "aria-label": `Progress of ${path}` });
       const actions = el("span", {});
-      const line = el("li", {}, el("span", { class: "picture" }), el("div", {}, el("b", {}, key), el("br"), said, progress), actions);
+      const picture = el("span", { class: "picture" }, el("span", { class: "quiet" }, "no mask yet"));
+      const line = el("li", {}, picture, el("div", {}, el("b", {}, key), el("br"), said, progress), actions);
       list.append(line);
       /** @type {Sending} */
       const one = { file, key, line, said, progress, actions, sentAt: 0, job: "" };
@@ -134,6 +138,7 @@ export async function showSend({ main, signal }) {
         progress.remove();
         said.className = "bad";
         said.textContent = `not sent: ${fault}`;
+        sayNoMask(line);
       } else waiting.push(one);
     }
     next();
@@ -160,6 +165,11 @@ export async function showSend({ main, signal }) {
   // A file that misses the box must not replace the page.
   for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault(), { signal });
   await follow(signal, look).catch((error) => list.before(el("p", { class: "note bad" }, sentenceOf(error))));
+}
+
+/** @param {HTMLElement} line of a file that gets no mask */
+function sayNoMask(line) {
+  line.querySelector(".picture span")?.replaceChildren("no mask");
 }
 
 /** Say why the stack would ignore or refuse a file; empty if it would not. @param {File} file */
@@ -211,7 +221,7 @@ function offerSettings() {
   const element = el("form", { class: "settings", "aria-label": "Settings", onsubmit: (/** @type {Event} */ event) => event.preventDefault() },
     el("h2", {}, "Settings"), el("label", {}, "Folder in the bucket", into), el("label", {}, "Group in reports", group), el("label", {}, "Mode", mode),
     el("label", {}, "Threshold", threshold), el("label", {}, "Channel", channel), el("label", {}, "Pages", pages),
-    el("label", {}, "Smallest region, in pixels", least), el("label", {}, "Fill holes", fill), el("label", {}, "Side of a pixel, in µm", pixel),
+    el("label", {}, "Smallest region, in pixels", least), el("label", {}, fill, "Fill holes"), el("label", {}, "Side of a pixel, in µm", pixel),
     el("p", { class: "quiet" }, "Every upload gets the usual mask. If you change anything but folder and group, the image gets a second mask."));
   return {
     element,

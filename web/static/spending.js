@@ -3,7 +3,8 @@
 import { get } from "./api.js";
 import { dollars, el, svg } from "./dom.js";
 
-const BAR = { width: 640, height: 120, gap: 2 };
+const BAR = { width: 640, height: 120, gap: 2, thick: 44 };
+const DATE = 84; // how wide a date is
 
 /** @typedef {{day: string, group: string, jobs: number, pages: number, megapixels: number, failed: number, rejected: number, cost: number}} Day */
 
@@ -29,11 +30,12 @@ function bars(days) {
   for (const { day, cost } of days) byDay.set(day, (byDay.get(day) ?? 0) + cost);
   const shown = [...byDay].sort(([a], [b]) => (a < b ? -1 : 1)).slice(-60);
   const most = Math.max(...shown.map(([, cost]) => cost), 1e-12);
-  const wide = Math.min(44, BAR.width / shown.length);
-  const every = Math.ceil(84 / wide); // so that the dates do not touch
+  const wide = Math.min(DATE, BAR.width / shown.length);
+  const every = Math.ceil(DATE / wide); // so that the dates do not touch
+  const thick = Math.min(BAR.thick, wide - BAR.gap);
   return svg("svg", { class: "chart", viewBox: `0 0 ${BAR.width} ${BAR.height + 20}`, width: BAR.width, role: "img", "aria-label": `Estimated cost by day, at most ${dollars(most)}` },
-    shown.map(([day, cost], place) => svg("rect", { x: place * wide, y: BAR.height - (cost / most) * BAR.height, width: wide - BAR.gap, height: (cost / most) * BAR.height, class: "bar-of-day" }, svg("title", {}, `${day}: ${dollars(cost)}`))),
-    shown.map(([day], place) => (place % every ? null : svg("text", { x: place * wide, y: BAR.height + 15 }, day))));
+    shown.map(([day, cost], place) => svg("rect", { x: (place + 0.5) * wide - thick / 2, y: BAR.height - (cost / most) * BAR.height, width: thick, height: (cost / most) * BAR.height, class: "bar-of-day" }, svg("title", {}, `${day}: ${dollars(cost)}`))),
+    shown.map(([day], place) => (place % every ? null : svg("text", { x: Math.max(DATE / 2, (place + 0.5) * wide), y: BAR.height + 15, "text-anchor": "middle" }, day))));
 }
 
 /** @param {Day[]} days */

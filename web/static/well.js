@@ -1,7 +1,7 @@
 // One well: its curve, how it grew, and a film strip of its pages.
 
 import { curves, keyOf } from "./charts.js";
-import { el, fixed } from "./dom.js";
+import { counted, el, fixed } from "./dom.js";
 import { keepOrder } from "./jobs.js";
 import { fetchPlate, intervalOf } from "./plate.js";
 import { addressOf } from "./plates.js";
@@ -37,7 +37,7 @@ export async function showWell({ main, parts, query, signal }) {
   const strip = el("div", { class: "strip", role: "group", "aria-label": "Pages over time", tabindex: 0 });
   const pick = el("select", { id: "site" }, sites.map((site) => el("option", { value: site, selected: site === chosen }, site || "–")));
   main.append(
-    el("p", { class: "quiet" }, `${well.condition ? `${well.condition}. ` : ""}${pages.length} pages, ${sites.length} ${sites.length === 1 ? "site" : "sites"}${well.flagged ? `; ${well.flagged} pages with a warning are used` : ""}.`),
+    el("p", { class: "quiet" }, `${well.condition ? `Condition ${well.condition}; ` : ""}${counted(pages.length, "page")}, ${counted(sites.length, "site")}${well.flagged ? `; ${counted(well.flagged, "page")} used despite a warning` : ""}.`),
     el("p", { class: "big" }, growth.doubling_time_h ? `doubles in ${growth.doubling_time_h.toFixed(1)} h` : "no doubling time"),
     ...(growth.notes ?? []).map((/** @type {string} */ text) => el("p", { class: "note warn" }, text)),
     el("div", { class: "row top" }, el("div", {}, curves(series, { label: `Confluence of well ${wellName} over time, in percent`, mark: window }), el("ul", { class: "key" }, keyOf(series).map(({ line, name: words }) => el("li", {}, line, ` ${words}`)), window ? el("li", { class: "quiet" }, "shaded: where the doubling time was measured") : "")),
@@ -65,7 +65,7 @@ function facts(growth) {
   /** @type {[string, string][]} */
   const all = [
     ["95 % interval", `${intervalOf(growth)} h`], ["R²", fixed(growth.r2, 3)], ["Measured between", growth.from_h === undefined ? "–" : `${growth.from_h} and ${growth.to_h} h`],
-    ["Straight line through the logarithms", growth.plain_doubling_time_h === undefined ? "–" : `${fixed(growth.plain_doubling_time_h, 1)} h`],
+    ["Log-linear fit", growth.plain_doubling_time_h === undefined ? "–" : `${fixed(growth.plain_doubling_time_h, 1)} h`],
     ["Lag", growth.lag_h === undefined ? "–" : `${fixed(growth.lag_h, 1)} h`], ["Half covered after", growth.half_h === undefined ? "–" : `${fixed(growth.half_h, 1)} h`],
     ["80 % covered after", growth.eighty_h === undefined ? "–" : `${fixed(growth.eighty_h, 1)} h`], ["Plateau", growth.plateau === undefined ? "–" : `${(growth.plateau * 100).toFixed(0)} %`],
     ["Area under the curve", growth.area_h === undefined ? "–" : `${fixed(growth.area_h, 1)} h at full confluence`],
