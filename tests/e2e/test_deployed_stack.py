@@ -116,7 +116,7 @@ def test_an_upload_becomes_a_mask_and_a_job_by_the_container_that_was_deployed(
     assert image in listed and "SUCCEEDED" in listed
 
 
-def test_of_two_bad_messages_the_broken_is_rejected_and_the_failing_ends_in_the_dead_letter_queue(
+def test_a_broken_message_is_rejected_and_a_failing_one_ends_in_the_dead_letter_queue(
     deployed: Store, account: Any, tmp_path: Path
 ) -> None:
     foreign = boto3.client(

@@ -50,7 +50,7 @@ def python(code: str, *options: str) -> str:
     return run("docker", "run", "--rm", "--entrypoint=python3", *options, IMAGE, "-c", code).stdout
 
 
-def test_it_adds_at_most_300_mb_to_its_base() -> None:
+def test_the_image_adds_at_most_300_mb_to_its_base() -> None:
     assert size_of(IMAGE) - size_of(BASE_IMAGE) <= MOST_ADDED_BYTES
 
 
@@ -62,7 +62,7 @@ def test_any_user_can_read_every_file_and_nothing_but_tmp_is_written() -> None:
     assert python(walk, "--user=993:990", "--read-only").strip() == ""
 
 
-def test_it_holds_no_training_code_no_checkpoint_and_no_tests() -> None:
+def test_the_image_holds_no_training_code_checkpoint_or_tests() -> None:
     listing = python("from pathlib import Path; print(*Path('/var/task').rglob('*'), sep='\\n')").splitlines()
     wrong = re.compile(r"/(torch|training|cli|infra|tests|swin_unet\.py|export\.py)$|\.(safetensors|pyi)$")
     assert [path for path in listing if wrong.search(path)] == []
@@ -133,7 +133,7 @@ def test_without_the_right_weights_it_says_so_and_writes_no_mask(
     assert store.jobs(image) == []
 
 
-def test_a_read_only_disk_is_no_hindrance(
+def test_a_read_only_disk_does_not_stop_the_function(
     store: Any, environment: Any, picture: Path, tmp_path: Path
 ) -> None:
     image = store.upload("read-only.tif", picture)
@@ -142,7 +142,9 @@ def test_a_read_only_disk_is_no_hindrance(
     np.testing.assert_array_equal(store.mask(result["mask"]), mask_of_command_line(picture, tmp_path))
 
 
-def test_a_full_tmp_is_no_hindrance(store: Any, environment: Any, picture: Path, tmp_path: Path) -> None:
+def test_a_full_tmp_does_not_stop_the_function(
+    store: Any, environment: Any, picture: Path, tmp_path: Path
+) -> None:
     image = store.upload("full-tmp.tif", picture)
     with container(environment, "--read-only", "--tmpfs=/tmp:size=64k") as function:
         run("docker", "exec", function.name, "python3", "-c", FILL_TMP)

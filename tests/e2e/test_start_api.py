@@ -83,7 +83,9 @@ def assert_problem(answer: Any, status: int, code: Any) -> None:
     assert (answer.json["status"], answer.json["code"]) == (status, code)
 
 
-def test_the_mask_lies_where_the_answer_says(door: Any, store: Any, picture: Any, tmp_path: Path) -> None:
+def test_the_answer_gives_the_address_of_the_mask(
+    door: Any, store: Any, picture: Any, tmp_path: Path
+) -> None:
     answer = door.post("/seg_mask", {"image_path": store.upload("start-api/first.tif", picture)})
     assert (answer.status, answer.kind) == (200, JSON)
     np.testing.assert_array_equal(store.mask(answer.json["mask"]), mask_of_command_line(picture, tmp_path))
@@ -97,7 +99,7 @@ def test_a_png_is_the_mask_itself(door: Any, store: Any, picture: Any, tmp_path:
     np.testing.assert_array_equal(pixels(io.BytesIO(answer.body)), expected)
 
 
-def test_a_job_is_queued_told_and_listed(door: Any, store: Any, picture: Any) -> None:
+def test_a_job_is_queued_reported_and_listed(door: Any, store: Any, picture: Any) -> None:
     image = store.upload("start-api/queued.tif", picture)
     queued = door.post("/jobs", {"image": image, "group": "start api"})
     job_id = queued.json["job_id"]

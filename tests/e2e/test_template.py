@@ -25,12 +25,12 @@ def files(folder: Path) -> Any:
     return {str(file.relative_to(folder)) for file in folder.rglob("*.py")}
 
 
-def test_sam_and_cfn_lint_find_nothing_to_say() -> None:
+def test_sam_and_cfn_lint_report_nothing() -> None:
     assert "is a valid SAM Template" in run(SAM, "validate", "--lint").stdout
 
 
 @pytest.mark.parametrize("name", OF_OURS)
-def test_what_sam_zips_holds_our_code_and_fits_lambda_s_limit(built: Any, name: Any) -> None:
+def test_the_zips_hold_our_code_and_fit_lambdas_limit(built: Any, name: Any) -> None:
     assert OF_OURS[name] in files(built / name)
     assert 0 < size(built / name) < UNZIPPED_LIMIT
 

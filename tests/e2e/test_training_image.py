@@ -155,7 +155,7 @@ def test_a_stopped_container_goes_on_from_its_checkpoint_in_the_next(opt_ml: Pat
 
 
 @pytest.mark.usefixtures("image")
-def test_what_training_refuses_becomes_the_failure_reason(opt_ml: Path) -> None:
+def test_a_refusal_of_training_becomes_the_failure_reason(opt_ml: Path) -> None:
     code, _ = ended(started(opt_ml, train={"pairs:images:nothing": 1.0}))
     failure = (opt_ml / "output" / "failure").read_text()
     assert code == 1
@@ -164,7 +164,7 @@ def test_what_training_refuses_becomes_the_failure_reason(opt_ml: Path) -> None:
 
 
 @pytest.mark.usefixtures("image")
-def test_it_holds_no_tests_no_functions_and_no_command_line() -> None:
+def test_the_training_image_holds_no_tests_functions_or_command_line() -> None:
     code = "from pathlib import Path; print(*sorted(p.name for p in Path('.').iterdir()))"
     listed = run("docker", "run", "--rm", "--entrypoint=python3", IMAGE, "-c", code).stdout.split()
     assert listed == ["constraints.txt", "cytomask", "pyproject.toml", "requirements.txt"]

@@ -39,7 +39,7 @@ def test_a_bucket_that_is_not_there_cannot_be_attached(capsys: pytest.CaptureFix
 
 @pytest.mark.usefixtures("lab")
 @pytest.mark.parametrize("operation", ["GetBucketVersioning", "ListObjectsV2"])
-def test_a_bucket_of_another_account_that_refuses_to_be_listed(
+def test_a_foreign_bucket_that_may_not_be_listed_is_reported(
     stack: SegmentStack, capsys: pytest.CaptureFixture[str], operation: str
 ) -> None:
     stack.wire.fail(operation, "AccessDenied", 403)
@@ -81,7 +81,7 @@ def test_archived_images_are_counted_and_not_sent(
     assert "STANDARD.tif" in message["Body"]
 
 
-def test_of_many_versions_of_a_key_the_newest_alone_is_listed(stack: SegmentStack, lab: Stack) -> None:
+def test_only_the_newest_version_of_a_key_is_listed(stack: SegmentStack, lab: Stack) -> None:
     stack.s3.put_bucket_versioning(Bucket=LAB, VersioningConfiguration={"Status": "Enabled"})
     versions = [stack.upload("scans/a.tif", b"%d" % number, bucket=LAB) for number in range(35)]
     by_tens: Any = lab.s3.meta.events.register
@@ -92,7 +92,7 @@ def test_of_many_versions_of_a_key_the_newest_alone_is_listed(stack: SegmentStac
 
 @pytest.mark.usefixtures("lab")
 @pytest.mark.parametrize("amount", ["0", "-1", "nan", "much"])
-def test_a_budget_of_nothing_is_refused(amount: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_budget_of_0_is_refused(amount: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["backfill", PLACE, f"--max-usd={amount}"])
     assert f"'{amount}' is not above 0" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def command(running: EmulatedStack, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     return lambda *words: main([*words, "--endpoint-url", running.endpoint])
 
 
-def test_a_check_names_every_step_and_leaves_nothing_behind(
+def test_a_check_prints_every_step_and_removes_its_traces(
     running: EmulatedStack, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command("check") == 0
@@ -79,7 +79,7 @@ def test_a_policy_names_this_stack(
 
 
 @pytest.mark.slow
-def test_a_backfill_states_its_cost_sends_what_lacks_a_mask_and_goes_on_where_it_stopped(
+def test_a_backfill_states_its_cost_sends_images_without_a_mask_and_resumes(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = f"s3://{LAB}/scans/"

@@ -136,7 +136,7 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
         (("other",), "f0_mask.png is 50 x 40 pixels and the image 120 x 96", 1),
     ],
 )
-def test_what_cannot_be_used_is_said_before_the_training(
+def test_unusable_input_is_reported_before_training(
     workplace: Path, capsys: Capture, arguments: tuple[str, ...], said: str, code: int
 ) -> None:
     for name in ("in", "none", "other"):
@@ -158,7 +158,7 @@ def test_the_folder_of_the_shipped_weights_is_refused(workplace: Path, capsys: C
     assert not (WEIGHTS / "mine").exists()
 
 
-def test_without_the_extra_a_sentence_names_it(
+def test_a_missing_extra_is_named_in_a_sentence(
     workplace: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cytomask.cli.options.find_spec", lambda name: None if name == "torch" else name)

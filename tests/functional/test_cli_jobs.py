@@ -45,9 +45,7 @@ def test_the_id_that_is_printed_is_taken(stack: SegmentStack, run: Run) -> None:
 
 
 @pytest.mark.parametrize("body", [b"text", tiff()])
-def test_an_id_is_found_whatever_became_of_the_job(
-    stack: SegmentStack, connected: Stack, body: bytes
-) -> None:
+def test_an_id_is_found_for_jobs_of_every_status(stack: SegmentStack, connected: Stack, body: bytes) -> None:
     job_id = stack.segment("a.tif", body)["job_id"]
     assert connected.find_job(job_id) == connected.find_job(job_id[:6]) == job_id
 
@@ -82,7 +80,7 @@ def test_jobs_say_why_an_image_has_no_mask(stack: SegmentStack, run: Run) -> Non
     assert "UNREADABLE_IMAGE: bad.tif is not a TIFF, PNG or JPEG" in listed
 
 
-def test_a_rejected_score_is_no_missing_score(
+def test_a_rejected_score_is_not_shown_as_missing(
     stack: SegmentStack, evaluate: EvaluateFunction, run: Run
 ) -> None:
     stack.segment("a.tif", tiff())

@@ -94,7 +94,7 @@ def test_rows_of_an_earlier_release_are_put_on_their_plates(
     )
 
 
-def test_ground_truths_of_version_0_1_are_noted_for_images_to_come(
+def test_ground_truths_of_version_0_1_are_indexed_for_later_images(
     stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for key in ("plate 1/a_mask.png", "b.json", "notes.txt"):
@@ -213,7 +213,7 @@ def test_a_map_of_another_plate_ends_the_command(
     assert "is it another plate's map?" in capsys.readouterr().err
 
 
-def test_a_run_that_was_stopped_between_its_two_writes_is_mended_by_the_next(stack: Stack) -> None:
+def test_the_next_run_repairs_one_that_stopped_between_its_two_writes(stack: Stack) -> None:
     old_row(stack, "p_A1_1_00d00h00m.tif", 0.3)
     plates = Plates(stack.dynamodb, TABLE)
     (row,) = stack.rows.jobs(Search())

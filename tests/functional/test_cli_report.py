@@ -231,7 +231,7 @@ def test_models_scored_on_the_same_images_need_no_warning(
     assert capsys.readouterr().err == ""
 
 
-def test_nothing_to_report_is_said_and_no_file_written(
+def test_an_empty_report_is_reported_and_no_file_written(
     deployed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", "--group", "HeLa", "--csv", str(tmp_path / "scores.csv")]) == 1
@@ -250,7 +250,7 @@ def test_rows_past_dynamodbs_page_of_one_megabyte_count(
     assert tables(capsys)["long", "a" * 12]["jobs"] == "5"
 
 
-def test_more_jobs_than_are_listed_count(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_totals_count_jobs_beyond_the_listed_ones(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(150):
         rows.job(f"x{number}", group="many")
     assert main(["report"]) == 0
@@ -300,7 +300,7 @@ def test_a_file_that_cannot_be_written_is_named(
     assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
 
 
-def test_the_files_are_written_though_nobody_reads_the_tables(
+def test_a_closed_pipe_does_not_stop_the_reports_files(
     rows: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def closed(*_: Any) -> None:
@@ -404,7 +404,7 @@ def test_a_coco_ground_truth_is_shown_as_it_was_drawn(
     assert {tuple(colour) for colour in disagreement[~found]} == {FALSE_NEGATIVE}
 
 
-def test_of_a_stack_the_first_page_is_shown_and_said_to_be(
+def test_the_report_shows_a_stacks_first_page_and_says_so(
     deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
 ) -> None:
     deployed.upload(KEY, stack_of(3))
@@ -463,7 +463,7 @@ def test_a_channel_is_shown_as_it_was_segmented(
         ),
     ],
 )
-def test_what_is_gone_is_said_in_the_pictures_place(
+def test_a_sentence_replaces_a_missing_picture(
     deployed: Any,
     evaluate: EvaluateFunction,
     tmp_path: Path,
@@ -484,7 +484,7 @@ def test_what_is_gone_is_said_in_the_pictures_place(
     assert "IoU pooled" in html
 
 
-def test_what_s3_refuses_is_said_in_the_pictures_place(
+def test_a_sentence_replaces_a_picture_that_s3_refuses(
     deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
 ) -> None:
     deployed.segment(KEY, tiff())

@@ -98,7 +98,7 @@ def test_a_stack_is_found_by_its_outputs(deployed: Any) -> None:
     assert (deployed.input_bucket, deployed.table, deployed.api_url) == (INPUT, TABLE, None)
 
 
-def test_a_stack_that_is_not_there_is_said_to_be(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_stack_is_reported(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", "--stack", "elsewhere"]) == 2
     said = capsys.readouterr().err
     assert "there is no stack `elsewhere` in eu-central-1" in said
@@ -119,7 +119,7 @@ def test_a_stack_without_an_output_is_named(deployed: Any, monkeypatch: pytest.M
         Stack.connect("cytomask")
 
 
-def test_missing_credentials_are_a_sentence(
+def test_missing_credentials_end_in_a_sentence(
     deployed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def client(*_: Any) -> None:
@@ -135,7 +135,7 @@ def test_an_emulator_that_does_not_answer_is_a_sentence(capsys: pytest.CaptureFi
     assert "the stack `cytomask` cannot be looked up: Could not connect" in capsys.readouterr().err
 
 
-def test_what_aws_refuses_is_a_sentence(
+def test_an_aws_refusal_becomes_a_sentence(
     deployed: Any, stack: SegmentStack, folders: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack.s3.delete_bucket(Bucket=INPUT)
@@ -143,7 +143,7 @@ def test_what_aws_refuses_is_a_sentence(
     assert "NoSuchBucket" in capsys.readouterr().err
 
 
-def test_upload_sends_folders_with_what_lies_below_them(
+def test_upload_sends_folders_recursively(
     deployed: Any, stack: SegmentStack, folders: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["upload", str(folders / "images"), "--ground-truth", str(folders / "masks")]) == 0
@@ -153,7 +153,7 @@ def test_upload_sends_folders_with_what_lies_below_them(
     assert f"s3://{INPUT}/plate 1/a.tif" in capsys.readouterr().out.splitlines()
 
 
-def test_upload_begins_nothing_where_two_files_would_get_one_address(
+def test_upload_sends_nothing_if_two_files_would_get_one_address(
     deployed: Any, stack: SegmentStack, folders: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folders / "more").mkdir()
@@ -163,7 +163,7 @@ def test_upload_begins_nothing_where_two_files_would_get_one_address(
     assert keys_in(stack, INPUT) == set()
 
 
-def test_upload_begins_nothing_where_a_file_is_missing(
+def test_upload_sends_nothing_if_a_file_is_missing(
     deployed: Any, stack: SegmentStack, folders: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["upload", str(folders / "images"), "missing.tif"]) == 2
@@ -171,7 +171,9 @@ def test_upload_begins_nothing_where_a_file_is_missing(
     assert keys_in(stack, INPUT) == set()
 
 
-def test_upload_of_nothing_says_so(deployed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_uploading_nothing_is_reported(
+    deployed: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["upload", str(tmp_path)]) == 2
     assert "no images were given" in capsys.readouterr().err
 
@@ -185,7 +187,7 @@ def test_submit_sends_a_request_for_each_image(deployed: Any) -> None:
     assert sent(deployed) == [{"image": image} | fields for image in images]
 
 
-def test_submit_says_no_more_than_was_asked_for(deployed: Any) -> None:
+def test_submit_sends_only_the_given_fields(deployed: Any) -> None:
     assert main(["submit", f"s3://{INPUT}/a.tif", "--threshold", "0"]) == 0
     assert sent(deployed) == [{"image": f"s3://{INPUT}/a.tif", "threshold": 0}]
 
@@ -206,7 +208,7 @@ def test_submit_says_no_more_than_was_asked_for(deployed: Any) -> None:
         ),
     ],
 )
-def test_submit_sends_nothing_where_one_request_is_none(
+def test_submit_sends_nothing_if_one_request_is_invalid(
     deployed: Any, capsys: pytest.CaptureFixture[str], arguments: list[Any], said: str
 ) -> None:
     assert main(["submit", *arguments]) == 2
@@ -368,7 +370,7 @@ def test_evaluate_says_why_the_function_rejected_the_file(
     assert "rejected: UNREADABLE_COCO: s3://" in capsys.readouterr().err
 
 
-def test_evaluate_does_not_wait_for_ever(
+def test_evaluate_stops_waiting_after_its_timeout(
     deployed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(evaluate_command, "TIMEOUT_SECONDS", 0)
@@ -425,7 +427,7 @@ def test_jobs_are_narrowed_by_status_and_by_group(
     assert capsys.readouterr().err == "no jobs\n"
 
 
-def test_jobs_refuses_a_status_that_there_is_not(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_refuses_an_unknown_status(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", "--status", "done"]) == 2
     assert "invalid status DONE; use one of QUEUED, RUNNING" in capsys.readouterr().err
 
@@ -455,7 +457,7 @@ def test_jobs_shows_one_job_in_full(
     assert said.count("plate 7") == 2
 
 
-def test_a_job_that_there_is_not_is_said_to_be(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_job_is_reported(deployed: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", "0" * 32]) == 1
     said = capsys.readouterr().err
     assert f"the stack `cytomask` has no job {'0' * 32}; `cytomask jobs` lists them" in said

@@ -55,7 +55,7 @@ def test_upload_of_everything_that_a_shell_names_sends_images_only(stack: Segmen
     assert keys(stack) == {"a.tif"}
 
 
-def test_upload_of_nothing_but_masks_says_what_was_passed_over(stack: SegmentStack, capsys: Capture) -> None:
+def test_uploading_only_masks_reports_the_skipped_files(stack: SegmentStack, capsys: Capture) -> None:
     make("in/a.tif.mask.png")
     assert main(["upload", "in"]) == 2
     assert "passed over 1 file: 1 written by cytomask" in capsys.readouterr().err
@@ -164,7 +164,7 @@ def test_submit_finds_the_job_of_a_stack_with_another_model(
     assert main(["submit", f"s3://{INPUT}/a.tif", "--wait"]) == 0
 
 
-def test_submit_does_not_wait_for_ever(stack: SegmentStack, capsys: Capture) -> None:
+def test_submit_stops_waiting_after_its_timeout(stack: SegmentStack, capsys: Capture) -> None:
     stack.upload("a.tif", tiff())
     assert main(["submit", f"s3://{INPUT}/a.tif", "--wait", "--timeout", "0s"]) == 1
     assert f"s3://{INPUT}/a.tif has not ended after 0:00:00; `cytomask jobs " in capsys.readouterr().err
@@ -230,7 +230,7 @@ def test_a_name_that_is_not_utf8_is_a_sentence(command: list[str], capsys: Captu
     assert len(said.splitlines()) == 1
 
 
-def test_download_of_nothing_is_said(stack: SegmentStack, capsys: Capture) -> None:
+def test_downloading_nothing_is_reported(stack: SegmentStack, capsys: Capture) -> None:
     assert main(["download", "--prefix", "nothing/"]) == 1
     assert "there is nothing to download" in capsys.readouterr().err
     for wrong in ([], ["abc", "--group", "G"], ["--since", "1d", "--prefix", "p"]):
@@ -259,7 +259,7 @@ def test_plain_keys_keep_their_names() -> None:
     assert local_path(Path("out"), key).as_posix() == f"out/{key}"
 
 
-def test_a_result_without_pages_has_its_result_alone(stack: SegmentStack, connected: Stack) -> None:
+def test_a_job_without_pages_has_only_its_result(stack: SegmentStack, connected: Stack) -> None:
     job_id = stack.segment("bad.tif", b"text")["job_id"]
     assert main(["download", job_id]) == 0
     (name,) = below("masks")

@@ -57,7 +57,7 @@ def test_the_calls_of_an_image_are_those_of_the_estimate(stack: SegmentStack) ->
     assert set(counted) <= {*READS, *WRITES, *ROWS, *ROW_READS}
 
 
-def test_an_image_of_a_plate_costs_what_is_said_of_it(stack: SegmentStack) -> None:
+def test_an_image_of_a_plate_makes_the_documented_calls(stack: SegmentStack) -> None:
     counted, units = calls_of_one_image(stack, ON_A_PLATE)
     rows = sum(counted[name] for name in ROWS)
     assert f"{rows} rows and {units} write units" in COSTS

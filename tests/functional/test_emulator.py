@@ -108,7 +108,7 @@ def test_nothing_of_the_user_s_aws_settings_reaches_client_or_handler(
     assert not {"AWS_PROFILE", "HTTP_PROXY"} & set(invoked(stack, {})["environment"])
 
 
-def test_a_handler_s_exception_is_an_error_of_the_function_and_a_line_of_the_log(
+def test_a_handlers_exception_becomes_lambdas_error_and_a_log_line(
     stack: EmulatedStack,
 ) -> None:
     answer = stack.client("lambda").invoke(
@@ -178,7 +178,7 @@ def both_ended(endpoint: str, process: int) -> bool:
 
 
 @pytest.mark.slow
-def test_the_children_end_with_whoever_started_them(tmp_path: Path) -> None:
+def test_children_end_with_their_parent(tmp_path: Path) -> None:
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
     with ExitStack() as held:
         parents = [held.enter_context(holding_a_stack(tmp_path / end.name)) for end in ends]
@@ -214,7 +214,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
             pass
 
 
-def test_an_invocation_whose_time_went_by_in_the_queue_is_not_begun() -> None:
+def test_an_invocation_that_timed_out_while_waiting_is_not_started() -> None:
     begun: list[Any] = []
     context = Context("f", "128", "arn", "id", deadline_ms=int(time.time() * 1000) - 1)
     status, body = invoke(lambda event, _: begun.append(event), {}, context)

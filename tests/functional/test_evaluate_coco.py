@@ -93,7 +93,7 @@ def test_a_file_that_comes_before_its_image_scores_it_the_same(
     assert (before["evaluation_status"], before["iou"]) == ("SCORED", after["iou"])
 
 
-def test_whatever_comes_twice_is_indexed_and_scored_once(
+def test_repeated_messages_are_indexed_and_scored_once(
     stack: SegmentStack, evaluate: EvaluateFunction, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     stack.segment(KEY, tiff())
@@ -159,16 +159,14 @@ def test_an_image_that_a_corrected_file_no_longer_names_is_not_scored_by_the_old
     assert evaluate.row()["evaluation_status"] == "AWAITING_GROUND_TRUTH"
 
 
-def test_a_deleted_file_scores_nothing_that_comes_later(
-    stack: SegmentStack, evaluate: EvaluateFunction
-) -> None:
+def test_a_deleted_file_scores_no_later_image(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     upload(evaluate, coco(NAME))
     stack.s3.delete_object(Bucket=GROUND_TRUTH, Key=FILE)
     stack.segment(KEY, tiff())
     assert evaluate.row()["evaluation_status"] == "AWAITING_GROUND_TRUTH"
 
 
-def test_a_late_notice_of_an_older_file_changes_nothing(
+def test_a_late_event_of_an_older_file_changes_nothing(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
     stack.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
@@ -196,7 +194,7 @@ def test_an_image_that_arrives_while_its_file_is_indexed_is_scored(
     "operation",
     ["HeadObject", "GetObject", "PutObject", "GetItem", "PutItem", "UpdateItem", "Query", "SendMessage"],
 )
-def test_an_indexing_that_breaks_off_is_done_by_the_retry(
+def test_the_retry_completes_an_interrupted_indexing(
     stack: SegmentStack, evaluate: EvaluateFunction, operation: str
 ) -> None:
     stack.segment(KEY, tiff())
@@ -223,7 +221,7 @@ def test_a_request_may_name_a_file_of_any_bucket(
     )
 
 
-def test_a_file_outside_the_ground_truth_bucket_speaks_for_no_other_image(
+def test_a_coco_file_named_by_a_request_scores_only_that_image(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
     stack.upload(FILE, coco(NAME, "other.tif"), bucket=INPUT)
@@ -244,7 +242,7 @@ def test_a_named_file_that_comes_later_is_scored(stack: SegmentStack, evaluate: 
 
 
 @pytest.mark.parametrize("named_first", [True, False])
-def test_a_named_file_that_says_nothing_of_the_image_is_rejected(
+def test_a_named_coco_file_without_the_image_is_rejected(
     stack: SegmentStack, evaluate: EvaluateFunction, named_first: bool
 ) -> None:
     stack.upload(KEY, tiff())
@@ -303,7 +301,7 @@ def test_a_file_past_the_limit_is_rejected_before_it_is_fetched(
         (coco(f"a/{NAME}", f"b/{NAME}"), "IMAGE_NOT_NAMED", f"names a/{NAME}, b/{NAME}, which does not tell"),
     ],
 )
-def test_what_is_wrong_with_one_image_leaves_the_others(
+def test_a_fault_of_one_image_leaves_the_others(
     stack: SegmentStack, evaluate: EvaluateFunction, content: Any, code: str, said: str
 ) -> None:
     stack.segment(KEY, tiff())

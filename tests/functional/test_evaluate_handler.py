@@ -111,7 +111,7 @@ def test_a_named_ground_truth_that_comes_later_is_scored(
     assert evaluate.row()["evaluation_status"] == "SCORED"
 
 
-def test_the_wait_for_a_named_ground_truth_outlasts_another(
+def test_a_job_keeps_waiting_for_its_named_ground_truth(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
     stack.segment(KEY, tiff())
@@ -159,7 +159,7 @@ def test_a_corrected_ground_truth_is_scored_again_and_the_history_is_kept(
     assert (float(first["iou"]), second["iou"]) == (expected_score(stack, truth).iou, 1)
 
 
-def test_a_late_notice_of_an_older_ground_truth_changes_nothing(
+def test_a_late_event_of_an_older_ground_truth_changes_nothing(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
     stack.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
@@ -182,7 +182,7 @@ def test_a_late_notice_of_an_older_ground_truth_changes_nothing(
         ("RGB", lambda cells: png(np.stack([cells, cells * 0, cells * 0], -1).astype(np.uint8))),
     ],
 )
-def test_masks_of_every_kind_say_the_same(
+def test_masks_of_every_kind_give_the_same_cells(
     stack: SegmentStack, evaluate: EvaluateFunction, kind: str, written: Any
 ) -> None:
     stack.segment(KEY, tiff())
@@ -208,7 +208,7 @@ def jpeg() -> Any:
         (tiff(np.full((64, 80), np.nan, np.float32)), "NON_FINITE_PIXELS", [TRUTH]),
     ],
 )
-def test_a_ground_truth_at_fault_is_rejected_and_not_tried_again(
+def test_a_faulty_ground_truth_is_rejected_and_not_retried(
     stack: SegmentStack, evaluate: EvaluateFunction, truth: Any, code: str, named: list[Any]
 ) -> None:
     stack.segment(KEY, tiff())
@@ -253,7 +253,7 @@ def test_a_missing_mask_ends_its_evaluation(
     assert lost in row["error"]
 
 
-def test_of_a_replaced_image_only_the_newer_mask_is_scored(
+def test_only_the_newer_mask_of_a_replaced_image_is_scored(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
     first = stack.segment(KEY, tiff())
@@ -264,7 +264,7 @@ def test_of_a_replaced_image_only_the_newer_mask_is_scored(
     assert rows[second["job_id"]]["evaluation_status"] == "SCORED"
 
 
-def test_a_mask_that_is_replaced_before_its_result_is_not_taken_for_the_older_job_s(
+def test_a_mask_replaced_before_its_result_is_not_mistaken_for_the_older_jobs(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
     stack.segment(KEY, tiff())
@@ -277,7 +277,7 @@ def test_a_mask_that_is_replaced_before_its_result_is_not_taken_for_the_older_jo
     )
 
 
-def test_a_ground_truth_corrected_before_it_is_read_leaves_the_score_to_the_newer(
+def test_a_ground_truth_corrected_before_it_is_read_is_scored_in_the_newer_version(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
     stack.upload(TRUTH, png(np.zeros((64, 80), np.uint8)), bucket=GROUND_TRUTH)
@@ -289,7 +289,7 @@ def test_a_ground_truth_corrected_before_it_is_read_leaves_the_score_to_the_newe
     assert [row["evaluation_status"] for row in stack.rows("EVAL")] == ["REJECTED", "SCORED"]
 
 
-def test_a_ground_truth_without_an_image_waits_in_its_bucket_and_is_named(
+def test_a_ground_truth_without_an_image_waits_and_is_logged(
     stack: SegmentStack, evaluate: EvaluateFunction, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     assert evaluate.upload(TRUTH, png(np.zeros((64, 80), np.uint8))) == []
@@ -299,7 +299,7 @@ def test_a_ground_truth_without_an_image_waits_in_its_bucket_and_is_named(
     assert line["images"] == [TRUTH.removesuffix(".png")]
 
 
-def test_a_ground_truth_that_was_deleted_again_leaves_the_job_waiting(
+def test_a_deleted_ground_truth_leaves_the_job_waiting(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
     stack.segment(KEY, tiff())
@@ -318,7 +318,7 @@ def test_a_ground_truth_that_was_deleted_again_leaves_the_job_waiting(
         {},
     ],
 )
-def test_what_asks_for_nothing_is_acknowledged(
+def test_messages_without_a_request_are_acknowledged(
     stack: SegmentStack, evaluate: EvaluateFunction, body: Any
 ) -> None:
     stack.segment(KEY, tiff())
@@ -329,7 +329,7 @@ def test_what_asks_for_nothing_is_acknowledged(
 @pytest.mark.parametrize(
     "operation", ["GetObject", "HeadObject", "GetItem", "UpdateItem", "PutItem", "Query"]
 )
-def test_a_passing_fault_is_tried_again_and_its_neighbour_is_scored(
+def test_a_temporary_fault_is_retried_and_its_neighbour_is_scored(
     stack: SegmentStack, evaluate: EvaluateFunction, operation: str
 ) -> None:
     keys = ("a", "b")
@@ -343,9 +343,7 @@ def test_a_passing_fault_is_tried_again_and_its_neighbour_is_scored(
     assert [row["evaluation_status"] for row in stack.rows("EVAL#")] == ["SCORED", "SCORED"]
 
 
-def test_of_several_jobs_the_failing_one_is_tried_again(
-    stack: SegmentStack, evaluate: EvaluateFunction
-) -> None:
+def test_only_the_failing_job_of_several_is_retried(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     stack.segment(KEY, tiff())
     stack.handle(request(KEY, threshold=0.9))
     truth = png(left_half(stack))

@@ -76,7 +76,7 @@ def test_an_evaluation_that_names_what_it_may_not_is_refused_unread(
 @pytest.mark.parametrize(
     "operation", ["HeadObject", "GetObject", "GetItem", "PutItem", "Query", "UpdateItem"]
 )
-def test_whatever_fails_on_the_way_to_a_score_is_an_error_line(
+def test_every_failure_before_a_score_is_an_error_line(
     stack: SegmentStack, evaluate: EvaluateFunction, log_lines: LogLines, operation: str, truth: str
 ) -> None:
     stack.segment("a.tif", tiff())

@@ -28,7 +28,7 @@ def counted(capsys: pytest.CaptureFixture[str]) -> Any:
     return {name: sum(sum(line.get(name, [])) for line in lines) for name in names}
 
 
-def test_a_given_up_image_is_failed_with_its_message_and_the_last_error(
+def test_an_image_in_the_dead_letter_queue_is_failed_with_its_message_and_last_error(
     stack: SegmentStack, failures: FailuresFunction, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack.upload(KEY, tiff())
@@ -44,9 +44,7 @@ def test_a_given_up_image_is_failed_with_its_message_and_the_last_error(
     assert counted(capsys)["Failed"] == 1
 
 
-def test_an_image_that_no_try_came_to_gets_its_row_all_the_same(
-    stack: SegmentStack, failures: FailuresFunction
-) -> None:
+def test_an_image_that_no_attempt_reached_gets_a_row(stack: SegmentStack, failures: FailuresFunction) -> None:
     stack.upload(KEY, tiff())
     body = json.dumps(request(KEY, threshold=0.3, group="plate 7"))
     assert failures.deliver(body) == []
@@ -58,7 +56,7 @@ def test_an_image_that_no_try_came_to_gets_its_row_all_the_same(
     assert not {"message", "error", "error_code"} & stack.row().keys()
 
 
-def test_an_error_of_an_earlier_try_is_not_taken_for_that_of_a_killed_one(
+def test_an_earlier_attempts_error_is_not_reported_for_a_killed_attempt(
     stack: SegmentStack, failures: FailuresFunction
 ) -> None:
     stack.upload(KEY, tiff())
@@ -83,7 +81,7 @@ def test_a_finished_job_is_never_overwritten(
     assert "Failed" not in counted(capsys)
 
 
-def test_a_job_that_is_still_worked_on_is_waited_for(stack: SegmentStack, failures: FailuresFunction) -> None:
+def test_a_running_job_is_waited_for(stack: SegmentStack, failures: FailuresFunction) -> None:
     stack.upload(KEY, tiff())
     stack.wire.cut("PutObject")
     stack.deliver(s3_event(KEY))
@@ -95,9 +93,7 @@ def test_a_job_that_is_still_worked_on_is_waited_for(stack: SegmentStack, failur
     assert stack.row()["status"] == "FAILED"
 
 
-def test_an_image_that_was_deleted_or_is_kept_from_us_gets_its_row(
-    stack: SegmentStack, failures: FailuresFunction
-) -> None:
+def test_a_deleted_or_locked_image_gets_its_row(stack: SegmentStack, failures: FailuresFunction) -> None:
     assert failures.deliver(request("gone.tif")) == []
     stack.wire.fail("HeadObject", "403", 403)
     assert failures.deliver(request("forbidden.tif")) == []
@@ -123,7 +119,7 @@ def test_every_image_of_one_message_gets_its_own_row_with_all_of_the_message(
 
 
 @pytest.mark.parametrize("queue", ["cytomask-segment-dlq", "cytomask-evaluation-dlq"])
-def test_a_message_that_nobody_understands_gets_a_row_with_all_of_it(
+def test_an_unreadable_message_gets_a_row_with_its_whole_text(
     stack: SegmentStack, failures: FailuresFunction, queue: str
 ) -> None:
     text = "no JSON ü " + "x" * 100_000
@@ -149,7 +145,9 @@ def test_a_dead_letter_that_names_a_foreign_bucket_is_rejected_whole(
     assert (row["status"], row["error_code"], row["message"]) == ("REJECTED", "FOREIGN_BUCKET", body)
 
 
-def test_what_asks_for_nothing_is_let_go(stack: SegmentStack, failures: FailuresFunction) -> None:
+def test_dead_letters_without_a_request_are_acknowledged(
+    stack: SegmentStack, failures: FailuresFunction
+) -> None:
     assert failures.deliver({"Event": "s3:TestEvent"}, s3_event("notes.txt")) == []
     assert stack.rows() == []
 
@@ -164,7 +162,7 @@ def test_a_dead_letter_that_cannot_be_recorded_stays_alone_in_its_queue(
     assert [row["status"] for row in stack.rows()] == ["FAILED", "FAILED"]
 
 
-def test_of_one_message_the_part_that_can_be_recorded_is(
+def test_the_recordable_part_of_a_message_is_recorded(
     stack: SegmentStack, failures: FailuresFunction
 ) -> None:
     stack.wire.fail("UpdateItem", "ThrottlingException", 400)
@@ -225,7 +223,7 @@ def queued_evaluation(stack: SegmentStack) -> Any:
     return message
 
 
-def test_a_given_up_evaluation_is_failed_and_listed_beside_the_jobs(
+def test_an_evaluation_in_the_dead_letter_queue_is_failed_and_listed_with_the_jobs(
     stack: SegmentStack,
     evaluate: EvaluateFunction,
     failures: FailuresFunction,
@@ -251,7 +249,7 @@ def test_a_score_is_never_overwritten(
     assert evaluate.row() == scored
 
 
-def test_a_ground_truth_s_notice_fails_the_evaluations_that_it_asked_for(
+def test_a_failed_notification_of_a_ground_truth_fails_its_evaluations(
     stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction
 ) -> None:
     result = stack.segment(KEY, tiff())
@@ -262,7 +260,7 @@ def test_a_ground_truth_s_notice_fails_the_evaluations_that_it_asked_for(
     assert json.loads(row["message"])["record"] == row["record"]
 
 
-def test_a_ground_truth_s_notice_without_a_job_loses_nothing(
+def test_a_failed_notification_of_a_ground_truth_without_jobs_loses_nothing(
     stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction
 ) -> None:
     stack.upload(TRUTH, ground_truth(), bucket=GROUND_TRUTH)
@@ -272,9 +270,7 @@ def test_a_ground_truth_s_notice_without_a_job_loses_nothing(
     assert evaluate.row()["evaluation_status"] == "SCORED"
 
 
-def test_a_coco_file_s_notice_gets_a_row_for_who_knows_what_it_asks_for(
-    stack: SegmentStack, failures: FailuresFunction
-) -> None:
+def test_a_failed_coco_notification_gets_its_own_row(stack: SegmentStack, failures: FailuresFunction) -> None:
     uploaded = S3Object(GROUND_TRUTH, "plate 1/cells.json", etag="e")
     failures.app.recorder._fail_upload(uploaded, "the notice")
     row = stack.row()

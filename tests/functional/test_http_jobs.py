@@ -72,7 +72,7 @@ def test_a_job_is_queued_and_its_message_makes_the_mask(http: HttpDoor) -> None:
     assert http.stack.result(f"jobs/{job_id}/{KEY}.result.json")["parameters"]["threshold"] == 0.4
 
 
-def test_the_job_is_the_one_that_an_upload_makes(http: HttpDoor) -> None:
+def test_posting_an_image_gives_the_job_of_its_upload(http: HttpDoor) -> None:
     uploaded = http.stack.segment(KEY, tiff())
     answer = http.post("/jobs", {"image_path": f"s3://{INPUT}/{KEY}"})
     assert answer.json == {
@@ -94,7 +94,7 @@ def test_a_repeat_that_brings_a_ground_truth_has_it_scored(http: HttpDoor) -> No
 
 
 @pytest.mark.parametrize("mode", ["native", "resize"])
-def test_a_queued_job_is_the_one_that_is_segmented_whichever_network_does(http: HttpDoor, mode: str) -> None:
+def test_a_queued_job_keeps_its_id_with_any_network(http: HttpDoor, mode: str) -> None:
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY, mode=mode)).json["job_id"]
     assert http.deliver_queued() == []
@@ -122,7 +122,7 @@ def test_a_job_whose_image_was_deleted_before_it_began_is_rejected(http: HttpDoo
     assert http.get(f"/jobs/{job_id}").json["status"] == "REJECTED"
 
 
-def test_a_job_that_was_withdrawn_is_done_once_its_version_is_the_newest_again(http: HttpDoor) -> None:
+def test_a_withdrawn_job_runs_once_its_version_is_the_newest_again(http: HttpDoor) -> None:
     versioned(http.stack)
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY)).json["job_id"]
@@ -156,9 +156,7 @@ def redrive(http: HttpDoor) -> None:
     assert run_redrive(stack, arguments) == 0
 
 
-def test_a_job_that_its_queue_gave_up_is_told_as_failed_without_its_message(
-    http: HttpDoor, given_up: Any
-) -> None:
+def test_a_failed_job_is_reported_without_its_message(http: HttpDoor, given_up: Any) -> None:
     told = http.get(f"/jobs/{given_up}").json
     assert (told["status"], told["error_code"], "message" in told) == ("FAILED", "TRIES_USED_UP", False)
     assert json.loads(http.stack.row()["message"])["threshold"] == 0.4
@@ -198,13 +196,13 @@ def test_a_job_whose_image_was_replaced_and_whose_message_was_given_up_is_reject
     assert (http.get(f"/jobs/{job_id}").json["status"], other["status"]) == ("REJECTED", "FAILED")
 
 
-def test_a_job_that_failed_is_tried_again_when_it_is_asked_for_again(http: HttpDoor, given_up: Any) -> None:
+def test_requesting_a_failed_job_again_retries_it(http: HttpDoor, given_up: Any) -> None:
     assert http.post("/jobs", request(KEY, threshold=0.4)).json["job_id"] == given_up
     assert http.deliver_queued() == []
     assert http.get(f"/jobs/{given_up}").json["status"] == "SUCCEEDED"
 
 
-def test_a_job_that_is_there_is_told_with_its_evaluations(http: HttpDoor, evaluate: EvaluateFunction) -> None:
+def test_an_existing_job_is_reported_with_its_evaluations(http: HttpDoor, evaluate: EvaluateFunction) -> None:
     http.stack.upload("truth.png", ground_truth(), GROUND_TRUTH)
     http.stack.upload(KEY, tiff())
     (result,) = http.stack.handle(request(KEY, ground_truth=f"s3://{GROUND_TRUTH}/truth.png"))
@@ -331,11 +329,11 @@ def test_a_cursor_of_another_search_is_refused(http: HttpDoor, many: Any) -> Non
         ("?status=FAILED&status=QUEUED", "twice"),
     ],
 )
-def test_a_search_that_nobody_can_understand_is_refused(http: HttpDoor, query: str, said: str) -> None:
+def test_an_invalid_search_is_refused(http: HttpDoor, query: str, said: str) -> None:
     assert said in assert_problem(http.get(f"/jobs{query}"), 400, "INVALID_REQUEST")
 
 
-def test_a_job_of_an_image_that_is_not_there_is_refused_and_not_recorded(http: HttpDoor) -> None:
+def test_a_request_for_a_missing_image_is_refused_and_not_recorded(http: HttpDoor) -> None:
     detail = assert_problem(http.post("/jobs", request("missing.tif")), 422, "IMAGE_NOT_FOUND")
     assert f"s3://{INPUT}/missing.tif is not there" in detail
     assert (http.stack.rows(""), http.stack.take_messages()) == ([], [])
@@ -344,7 +342,7 @@ def test_a_job_of_an_image_that_is_not_there_is_refused_and_not_recorded(http: H
 @pytest.mark.parametrize(
     "named", [{"image": "s3://private/a.tif"}, request(KEY, ground_truth="s3://private/a.png")]
 )
-def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_of_it(
+def test_a_bucket_that_the_stack_does_not_serve_is_refused_without_any_call_to_it(
     http: HttpDoor, named: Any
 ) -> None:
     http.stack.upload(KEY, tiff())
@@ -364,7 +362,7 @@ def test_an_image_of_another_bucket_that_is_allowed_is_queued(
     assert http.post("/jobs", {"image": "s3://archive/a.tif"}).status == 202
 
 
-def test_what_is_no_request_is_refused_and_not_recorded(http: HttpDoor) -> None:
+def test_an_invalid_request_is_refused_and_not_recorded(http: HttpDoor) -> None:
     for body in (
         b"not json",
         b"[]",
@@ -378,7 +376,7 @@ def test_what_is_no_request_is_refused_and_not_recorded(http: HttpDoor) -> None:
     assert (http.stack.rows(""), http.stack.take_messages()) == ([], [])
 
 
-def test_a_query_where_none_is_taken_is_refused(http: HttpDoor) -> None:
+def test_a_query_is_refused_by_routes_that_take_none(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     assert_problem(http.post("/jobs?threshold=0.5", request(KEY)), 400, "INVALID_REQUEST")
     assert_problem(http.get(f"/jobs/{NOBODY}?verbose=1"), 400, "INVALID_REQUEST")
@@ -412,6 +410,6 @@ def test_a_message_about_another_image_cannot_end_a_job_that_waits(http: HttpDoo
         [],
     ],
 )
-def test_a_cursor_forged_by_who_knows_the_tables_name_is_refused(http: HttpDoor, place: Any) -> None:
+def test_a_cursor_forged_with_the_tables_name_is_refused(http: HttpDoor, place: Any) -> None:
     forged = http.api.app.desk._cursors.write(place, {"status": "FAILED"})
     assert_problem(http.get(f"/jobs?status=FAILED&cursor={forged}"), 400, "INVALID_REQUEST")

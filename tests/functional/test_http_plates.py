@@ -135,7 +135,9 @@ def test_pages_come_by_well_and_time(plate: HttpDoor) -> None:
     assert only == "B02"
 
 
-def test_pages_go_on_where_an_answer_ended(plate: HttpDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_continue_where_the_previous_answer_ended(
+    plate: HttpDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cytomask.functions.api.plates.JOBS_AT_ONCE", 20)
     found, query = [], ""
     while True:

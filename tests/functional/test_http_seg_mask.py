@@ -135,7 +135,7 @@ def test_the_query_says_how_to_segment_a_body(http: HttpDoor, predictor: Predict
     assert np.array_equal(pixels(answer.body) == 255, predictor.predict(page(1), "resize", 0.9).mask)
 
 
-def test_a_field_of_the_request_counts_more_than_the_query(http: HttpDoor) -> None:
+def test_a_field_of_the_body_overrides_the_query(http: HttpDoor) -> None:
     http.stack.upload(KEY, tiff())
     answer = http.post("/seg_mask?threshold=0.9&mode=resize", request(KEY, threshold=0.2))
     assert {name: answer.json["parameters"][name] for name in ("threshold", "mode")} == {
@@ -213,7 +213,7 @@ def test_a_wrong_field_of_the_query_is_refused_by_its_name(http: HttpDoor, query
     assert named in assert_problem(answer, 400, "INVALID_REQUEST")
 
 
-def test_a_body_of_the_limit_is_taken_and_one_byte_more_is_not(http: HttpDoor) -> None:
+def test_a_body_at_the_limit_is_accepted_and_one_byte_more_is_not(http: HttpDoor) -> None:
     image = tiff()
     filled = image + bytes(LARGEST_BODY - len(image))
     assert http.call("POST", "/seg_mask", filled, "image/tiff").status == 200
@@ -237,7 +237,7 @@ def test_a_body_of_another_kind_is_refused(http: HttpDoor, kind: str) -> None:
 @pytest.mark.parametrize(
     "named", [{"image_path": "s3://private/a.tif"}, request(KEY, ground_truth="s3://private/a.png")]
 )
-def test_a_bucket_that_the_stack_does_not_serve_is_refused_and_nothing_is_asked_of_it(
+def test_a_bucket_that_the_stack_does_not_serve_is_refused_without_any_call_to_it(
     http: HttpDoor, named: Any
 ) -> None:
     http.stack.upload(KEY, tiff())
@@ -335,7 +335,7 @@ def test_a_png_without_a_mask_is_refused(http: HttpDoor) -> None:
     assert "`outputs`" in assert_problem(answer, 406, "NOT_ACCEPTABLE")
 
 
-def test_a_job_that_another_invocation_works_on_is_a_conflict_to_be_tried_again(http: HttpDoor) -> None:
+def test_a_job_of_another_invocation_answers_409_with_retry_after(http: HttpDoor) -> None:
     http.stack.segment(KEY, tiff())
     http.stack.set_status("RUNNING", lease_until=2**40)
     answer = http.post("/seg_mask", request(KEY))
@@ -343,7 +343,7 @@ def test_a_job_that_another_invocation_works_on_is_a_conflict_to_be_tried_again(
     assert answer.headers["Retry-After"] == "5"
 
 
-def test_a_passing_fault_is_answered_as_such_and_the_job_can_be_asked_for_again(
+def test_a_temporary_fault_is_answered_with_503_and_the_job_can_be_requested_again(
     http: HttpDoor, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     http.stack.upload(KEY, tiff())
@@ -355,7 +355,7 @@ def test_a_passing_fault_is_answered_as_such_and_the_job_can_be_asked_for_again(
     assert http.post("/seg_mask", request(KEY)).status == 200
 
 
-def test_a_path_that_leads_nowhere_is_answered_so_by_the_function_too(http: HttpDoor) -> None:
+def test_the_function_itself_answers_404_to_an_unknown_path(http: HttpDoor) -> None:
     answer = http.stack.handle(event_file("http-seg-mask") | {"rawPath": "/seg_masks"})
     assert answer["statusCode"] == 404
     assert json.loads(answer["body"])["code"] == "NO_SUCH_ROUTE"

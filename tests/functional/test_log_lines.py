@@ -61,7 +61,7 @@ def named(line: dict[str, Any]) -> set[str]:
     return {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
 
 
-def test_one_id_runs_from_the_upload_to_the_score(
+def test_log_lines_from_upload_to_score_have_the_same_job_id(
     stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, http: HttpDoor, lines: Any
 ) -> None:
     a_day(stack, evaluate, failures, http)
@@ -102,7 +102,7 @@ def test_a_mask_is_counted_with_its_times_and_its_cost(
     assert metrics["TotalTime"] == [result["timings_ms"]["total"]]
 
 
-def test_what_goes_wrong_is_counted(
+def test_faults_are_counted(
     stack: SegmentStack,
     evaluate: EvaluateFunction,
     failures: FailuresFunction,
@@ -115,7 +115,7 @@ def test_what_goes_wrong_is_counted(
         assert names.count(name) == 1
 
 
-def test_calls_over_http_are_counted_by_what_became_of_them(
+def test_calls_over_http_are_counted_by_their_outcome(
     http: HttpDoor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -145,7 +145,7 @@ def test_an_event_that_asks_for_nothing_prints_no_metrics(
     assert printed_metrics(capsys) == []
 
 
-def test_what_the_dashboard_and_the_alarms_show_is_printed(
+def test_every_metric_of_dashboard_and_alarms_is_printed(
     stack: SegmentStack,
     evaluate: EvaluateFunction,
     failures: FailuresFunction,

@@ -49,7 +49,7 @@ def test_an_upload_becomes_a_mask_a_result_and_a_job_row(stack: EmulatedStack) -
     assert result["job_id"] == row["job_id"]
 
 
-def test_a_job_asked_for_over_http_is_queued_done_and_told_of(stack: EmulatedStack) -> None:
+def test_a_job_requested_over_http_is_queued_finished_and_reported(stack: EmulatedStack) -> None:
     upload(stack, "over http.tif")
     image = f"s3://{stack.outputs['InputBucketName']}/over http.tif"
     queued = call(stack, "/jobs", json.dumps({"image": image, "threshold": 0.4}).encode())
@@ -78,7 +78,7 @@ def test_a_broken_message_is_rejected_and_its_neighbour_is_done(stack: EmulatedS
 
 
 @pytest.mark.slow
-def test_a_fault_that_does_not_pass_ends_as_failed_with_its_message_and_is_done_when_sent_again(
+def test_a_lasting_fault_ends_as_failed_and_a_redrive_finishes_the_job(
     stack: EmulatedStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "taken-away"

@@ -205,7 +205,7 @@ def assert_ended(stack: Any, lines: list[dict[str, Any]], body: str) -> None:
     ],
 )
 @given(body=bodies, with_attributes=attributes, queue=st.sampled_from(QUEUES))
-def test_whatever_is_sent_to_a_queue_ends_there_or_as_a_dead_letter(
+def test_every_message_is_finished_or_becomes_a_dead_letter(
     stack: Any, evaluate: Any, failures: Any, body: str, with_attributes: Any, queue: str
 ) -> None:
     stack.upload("a.tif", tiff())
@@ -228,7 +228,7 @@ def test_whatever_is_sent_to_a_queue_ends_there_or_as_a_dead_letter(
     ],
 )
 @given(body=bodies, fault=st.sampled_from([("HeadObject", 403), ("GetObject", 403), ("PutObject", 500)]))
-def test_a_message_whose_every_try_fails_ends_as_a_dead_letter(
+def test_a_message_whose_attempts_all_fail_becomes_a_dead_letter(
     stack: Any, evaluate: Any, failures: Any, body: str, fault: tuple[str, int]
 ) -> None:
     stack.upload("a.tif", tiff())
@@ -252,13 +252,13 @@ def test_a_message_of_too_many_images_is_refused_by_name_as_one(
     assert len(stack.rows()) == (0 if queue == "cytomask-evaluation" else 1)
 
 
-def test_a_hundred_images_are_done(stack: SegmentStack) -> None:
+def test_a_hundred_images_are_segmented(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     assert stack.deliver({"Records": [s3_record("a.tif")] * 100}) == []
     assert stack.predictor.pages == 1
 
 
-def test_a_message_that_runs_out_of_time_between_its_images_goes_on_where_it_was(
+def test_a_message_that_runs_out_of_time_resumes_with_its_next_image(
     stack: SegmentStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for key in ("a.tif", "b.tif", "c.tif"):
@@ -282,7 +282,7 @@ LOCKED = {
 
 
 @pytest.mark.parametrize("name", LOCKED)
-def test_what_s3_keeps_from_us_for_good_is_rejected_at_once(stack: SegmentStack, name: Any) -> None:
+def test_an_object_locked_for_good_is_rejected_at_once(stack: SegmentStack, name: Any) -> None:
     code, status, sentence = LOCKED[name]
     stack.upload("a.tif", tiff())
     stack.wire.fail("GetObject", code, status, times=10, key="a.tif")
@@ -291,7 +291,7 @@ def test_what_s3_keeps_from_us_for_good_is_rejected_at_once(stack: SegmentStack,
     assert sentence in stack.row()["error"]
 
 
-def test_what_s3_will_not_even_describe_is_rejected_at_once(stack: SegmentStack) -> None:
+def test_an_object_that_s3_will_not_describe_is_rejected_at_once(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("HeadObject", "400", 400, times=1000, key="/a.tif")
     stack.wire.fail("HeadObject", "400", 400, times=1000, key="a.tif")
@@ -301,7 +301,7 @@ def test_what_s3_will_not_even_describe_is_rejected_at_once(stack: SegmentStack)
     assert (stack.row()["status"], stack.row()["error_code"]) == ("REJECTED", "IMAGE_LOCKED")
 
 
-def test_a_look_that_is_throttled_by_a_400_is_tried_again(stack: SegmentStack) -> None:
+def test_a_lookup_throttled_with_a_400_is_retried(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     for operation in ("GetObject", "HeadObject"):
         stack.wire.fail(operation, "ThrottlingException", 400)
@@ -311,7 +311,7 @@ def test_a_look_that_is_throttled_by_a_400_is_tried_again(stack: SegmentStack) -
     assert stack.row()["status"] == "SUCCEEDED"
 
 
-def test_what_s3_describes_only_in_answer_to_get_is_segmented(stack: SegmentStack) -> None:
+def test_an_object_that_s3_describes_only_to_get_is_segmented(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("HeadObject", "400", 400)
     assert stack.deliver(request("a.tif")) == []
@@ -320,7 +320,7 @@ def test_what_s3_describes_only_in_answer_to_get_is_segmented(stack: SegmentStac
 
 
 @pytest.mark.parametrize("code", ["ExpiredToken", "RequestTimeout", "KMS.ThrottlingException"])
-def test_a_400_that_may_pass_is_tried_again(stack: SegmentStack, code: str) -> None:
+def test_a_temporary_400_is_retried(stack: SegmentStack, code: str) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("GetObject", code, 400, times=2, key="a.tif")
     assert stack.deliver(request("a.tif")) == [0]

@@ -217,7 +217,7 @@ def test_the_newest_image_wins(
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["all live", "the older is killed"])
-def test_a_b_a_within_a_second_leaves_the_mask_of_a(
+def test_uploading_a_then_b_then_a_within_a_second_leaves_the_mask_of_a(
     remembering: RememberingPredictor, killed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (ENVIRONMENT | {"ALLOWED_BUCKETS": ATTACHED}).items():

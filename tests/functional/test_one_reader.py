@@ -95,7 +95,7 @@ def counts(row: Any) -> dict[str, int]:
 )
 @settings(max_examples=examples(5), suppress_health_check=FIXTURES)
 @given(seed=st.integers(0, 999), kinds=st.integers(1, 3))
-def test_a_mask_gives_everybody_the_same_cells(
+def test_every_reader_gets_the_same_cells_from_a_mask(
     stack: SegmentStack, evaluate: EvaluateFunction, files: Path, writer: Any, seed: int, kinds: Any
 ) -> None:
     labels = random_labels(seed, kinds)
@@ -133,7 +133,7 @@ segmentation = st.one_of(st.lists(polygon, min_size=1, max_size=2), runs, odd)
     by_id=st.booleans(),
     mark=st.booleans(),
 )
-def test_a_coco_file_gives_everybody_the_same_cells(
+def test_every_reader_gets_the_same_cells_from_a_coco_file(
     stack: SegmentStack,
     evaluate: EvaluateFunction,
     files: Path,
@@ -179,7 +179,7 @@ def test_a_coco_file_gives_everybody_the_same_cells(
         (tiff(np.eye(HEIGHT + 1, WIDTH, dtype=np.uint8)), "GROUND_TRUTH_MISMATCH"),
     ],
 )
-def test_what_one_refuses_the_other_refuses_for_the_same_reason(
+def test_both_readers_refuse_a_file_for_the_same_reason(
     stack: SegmentStack, evaluate: EvaluateFunction, files: Path, content: Any, code: str
 ) -> None:
     stack.segment(IMAGE, tiff())

@@ -162,7 +162,7 @@ def line(message: str, request_id: str, level: str = "INFO", **fields: Any) -> d
     return {"level": level, "message": message, "function_request_id": request_id} | fields
 
 
-def test_logs_of_a_job_are_its_own_and_what_lambda_said_of_its_invocations(
+def test_logs_of_a_job_include_lambdas_lines_about_its_invocations(
     cytomask: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(
@@ -211,9 +211,7 @@ def test_logs_leaves_metrics_out_and_looks_back_no_further_than_asked(
     assert printed.split()[1:4] == ["segment", "INFO", "now"]
 
 
-def test_logs_of_a_stack_that_said_nothing_says_so(
-    cytomask: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_log_is_reported(cytomask: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert cytomask("logs") == 1
     assert "no such line" in capsys.readouterr().err
 

@@ -42,14 +42,14 @@ def test_a_deleted_image_takes_its_masks_and_result_away(
     assert {row["record"] for row in name_rows(stack)} == {"WRITERS"}
 
 
-def test_a_late_notice_of_a_deletion_leaves_the_mask_of_what_was_uploaded_since(stack: SegmentStack) -> None:
+def test_a_late_deletion_event_leaves_the_mask_of_the_newer_upload(stack: SegmentStack) -> None:
     stack.segment("a.tif", tiff())
     assert stack.deliver(removed("a.tif")) == []
     assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
     assert stack.predictor.pages == 1
 
 
-def test_a_deleted_newest_version_brings_the_mask_of_the_one_before_back(stack: SegmentStack) -> None:
+def test_deleting_the_newest_version_restores_the_mask_of_the_previous_one(stack: SegmentStack) -> None:
     stack.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
     for seed in (0, 1):
         version = stack.upload("a.tif", tiff(page(seed)))
@@ -60,9 +60,7 @@ def test_a_deleted_newest_version_brings_the_mask_of_the_one_before_back(stack: 
     assert np.array_equal(stack.mask("a.tif.mask.png"), expected * np.uint8(255))
 
 
-def test_the_deletion_of_a_ground_truth_or_of_an_output_is_nobodys_business(
-    stack: SegmentStack, evaluate: Any
-) -> None:
+def test_deleting_a_ground_truth_or_an_output_triggers_nothing(stack: SegmentStack, evaluate: Any) -> None:
     stack.segment("a.tif", tiff())
     before = stack.outputs()
     assert evaluate.deliver(removed("a.png")) == []
@@ -109,7 +107,7 @@ def test_outputs_of_a_request_of_its_own_are_made_again_too(stack: SegmentStack)
     assert stack.predictor.pages == 2
 
 
-def test_a_rejection_whose_result_is_gone_is_said_again(http: HttpDoor) -> None:
+def test_a_rejection_whose_result_was_deleted_is_written_again(http: HttpDoor) -> None:
     stack = http.stack
     stack.segment("a.tif", b"no image")
     delete_outputs(stack, "a.tif.result.json")
@@ -136,7 +134,7 @@ def test_a_stack_killed_in_mid_run_and_then_overwritten_leaves_none_of_its_masks
     assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
 
 
-def test_an_image_whose_every_try_fails_leaves_no_older_mask(
+def test_an_image_whose_attempts_all_fail_leaves_no_older_mask(
     stack: SegmentStack, failures: FailuresFunction
 ) -> None:
     stack.segment("a.tif", tiff(page(0)))
@@ -153,7 +151,7 @@ def test_an_image_whose_every_try_fails_leaves_no_older_mask(
     assert np.array_equal(stack.mask("a.tif.mask.png"), expected * np.uint8(255))
 
 
-def test_who_finds_another_writer_has_the_name_looked_at_again(stack: SegmentStack) -> None:
+def test_a_writer_that_finds_another_has_the_name_checked_again(stack: SegmentStack) -> None:
     stack.segment("a.tif", tiff())
     row = {"job_id": f"NAME#s3://{INPUT}/a.tif", "record": "WRITERS", "another": 2_000_000_000}
     stack.table.put_item(Item=row)
@@ -167,7 +165,7 @@ def test_who_finds_another_writer_has_the_name_looked_at_again(stack: SegmentSta
     assert attributes["Attributes"]["ApproximateNumberOfMessagesDelayed"] == "1"
 
 
-def test_a_name_that_is_looked_at_again_is_put_right(stack: SegmentStack) -> None:
+def test_checking_a_name_again_repairs_it(stack: SegmentStack) -> None:
     stack.segment("a.tif", tiff())
     mask = stack.output("a.tif.mask.png")
     stack.s3.put_object(Bucket=OUTPUT, Key="a.tif.mask.png", Body=b"another's")

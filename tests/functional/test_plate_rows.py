@@ -69,14 +69,14 @@ def test_pages_wells_scans_and_cost_are_counted(plates: Plates) -> None:
     assert list(plates.summaries()) == [summary]
 
 
-def test_a_repeat_changes_nothing_but_the_cost(plates: Plates) -> None:
+def test_a_repeat_changes_only_the_cost(plates: Plates) -> None:
     once = note(plates)
     again = note(plates)
     assert (once.pages, again.pages) == (1, 1)
     assert again.cost_usd == 1.0
 
 
-def test_a_page_that_failed_and_was_sent_again_has_not_failed_any_more(plates: Plates) -> None:
+def test_a_page_that_succeeds_on_a_redrive_no_longer_counts_as_failed(plates: Plates) -> None:
     assert note(plates, masked=False).failed == 1
     mended = note(plates, masked=True)
     assert (mended.pages, mended.failed) == (1, 0)
@@ -141,7 +141,7 @@ def test_a_plate_that_is_not_there_has_no_summary(plates: Plates) -> None:
 
 
 @pytest.mark.parametrize("name", ["a#b", "ä ü", "x" * 128, "PLATES", "=1+1"])
-def test_any_name_of_a_plate_is_its_own(plates: Plates, name: str) -> None:
+def test_a_plate_is_found_under_any_name(plates: Plates, name: str) -> None:
     plates.expect(name, 3, now=NOW)
     summary = plates.summary(name)
     assert summary is not None

@@ -112,7 +112,7 @@ def other_mode(folder: Path) -> str:
         (lambda _: "nobody", "nobody is neither a folder nor the name"),
     ],
 )
-def test_what_cannot_be_served_is_refused_before_anything_is_uploaded(
+def test_an_unservable_model_is_refused_before_any_upload(
     make: Callable[[Path], str],
     why: str,
     with_bucket: Stack,

@@ -48,7 +48,7 @@ def seconds_until_visible(name: str = "cytomask-segment") -> Any:
 
 
 @pytest.mark.parametrize(("deliveries", "seconds"), [(1, 30), (2, 120), (4, 1920), (5, 0)])
-def test_a_passing_fault_comes_again_later_with_every_try(
+def test_a_temporary_fault_delays_each_retry_longer(
     stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]], deliveries: int, seconds: int
 ) -> None:
     stack.upload("a.tif", tiff())
@@ -60,7 +60,7 @@ def test_a_passing_fault_comes_again_later_with_every_try(
     assert (line["message_id"], line["deliveries"], line["seconds"]) == ("m0", deliveries, seconds)
 
 
-def test_what_was_done_or_rejected_is_left_to_lambda_to_delete(
+def test_finished_and_rejected_messages_are_left_to_lambda_to_delete(
     stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     stack.upload("a.tif", tiff())
@@ -77,7 +77,7 @@ def test_an_evaluation_comes_again_later_too(stack: SegmentStack, evaluate: Eval
     assert seconds_until_visible("cytomask-evaluation") == [pytest.approx(480, abs=20)]
 
 
-def test_where_the_delay_cannot_be_set_the_queue_s_own_applies(
+def test_the_queues_own_delay_applies_if_none_can_be_set(
     stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     stack.upload("a.tif", tiff())
@@ -102,7 +102,7 @@ def hurried(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Any:
     return received(stack, *(request(f"{key}.tif") for key in "abc"), deliveries=5, waiting="0" * 32)
 
 
-def test_what_a_batch_has_no_time_for_is_sent_again_and_counts_no_try(
+def test_messages_that_a_batch_has_no_time_for_are_sent_again_without_counting_an_attempt(
     stack: SegmentStack, hurried: Any, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     assert failed_messages(stack.handle(hurried)) == []
@@ -119,7 +119,7 @@ def test_what_a_batch_has_no_time_for_is_sent_again_and_counts_no_try(
     assert len(log_lines("message_sent_again")) == len(again)
 
 
-def test_what_is_sent_again_keeps_its_group_so_that_a_backfill_stays_behind_uploads(
+def test_resent_messages_keep_their_group_so_that_uploads_stay_ahead_of_a_backfill(
     stack: SegmentStack, hurried: Any
 ) -> None:
     for record in hurried["Records"]:
@@ -131,7 +131,7 @@ def test_what_is_sent_again_keeps_its_group_so_that_a_backfill_stays_behind_uplo
     assert {message["Attributes"]["MessageGroupId"] for message in fresh} == {"backfill"}
 
 
-def test_where_it_cannot_be_sent_again_it_is_returned_as_it_is(
+def test_a_message_that_cannot_be_sent_again_is_returned(
     stack: SegmentStack, hurried: Any, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     stack.wire.fail("SendMessage", "InternalError", 500)

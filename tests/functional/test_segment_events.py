@@ -74,7 +74,7 @@ def test_a_request_and_eventbridge_name_keys_as_they_are(stack: SegmentStack, ke
     assert stack.predictor.pages == 1
 
 
-def test_a_batch_may_mix_the_ways_in(
+def test_a_batch_may_mix_kinds_of_events(
     stack: SegmentStack, log_lines: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     keys = ["notified.tif", "asked.tif", "topic.tif", "bridge.tif"]

@@ -67,7 +67,7 @@ def test_a_direct_invocation_raises_the_fault(stack: SegmentStack, name: Any) ->
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_no_page_is_segmented_twice_once_its_result_is_written(stack: SegmentStack, name: Any) -> None:
+def test_a_page_with_a_written_result_is_not_segmented_twice(stack: SegmentStack, name: Any) -> None:
     stack.upload("a.tif", tiff())
     break_down(stack, name)
     stack.deliver(s3_event("a.tif"))
@@ -122,7 +122,7 @@ def test_a_name_with_constant_other_writers_is_retried_later(stack: SegmentStack
 @pytest.mark.parametrize(
     ("code", "status"), [("PreconditionFailed", 412), ("ConditionalRequestConflict", 409)]
 )
-def test_a_write_that_lost_a_race_is_tried_at_once(stack: SegmentStack, code: str, status: int) -> None:
+def test_a_write_that_lost_a_race_is_retried_at_once(stack: SegmentStack, code: str, status: int) -> None:
     stack.upload("a.tif", tiff())
     stack.wire.fail("PutObject", code, status)
     assert stack.deliver(s3_event("a.tif")) == []

@@ -153,7 +153,7 @@ def test_jobs_are_found_by_status_and_by_group(stack: SegmentStack) -> None:
     assert stack.indexed("by_group", "group", "A172") == []
 
 
-def test_a_flagged_job_needs_attention_and_is_in_the_indexes(stack: SegmentStack) -> None:
+def test_a_flagged_job_is_listed_by_the_indexes(stack: SegmentStack) -> None:
     result = stack.segment(KEY, tiff(np.full((200, 200), 7, np.uint8)))
     assert result["quality"]
     (row,) = stack.indexed("by_status", "status", "SUCCEEDED")
@@ -364,7 +364,7 @@ def test_missing_exports_are_made_again(stack: SegmentStack) -> None:
     assert stack.output(key).startswith(b'{"type":"FeatureCollection"')
 
 
-def test_a_cleaned_mask_is_the_mask_of_every_number(stack: SegmentStack, predictor: Predictor) -> None:
+def test_a_cleaned_mask_decides_every_number(stack: SegmentStack, predictor: Predictor) -> None:
     stack.upload(KEY, tiff())
     plain = predictor.predict(page()).mask
     sizes = sorted(find_regions(plain).filled_areas.tolist())
@@ -398,7 +398,7 @@ def test_an_area_in_micrometres_of_unknown_pixels_rejects_the_image(stack: Segme
     assert "give `pixel_size_um` too, or `min_size_px`" in result["error"]["message"]
 
 
-def test_a_file_that_says_its_pixels_size_needs_no_word_of_the_request(stack: SegmentStack) -> None:
+def test_the_files_pixel_size_is_used_without_one_in_the_request(stack: SegmentStack) -> None:
     stack.upload(KEY, tiff(imagej=True, resolution=(2.0, 2.0), metadata={"unit": "um"}))
     (result,) = stack.handle(request(KEY, min_size_um2=1e6))
     assert (result["status"], result["confluence"]) == ("SUCCEEDED", 0.0)

@@ -216,7 +216,9 @@ def test_a_failed_page_counts_as_failed_until_it_succeeds(
 
 @pytest.mark.usefixtures("topic")
 class TestCompletePlate:
-    def test_is_announced_exactly_once_despite_repeated_pages(self, topic: None, stack: SegmentStack) -> None:
+    def test_a_complete_plate_is_announced_once_despite_repeated_pages(
+        self, topic: None, stack: SegmentStack
+    ) -> None:
         url = listen(stack)
         keys = [key_of(well, hour) for well in ("B2", "B3") for hour in (0, 4)]
         for key in keys:
@@ -236,7 +238,7 @@ class TestCompletePlate:
         assert event["cost_usd"] > 0
         assert "failed" not in event
 
-    def test_counts_refused_pages(self, topic: None, stack: SegmentStack) -> None:
+    def test_refused_pages_are_counted(self, topic: None, stack: SegmentStack) -> None:
         url = listen(stack)
         stack.upload(key_of("B2", 0), b"no image")
         stack.upload(key_of("B2", 4), tiff())
@@ -245,7 +247,7 @@ class TestCompletePlate:
         (event,) = heard(stack, url)
         assert (event["pages"], event["failed"]) == (1, 1)
 
-    def test_is_announced_when_a_map_says_so_after_the_last_page(
+    def test_a_map_uploaded_after_the_last_page_announces_the_plate(
         self, topic: None, stack: SegmentStack
     ) -> None:
         url = listen(stack)
@@ -254,7 +256,7 @@ class TestCompletePlate:
         stack.handle(s3_event("P7.platemap.csv"))
         assert [event["plate"] for event in heard(stack, url)] == ["P7"]
 
-    def test_is_announced_by_the_next_delivery_if_the_topic_refused(
+    def test_a_complete_plate_is_announced_by_the_next_delivery_if_publishing_failed(
         self, topic: None, stack: SegmentStack
     ) -> None:
         stack.upload(key_of("B2", 0), tiff())

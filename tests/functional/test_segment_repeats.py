@@ -168,7 +168,7 @@ def test_an_overwritten_image_makes_a_new_job_and_replaces_the_mask(
     assert len(stack.rows()) == 2
 
 
-def test_a_late_event_of_an_overwritten_image_costs_nothing(stack: SegmentStack) -> None:
+def test_a_late_event_of_an_overwritten_image_costs_no_inference(stack: SegmentStack) -> None:
     stack.upload("a.tif", tiff(page(0)))
     stack.segment("a.tif", tiff(page(1)))
     stack.handle(s3_event("a.tif"))

@@ -107,7 +107,7 @@ def test_the_mode_resize_keeps_the_containers_network(
     assert result["model"]["name"] == stack.predictor.manifests["resize"].name
 
 
-def test_a_finished_image_is_segmented_anew_only_when_it_is_asked_for_again(
+def test_a_finished_image_is_segmented_again_only_on_request(
     stack: SegmentStack, restart: Restart, upload: Callable[[str], str]
 ) -> None:
     before = stack.segment("a.tif", tiff())
@@ -208,7 +208,7 @@ def networks_of(stack: SegmentStack) -> Any:
     return stack.app.segmenter._networks
 
 
-def test_a_fault_of_s3_that_passes_ends_the_start_and_no_other_model_steps_in(
+def test_a_temporary_s3_fault_fails_the_start_and_no_other_model_is_used(
     stack: SegmentStack, restart: Restart, upload: Callable[[str], str]
 ) -> None:
     own = upload("own")
@@ -248,7 +248,7 @@ def test_few_networks_are_kept_in_memory_and_on_disk(
         assert {shas["one"], shas[wanted]} <= lying
 
 
-def test_a_page_whose_plates_model_is_gone_waits_and_fails_with_a_sentence_and_no_other_mask(
+def test_a_page_whose_plates_model_is_gone_fails_without_another_models_mask(
     stack: SegmentStack, restart: Restart, upload: Callable[[str], str], failures: FailuresFunction
 ) -> None:
     own = upload("own")
@@ -277,7 +277,7 @@ def test_a_page_whose_plates_model_is_gone_waits_and_fails_with_a_sentence_and_n
     assert stack.result(f"{later}.result.json")["model"] == done["model"]
 
 
-def test_a_job_asked_for_over_http_has_the_id_of_its_plates_model(
+def test_a_job_requested_over_http_has_the_id_of_its_plates_model(
     stack: SegmentStack, restart: Restart, upload: Callable[[str], str], http: Any
 ) -> None:
     stack.segment(PLATE.format(hour=0), tiff())
@@ -291,7 +291,7 @@ def test_a_job_asked_for_over_http_has_the_id_of_its_plates_model(
         assert (result["model"]["name"] == "own") == (name == "own")
 
 
-def test_a_plate_of_the_requests_own_is_pinned_too(
+def test_a_plate_named_by_the_request_is_pinned_too(
     stack: SegmentStack, restart: Restart, upload: Callable[[str], str]
 ) -> None:
     own = upload("own")
@@ -303,7 +303,7 @@ def test_a_plate_of_the_requests_own_is_pinned_too(
     assert (pinned.sha256, pinned.threshold, pinned.name) == (own, THRESHOLD, "own")
 
 
-def test_a_command_pins_a_plate_shows_it_and_lets_it_go(
+def test_a_command_pins_shows_and_unpins_a_plate(
     connected: Stack,
     stack: SegmentStack,
     upload: Callable[[str], str],
@@ -332,7 +332,7 @@ def with_models(stack: Stack, **parameters: str) -> Stack:
     return replace(stack, models_bucket=MODELS, parameters=parameters)
 
 
-def test_a_commands_job_id_is_that_of_the_model_which_will_segment(
+def test_a_commands_job_id_uses_the_model_that_will_segment(
     connected: Stack, stack: SegmentStack, restart: Restart, upload: Callable[[str], str]
 ) -> None:
     first = stack.segment(PLATE.format(hour=0), tiff())

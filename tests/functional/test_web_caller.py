@@ -61,12 +61,12 @@ def test_the_emulator_is_called_unsigned(api: tuple[str, Seen]) -> None:
     assert "authorization" not in headers
 
 
-def test_what_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_does_not_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ApiUnreachable, match="cannot be called"):
         Caller("http://127.0.0.1:9", "eu-central-1").call("GET", "/jobs")
 
 
-def test_missing_credentials_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Empty:
         def get_credentials(self) -> None:
             return None

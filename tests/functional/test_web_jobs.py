@@ -94,7 +94,7 @@ def test_a_large_page_comes_in_tiles_alone(stack: SegmentStack, browser: Browser
 
 
 @pytest.mark.parametrize("place", ["1/0/0", "0/1/0", "0/0/1", "99/0/0"])
-def test_there_is_no_tile_beside_the_page(stack: SegmentStack, browser: Browser, place: str) -> None:
+def test_no_tile_is_served_outside_the_page(stack: SegmentStack, browser: Browser, place: str) -> None:
     job = stack.segment("a.tif", tiff())["job_id"]
     assert browser.get(f"/api/jobs/{job}/pages/0/image/{place}").json["code"] == "NO_TILE"
 
@@ -108,7 +108,7 @@ def test_there_is_no_tile_beside_the_page(stack: SegmentStack, browser: Browser,
         ("0/secret", "NO_LAYER"),
     ],
 )
-def test_what_a_job_does_not_have_is_said(
+def test_missing_parts_of_a_job_are_reported(
     stack: SegmentStack, browser: Browser, path: str, code: str
 ) -> None:
     job = stack.segment("a.tif", tiff())["job_id"]
@@ -233,7 +233,7 @@ def test_tiles_that_were_not_painted_stay_as_they_were(stack: SegmentStack, brow
     assert np.array_equal(after[:TILE], before[:TILE])
 
 
-def test_a_ground_truth_that_exists_is_replaced_only_by_who_has_seen_it(
+def test_an_existing_ground_truth_is_replaced_only_in_the_version_that_was_shown(
     stack: SegmentStack, browser: Browser
 ) -> None:
     job = stack.segment("a.tif", tiff())["job_id"]
@@ -272,7 +272,7 @@ def test_painted_tiles_that_are_cut_short_or_off_the_page_are_refused(
     assert save(browser, job, painted(*[(0, 0, np.ones((1, 1), bool))] * 2)).json["code"] == "BODY_TOO_LARGE"
 
 
-def test_an_upload_is_signed_for_one_key_and_asks_before_it_replaces(
+def test_an_upload_is_signed_for_one_key_and_replaces_only_on_request(
     stack: SegmentStack, browser: Browser
 ) -> None:
     url = browser.post("/api/uploads", {"key": "plate 1/ü+1.tif", "size": 10}).json["url"]
@@ -291,7 +291,7 @@ def test_an_upload_is_signed_for_one_key_and_asks_before_it_replaces(
         ("a.tif", "x", "INVALID_REQUEST"),
     ],
 )
-def test_what_would_be_ignored_or_rejected_is_not_sent(
+def test_files_that_would_be_ignored_or_rejected_are_not_sent(
     browser: Browser, key: str, size: Any, code: str
 ) -> None:
     assert browser.post("/api/uploads", {"key": key, "size": size}).json["code"] == code
@@ -312,7 +312,7 @@ def test_a_large_file_goes_in_parts(stack: SegmentStack, browser: Browser) -> No
     assert stack.s3.get_object(Bucket=INPUT, Key="large.tif")["Body"].read() == b"".join(parts)
 
 
-def test_where_the_bucket_says_no_the_server_takes_the_file(stack: SegmentStack, browser: Browser) -> None:
+def test_the_server_takes_the_file_if_the_bucket_refuses_it(stack: SegmentStack, browser: Browser) -> None:
     assert browser.call("POST", "/api/uploads/through?key=a%20b.tif", tiff()).status == 200
     assert stack.s3.get_object(Bucket=INPUT, Key="a b.tif")["Body"].read() == tiff()
     refused = browser.call("POST", "/api/uploads/through?key=../a.tif", tiff())
@@ -368,7 +368,7 @@ def test_a_job_without_masks_does_not_end_the_archive(stack: SegmentStack, brows
         assert archive.namelist() == ["b.tif.mask.png"]
 
 
-def test_a_coco_file_is_shown_and_a_correction_of_it_lies_beside_it(
+def test_a_coco_ground_truth_is_shown_and_its_correction_is_stored_beside_it(
     stack: SegmentStack, evaluate: EvaluateFunction, browser: Browser
 ) -> None:
     job = stack.segment("a.tif", tiff())["job_id"]

@@ -39,7 +39,7 @@ def browser(running: Browser) -> Browser:
     return Browser(running.session)
 
 
-def test_it_listens_on_the_loopback_address_alone(browser: Browser) -> None:
+def test_the_page_listens_only_on_the_loopback_address(browser: Browser) -> None:
     with socket.socket() as other:
         other.settimeout(2)
         with pytest.raises(OSError):
@@ -81,7 +81,7 @@ def test_another_cookie_is_no_session(browser: Browser) -> None:
         assert browser.get("/api/jobs", {"Cookie": forged}).status == 401
 
 
-def test_a_token_cannot_be_guessed_quickly(browser: Browser) -> None:
+def test_guessing_tokens_is_slowed_down(browser: Browser) -> None:
     began = time.monotonic()
     for guess in ("", "a", browser.session.token[:-1]):
         assert browser.post("/api/session", {"token": guess}).json["code"] == "WRONG_TOKEN"
@@ -94,7 +94,7 @@ def test_a_token_cannot_be_guessed_quickly(browser: Browser) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "127.0.0.1", "127.0.0.1.evil.example", "0.0.0.0", "[::1]", ""]
 )
-def test_a_name_that_was_rebound_to_this_machine_gets_nothing(browser: Browser, path: str, host: str) -> None:
+def test_a_host_name_rebound_to_this_machine_gets_nothing(browser: Browser, path: str, host: str) -> None:
     answer = browser.open().get(path, {"Host": host})
     assert (answer.status, answer.json["code"]) == (421, "FOREIGN_HOST")
 
@@ -117,7 +117,7 @@ def test_another_site_cannot_read_by_embedding(browser: Browser) -> None:
         assert (answer.status, answer.json["code"]) == (403, "FOREIGN_ORIGIN")
 
 
-def test_a_form_cannot_send_what_a_route_takes_even_from_our_own_origin(browser: Browser) -> None:
+def test_a_form_from_our_own_origin_cannot_call_a_route(browser: Browser) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
         answer = browser.open().post("/api/downloads", {"kind": "masks"}, {"Content-Type": kind})
         assert answer.status == 415
@@ -189,6 +189,6 @@ def test_a_get_changes_nothing(browser: Browser) -> None:
             assert browser.get(path).status in (404, 405)
 
 
-def test_a_body_without_end_is_refused(browser: Browser) -> None:
+def test_a_body_of_more_than_a_megabyte_is_refused(browser: Browser) -> None:
     answer = browser.open().post("/api/downloads", {"kind": "x" * 1_100_000})
     assert (answer.status, answer.json["code"]) == (413, "BODY_TOO_LARGE")

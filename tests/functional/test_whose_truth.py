@@ -171,21 +171,25 @@ def test_whole_names_decide_in_every_order(
             assert "iou" not in row
 
 
-def test_one_image_under_two_addresses_is_no_doubt(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
+def test_one_image_under_two_addresses_is_not_ambiguous(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     for key in ("plate 1/a.tif", "copies/a.tif"):
         stack.segment(key, picture(1))
     upload_coco(evaluate, coco("a.tif"))
     assert statuses(stack) == {"plate 1/a.tif": ["SCORED"], "copies/a.tif": ["SCORED"]}
 
 
-def test_a_new_version_of_an_image_is_no_doubt(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
+def test_a_new_version_of_an_image_does_not_make_its_truth_doubtful(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
     for seed in (1, 2):
         stack.segment("plate 1/a.tif", picture(seed))
     upload_coco(evaluate, coco("a.tif"))
     assert sorted(row.get("error_code", "") for row in stack.rows("EVAL#")) == ["", "MASK_REPLACED"]
 
 
-def test_a_prefix_takes_the_doubt_away(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
+def test_a_prefix_resolves_an_ambiguous_name(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     for plate in (1, 2):
         stack.segment(f"plate {plate}/a.tif", picture(plate))
     upload_coco(evaluate, coco("a.tif"), images=f"s3://{INPUT}/plate 2/")
@@ -217,7 +221,7 @@ def test_names_that_match_no_image_are_counted_and_named(
     assert line["unmatched_names"] == row["unmatched_names"]
 
 
-def test_what_cannot_be_scored_of_a_file_is_counted_in_its_row(
+def test_the_row_of_a_coco_file_counts_entries_without_a_score(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
     content = json.loads(coco("a.tif", "b.tif"))

@@ -85,7 +85,7 @@ def test_real_names_tell_where_and_when(
         "",
     ],
 )
-def test_a_name_that_tells_nothing_is_no_error(key: str) -> None:
+def test_a_name_without_a_place_is_not_an_error(key: str) -> None:
     assert read_acquisition(key) == Acquisition()
 
 
@@ -100,7 +100,7 @@ def test_a_plate_whose_name_is_too_long_for_the_table_is_left_unnamed() -> None:
 
 
 @given(st.text(max_size=1100))
-def test_whatever_a_name_says_a_request_could_say_too(key: str) -> None:
+def test_a_request_can_give_every_place_that_a_name_can(key: str) -> None:
     found = read_acquisition(key)
     assert found.plate is None or check_plate(found.plate) == found.plate
     assert found.well is None or check_well(found.well) == found.well
@@ -115,7 +115,7 @@ def test_no_name_keeps_the_presets_busy(unit: str) -> None:
     assert (time.process_time() - started) / 20 < 0.1  # 0.3 to 3 ms; one that backtracks takes minutes
 
 
-def test_fields_of_a_request_go_before_those_of_the_name() -> None:
+def test_fields_of_a_request_override_those_of_the_name() -> None:
     asked = Acquisition(plate="mine", time=7.0, sources=("request",))
     found = asked.filled_from(read_acquisition("SHSY5Y_Phase_B10_1_00d04h00m_1.tif"))
     assert (found.plate, found.well, found.time) == ("mine", "B10", 7.0)
@@ -141,7 +141,7 @@ def test_a_plates_name_that_breaks_addresses_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["A49", "A0", "1A", "AG1", "", "A1 B2", "B²"])
-def test_a_well_that_no_plate_has_is_refused(name: str) -> None:
+def test_an_impossible_well_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"`well`.*B2 or B02"):
         check_well(name)
 
@@ -190,7 +190,7 @@ def test_a_users_pattern_is_tried_before_the_presets() -> None:
     assert found.sources == ("pattern",)
 
 
-def test_where_a_users_pattern_does_not_match_the_presets_do() -> None:
+def test_presets_apply_if_a_users_pattern_does_not_match() -> None:
     found = read_acquisition("SHSY5Y_Phase_B10_1_00d04h00m_1.tif", Pattern(r"^never(?P<well>x)"))
     assert found.well == "B10"
 
@@ -216,7 +216,7 @@ def test_a_pattern_that_cannot_serve_is_refused_when_it_is_set(text: str, senten
         parse_pattern(text)
 
 
-def test_a_pattern_that_was_let_in_and_hangs_on_a_name_is_given_up_in_time() -> None:
+def test_matching_a_name_stops_after_a_time_limit() -> None:
     pattern = Pattern(r"(?P<well>q)?(?:(?:qz?)+)+#")
     started = time.process_time()
     assert pattern.read("q" * 1000) is None

@@ -139,7 +139,7 @@ def test_other_sidecars_of_a_ground_truth_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("body", ["no JSON", '{"job_id": "job"}', "[]", '{"job_id": 1, "record": "EVAL#"}'])
-def test_what_the_evaluation_queue_cannot_mean_is_refused(body: str) -> None:
+def test_invalid_messages_on_the_evaluation_queue_are_refused(body: str) -> None:
     (refused,) = parse_evaluation(body)
     assert isinstance(refused, Refused)
     assert refused.text == body

@@ -28,6 +28,6 @@ def test_a_backlog_is_summed_up_by_its_tenths() -> None:
     ("last_ms", "last_mb", "named"),
     [(140, 170, []), (160, 170, ["ms_per_image"]), (140, 190, ["resident_mb"])],
 )
-def test_what_grows_over_the_backlog_is_named(last_ms: float, last_mb: float, named: list[str]) -> None:
+def test_growth_over_the_backlog_is_named(last_ms: float, last_mb: float, named: list[str]) -> None:
     run = summarise(1, 80, invocations([100.0] * 18 + [last_ms] * 2, [150.0] * 18 + [last_mb] * 2))
     assert [sentence.split(": ")[1].split()[0] for sentence in growth(run)] == named

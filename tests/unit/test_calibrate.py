@@ -47,7 +47,7 @@ def test_all_logits_are_scaled_by_one_factor(
     np.testing.assert_allclose(after, before * factor, rtol=0.01, atol=1e-4)
 
 
-def test_what_cannot_be_calibrated_is_a_sentence(
+def test_a_failed_calibration_ends_in_a_sentence(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (

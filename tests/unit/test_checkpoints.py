@@ -47,7 +47,7 @@ def test_a_run_that_begins_from_another_inherits_its_lineage_and_its_sources(
     assert lineage_from(path) == [OLDEST, Ancestor("first", sha256_of(path), ["livecell/train"], "")]
 
 
-def test_weights_of_nobody_knows_where_are_refused(network: SwinUNet, tmp_path: Path) -> None:
+def test_weights_without_a_lineage_are_refused(network: SwinUNet, tmp_path: Path) -> None:
     path = tmp_path / "found.safetensors"
     save_file(
         network.state_dict(), path, metadata={"config": json.dumps(msgspec.to_builtins(network.config))}

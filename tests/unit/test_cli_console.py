@@ -35,7 +35,7 @@ COMMAND = [sys.executable, "-m", "cytomask.cli.main"]
         ("細胞　１.tif", "細胞　１.tif"),
     ],
 )
-def test_a_terminal_is_given_nothing_that_it_obeys(name: str, shown: str) -> None:
+def test_a_terminal_gets_no_control_characters(name: str, shown: str) -> None:
     assert printable(name) == shown
 
 
@@ -87,7 +87,7 @@ def test_a_closed_pipe_ends_a_command_without_a_traceback() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-def test_a_full_device_is_one_sentence() -> None:
+def test_a_full_device_is_reported_in_one_sentence() -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1

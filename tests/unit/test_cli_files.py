@@ -39,7 +39,7 @@ def test_every_ending_of_the_readers_is_an_image(tmp_path: Path) -> None:
     assert found(tmp_path) == sorted(names)
 
 
-def test_what_is_no_image_is_counted_by_its_kind(tmp_path: Path) -> None:
+def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
     make(
         tmp_path,
         "a.tif",
@@ -73,7 +73,7 @@ def test_outputs_and_macos_files_are_passed_over_even_if_a_shell_named_them(tmp_
     assert result.passed_over == {"._ of macOS": 1, "written by cytomask": 3}
 
 
-def test_what_cannot_be_read_is_counted_and_harms_nobody(tmp_path: Path) -> None:
+def test_unreadable_files_are_counted_and_affect_no_other(tmp_path: Path) -> None:
     make(tmp_path, "a.tif", "d/b.tif")
     (tmp_path / "gone.tif").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to(tmp_path)
@@ -89,7 +89,7 @@ def test_a_deep_tree_is_walked_to_its_end(tmp_path: Path) -> None:
     assert len(found(tmp_path)) == 1
 
 
-def test_nothing_passed_over_needs_no_words() -> None:
+def test_nothing_is_printed_if_no_file_was_skipped() -> None:
     assert describe_passed_over(Counter()) == ""
     assert describe_passed_over(Counter({".czi": 1})) == "passed over 1 file: 1 .czi"
     assert [count_of(1, "image"), count_of(2, "image")] == ["1 image", "2 images"]

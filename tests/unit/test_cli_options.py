@@ -47,7 +47,7 @@ def test_no_text_breaks_a_reader_of_values(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["65536", "-1", "99999999999999999999", "http"])
-def test_a_port_that_is_none_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_port_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["up", f"--port={text}"])
     assert exit_.value.code == 2

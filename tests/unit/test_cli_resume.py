@@ -126,7 +126,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert "1 image, 1 page segmented, 2 done before" in said.err
 
 
-def test_a_finished_run_has_nothing_left_to_do(segmented: list[str]) -> None:
+def test_resuming_a_finished_run_segments_nothing(segmented: list[str]) -> None:
     write("a.tif")
     write("b.tif")
     assert main(RUN) == 0
@@ -137,7 +137,7 @@ def test_a_finished_run_has_nothing_left_to_do(segmented: list[str]) -> None:
     assert Path("all.csv").read_bytes() == before
 
 
-def test_a_stack_of_which_a_page_is_missing_is_done_again(
+def test_a_stack_with_a_missing_output_is_done_again(
     monkeypatch: pytest.MonkeyPatch, segmented: list[str]
 ) -> None:
     write("stack.tif", pages=3)
@@ -152,7 +152,7 @@ def test_a_stack_of_which_a_page_is_missing_is_done_again(
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40])
-def test_a_line_that_a_kill_has_cut_off_is_made_again(segmented: list[str], cut: int) -> None:
+def test_a_page_with_a_truncated_csv_line_is_done_again(segmented: list[str], cut: int) -> None:
     write("a.tif")
     write("b.tif")
     assert main(RUN) == 0
@@ -168,7 +168,7 @@ def test_a_line_that_a_kill_has_cut_off_is_made_again(segmented: list[str], cut:
     "options",
     [["--threshold", "0.4"], ["--mode", "resize"], ["--channel", "0"], ["--outputs", "mask", "overlay"]],
 )
-def test_other_settings_begin_anew(segmented: list[str], options: list[str]) -> None:
+def test_other_settings_start_again(segmented: list[str], options: list[str]) -> None:
     write("a.tif")
     assert main(RUN) == 0
     segmented.clear()
@@ -177,7 +177,7 @@ def test_other_settings_begin_anew(segmented: list[str], options: list[str]) -> 
     assert len(rows()) == 1
 
 
-def test_another_version_begins_anew(segmented: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_starts_again(segmented: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     write("a.tif")
     assert main(RUN) == 0
     segmented.clear()
@@ -208,7 +208,7 @@ def test_a_refused_file_is_tried_again(segmented: list[str]) -> None:
     assert [row["error_code"] for row in rows()] == ["", ""]
 
 
-def test_a_csv_of_something_else_is_no_earlier_run(segmented: list[str]) -> None:
+def test_another_csv_is_not_taken_for_an_earlier_run(segmented: list[str]) -> None:
     write("a.tif")
     Path("all.csv").write_text("file,page\nin/a.tif,0\n")
     assert main(RUN) == 0
@@ -293,12 +293,12 @@ def test_stk_lsm_and_btf_files_of_a_folder_are_read() -> None:
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])
-def test_what_is_no_plain_file_is_refused_for_that(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_special_files_are_refused(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["segment", path]) == 1
     assert "FILE_ERROR" in capsys.readouterr().err
 
 
-def test_a_file_that_vanishes_is_one_refusal(
+def test_a_file_that_vanishes_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("a.tif")

@@ -59,7 +59,7 @@ def rows_of(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_mask_is_what_the_predictor_says_of_the_page(shipped: Predictor) -> None:
+def test_a_mask_equals_the_predictors(shipped: Predictor) -> None:
     pixels = tifffile.imread(write("a.tif", height=61, width=301))
     assert main(["segment", "a.tif"]) == 0
     mask = read("masks/a.tif.mask.png")
@@ -68,7 +68,7 @@ def test_a_mask_is_what_the_predictor_says_of_the_page(shipped: Predictor) -> No
     assert below("masks") == ["a.tif.mask.png"]
 
 
-def test_the_name_of_the_file_is_kept_whole() -> None:
+def test_a_result_keeps_the_whole_file_name() -> None:
     names = [
         "a.tif.tif",
         "ein Bild ü.TIF",
@@ -260,7 +260,7 @@ def test_a_folder_without_images_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize("image", ["a.tif", "blank.tif"])
 @pytest.mark.parametrize("lost", ["manifest.json", "swin_unet.onnx"])
-def test_without_weights_nothing_is_begun(
+def test_nothing_starts_without_weights(
     image: str, lost: str, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("a.tif")
@@ -327,7 +327,7 @@ def test_after_an_interruption_no_file_is_begun(
     assert len(begun) < 30
 
 
-def test_a_full_disk_is_told_with_the_mask_that_did_not_fit(
+def test_a_full_disk_is_reported_with_the_mask_that_did_not_fit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(path: Path, content: bytes) -> int:
@@ -350,7 +350,7 @@ def test_a_file_in_the_place_of_the_output_folder_is_left_alone(capsys: pytest.C
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' file names are always text")
-def test_a_name_that_is_not_text_is_segmented_all_the_same() -> None:
+def test_a_file_whose_name_is_not_utf8_is_segmented() -> None:
     name = os.fsdecode(b"\xfcber.tif")
     write(name)
     Path(os.fsdecode(b"\xff.tif")).touch()
@@ -400,7 +400,7 @@ def test_an_area_in_micrometres_of_unknown_pixels_is_refused(capsys: pytest.Capt
     assert main(["segment", "a.tif", "--min-size-um2", "9", "--pixel-size-um", "0.65x0.7"]) == 0
 
 
-def test_other_cleaning_is_done_anew(capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_are_done_again_with_other_cleaning_options(capsys: pytest.CaptureFixture[str]) -> None:
     write("a.tif")
     for size in ("0.5", "0.5", "0.6"):
         main(["segment", "a.tif", "--csv", "a.csv", "--pixel-size-um", size])
@@ -408,7 +408,7 @@ def test_other_cleaning_is_done_anew(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("size", ["", "x", "0.5x0.5x0.5", "half"])
-def test_a_size_of_pixels_that_is_none_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_pixel_size_is_refused(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["segment", "a.tif", "--pixel-size-um", size])
     assert "is not a pixel's size; give micrometres" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def test_on_a_terminal_the_last_column_is_cut(
     assert capsys.readouterr().out.splitlines()[1] == f"a.tif  {'x' * 32}…"
 
 
-def test_a_number_that_is_not_there_is_a_dash() -> None:
+def test_a_missing_number_is_a_dash() -> None:
     assert [number(None), number(0.12345), number(12.5, 0)] == ["-", "0.123", "12"]
 
 

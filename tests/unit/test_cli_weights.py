@@ -31,7 +31,7 @@ def test_the_name_of_shipped_weights_is_enough() -> None:
         find_weights(name, "resize")
 
 
-def test_what_is_neither_folder_nor_name_is_refused_with_the_names_there_are() -> None:
+def test_an_unknown_model_is_refused_with_the_known_names() -> None:
     with pytest.raises(
         WeightsError, match=r"nowhere is neither a folder nor the name of a model on this computer \(swin"
     ):
@@ -118,7 +118,7 @@ def test_models_as_json_have_everything_that_manifests_say(
     assert (said["folder"], said["shipped"], said["fault"]) == ("models/a", False, None)
 
 
-def test_a_model_that_is_not_there_and_a_folder_that_is_none_are_wrong_usage(
+def test_a_missing_model_and_a_missing_folder_are_wrong_usage(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["models", "nobody"]) == 2

@@ -12,7 +12,7 @@ from cytomask.training.conv_unet import ConvUNet, ConvUNetConfig
 SMALL = ConvUNetConfig(widths=(4, 8, 12))
 
 
-def test_it_has_the_swin_unets_size() -> None:
+def test_the_baseline_has_the_swin_unets_size() -> None:
     assert count_parameters(ConvUNet()) == pytest.approx(count_parameters(SwinUNet()), rel=0.1)
 
 
@@ -32,7 +32,7 @@ def test_every_weight_learns() -> None:
     assert idle == []
 
 
-def test_it_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+def test_the_baseline_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     network = ConvUNet(SMALL)
     save(network, tmp_path / "weights.safetensors")
     loaded = load_network(tmp_path / "weights.safetensors")

@@ -169,7 +169,7 @@ def test_a_squashed_image_is_shifted_by_pixels_to_every_side() -> None:
     assert abs(np.asarray(np.corrcoef(middles.T))[0, 1]) < 0.5
 
 
-def test_affine_is_a_probability() -> None:
+def test_affine_is_the_probability_of_a_transform() -> None:
     found = placements(changed(affine=0.25, rotation=30), side=600, count=120)
     straight = np.abs(found[:, 1, 0]) < 1e-3
     assert 0.65 < straight.mean() < 0.85
@@ -304,7 +304,7 @@ def test_augmentation_out_of_range_is_refused_by_its_field(values: dict[str, Any
         msgspec.convert(values, Augmentation)
 
 
-def test_what_is_beyond_the_page_is_mirrored_but_not_known() -> None:
+def test_pixels_beyond_the_page_are_mirrored_but_unknown() -> None:
     item = numbered(100, 90)
     _, _, known = random_crop(item, PLAIN, np.random.default_rng(0))
     expected = np.zeros((TILE, TILE))
@@ -313,7 +313,7 @@ def test_what_is_beyond_the_page_is_mirrored_but_not_known() -> None:
 
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
-def test_what_is_known_moves_with_the_mask(move: Augmentation) -> None:
+def test_known_pixels_move_with_the_mask(move: Augmentation) -> None:
     blob = blobs()
     item = Labelled("known", blob.pixels, blob.cells, known=blob.cells)
     rng = np.random.default_rng(0)
@@ -326,7 +326,7 @@ def test_what_is_known_moves_with_the_mask(move: Augmentation) -> None:
         assert known.sum() > 0.25 * cells.sum()
 
 
-def test_marks_and_light_leave_the_mask_and_what_is_known_alone() -> None:
+def test_marks_and_light_do_not_change_mask_and_known_pixels() -> None:
     item = blobs(TILE, TILE)
     rng = np.random.default_rng(0)
     for fields in ({"marks": 1}, {"light": 1}):

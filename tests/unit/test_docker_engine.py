@@ -20,7 +20,7 @@ def programs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_where_no_engine_can_be_had_it_says_so_and_fails(programs: Path) -> None:
+def test_without_a_container_engine_the_build_fails_with_a_reason(programs: Path) -> None:
     ended = subprocess.run(
         ["bash", str(SCRIPT), "start"],
         env=os.environ | {"PATH": str(programs)},

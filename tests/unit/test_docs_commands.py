@@ -37,7 +37,7 @@ def typed(program: str) -> list[tuple[str, str]]:
 COMMANDS = typed("cytomask")
 
 
-def test_there_are_commands_to_look_at() -> None:
+def test_the_docs_contain_commands() -> None:
     assert len(COMMANDS) > 20
 
 

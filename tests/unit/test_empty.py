@@ -21,7 +21,7 @@ def test_the_seed_decides_the_page() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_pages_have_8_to_16_bits() -> None:
+def test_generated_pages_have_8_to_16_bits() -> None:
     brightest = [int(empty_page(seed, 64, 64).pixels.max()) for seed in range(60)]
     assert min(brightest) < 256
     assert max(brightest) > 2**14

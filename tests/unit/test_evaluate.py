@@ -128,7 +128,7 @@ UNEVEN = (
 )
 
 
-def test_what_is_unknown_is_not_scored(tmp_path: Path) -> None:
+def test_unknown_pixels_are_not_scored(tmp_path: Path) -> None:
     page, truth = np.zeros((90, 90), np.uint8), np.zeros((90, 90), np.uint8)
     page[20:30, 20:30] = truth[20:30, 20:30] = 255
     page[60:62, 10:80] = 255  # a neurite that nobody marked
@@ -154,7 +154,7 @@ def test_every_cell_line_has_its_measures_and_its_number_of_images(three: Path) 
     assert groups["A172"]["pooled_iou"]["native"] == 0.6667
 
 
-def test_images_of_no_cell_line_are_those_of_an_unnamed_one(tmp_path: Path) -> None:
+def test_images_without_a_cell_line_form_one_group(tmp_path: Path) -> None:
     right = (columns(255, 0), columns(255, 0))
     folder = write_rows(tmp_path, {"a.png": ("", *right), "b.png": ("unnamed", *right)})
     groups = scores_of(folder)["groups"]
@@ -172,7 +172,7 @@ def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> N
     }
 
 
-def test_nothing_found_where_nothing_is_scores_1(tmp_path: Path) -> None:
+def test_an_empty_mask_of_an_empty_page_scores_1(tmp_path: Path) -> None:
     nothing = columns(0, 0, 0)
     scores = scores_of(write_rows(tmp_path, {"a.png": ("", nothing, nothing)}))
     for name in ("iou", "dice", "precision", "recall", "boundary_f1"):
@@ -329,9 +329,7 @@ def test_a_mode_without_weights_is_not_scored(noisy: Path, weights: Path, tmp_pa
 
 
 @pytest.mark.parametrize(("source", "missing"), [("made/test", "made/test"), ("made/val", "masks/30.png")])
-def test_what_is_missing_is_named_in_a_sentence(
-    noisy: Path, weights: Path, source: str, missing: str
-) -> None:
+def test_missing_files_are_named_in_a_sentence(noisy: Path, weights: Path, source: str, missing: str) -> None:
     (noisy / "masks" / "30.png").unlink()
     with pytest.raises(SystemExit) as raised:
         main([source, "--data", str(noisy), "--weights", str(weights)])

@@ -49,14 +49,14 @@ def test_an_experiment_is_read_from_its_file(tmp_path: Path) -> None:
         ("early_stopping: 5", "early_stopping needs validation or hold_out"),
     ],
 )
-def test_a_field_that_cannot_be_is_named(tmp_path: Path, line: str, named: str) -> None:
+def test_an_invalid_field_is_named(tmp_path: Path, line: str, named: str) -> None:
     path = tmp_path / "trial.yaml"
     path.write_text(yaml.safe_dump({"train": {"a/train": 1}, "epochs": 2} | yaml.safe_load(line)))
     with pytest.raises(ValueError, match=f"^experiment trial: .*{named}"):
         TrainingConfig.read(path)
 
 
-def test_a_field_that_is_needed_is_named(tmp_path: Path) -> None:
+def test_a_missing_field_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^experiment trial: .*`epochs`"):
         TrainingConfig.from_dict("trial", {"train": {"a/train": 1}})
 
@@ -81,7 +81,7 @@ def test_the_experiments_that_ship_can_be_read_and_keep_to_their_splits(path: Pa
     assert set(config.train).isdisjoint(config.validation)
 
 
-def test_the_references_configuration_is_there_as_it_stands() -> None:
+def test_the_references_configuration_keeps_its_known_values() -> None:
     config = TrainingConfig.read(ROOT / "training" / "configs" / "reference.yaml")
     assert (config.batch_size, config.epochs, config.min_epochs, config.early_stopping) == (32, 100, 25, 5)
     assert (config.learning_rate, config.min_learning_rate, config.schedule) == (1e-3, 1e-6, "cosine")

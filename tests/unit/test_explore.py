@@ -126,6 +126,6 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
     assert not (tmp_path / "reports").exists()
 
 
-def test_data_without_an_index_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_without_an_index_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match=r"index\.csv"):
         run_main(monkeypatch, tmp_path, "ours/train")

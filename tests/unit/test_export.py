@@ -95,7 +95,7 @@ def test_no_path_of_the_exporting_machine_gets_into_the_file(weights: Path, trac
     assert trace.encode() not in (weights / "native" / "swin_unet.onnx").read_bytes()
 
 
-def test_the_file_takes_one_tile_of_224_pixels(weights: Path) -> None:
+def test_the_onnx_file_takes_one_tile_of_224_pixels(weights: Path) -> None:
     graph = onnx.load(weights / "native" / "swin_unet.onnx").graph
     sides = [
         [side.dim_value for side in value.type.tensor_type.shape.dim]
@@ -160,7 +160,7 @@ def test_an_export_says_where_to(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--out" in capsys.readouterr().err
 
 
-def test_the_mode_is_that_of_the_run_and_native_where_it_names_none() -> None:
+def test_the_mode_is_that_of_the_run_and_native_by_default() -> None:
     assert [mode_of(run) for run in ({}, {"mode": "native"}, {"mode": "resize"})] == [
         "native",
         "native",
@@ -180,7 +180,7 @@ def test_a_licence_that_the_start_weights_do_not_allow_is_refused(licence: str) 
 
 
 @pytest.mark.parametrize("licence", ["CC BY-NC 4.0", "CC-BY-NC-SA", "non-commercial use", "Noncommercial"])
-def test_a_licence_that_keeps_the_terms_is_taken(licence: str) -> None:
+def test_a_licence_that_keeps_the_terms_is_accepted(licence: str) -> None:
     check_licence("mine", licence, [Ancestor("older", "1" * 64, [], "MIT"), NC])
 
 

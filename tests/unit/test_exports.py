@@ -173,7 +173,7 @@ def test_a_mask_of_noise_is_refused_before_its_outlines_fill_the_memory() -> Non
         find_regions(ragged)
 
 
-def test_a_page_without_cells_has_a_whole_file_of_every_kind() -> None:
+def test_a_page_without_cells_gets_a_valid_file_of_every_kind() -> None:
     exports = MaskExports(np.zeros((4, 5), np.bool_), name="a", pixel_size=PixelSize(0.5, 0.5))
     with zipfile.ZipFile(io.BytesIO(exports.encode("rois"))) as archive:
         assert archive.namelist() == []

@@ -18,7 +18,7 @@ def test_with_a_group_uploads_wait_for_the_next_free_consumer() -> None:
     assert waiting_times(SMALL, grouped=True)[1:].max() <= SMALL.seconds
 
 
-def test_an_empty_queue_makes_nobody_wait() -> None:
+def test_uploads_do_not_wait_in_an_empty_queue() -> None:
     empty = Load(backlog=0, uploads=5, interval=1.0, consumers=2, seconds=0.5)
     assert waiting_times(empty, grouped=True).max() == 0
 

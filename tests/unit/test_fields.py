@@ -132,7 +132,7 @@ def test_samples_are_the_fields_of_their_seeds(samples: list[Sample]) -> None:
     assert np.array_equal(mask, 255 * field.cells)
 
 
-def test_every_sample_lies_under_its_key(samples: list[Sample]) -> None:
+def test_every_sample_is_written_under_its_key(samples: list[Sample]) -> None:
     assert [sample.key for sample in samples] == list(DEMO)
     for sample in samples:
         assert sample.image.as_posix().endswith(f"/images/{sample.key}")

@@ -153,7 +153,7 @@ def test_weights_between_two_networks(tiny: SwinUNet) -> None:
     )
 
 
-def test_more_pages_are_taught_for_longer_but_not_for_ever() -> None:
+def test_more_pages_train_for_longer_up_to_a_limit() -> None:
     assert steps_for(1) < steps_for(5) < steps_for(10) <= steps_for(1000) == tuner.MOST_STEPS
 
 

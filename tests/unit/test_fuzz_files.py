@@ -46,7 +46,7 @@ def test_any_number_makes_a_file(number: int) -> None:
         (tried(KILLED), True),
     ],
 )
-def test_a_find_is_what_breaks_a_promise(one: Tried, found: bool) -> None:
+def test_a_find_breaks_a_promise_of_the_reader(one: Tried, found: bool) -> None:
     assert one.is_find == found
 
 
@@ -59,7 +59,7 @@ def test_files_are_read_as_the_function_reads_them() -> None:
 
 
 @pytest.mark.slow
-def test_a_minute_of_made_files_finds_nothing(tmp_path: Path) -> None:
+def test_a_minute_of_fuzzing_finds_nothing(tmp_path: Path) -> None:
     first = int.from_bytes(os.urandom(4), "big")
     command = [
         sys.executable,

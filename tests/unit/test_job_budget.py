@@ -83,7 +83,7 @@ def test_a_strip_that_unpacks_to_more_than_its_place_is_refused_by_its_own_heade
 
 
 @pytest.mark.parametrize("packer", PACKED)
-def test_a_strip_that_fills_its_place_is_reckoned_with(packer: str) -> None:
+def test_the_budget_counts_a_strip_that_fills_its_place(packer: str) -> None:
     compression, pack = PACKED[packer]
     assert cost(shared(bytes(pack(np.zeros((16, 16), np.uint8))), compression)) < 1
 
@@ -102,7 +102,7 @@ def test_a_page_asked_for_again_costs_again() -> None:
     assert thrice == pytest.approx(3 * once)
 
 
-def test_what_takes_too_long_is_refused_with_the_figure() -> None:
+def test_a_job_that_takes_too_long_is_refused_with_the_figure() -> None:
     data = tiff(100, 100)
     with pytest.raises(
         ImageTooLarge, match=r"field\.tif would take about 900 s .* the limit is 100 s; ask for fewer"

@@ -123,7 +123,7 @@ def test_lines_of_an_earlier_run_are_text_and_count_alike(
     assert capsys.readouterr().out == now
 
 
-def test_names_that_tell_no_well_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_without_a_well_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert report_plates([line("a.tif"), line("b.tif")], asked()) == 1
     assert "2 pages belong to no plate; describe your file names with --pattern" in capsys.readouterr().err
 

@@ -23,7 +23,7 @@ def normal(requirement: str) -> str:
 
 
 @pytest.mark.parametrize(("path", "left_out"), LOCKS.items(), ids=["image", "layer"])
-def test_a_lock_names_what_pyproject_names_and_beside_that_what_is_pinned(
+def test_a_lock_has_pyprojects_dependencies_and_their_pinned_ones(
     path: Path, left_out: tuple[str, ...]
 ) -> None:
     pinned = {normal(line) for line in (ROOT / "constraints.txt").read_text().splitlines()}

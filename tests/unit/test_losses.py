@@ -86,7 +86,7 @@ def test_an_unknown_pixel_has_no_loss_and_no_gradient(loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("loss", ["bce", "bce_dice", "bce_lovasz"])
-def test_a_batch_of_which_nothing_is_known_has_no_gradient(loss: Loss) -> None:
+def test_a_batch_without_known_pixels_has_no_gradient(loss: Loss) -> None:
     logits = torch.randn(2, 1, 8, 8, requires_grad=True)
     loss_of(logits, half_cells(), loss, torch.zeros(2, 1, 8, 8)).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None

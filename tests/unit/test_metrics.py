@@ -34,7 +34,7 @@ def test_pixels_are_counted_before_anything_is_divided() -> None:
         (FULL, with_columns(5), 1 / 6),
     ],
 )
-def test_iou_of_known_masks(mask: Mask, ground_truth: Mask, iou: float) -> None:
+def test_the_iou_of_known_masks_is_exact(mask: Mask, ground_truth: Mask, iou: float) -> None:
     assert score(mask, ground_truth).iou == iou
     assert score(ground_truth, mask).iou == iou
 
@@ -64,7 +64,7 @@ def test_every_ratio_comes_from_the_same_counts() -> None:
     ("mask", "ground_truth", "ratio"),
     [(EMPTY, EMPTY, 1.0), (EMPTY, FULL, 0.0), (FULL, EMPTY, 0.0), (FULL, FULL, 1.0)],
 )
-def test_an_empty_mask_agrees_with_an_empty_one_only(mask: Mask, ground_truth: Mask, ratio: float) -> None:
+def test_an_empty_mask_agrees_only_with_an_empty_one(mask: Mask, ground_truth: Mask, ratio: float) -> None:
     counted = score(mask, ground_truth)
     assert [counted.iou, counted.dice, counted.precision, counted.recall] == [ratio] * 4
 
@@ -87,7 +87,7 @@ def test_a_boundary_within_the_tolerance_agrees(shift: int, f1: float) -> None:
     assert score_boundary(square(5), square(5 + shift), tolerance=2).f1 == f1
 
 
-def test_a_boundary_is_the_cell_pixels_beside_others() -> None:
+def test_a_boundary_is_the_cell_pixels_next_to_background() -> None:
     counted = score_boundary(square(5), square(5), tolerance=0)
     assert counted == BoundaryScore(mask=36, mask_near=36, ground_truth=36, ground_truth_near=36)
 
@@ -107,7 +107,7 @@ def test_the_edge_of_the_page_is_no_boundary() -> None:
     ("mask", "ground_truth", "f1"),
     [(EMPTY, EMPTY, 1.0), (FULL, FULL, 1.0), (EMPTY, with_columns(2), 0.0), (with_columns(2), EMPTY, 0.0)],
 )
-def test_boundaries_that_are_not_there(mask: Mask, ground_truth: Mask, f1: float) -> None:
+def test_missing_boundaries_score_1_or_0(mask: Mask, ground_truth: Mask, f1: float) -> None:
     assert score_boundary(mask, ground_truth).f1 == f1
 
 

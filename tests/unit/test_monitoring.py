@@ -119,7 +119,7 @@ def test_clearml_is_never_imported_into_a_run_and_not_started_unless_asked_for(t
     assert not (tmp_path / "clearml.log").exists()
 
 
-def test_a_tracker_that_raises_is_said_once_and_the_run_goes_on(
+def test_a_failing_tracker_is_logged_once_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     use_fake_clearml(tmp_path, RAISES, monkeypatch)
@@ -151,7 +151,7 @@ def test_a_tracker_that_gives_no_answer_is_ended_by_the_system(
 @pytest.mark.parametrize(
     "ending", ["monitor.close()", pytest.param("raise SystemExit(0)", marks=pytest.mark.slow)]
 )
-def test_a_run_beside_a_tracker_that_blocks_for_ever_ends_at_once(
+def test_a_blocked_tracker_does_not_delay_the_end_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     use_fake_clearml(tmp_path, BLOCKS, monkeypatch)

@@ -70,7 +70,7 @@ def test_the_format_is_that_of_the_map(rows: int, columns: int, size: int) -> No
     "declaration", ["<!DOCTYPE x [<!ENTITY a 'b'>]>", "<!doctype x SYSTEM 'file:///etc/passwd'>"]
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_a_document_type_is_refused_before_it_can_grow(declaration: str, encoding: str) -> None:
+def test_xml_with_a_document_type_is_refused_before_it_expands(declaration: str, encoding: str) -> None:
     bomb = f"<?xml version='1.0'?>{declaration}<plateMap>&a;</plateMap>".encode(encoding)
     with pytest.raises(InvalidPlateMap, match="declares a document type"):
         parse_plate_map(bomb, "x")
@@ -95,7 +95,7 @@ def test_a_document_type_is_refused_before_it_can_grow(declaration: str, encodin
         (b"x" * (4 * 2**20 + 1), "has at most 4194304"),
     ],
 )
-def test_what_is_no_plate_map_is_refused_with_a_sentence(content: bytes, sentence: str) -> None:
+def test_an_invalid_plate_map_is_refused_with_a_sentence(content: bytes, sentence: str) -> None:
     with pytest.raises(InvalidPlateMap, match=sentence):
         parse_plate_map(content, "map.csv")
 
@@ -122,7 +122,7 @@ def test_a_spreadsheets_bom_semicolons_and_decimal_commas(encoding: str, delimit
     assert wells["A03"].compounds == (Compound("Ü", 2.0, "µM"),)
 
 
-def test_a_condition_is_made_of_compound_and_dose_where_none_is_named() -> None:
+def test_a_missing_condition_is_made_from_compound_and_dose() -> None:
     assert conditions("well,compound,dose,unit\nA1,PI-103,3.3,µM\n") == {"A01": "PI-103 3.3 µM"}
 
 

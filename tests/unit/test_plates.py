@@ -44,7 +44,7 @@ def test_the_order_of_pages_does_not_matter() -> None:
     assert pages_csv(there) == pages_csv(back)
 
 
-def test_of_two_images_for_one_well_site_and_time_the_later_upload_counts_and_both_are_named() -> None:
+def test_the_later_of_two_images_for_one_well_site_and_time_counts_and_both_are_named() -> None:
     old = page(image="s3://in/old.tif", confluence=0.9, uploaded_at="2026-01-01")
     new = page(image="s3://in/new.tif", confluence=0.1, uploaded_at="2026-01-02")
     for pages in ([old, new], [new, old]):
@@ -168,14 +168,14 @@ def test_a_well_that_does_not_grow_counts_as_no_growth_in_its_condition() -> Non
     assert found.conditions[1].relative_rate == 0.0
 
 
-def test_a_map_of_another_format_is_named_and_not_used() -> None:
+def test_a_map_for_another_format_is_reported_and_not_used() -> None:
     found = build_report("p", series("H12"), MAP)
     assert "the plate map is a map of 6 wells, and the plate has images of H12" in found.notes[0]
     assert found.conditions == []
     assert found.size == 96
 
 
-def test_a_control_that_no_well_has_is_named() -> None:
+def test_a_control_without_wells_is_reported() -> None:
     found = build_report("p", series("A01"), MAP, Options(control="vehicle"))
     assert found.notes == ["no well has the condition 'vehicle', the control; conditions are: DMSO"]
 

@@ -44,7 +44,7 @@ def test_a_well_doubles_in_its_doubling_time() -> None:
     )
 
 
-def test_measurements_have_their_noise_and_lack_their_share() -> None:
+def test_measurements_have_the_given_noise_and_missing_share() -> None:
     hours = np.arange(0.0, 4000.0)
     kept, seen = measured(np.random.default_rng(0), Well("exponential", 1e9, begins=0.5), hours)
     assert kept.size == pytest.approx(3600, abs=80)

@@ -154,7 +154,7 @@ def test_threads_share_a_predictor(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_tiles_side_by_side_keep_their_places(weights: Path, threads: int) -> None:
+def test_neighbouring_tiles_keep_their_places(weights: Path, threads: int) -> None:
     infer = open_network(weights / "native" / "swin_unet.onnx", "native", threads)
     tiles = np.random.default_rng(0).normal(size=(5, 1, TILE, TILE)).astype(np.float32)
     one_by_one = np.concatenate([infer(tile[None]) for tile in tiles])

@@ -101,7 +101,7 @@ def test_black_and_white_is_a_page() -> None:
     assert np.array_equal(normalise(np.array([[True, False]])), [[1, -1]])
 
 
-def test_one_outlier_is_as_far_out_as_the_page_is_large() -> None:
+def test_an_outliers_distance_grows_with_the_page() -> None:
     page = np.zeros((10, 10), np.uint8)
     page[3, 4] = 1
     assert normalise(page)[3, 4] == pytest.approx(99**0.5)
@@ -142,7 +142,7 @@ def test_tiles_cover_every_pixel_and_overlap_enough(height: int, width: int) -> 
 
 @settings(deadline=None)
 @given(SIDES)
-def test_no_fewer_tiles_would_do(length: int) -> None:
+def test_plans_use_the_fewest_tiles(length: int) -> None:
     count = len(plan_tiles(length, 1).rows)
     assert count == 1 or (count - 1) * TILE - (count - 2) * OVERLAP < length
 
@@ -198,7 +198,7 @@ def test_any_plan_blends_tiles_into_their_map(height: int, width: int, tile: int
     np.testing.assert_allclose(blended, page, rtol=1e-5, atol=0)
 
 
-def test_where_tiles_disagree_the_blend_goes_evenly_from_one_to_the_other() -> None:
+def test_the_blend_of_tiles_that_disagree_is_linear() -> None:
     plan = plan_tiles(TILE, 2 * TILE - OVERLAP)
     blend = Blend(plan)
     [places] = plan.batches(2)
@@ -270,7 +270,7 @@ def test_a_scale_bar_hardly_moves_the_others() -> None:
 
 @pytest.mark.parametrize("value", [-10_000.0, -3.4e38, 0.0, 3.4e38])
 @pytest.mark.parametrize("band", [np.s_[:30], np.s_[:, -4:], np.s_[100:140], np.s_[:140]])
-def test_fill_changes_nothing_of_the_rest(value: float, band: Any) -> None:
+def test_fill_does_not_change_the_other_pixels(value: float, band: Any) -> None:
     page = textured().astype(np.float32)
     filled = page.copy()
     filled[band] = value

@@ -167,7 +167,7 @@ def test_the_mean_is_over_the_images_of_all_sources(checkpoints: Path, data: Pat
     assert outcome.endswith("on 3 images is 0.3333, that of none-1 on the same is 0.3333")
 
 
-def test_what_is_only_reported_decides_nothing(checkpoints: Path, data: Path, serving: Path) -> None:
+def test_scores_that_are_only_reported_do_not_decide(checkpoints: Path, data: Path, serving: Path) -> None:
     promote(candidate(checkpoints, "all"), serving, data, ["made/val"], ["empty/val", "made/val"])
     scores = read_manifest(serving / "native", "native").scores
     assert {source: score["mean_iou"]["native"] for source, score in scores.items()} == {
@@ -321,7 +321,9 @@ def test_a_card_with_one_marker_is_not_guessed_at(card: str) -> None:
         ({}, 0),
     ],
 )
-def test_images_that_a_model_was_trained_on_are_told(data: Path, training: dict[str, Any], seen: int) -> None:
+def test_images_that_a_model_was_trained_on_are_reported(
+    data: Path, training: dict[str, Any], seen: int
+) -> None:
     sentence = f"small was trained on {seen} of the 2 images of made/val: they flatter it"
     assert flattered("small", training, data, ["empty/val", "made/val"]) == [sentence] * (seen > 0)
 
@@ -356,7 +358,7 @@ def test_the_command_promotes_and_warns_of_what_was_trained_on(
 
 @pytest.mark.parametrize("serving", ["all"], indirect=True)
 @pytest.mark.usefixtures("untouched")
-def test_the_command_fails_with_the_refusal(checkpoints: Path, data: Path, serving: Path) -> None:
+def test_the_command_reports_the_refusal(checkpoints: Path, data: Path, serving: Path) -> None:
     with pytest.raises(SystemExit) as raised:
         run(checkpoints, "none", data, serving)
     # A sentence for a code is printed, and the process ends with 1.

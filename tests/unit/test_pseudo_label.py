@@ -37,7 +37,7 @@ def test_views_are_put_back_upright_before_they_are_compared() -> None:
         np.testing.assert_allclose(probability, expected, atol=1e-5)
 
 
-def test_what_depends_on_the_orientation_is_in_dispute() -> None:
+def test_pixels_that_depend_on_the_orientation_are_disputed() -> None:
     lowest, highest = probability_range(page(), [leftward])
     np.testing.assert_allclose(lowest, 0, atol=1e-5)
     np.testing.assert_allclose(highest, 1, atol=1e-5)

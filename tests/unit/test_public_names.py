@@ -139,7 +139,7 @@ def test_a_mask_may_be_all_cell_but_a_ground_truth_without_background_is_refused
         (np.zeros((1, HEIGHT, WIDTH), bool), r"mask must have shape \(height, width\), not \(1, 64, 80\)"),
     ],
 )
-def test_what_is_no_mask_is_not_scored(mask: NDArray[Any], told: str) -> None:
+def test_arrays_that_are_not_masks_are_not_scored(mask: NDArray[Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         cytomask.score(mask, np.zeros((HEIGHT, WIDTH), bool))
 
@@ -204,7 +204,7 @@ def test_growth_of_a_table_is_that_of_each_well(tidy: bool, tmp_path: Path) -> N
         ([0, 0], [0.1, 0.2], "average the sites"),
     ],
 )
-def test_what_no_curve_can_be_is_refused(hours: Any, confluence: Any, told: str) -> None:
+def test_impossible_curves_are_refused(hours: Any, confluence: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         cytomask.growth(hours, confluence)
 

@@ -22,7 +22,7 @@ def test_one_job_with_the_quiet_mask_and_its_result_fits() -> None:
     assert discrepancies([ROW], OUTPUTS, MASKS, ("SUCCEEDED",)) == []
 
 
-def test_a_failed_job_fits_where_it_may_and_with_no_outputs() -> None:
+def test_a_failed_job_is_accepted_only_without_outputs() -> None:
     assert discrepancies([FAILED], {}, MASKS, ("SUCCEEDED", "FAILED")) == []
     assert discrepancies([FAILED], {}, MASKS, ("SUCCEEDED",)) == [f"{KEY}: it is FAILED"]
 
@@ -45,12 +45,12 @@ def test_a_failed_job_fits_where_it_may_and_with_no_outputs() -> None:
         ([FAILED | {"error": ""}], {}, "it failed without a message or a reason"),
     ],
 )
-def test_what_does_not_fit_an_image_is_named(rows, outputs, said) -> None:  # type: ignore[no-untyped-def]
+def test_discrepancies_of_an_image_are_named(rows, outputs, said) -> None:  # type: ignore[no-untyped-def]
     (line,) = discrepancies(rows, outputs, MASKS, ("SUCCEEDED", "FAILED"))
     assert line.startswith(f"{KEY}: {said}")
 
 
-def test_what_belongs_to_no_upload_is_named() -> None:
+def test_discrepancies_without_an_upload_are_named() -> None:
     other = ROW | {"image": "s3://lab-in/b.tif"}
     assert discrepancies([ROW, other], OUTPUTS | {"jobs/j1/a.mask.png": b""}, MASKS, ("SUCCEEDED",)) == [
         "b.tif: nobody uploaded it",

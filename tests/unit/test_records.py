@@ -62,7 +62,7 @@ def test_a_result_of_version_0_1_is_read() -> None:
     assert (result.pages[0].orientation, result.quality, result.mask) == (None, [], None)
 
 
-def test_a_result_says_mask_where_pages_have_none_and_pages_where_an_image_has_none() -> None:
+def test_a_result_always_has_mask_and_pages() -> None:
     assert Result(status="SUCCEEDED", pages=[a_page()]).shown()["mask"] is None
     assert Result(status="SUCCEEDED", job_id="j").shown() == {"status": "SUCCEEDED", "job_id": "j"}
 

@@ -81,7 +81,7 @@ def test_a_ring_has_an_outline_and_a_hole() -> None:
     assert regions.filled_areas.tolist() == [9, 1]
 
 
-def test_a_filled_hole_counts_for_the_smallest_area() -> None:
+def test_a_filled_hole_counts_towards_the_smallest_area() -> None:
     filled = find_regions(RING).mask(min_area=9, fill_holes=True)
     assert filled.sum() == 9
     assert filled[2, 2]

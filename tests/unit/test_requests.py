@@ -60,7 +60,7 @@ def test_a_name_that_no_bucket_can_have_is_refused(bucket: str) -> None:
 @pytest.mark.parametrize(
     ("pages", "count", "selected"), [("all", 3, [0, 1, 2]), ("0", 1, [0]), ("2", 3, [2]), ("1-2", 3, [1, 2])]
 )
-def test_pages_select(pages: str, count: int, selected: list[int]) -> None:
+def test_the_pages_field_selects_pages(pages: str, count: int, selected: list[int]) -> None:
     assert Parameters(pages=pages).selected(count, "a.tif") == selected
 
 
@@ -105,7 +105,7 @@ requests = st.builds(
 
 
 @given(requests)
-def test_a_request_that_is_sent_on_arrives_as_it_is_and_in_ascii(request: SegmentRequest) -> None:
+def test_a_forwarded_request_arrives_unchanged_and_in_ascii(request: SegmentRequest) -> None:
     message = message_of(request)
     assert message.isascii()
     assert parse_body(message) == [request]
@@ -131,7 +131,7 @@ def test_parameters_are_read_from_text_alone() -> None:
         ({"pixel_size_um": [0.65, 0.7]}, Parameters(pixel_size_um=(0.65, 0.7))),
     ],
 )
-def test_what_is_asked_of_a_mask_has_one_spelling(fields: Any, parameters: Parameters) -> None:
+def test_cleaning_parameters_have_one_spelling(fields: Any, parameters: Parameters) -> None:
     assert parse_request({"image": "s3://bucket/a"} | fields).parameters == parameters
 
 
@@ -153,7 +153,7 @@ def test_what_is_asked_of_a_mask_has_one_spelling(fields: Any, parameters: Param
         ("pixel_size_um", {"x": 1}),
     ],
 )
-def test_what_no_mask_can_be_asked_is_refused_by_its_name(field: str, value: Any) -> None:
+def test_invalid_cleaning_parameters_are_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"`{field}`: .*it takes"):
         parse_request({"image": "s3://bucket/a", field: value})
 
@@ -181,6 +181,6 @@ def test_a_smallest_area_has_one_unit() -> None:
         ("pixel_size_um", "0.65 um"),
     ],
 )
-def test_a_parameter_that_is_no_such_thing_is_refused_by_its_name(name: str, text: str) -> None:
+def test_an_invalid_parameter_is_refused_by_its_name(name: str, text: str) -> None:
     with pytest.raises(InvalidRequest, match=f"`{name}`"):
         parse_parameters({name: text})

@@ -134,7 +134,7 @@ def test_gpus_are_counted_by_the_driver(
     assert Layout.from_environment(os.environ).gpus == gpus
 
 
-def test_without_a_driver_there_is_no_gpu(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_is_found_without_a_driver(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("SM_NUM_GPUS")
     assert Layout.from_environment(os.environ).gpus == 0
@@ -159,7 +159,7 @@ def test_files_go_where_sagemaker_collects_them(base: Path, stub: Any) -> None:
     assert (output / "events" / "1.tfevents").read_text() == "events/1.tfevents"
 
 
-def test_a_failures_reason_and_code_are_training_s_and_its_files_are_kept(base: Path, stub: Any) -> None:
+def test_a_failed_training_keeps_its_reason_exit_code_and_files(base: Path, stub: Any) -> None:
     stub(
         """
         print("epoch 1/1", file=sys.stderr)
@@ -259,7 +259,7 @@ def test_the_reason_is_the_last_line_that_says_something() -> None:
     assert reason("") == "it wrote no error"
 
 
-def test_what_a_command_says_is_shown_and_remembered(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_commands_messages_are_shown_and_kept(capfd: pytest.CaptureFixture[str]) -> None:
     code = "import sys; print('out'); [print(n, file=sys.stderr) for n in range(300)]"
     ended = run([sys.executable, "-c", code])
     assert (ended.code, ended.stopped_by) == (0, None)

@@ -87,7 +87,7 @@ def client(service: str) -> Any:
     return boto3.client(service, region_name="eu-central-1")  # type: ignore[call-overload]
 
 
-def test_the_request_in_full(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_request_has_every_field(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     request = dry_run(experiment, capsys)
     name = request.pop("TrainingJobName")
     assert re.fullmatch(r"cytomask-small-experiment-2-\d{8}-\d{6}", name)
@@ -125,7 +125,7 @@ def test_the_request_in_full(experiment: Path, capsys: pytest.CaptureFixture[str
     }
 
 
-def test_what_the_options_change(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_change_the_training_request(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     request = dry_run(
         experiment,
         capsys,
@@ -301,7 +301,7 @@ def test_no_job_is_started_when_docker_fails(
         ("ResourceLimitExceeded", "The account-level service limit is 0"),
     ],
 )
-def test_what_sagemaker_refuses_is_said_in_a_sentence(
+def test_a_sagemaker_refusal_becomes_a_sentence(
     code: str,
     said: str,
     experiment: Path,
@@ -317,7 +317,7 @@ def test_what_sagemaker_refuses_is_said_in_a_sentence(
     assert said in line
 
 
-def test_missing_credentials_are_said_in_a_sentence(
+def test_missing_credentials_are_reported_in_a_sentence(
     experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nobody = botocore.session.Session()
@@ -349,7 +349,9 @@ def test_wrong_usage_is_named(
     assert said in capsys.readouterr().err
 
 
-def test_a_digest_cannot_be_built(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_digest_cannot_be_used_with_build(
+    experiment: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     digest = f"{REGISTRY}/training@sha256:{'0' * 64}"
     assert dry_run(experiment, capsys, image=digest)["AlgorithmSpecification"]["TrainingImage"] == digest
     with pytest.raises(SystemExit):
@@ -360,7 +362,7 @@ def test_a_digest_cannot_be_built(experiment: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("text", "said"), [("epochs: 3\nstepps: 8", "stepps"), ("", "experiment"), ("a: [", "line 1")]
 )
-def test_a_bad_experiment_is_refused_before_anything_is_called(
+def test_a_bad_experiment_is_refused_before_any_aws_call(
     text: str, said: str, experiment: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiment.write_text(text)

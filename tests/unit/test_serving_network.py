@@ -14,7 +14,7 @@ def logits(network: torch.nn.Module) -> torch.Tensor:
     return out
 
 
-def test_its_logits_are_those_of_the_network(network: SwinUNet) -> None:
+def test_the_serving_networks_logits_equal_the_networks(network: SwinUNet) -> None:
     expected = logits(network)
     assert expected.std() > 1
     torch.testing.assert_close(logits(ServingNetwork(network).eval()), expected, rtol=0, atol=1e-4)
@@ -36,5 +36,5 @@ def test_tokens_of_one_window_follow_each_other() -> None:
     assert shift_mask(14, 14, 3).shape == (4, 49, 49)
 
 
-def test_four_finer_tokens_follow_each_other() -> None:
+def test_the_four_finer_tokens_of_a_token_are_adjacent() -> None:
     assert children(raster_order(2), 2).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]

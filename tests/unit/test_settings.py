@@ -26,7 +26,7 @@ def test_the_environment_of_the_template_is_read() -> None:
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_variable_that_lacks_is_named(name: str, value: str | None) -> None:
+def test_a_missing_variable_is_named(name: str, value: str | None) -> None:
     environment = {key: text for key, text in ENVIRONMENT.items() if key != name}
     if value is not None:
         environment[name] = value
@@ -34,14 +34,14 @@ def test_a_variable_that_lacks_is_named(name: str, value: str | None) -> None:
         Settings.from_environment(environment)
 
 
-def test_all_that_lack_are_named_at_once() -> None:
+def test_all_missing_variables_are_named_at_once() -> None:
     with pytest.raises(ValueError, match=f"lacks {', '.join(ENVIRONMENT)};"):
         Settings.from_environment({})
 
 
 @pytest.mark.parametrize("name", ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "RETRY_DELAY", "MAX_RECEIVE_COUNT"])
 @pytest.mark.parametrize("value", ["3 GB", "-1", "3008.0"])
-def test_what_is_no_whole_number_is_named(name: str, value: str) -> None:
+def test_a_value_that_is_not_a_whole_number_is_named(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=name):
         Settings.from_environment(ENVIRONMENT | {name: value})
 
@@ -54,6 +54,6 @@ def test_the_stack_s_own_buckets_are_allowed_and_those_that_are_listed() -> None
 
 
 @pytest.mark.parametrize("bucket", ["in", "truth"])
-def test_masks_never_go_where_images_come_from(bucket: str) -> None:
+def test_masks_never_go_to_the_input_bucket(bucket: str) -> None:
     with pytest.raises(ValueError, match="OUTPUT_BUCKET is also an input"):
         Settings.from_environment(ENVIRONMENT | {"OUTPUT_BUCKET": bucket})

@@ -350,7 +350,7 @@ def test_an_outline_that_cannot_be_drawn_is_named_with_its_image(tmp_path: Path)
 
 
 @pytest.mark.parametrize("content", ["no json", "[]", "{}", '{"images": null, "annotations": []}'])
-def test_what_is_not_a_coco_file_is_named(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_coco_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "coco.json").write_text(content)
     with pytest.raises(ValueError, match=r"coco\.json is not a COCO file "):
         read_source(tmp_path, "coco:coco.json:images")
@@ -360,7 +360,7 @@ needs_data = needs(DATA / "index.csv")
 
 
 @needs_data
-def test_livecells_outlines_are_the_masks_that_were_made_of_them() -> None:
+def test_livecells_outlines_draw_the_masks_made_from_them() -> None:
     drawn = read_source(DATA, "coco:livecell/livecell_coco_train.json:livecell")
     masks = {sample.name: sample for sample in read_source(DATA, "livecell/train")}
     assert {sample.name for sample in drawn} == set(masks)

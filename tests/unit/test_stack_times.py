@@ -62,7 +62,7 @@ def test_tiffs_date_is_that_of_a_single_page() -> None:
     assert page_times("", "2026:11:25 13:20:11", 2) == [Acquisition()] * 2
 
 
-def test_what_tifffile_writes_is_read(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_files_written_by_tifffile_are_read(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("stack") / "a.ome.tif"
     planes = {"DeltaT": [0.0, 3600.0], "DeltaTUnit": ["s", "s"]}
     tifffile.imwrite(path, np.zeros((2, 8, 8), np.uint8), metadata={"axes": "TYX", "Plane": planes}, ome=True)

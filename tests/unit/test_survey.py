@@ -12,7 +12,7 @@ from small_data import add, look_at, picture, square
 from cytomask.training.survey import annotated_areas, cell_sizes, component_areas, duplicates
 
 
-def test_a_look_measures_an_image_and_its_mask(tmp_path: Path) -> None:
+def test_looking_at_a_page_measures_image_and_mask(tmp_path: Path) -> None:
     pixels = np.full((30, 40), 4095, np.uint16)
     pixels[:15] = 0
     pixels[0, :24] = 65535  # 24 of 1,200 pixels

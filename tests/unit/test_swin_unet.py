@@ -83,7 +83,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert without == []
 
 
-def test_a_configuration_survives_its_plain_values() -> None:
+def test_a_configuration_survives_conversion_to_plain_values() -> None:
     config = SwinUNetConfig(width=16, depths=(2, 4))
     assert SwinUNetConfig(**config.as_dict()) == config
 

@@ -616,7 +616,7 @@ def test_every_skipped_checkov_rule_has_a_reason() -> None:
     assert [skip for skip in skipped if len(skip["comment"].split()) < 6] == []
 
 
-def test_a_function_that_may_send_to_its_own_queue_is_not_stopped_as_a_loop() -> None:
+def test_recursive_loop_detection_is_off_for_functions_that_send_to_their_own_queue() -> None:
     """Lambda ends a chain of messages after 16 rounds unless the function allows it.
 
     docs.aws.amazon.com/lambda/latest/dg/invocation-recursion.html
@@ -654,7 +654,7 @@ def test_a_changed_timeout_requires_a_changed_visibility() -> None:
     }
 
 
-def test_the_failure_query_covers_every_report_of_lambda() -> None:
+def test_the_failure_query_matches_all_of_lambdas_own_reports() -> None:
     [pattern] = re.findall(r"@message like /(.*)/", resources["WhyFailedQuery"]["Properties"]["QueryString"])
     for line in LAMBDA_FAILURES:
         assert re.search(pattern, line), line

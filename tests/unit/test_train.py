@@ -224,7 +224,7 @@ def test_an_epoch_has_as_many_crops_as_there_are_images(data: Path, start: Path,
     assert json.loads((tmp_path / "config.json").read_text())["steps_per_epoch"] == 2
 
 
-def test_the_weights_that_are_left_have_the_score_that_was_logged(data: Path, out: Path) -> None:
+def test_the_written_weights_have_the_logged_score(data: Path, out: Path) -> None:
     best = max(rows_of(out), key=lambda row: float(row["validation_iou"]))
     held_out = load(read_source(data, "field/val"))
     scored = validate(load_network(out / "swin_unet.safetensors"), held_out, experiment(), CPU)
@@ -405,7 +405,7 @@ def test_a_signal_in_the_last_step_lets_the_run_end(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_run_that_has_ended_can_be_resumed_to_what_it_is(
+def test_resuming_an_ended_run_changes_nothing(
     command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score_by([0.5, 0.4], monkeypatch)
@@ -418,7 +418,7 @@ def test_a_run_that_has_ended_can_be_resumed_to_what_it_is(
 
 
 @pytest.mark.usefixtures("quick")
-def test_resume_starts_afresh_where_there_is_nothing_and_uses_the_folder_that_is_named(
+def test_resume_without_a_checkpoint_starts_anew_in_the_given_folder(
     command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     assert main(command("--resume", "--checkpoints", str(tmp_path / "elsewhere"), epochs=1)) == 0
@@ -603,7 +603,7 @@ def test_cuda_without_a_device_is_a_sentence(
     )
 
 
-def test_start_weights_that_are_none_are_named(data: Path, tmp_path: Path, start: Path) -> None:
+def test_invalid_start_weights_are_named(data: Path, tmp_path: Path, start: Path) -> None:
     nothing = tmp_path / "nothing.safetensors"
     nothing.write_text("no weights")
     with pytest.raises(ValueError, match=r"nothing\.safetensors does not hold weights of a cytomask"):
@@ -759,7 +759,7 @@ def test_held_out_images_are_scored_and_not_trained_on(data: Path) -> None:
     assert [item.name for item in held_out] == ["1", "2"]
 
 
-def test_what_is_validated_is_not_trained_on_even_where_both_name_it(tmp_path: Path) -> None:
+def test_validation_images_are_never_trained_on(tmp_path: Path) -> None:
     # LIVECell's official training file names some images of the validation file.
     for seed in (0, 1):
         write_field(tmp_path / f"{seed}.png", seed)
@@ -788,7 +788,7 @@ def test_unknown_names_in_hold_out_are_named(data: Path) -> None:
         read_data(experiment(hold_out=["nobody", "1", "2"]), data)
 
 
-def test_a_hold_out_that_leaves_nothing_is_refused(data: Path) -> None:
+def test_a_hold_out_that_leaves_no_training_image_is_refused(data: Path) -> None:
     with pytest.raises(
         ValueError, match="hold_out and validation leave nothing of field/val; take it out of train"
     ):
@@ -813,7 +813,7 @@ def test_corrupt_images_of_all_sources_are_named_before_the_first_step(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_folder_of_data_is_a_sentence(
+def test_a_missing_data_folder_is_reported_in_a_sentence(
     command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command("--data", str(tmp_path / "nowhere"))) == 1
@@ -874,7 +874,7 @@ def batch(side: int = 224) -> tuple[Tensor, Tensor, Tensor]:
     return pixels, (pixels > 0).float(), torch.ones_like(pixels)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_before_it_reaches_the_weights(start: Path) -> None:
+def test_a_loss_that_is_not_a_number_ends_the_run_before_it_changes_the_weights(start: Path) -> None:
     run = Run(experiment(), 3, ALONE, start)
     before = {name: value.clone() for name, value in run.network.named_parameters()}
     pixels, cells, known = batch()

@@ -187,7 +187,7 @@ def test_a_polygon_may_reach_over_the_page_s_edge() -> None:
         ("MOST_OUTLINE_BYTES", 20, "MiB of coordinates"),
     ],
 )
-def test_what_costs_too_much_to_draw_is_refused(
+def test_outlines_that_cost_too_much_are_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, limit: int, said: str
 ) -> None:
     monkeypatch.setattr(outlines, name, limit)
@@ -279,7 +279,7 @@ def test_annotations_that_cover_no_pixel_are_refused() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_byte_order_mark_is_no_fault(encoding: str) -> None:
+def test_a_byte_order_mark_is_accepted(encoding: str) -> None:
     content = file_of([listed()], [annotated(SQUARE)]).decode().encode(encoding)
     np.testing.assert_array_equal(read_coco(content, "a").draw("a.tif", [(HEIGHT, WIDTH)]), draw(SQUARE))
 

@@ -101,7 +101,7 @@ def read(content: bytes, pages: int = 1, limits: Limits = LIMITS) -> list[Mask]:
         tiff(np.dstack([CELLS * 1] * 3).astype(np.uint8), photometric="rgb"),
     ],
 )
-def test_what_is_not_zero_is_cell(content: bytes) -> None:
+def test_every_value_but_zero_is_cell(content: bytes) -> None:
     (mask,) = read(content)
     assert mask.dtype == np.bool_
     np.testing.assert_array_equal(mask, CELLS)
@@ -133,7 +133,7 @@ WRITERS: dict[str, Callable[[Labels], bytes]] = {
 @given(
     labels=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 255))
 )
-def test_a_label_is_what_is_stored_in_every_form(writer: str, labels: Labels) -> None:
+def test_labels_are_the_stored_values_in_every_format(writer: str, labels: Labels) -> None:
     stored = labels % 4 if "palette" in writer else labels
     content, size = WRITERS[writer](labels), [labels.shape]
     if stored.all():
@@ -176,7 +176,7 @@ def test_values_that_are_no_numbers_are_refused() -> None:
         read(tiff(np.where(CELLS, np.nan, 0).astype(np.float32)))
 
 
-def test_a_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
+def test_a_file_is_read_by_its_content(tmp_path: Path) -> None:
     path = tmp_path / "truth.png"
     path.write_bytes(palette_png(CELLS * 1, WHITE, BLACK))
     (cells,) = read_ground_truth(path, "truth", [(5, 7)])

@@ -91,7 +91,7 @@ def test_a_mask_is_found_by_any_of_its_usual_names(truth: str) -> None:
         ("A172_Phase_C7_1_00d.png", "A172_Phase_C7_1.tif"),
     ],
 )
-def test_a_name_that_only_begins_alike_is_another_image_s(truth: str, image: str) -> None:
+def test_a_longer_name_belongs_to_another_image(truth: str, image: str) -> None:
     assert not set(truth_stems(truth)) & set(image_stems(image))
 
 
@@ -133,7 +133,7 @@ def test_whole_names_decide_and_base_names_only_where_nothing_else_has_them(
     assert matched(images, truths) == expected
 
 
-def test_what_is_doubtful_or_unused_is_named() -> None:
+def test_doubtful_and_unused_names_are_listed() -> None:
     found = assign({"p1/a": ["p1/a"], "p2/a": ["p2/a"], "b": ["b"]}, {"a": ["a"], "c": ["c"]})
     assert dict(found.doubtful) == {"p1/a": ["a"], "p2/a": ["a"]}
     assert (found.lonely, found.unused) == (["b"], ["a", "c"])

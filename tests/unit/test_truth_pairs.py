@@ -80,7 +80,7 @@ def test_two_folders_under_the_same_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_the_zip_of_the_web_page_packed_and_unpacked(tmp_path: Path, packed: bool) -> None:
+def test_the_web_pages_zip_is_read_packed_and_unpacked(tmp_path: Path, packed: bool) -> None:
     image(tmp_path / "in/images/plate 1/B02.tif", 3)
     mask(tmp_path / "in/masks/plate 1/B02.png", 3)
     (tmp_path / "in/missing.txt").write_text("job: its mask is gone\n")
@@ -151,7 +151,7 @@ def test_names_that_fit_several_masks_are_refused(tmp_path: Path) -> None:
         find_pairs([tmp_path / "in"], tmp_path)
 
 
-def test_what_holds_no_pair_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_pairs_is_refused_with_advice(tmp_path: Path) -> None:
     image(tmp_path / "in/a.tif")
     with pytest.raises(PairsError, match=r"Name the mask of a\.tif a_mask\.png"):
         find_pairs([tmp_path / "in"], tmp_path)

@@ -17,7 +17,7 @@ class Thing:
     nbytes: int = 10
 
 
-def test_what_was_used_last_stays() -> None:
+def test_the_cache_keeps_the_last_used_items() -> None:
     cache, made = Cache(20), []
 
     def get(name: str) -> Thing:
@@ -32,7 +32,7 @@ def test_what_was_used_last_stays() -> None:
     assert made == ["a", "b", "c", "b"]
 
 
-def test_what_is_larger_than_the_cache_is_returned_all_the_same() -> None:
+def test_an_item_larger_than_the_cache_is_returned_uncached() -> None:
     cache = Cache(5)
     assert cache.get("a", lambda: Thing("a")).name == "a"
 
@@ -52,7 +52,7 @@ def test_many_who_ask_at_once_wait_for_one_decoding() -> None:
     assert made == [1]
 
 
-def test_a_fault_is_passed_on_and_not_kept() -> None:
+def test_a_fault_is_raised_and_not_cached() -> None:
     cache = Cache(100)
 
     def fail() -> Thing:
@@ -63,7 +63,7 @@ def test_a_fault_is_passed_on_and_not_kept() -> None:
     assert cache.get("a", lambda: Thing("a")).name == "a"
 
 
-def test_a_name_finds_its_raster_while_that_is_kept() -> None:
+def test_a_cached_raster_is_found_by_its_name() -> None:
     opened, raster = Opened(), raster_of(np.zeros((2, 2), np.uint8), "uint8")
     name = opened.add(raster)
     assert opened.find(name) is raster

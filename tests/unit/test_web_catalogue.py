@@ -24,7 +24,7 @@ def entry(**fields: Any) -> Entry:
         ({"quality": ["A", "B", "C", "D", "E", "F", "G"]}, 1.0),
     ],
 )
-def test_doubt_is_the_largest_of_its_reasons(fields: dict[str, Any], doubt: float) -> None:
+def test_an_entrys_doubt_is_its_largest_reason(fields: dict[str, Any], doubt: float) -> None:
     assert doubt_of(entry(**fields)) == pytest.approx(doubt)
 
 
@@ -50,7 +50,7 @@ def test_the_newest_ground_truth_that_was_scored_counts() -> None:
     assert newest_iou(rows[2:]) is None
 
 
-def test_days_are_the_newest_first_and_groups_by_name() -> None:
+def test_spending_lists_days_newest_first_and_groups_by_name() -> None:
     jobs = [entry(group=group, cost=1.0, megapixels=0.5) for group in ("b", "a", "b")]
     jobs[0].created = "2026-11-26T00:00:00Z"
     days = spending(jobs)

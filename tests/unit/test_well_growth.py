@@ -33,7 +33,7 @@ def test_a_curve_without_noise_gives_its_doubling_time(kind: Kind, hours: float)
     assert growth.notes == ()
 
 
-def test_a_straight_line_through_a_curve_that_slows_says_more() -> None:
+def test_a_straight_line_through_a_slowing_curve_overestimates_the_doubling_time() -> None:
     growth = grown(Well("logistic", 15.0, begins=0.05))
     assert growth.doubling_time_h == pytest.approx(15, rel=0.01)
     assert growth.plain_doubling_time_h is not None
@@ -79,7 +79,7 @@ def test_times_to_half_and_to_eighty_per_cent_lie_between_scans() -> None:
     assert growth.eighty_h == pytest.approx(math.log(19 * 4) / rate, abs=0.2)
 
 
-def test_a_level_that_is_passed_by_one_scan_alone_is_not_passed() -> None:
+def test_a_level_reached_by_a_single_scan_does_not_count() -> None:
     hours, share = np.arange(5.0), np.array([0.1, 0.6, 0.2, 0.5, 0.7])
     assert first_crossing(hours, share, 0.5) == 3.0
     assert first_crossing(hours, share, 0.9) is None
@@ -194,5 +194,5 @@ def test_a_scan_that_every_site_lacks_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("freedom", "quantile"), [(3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042), (1, 12.706)]
 )
-def test_students_quantile(freedom: int, quantile: float) -> None:
+def test_students_quantile_is_right_to_one_per_cent(freedom: int, quantile: float) -> None:
     assert student(freedom) == pytest.approx(quantile, rel=0.01)

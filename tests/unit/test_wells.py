@@ -19,7 +19,7 @@ def test_position_and_name_are_each_others_inverse(row: int, column: int) -> Non
     assert parse_well(name) == name
 
 
-def test_rows_go_on_after_z() -> None:
+def test_well_rows_continue_with_aa_after_z() -> None:
     assert well_name(26, 0) == "AA01"
     assert well_name(31, 47) == "AF48"
     assert parse_well("AG1") is None

@@ -32,7 +32,7 @@ def test_the_same_work_has_the_same_id() -> None:
     assert labelled.job_id == work().job_id
 
 
-def test_whatever_decides_the_pixels_decides_the_id() -> None:
+def test_everything_that_affects_the_mask_affects_the_job_id() -> None:
     image = S3Object(BUCKET, "a.tif", etag="e")
     works = [
         work(),
@@ -60,7 +60,7 @@ def test_a_request_without_cleaning_keeps_the_id_of_earlier_releases() -> None:
     assert work(threshold=0.4).job_id == "8ba2741fa71715426f1129cd12bf0063"
 
 
-def test_with_versions_the_time_of_the_upload_is_no_part_of_the_id() -> None:
+def test_the_id_of_a_versioned_object_ignores_its_upload_time() -> None:
     images = [S3Object(BUCKET, "a.tif", "v1", "e", time) for time in ("2026-11-22", None)]
     assert len({Work(SegmentRequest(image), MODEL, THRESHOLD).job_id for image in images}) == 1
 
@@ -150,7 +150,7 @@ def test_two_requests_never_share_an_output(one: Work, other: Work) -> None:
 
 
 @given(works)
-def test_one_jobs_outputs_never_meet_anothers_folder(each: Work) -> None:
+def test_the_outputs_of_two_jobs_never_share_a_folder(each: Work) -> None:
     message = output_key(job_prefix(rejected_message_id("body"), "message"), "result.json")
     assert message not in outputs_of(each, 5)
     work_named_like_an_output = work(key=job_prefix(each.job_id, each.request.image.key))

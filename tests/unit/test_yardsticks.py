@@ -53,7 +53,7 @@ def test_phantoms_are_counted_by_kind_and_over_all() -> None:
     assert found["sensor"].mean == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_neurite_is_no_false_area_and_the_somata_are_found(data: Path) -> None:
+def test_neurites_are_not_false_area_and_somata_are_found(data: Path) -> None:
     (page,) = neurite_pages(Brightest(), "native", data, "neurons/val")  # type: ignore[arg-type]
     assert page.somata == pytest.approx(288 / 19200, abs=1e-4)
     assert page.confluence == pytest.approx((288 + 2 * 140) / 19200, abs=1e-4)
@@ -77,7 +77,7 @@ def test_masks_of_turned_and_covered_pages_are_compared_in_place(data: Path) -> 
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_a_degraded_page_leads_back_to_the_plain_one(name: str) -> None:
+def test_a_mask_of_a_degraded_page_maps_back_to_the_plain_page(name: str) -> None:
     page = phase_contrast_field(2, 90, 130).pixels
     untouched = page.copy()
     degraded = DEGRADATIONS[name](page, np.random.default_rng(0))

@@ -53,11 +53,11 @@ def said(stack: EmulatedStack, message: Any) -> Any:
     return [line["process"] for line in log_lines(stack.log) if line.get("message") == message]
 
 
-def test_every_step_was_the_last_of_a_process_of_its_own(stack: EmulatedStack) -> None:
+def test_every_step_ran_as_the_last_of_its_own_process(stack: EmulatedStack) -> None:
     assert len(set(said(stack, "killed"))) == len(STEPS)
 
 
-def test_all_are_whole_in_the_end_and_have_the_mask_of_the_image_that_nobody_disturbed(
+def test_all_stacks_are_complete_and_equal_the_undisturbed_one(
     stack: EmulatedStack,
 ) -> None:
     written = outputs(stack)

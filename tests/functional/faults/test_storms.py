@@ -87,7 +87,7 @@ def reconcile(stack: SegmentStack, masks: Any, succeeded: bool = True) -> Any:
     return {row["image"]: row["status"] for row in rows}
 
 
-def test_a_quiet_image_makes_as_many_calls_as_are_struck_one_by_one_below(stack: SegmentStack) -> None:
+def test_an_image_makes_as_many_calls_as_the_kill_tests_cover(stack: SegmentStack) -> None:
     storm = Storm(lambda call, name: None)
     storm.rage(stack)
     stack.segment(KEY, tiff())
@@ -96,7 +96,7 @@ def test_a_quiet_image_makes_as_many_calls_as_are_struck_one_by_one_below(stack:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("struck", range(1, CALLS_OF_THE_NEXT + 1))
-def test_one_call_that_is_refused_is_made_up_for(
+def test_a_single_refused_call_is_recovered(
     stack: SegmentStack, failures: FailuresFunction, struck: int
 ) -> None:
     fault = [*PASSING][struck % len(PASSING)]
@@ -110,7 +110,7 @@ def test_one_call_that_is_refused_is_made_up_for(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("struck", range(1, CALLS_OF_THE_NEXT + 1))
-def test_a_process_that_is_killed_at_any_call_leaves_what_its_successor_ends(
+def test_a_process_killed_at_any_call_leaves_a_job_that_its_successor_finishes(
     stack: SegmentStack, failures: FailuresFunction, struck: int
 ) -> None:
     def kill(call: int, name: str) -> None:
@@ -130,7 +130,7 @@ def test_a_process_that_is_killed_at_any_call_leaves_what_its_successor_ends(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("struck", range(1, CALLS_OF_THE_NEXT + 1))
-def test_a_process_that_is_killed_at_any_call_every_time_is_failed_and_then_sent_again(
+def test_a_job_killed_on_every_attempt_is_failed_and_finished_by_a_redrive(
     stack: SegmentStack, failures: FailuresFunction, struck: int
 ) -> None:
     def kill(call: int, name: str) -> None:
@@ -181,7 +181,7 @@ def test_a_plate_in_a_storm_of_faults_duplicates_and_disorder_is_whole_in_the_en
     reconcile(stack, masks)
 
 
-def test_a_missing_output_bucket_fails_every_image_and_a_redrive_ends_them(
+def test_without_an_output_bucket_every_image_fails_and_a_redrive_finishes_them(
     stack: SegmentStack, failures: FailuresFunction
 ) -> None:
     images = {f"{number}.tif": tiff(page(number)) for number in range(2)}

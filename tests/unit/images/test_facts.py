@@ -44,11 +44,11 @@ def test_a_tiffs_own_date_is_the_only_pages() -> None:
     assert found == PlaneFacts(date="2026-11-25T13:20:11")
 
 
-def test_a_plain_file_tells_nothing() -> None:
+def test_a_plain_tiff_gives_no_time() -> None:
     assert facts_of(0, None, (8, 9), metadata=None) == PlaneFacts()
 
 
-def test_the_mask_of_a_mask_keeps_what_it_was_told() -> None:
+def test_the_metadata_of_an_ome_mask_is_read_back() -> None:
     told = PlaneFacts("Phase", "2026-11-25T13:20:11", 60.0)
     mask = encode_ome(np.eye(4, dtype=np.bool_), facts=told)
     with images.open_image(mask, "a.mask.ome.tif") as image:

@@ -172,7 +172,7 @@ def test_a_tiff_with_an_arbitrary_tag_value_is_read_or_refused_in_bounded_memory
     read_or_refuse_in_bounded_memory(data, limits=SMALL)
 
 
-def test_a_description_of_one_page_is_read() -> None:
+def test_an_imagej_description_of_one_page_is_read() -> None:
     assert [page.shape for page in read(described(ome()))] == [(HEIGHT, WIDTH)]
 
 

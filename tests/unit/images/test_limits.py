@@ -64,7 +64,7 @@ def test_less_memory_lowers_the_page_limit_named_in_the_error() -> None:
     ],
     ids=["channels", "colours", "pages apart", "pages together", "png"],
 )
-def test_the_limit_counts_everything_decoded_at_once(data: bytes, decoded: int) -> None:
+def test_the_memory_limit_counts_everything_decoded_at_once(data: bytes, decoded: int) -> None:
     needed = decoded + max(decoded, 20 * 2000)
     with images.open_image(data, "wide.tif") as image:
         assert image.pages[0].decoded_bytes == decoded

@@ -53,7 +53,7 @@ def test_pages_channels_and_pixel_size_are_those_written(written: Path) -> None:
         assert image.facts(1, 1) == FACTS[written.suffix]
 
 
-def test_a_public_page_is_read_and_its_choices_are_asked_for(written: Path) -> None:
+def test_read_page_requires_page_and_channel_of_a_microscopes_file(written: Path) -> None:
     assert np.array_equal(cytomask.read_page(written, page=1, channel=0), STACK[1, 0])
     with pytest.raises(NoSuchPage, match="has 2 pages"):
         cytomask.read_page(written, channel=0)
@@ -67,7 +67,7 @@ def test_a_damaged_file_is_refused_with_a_sentence(written: Path) -> None:
         cytomask.read_page(written, page=0)
 
 
-def test_metadata_that_its_reader_stumbles_over_refuse_no_image(tmp_path: Path) -> None:
+def test_metadata_that_breaks_its_reader_does_not_refuse_the_image(tmp_path: Path) -> None:
     path = tmp_path / "a.nd2"
     write_nd2(path, STACK, pixel_um=0.65, channels=CHANNELS, probes=False)
     with open_microscope(path) as image:

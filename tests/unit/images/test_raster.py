@@ -102,7 +102,7 @@ def test_a_truncated_jpeg_is_refused_or_read_whole(progressive: bool) -> None:
         assert found is None or same(found, whole[None]), f"cut to {end} of {len(data)} bytes"
 
 
-def test_a_png_that_unpacks_to_gigabytes_is_refused_from_its_header() -> None:
+def test_a_png_that_unpacks_to_gigabytes_is_refused_by_its_header() -> None:
     tracemalloc.start()
     try:
         for side in (9_000, 100_000):
