@@ -79,11 +79,12 @@ def test_a_zip_holds_its_own_function_only(built: Any, name: Any, modules: Any) 
 
 @pytest.mark.parametrize("name", ZIPS)
 def test_the_zip_and_the_layer_start_in_lambda_s_python(built: Any, name: Any) -> None:
-    run(
+    started = run(
         "python3.13",
         "-c",
-        f"import functions.{name}.app",
+        f"from functions.{name}.app import handler; print(callable(handler))",
         PYTHONPATH=f"{built / f'{name.capitalize()}Function'}:{built / 'CytomaskLayer' / 'python'}",
         AWS_LAMBDA_FUNCTION_MEMORY_SIZE="3008",
         **made_up_environment(load_template()),
     )
+    assert started.stdout == "True\n"
