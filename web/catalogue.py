@@ -78,10 +78,10 @@ class Catalogue:
         self._whole_at: float | None = None
         self._lock = threading.Lock()
 
-    def since(self, revision: int, whole: bool = False) -> tuple[list[Entry], int]:
-        """List what changed after a revision, and the revision now. `whole` reads the table anew."""
+    def since(self, revision: int) -> tuple[list[Entry], int]:
+        """List what changed after a revision, and the revision now."""
         with self._lock:
-            self._refresh(whole)
+            self._refresh()
             return [each for each in self._entries.values() if each.revision > revision], self._revision
 
     def score(self, ids: Iterable[str]) -> list[Entry]:
@@ -89,7 +89,7 @@ class Catalogue:
         asked = list(ids)
         with self._lock:
             if not self._entries.keys() >= set(asked):
-                self._refresh(whole=False)
+                self._refresh()
             wanted = [entry for each in asked if (entry := self._entries.get(each)) and entry.has_mask]
         with ThreadPoolExecutor(WORKERS) as pool:
             found = list(pool.map(lambda entry: newest_iou(self._table.rows(entry.id)), wanted))
@@ -105,9 +105,9 @@ class Catalogue:
                 entry.scored = True
             return changed
 
-    def _refresh(self, whole: bool) -> None:
+    def _refresh(self) -> None:
         now = self._clock()
-        whole = whole or self._whole_at is None or now - self._whole_at > WHOLE_AGAIN_SECONDS
+        whole = self._whole_at is None or now - self._whole_at > WHOLE_AGAIN_SECONDS
         self._revision += 1
         unfinished = {each.id for each in self._entries.values() if each.status not in LASTING}
         seen: set[str] = set()

@@ -125,7 +125,7 @@ class Routes:
 
     def jobs(self, request: Request) -> Response:
         """List the jobs that changed after `revision`; all of them if it is 0."""
-        found, revision = self._catalogue.since(_number(request, "revision"), bool(_number(request, "whole")))
+        found, revision = self._catalogue.since(_number(request, "revision"))
         return answer({"jobs": found, "revision": revision})
 
     async def scores(self, request: Request) -> Response:

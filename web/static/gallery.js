@@ -3,7 +3,7 @@
 import { askAhead } from "./ahead.js";
 import { post } from "./api.js";
 import { el, fixed, say } from "./dom.js";
-import { fetchScores, folderOf, follow, jobs, keepOrder, nameOf, refresh } from "./jobs.js";
+import { fetchScores, folderOf, follow, jobs, keepOrder, nameOf } from "./jobs.js";
 import { note, trouble } from "./router.js";
 import { NO_PICTURE } from "./thumbnail.js";
 import { Grid } from "./virtual.js";
@@ -109,14 +109,11 @@ export async function showGallery({ main, query, signal }) {
   empty.hidden = true;
   frame.before(empty);
   try {
-    await refresh(signal);
+    await follow(signal, arrange);
   } catch (error) {
     counted.replaceChildren();
     frame.replaceChildren(trouble(error));
-    return;
   }
-  arrange();
-  void follow(signal, arrange);
 }
 
 /** @param {Event} event */

@@ -37,14 +37,9 @@ export const jobs = new Map();
 let revision = 0;
 let hurryUntil = 0;
 
-/**
- * Fetch what changed; returns whether anything did.
- * @param {AbortSignal} [signal]
- * @param {boolean} [whole] read the table anew
- */
-export async function refresh(signal, whole = false) {
-  const answer = await get(`jobs?revision=${whole ? 0 : revision}${whole ? "&whole=1" : ""}`, signal);
-  if (whole) jobs.clear();
+/** Fetch what changed; returns whether anything did. @param {AbortSignal} signal */
+async function refresh(signal) {
+  const answer = await get(`jobs?revision=${revision}`, signal);
   for (const job of answer.jobs) jobs.set(job.id, job);
   revision = answer.revision;
   return answer.jobs.length > 0;
