@@ -1,4 +1,4 @@
-"""Settings of every test process: threads, how many examples a property gets, which files come first.
+"""Settings of every test process: threads, number of examples per property, order of files.
 
 `make test` gives each property a fifth of its examples; `make test-slow` repeats them with all of them.
 """
@@ -40,5 +40,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def starts_late(item: pytest.Item) -> bool:
-    """Whether a test is in a file without the mark `long`. False sorts first."""
+    """Tell whether a test is in a file without the mark `long`. False sorts first."""
     return item.get_closest_marker("long") is None

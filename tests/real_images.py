@@ -11,7 +11,7 @@ LIVECELL = DATA / "livecell"
 
 
 def needs(path: Path) -> pytest.MarkDecorator:
-    """Skip the test, and say why, where the real images lack this file or folder."""
+    """Skip the test with a reason if the real images lack this file or folder."""
     return pytest.mark.skipif(
         not path.exists(),
         reason=f"no {path.relative_to(DATA)} in the real images; set CYTOMASK_TEST_DATA to their folder",

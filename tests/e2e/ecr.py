@@ -1,4 +1,4 @@
-"""The one answer of ECR that `sam deploy` needs and ministack gives differently: where Docker logs in.
+"""Give the one answer of ECR that `sam deploy` needs and ministack gives differently: where Docker logs in.
 
 The registry that it names is ministack's own, on 127.0.0.1, where Docker pushes without TLS.
 """

@@ -1,4 +1,4 @@
-"""The page's server over a deployed stack, called as the page calls it."""
+"""Call the page's server over a deployed stack, like the page."""
 
 import http.client
 import json
@@ -99,7 +99,7 @@ class PageClient:
 
 @contextmanager
 def served_page(stack: str, endpoint: str) -> Iterator[PageClient]:
-    """Serve the page over a stack while the context lasts."""
+    """Serve the page over a stack within the context."""
     account = account_of(Stack.connect(stack, endpoint), endpoint)
     with listen(0) as listener:
         session = Session(listener.getsockname()[1])

@@ -21,7 +21,7 @@ from cytomask.infra.session import REGION
 STACK = "cytomask-deployed"
 ARTEFACTS = "artefacts"
 SOMEONE_ELSE = "111111111111"
-# Tries follow each other fast; the function has time to start on a busy machine.
+# Attempts follow each other fast, but the function has time to start on a busy machine.
 PARAMETERS = {
     "SegmentTimeout": "100",
     "VisibilityTimeout": "100",

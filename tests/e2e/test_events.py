@@ -10,7 +10,7 @@ import pytest
 from account import EVENTS, keys_of
 from tools import invoke_locally, mask_of_command_line, pixels
 
-# What an event asks for beyond the defaults, in the command line's words.
+# An event's parameters beyond the defaults, as options of the command line.
 ASKED = {"direct": ["--mode", "resize"], "request_in_sqs": ["--threshold", "0.6"]}
 QUEUED = {"request_in_sqs", "s3_in_sqs"}
 NAMES = sorted(path.stem for path in EVENTS.glob("*.json") if not path.stem.startswith("http-"))

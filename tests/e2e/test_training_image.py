@@ -1,4 +1,4 @@
-"""The training image, built with torch for CPUs and run as SageMaker runs it: `train`, with /opt/ml."""
+"""The training image, built with torch for CPUs and run like SageMaker: `train`, with /opt/ml."""
 
 import csv
 import json

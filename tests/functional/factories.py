@@ -92,7 +92,7 @@ def request(key: str, **fields: Any) -> dict[str, Any]:
 
 
 def sqs_batch(*bodies: Any, queue: str = "cytomask-segment", waiting: str = "") -> dict[str, Any]:
-    """Make a batch of messages `m0`, `m1`, …; a job may wait for them. Bodies other than text become JSON."""
+    """Make a batch of messages `m0`, `m1`, …; jobs may wait for them. Other bodies than text become JSON."""
     record = event_file("s3_in_sqs")["Records"][0]
     record["eventSourceARN"] = f"arn:aws:sqs:eu-central-1:000000000000:{queue}"
     if waiting:

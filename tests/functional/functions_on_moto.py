@@ -85,7 +85,7 @@ class Wire:
         self.before(operation, act, times, skip, key)
 
     def cut(self, operation: str, skip: int = 0, key: str = "") -> None:
-        """Let nothing through from here on, as if the invocation was killed."""
+        """Block all further calls, as if the invocation had been killed."""
 
         def act() -> None:
             for name in ("GetItem", "PutItem", "UpdateItem", "PutObject", "SendMessage"):
@@ -111,7 +111,7 @@ class Wire:
 
 @contextmanager
 def acting(session: boto3.Session | None) -> Iterator[None]:
-    """Let clients that a function makes during a call be its own."""
+    """Make clients that a function creates during a call use its own session."""
     kept = boto3.DEFAULT_SESSION
     boto3.DEFAULT_SESSION = session or kept
     try:
@@ -161,7 +161,7 @@ class SegmentStack:
         return version
 
     def age(self, key: str, hours: int) -> None:
-        """Make an image this old; S3 tells upload times in whole seconds."""
+        """Make an image this old; S3 gives upload times in whole seconds."""
         (backend,) = (backends["aws"] for backends in s3_backends.values())
         backend.buckets[INPUT].keys[key].last_modified -= timedelta(hours=hours)
 
@@ -260,7 +260,7 @@ class FailuresFunction:
     session: boto3.Session | None = None
 
     def deliver(self, *bodies: Any, queue: str = "cytomask-segment-dlq", waiting: str = "") -> list[int]:
-        """Deliver dead letters; return the positions of those that stay in their queue."""
+        """Deliver dead letters; return the positions of those that remain in their queue."""
         batch = sqs_batch(*bodies, queue=queue, waiting=waiting)
         with acting(self.session):
             return failed_messages(self.app.handler(batch, LambdaContext("failures")))

@@ -1,4 +1,4 @@
-"""The stack's buckets and table on moto, and what its functions read from their environment."""
+"""The stack's buckets and table on moto, and its functions' environment."""
 
 from typing import Any
 

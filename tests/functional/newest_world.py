@@ -46,7 +46,7 @@ PICTURE = re.compile(r"(\.p\d{4,6})?\.(mask|probability|overlay)\.png")
 
 
 class Killed(BaseException):
-    """The process is gone: no handler of the function's own may catch it."""
+    """The process was killed; the function's own handlers must not catch this."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ CONTENTS = (Content((0,)), Content((1,)), Content((0, 1, 2)), Content((2, 0)), C
 
 
 class RememberingPredictor(Remembering):
-    """The real networks, and the masks that they make of a content."""
+    """The real networks, and their masks of each content."""
 
     def masks(self, content: Content) -> dict[str, bytes]:
-        """What has to lie under the name of an image with this content, by suffix, as pixels."""
+        """Return the outputs that an image with this content must have under its name: suffix -> pixels."""
         masks = {}
         for number, seed in enumerate(content.seeds):
             suffix = f".p{number:04d}.mask.png" if len(content.seeds) > 1 else ".mask.png"
@@ -100,7 +100,7 @@ class Message:
 
 @dataclass
 class Interruption:
-    """What happens at one of the calls that an invocation makes."""
+    """Something that happens at one of an invocation's calls."""
 
     at: int
     act: Callable[[], None] | None  # None: the process is killed
@@ -129,7 +129,7 @@ class Interruption:
 
 @dataclass
 class World:
-    """The stack, and what the test knows of it."""
+    """The stack, and the test's model of it."""
 
     s3: Any
     sqs: Any
@@ -170,7 +170,7 @@ class World:
         self.queue.append(Message(json.dumps(body), (key, self.changes.get(key, 0))))
 
     def expire_outputs(self, key: str, which: int) -> None:
-        """Take one output of an image away, or all, as a retention does."""
+        """Delete one output of an image, or all, like retention."""
         lying = sorted(self.lying(key))
         for name in lying if which == 0 else lying[which % len(lying) :][:1] if lying else []:
             self.s3.delete_object(Bucket=OUTPUT, Key=name)
@@ -186,7 +186,7 @@ class World:
         self.queue.append(Message(json.dumps({"Records": [record]}), (key, self.changes[key])))
 
     def _set_time(self, key: str) -> None:
-        """S3 tells the time of an upload in whole seconds."""
+        """Set an upload's time in whole seconds, like S3."""
         (backend,) = (backends["aws"] for backends in s3_backends.values())
         bucket, place = place_of(key)
         backend.buckets[bucket].keys[place].last_modified = datetime.fromtimestamp(
@@ -201,7 +201,7 @@ class World:
             self.unseen.add(message.change[0])
 
     def deliver(self, *indices: int) -> None:
-        """Deliver a batch to the segment function; what fails comes again, or is dead after five tries."""
+        """Deliver a batch to the segment function; failed messages return, and die after five attempts."""
         places = sorted({index % len(self.queue) for index in indices}, reverse=True)
         batch = [self.queue.pop(place) for place in places]
         for message in batch:
@@ -228,7 +228,7 @@ class World:
             self.queue.append(Message(row["message"], None, waiting=row["job_id"]))
 
     def http(self, key: str) -> tuple[int, Any] | None:
-        """Ask for a mask over HTTP; None where the process was killed."""
+        """Request a mask over HTTP; None if the process was killed."""
         event = event_file("http-seg-mask") | {
             "body": json.dumps({"image": "s3://{}/{}".format(*place_of(key))}),
             "isBase64Encoded": False,
@@ -278,7 +278,7 @@ class World:
         return list(self.table.scan()["Items"])
 
     def lying(self, key: str) -> dict[str, bytes]:
-        """The pictures under an image's name, as pixels, by key."""
+        """Return the pictures under an image's name: key -> pixels."""
         listed = self.s3.list_objects_v2(Bucket=OUTPUT, Prefix=f"{key}.").get("Contents", [])
         names = [each["Key"] for each in listed if PICTURE.fullmatch(each["Key"].removeprefix(key))]
         return {name: self._pixels(name) for name in names}
@@ -294,7 +294,7 @@ class World:
         return {f"{key}{suffix}": pixels for suffix, pixels in masks.items()}
 
     def come_to_rest(self) -> None:
-        """Let all time pass and all messages come: afterwards nobody works and nothing waits."""
+        """Let all time pass and deliver all messages, until no invocation runs and no message waits."""
         for _ in range(400):
             self.now += LEASE
             if self.queue:
@@ -310,7 +310,7 @@ class World:
 
 @dataclass(frozen=True)
 class Context:
-    """What Lambda gives a handler beside the event."""
+    """The context that Lambda passes with the event."""
 
     aws_request_id: str
     function_name: str = "cytomask-segment"
@@ -323,7 +323,7 @@ class Context:
 
 @contextmanager
 def a_world(predictor: Any, *, versioned: bool) -> Iterator[World]:
-    """Make a stack on moto, fresh."""
+    """Make a fresh stack on moto."""
     with mock_aws():
         made = connected(predictor)
         make_buckets(made.s3)
@@ -351,7 +351,7 @@ present: list[World] = []  # the one that clocks and calls belong to
 
 @dataclass(frozen=True)
 class Connected:
-    """Clients and functions, made once because that is slow."""
+    """Clients and functions, created once because that is slow."""
 
     s3: Any
     sqs: Any
@@ -362,7 +362,7 @@ class Connected:
 
 
 def find(function: str) -> Any:
-    """The entry point of a function, in 0.2 and in 0.1."""
+    """Return the entry point of a function, in 0.2 or in 0.1."""
     try:
         return importlib.import_module(f"cytomask.functions.{function}.app")
     except ModuleNotFoundError:
@@ -371,7 +371,7 @@ def find(function: str) -> Any:
 
 @cache
 def connected(predictor: Any) -> Connected:
-    """Connect both functions to the clock and the interruptions of whichever world is present."""
+    """Connect both functions to the clock and the interruptions of the current world."""
     own, session = boto3.Session(), boto3.Session()
     session.events.register("provide-client-params", lambda **_: strike("before"))
     session.events.register("after-call", lambda **_: strike("done"))
@@ -391,12 +391,12 @@ def connected(predictor: Any) -> Connected:
 
 
 def holders(root: Any) -> list[Any]:
-    """An object and what it is made of, two levels deep."""
+    """Yield an object and its attributes, two levels deep."""
     parts = [part for part in vars(root).values() if hasattr(part, "__dict__")]
     return [root, *parts, *(inner for part in parts for inner in vars(part).values())]
 
 
 def strike(moment: str) -> None:
-    """Tell the innermost interruption of a call."""
+    """Pass a call to the innermost interruption."""
     if present and present[-1].interruptions:
         getattr(present[-1].interruptions[-1], moment)()

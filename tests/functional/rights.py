@@ -1,4 +1,4 @@
-"""The roles of template.yaml as IAM would read them: which of the functions' calls they allow.
+"""Evaluate the roles of template.yaml like IAM: which of the functions' calls they allow.
 
 Every call that a functional test sees a function make is looked up here, because an emulator allows them all.
 """
@@ -25,7 +25,7 @@ ARNS = {
     "AlarmTopic": f"arn:aws:sns:{REGION}:{ACCOUNT}:cytomask-alarms",
     "PlateTopic": f"arn:aws:sns:{REGION}:{ACCOUNT}:cytomask-plates",
 }
-# What S3 calls the right to an operation, where it is not the operation's own name
+# S3's name of the right to an operation, if it is not the operation's own name
 # (docs.aws.amazon.com/AmazonS3/latest/userguide/using-with-s3-policy-actions.html).
 S3_ACTIONS = {
     "HeadBucket": "ListBucket",

@@ -1,4 +1,4 @@
-"""What tests of a running emulated stack share: send an image, wait, count the scores."""
+"""Shared by tests of a running emulated stack: send an image, wait, count the scores."""
 
 import io
 import json
@@ -36,7 +36,7 @@ def scores(stack: EmulatedStack) -> int:
 
 
 def until(look: Callable[[], Any], seconds: float) -> Any:
-    """Look until something is found; fail after so many seconds."""
+    """Look until something is found; fail after this many seconds."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"nothing within {seconds} s"

@@ -1,4 +1,4 @@
-"""`cytomask attach` and `backfill` on buckets that they cannot use: what is done, and what is said."""
+"""`cytomask attach` and `backfill` refuse buckets that they cannot use, with a reason."""
 
 from dataclasses import replace
 from typing import Any

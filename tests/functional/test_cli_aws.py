@@ -1,4 +1,4 @@
-"""The commands of whoever runs a stack, against one emulated stack."""
+"""The operator's commands, against one emulated stack."""
 
 import io
 import json
@@ -23,7 +23,7 @@ Command = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedStack]:
-    """A stack that may read a bucket of the lab, in which images lie already."""
+    """Run a stack that may read a bucket of the lab, which already has images."""
     with emulated_stack(tmp_path_factory.mktemp("stack"), parameters={"AllowedBuckets": LAB}) as stack:
         s3 = stack.client("s3")
         s3.create_bucket(Bucket=LAB, CreateBucketConfiguration={"LocationConstraint": REGION})
@@ -180,7 +180,7 @@ def wait_until(seen: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def notified(s3: object, bucket: str) -> dict[str, str]:
-    """The prefix of each notification of a bucket, by its id."""
+    """Return the prefix of each notification of a bucket, by id."""
     present = s3.get_bucket_notification_configuration(Bucket=bucket)  # type: ignore[attr-defined]
     return {
         each["Id"]: each["Filter"]["Key"]["FilterRules"][0]["Value"]

@@ -1,4 +1,4 @@
-"""`cytomask demo` and `cytomask up`: the emulated stack as a user meets it."""
+"""`cytomask demo` and `cytomask up`: the emulated stack from a user's view."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pictures(html: str) -> list[tuple[str, tuple[int, ...]]]:
-    """The name and the shape of every picture, in their order."""
+    """List the name and the shape of every picture, in order."""
     found = re.findall(r'<img alt="(\w+)" src="data:image/png;base64,([^"]+)">', html)
     return [(name, np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).shape) for name, data in found]
 
@@ -119,7 +119,7 @@ def test_up_on_a_port_in_use_is_a_sentence(capsys: Capture) -> None:
 
 @pytest.fixture
 def running() -> Iterator["subprocess.Popen[str]"]:
-    """`cytomask up`, as a process of its own."""
+    """Run `cytomask up` in its own process."""
     command = [sys.executable, "-m", "cytomask.cli.main", "up"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     yield process

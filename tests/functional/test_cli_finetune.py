@@ -28,7 +28,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in an empty folder, with the small model at hand; hold networks to one small page."""
+    """Work in an empty folder with the small model, and use one small generated page."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CYTOMASK_MODELS", str(tmp_path / "models"))
     shutil.copytree(parent, tmp_path / "models" / "parent")

@@ -1,4 +1,4 @@
-"""`cytomask jobs`, `logs` and `failed`: ids, reasons, filters, and names that a terminal would obey."""
+"""`cytomask jobs`, `logs` and `failed`: ids, reasons, filters, and names with control characters."""
 
 import json
 import time

@@ -55,7 +55,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[SamplePage]:
 
 
 def old_row(stack: Stack, key: str, confluence: float | None, **fields: Any) -> None:
-    """A job's row as the release before this one wrote it."""
+    """Write a job's row like the previous release."""
     share = "" if confluence is None else str(confluence)
     row = {
         **{"job_id": f"{abs(hash(key)):032x}", "record": "JOB", "status": "SUCCEEDED", "group": ""},

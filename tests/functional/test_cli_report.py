@@ -42,12 +42,12 @@ KEY = "plate 1/A172_Phase_C7_1.tif"
 
 @pytest.fixture
 def deployed(stack: SegmentStack, connected: Any) -> Any:
-    """The stack's resources, which the command finds too."""
+    """Return the stack's resources, and let the command find them."""
     return stack
 
 
 class Table:
-    """Rows as the functions write them, each a second younger than the one before."""
+    """Write rows like the functions, each a second newer than the previous one."""
 
     def __init__(self, stack: SegmentStack) -> None:
         self.stack = stack
@@ -104,7 +104,7 @@ def rows(deployed: Any) -> Any:
 
 
 def tables(capsys: pytest.CaptureFixture[str]) -> Any:
-    """What was printed: of each row of the tables, by group and model, its values by the column's name."""
+    """Parse the printed tables: (group, model) -> column -> value."""
     found: dict[Any, Any] = {}
     heads: list[Any] = []
     for line in capsys.readouterr().out.splitlines():
@@ -348,7 +348,7 @@ def html_of(folder: Path, *options: Any) -> Any:
 
 
 def pictures(html: Any) -> Any:
-    """The pixels of the pictures, in their order, by name."""
+    """Return the pixels of the pictures by name, in order."""
     found = re.findall(r'<img alt="(\w+)" src="data:image/png;base64,([^"]+)">', html)
     return [(name, np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))) for name, data in found]
 
@@ -379,7 +379,7 @@ def test_the_page_shows_image_mask_and_disagreement(
 def test_the_page_shows_what_was_scored_not_what_replaced_it(
     deployed: Any, evaluate: EvaluateFunction, tmp_path: Path
 ) -> None:
-    """The drawn counts are those of the row, though another ground truth has the key now."""
+    """The drawn counts equal the row's, although the key has another ground truth now."""
     deployed.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
     deployed.segment(KEY, tiff())
     evaluate.upload(f"{KEY}.png", ground_truth())

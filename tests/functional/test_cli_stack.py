@@ -43,7 +43,7 @@ COCO = {
 
 
 class CloudFormation:
-    """What the commands ask of it."""
+    """The calls that the commands make to it."""
 
     meta = argparse.Namespace(region_name=REGION)
 
@@ -60,7 +60,7 @@ class CloudFormation:
 
 @pytest.fixture
 def deployed(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The stack's resources as CloudFormation describes them: what a command is given."""
+    """Return the stack's resources as CloudFormation describes them to a command."""
     queue = stack.sqs.create_queue(QueueName="cytomask-segment")["QueueUrl"]
     outputs = OUTPUTS | {"SegmentQueueUrl": queue}
 
@@ -84,7 +84,7 @@ def keys_in(stack: SegmentStack, bucket: str) -> Any:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Any:
-    """Two images and their ground truths, with what else lies beside them."""
+    """Write two images and their ground truths, with other files beside them."""
     for name in ("images/plate 1/a.tif", "images/b.PNG", "masks/plate 1/a.png", "masks/coco.json"):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +220,7 @@ def test_submit_sends_nothing_if_one_request_is_invalid(
 
 @pytest.fixture
 def noticed(evaluate: EvaluateFunction, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """S3 and Lambda do their part while the command waits."""
+    """Let S3 and Lambda work while the command waits."""
 
     def deliver(_: Any) -> None:
         keys = sorted(keys_in(evaluate.stack, GROUND_TRUTH))
@@ -379,7 +379,7 @@ def test_evaluate_stops_waiting_after_its_timeout(
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> Any:
-    """The lines of the table, by image: status, confluence, IoU, Dice, group, and the reason if any."""
+    """Parse the table's lines by image: status, confluence, IoU, Dice, group, and the reason if any."""
     lines = capsys.readouterr().out.splitlines()
     head = next(place for place, line in enumerate(lines) if line.startswith("job "))
     cells = [re.split(r" {2,}", line) for line in lines[head + 1 :]]

@@ -1,4 +1,4 @@
-"""`cytomask upload`, `submit` and `download`: what goes into a stack, and what comes back."""
+"""`cytomask upload`, `submit` and `download`: files into a stack, and outputs back."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def sent(stack: SegmentStack) -> list[str]:
 
 @pytest.fixture
 def delivered(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> SegmentStack:
-    """The queue's messages reach the function while the command waits."""
+    """Deliver the queue's messages to the function while the command waits."""
 
     def deliver(_: float) -> None:
         for body in sent(stack):

@@ -1,4 +1,4 @@
-"""The numbers of calls from which docs/costs.md estimates: one default image without a ground truth."""
+"""The numbers of calls behind the estimates in docs/costs.md: one default image without a ground truth."""
 
 import re
 from collections import Counter

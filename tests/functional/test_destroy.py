@@ -1,4 +1,4 @@
-"""Taking a stack away, on the emulated account."""
+"""Destroy a stack in the emulated account."""
 
 import io
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def exists(stack: EmulatedStack, bucket: str) -> bool:
 def test_everything_goes_once_the_stacks_name_was_typed(
     running: EmulatedStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One test, because starting a stack takes seconds."""
+    """One test covers all steps, because starting a stack takes seconds."""
     s3, images = running.client("s3"), running.outputs["InputBucketName"]
     for body in (b"one", b"two"):
         s3.put_object(Bucket=images, Key="a.json", Body=body)

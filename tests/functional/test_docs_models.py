@@ -1,4 +1,4 @@
-"""docs/models.md, typed line by line into one emulated stack: from poor masks to weights of one's own."""
+"""Run the commands of docs/models.md in order on one emulated stack."""
 
 import json
 import re
@@ -27,7 +27,7 @@ SECONDS = 240
 
 
 def lines() -> list[str]:
-    """The page's commands, in their order."""
+    """Return the page's commands in order."""
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     typed = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
     return [line for line in typed if line.startswith("cytomask ")]
@@ -70,7 +70,7 @@ def test_every_command_of_the_page_works_in_its_order(
 
 
 def typed(words: list[str], stack: EmulatedStack, folder: Path) -> list[str]:
-    """A line with the names of this stack, few steps of training, and no question."""
+    """Adapt a command: the names of this stack, few training steps, and no question."""
     own = folder / "CYTOMASK_MODELS" / "my-microscope" / "manifest.json"
     names = {
         "s3://INPUT-BUCKET": f"s3://{stack.outputs['InputBucketName']}",

@@ -243,7 +243,7 @@ def set_pattern(stack: EmulatedStack, pattern: str) -> None:
 
 
 def holding_a_stack(folder: Path) -> "subprocess.Popen[bytes]":
-    """A process of its own that has a stack and prints its endpoint and its front's process id."""
+    """Run a process that has a stack and prints its endpoint and its front's process id."""
     return subprocess.Popen(
         [sys.executable, "-c", HOLDING_A_STACK, str(folder), json.dumps(HANDLERS)],
         cwd=ROOT,
@@ -254,7 +254,7 @@ def holding_a_stack(folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def eventually(look: Callable[[], Any], seconds: float = 30) -> Any:
-    """What `look` finds, as soon as it finds something."""
+    """Wait until `look` finds something and return it."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"nothing within {seconds} s"
@@ -267,14 +267,14 @@ def log_lines(stack: EmulatedStack) -> list[dict[str, Any]]:
 
 
 def delivered(stack: EmulatedStack, function: str = "cytomask-segment") -> list[str]:
-    """The bodies of all messages that the function got so far, as often as it got them."""
+    """Return the bodies of all messages that the function got, including repeats."""
     invoked = [line for line in log_lines(stack) if line["message"] == "invoked"]
     events = [line["event"] for line in invoked if line["function_name"] == function]
     return [record["body"] for event in events for record in event.get("Records", [])]
 
 
 def announced_buckets(stack: EmulatedStack) -> dict[str, str]:
-    """The buckets that have announced themselves, and the function to which they did."""
+    """Return the buckets that sent S3's test event, with the function that got it."""
     return {
         json.loads(record["body"])["Bucket"]: line["function_name"]
         for line in log_lines(stack)
@@ -300,7 +300,7 @@ def listens(endpoint: str) -> bool:
 
 
 def runs(process: int) -> bool:
-    """Whether a process is alive; one that only waits for its parent to note its end is not."""
+    """Tell whether a process is alive; a zombie is not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

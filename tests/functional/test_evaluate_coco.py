@@ -1,4 +1,4 @@
-"""What becomes of a COCO file: an evaluation for every image it names, once, whichever comes first."""
+"""A COCO file becomes one evaluation for every image it names, in either order of arrival."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SQUARE = [[10, 10, 40, 10, 40, 50, 10, 50]]
 
 
 def coco(*names: Any, outline: Any = SQUARE, width: Any = WIDTH, height: Any = HEIGHT) -> Any:
-    """A COCO file in which each image has one cell."""
+    """Make a COCO file in which each image has one cell."""
     images = [
         {"id": number, "file_name": name, "width": width, "height": height}
         for number, name in enumerate(names)
@@ -34,7 +34,7 @@ def coco(*names: Any, outline: Any = SQUARE, width: Any = WIDTH, height: Any = H
 
 
 def square() -> Any:
-    """What pycocotools makes of SQUARE, (H, W) bool: pixels 10 to 39 by 10 to 49."""
+    """Return pycocotools' mask of SQUARE, (H, W) bool: pixels 10 to 39 by 10 to 49."""
     cells = np.zeros((HEIGHT, WIDTH), np.bool_)
     cells[10:50, 10:40] = True
     return cells
@@ -329,7 +329,7 @@ def test_a_stack_is_rejected(stack: SegmentStack, evaluate: EvaluateFunction) ->
 def test_livecell_s_test_file_scores_images_of_its_names_in_either_order(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:
-    """The images are generated: LIVECell's own test images are for the final score alone."""
+    """The images are generated, because LIVECell's test images are only for the final score."""
     reference, content = COCO(LIVECELL_COCO), LIVECELL_COCO.read_bytes()
     images = reference.loadImgs(reference.getImgIds())
     keys = [f"test images/{image['file_name']}" for image in images]

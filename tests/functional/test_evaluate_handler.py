@@ -1,4 +1,4 @@
-"""What becomes of an evaluation: scored once, in whichever order image and ground truth arrive."""
+"""An evaluation is scored once, in whichever order image and ground truth arrive."""
 
 import io
 from collections.abc import Callable
@@ -30,7 +30,7 @@ RATIOS = ("iou", "dice", "precision", "recall")
 
 
 def left_half(stack: SegmentStack, key: str = f"{KEY}.mask.png") -> Any:
-    """A ground truth that agrees with a mask on the left and knows no cell on the right: (H, W) uint8."""
+    """Make a ground truth that equals a mask on the left and is empty on the right: (H, W) uint8."""
     truth = stack.mask(key).copy()
     truth[:, WIDTH // 2 :] = 0
     return truth

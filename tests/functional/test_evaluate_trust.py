@@ -19,7 +19,7 @@ COCO = (
 
 @pytest.fixture
 def foreign(stack: SegmentStack) -> str:
-    """A bucket that the functions' rights would reach and that the stack does not serve."""
+    """Make a bucket that the functions could read but the stack does not serve."""
     place = {"LocationConstraint": REGION}
     stack.s3.create_bucket(Bucket=FOREIGN, CreateBucketConfiguration=place)
     stack.upload("a.png", ground_truth(), bucket=FOREIGN)

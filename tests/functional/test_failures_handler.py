@@ -1,4 +1,4 @@
-"""What becomes of dead letters: a row that says FAILED, with the message and the last error."""
+"""A dead letter becomes a FAILED row with the message and the last error."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ TRUTH = "plate 1/A172_Phase_C7_1.png"
 
 
 def give_up(stack: SegmentStack, body: Any, tries: int = 5) -> None:
-    """Deliver a message as often as its queue would, each try with the same fault at the mask."""
+    """Deliver a message as often as its queue would; every attempt fails when it writes the mask."""
     for _ in range(tries):
         stack.wire.fail("PutObject", "SlowDown", 503)
         assert stack.deliver(body) == [0]
@@ -22,7 +22,7 @@ def give_up(stack: SegmentStack, body: Any, tries: int = 5) -> None:
 
 
 def counted(capsys: pytest.CaptureFixture[str]) -> Any:
-    """The metrics that were printed: name -> sum."""
+    """Sum up the printed metrics: name -> sum."""
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
     names = {metric["Name"] for line in lines for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
     return {name: sum(sum(line.get(name, [])) for line in lines) for name in names}
@@ -177,7 +177,7 @@ def test_a_missing_table_keeps_the_dead_letters(stack: SegmentStack, failures: F
 
 @pytest.fixture
 def redriven(stack: SegmentStack, failures: FailuresFunction) -> Any:
-    """The id of a failed job that waits for its next attempt, while its image has been replaced."""
+    """Return the id of a failed job that was queued again after its image had been replaced."""
     stack.upload(KEY, tiff())
     failures.deliver(s3_event(KEY))
     stack.set_status("QUEUED", attempt=2)

@@ -139,7 +139,7 @@ def test_a_withdrawn_job_runs_once_its_version_is_the_newest_again(http: HttpDoo
 
 @pytest.fixture
 def given_up(http: HttpDoor, failures: FailuresFunction) -> Any:
-    """A job asked for over HTTP whose message its queue gave up; its id."""
+    """Return the id of a job requested over HTTP whose message became a dead letter."""
     http.stack.upload(KEY, tiff())
     job_id = http.post("/jobs", request(KEY, threshold=0.4)).json["job_id"]
     (message,) = http.stack.take_messages()
@@ -148,7 +148,7 @@ def given_up(http: HttpDoor, failures: FailuresFunction) -> Any:
 
 
 def redrive(http: HttpDoor) -> None:
-    """What `cytomask redrive` does, without its answers."""
+    """Redrive a job like `cytomask redrive`, without its output."""
     arguments: Any = SimpleNamespace(ids=[])
     stack: Any = SimpleNamespace(
         dynamodb=boto3.client("dynamodb"), table=TABLE, sqs=http.stack.sqs, segment_queue=SEGMENT_QUEUE_URL
@@ -271,7 +271,7 @@ def test_the_event_files_are_answered(http: HttpDoor, api: ApiFunction, name: st
     assert api(event)["statusCode"] == {"http-post-job": 202}.get(name, 200)
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ HOURS = tuple(float(hour) for hour in range(0, 88, 4))
 
 
 def add_page(well: str, hour: float, confluence: float, plate: str = "P 7") -> None:
-    """A page as the segment function leaves it: its row, and its place among the plate's counts."""
+    """Write a page like the segment function: its row, and its place in the plate's counts."""
     dynamodb = boto3.client("dynamodb")
     placed = columns_of(Acquisition(plate=plate, well=well, site="1", time=hour))
     assert placed is not None

@@ -49,7 +49,7 @@ def pixels(content: bytes) -> Any:
 
 
 def large() -> Any:
-    """A TIFF of 16 megapixels and few bytes."""
+    """Make a TIFF of 16 megapixels and few bytes."""
     return tiff(np.zeros((4000, 4000), np.uint8), compression="zlib")
 
 
@@ -163,7 +163,7 @@ def test_the_event_files_are_answered(http: HttpDoor, name: str) -> None:
     assert answer["isBase64Encoded"] == ("png" in event["headers"].get("accept", ""))
 
 
-# What is refused
+# Refusals
 
 
 def test_a_body_that_is_not_json_is_refused(http: HttpDoor) -> None:

@@ -1,4 +1,4 @@
-"""What the functions say: the metrics, the id that runs through, and the fields of the saved queries."""
+"""The functions' log lines: metrics, one id for each job, and the fields of the saved queries."""
 
 import io
 import json
@@ -23,7 +23,7 @@ STAGES = {"ReadTime", "DecodeTime", "InferTime", "EncodeTime", "WriteTime", "Tot
 def lines(
     stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, http: HttpDoor
 ) -> Iterator[Any]:
-    """What the four functions have logged so far, in one list."""
+    """Return what the four functions have logged so far, in one list."""
     written = io.StringIO()
     handlers = [each.app.logger.registered_handler for each in (stack, evaluate, failures, http.api)]
     printed = [handler.stream for handler in handlers]
@@ -37,7 +37,7 @@ def lines(
 def a_day(
     stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, http: HttpDoor
 ) -> None:
-    """One image from upload to score, one asked for over HTTP, one of each that goes wrong."""
+    """Send one image from upload to score, one over HTTP, and one for each kind of failure."""
     stack.upload(KEY, tiff())
     stack.deliver(s3_event(KEY))
     stack.deliver(s3_event(KEY))
@@ -172,7 +172,7 @@ def test_no_image_and_no_signed_address_is_in_a_line(
 
 
 def flattened(fields: dict[str, Any], prefix: str = "") -> set[str]:
-    """The names by which Logs Insights knows a line's fields."""
+    """Return the names that Logs Insights gives to a line's fields."""
     names = set()
     for name, value in fields.items():
         names |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
@@ -183,7 +183,7 @@ WORDS = {"and", "or", "in", "like", "by", "as", "asc", "desc", "fields", "filter
 
 
 def fields_of(query: str) -> set[str]:
-    """The fields that a query takes from the lines: neither words of the language nor names of its own."""
+    """Return the fields that a query reads from lines, without keywords and its own names."""
     bare = re.sub(r'"[^"]*"|/[^/\n]*/', " ", query)
     bare = re.sub(r"\w+\(", "(", bare)
     own = set(re.findall(r"\bas (\w+)", bare))

@@ -1,4 +1,4 @@
-"""An image's whole way through the emulated stack, with the real handler and the real template."""
+"""Images go all the way through the emulated stack, with the real handler and the real template."""
 
 import io
 import json
@@ -177,7 +177,7 @@ def send(stack: EmulatedStack, body: str) -> None:
 
 
 def job_of_group(stack: EmulatedStack, group: str, status: str) -> dict[str, Any] | None:
-    """The job that is reported by that label, once it has that status."""
+    """Wait until the job of this group has this status and return it."""
     found = [row for row in rows(stack) if row.get("group") == group and row["record"] == "JOB"]
     return next((row for row in found if row["status"] == status), None)
 
@@ -201,7 +201,7 @@ def is_finished(row: dict[str, Any], key: str) -> bool:
 
 
 def scored(stack: EmulatedStack, key: str) -> dict[str, Any] | None:
-    """The evaluation of an image's only mask, once it is its only one and has its score."""
+    """Wait until an image's only mask has its only evaluation and score; return the evaluation."""
     found = [row for row in rows(stack) if is_evaluation(row) and row["image"].endswith(f"/{key}")]
     ended = len(found) == 1 and found[0]["evaluation_status"] == "SCORED"
     return found[0] if ended else None

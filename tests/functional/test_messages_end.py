@@ -1,4 +1,4 @@
-"""Every message ends: whatever is sent to any queue becomes a mask, a final row or a logged refusal.
+"""Every message on every queue ends as a mask, a final row or a logged refusal.
 
 Made-up bodies and attributes go the whole way: the function, its five tries, the dead letters, the failures
 function.

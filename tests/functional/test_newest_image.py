@@ -1,4 +1,4 @@
-"""The newest image wins: after any interleaving, its mask or nothing lies under its name.
+"""The newest image wins: after any interleaving, its name has its own mask or none.
 
 A state machine uploads, overwrites, deletes and expires, delivers late, twice or never, kills functions
 at any call and lets other things happen in the middle of their work. Then all comes to rest, and it looks.
@@ -38,7 +38,7 @@ counted = {"interleavings": 0, "steps": 0, "invocations": 0, "crashes": 0}
 
 
 class NewestWins(RuleBasedStateMachine):
-    """Two images whose keys begin alike, one of an attached bucket, and all that may happen to them."""
+    """Two images with similar keys, one in an attached bucket, and everything that may happen to them."""
 
     predictor: RememberingPredictor
     versioned = False
@@ -165,7 +165,7 @@ class NewestWins(RuleBasedStateMachine):
         world = self.world
         world.come_to_rest()
         for row in (row for row in world.rows() if row["record"] == "JOB"):
-            # A call over HTTP that was killed leaves its job to whoever asks next.
+            # A killed call over HTTP leaves its job to the next request.
             dead = row["status"] == "RUNNING" and row["lease_until"] < world.now
             assert dead or row["status"] in ("SUCCEEDED", "REJECTED", "FAILED")
         for key in world.contents:

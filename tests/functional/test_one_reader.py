@@ -52,14 +52,14 @@ WRITERS: dict[str, Callable[[Labels], bytes]] = {
 
 
 def cells_of_training(folder: Path, source: str) -> Mask:
-    """What training reads, and with it `training.evaluate`, which takes the same samples."""
+    """Read a ground truth like training and `training.evaluate`, which use the same samples."""
     (sample,) = read_source(folder, source)
     return sample.read()[1]
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder with the image that the ground truths are of."""
+    """Make a folder with the image of the ground truths."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / IMAGE).write_bytes(tiff())
     return tmp_path
@@ -74,7 +74,7 @@ def random_labels(seed: int, kinds: int) -> Labels:
 
 
 def score_of(evaluate: EvaluateFunction, key: str, content: bytes) -> Any:
-    """The evaluation's row after a ground truth was uploaded and scored."""
+    """Upload and score a ground truth; return the evaluation's row."""
     known = {row["record"] for row in evaluate.stack.rows("EVAL#")}
     assert evaluate.upload(key, content) == []
     assert evaluate.deliver_queued() == []

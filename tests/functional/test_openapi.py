@@ -1,4 +1,4 @@
-"""docs/openapi.yaml against the handlers: schemathesis makes up requests and judges the answers."""
+"""docs/openapi.yaml against the handlers: schemathesis generates requests and checks the answers."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from cytomask.records import STATUSES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 EXAMPLE = "plate 1/a.tif"
-# Which end evaluations, and jobs that their queue gave up, and no call.
+# Codes that end evaluations and dead letters, but never a call.
 OF_NO_CALL = {
     "INVALID_PLATE_MAP",
     "NO_BACKGROUND",
@@ -35,12 +35,12 @@ OF_NO_CALL = {
 document: dict[str, Any] = yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))
 
 CHECKED = {
-    # 403, 404 and 422 are for what a schema cannot say: whether a bucket is served, whether there is such a
-    # job or image, and what it shows.
+    # 403, 404 and 422 are for facts that a schema cannot express: whether a bucket is served, whether there is
+    # a job or image, and what it shows.
     "positive_data_acceptance": {"expected-statuses": [200, 202, 403, 404, 422]},
     "unsupported_method": {"enabled": False},  # routes that are not there are API Gateway's matter
 }
-# A cursor cannot be made up, and of status and group one is needed.
+# A cursor cannot be generated, and a request needs either status or group.
 LISTS = {"include-operation-id": "jobs", "checks": {"positive_data_acceptance": {"enabled": False}}}
 
 
@@ -64,7 +64,7 @@ schema = schemathesis.openapi.from_dict(
 
 
 class Served:
-    """The application of the test that runs: schemathesis wants one before any is there."""
+    """Forward to the running test's application, because schemathesis needs one before it exists."""
 
     application: Any = None
 
@@ -83,7 +83,7 @@ def served(http: HttpDoor, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @schema.hook("filter_case")
 def is_said_in_full(_context: Any, case: Any) -> Any:
-    """Without what the schemas let pass: 3.0 for an integer, ranges that run backwards, two sizes."""
+    """Remove values that only the schemas allow: 3.0 for an integer, reversed ranges, two sizes."""
     given = case.body if isinstance(case.body, dict) else {}
     if {"min_size_px", "min_size_um2"} <= given.keys() | dict(case.query or {}).keys():
         return False
@@ -96,7 +96,7 @@ def is_said_in_full(_context: Any, case: Any) -> Any:
 
 @schema.hook("map_body")
 def is_of_the_stack(_context: Any, body: bytes) -> Any:
-    """Every other image is put into a bucket that is served; what is said of the rest would be 403 alone."""
+    """Put every other image into a served bucket; otherwise every answer would be 403."""
     if isinstance(body, dict):
         for name in ("image", "image_path"):
             found = S3_URI.fullmatch(str(body.get(name)))

@@ -145,7 +145,7 @@ def test_a_failed_evaluation_is_listed_and_sent_again(
 
 
 def write(function: str, *lines: Any) -> None:
-    """Log lines as CloudWatch keeps them, a second apart, the last one now."""
+    """Write log lines like CloudWatch, a second apart, the last one now."""
     logs = boto3.client("logs")
     place = {"logGroupName": GROUP.format(function), "logStreamName": "1"}
     logs.create_log_group(logGroupName=place["logGroupName"])

@@ -1,4 +1,4 @@
-"""Outputs follow their image: deleted with it, made again when they are gone, never an older one's."""
+"""Outputs follow their image: deleted with it, made again if they are gone, never from an older one."""
 
 from typing import Any
 

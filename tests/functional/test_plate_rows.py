@@ -1,4 +1,4 @@
-"""Plates in the table: counted right in whatever order pages end, and read without a scan."""
+"""Plates in the table: correct counts in any order of pages, and reads without a scan."""
 
 import random
 from collections.abc import Iterator
@@ -114,7 +114,7 @@ def test_a_completion_that_could_not_be_announced_can_be_claimed_again(plates: P
 def test_the_larger_of_two_counts_that_overtake_each_other_stays(plates: Plates, dynamodb: Any) -> None:
     note(plates, time=0.0)
     note(plates, time=4.0)
-    # A function that counted one page and was held up before it wrote the plate's row.
+    # A function that counted one page and was delayed before it wrote the plate's row.
     late = plates._update(
         "PLATES",
         "p",

@@ -1,4 +1,4 @@
-"""`cytomask promote`: upload, compare, switch, and what follows, on moto and on the emulated stack."""
+"""`cytomask promote`: upload, compare and switch, on moto and on the emulated stack."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,7 +24,7 @@ SECONDS = 120
 
 @pytest.fixture
 def with_bucket(connected: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
-    """The stack on moto with its models bucket."""
+    """Add the models bucket to the stack on moto."""
     found = replace(connected, models_bucket=MODELS)
     monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: found))
     return found
@@ -144,7 +144,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedStack]
 def test_a_promoted_model_makes_the_next_mask_and_plates_keep_theirs(
     running: EmulatedStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One test of the whole way, because a stack starts for seconds."""
+    """One test covers all steps, because starting a stack takes seconds."""
 
     def command(*words: str) -> str:
         assert main([*words, "--endpoint-url", running.endpoint]) == 0

@@ -1,4 +1,4 @@
-"""When a message that failed comes again: the queue is told, and waits longer with every try."""
+"""Failed messages return to the queue, with a longer delay after every attempt."""
 
 import json
 import time
@@ -30,7 +30,7 @@ def received(
     deliveries: int = 1,
     waiting: str = "",
 ) -> Any:
-    """A batch as SQS delivers it: its messages lie in the queue, invisible for `LONG` seconds."""
+    """Make a batch like SQS: its messages are in the queue, invisible for `LONG` seconds."""
     batch = sqs_batch(*bodies, waiting=waiting)
     for record in batch["Records"]:
         stack.sqs.send_message(QueueUrl=queue_url, MessageBody=record["body"])
@@ -42,7 +42,7 @@ def received(
 
 
 def seconds_until_visible(name: str = "cytomask-segment") -> Any:
-    """Of every message of a queue, from now."""
+    """Return the seconds from now until each message of a queue is visible."""
     (backend,) = (backends["eu-central-1"] for backends in sqs_backends.values())
     return [message.visible_at / 1000 - time.time() for message in backend.queues[name]._messages]
 
@@ -92,7 +92,7 @@ def test_the_queues_own_delay_applies_if_none_can_be_set(
 
 @pytest.fixture
 def hurried(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Three images in one batch, the first of which takes more than half of the invocation's time."""
+    """Make a batch of three images; the first takes more than half of the invocation's time."""
     spent = iter([0, 0, 0, 0, 61, 61])  # the batch's start, then each look at the clock
     monkeypatch.setattr(
         LambdaContext, "get_remaining_time_in_millis", lambda self: (120 - next(spent, 61)) * 1000

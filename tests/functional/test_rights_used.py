@@ -1,4 +1,4 @@
-"""No role of template.yaml may do more than its function does: one story that needs every right."""
+"""No role of template.yaml allows more than its function needs: one test uses every right."""
 
 import json
 import os
@@ -39,7 +39,7 @@ WELL = "P7_Phase_B2_1_00d04h00m.tif"
 
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requested before the stack: its functions publish to a topic."""
+    """Make the topic; request this fixture before the stack, whose functions publish to it."""
     monkeypatch.setenv("PLATE_TOPIC_ARN", TOPIC)
 
 
@@ -93,7 +93,7 @@ def store_weights(stack: SegmentStack, folder: Path) -> str:
 
 
 def segment_and_score(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
-    """Images are segmented, overwritten and scored, whichever comes first, and a plate is complete."""
+    """Segment, overwrite and score images in both orders, and complete a plate."""
     for seed in (0, 1):
         stack.deliver(announce(stack, "a.tif", tiff(page(seed))))
     evaluate.deliver(announce(stack, "a.png", ground_truth(), GROUND_TRUTH))
@@ -114,7 +114,7 @@ def segment_and_score(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
 
 
 def come_late(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attempt fails, and a batch has no time for its last messages."""
+    """Let an attempt fail, and a batch run out of time for its last messages."""
     stack.wire.fail("PutObject", "SlowDown", 503)
     assert stack.deliver(announce(stack, "c.tif", tiff())) == [0]
     spent = iter([0, 0, 0, 0, 61, 61])
@@ -127,7 +127,7 @@ def come_late(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fail(stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction) -> None:
-    """Messages are given up: an image's that had a mask, a plate's last one, and a ground truth's."""
+    """Turn messages into dead letters: of an image with a mask, a plate's last page, and a ground truth."""
     failures.deliver(announce(stack, "b.tif", tiff(page(2))))
     stack.upload("P8" + WELL[2:], tiff())
     failures.deliver(request("P8" + WELL[2:], expected_pages=1))
@@ -142,7 +142,7 @@ def fail(stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunc
 
 
 def call(http: HttpDoor) -> None:
-    """Every route is called."""
+    """Call every route."""
     job = http.post("/jobs", request("a.tif")).json["job_id"]
     for path in (f"/jobs/{job}", "/jobs?status=FAILED", "/jobs?group=P7", "/plates", "/plates/P7"):
         assert http.get(path).status == 200

@@ -1,4 +1,4 @@
-"""Faults that pass: the message goes back to its queue, the row is given back, the others are done."""
+"""Temporary faults: the message returns to its queue, the lease is released, other images are done."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError
 from factories import INPUT, OUTPUT, event_file, request, s3_event, tiff
 from functions_on_moto import SegmentStack
 
-# operation, error code, HTTP status, and how many calls of a good job precede it; an image that cannot be
+# operation, error code, HTTP status, and number of calls of a good job before it; an image that cannot be
 # fetched at once is read once more
 FAULTS = {
     "S3 is slow when the image is looked at again": ("HeadObject", "SlowDown", 503, 0),

@@ -88,7 +88,7 @@ def test_the_result_records_how_the_mask_was_made(stack: SegmentStack, predictor
     ]
     assert 0 < result["confluence_low"] < result["confluence"] < result["confluence_high"] < 1
     assert {"read", "decode", "infer", "encode", "write", "total"} == result["timings_ms"].keys()
-    # Another test may have remembered this page's prediction, so that `infer` is rounded to 0.
+    # If another test cached this page's prediction, `infer` is rounded to 0.
     assert result["timings_ms"]["total"] >= result["timings_ms"]["write"] > 0
     gigabyte_seconds = result["timings_ms"]["total"] / 1000 * 3008 / 1024
     assert result["estimated_cost_usd"] == pytest.approx(

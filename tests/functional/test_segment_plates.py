@@ -41,7 +41,7 @@ def key_of(well: str, hour: int) -> str:
 
 @pytest.fixture
 def topic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requested before the stack: its functions publish to a topic."""
+    """Make the topic; request this fixture before the stack, whose functions publish to it."""
     monkeypatch.setenv("PLATE_TOPIC_ARN", TOPIC)
 
 

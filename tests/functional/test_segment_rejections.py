@@ -1,4 +1,4 @@
-"""Bad input: rejected with a code and a sentence, recorded, never retried, alone in its fate."""
+"""Bad input is rejected with a code and a sentence, recorded, never retried, and affects no other image."""
 
 import json
 from collections.abc import Callable

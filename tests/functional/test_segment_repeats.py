@@ -1,4 +1,4 @@
-"""The same work again, and newer work under the same name: one inference each, and never an older mask."""
+"""Repeated work costs no inference, and newer work under a name replaces the older mask."""
 
 from collections.abc import Callable
 from typing import Any
@@ -214,7 +214,7 @@ def test_a_late_duplicate_of_a_replaced_version_is_not_answered_with_the_newer_r
     assert stack.predictor.pages == 2
 
 
-# How many looks at the image and how many writes come before the overwrite.
+# The number of checks of the image and of writes before the overwrite.
 MOMENTS = {
     "before the first look": ("HeadObject", 0),
     "between look and mask": ("PutObject", 0),

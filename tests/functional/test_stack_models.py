@@ -1,4 +1,4 @@
-"""Models of the stack's own on moto: loaded, refused, and kept for the plates that began with them."""
+"""The stack's own models on moto: loaded, refused, and kept for plates that began with them."""
 
 import importlib
 import json
@@ -38,7 +38,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def restart(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Restart:
-    """Start the functions anew, as after an update of the stack's parameter Model."""
+    """Restart the functions, as after an update of the stack's parameter Model."""
 
     def start(model: str) -> None:
         monkeypatch.setenv("MODEL", model)
@@ -129,7 +129,7 @@ def damage(s3: Any, sha256: str, _: Path) -> str:
 
 
 def mislabel(s3: Any, sha256: str, folder: Path) -> str:
-    """Another model's files under this one's sha256."""
+    """Store another model's files under this one's sha256."""
     make_model(folder / "other", "other")
     for key, name in zip(keys_of(sha256), ("manifest.json", "swin_unet.onnx"), strict=True):
         s3.put_object(Bucket=MODELS, Key=key, Body=(folder / "other" / name).read_bytes())

@@ -1,4 +1,4 @@
-"""What the page's server does with jobs: layers, thumbnails, ground truths, scores, downloads."""
+"""The page's server on jobs: layers, thumbnails, ground truths, scores, downloads."""
 
 import csv
 import io
@@ -47,7 +47,7 @@ def values(answer: Answer, dtype: str) -> NDArray[Any]:
 
 
 def description(answer: Answer) -> Any:
-    """What a layer says of itself: the first line."""
+    """Return a layer's description: its first line."""
     return json.loads(answer.body.partition(b"\n")[0])
 
 

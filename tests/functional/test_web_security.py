@@ -35,7 +35,7 @@ def running() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(running: Browser) -> Browser:
-    """One that has no session yet."""
+    """Make a browser without a session."""
     return Browser(running.session)
 
 

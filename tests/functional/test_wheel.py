@@ -1,4 +1,4 @@
-"""The wheel holds one package with all that the commands need; they work from it without a checkout."""
+"""The wheel holds one package with everything the commands need; they run without a checkout."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the sources, so that the checkout stays as it is."""
+    """Build the wheel from a copy of the sources, so that the checkout stays unchanged."""
     source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in PARTS:
         shutil.copy(ROOT / name, source / name)
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of a new environment that holds the wheel, and borrows its dependencies from ours."""
+    """Install the wheel into a new environment that borrows dependencies from ours; return its programs."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     site = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})

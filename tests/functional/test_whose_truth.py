@@ -1,4 +1,4 @@
-"""Which image a ground truth is scored with, in whichever order they come and however they are called."""
+"""Each ground truth is scored with the right image, in any order of arrival and for any names."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ FILE = "annotations.json"
 
 
 def coco(*names: str) -> bytes:
-    """A COCO file in which each image has one cell."""
+    """Make a COCO file in which each image has one cell."""
     images = [
         {"id": number, "file_name": name, "width": WIDTH, "height": HEIGHT}
         for number, name in enumerate(names)
@@ -37,7 +37,7 @@ def picture(seed: int) -> bytes:
 
 
 def statuses(stack: SegmentStack) -> dict[str, list[str]]:
-    """The status of each image's evaluations, by key."""
+    """Return the status of each image's evaluations, by key."""
     found: dict[str, list[str]] = {}
     for row in stack.rows("EVAL"):
         found.setdefault(row["image"].removeprefix(f"s3://{INPUT}/"), []).append(row["evaluation_status"])

@@ -1,4 +1,4 @@
-"""The page's server for tests: the real one, on a free port, over the faked account."""
+"""The page's real server for tests, on a free port, over the faked account."""
 
 import http.client
 import json
@@ -44,7 +44,7 @@ class Browser:
     def call(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str | None] | None = None
     ) -> Answer:
-        """One request; a header of None is left out."""
+        """Send a request; headers of None are left out."""
         given: dict[str, str | None] = {"Cookie": self.cookie or None}
         if method != "GET":
             given |= {"Origin": self.origin, "Content-Type": "application/json"}
@@ -107,7 +107,7 @@ def account_of(
 
 @contextmanager
 def served(account: Account) -> Iterator[Browser]:
-    """Run the server while the context lasts."""
+    """Run the server within the context."""
     with listen(0) as listener:
         session = Session(listener.getsockname()[1])
         server = make_server(account, session)

@@ -1,4 +1,4 @@
-"""What writes to a DynamoDB table cost, counted as AWS does it: for the row, and for its entry in each index.
+"""Count the write units of a DynamoDB table like AWS: for the row, and for its entry in each index.
 
 docs.aws.amazon.com/amazondynamodb/latest/developerguide/GSI.html#GSI.ThroughputConsiderations.Writes
 """
@@ -48,7 +48,7 @@ def _rounded(size: int) -> int:
 
 
 def _size(value: Any) -> int:
-    """Bytes that DynamoDB counts for an attribute's value, or for an item."""
+    """Count the bytes of an attribute's value, or of an item, like DynamoDB."""
     if isinstance(value, Mapping):
         return 3 + sum(len(name.encode()) + _size(each) for name, each in value.items())
     if isinstance(value, str):

@@ -15,7 +15,7 @@ from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Give torch one thread: its threads spin while they wait, so two on a busy core are 30 times slower."""
+    """Give torch one thread, because its waiting threads spin: two on a busy core are 30 times slower."""
     torch.set_num_threads(1)
 
 
@@ -34,7 +34,7 @@ def network() -> SwinUNet:
         for value in network.state_dict().values():
             if value.is_floating_point():
                 value.add_(0.2 * (torch.rand_like(value) - 0.5))
-        # Logits from clear background to clear cell, or parity would compare nothing but halves.
+        # Spread the logits from clear background to clear cell; otherwise all probabilities would be near 0.5.
         network.head.logit.weight *= 40
     return network.eval()
 

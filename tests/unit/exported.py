@@ -22,7 +22,7 @@ real_export = export.export_onnx
 
 
 class Exporter:
-    """Does what `export_onnx` does, and keeps each file in a folder."""
+    """Exports like `export_onnx`, and caches each file in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

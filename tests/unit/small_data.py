@@ -1,4 +1,4 @@
-"""Small data sets with an index, as tests of the data report and its measures make them."""
+"""Small data sets with an index, for tests of the data report and its measures."""
 
 import csv
 from pathlib import Path
@@ -29,7 +29,7 @@ def square(side: int, shape: tuple[int, int] = (30, 40)) -> NDArray[np.bool_]:
 def add(
     folder: Path, source: str, name: str, pixels: NDArray[Any], cells: NDArray[np.bool_], line: str = ""
 ) -> None:
-    """One more row of the index, with its image as a TIFF and its mask as a PNG."""
+    """Add a row to the index, with its image as a TIFF and its mask as a PNG."""
     paths = folder / source / f"{name}.tif", folder / source / f"{name}.png"
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     tifffile.imwrite(paths[0], pixels)

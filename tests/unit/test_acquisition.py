@@ -1,4 +1,4 @@
-"""Where and when an image was taken, by its name: the schemes of real instruments, and what breaks them."""
+"""Names tell where and when an image was taken: schemes of real instruments, and names that break them."""
 
 import time
 

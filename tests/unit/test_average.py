@@ -1,4 +1,4 @@
-"""Weights between those before and after a run."""
+"""Weights are averaged between those before and after a run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a backfill takes from listings and inventories."""
+"""A backfill's choice of images from listings and inventories."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What the benchmark of a backlog makes of the function's invocations."""
+"""The backlog benchmark summarises the function's invocations."""
 
 from typing import Any
 

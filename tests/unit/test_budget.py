@@ -1,4 +1,4 @@
-"""What speed and cold starts rest on, without a clock: the graph's size and what the serving path imports."""
+"""Limits that keep serving fast, checked without a clock: the graph's size and the serving path's imports."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks.cold import modules_after
 from benchmarks.graph import count_flops, node_counts
 from benchmarks.worker import NETWORKS
 
-# A little above what they are: what grows them on purpose raises them here, and says why.
+# A little above the current values. If you grow them on purpose, raise the limits here and say why.
 MOST_NODES = {"native": 220, "resize": 138}
 MOST_GFLOP = {"native": 1.45, "resize": 1.08}
 UNWANTED = {

@@ -1,4 +1,4 @@
-"""The factor that makes probabilities of logits."""
+"""The factor that calibrates logits."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Weights carry what they began from."""
+"""Weights carry their lineage."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What reaches a terminal, a closed pipe and a full disk."""
+"""Output to a terminal, a closed pipe and a full disk."""
 
 import io
 import os
@@ -116,7 +116,7 @@ def test_a_wrong_argument_is_printed_safely(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_lines_do_not_tear_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal the bar is taken away before a line is written, and drawn again after it."""
+    """On a terminal the bar is removed before a line is written, and drawn again after it."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 80))
     with os.fdopen(slave, "w", buffering=1) as terminal:
@@ -132,7 +132,7 @@ def test_lines_do_not_tear_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def read_all(terminal: int) -> str:
-    """What was written to a terminal whose other end is closed."""
+    """Return what was written to a terminal after closing its other end."""
     chunks = []
     with os.fdopen(terminal, "rb", buffering=0) as file, suppress(OSError):  # Linux ends it with an error
         while chunk := file.read(65_536):
@@ -141,7 +141,7 @@ def read_all(terminal: int) -> str:
 
 
 def test_every_line_of_every_command_is_made_safe() -> None:
-    """Nothing but the console prints, so that no name reaches the terminal raw."""
+    """Only the console module prints, so that no name reaches the terminal unescaped."""
     folder = Path(console.__file__).parent
     printing = re.compile(r"(?<![\w.])print\(|std(out|err)\.write\(")
     found = {path.name for path in folder.glob("*.py") if printing.search(path.read_text(encoding="utf-8"))}

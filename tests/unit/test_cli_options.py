@@ -1,4 +1,4 @@
-"""What the parsers read, refuse and say of themselves."""
+"""The parsers' values, refusals and help."""
 
 import argparse
 import shlex

@@ -1,4 +1,4 @@
-"""The CSV of `cytomask segment` as it grows, and a run that goes on where it was stopped."""
+"""The CSV of `cytomask segment` grows with each page, and a stopped run resumes from it."""
 
 import csv
 import os
@@ -25,7 +25,7 @@ RUN = ["segment", "in", "--csv", "all.csv"]
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Predictor) -> Path:
-    """An empty current folder, and the network loaded once for all commands."""
+    """Work in an empty folder, with the network loaded once for all commands."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cytomask.model.predictor.Predictor", lambda **_: shipped)
     Path("in").mkdir()
@@ -44,7 +44,7 @@ def rows(path: str = "all.csv") -> list[dict[str, str]]:
 
 @pytest.fixture
 def segmented(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are really segmented, as they are."""
+    """Collect the names of the files that are really segmented."""
     names: list[str] = []
 
     def noted(task: Any, *given: Any) -> Iterator[Row]:
@@ -56,7 +56,7 @@ def segmented(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, pages: int) -> None:
-    """Interrupt the run when so many pages have been segmented."""
+    """Interrupt the run after this many pages."""
     whole = Predictor.predict
     done: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""`cytomask segment`: which files become which masks, and what a user is told."""
+"""`cytomask segment`: files, their masks, and the messages to the user."""
 
 import csv
 import os
@@ -26,7 +26,7 @@ from cytomask.samples.fields import phase_contrast_field
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Predictor) -> Path:
-    """An empty current folder, and the network loaded once for all commands."""
+    """Work in an empty folder, with the network loaded once for all commands."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("cytomask.model.predictor.Predictor", lambda **_: shipped)
     return tmp_path
@@ -50,7 +50,7 @@ def read(name: str) -> NDArray[np.uint8]:
 
 
 def below(folder: str) -> list[str]:
-    """Every file below a folder, by its path relative to it."""
+    """List every file in a folder by its relative path."""
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
 
 

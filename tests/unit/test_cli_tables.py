@@ -1,4 +1,4 @@
-"""Tables on the terminal, and CSV files that no spreadsheet executes."""
+"""Tables on the terminal, and CSV files that a spreadsheet cannot execute."""
 
 import os
 import sys

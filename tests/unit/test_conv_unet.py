@@ -1,4 +1,4 @@
-"""The convolutional baseline: of the Swin-UNet's size, and saved and loaded as it is."""
+"""The convolutional baseline has the Swin-UNet's size, and can be saved and loaded."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Random crops: image and mask move together, each change is what its field says."""
+"""Random crops: image and mask move together, and each field causes its change."""
 
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ def changed(**fields: Any) -> Augmentation:
 
 
 def blobs(height: int = 300, width: int = 400, seed: int = 0) -> Labelled:
-    """An image that is bright exactly where its mask is true, in shapes without any symmetry."""
+    """Make an image that is bright exactly where its mask is true, in asymmetric shapes."""
     coarse = np.random.default_rng(seed).random((height // 20 + 1, width // 20 + 1)) < 0.4
     cells = coarse.repeat(20, axis=0).repeat(20, axis=1)[:height, :width]
     return Labelled("blobs", normalise(cells), cells)
 
 
 def numbered(height: int, width: int) -> Labelled:
-    """An image in which no two pixels are alike."""
+    """Make an image without two equal pixels."""
     pixels = np.arange(height * width, dtype=np.float32).reshape(height, width)
     return Labelled("numbered", pixels, pixels % 2 > 0)
 
@@ -146,7 +146,7 @@ def test_rotation_goes_to_either_side_by_degrees() -> None:
     assert -30.5 < angles.min() < -24
     assert 24 < angles.max() < 30.5
     assert 0.25 < np.mean(angles < 0) < 0.75
-    # A rotation and nothing else: the tile's rows and columns stay perpendicular and as long.
+    # A pure rotation: the tile's rows and columns stay perpendicular and keep their length.
     np.testing.assert_allclose(found[:, 0, 1], -found[:, 1, 0], atol=0.02)
     np.testing.assert_allclose(np.linalg.det(found[:, :, :2]), 1, atol=0.02)
 

@@ -1,4 +1,4 @@
-"""Whatever a page tells a reader to type exists: commands with their options, make targets, policy files."""
+"""Everything that the docs tell a reader to type exists: commands, options, make targets, policy files."""
 
 import re
 import shlex

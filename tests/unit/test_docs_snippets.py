@@ -27,14 +27,14 @@ FIELD = phase_contrast_field(1, 120, 160, confluence=0.3)
 
 
 def snippets(page: str, language: str) -> list[str]:
-    """The code of a page in one language, without what needs a screen."""
+    """Return a page's code in one language, without code that needs a screen."""
     found = BLOCK.finditer((DOCS / page).read_text(encoding="utf-8"))
     return [one["text"] for one in found if one["language"] == language and not one["note"]]
 
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with the files that the docs name."""
+    """Work in a folder with the files that the docs name."""
     monkeypatch.chdir(tmp_path)
     tifffile.imwrite("field.tif", FIELD.pixels)
     tifffile.imwrite("stack.tif", np.stack([FIELD.pixels] * 12), photometric="minisblack")

@@ -1,4 +1,4 @@
-"""Scores come from the predictor that serves, counts before ratios, and the manifest's can be made again."""
+"""Scores come from the serving predictor, count before dividing, and reproduce the manifest's."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ Grey = NDArray[np.uint8]
 
 
 class PageIsProbability:
-    """Takes a page of 8 bits for the probability x 255; calls everything cell in `resize` mode."""
+    """Reads an 8-bit page as probability x 255; in `resize` mode every pixel is cell."""
 
     manifests: Any = dict.fromkeys(
         MODES, SimpleNamespace(name="fake-1", sha256="0123456789abcdef", threshold=0.5)
@@ -55,7 +55,7 @@ def fake_predictor() -> Any:
 
 
 def columns(*levels: int) -> Grey:
-    """A page of 8 rows, each column of one level."""
+    """Make a page of 8 rows whose columns each have one level."""
     return np.tile(np.array(levels, np.uint8), (8, 1))
 
 

@@ -75,7 +75,7 @@ EXPERIMENTS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=[path.stem for path in EXPERIMENTS])
 def test_the_experiments_that_ship_can_be_read_and_keep_to_their_splits(path: Path) -> None:
     config = TrainingConfig.read(path)
-    # Nothing is trained on, or chosen by, what is kept for the test.
+    # Test images are used neither for training nor for choosing.
     used = (*config.train, *config.validation)
     assert [source for source in used if "test" in source.lower()] == []
     assert set(config.train).isdisjoint(config.validation)

@@ -16,7 +16,7 @@ VOID = {"meta", "img", "wbr", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser would find: text of every table row, pictures, tags left open, other files wanted."""
+    """Collects what a browser would find: texts of table rows, pictures, open tags, references to files."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

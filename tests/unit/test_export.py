@@ -1,4 +1,4 @@
-"""The exported network says what torch says, and its manifest what it is."""
+"""The exported network predicts what torch predicts, and its manifest describes it."""
 
 import hashlib
 import json
@@ -153,7 +153,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes)
 
 
 def test_an_export_says_where_to(capsys: pytest.CaptureFixture[str]) -> None:
-    """The weights that ship are replaced by a promotion, which compares, and not by an export."""
+    """Only a promotion, which compares scores, replaces the shipped weights; an export does not."""
     given = "x.safetensors --name x --config x.json --source x --licence x --scores x.json"
     with pytest.raises(SystemExit):
         main(given.split())

@@ -32,7 +32,7 @@ HALF = PixelSize(0.5, 0.5)
 
 @pytest.fixture(scope="module")
 def cells() -> NDArray[np.bool_]:
-    """The cells of a page, one with a hole."""
+    """Draw the cells of a page, one with a hole."""
     cells = phase_contrast_field(7, 160, 220).cells.copy()
     cells[20:60, 30:80] = True
     cells[30:40, 40:50] = False
@@ -40,7 +40,7 @@ def cells() -> NDArray[np.bool_]:
 
 
 def area(points: Any) -> float:
-    """The signed area of a ring of points."""
+    """Compute the signed area of a ring of points."""
     x, y = np.asarray(points, np.float64).T
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
@@ -137,7 +137,7 @@ def test_the_same_mask_gives_the_same_bytes(cells: NDArray[np.bool_]) -> None:
 
 
 def dots(side: int) -> NDArray[np.bool_]:
-    """A mask of `side` x `side` regions of one pixel."""
+    """Make a mask of `side` x `side` regions of one pixel."""
     mask = np.zeros((2 * side, 2 * side), np.bool_)
     mask[::2, ::2] = True
     return mask

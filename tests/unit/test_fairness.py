@@ -1,4 +1,4 @@
-"""The simulation of fair queues, where its answer is known by arithmetic."""
+"""The simulation of fair queues, in cases that arithmetic can answer."""
 
 import numpy as np
 import pytest

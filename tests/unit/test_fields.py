@@ -1,4 +1,4 @@
-"""The generated fields: what the demo and other tests rely on."""
+"""The properties of generated fields that the demo and other tests rely on."""
 
 import numpy as np
 import pytest

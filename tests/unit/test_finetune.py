@@ -1,4 +1,4 @@
-"""Fine-tuning on a few pages: it learns, stays near its start, resumes, and claims no more than it may."""
+"""Fine-tuning on a few pages learns, stays near its start, resumes, and keeps to its licence."""
 
 import shutil
 from pathlib import Path
@@ -44,13 +44,13 @@ def tiny() -> SwinUNet:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model on disk, under a licence that forbids commercial use."""
+    """Make a model on disk, under a licence that forbids commercial use."""
     return make_tiny_model(tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hold the network to one small page: a full one takes a second to make."""
+    """Use one small generated page, because a full one takes a second to make."""
     monkeypatch.setattr(tuner, "GENERATED", 1)
     monkeypatch.setattr(tuner, "GENERATED_SIZE", (64, 64))
     monkeypatch.setattr("cytomask.training.finetune.GENERATED_SEEDS", range(1))

@@ -1,4 +1,4 @@
-"""Whatever makes serving faster, its masks stay those of the network in torch, over a golden set of pages."""
+"""Served masks equal those of the network in torch, over a golden set of pages."""
 
 from typing import Any
 

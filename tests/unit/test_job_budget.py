@@ -1,4 +1,4 @@
-"""What a job costs is known from its headers, and what costs too much is refused with the figure."""
+"""A job's cost follows from its headers; a job that costs too much is refused with the figure."""
 
 import io
 import struct
@@ -31,7 +31,7 @@ def cost(data: bytes, tiles: int = 1, **options: Any) -> float:
 
 
 def shared(blob: bytes, compression: int, *, pages: int = 1, side: int = 16, segments: int = 1) -> bytes:
-    """A TIFF of pages all of whose strips are the same bytes."""
+    """Make a TIFF of pages whose strips all share the same bytes."""
     data = bytearray(b"II*\0\0\0\0\0" + blob + bytes(len(blob) % 2))
     lists = len(data)
     data += struct.pack(f"<{segments}I", *[8] * segments) + struct.pack(

@@ -1,4 +1,4 @@
-"""Truths of three values: what each rule leaves unknown."""
+"""Truths of three values: the pixels that each rule leaves unknown."""
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ def discs(*places: Disc) -> NDArray[np.bool_]:
 
 
 def page(textured: NDArray[np.bool_], seed: int = 0) -> Pixels:
-    """Smooth ground, and strong texture where it is said to be."""
+    """Make smooth background with strong texture in the given places."""
     noise = np.random.default_rng(seed).standard_normal(textured.shape).astype(np.float32)
     return np.where(textured, 2 * noise, 0.1 * noise)
 

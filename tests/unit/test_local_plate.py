@@ -20,7 +20,7 @@ Line = dict[str, object]
 
 @pytest.fixture(scope="module")
 def plate(tmp_path_factory: pytest.TempPathFactory) -> list[Line]:
-    """The demo's plate as if its true cells had been found."""
+    """Return the demo's plate with its true cells as masks."""
     folder = tmp_path_factory.mktemp("plate")
     return [line_of(page, folder / "masks") for page in write_plate(folder)]
 

@@ -1,4 +1,4 @@
-"""What the image and the layer install: nothing but what the project pins, and no wheel of another hash."""
+"""Image and layer install only what the project pins, and only wheels with the locked hashes."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ LINE = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>[\w.]+)( --hash=sha256:[0-
 
 
 def versions(path: Path) -> dict[str, str]:
-    """The version of each package in a file of requirements, whose every line has its hashes."""
+    """Read each package's version from a requirements file; every line must have hashes."""
     text = re.sub(r" \\\n +", " ", path.read_text())
     matches = [LINE.fullmatch(line) for line in text.splitlines() if not line.startswith("#")]
     return {match["name"]: match["version"] for match in matches if match or pytest.fail(text)}

@@ -1,4 +1,4 @@
-"""Losses: known values, and nothing of an unknown pixel."""
+"""Losses have known values, and unknown pixels do not count."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_a_batch_without_cells_has_no_loss_where_none_are_found() -> None:
 
 
 def lost(wrong: set[int], cells: set[int]) -> float:
-    """1 - IoU of the mask in which these pixels are wrong."""
+    """Compute 1 - IoU of the mask with these pixels wrong."""
     mask = cells ^ wrong
     return 1 - len(cells & mask) / len(cells | mask)
 

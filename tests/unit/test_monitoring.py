@@ -1,4 +1,4 @@
-"""What a run shows can be read back, and no tracker, raising or hanging, stops or delays the run."""
+"""A run's reports can be read back, and no failing or hanging tracker stops or delays the run."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def steps_of(out: Path, name: str) -> dict[int, float]:
 
 
 def use_fake_clearml(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package `clearml` that ClearML's process finds before the real one."""
+    """Install a package `clearml` that ClearML's process finds before the real one."""
     (folder / "clearml").mkdir()
     (folder / "clearml" / "__init__.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
@@ -62,7 +62,7 @@ def monitor_in(out: Path) -> str:
 
 
 def wait_until_ended(monitor: Monitor) -> None:
-    """Until ClearML's process is gone; what else reports then finds it so."""
+    """Wait until ClearML's process has ended, so that the next report notices."""
     clearml = monitor._trackers["ClearML"]
     assert isinstance(clearml, monitoring.ClearML)
     clearml._process.wait(60)
@@ -267,6 +267,6 @@ def test_samples_colour_what_was_missed_and_what_was_too_much(tmp_path: Path) ->
 
 
 def pixels_of(path: Path, colour: str) -> int:
-    """How many pixels of a PNG have that colour exactly."""
+    """Count the pixels of a PNG that have exactly this colour."""
     wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
     return int(np.count_nonzero((np.asarray(Image.open(path).convert("RGB")) == wanted).all(axis=2)))

@@ -1,4 +1,4 @@
-"""The simulation of a second of heavy load, at a tenth of it."""
+"""The simulation of a second of heavy load, at a tenth of that load."""
 
 from benchmarks.partitions import LIMIT, Meter, segment
 

@@ -1,4 +1,4 @@
-"""Plate maps as IncuCyte and spreadsheets write them, and those that are refused."""
+"""Plate maps from IncuCyte and spreadsheets, and maps that are refused."""
 
 import pytest
 from hypothesis import given
@@ -170,7 +170,7 @@ PLATE_SIZES = (6, 12, 24, 48, 96, 384, 1536)
 
 
 def size_or_nothing(content: bytes) -> int | None:
-    """How many wells the plate of a map has; None where the map is refused."""
+    """Return the number of wells of a map's plate; None if the map is refused."""
     try:
         return parse_plate_map(content, "x").size
     except InvalidPlateMap:

@@ -1,4 +1,4 @@
-"""Pages of a plate become curves, comparisons and a list of omitted pages, whatever their faults."""
+"""Pages of a plate become curves, comparisons and a list of omitted pages, even if some are faulty."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The policy files of infra/policies: what each role may do, and that IAM takes them."""
+"""The policy files of infra/policies: the rights of each role, and IAM's limits."""
 
 import json
 from pathlib import Path

@@ -163,7 +163,7 @@ def test_neighbouring_tiles_keep_their_places(weights: Path, threads: int) -> No
 
 def test_errors_at_the_borders_of_tiles_do_not_become_lines() -> None:
     def infer(tiles: Pixels) -> Pixels:
-        """A network that is wrong by up to 1 at the border of a tile, where it cannot see on."""
+        """A network that is wrong by up to 1 at a tile's border, where it lacks context."""
         inwards = np.minimum(np.arange(TILE), np.arange(TILE)[::-1])
         wrong = np.exp(-inwards / 10).astype(np.float32)
         return tiles + np.maximum(wrong[:, None], wrong[None])

@@ -1,4 +1,4 @@
-"""Normalisation, tiles and their blend: what must hold for any page."""
+"""Normalisation, tiles and blending: properties that hold for any page."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -244,7 +244,7 @@ def test_a_ramp_stays_a_ramp_when_it_grows() -> None:
 
 
 def textured(height: int = 300, width: int = 400, seed: int = 0) -> NDArray[np.uint8]:
-    """A page whose grey values are spread as a microscope's: around a middle, far from either end."""
+    """Make a page with a microscope's distribution of grey values: around a middle, far from both ends."""
     noise = np.random.default_rng(seed).normal(128, 12, (height, width))
     return np.clip(np.rint(noise), 60, 200).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""A candidate replaces the weights that serve wholly or not at all, and only where it scores no lower."""
+"""A candidate replaces the served weights completely or not at all, and only if it scores no lower."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def candidate(checkpoints: Path, name: str, **fields: Any) -> Candidate:
 
 @pytest.fixture
 def serving(checkpoints: Path, data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A folder in which `none` serves, with prose in its card and with a file that is none of promotion's."""
+    """Make a folder that serves `none`, with prose in its card and a file that promotion must not touch."""
     weights = tmp_path / "model" / "weights"
     promote(candidate(checkpoints, getattr(request, "param", "none")), weights, data, ["made/val"])
     (weights / "README.md").write_text("mine")
@@ -80,19 +80,19 @@ def serving(checkpoints: Path, data: Path, tmp_path: Path, request: pytest.Fixtu
 
 
 def files_of(folder: Path) -> list[str]:
-    """Every file below a folder."""
+    """List every file in a folder."""
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, and folders too: leftovers of a promotion would be seen."""
+    """List every file and folder in a folder, to find leftovers of a promotion."""
     paths = sorted(folder.rglob("*"))
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in paths}
 
 
 @pytest.fixture
 def untouched(serving: Path) -> Iterator[None]:
-    """Nothing in or beside the folder that serves is changed by the test."""
+    """Check that the test changes nothing in or beside the served folder."""
     before = contents(serving.parent)
     yield
     assert contents(serving.parent) == before
@@ -361,7 +361,7 @@ def test_the_command_promotes_and_warns_of_what_was_trained_on(
 def test_the_command_reports_the_refusal(checkpoints: Path, data: Path, serving: Path) -> None:
     with pytest.raises(SystemExit) as raised:
         run(checkpoints, "none", data, serving)
-    # A sentence for a code is printed, and the process ends with 1.
+    # SystemExit with a text prints it and exits with 1.
     assert raised.value.code == (
         "promote: none-2 is not promoted: its native mean IoU on 3 images is 0.0000, "
         "that of all-1 on the same is 0.6333; nothing was changed"

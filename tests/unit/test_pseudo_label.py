@@ -16,12 +16,12 @@ from cytomask.training.pseudo_label import label, main, probability_range, teach
 
 
 def bright(tiles: Pixels) -> Pixels:
-    """A network that calls what is bright cell, and knows no up and down."""
+    """A network that calls bright pixels cell, in every orientation."""
     return tiles * 4
 
 
 def leftward(tiles: Pixels) -> Pixels:
-    """A network that sees cells in the left half of whatever it is shown."""
+    """A network that finds cells in the left half of every tile."""
     logits = np.full_like(tiles, -20)
     logits[..., : TILE // 2] = 20
     return logits

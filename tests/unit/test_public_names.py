@@ -1,4 +1,4 @@
-"""The names that a notebook imports take arrays and paths, and their errors name the shape that is wanted."""
+"""The public names take arrays and paths, and their errors name the required shape."""
 
 import subprocess
 import sys

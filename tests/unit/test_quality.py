@@ -1,4 +1,4 @@
-"""Quality of a page: each flag where it belongs, none on a good page, the same for copies of a page."""
+"""Quality flags: each one fires on its fault, none on a good page, and copies of a page get the same."""
 
 import math
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def field(seed: int = 2) -> NDArray[np.uint16]:
 
 
 def logits_like(page: NDArray[Any], share: float = 0.3, sure: float = 5.0) -> Pixels:
-    """Logits of a network that is sure, of a mask of that share of the page."""
+    """Make logits of a confident network, with this share of cell."""
     logits = np.full(page.shape, -sure, np.float32)
     logits[: round(share * page.shape[0])] = sure
     return logits

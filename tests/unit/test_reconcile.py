@@ -1,4 +1,4 @@
-"""The storm's last look: what must fit, and that each thing that does not is named."""
+"""The check after a storm names each discrepancy."""
 
 import json
 

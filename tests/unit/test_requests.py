@@ -1,4 +1,4 @@
-"""A request is read whole, refused by the name of its field, and sent on as it is."""
+"""A request is read completely, refused by the name of its field, or forwarded unchanged."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How long a message waits that failed."""
+"""How long a failed message waits."""
 
 import pytest
 from hypothesis import given

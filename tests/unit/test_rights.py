@@ -1,4 +1,4 @@
-"""Who may do what in the stack as CloudFormation gets it: all that SAM adds is looked at too."""
+"""The rights in the stack that CloudFormation gets, including everything that SAM adds."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ Node = dict[str, Any]
 
 
 class NoManagedPolicies:
-    """SAM asks AWS for the names of managed policies; a template that names none needs no answer."""
+    """Stands for AWS, which SAM asks for managed policies; a template without any needs no answer."""
 
     def load(self) -> dict[str, str]:
         return {}
@@ -31,7 +31,7 @@ def resources() -> Node:
 
 
 def statements(node: Any) -> Iterator[Node]:
-    """Every statement of every policy below a node."""
+    """Yield every statement of every policy in a node."""
     if isinstance(node, dict):
         if "Effect" in node:
             yield node

@@ -1,4 +1,4 @@
-"""What the times of one thread and of two mean at Lambda's memory sizes."""
+"""Times at Lambda's memory sizes follow from those of one thread and of two."""
 
 import pytest
 

@@ -49,7 +49,7 @@ given.out.mkdir(parents=True, exist_ok=True)
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """/opt/ml of a job with the experiment's hyperparameters, on a machine without a GPU."""
+    """Make /opt/ml of a job with the experiment's hyperparameters, on a machine without a GPU."""
     folder = tmp_path / "opt" / "ml"
     (folder / "input" / "config").mkdir(parents=True)
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(folder))
@@ -290,7 +290,7 @@ def test_two_real_steps_leave_weights_and_metrics_and_can_be_gone_on_from(
     assert (base / "output" / "data" / "curves.png").exists()
     assert (base / "checkpoints" / "last.pt").exists()
 
-    # SageMaker starts it again with nothing but the checkpoints: a run that has ended is not trained again.
+    # SageMaker restarts it with only the checkpoints; a finished run is not trained again.
     (base / "model" / "swin_unet.safetensors").unlink()
     assert main(["train"]) == 0
     assert "epoch 1/1" not in capfd.readouterr().out

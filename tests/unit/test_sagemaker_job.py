@@ -49,7 +49,7 @@ def experiment(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """moto in place of AWS; the region comes from the image's URI alone."""
+    """Use moto instead of AWS; only the image's URI gives the region."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
@@ -59,7 +59,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A docker that only notes its arguments, its standard input and the build's context."""
+    """Install a `docker` that only records its arguments, its standard input and the build's context."""
     program = tmp_path / "bin" / "docker"
     program.parent.mkdir()
     program.write_text(DOCKER)
@@ -150,7 +150,7 @@ def test_a_dry_run_calls_nothing(
 
 
 def constraints_broken(value: Any, shape: Any) -> list[str]:
-    """What of a request breaks the lengths, patterns and choices of botocore's service model, by shape."""
+    """List where a request breaks the lengths, patterns and enums of botocore's service model."""
     if shape.type_name == "structure":
         return [
             fault for name, part in value.items() for fault in constraints_broken(part, shape.members[name])
@@ -161,7 +161,7 @@ def constraints_broken(value: Any, shape: Any) -> list[str]:
         parts = [(name, shape.key) for name in value] + [(part, shape.value) for part in value.values()]
         return [fault for part, of in parts for fault in constraints_broken(part, of)]
     rules = shape.metadata
-    # Python's `re` knows no classes of letters, spaces and numbers by that name.
+    # Python's `re` does not support these names of character classes.
     pattern = rules.get("pattern", ".*").replace(r"\p{L}\p{Z}\p{N}", r"\w\s")
     held = (
         shape.type_name != "string"

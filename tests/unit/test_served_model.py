@@ -1,4 +1,4 @@
-"""What the layer says of the networks is what the weights' manifests say."""
+"""The layer describes the networks as the weights' manifests do."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The network as it is exported says what the trained one says."""
+"""The exported network predicts what the trained one predicts."""
 
 import pytest
 import torch

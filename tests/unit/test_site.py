@@ -1,4 +1,4 @@
-"""The pages of the docs' site that are made rather than written."""
+"""The generated pages of the docs' site."""
 
 import re
 from pathlib import Path

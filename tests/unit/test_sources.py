@@ -1,4 +1,4 @@
-"""The sources of labelled images: found, or named where they cannot be used."""
+"""Sources of labelled images are found, or named if they cannot be used."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def write_image(path: Path, pixels: NDArray[Any] | None = None) -> None:
 
 
 def write_index(folder: Path, rows: list[tuple[str, str, str, str]]) -> Path:
-    """An index with these rows, and their files but for those whose names contain `missing`."""
+    """Write an index with these rows, and their files, except those with `missing` in their names."""
     with (folder / "index.csv").open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
     for _, _, image, mask in rows:
@@ -48,12 +48,12 @@ def outline(image: int, segmentation: Any) -> dict[str, Any]:
 
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> list[list[float]]:
-    """A polygon around these pixels, right and bottom not included."""
+    """Make a polygon around these pixels, excluding right and bottom."""
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
 def filled(*boxes: tuple[int, int, int, int]) -> NDArray[np.bool_]:
-    """What such rectangles cover."""
+    """Return the pixels that such rectangles cover."""
     cells = np.zeros((HEIGHT, WIDTH), np.bool_)
     for left, top, right, bottom in boxes:
         cells[top:bottom, left:right] = True
@@ -61,7 +61,7 @@ def filled(*boxes: tuple[int, int, int, int]) -> NDArray[np.bool_]:
 
 
 def write_coco(folder: Path, pictures: list[dict[str, Any]], annotations: Any) -> str:
-    """A COCO file, and its images below `images` but for those whose names contain `missing`; the source."""
+    """Write a COCO file and its images, except those with `missing` in their names; return the source."""
     (folder / "coco.json").write_text(json.dumps({"images": pictures, "annotations": annotations}))
     for given in pictures:
         if "missing" not in given["file_name"]:

@@ -1,4 +1,4 @@
-"""Held-out pages: whole wells or files, from hard to easy, and none where pages are few."""
+"""Held-out pages are whole wells or files, from hard to easy; few pages have none."""
 
 import numpy as np
 from hypothesis import given

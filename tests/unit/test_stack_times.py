@@ -1,4 +1,4 @@
-"""Times that metadata tell, for names that tell none."""
+"""Times from metadata, for names without a time."""
 
 import numpy as np
 import pytest

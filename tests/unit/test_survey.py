@@ -1,4 +1,4 @@
-"""Images and ground truths are measured by what they hold, and copies are found."""
+"""Images and ground truths are measured, and copies are found."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The network's contract: size, cost, shapes, and that windows see what they should."""
+"""The network's contract: size, cost, shapes, and the reach of its windows."""
 
 import pytest
 import torch

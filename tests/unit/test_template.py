@@ -34,12 +34,12 @@ def of_type(kind: str) -> dict[str, dict[str, Any]]:
 
 
 def value(written: Any) -> Any:
-    """A property's value where it is a parameter's."""
+    """Return a property's value, or its parameter's default."""
     return parameters[written["Ref"]] if isinstance(written, dict) and "Ref" in written else written
 
 
 def statements(kind: str, field: str, target: str) -> list[dict[str, Any]]:
-    """The statements of the policy of that kind which is attached to `target`."""
+    """Return the statements of the policy of this kind that is attached to `target`."""
     policies = [policy for policy in of_type(kind).values() if {"Ref": target} in _listed(policy[field])]
     assert len(policies) == 1, f"{target} has {len(policies)} policies; S3 and SQS keep one"
     written: list[dict[str, Any]] = policies[0]["PolicyDocument"]["Statement"]
@@ -70,7 +70,7 @@ notified = {
 
 
 def mappings(function: str) -> list[dict[str, Any]]:
-    """What a function takes from queues."""
+    """Return a function's queue mappings."""
     events = resources[function]["Properties"]["Events"].values()
     return [event["Properties"] for event in events if event["Type"] == "SQS"]
 
@@ -298,7 +298,7 @@ def test_a_model_is_named_by_its_sha256() -> None:
 
 
 def lifecycle_rules(bucket: str) -> list[dict[str, Any]]:
-    """A bucket's lifecycle rules."""
+    """Return a bucket's lifecycle rules."""
     rules: list[dict[str, Any]] = buckets[bucket]["LifecycleConfiguration"]["Rules"]
     return rules
 
@@ -353,7 +353,7 @@ def test_no_role_has_rights_on_all_resources(role: str) -> None:
 
 
 def allowed(role: str, action: str) -> list[Any]:
-    """The resources of every statement that allows a role an action."""
+    """Return the resources of every statement that allows a role this action."""
     return [
         statement["Resource"]
         for policy in resources[role]["Properties"]["Policies"]
@@ -427,7 +427,7 @@ def test_resources_have_no_circular_dependencies() -> None:
 
 
 def _waits_for(item: Any) -> Iterator[str]:
-    """The logical ids that a resource, or a part of one, refers to."""
+    """Return the logical ids that a resource, or part of one, refers to."""
     if isinstance(item, list):
         for part in item:
             yield from _waits_for(part)

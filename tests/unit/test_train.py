@@ -1,4 +1,4 @@
-"""The training script: two small epochs on generated fields, every way in which they end, and the pieces."""
+"""The training script: two small epochs on generated fields, every way they can end, and the parts."""
 
 import csv
 import json
@@ -61,7 +61,7 @@ def experiment(**fields: Any) -> TrainingConfig:
 
 
 def write_field(path: Path, seed: int, side: int = 224) -> None:
-    """An image and its mask beside it."""
+    """Write an image and its mask."""
     field = phase_contrast_field(seed, side, side)
     Image.fromarray(field.pixels).save(path)
     Image.fromarray(field.cells).save(path.with_name(f"{path.stem}_mask.png"))
@@ -69,7 +69,7 @@ def write_field(path: Path, seed: int, side: int = 224) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated fields: two to train, one to validate."""
+    """Make generated fields: two for training, one for validation."""
     folder = tmp_path_factory.mktemp("data")
     rows = ["source,split,image,mask"]
     for seed, split in enumerate(("train", "train", "val")):
@@ -81,7 +81,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of a network smaller than the one that ships."""
+    """Make random weights of a network smaller than the shipped one."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("start") / "start.safetensors"
     save(SwinUNet(experiment().swin_unet), path)
@@ -90,7 +90,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run leaves."""
+    """Train once and return the run's folder."""
     folder = tmp_path_factory.mktemp("out") / "runs" / "tiny"
     train(experiment(), data, folder, ALONE, start=start)
     return folder
@@ -98,7 +98,7 @@ def out(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the drawing, and most batches of batch norm's statistics."""
+    """Skip the drawing, and most batches for batch norm's statistics."""
     monkeypatch.setattr(script, "BATCHES_OF_NORM", 1)
     monkeypatch.setattr(script, "write_curves", lambda *_: None)
     monkeypatch.setattr(script, "write_samples", lambda _, target: Image.new("L", (1, 1)).save(target))
@@ -106,7 +106,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def command(data: Path, start: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """The command line of an experiment with these fields, into tmp_path/out."""
+    """Make the command line of an experiment with these fields, writing to tmp_path/out."""
 
     def arguments(*more: str, **fields: Any) -> list[str]:
         path = tmp_path / "tiny.yaml"
@@ -118,7 +118,7 @@ def command(data: Path, start: Path, tmp_path: Path) -> Callable[..., list[str]]
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
-    """The rows of metrics.csv without the time they took."""
+    """Read the rows of metrics.csv, without their times."""
     with (out / "metrics.csv").open(newline="") as file:
         return [
             {name: cell for name, cell in row.items() if name != "seconds"} for row in csv.DictReader(file)
@@ -126,7 +126,7 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 
 
 def assert_same(first: Any, second: Any) -> None:
-    """Nested states are equal to the last bit."""
+    """Assert that nested states are equal to the last bit."""
     if isinstance(first, Tensor):
         assert torch.equal(first, second)
     elif isinstance(first, dict):
@@ -143,7 +143,7 @@ def assert_same(first: Any, second: Any) -> None:
 
 
 def assert_same_run(first: Path, second: Path) -> None:
-    """Two runs left the same metrics, weights and checkpoints."""
+    """Assert that two runs wrote the same metrics, weights and checkpoints."""
     assert rows_of(first) == rows_of(second)
     for name in ("swin_unet.safetensors", "checkpoints/best.safetensors"):
         assert_same(load_file(first / name), load_file(second / name))
@@ -272,7 +272,7 @@ def test_without_validation_the_last_weights_are_kept(data: Path, start: Path, t
 
 
 def score_by(ious: Sequence[float], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
-    """Let validation give these scores, one per epoch; return the list that collects the scored weights."""
+    """Make validation return these scores, one per epoch; return the list of scored weights."""
     scored: list[dict[str, Tensor]] = []
 
     def scripted(network: SwinUNet, *_: object) -> dict[str, float]:
@@ -488,7 +488,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named(
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:
-    """The kernel refuses to write more to a file, as a full disk does."""
+    """Make the kernel refuse to write more to a file, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -616,7 +616,7 @@ def test_invalid_start_weights_are_named(data: Path, tmp_path: Path, start: Path
 
 @pytest.mark.usefixtures("quick")
 def test_start_weights_are_where_the_run_begins(data: Path, start: Path, tmp_path: Path) -> None:
-    # So slow that nothing is learned.
+    # So slow that the network learns nothing.
     config = experiment(epochs=1, learning_rate=1e-12, weight_decay=0)
     train(config, data, tmp_path, ALONE, start=start)
     before, after = load_file(start), load_file(tmp_path / "swin_unet.safetensors")
@@ -663,7 +663,7 @@ def test_two_processes_stop_together_go_on_and_learn_what_one_does(
     command: Callable[..., list[str]], start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Process, "half", False)  # bfloat16 would hide in its rounding what is compared
-    # Crops that are all alike: each half of a batch then has the batch norm of the whole.
+    # Equal crops: each half of a batch then has the batch norm of the whole.
     write_field(tmp_path / "a.png", 0)
     (tmp_path / "index.csv").write_text("source,split,image,mask\nfield,train,a.png,a_mask.png\n")
     still = {"zoom": [1, 1], "flip": 0, "turn": False}
@@ -709,7 +709,7 @@ def test_two_processes_stop_together_go_on_and_learn_what_one_does(
     (together,), (alone,) = rows_of(tmp_path / "out"), rows_of(tmp_path / "alone")
     assert float(together["loss"]) == pytest.approx(float(alone["loss"]), abs=2e-4)
     weights = torch.load(tmp_path / "alone/checkpoints/last.pt", weights_only=True)["network"]
-    # Adam's first steps are as long as the learning rate, whatever the gradient: rounding turns a few.
+    # Adam's first steps are as long as the learning rate for any gradient, so rounding can flip a few.
     differences = torch.cat([(value - weights[name]).abs().flatten() for name, value in first.items()])
     assert (differences < 1e-4).float().mean() > 0.95
 
@@ -824,7 +824,7 @@ def test_a_missing_data_folder_is_reported_in_a_sentence(
 
 
 def rates(steps: int, steps_per_epoch: int, **fields: Any) -> list[float]:
-    """The learning rate of every step."""
+    """Return the learning rate of every step."""
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
     schedule = schedule_of(optimiser, experiment(learning_rate=0.01, **fields), steps_per_epoch)
     seen = []
@@ -836,7 +836,7 @@ def rates(steps: int, steps_per_epoch: int, **fields: Any) -> list[float]:
 
 
 def cosine(share: float, low: float = 0.0) -> float:
-    """Of 0.01, after that share of the period."""
+    """Return the cosine of 0.01 after this share of the period."""
     return float(low + (0.01 - low) * (1 + np.cos(np.pi * share)) / 2)
 
 

@@ -1,4 +1,4 @@
-"""Cellpose's `_seg.npy` is read without running what it may hold."""
+"""Cellpose's `_seg.npy` is read without running any code in it."""
 
 import os
 from collections import OrderedDict
@@ -43,7 +43,7 @@ def test_every_labelled_pixel_is_cell_whatever_else_the_file_holds(tmp_path: Pat
 
 
 class Runs:
-    """Pickled as a call."""
+    """An object that is pickled as a call."""
 
     def __init__(self, call: Any, *arguments: Any) -> None:
         self.reduced = (call, arguments)

@@ -1,4 +1,4 @@
-"""How COCO files are read and drawn, and what each malformed one is told."""
+"""COCO files are read and drawn; each malformed one gets its message."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def draw(*segmentations: Any, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Mask:
 
 
 def run_lengths(mask: Mask) -> list[int]:
-    """A mask as COCO's plain run lengths: column after column, background first."""
+    """Encode a mask as COCO's plain run lengths: column after column, background first."""
     flat = mask.T.ravel()
     changes = np.flatnonzero(np.diff(flat, prepend=False))
     return [int(each) for each in np.diff(changes, prepend=0, append=flat.size)]

@@ -60,7 +60,7 @@ def palette_tiff(labels: NDArray[np.integer[Any]], *colours: tuple[int, int, int
 
 
 def with_alpha(colours: NDArray[Any], alpha: NDArray[Any]) -> Image.Image:
-    """RGBA of (H, W) grey values and (H, W) alpha, both 0..255."""
+    """Make RGBA from (H, W) grey values and (H, W) alpha, both 0..255."""
     return Image.fromarray(np.dstack([colours] * 3 + [alpha]).astype(np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Which image a ground truth belongs to: by whole names, whatever tool wrote them."""
+"""Ground truths are matched with images by whole names, whichever tool wrote them."""
 
 import unicodedata
 from urllib.parse import quote
@@ -101,7 +101,7 @@ def test_the_likeliest_image_of_a_mask_comes_first() -> None:
 
 
 def matched(images: list[str], truths: list[str]) -> dict[str, str]:
-    """The images that have a ground truth, by `clean` names."""
+    """Return the images that have a ground truth, by `clean` names."""
     found = assign({name: [clean(name)] for name in images}, {name: [clean(name)] for name in truths})
     assert {*found.truths, *found.doubtful, *found.lonely} == set(images)
     assert len(found.truths) + len(found.doubtful) + len(found.lonely) == len(images)

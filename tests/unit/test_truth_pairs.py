@@ -1,4 +1,4 @@
-"""Pairs of images and ground truths are found however they were saved."""
+"""Pairs of images and ground truths are found in every layout."""
 
 import json
 import shutil

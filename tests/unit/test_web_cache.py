@@ -1,4 +1,4 @@
-"""The cache of decoded pages: bounded, and one decoding for all who wait."""
+"""The cache of decoded pages is bounded, and decodes a page once for all waiting requests."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The gallery's list: doubt, spending, and which jobs are read again."""
+"""The gallery's list: doubt, spending, and the jobs that are read again."""
 
 from typing import Any
 

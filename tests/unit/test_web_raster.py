@@ -1,4 +1,4 @@
-"""Reduced views and tiles: what the browser is sent of a page."""
+"""Reduced views and tiles that the browser gets of a page."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

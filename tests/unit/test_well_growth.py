@@ -1,4 +1,4 @@
-"""Doubling times and troubles of wells whose growth is known."""
+"""Doubling times and notes of wells with known growth."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_a_straight_line_through_a_slowing_curve_overestimates_the_doubling_time
 
 
 def errors_of(kind: Kind, seed: int, plates: int = 1) -> tuple[NDArray[np.float64], float]:
-    """Relative errors of the doubling times of simulated plates, and the share of intervals that cover."""
+    """Return the doubling times' relative errors, and the share of intervals that hold the true value."""
     rng = np.random.default_rng(seed)
     errors, covered = [], []
     for _ in range(plates):

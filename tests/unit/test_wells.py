@@ -1,4 +1,4 @@
-"""Names of wells, and the plates that hold them."""
+"""Names of wells, and the plate formats that hold them."""
 
 import pytest
 from hypothesis import given

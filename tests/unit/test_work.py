@@ -96,7 +96,7 @@ def own_name(each: Work) -> str | None:
 
 
 def outputs_of(each: Work, pages: int) -> set[str]:
-    """Every key that the work may write, whatever the image turns out to be."""
+    """Return every key that the work may write, for any image."""
     name = own_name(each)
     own = [name] if name else []
     kinds = ["mask.png", "probability.png", "overlay.png", "result.json"]

@@ -1,4 +1,4 @@
-"""Yardsticks beside the IoU, measured on networks whose masks are known."""
+"""Measures besides the IoU, on networks with known masks."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from cytomask.training.yardsticks import (
 
 
 class Brightest:
-    """Calls what is brighter than the middle of a page's range cell."""
+    """Calls pixels above the middle of a page's range cell."""
 
     def predict(self, page: NDArray[np.generic], _: Mode = "native") -> Prediction:
         low, high = np.percentile(page.astype(float), (1, 99))
@@ -32,7 +32,7 @@ class Brightest:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A source of one page: two bright somata, and a neurite as bright that is not marked."""
+    """Make a source of one page: two bright somata, and an equally bright neurite that is not marked."""
     page, truth = np.full((120, 160), 40, np.uint8), np.zeros((120, 160), np.uint8)
     for row, column in ((30, 30), (80, 120)):
         truth[row : row + 12, column : column + 12] = 255

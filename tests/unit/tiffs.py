@@ -1,4 +1,4 @@
-"""TIFFs as the tests write them."""
+"""Write TIFFs for the tests."""
 
 import io
 from typing import Any
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def tiff(*arrays: NDArray[Any], writer: dict[str, Any] | None = None, **options: Any) -> bytes:
-    """A TIFF into which each array is written on its own, as one page or one series."""
+    """Write a TIFF in which each array is one page or one series."""
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream, **(writer or {})) as file:
         for array in arrays:

@@ -1,4 +1,4 @@
-"""The segment function, killed by SIGKILL after the call that an image is named for, when it first comes."""
+"""The segment function, killed by SIGKILL after the call in an image's name, at its first delivery."""
 
 import importlib
 import json
@@ -31,7 +31,7 @@ class Kill:
         self._given = ""
 
     def arm(self, event: dict[str, Any]) -> None:
-        """Take the steps of the images that were never delivered before."""
+        """Collect the steps of images that were not delivered before."""
         first = [one for one in event["Records"] if one["attributes"]["ApproximateReceiveCount"] == "1"]
         bodies = " ".join(record["body"] for record in first)
         self._steps = [step for step in STEPS if f"/{step.replace(' ', '+')}.tif" in bodies]
@@ -52,7 +52,7 @@ def say(message: str) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """The handler, which needs the environment of a function: it is made when it is asked for."""
+    """Make the handler on demand, because it needs the environment of a function."""
     if name != "handler":
         raise AttributeError(name)
     kill = Kill()

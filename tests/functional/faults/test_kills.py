@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 QUIET = "quiet.tif"
 KEYS = [f"plate 1/{step}.tif" for step in STEPS]
-# A lease lasts five seconds longer than an invocation may; the message comes again after that.
+# A lease lasts five seconds longer than an invocation may; the message returns after that.
 PARAMETERS = {"SegmentTimeout": "3", "VisibilityTimeout": "9", "RetryDelay": "1", "MaxReceiveCount": "50"}
 HANDLERS = dict.fromkeys(emulator.HANDLERS, "tests.functional.recording_handler:handler") | {
     "SegmentFunction": environments(1, "tests.functional.faults.killed_function:handler")
@@ -27,7 +27,7 @@ HANDLERS = dict.fromkeys(emulator.HANDLERS, "tests.functional.recording_handler:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A stack in which a process was killed at every step, and all came to its end."""
+    """Run a stack in which a process is killed at every step, until all jobs have ended."""
     with emulated_stack(
         tmp_path_factory.mktemp("killed"), parameters=PARAMETERS, handlers=HANDLERS
     ) as running:
@@ -49,7 +49,7 @@ def until(look: Any, seconds: int = 60) -> None:
 
 
 def said(stack: EmulatedStack, message: Any) -> Any:
-    """The process of each line of the log that says so."""
+    """Return the process id of each log line with this message."""
     return [line["process"] for line in log_lines(stack.log) if line.get("message") == message]
 
 

@@ -15,9 +15,9 @@ from benchmarks.reconcile import discrepancies
 
 S3_CALLS = ("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject")
 CALLS = (*S3_CALLS, "UpdateItem", "GetItem", "PutItem", "DeleteItem", "Query")
-# As docs/costs.md counts them: what one image without a ground truth asks of S3 and DynamoDB.
+# The calls to S3 and DynamoDB for one image without a ground truth, as in docs/costs.md.
 CALLS_OF_ONE_IMAGE = 16
-# Each process notes a group once, so the next image of the same group makes one call less.
+# Each process records a group once, so the next image of the same group makes one call less.
 CALLS_OF_THE_NEXT = CALLS_OF_ONE_IMAGE - 1
 TRIES = 5
 KEY = "plate 1/a.tif"
@@ -30,7 +30,7 @@ PASSING = {
 
 @dataclass
 class Storm:
-    """What comes between the function and AWS, call by call; `strike` gets the call's number and its name."""
+    """Faults between the function and AWS, call by call; `strike` gets the call's number and name."""
 
     strike: Callable[[int, str], None]
     calls: int = 0
@@ -51,7 +51,7 @@ def refuse(name: str, fault: str) -> None:
 
 
 def deliver_until_acknowledged(stack: SegmentStack, failures: FailuresFunction, key: str) -> None:
-    """What the queue does: the same message until it is acknowledged; after five tries, the dead letter."""
+    """Act like the queue: deliver a message until it is acknowledged, or five times, then as a dead letter."""
     for _ in range(TRIES):
         if stack.deliver(s3_event(key)) == []:
             return
@@ -61,14 +61,14 @@ def deliver_until_acknowledged(stack: SegmentStack, failures: FailuresFunction, 
 
 
 def expire_leases(stack: SegmentStack) -> None:
-    """Let the time pass until the message is delivered again: longer than any lease."""
+    """Advance the time beyond every lease, until the message is delivered again."""
     for row in stack.rows():
         if row["status"] == "RUNNING":
             stack.table.put_item(Item=row | {"lease_until": 1})
 
 
 def quiet_masks(stack: SegmentStack, images: Any) -> Any:
-    """The mask of each image as a run without faults writes it."""
+    """Return each image's mask from a run without faults."""
     for key, body in images.items():
         stack.upload(f"quiet/{key}", body)
         assert stack.deliver(s3_event(f"quiet/{key}")) == []
@@ -76,7 +76,7 @@ def quiet_masks(stack: SegmentStack, images: Any) -> Any:
 
 
 def reconcile(stack: SegmentStack, masks: Any, succeeded: bool = True) -> Any:
-    """Every image has one row with one final status, and a finished one the quiet run's mask, once."""
+    """Assert that every image has one row with a final status, and finished ones the quiet run's mask."""
     written = {name: stack.output(name) for name in stack.outputs() if not name.startswith("quiet/")}
     rows = [row for row in stack.rows() if not row["image"].startswith(f"s3://{INPUT}/quiet/")]
     final = ("SUCCEEDED",) if succeeded else ("SUCCEEDED", "FAILED")

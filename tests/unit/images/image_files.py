@@ -30,7 +30,7 @@ def planes(*lengths: int) -> NDArray[np.uint8]:
 
 
 def plain_tiff(*arrays: NDArray[Any], **options: Any) -> bytes:
-    """A TIFF without any description, as most programs write them."""
+    """Write a TIFF without any description, like most programs."""
     return tiff(*arrays, metadata=None, **options)
 
 
@@ -43,7 +43,7 @@ def tiff_of_writes(*writes: tuple[NDArray[Any], dict[str, Any]], **writer: Any) 
 
 
 def bare_tiff(height: int, width: int, **tags: int) -> bytes:
-    """A little-endian TIFF of one directory of nine short facts and no pixels to speak of."""
+    """Make a little-endian TIFF of one directory with nine short tags and almost no pixels."""
     values = {
         256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: height * width
     }  # fmt: skip
@@ -115,14 +115,14 @@ def read_or_refuse(source: bytes) -> list[NDArray[Any]] | None:
 
 
 def same(found: list[NDArray[Any]], expected: NDArray[Any]) -> bool:
-    """Whether pages are just those of (pages, H, W)."""
+    """Tell whether the pages equal (pages, H, W)."""
     return len(found) == len(expected) and all(
         np.array_equal(page, plane) for page, plane in zip(found, expected, strict=True)
     )
 
 
 def luma_of(rgb: NDArray[Any]) -> NDArray[np.float64]:
-    """(H, W, 3) to (H, W), as ITU-R BT.601 has it."""
+    """Convert (H, W, 3) to luma, (H, W), by ITU-R BT.601."""
     red, green, blue = np.moveaxis(rgb.astype(np.float64), -1, 0)
     grey: NDArray[np.float64] = 0.299 * red + 0.587 * green + 0.114 * blue
     return grey

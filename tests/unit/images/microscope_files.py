@@ -27,7 +27,7 @@ def write_czi(path: Path, stack: Stack, *, pixel_um: float, channels: Mapping[in
 
 
 def write_lif(path: Path, stack: Stack, *, pixel_um: float) -> None:
-    """A LIF: an XML header in UTF-16, then a block of memory."""
+    """Write a LIF: an XML header in UTF-16, then a block of memory."""
     times, channels, height, width = stack.shape
     item = stack.dtype.itemsize
     strides = {"X": item, "Y": item * width, "T": item * width * height * channels}
@@ -71,7 +71,7 @@ PROBE = (
 def write_nd2(
     path: Path, stack: Stack, *, pixel_um: float, channels: Mapping[int, str], probes: bool = True
 ) -> None:
-    """An ND2 of version 2.1: chunks with XML, images with interleaved channels, and a map of the chunks."""
+    """Write an ND2 of version 2.1: chunks with XML, images with interleaved channels, a map of the chunks."""
     times, count, height, width = stack.shape
     planes = "".join(
         f'<i{number:010} runtype="CLxListVariant"><sDescription runtype="CLxStringW" value="{name}"/>'

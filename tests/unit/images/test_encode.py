@@ -1,4 +1,4 @@
-"""What masks, probabilities and overlays are written as."""
+"""Masks, probabilities and overlays are encoded in their formats."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which channel and moment a page shows, from files as tifffile's writers make them."""
+"""The channel and time of a page, from files that tifffile writes."""
 
 import io
 from typing import Any
@@ -13,7 +13,7 @@ from cytomask.images import PlaneFacts
 
 
 def facts_of(index: int, channel: int | None, shape: tuple[int, ...], **options: Any) -> PlaneFacts:
-    """Write a TIFF, and read what it tells of a page."""
+    """Write a TIFF and read a page's channel and time."""
     stream = io.BytesIO()
     tifffile.imwrite(stream, np.zeros(shape, np.uint8), photometric="minisblack", **options)
     with images.open_image(stream.getvalue(), "a.tif") as image:

@@ -1,4 +1,4 @@
-"""What is refused by its header because it is too large."""
+"""Files that are too large are refused by their headers."""
 
 import struct
 import tracemalloc

@@ -1,4 +1,4 @@
-"""CZI, ND2 and LIF: pixels, pages, channels and pixel sizes as written; what is refused, and why."""
+"""CZI, ND2 and LIF are read with pages, channels and pixel sizes, or refused with a reason."""
 
 import csv
 from collections.abc import Callable

@@ -31,7 +31,7 @@ def stated(orientation: int) -> Image.Exif:
 
 
 def turned(kind: str, mode: str, orientation: int) -> bytes:
-    """A picture of 8 x 16 pixels, of which EXIF says how it is turned."""
+    """Make a picture of 8 x 16 pixels with an EXIF orientation."""
     stored = np.kron(noise(1, 2), np.ones((8, 8), np.uint8))
     picture = Image.fromarray(stored.astype(np.uint16) * 257 if mode == "I;16" else stored)
     stream = io.BytesIO()

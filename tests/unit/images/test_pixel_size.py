@@ -1,4 +1,4 @@
-"""The size of a pixel, from files as OME's and ImageJ's writers make them."""
+"""The size of a pixel, from files in OME's and ImageJ's formats."""
 
 import io
 from typing import Any

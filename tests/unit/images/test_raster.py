@@ -1,4 +1,4 @@
-"""PNG and JPEG files as they are read and refused."""
+"""PNG and JPEG files are read or refused."""
 
 import io
 import tracemalloc

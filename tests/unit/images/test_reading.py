@@ -1,4 +1,4 @@
-"""All formats share this: paths and bytes, names, empty files, NaN pixels."""
+"""Rules for all formats: paths and bytes, names, empty files, NaN pixels."""
 
 import logging
 import warnings

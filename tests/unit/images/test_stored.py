@@ -1,4 +1,4 @@
-"""Labels are read as they are stored: no palette, nothing turned round, transparency apart."""
+"""Labels are read as they are stored: no palette, no inversion, transparency kept separate."""
 
 import io
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which directories of a TIFF are pictures, and that each is read by its own facts."""
+"""Pages are the right directories of a TIFF, each read by its own tags."""
 
 import io
 import struct
@@ -22,12 +22,12 @@ GREY, WHITE_IS_ZERO = "minisblack", "miniswhite"
 
 
 def small(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Make pages that differ: (count, 6, 9) uint8."""
+    """Make different pages: (count, 6, 9) uint8."""
     return noise(count, *SMALL, seed=seed)
 
 
 def flagged(flags: list[int]) -> tuple[bytes, NDArray[np.uint8]]:
-    """A TIFF whose pages have these values of NewSubfileType, and its pages."""
+    """Write a TIFF whose pages have these values of NewSubfileType; return it and its pages."""
     stack = small(len(flags))
     writes: list[tuple[NDArray[Any], dict[str, Any]]] = [
         (page, {"metadata": None, "contiguous": False, "extratags": [(254, 4, 1, flag, False)]})
@@ -37,7 +37,7 @@ def flagged(flags: list[int]) -> tuple[bytes, NDArray[np.uint8]]:
 
 
 def without_tag(data: bytes, unwanted: int) -> bytes:
-    """A little-endian TIFF of one page, of which one tag becomes another that nobody knows."""
+    """Write a little-endian TIFF of one page, with one tag renamed to an unknown one."""
     changed = bytearray(data)
     place = struct.unpack_from("<I", data, 4)[0]
     for number in range(struct.unpack_from("<H", data, place)[0]):
@@ -155,14 +155,14 @@ def test_frames_mistaken_for_colours_are_refused_without_a_named_axis(count: int
 
 
 def written_by_default(stack: NDArray[Any], **options: Any) -> bytes:
-    """As `tifffile.imwrite(path, stack)` writes it: three or four planes as colours."""
+    """Write a stack like `tifffile.imwrite(path, stack)`: three or four planes become colours."""
     stream = io.BytesIO()
     tifffile.imwrite(stream, stack, **options)
     return stream.getvalue()
 
 
 def blobs(seed: int) -> NDArray[np.uint8]:
-    """A picture with structure: (48, 64) uint8."""
+    """Make a picture with structure: (48, 64) uint8."""
     coarse = noise(HEIGHT // 8, WIDTH // 8, seed=seed)
     return np.kron(coarse, np.ones((8, 8), np.uint8))
 
