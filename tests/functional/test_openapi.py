@@ -35,7 +35,7 @@ OF_NO_CALL = {
 document: dict[str, Any] = yaml.safe_load(DOCUMENT.read_text(encoding="utf-8"))
 
 CHECKED = {
-    # 403, 404 and 422 are for facts that a schema cannot express: whether a bucket is served, whether there is
+    # 403, 404 and 422 are for facts that no schema can express: whether a bucket is served, whether there is
     # a job or image, and what it shows.
     "positive_data_acceptance": {"expected-statuses": [200, 202, 403, 404, 422]},
     "unsupported_method": {"enabled": False},  # routes that are not there are API Gateway's matter

@@ -34,7 +34,7 @@ def network() -> SwinUNet:
         for value in network.state_dict().values():
             if value.is_floating_point():
                 value.add_(0.2 * (torch.rand_like(value) - 0.5))
-        # Spread the logits from clear background to clear cell; otherwise all probabilities would be near 0.5.
+        # Spread the logits from clear background to clear cell; otherwise all probabilities are near 0.5.
         network.head.logit.weight *= 40
     return network.eval()
 

@@ -51,7 +51,7 @@ def refuse(name: str, fault: str) -> None:
 
 
 def deliver_until_acknowledged(stack: SegmentStack, failures: FailuresFunction, key: str) -> None:
-    """Act like the queue: deliver a message until it is acknowledged, or five times, then as a dead letter."""
+    """Act like the queue: deliver a message until acknowledged, or five times, then as a dead letter."""
     for _ in range(TRIES):
         if stack.deliver(s3_event(key)) == []:
             return
