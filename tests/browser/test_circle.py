@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import HEIGHT, WIDTH, Served
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 Picture = Callable[[Page, str], None]
 Field = Callable[..., Path]
@@ -231,6 +231,24 @@ def test_what_is_refused_is_said_with_its_reason(
     page.get_by_role("link", name="Failures").click()
     expect(page.locator("table")).to_contain_text("broken.tif")
     picture(page, "failures")
+
+
+def test_a_file_is_sent_on_while_another_view_is_shown(page: Page, served: Served, field_tiff: Field) -> None:
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/api/uploads", hold)
+    page.goto(served.origin + "/send")
+    page.set_input_files("#files", field_tiff("sent-on.tif", seed=31))
+    line = page.locator(".files li", has_text="sent-on.tif")
+    expect(line).to_contain_text("sending")
+    page.get_by_role("link", name="Images", exact=True).click()
+    expect(page.get_by_role("heading", name="Images")).to_be_visible()
+    held[0].continue_()
+    page.get_by_role("link", name="Send", exact=True).click()
+    expect(line.locator("a")).to_be_visible(timeout=MADE)
 
 
 def test_settings_are_sent_as_a_message_has_them(page: Page, served: Served, field_tiff: Field) -> None:

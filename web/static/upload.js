@@ -10,25 +10,24 @@ let direct = true;
  * @param {File} file
  * @param {string} key
  * @param {boolean} replace an image that is there
- * @param {AbortSignal} signal
  * @param {(share: number) => void} progress from 0 to 1
  */
-export async function upload(file, key, replace, signal, progress) {
-  const place = await post("uploads", { key, size: file.size, replace }, signal);
+export async function upload(file, key, replace, progress) {
+  const place = await post("uploads", { key, size: file.size, replace });
   if (place.urls) {
-    await inParts(file, key, place, signal, progress);
+    await inParts(file, key, place, progress);
     return;
   }
   if (direct) {
     try {
-      await put(place.url, file, signal, progress);
+      await put(place.url, file, progress);
       return;
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
       direct = false;
     }
   }
-  await call(`uploads/through?${new URLSearchParams({ key })}`, { method: "POST", body: file, signal });
+  await call(`uploads/through?${new URLSearchParams({ key })}`, { method: "POST", body: file });
   progress(1);
 }
 
@@ -36,24 +35,23 @@ export async function upload(file, key, replace, signal, progress) {
  * @param {File} file
  * @param {string} key
  * @param {{upload_id: string, part_bytes: number, urls: string[]}} place
- * @param {AbortSignal} signal
  * @param {(share: number) => void} progress
  */
-async function inParts(file, key, place, signal, progress) {
+async function inParts(file, key, place, progress) {
   const etags = [];
   try {
     for (const [number, url] of place.urls.entries()) {
       const start = number * place.part_bytes;
       const part = file.slice(start, start + place.part_bytes);
-      etags.push(await put(url, part, signal, (share) => progress((start + share * part.size) / file.size)));
+      etags.push(await put(url, part, (share) => progress((start + share * part.size) / file.size)));
     }
   } catch (error) {
     await post("uploads/abort", { key, upload_id: place.upload_id }).catch(() => {});
     if (!(error instanceof Unreachable) || etags.length) throw error;
-    await call(`uploads/through?${new URLSearchParams({ key })}`, { method: "POST", body: file, signal });
+    await call(`uploads/through?${new URLSearchParams({ key })}`, { method: "POST", body: file });
     return;
   }
-  await post("uploads/complete", { key, upload_id: place.upload_id, etags }, signal);
+  await post("uploads/complete", { key, upload_id: place.upload_id, etags });
 }
 
 /** The bucket does not answer, or does not let this page in. */
@@ -63,14 +61,13 @@ class Unreachable extends Error {}
  * Put bytes to an address; returns their ETag. Tries again where the connection breaks.
  * @param {string} url
  * @param {Blob} body
- * @param {AbortSignal} signal
  * @param {(share: number) => void} progress
  * @returns {Promise<string>}
  */
-async function put(url, body, signal, progress) {
+async function put(url, body, progress) {
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return await putOnce(url, body, signal, progress);
+      return await putOnce(url, body, progress);
     } catch (error) {
       if (!(error instanceof Unreachable) || attempt === TRIES) throw error;
       await new Promise((resolve) => setTimeout(resolve, 300 * 2 ** attempt));
@@ -82,11 +79,10 @@ async function put(url, body, signal, progress) {
  * XMLHttpRequest tells how much was sent, which fetch does not.
  * @param {string} url
  * @param {Blob} body
- * @param {AbortSignal} signal
  * @param {(share: number) => void} progress
  * @returns {Promise<string>}
  */
-function putOnce(url, body, signal, progress) {
+function putOnce(url, body, progress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("PUT", url);
@@ -96,8 +92,6 @@ function putOnce(url, body, signal, progress) {
       else reject(new Error(`the bucket answered ${request.status}; nothing was stored`));
     });
     request.addEventListener("error", () => reject(new Unreachable("the bucket does not answer")));
-    request.addEventListener("abort", () => reject(new DOMException("left", "AbortError")));
-    signal.addEventListener("abort", () => request.abort());
     request.send(body);
   });
 }
