@@ -1,4 +1,4 @@
-"""Where and when an image was taken: plate, well, site, channel and time, read from its key or its metadata.
+"""Read where and when an image was taken, from key or metadata: plate, well, site, channel and time.
 
 Microscopes write all of this into file and folder names. The schemes of common instruments are in
 `naming.py`; `Pattern` is a user's own scheme. Pure: nothing here opens a file.
@@ -30,11 +30,11 @@ class Acquisition(msgspec.Struct, frozen=True, omit_defaults=True):
         plate: name of the plate, at most 128 characters.
         well: row letters and two digits, `B02`.
         site: the field of view within the well. A crop or a plane of a stack follows after a dot: `1.3`.
-        channel: as the microscope names it: `Phase`, `Ph`, `1`.
+        channel: the microscope's name for it: `Phase`, `Ph`, `1`.
         time: hours since the plate's first scan, or a date and time in ISO 8601 without a zone.
-        frame: number of the scan, where names count scans and tell no time.
-        cell_line: of a LIVECell-style name (`A172_Phase_C7_…`).
-        sources: what told it: `request`, a preset's name, `pattern`, `ome`, `tiff`.
+        frame: number of the scan, if names count scans instead of giving times.
+        cell_line: cell line in a LIVECell-style name (`A172_Phase_C7_…`).
+        sources: where the values come from: `request`, a preset's name, `pattern`, `ome`, `tiff`.
     """
 
     plate: str | None = None
@@ -52,7 +52,7 @@ class Acquisition(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.plate is not None and self.well is not None
 
     def filled_from(self, other: "Acquisition") -> "Acquisition":
-        """Return this with the fields that it lacks taken from `other`.
+        """Return a copy with missing fields taken from `other`.
 
         `frame` and `time` may come from different places. Both are kept, because the frame still orders the
         scans.
@@ -76,7 +76,7 @@ def read_acquisition(key: str, pattern: "Pattern | None" = None) -> Acquisition:
         pattern: a user's own scheme, tried before the presets.
 
     Returns:
-        What the name tells; an empty Acquisition for a name that tells nothing.
+        The values in the name; an empty Acquisition if it has none.
     """
     path = key.replace("\\", "/")[:LONGEST_KEY]
     if pattern is not None and (told := pattern.read(path)) is not None:
@@ -132,9 +132,9 @@ def check_time(time: float | str) -> float | str:
 class Pattern:
     """A user's own naming scheme: a regular expression with named groups, searched for in the whole key.
 
-    The `regex` package runs it, because it stops after a given CPU time, which Python's `re` cannot: a key is
-    given up after 0.05 s. `(?P<well>…)` is required. Also read: `plate`, `site`, `channel`, `cell_line`,
-    `frame`, `days`, `hours`, `minutes` (elapsed, added up) and `date` (ISO 8601, or as IncuCyte writes it).
+    The `regex` package runs it, because unlike Python's `re` it can stop after a given CPU time: 0.05 s for a
+    key. `(?P<well>…)` is required. Also read: `plate`, `site`, `channel`, `cell_line`, `frame`, `days`,
+    `hours`, `minutes` (elapsed, added up) and `date` (ISO 8601, or IncuCyte's format).
     """
 
     GROUPS = frozenset(
@@ -145,8 +145,8 @@ class Pattern:
         """Compile and check a pattern.
 
         Raises:
-            InvalidRequest: it is too long, no regular expression, lacks `well`, has an unknown group, or
-                does not end in time on names made to keep it busy.
+            InvalidRequest: it is too long, is not a regular expression, lacks `well`, has an unknown group,
+                or does not finish in time on names that are made to keep it busy.
         """
         # The import costs 12 ms and 4 MB, so only users with a pattern pay for it.
         import regex  # noqa: PLC0415

@@ -51,7 +51,7 @@ class Wanted:
     """Which listed objects to take.
 
     Attributes:
-        match: a pattern as shells know it, over the whole key; None takes all.
+        match: a shell pattern for the whole key; None takes all.
         since: the earliest time of upload.
     """
 
@@ -73,13 +73,13 @@ def list_bucket(s3: "S3Client", bucket: str, prefix: str = "", after: str = "") 
     """Yield the newest version of every object under a prefix, in the order of their keys.
 
     Args:
-        s3: client.
-        bucket: to list.
-        prefix: of the keys; empty lists all.
-        after: list keys behind this one only.
+        s3: client of S3.
+        bucket: bucket to list.
+        prefix: prefix of the keys; empty lists all.
+        after: list only keys after this one.
 
     Raises:
-        ClientError: S3 does not let us list the bucket.
+        ClientError: we may not list the bucket.
     """
     if s3.get_bucket_versioning(Bucket=bucket).get("Status") is None:
         for page in s3.get_paginator("list_objects_v2").paginate(
@@ -114,10 +114,10 @@ def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -
     Args:
         read: returns the bytes of a key of the inventory's own bucket.
         manifest: the bytes of its manifest.json.
-        bucket: the one that the inventory must describe.
+        bucket: the bucket that the inventory must describe.
 
     Raises:
-        InvalidRequest: it is not a manifest, is of another bucket or format, or lacks a column.
+        InvalidRequest: it is not a manifest, describes another bucket or format, or lacks a column.
     """
     try:
         told = json.loads(manifest)
@@ -156,13 +156,13 @@ def unfinished(
     images: Iterable[Listed],
     models_of: Callable[[SegmentRequest], ServedModels],
 ) -> Iterator[tuple[Listed, bool]]:
-    """Yield each image with whether it still lacks a mask by its model and the default parameters.
+    """Yield each image, and whether it still lacks a mask by its model and the default parameters.
 
     Args:
-        dynamodb: client.
-        table: its name.
-        images: to look up.
-        models_of: returns the models that would segment an image, which are its plate's or the present ones.
+        dynamodb: client of DynamoDB.
+        table: name of the Jobs table.
+        images: images to look up.
+        models_of: returns the models that would segment an image: its plate's or the current ones.
     """
     for group in batched(images, READ_AT_ONCE):
         requests = [SegmentRequest(image.object) for image in group]
@@ -182,7 +182,7 @@ def _finished(dynamodb: "DynamoDBClient", table: str, job_ids: Set[str]) -> set[
         }
     }
     found: set[str] = set()
-    while asked:  # DynamoDB hands back the keys beyond its capacity
+    while asked:  # DynamoDB returns the keys that it had no capacity to read
         answer = dynamodb.batch_get_item(RequestItems=asked)
         rows = answer["Responses"].get(table, [])
         found |= {row["job_id"]["S"] for row in rows if row.get("status", {}).get("S") in FINISHED}
@@ -200,7 +200,7 @@ def send(sqs: "SQSClient", queue_url: str, images: Sequence[Listed]) -> None:
     entries: Any = [
         {
             "Id": str(place),
-            # Without a version: whatever is newest when the message is read gets its mask.
+            # Without a version: the image that is newest when the message is read gets its mask.
             "MessageBody": message_of(SegmentRequest(replace(image.object, version_id=None))),
             "MessageGroupId": MESSAGE_GROUP,
         }

@@ -1,6 +1,6 @@
-"""What a request may ask of a mask beyond the network's: filled holes, and no small regions.
+"""Clean masks as a request asks: fill holes, remove small regions.
 
-Imported only for a request that asks, so that a cold start does without contourpy.
+Imported only for requests that ask for it, so that a cold start need not load contourpy.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ Cleaner = Callable[[Mask], Mask]
 
 
 def cleaner_of(parameters: Parameters, pixel_size: PixelSize | None, name: str) -> Cleaner:
-    """Return what cleans the masks of an image as its request asks.
+    """Return a function that cleans the masks of an image as its request asks.
 
     Args:
-        parameters: of the request.
-        pixel_size: of the image, if the request or the file says it.
-        name: of the image, for the error.
+        parameters: the request's parameters.
+        pixel_size: size of the image's pixels, if the request or the file gives it.
+        name: name of the image, for the error.
 
     Raises:
         PixelSizeUnknown: the smallest area is in square micrometres, and the size of a pixel is unknown.
@@ -38,5 +38,5 @@ def cleaner_of(parameters: Parameters, pixel_size: PixelSize | None, name: str) 
 
 
 def clean(mask: Mask, *, min_area: float, fill_holes: bool) -> Mask:
-    """Fill the holes of a mask, (H, W) bool, if asked; then leave out regions under `min_area` pixels."""
+    """Fill the holes of a mask, (H, W) bool, if asked; then remove regions under `min_area` pixels."""
     return find_regions(mask).mask(min_area=min_area, fill_holes=fill_holes)

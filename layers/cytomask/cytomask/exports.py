@@ -1,7 +1,7 @@
-"""Masks in the formats that people work with: ImageJ/Fiji, QuPath, label images, OME-TIFF.
+"""Export masks to other formats: ImageJ/Fiji, QuPath, label images, OME-TIFF.
 
-Every format is written from a mask and nothing else, so that they all show the same cells. Coordinates are in
-pixels of the page, with (0, 0) at the upper left corner of its first pixel.
+Every format is written only from a mask, so that they all show the same cells. Coordinates are in pixels of
+the page, with (0, 0) at the upper left corner of its first pixel.
 """
 
 import csv
@@ -36,7 +36,7 @@ LABEL_COLUMNS = ("label", "area_px", "left", "top", "width", "height", "touches_
 
 
 class MaskExports:
-    """One page's mask, encoded in any of the formats; its regions are found when the first needs them."""
+    """Encodes one page's mask in any of the formats; finds its regions when they are first needed."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class MaskExports:
         pixel_size: PixelSize | None = None,
         facts: Callable[[], PlaneFacts] = PlaneFacts,
     ) -> None:
-        """Take a mask of (H, W) bool, its page's name and pixel size, and what reads its channel and time."""
+        """Take a mask, (H, W) bool, the page's name and pixel size, and a reader of its channel and time."""
         self._mask = mask
         self._name = name
         self._pixel_size = pixel_size
@@ -73,7 +73,7 @@ class MaskExports:
 
 
 def encode_rois(regions: Regions) -> bytes:
-    """Encode regions as an ImageJ ROI set: a .zip with one .roi a region, holes kept.
+    """Encode regions as an ImageJ ROI set: a .zip with one .roi for each region, with its holes.
 
     A region without holes is a traced polygon, one with holes a composite ROI
     (imagej.net/ij/source/ij/io/RoiDecoder.java).
@@ -124,7 +124,7 @@ def _roi(rings: list[NDArray[np.int32]], name: str) -> roifile.ImagejRoi:
 
 
 def _path(ring: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Write a closed ring as the steps of a path: each an operation, with its point where it has one."""
+    """Write a closed ring as the steps of a path: each has an operation and, except the last, a point."""
     steps = np.full((len(ring), 3), LINE_TO, np.float32)  # n, (operation, x, y)
     steps[0, 0] = MOVE_TO
     steps[:, 1:] = ring
@@ -132,15 +132,15 @@ def _path(ring: NDArray[np.int32]) -> NDArray[np.float32]:
 
 
 def encode_geojson(regions: Regions, *, name: str, pixel_size: PixelSize | None = None) -> bytes:
-    """Encode regions as the feature collection that QuPath imports: one polygon a region, holes kept.
+    """Encode regions as a feature collection for QuPath: one polygon for each region, with its holes.
 
     Each feature is an annotation of the class "Cell" with its area as a measurement
     (qupath.readthedocs.io/en/stable/docs/advanced/exporting_annotations.html; RFC 7946 for the geometry,
     though coordinates are pixels, with y pointing down as in every image).
 
     Args:
-        regions: of the page.
-        name: of the page; the features' ids are made from it, so that they differ between pages.
+        regions: regions of the page.
+        name: name of the page; the features' ids contain it, so that they differ between pages.
         pixel_size: adds the area in square micrometres.
 
     Raises:
@@ -169,7 +169,7 @@ def encode_geojson(regions: Regions, *, name: str, pixel_size: PixelSize | None 
 
 
 def _closed(ring: NDArray[np.int32]) -> list[list[int]]:
-    """Repeat a ring's first point at its end, as GeoJSON wants it."""
+    """Repeat a ring's first point at its end, as GeoJSON requires."""
     points: list[list[int]] = ring.tolist()
     return [*points, points[0]]
 
@@ -177,7 +177,7 @@ def _closed(ring: NDArray[np.int32]) -> list[list[int]]:
 def encode_labels(regions: Regions) -> bytes:
     """Encode regions as a TIFF of labels: 0 is background, each region has its number, counted from 1.
 
-    The dtype is uint16, or uint32 where there are more than 65,535 regions.
+    The dtype is uint16, or uint32 if there are more than 65,535 regions.
     """
     dtype = np.uint16 if len(regions) <= UINT16_LABELS else np.uint32
     return _encode_tiff(regions.labels().astype(dtype), ome=False, metadata=None)
@@ -205,8 +205,8 @@ def encode_ome(
 
     Args:
         mask: (H, W) bool.
-        pixel_size: of the image.
-        facts: of the image: its channel's name, `AcquisitionDate`, and the plane's `DeltaT`.
+        pixel_size: size of the image's pixels.
+        facts: facts about the image: its channel's name, `AcquisitionDate`, and the plane's `DeltaT`.
     """
     content = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
     metadata: dict[str, Any] = {"axes": "YX", "Channel": {"Name": facts.channel or "cytomask"}}

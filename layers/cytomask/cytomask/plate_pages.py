@@ -1,4 +1,4 @@
-"""The pages of a plate, sifted: which the curves use, at which hour, and why the others are left out."""
+"""Select the pages of a plate that the curves use, with their hours, and say why others are left out."""
 
 import math
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 SAME_SCAN = 0.25  # share of the time between scans: pages closer than this belong to one scan
-PHASE = ("phase", "ph", "p", "bright", "bf")  # beginnings of the names of channels that show confluence
+PHASE = ("phase", "ph", "p", "bright", "bf")  # channels that show confluence have names beginning like this
 
 
 class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -20,16 +20,16 @@ class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         time: hours since the plate's first scan, or an ISO date; None if unknown.
         frame: number of the scan, or the page's number in a stack.
-        hours: since the first scan; set by `build_report`.
+        hours: hours since the first scan; set by `build_report`.
         confluence: 0..1; None without a mask.
         confluence_low, confluence_high: the same at the thresholds 0.7 and 0.3.
-        cell_area_mm2: what the cells cover, where the size of a pixel is known.
-        quality: names of the doubts about the page.
-        pixels: of the page, by which sites are pooled; equal where unknown.
-        uploaded_at: when the image came, as text that sorts by time.
-        source: which naming scheme placed it.
+        cell_area_mm2: area of the cells, if the size of a pixel is known.
+        quality: names of the page's quality flags.
+        pixels: number of pixels, the page's weight when sites are pooled; None weighs pages equally.
+        uploaded_at: when the image was uploaded, as text that sorts by time.
+        source: the naming scheme that placed it.
         error: why the mask is missing.
-        job_id: of the job that made the mask; empty where no table knows it.
+        job_id: id of the job that made the mask; empty if there is none.
     """
 
     plate: str
@@ -73,10 +73,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         leave_out: names of quality flags whose pages are left out; `all` means every flag.
-        interval_h: hours between scans, where names count scans and tell no time.
-        channel: the one to measure, if there are several.
+        interval_h: hours between scans, if names count scans instead of giving times.
+        channel: the channel to measure, if there are several.
         control: the condition that the others are compared with.
-        expected_pages: of the whole experiment.
+        expected_pages: number of pages of the whole experiment.
     """
 
     leave_out: frozenset[str] = frozenset()

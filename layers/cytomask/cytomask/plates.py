@@ -1,7 +1,7 @@
-"""A plate over time: its pages placed into wells and scans, pooled into curves, measured and compared.
+"""Report on a plate over time: place pages into wells and scans, pool them into curves, measure and compare.
 
-The report says what was left out, and why. Pure: pages in, a report out; the modules that read pages from a
-table, a folder or a web page are elsewhere.
+The report lists what was left out, with reasons. Pure: pages in, a report out; other modules read pages from
+a table, a folder or a web page.
 """
 
 import math
@@ -45,8 +45,8 @@ class ConditionReport:
             (NaN for a single well) and the number of wells.
         doubling_time_h: from the mean growth rate of the wells that grow.
         rate, rate_error: mean growth rate per hour and its standard error over wells.
-        relative_rate: over the control's; 1 is as fast as the control.
-        compound, dose, unit: of the condition, where the map tells one compound.
+        relative_rate: growth rate divided by the control's; 1 is as fast as the control.
+        compound, dose, unit: the condition's, if the map gives one compound.
     """
 
     name: str
@@ -69,12 +69,12 @@ class PlateReport:
     """A plate over time.
 
     Attributes:
-        size: wells of the plate's format.
+        size: number of wells of the plate's format.
         scans: (N,) float64, hours of the scans.
-        pages: used by the curves, with their hours, by well, site and time.
+        pages: pages that the curves use, with their hours, ordered by well, site and time.
         left_out: the other pages.
-        notes: on the plate as a whole, a sentence each.
-        complete: whether every expected page has a mask or was refused; None where nobody told how many.
+        notes: sentences about the plate as a whole.
+        complete: whether every expected page has a mask or was refused; None if their number is unknown.
     """
 
     plate: str
@@ -98,10 +98,10 @@ def build_report(
     """Place, pool and measure the pages of a plate.
 
     Args:
-        plate: its name.
-        pages: everything known of it, in any order, refused pages and repeats among them.
+        plate: name of the plate.
+        pages: all its pages, in any order, including refused pages and repeats.
         plate_map: the content of its wells.
-        options: what the user chose.
+        options: the user's choices.
     """
     options = options or Options()
     given = list(pages)
@@ -175,7 +175,7 @@ def _condition(
     error = np.sqrt(
         np.divide(squares, np.maximum(count - 1, 1) * count, out=np.full(scans.size, np.nan), where=count > 1)
     )
-    # A well that does not grow counts with the rate 0; left out, a drug that kills would look harmless.
+    # A well that does not grow counts with the rate 0. Without it, a deadly drug would look harmless.
     rates = np.array([well.growth.rate or 0.0 for well in group if well.pages])
     rate = float(rates.mean()) if rates.size else None
     spread = float(rates.std(ddof=1) / math.sqrt(rates.size)) if rates.size > 1 else None
@@ -201,7 +201,7 @@ def _condition(
 def _measure_wells(
     pages: Sequence[PlatePage], scans: Hours, plate_map: PlateMap | None, sieve: Sieve
 ) -> dict[str, WellReport]:
-    """Pool the sites of each well and measure its growth, wells without a usable page among them."""
+    """Pool the sites of each well and measure its growth, including wells without a usable page."""
     by_well: dict[str, list[PlatePage]] = defaultdict(list)
     for page in pages:
         by_well[page.well].append(page)
@@ -239,7 +239,7 @@ def _measure_wells(
 
 
 def _doubts(pages: Sequence[PlatePage], flagged: int) -> Iterator[str]:
-    """Say how many of a well's pages are flagged, and with what."""
+    """Say how many of a well's pages are flagged, and with which flags."""
     flags = Counter(flag for page in pages for flag in page.quality)
     if flags:
         named = ", ".join(flag for flag, _ in flags.most_common())
@@ -249,7 +249,7 @@ def _doubts(pages: Sequence[PlatePage], flagged: int) -> Iterator[str]:
 def _grid(
     pages: Sequence[PlatePage],
 ) -> tuple[Hours, NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Cell pixels and pixels of a well's pages as (sites, scans) float64, NaN for missing pages."""
+    """Return cell pixels and pixels of a well's pages as (sites, scans) float64, NaN for missing pages."""
     names = sorted({page.site for page in pages})
     hours = np.array(sorted({page.hours or 0.0 for page in pages}))
     rows = {name: row for row, name in enumerate(names)}

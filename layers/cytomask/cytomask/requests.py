@@ -1,4 +1,4 @@
-"""A request for one image: what it may say, and how it is read and written. Pure: nothing here asks AWS."""
+"""Read and write requests for one image, and check their fields. Pure: nothing here calls AWS."""
 
 import json
 import re
@@ -39,11 +39,11 @@ class Parameters:
 
     @property
     def cleans(self) -> bool:
-        """Whether it asks for more than the network's own mask."""
+        """Whether it asks to clean the network's mask."""
         return bool(self.min_size_px or self.min_size_um2 or self.fill_holes)
 
     def selected(self, count: int, name: str) -> list[int]:
-        """List the pages asked for, of an image that has `count`; raise NoSuchPage past its end."""
+        """List the requested pages of an image that has `count`; raise NoSuchPage past its end."""
         if self.pages == "all":
             return list(range(count))
         first, _, last = self.pages.partition("-")
@@ -61,8 +61,8 @@ class SegmentRequest:
 
     Attributes:
         label: the group to report it by, if the request names one.
-        place: where and when it was taken, if the request says so.
-        expected_pages: how many pages its plate will have, if the request says so.
+        place: where and when it was taken, if the request gives it.
+        expected_pages: number of pages that its plate will have, if the request gives it.
     """
 
     image: S3Object
@@ -155,7 +155,7 @@ def parse_request(event: object) -> SegmentRequest:
 
 
 def _whole(field: str, number: float) -> int:
-    """A whole number, as JSON may write it: 3 or 3.0."""
+    """Return a whole number that JSON may write as 3 or 3.0; raise InvalidRequest for others."""
     if not number.is_integer():
         raise _refusal(field, f"{number:g} is not a whole number")
     return int(number)
@@ -168,7 +168,7 @@ def _site_of(site: float | str | None) -> str | None:
 
 
 def _place_of(fields: _RequestFields) -> Acquisition:
-    """Where and when the image was taken, as far as the request says; raise InvalidRequest."""
+    """Return where and when the image was taken, as far as the request says; raise InvalidRequest."""
     told = Acquisition(
         plate=None if fields.plate is None else check_plate(fields.plate),
         well=None if fields.well is None else check_well(fields.well),
@@ -190,7 +190,7 @@ def parse_fields(fields: Mapping[str, object]) -> Parameters:
 
 
 def _parameters_of(fields: _ParameterFields) -> Parameters:
-    """Check what the types alone do not say, and give each choice one spelling; raise InvalidRequest."""
+    """Check rules beyond the types, and give each choice one spelling; raise InvalidRequest."""
     if fields.min_size_px and fields.min_size_um2:
         raise _refusal("min_size_um2", "`min_size_px` is given too; choose one of the two")
     size = fields.pixel_size_um
@@ -232,7 +232,7 @@ def message_of(request: SegmentRequest) -> str:
 
 
 def ascii_json(message: object) -> str:
-    """Encode a message in ASCII: SQS does not take all of Unicode."""
+    """Encode a message in ASCII, because SQS does not accept all of Unicode."""
     return json.dumps(msgspec.to_builtins(message))
 
 
@@ -260,7 +260,7 @@ def convert(event: object, shape: type[Shape], strict: bool = True) -> Shape:
     Args:
         event: decoded JSON.
         shape: the struct's class.
-        strict: whether a number must be a number; otherwise its text will do.
+        strict: whether numbers must be numbers; otherwise text is accepted too.
     """
     try:
         return msgspec.convert(event, shape, strict=strict)

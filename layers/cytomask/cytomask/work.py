@@ -1,4 +1,4 @@
-"""What a request comes to: its identity, the keys of its outputs, and where its ground truth may lie."""
+"""Derive from a request its job id, the keys of its outputs, and the keys of its possible ground truths."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from cytomask.requests import Output, Parameters, SegmentRequest
 CLEANING = ("min_size_px", "min_size_um2", "fill_holes", "pixel_size_um")
 LONGEST_SUFFIX = len(".p000000.probability.png")
 RESULT = "result.json"
-# The files of each output: what the result calls each, and how its key ends.
+# The files of each output: their names in the result, and the suffixes of their keys.
 OUTPUT_FILES: Mapping[Output, Mapping[str, str]] = {
     "mask": {"mask": "mask.png"},
     "probability": {"probability": "probability.png"},
@@ -25,13 +25,13 @@ OUTPUT_FILES: Mapping[Output, Mapping[str, str]] = {
     "ome": {"ome": "mask.ome.tif"},
 }
 _ENDINGS = [re.escape(ending) for files in OUTPUT_FILES.values() for ending in files.values()]
-# What follows the prefix in the key of a page's file that a job wrote.
+# The part after the prefix in the key of a page's file.
 PAGE_FILE = re.compile(rf"(\.p\d{{4,6}})?\.({'|'.join(_ENDINGS)})")
 
 
 @dataclass(frozen=True)
 class Work:
-    """A request whose image version and model are known: what a job row and a mask stand for."""
+    """A request with a known image version and model. Each job row and mask stands for one."""
 
     request: SegmentRequest
     model_sha256: str
@@ -39,12 +39,12 @@ class Work:
 
     @cached_property
     def parameters(self) -> Parameters:
-        """The request's parameters with the threshold that decides: its own, or the model's."""
+        """The request's parameters with the threshold resolved: its own, or the model's."""
         return resolve(self.request.parameters, self.model_threshold)
 
     @cached_property
     def job_id(self) -> str:
-        """32 hex digits of a SHA-256 over all that decides the pixels: the same work has the same id."""
+        """32 hex digits of a SHA-256 over everything that affects the mask: the same work has the same id."""
         image, parameters = self.request.image, self.parameters
         identity = [
             image.bucket,
@@ -62,36 +62,36 @@ class Work:
 
     @property
     def _cleaning(self) -> list[dict[str, object]]:
-        """What the request asks of the mask beyond the network's, and what it says of pixels."""
+        """The request's cleaning parameters and pixel size, if any."""
         given = {name: getattr(self.parameters, name) for name in CLEANING}
         asked = {name: value for name, value in given.items() if value}
         return [asked] if asked else []
 
     @property
     def prefix(self) -> str:
-        """Where its outputs lie if it does not own its image's name."""
+        """Prefix of its outputs if it does not own its image's name."""
         return job_prefix(self.job_id, self.request.image.key)
 
     def own_name(self, input_bucket: str, attached: Set[str]) -> str | None:
-        """Return the prefix of its outputs if that is its image's name; None if it is the job's."""
+        """Return the image's name if the outputs go there; None if they go under the job's prefix."""
         default = self.parameters == Parameters(self.model_threshold)
         return image_name(self.request.image, input_bucket, attached) if default else None
 
 
 def resolve(parameters: Parameters, model_threshold: float) -> Parameters:
-    """Settle the threshold: the request's own, or the model's."""
+    """Resolve the threshold: the request's own, or the model's."""
     return replace(parameters, threshold=model_threshold) if parameters.threshold is None else parameters
 
 
 def image_name(image: S3Object, input_bucket: str, attached: Set[str]) -> str | None:
-    """Return the name under which an image's outputs lie; None if another image's could lie there too.
+    """Return the name for an image's outputs; None if another image could have the same name.
 
-    An image of the input bucket has its key as its name, one of an attached bucket `<bucket>/<key>`.
+    An image in the input bucket is named by its key, an image in an attached bucket `<bucket>/<key>`.
 
     Args:
-        image: in any version.
-        input_bucket: of the stack.
-        attached: the other buckets that have names.
+        image: the image, in any version.
+        input_bucket: the stack's input bucket.
+        attached: the other buckets whose images have names.
     """
     if image.bucket == input_bucket:
         bucket, found, _ = image.key.partition("/")
@@ -109,7 +109,7 @@ def rejected_message_id(body: str) -> str:
 
 
 def fits(key: str) -> bool:
-    """Tell whether our suffixes fit behind a key within S3's longest."""
+    """Tell whether a key with our longest suffix stays within S3's limit."""
     return len(key.encode()) + LONGEST_SUFFIX <= LONGEST_KEY
 
 
