@@ -22,13 +22,17 @@ EXAMPLES = (
 FUNCTIONS = ("segment", "evaluate", "failures", "api")
 TROUBLE = ("WARNING", "ERROR", "CRITICAL")
 REJECTED = "_rejected"  # ending of events about a rejection, at any level
-# Lambda's own words about an invocation that it ended.
-ENDED = re.compile(r"Task timed out|Runtime exited|Runtime\.\w+|signal: killed")
+# Lambda's own words about an invocation that it ended, and about a function that did not start.
+ENDED = re.compile(
+    r"Task timed out|Runtime exited|Runtime\.\w+|signal: killed|^\[ERROR\]|^INIT_REPORT.*\bStatus: "
+)
 LEVELS = " || ".join(f'$.level = "{level}"' for level in TROUBLE)
 ERROR_PATTERNS = (
     f'{{ {LEVELS} || $.message = "*{REJECTED}" }}',
     '"Task timed out"',
     '"Runtime exited"',
+    '"[ERROR]"',
+    '"INIT_REPORT"',
 )
 # Lambda's own words about every invocation; then fields that have a column of their own or are for machines.
 NOISE = re.compile(r"(INIT_START|START|END|REPORT|XRAY) ")

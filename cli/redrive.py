@@ -63,7 +63,7 @@ def redrive_row(stack: "Stack", jobs: "Jobs", found: "JobRow | EvaluationRow") -
         stack.sqs.send_message(
             QueueUrl=stack.segment_queue if of_image else stack.evaluation_queue,
             MessageBody=row.message or "",
-            MessageAttributes=awaited_by(row.job_id) if of_image else {},
+            MessageAttributes=awaited_by(row.job_id, row.message or "") if of_image else {},
         )
     except BaseException:
         jobs.fail_again(row)

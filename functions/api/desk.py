@@ -100,10 +100,11 @@ class Desk:
             raise ImageNotFound(f"{request.image.uri} is not there; upload it first")
         work = work_of(replace(request, image=found), self._models.of(request))
         row = self._jobs.queue(work.job_id, image=request.image.uri, group=request.group, now=self._clock())
+        message = message_of(request)
         self._sqs.send_message(
             QueueUrl=self._queue_url,
-            MessageBody=message_of(request),
-            MessageAttributes=awaited_by(work.job_id),
+            MessageBody=message,
+            MessageAttributes=awaited_by(work.job_id, message),
         )
         return {"job_id": work.job_id, "status": row.status, "image": request.image.uri}
 

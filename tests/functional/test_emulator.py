@@ -29,7 +29,8 @@ RECORDING = "tests.functional.recording_handler:handler"
 HANDLERS = dict.fromkeys(emulator.HANDLERS, RECORDING)
 VISIBILITY_SECONDS = 2
 RECEIVES = 2
-PARAMETERS = {"VisibilityTimeout": str(VISIBILITY_SECONDS), "MaxReceiveCount": str(RECEIVES)}
+PARAMETERS = {"SegmentTimeout": "60", "VisibilityTimeout": str(VISIBILITY_SECONDS)}
+PARAMETERS |= {"MaxReceiveCount": str(RECEIVES)}
 
 HOLDING_A_STACK = """
 import json, sys

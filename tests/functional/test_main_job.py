@@ -29,7 +29,8 @@ Found = TypeVar("Found")
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatedStack]:
-    parameters = {"VisibilityTimeout": "2", "MaxReceiveCount": "2", "RetryDelay": "1"}
+    parameters = {"SegmentTimeout": "60", "VisibilityTimeout": "2"}  # Lambda would refuse the pair
+    parameters |= {"MaxReceiveCount": "2", "RetryDelay": "1"}
     with emulated_stack(tmp_path_factory.mktemp("stack"), parameters=parameters) as running:
         yield running
 

@@ -90,6 +90,24 @@ def test_redrive_sends_the_stored_message_and_the_next_attempt_is_counted(
     assert cytomask("failed") == 0
 
 
+@pytest.mark.parametrize(("length", "attributes"), [(262_100, 1), (262_101, 0), (262_144, 0)])
+def test_a_redriven_message_and_its_attributes_fit_into_the_queue(
+    stack: SegmentStack,
+    failures: FailuresFunction,
+    cytomask: Callable[..., int],
+    queue: str,
+    length: int,
+    attributes: int,
+) -> None:
+    stack.upload(KEY, tiff())
+    body = json.dumps(request(KEY)).ljust(length)
+    fail(stack, failures, body)
+    assert cytomask("redrive") == 0
+    (message,) = sent(stack, queue)
+    assert message["Body"] == body
+    assert len(message.get("MessageAttributes", {})) == attributes
+
+
 def test_redrive_of_an_id_leaves_the_others(
     stack: SegmentStack,
     failures: FailuresFunction,
@@ -193,9 +211,15 @@ def test_logs_of_errors_are_failures_rejections_and_ends(
         line("image_rejected", "r-1", "WARNING", error_code="EMPTY_IMAGE"),
         line("attempt_failed", "r-2", "ERROR", exception="Traceback\n  a line\nClientError: SlowDown"),
         "RequestId: r-3 Error: Runtime exited with error: signal: killed",
+        "[ERROR] Runtime.ImportModuleError: Unable to import module 'functions.segment.app'",
+        "[ERROR] KeyError: 'INPUT_BUCKET'\nTraceback (most recent call last):",
+        "INIT_REPORT Init Duration: 10010.12 ms\tPhase: init\tStatus: timeout",
+        "INIT_REPORT Init Duration: 310.12 ms\tPhase: init",
     )
     assert cytomask("logs", "--errors") == 0
     printed = capsys.readouterr().out
+    assert "ImportModuleError" in printed and "KeyError: 'INPUT_BUCKET'" in printed
+    assert "10010.12 ms" in printed and "310.12 ms" not in printed
     assert "mask_written" not in printed
     assert "error_code=EMPTY_IMAGE" in printed
     assert "\n    ClientError: SlowDown\n" in printed

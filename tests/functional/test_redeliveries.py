@@ -1,5 +1,6 @@
 """Failed messages return to the queue, with a longer delay after every attempt."""
 
+import base64
 import json
 import time
 from collections.abc import Callable
@@ -129,6 +130,15 @@ def test_resent_messages_keep_their_group_so_that_uploads_stay_ahead_of_a_backfi
         QueueUrl=SEGMENT_QUEUE_URL, MaxNumberOfMessages=10, AttributeNames=["MessageGroupId"]
     )["Messages"]
     assert {message["Attributes"]["MessageGroupId"] for message in fresh} == {"backfill"}
+
+
+def test_what_is_sent_again_keeps_its_binary_attributes(stack: SegmentStack, hurried: Any) -> None:
+    encoded = base64.b64encode(b"\xff\x00").decode()
+    for record in hurried["Records"]:
+        record["messageAttributes"] = {"trace": {"dataType": "Binary", "binaryValue": encoded}}
+    assert failed_messages(stack.handle(hurried)) == []
+    fresh = stack.sqs.receive_message(QueueUrl=SEGMENT_QUEUE_URL, MessageAttributeNames=["All"])["Messages"]
+    assert fresh[0]["MessageAttributes"]["trace"]["BinaryValue"] == b"\xff\x00"
 
 
 def test_a_message_that_cannot_be_sent_again_is_returned(

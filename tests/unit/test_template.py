@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cytomask.addresses import S3Object
+from cytomask.arrivals import LONGEST_MESSAGE_BYTES
 from cytomask.infra.emulator import HANDLERS
 from cytomask.infra.template import (
     NO_CODE,
@@ -234,7 +235,7 @@ def test_dead_letter_sources_have_the_names_that_the_function_expects(name: str)
 
 @pytest.mark.parametrize("name", ["Segment", "Evaluation"])
 def test_every_message_fits_into_a_row(name: str) -> None:
-    assert queues[f"{name}Queue"]["MaximumMessageSize"] == 256 * 1024
+    assert queues[f"{name}Queue"]["MaximumMessageSize"] == LONGEST_MESSAGE_BYTES
 
 
 @pytest.mark.parametrize("bucket", buckets)
@@ -360,6 +361,24 @@ def allowed(role: str, action: str) -> list[Any]:
         for statement in policy["PolicyDocument"]["Statement"]
         if action in _listed(statement["Action"])
     ]
+
+
+def test_every_function_may_read_and_decrypt_the_allowed_buckets_where_there_are_any() -> None:
+    policy = resources["AllowedBucketsPolicy"]
+    assert policy["Condition"] == "HasAllowedBuckets"
+    roles = [function["Properties"]["Role"]["Fn::GetAtt"][0] for function in functions(template).values()]
+    assert sorted(role["Ref"] for role in policy["Properties"]["Roles"]) == sorted(roles)
+    read, listed, decrypt = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert read["Action"] == ["s3:GetObject", "s3:GetObjectVersion"]
+    assert (
+        listed["Action"] == "s3:ListBucket"
+    )  # without it a missing image is forbidden, and tried five times
+    condition, asked, otherwise = decrypt["Fn::If"]
+    assert (condition, asked["Action"], otherwise) == (
+        "HasAllowedKeys",
+        "kms:Decrypt",
+        {"Ref": "AWS::NoValue"},
+    )
 
 
 def test_functions_write_only_to_the_output_bucket() -> None:
@@ -644,14 +663,15 @@ def test_rolling_back_the_first_deployment_removes_the_table() -> None:
 
 
 def test_a_changed_timeout_requires_a_changed_visibility() -> None:
-    [rule] = template["Rules"]["TimeoutsChangeTogether"]["Assertions"]
-    timeout, visibility = (str(parameters[name]) for name in ("SegmentTimeout", "VisibilityTimeout"))
-    assert rule["Assert"] == {
-        "Fn::Or": [
-            {"Fn::Equals": [{"Ref": "SegmentTimeout"}, timeout]},
-            {"Fn::Not": [{"Fn::Equals": [{"Ref": "VisibilityTimeout"}, visibility]}]},
-        ]
+    unchanged = {
+        name: {"Fn::Equals": [{"Ref": name}, str(parameters[name])]}
+        for name in ("SegmentTimeout", "VisibilityTimeout")
     }
+    both = template["Rules"]["TimeoutsChangeTogether"]["Assertions"]
+    assert [each["Assert"] for each in both] == [
+        {"Fn::Or": [unchanged[one], {"Fn::Not": [unchanged[other]]}]}
+        for one, other in (unchanged, list(unchanged)[::-1])
+    ]
 
 
 def test_the_failure_query_matches_all_of_lambdas_own_reports() -> None:

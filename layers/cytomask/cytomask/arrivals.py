@@ -21,6 +21,7 @@ Arriving = TypeVar("Arriving")
 MOST_IMAGES = 100  # in one message
 LONGEST_NOTIFIED_KEY = 2 * LONGEST_KEY  # S3 itself refuses keys beyond its own limit
 WAITING_JOB = "job_id"
+LONGEST_MESSAGE_BYTES = 262_144  # what the queues take, with attributes, and what a row has room for
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 VersionId = Annotated[str, msgspec.Meta(max_length=1024)]
 
@@ -301,9 +302,15 @@ def settling(image: S3Object) -> str:
     return ascii_json({"settle": image.uri})
 
 
-def awaited_by(job_id: str) -> dict[str, Any]:
-    """Make the SQS attributes of a message for which a job waits as QUEUED."""
-    return {WAITING_JOB: {"DataType": "String", "StringValue": job_id}}
+def awaited_by(job_id: str, message: str) -> dict[str, Any]:
+    """Make the SQS attributes of a message for which a job waits as QUEUED.
+
+    A message that leaves no room for them goes without. Its job stays QUEUED if the image or the model has
+    changed since.
+    """
+    size = len(message.encode()) + sum(map(len, (WAITING_JOB, "String", job_id)))
+    attributes = {WAITING_JOB: {"DataType": "String", "StringValue": job_id}}
+    return attributes if size <= LONGEST_MESSAGE_BYTES else {}
 
 
 def waiting_job(attributes: Mapping[str, Mapping[str, Any]]) -> str | None:
