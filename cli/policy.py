@@ -15,7 +15,7 @@ POLICIES = Path(__file__).resolve().parents[1] / "infra" / "policies"
 ROLES = {
     "microscope": "puts images into the input bucket, and nothing else",
     "scientist": "uploads images and ground truths, reads masks, jobs and logs",
-    "operator": "can do all of this, sends failed jobs again, pauses, attaches buckets, backfills",
+    "operator": "can do all of this, sends failed jobs again, pauses, checks, backfills",
     "deployer": "creates, changes and deletes the stack",
 }
 EXAMPLES = (

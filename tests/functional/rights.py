@@ -1,6 +1,7 @@
-"""Evaluate the roles of template.yaml like IAM: which of the functions' calls they allow.
+"""Evaluate roles of template.yaml and of infra/policies like IAM: which calls they allow.
 
-Every call that a functional test sees a function make is looked up here, because an emulator allows them all.
+Every call that a functional test sees a function or a command make is looked up here, because an emulator
+allows them all.
 """
 
 import json
@@ -35,8 +36,12 @@ S3_ACTIONS = {
     "CreateMultipartUpload": "PutObject",
     "UploadPart": "PutObject",
     "CompleteMultipartUpload": "PutObject",
+    "GetBucketNotificationConfiguration": "GetBucketNotification",
+    "PutBucketNotificationConfiguration": "PutBucketNotification",
 }
-BUCKET_ACTIONS = {"ListBucket", "ListBucketVersions"}
+BUCKET_ACTIONS = {"ListBucket", "ListBucketVersions", "GetBucketLocation", "GetBucketVersioning"}
+BUCKET_ACTIONS |= {"GetBucketNotification", "PutBucketNotification"}
+EVERYWHERE = "*"  # what a call is about that names nothing: IAM allows it for every resource or for none
 # Rights that Lambda itself uses on a function's behalf: to poll its queue and to write its log.
 BY_LAMBDA = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 BY_LAMBDA |= {"logs:CreateLogStream", "logs:PutLogEvents"}
@@ -53,63 +58,106 @@ class Right:
 
 @dataclass
 class Role:
-    """A function's rights, and the calls that it made."""
+    """The rights of a function or a person, and the calls that were made with them.
+
+    Attributes:
+        strict: whether calls that concern nothing of the stack must be allowed too.
+    """
 
     rights: list[Right]
+    strict: bool = False
     used: set[Right] = field(default_factory=set)
     denied: set[str] = field(default_factory=set)
 
     def on_call(self, params: dict[str, Any], model: Any, **_: Any) -> None:
         """Look a call up, as botocore announces it (`provide-client-params`)."""
-        service = model.service_model.service_name
-        action, resource = needed(service, model.name, params)
+        for action, resource in needed(model.service_model.service_name, model.name, params):
+            self._look_up(action, resource)
+
+    def _look_up(self, action: str, resource: str) -> None:
         allowing = [
-            right for right in self.rights if right.action == action and fnmatchcase(resource, right.resource)
+            right
+            for right in self.rights
+            if fnmatchcase(action, right.action) and fnmatchcase(resource, right.resource)
         ]
         self.used.update(allowing)
-        if action.startswith(
-            "s3:GetObject"
-        ):  # which tells a missing object by 404 only to who may list the bucket
+        # A missing object is told by 404 only to who may list the bucket.
+        if action.startswith("s3:GetObject"):
             bucket = resource.partition("/")[0]
-            listing = ("s3:ListBucket", bucket)
-            self.used.update(right for right in self.rights if (right.action, right.resource) == listing)
-        if not allowing and resource.startswith(tuple(ARNS.values())):
+            listing = [right for right in self.rights if right.action == "s3:ListBucket"]
+            self.used.update(right for right in listing if fnmatchcase(bucket, right.resource))
+        if not allowing and (self.strict or resource.startswith(tuple(ARNS.values()))):
             self.denied.add(f"{action} on {resource}")
 
 
-def needed(service: str, operation: str, params: dict[str, Any]) -> tuple[str, str]:
-    """Return the action and the resource that a call needs a right for."""
+def needed(service: str, operation: str, params: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the actions that a call needs a right for, each with its resource."""
     if service == "s3":
-        action = S3_ACTIONS.get(operation, operation)
-        if action == "GetObject" and params.get("VersionId"):
-            action = "GetObjectVersion"
-        bucket = f"arn:aws:s3:::{params['Bucket']}"
-        return f"s3:{action}", bucket if action in BUCKET_ACTIONS else f"{bucket}/{params.get('Key', '')}"
-    if service == "dynamodb":
-        table = f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{params.get('TableName', TABLE)}"
-        index = params.get("IndexName")
-        return f"dynamodb:{operation}", f"{table}/index/{index}" if index else table
-    if service == "sns" and "TopicArn" in params:
-        return f"sns:{operation}", params["TopicArn"]
-    if service == "sqs" and "QueueUrl" in params:
-        queue = f"arn:aws:sqs:{REGION}:{ACCOUNT}:{params['QueueUrl'].rpartition('/')[2]}"
-        return f"sqs:{operation.removesuffix('Batch')}", queue
-    return f"{service}:{operation}", "outside the stack"
+        return _needed_of_s3(operation, params)
+    action = f"{service}:{operation.removesuffix('Batch')}"
+    if action == "lambda:ListEventSourceMappings":
+        return [(action, EVERYWHERE)]
+    found = [f"arn:aws:{service}:{REGION}:{ACCOUNT}:{each}" for each in _resources(params)]
+    return [(action, resource) for resource in found or [EVERYWHERE]]
 
 
-def read_policy(name: str) -> Role:
+def _resources(params: dict[str, Any]) -> list[str]:
+    """Return what a call is about, as the end of an ARN."""
+    match params:
+        case {"TableName": table}:
+            found = [f"table/{table}" + (f"/index/{params['IndexName']}" if "IndexName" in params else "")]
+        case {"RequestItems": tables}:
+            found = [f"table/{table}" for table in tables]
+        case {"TopicArn": arn}:
+            found = [arn.rpartition(":")[2]]
+        case {"QueueUrl": url}:
+            found = [url.rpartition("/")[2]]
+        case {"StackName": stack}:
+            found = [f"stack/{stack}/1"]
+        case {"logGroupName": group}:
+            found = [f"log-group:{group}"]
+        case {"repositoryName": repository}:
+            found = [f"repository/{repository}"]
+        case {"UUID": mapping}:
+            found = [f"event-source-mapping:{mapping}"]
+        case {"FunctionName": function}:
+            found = [f"function:{function}"]
+        case _:
+            found = []
+    return found
+
+
+def _needed_of_s3(operation: str, params: dict[str, Any]) -> list[tuple[str, str]]:
+    bucket, key = f"arn:aws:s3:::{params['Bucket']}", params.get("Key", "")
+    if operation == "CopyObject":
+        source = params["CopySource"]
+        return [
+            ("s3:GetObject", f"arn:aws:s3:::{source['Bucket']}/{source['Key']}"),
+            ("s3:PutObject", f"{bucket}/{key}"),
+        ]
+    if operation == "DeleteObjects":
+        return [
+            (f"s3:DeleteObject{'Version' if each.get('VersionId') else ''}", f"{bucket}/{each['Key']}")
+            for each in params["Delete"]["Objects"]
+        ]
+    action = S3_ACTIONS.get(operation, operation)
+    if action == "GetObject" and params.get("VersionId"):
+        action = "GetObjectVersion"
+    return [(f"s3:{action}", bucket if action in BUCKET_ACTIONS else f"{bucket}/{key}")]
+
+
+def read_policy(name: str, *, strict: bool = False) -> Role:
     """Read a policy file of infra/policies, for the stack of the tests in whichever account."""
     text = (TEMPLATE.parent / "infra" / "policies" / f"{name}.json").read_text()
     for variable, value in {"StackName": "cytomask", "AccountId": "*", "Region": REGION}.items():
         text = text.replace(f"${{{variable}}}", value)
-    return Role(
-        [
-            Right(statement["Sid"], action, resource)
-            for statement in json.loads(text)["Statement"]
-            for action in _listed(statement["Action"])
-            for resource in _listed(statement["Resource"])
-        ]
-    )
+    rights = [
+        Right(statement["Sid"], action, resource)
+        for statement in json.loads(text)["Statement"]
+        for action in _listed(statement["Action"])
+        for resource in _listed(statement["Resource"])
+    ]
+    return Role(rights, strict)
 
 
 def table_of(roles: dict[str, Role]) -> str:
@@ -119,6 +167,20 @@ def table_of(roles: dict[str, Role]) -> str:
         for right in role.rights:
             by = "by Lambda" if right.action in BY_LAMBDA else "yes" if right in role.used else "**no**"
             lines.append(f"| {name} | `{right.action}` | {_short(right.resource)} | {by} |")
+    return "\n".join(lines) + "\n"
+
+
+def table_of_statements(role: Role) -> str:
+    """Write the statements of a policy as a table: the actions that were used, and the others."""
+    lines = [
+        "| statement | used by `make destroy` | by CloudFormation or SAM: not shown here |",
+        "|---|---|---|",
+    ]
+    for sid in dict.fromkeys(right.sid for right in role.rights):
+        actions = dict.fromkeys(right.action for right in role.rights if right.sid == sid)
+        used = {right.action for right in role.used if right.sid == sid}
+        shown = [[f"`{each}`" for each in actions if (each in used) is wanted] for wanted in (True, False)]
+        lines.append(f"| {sid} | {' | '.join(', '.join(each) or '-' for each in shown)} |")
     return "\n".join(lines) + "\n"
 
 
