@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
-from factories import INPUT, ground_truth, png, request, tiff
+from factories import INPUT, ground_truth, page, png, request, tiff
 from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
 from cytomask.cli.main import main
@@ -122,6 +122,61 @@ def test_jobs_are_narrowed_by_time(stack: SegmentStack, run: Run) -> None:
     for given, days in options.items():
         _, listed, _ = run("jobs", *given)
         assert {line.split()[6][-6:-4] for line in listed.splitlines()[1:]} == days
+
+
+def listed_by(run: Run, *arguments: str) -> set[str]:
+    """The images that `jobs` lists, by their keys."""
+    code, out, _ = run("jobs", "--json", *arguments)
+    return {row["image"].rpartition("/")[2] for row in json.loads(out)} if code == 0 else set()
+
+
+@pytest.mark.parametrize("after_a_reindex", [False, True])
+def test_jobs_of_version_0_1_are_found_beside_those_of_today(
+    stack: SegmentStack, run: Run, after_a_reindex: bool
+) -> None:
+    """They have no lead, and the indexes list all of them."""
+    early = {
+        "record": "JOB",
+        "created_at": "2025-11-02T08:00:00.000Z",
+        "updated_at": "2025-11-02T08:00:01.000Z",
+    }
+    for number, status in enumerate(("SUCCEEDED", "REJECTED", "FAILED")):
+        told = {"job_id": f"{number:032x}", "status": status, "image": f"s3://{INPUT}/old {status}.tif"}
+        stack.table.put_item(Item=early | told | {"group": "HeLa"})
+    stack.segment("new.tif", tiff())
+    if after_a_reindex:
+        assert run("reindex")[0] == 0
+    old = {f"old {status}.tif" for status in ("SUCCEEDED", "REJECTED", "FAILED")}
+    assert listed_by(run) == old | {"new.tif"}
+    assert listed_by(run, "--group", "HeLa") == old
+    assert listed_by(run, "--until", "2025-12-01") == old
+    assert listed_by(run, "--status", "SUCCEEDED") == {"old SUCCEEDED.tif", "new.tif"}
+    assert listed_by(run, "--status", "FAILED") == {"old FAILED.tif"}
+    assert run("jobs", "0" * 31)[0] == 0
+
+
+def test_running_jobs_are_listed_without_a_look_at_finished_ones_of_earlier_days(
+    stack: SegmentStack, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now - 3 * 86_400)
+        for key in ("done.tif", "tried.tif"):
+            stack.upload(key, tiff(page(len(key))))
+        stack.deliver(request("done.tif"))
+        stack.wire.fail("PutObject", "SlowDown", 503)
+        assert stack.deliver(request("tried.tif")) == [0]
+    stack.upload("fresh.tif", tiff())
+    stack.wire.cut("PutObject")
+    stack.deliver(request("fresh.tif"))
+    stack.wire.mend()
+    read: list[str] = []
+    stack.wire.before("BatchGetItem", lambda: read.append("rows"), times=10)
+    assert listed_by(run, "--status", "RUNNING") == {"tried.tif", "fresh.tif"}
+    assert len(read) == 1  # the rows of today's leads
+    stack.deliver(request("tried.tif"))
+    assert listed_by(run, "--status", "RUNNING") == {"fresh.tif"}
+    assert stack.indexed("by_status", "status", "SUCCEEDED") == []
 
 
 def test_no_name_group_or_message_reaches_the_terminal_raw(

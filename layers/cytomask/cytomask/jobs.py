@@ -107,9 +107,8 @@ class Jobs:
     ) -> Lease | JobRow:
         """Take a job's lease, or return the row if the job is finished.
 
-        While it runs, and afterwards unless it needs attention, no index lists the job. A lead lists it
-        instead. Its row has `made_at` instead of `created_at`, because an index leaves out rows without its
-        sort key.
+        No index lists a job that succeeds at the first attempt. A lead lists it instead, and its row has
+        `made_at` instead of `created_at`, because an index leaves out rows without its sort key.
 
         Args:
             job_id: id of the job.
@@ -138,7 +137,8 @@ class Jobs:
         Raises:
             JobHeld: another owner has taken it since.
         """
-        values = _lease(owner, now, seconds) | {"attempt": (row.attempt or 1) + 1, "made_at": row.created_at}
+        values = _lease(owner, now, seconds) | {"attempt": (row.attempt or 1) + 1}
+        values |= {"made_at": row.created_at, "created_at": row.created_at}
         given = {":status": row.status, ":seen": row.updated_at}
         condition = "#status = :status AND updated_at = :seen"
         if not self._table.update_if(row.job_id, JOB, values=values, condition=condition, given=given):
@@ -149,17 +149,20 @@ class Jobs:
     def finish(self, lease: Lease, result: Result, *, now: float) -> bool:
         """End a job with its result; return False if the lease was lost and another owner ends the job.
 
-        If the job needs attention, the indexes list it again.
+        The indexes list it only if it needs attention.
         """
         values = outcome_of(result) | {"status": result.status, "updated_at": timestamp(now)}
-        if result.status == "REJECTED" or result.quality:
-            values["created_at"] = lease.created_at
+        needs_attention = result.status == "REJECTED" or result.quality
+        values["created_at"] = lease.created_at if needs_attention else None
         return self._update_owned(lease, values)
 
     def release(self, lease: Lease, error: str, *, now: float) -> bool:
-        """Release a job's lease after a temporary fault, so that the next delivery need not wait."""
+        """Release a job's lease after a temporary fault, so that the next delivery need not wait.
+
+        From now on the indexes list the job until it ends.
+        """
         values = {"lease_until": Decimal(0), "error": cut(error), "updated_at": timestamp(now)}
-        return self._update_owned(lease, values)
+        return self._update_owned(lease, values | {"created_at": lease.created_at})
 
     def fail(
         self,
@@ -372,8 +375,7 @@ def _in_series(page: PageResult) -> dict[str, Any]:
 
 def _lease(owner: str, now: float, seconds: float) -> Row:
     until = Decimal(str(round(now + seconds, 3)))
-    held = {"status": "RUNNING", "owner": owner, "lease_until": until, "updated_at": timestamp(now)}
-    return held | {"created_at": None}
+    return {"status": "RUNNING", "owner": owner, "lease_until": until, "updated_at": timestamp(now)}
 
 
 def _finished(row: JobRow | None, job_id: str) -> JobRow:

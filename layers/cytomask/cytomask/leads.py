@@ -1,13 +1,15 @@
 """Leads list all jobs, day by day, in rows that spread over many partitions.
 
-The indexes by status and by group hold only the jobs that need attention: QUEUED, REJECTED, FAILED or
-flagged. These are few. All other jobs would fall into one partition of an index, and DynamoDB allows a
-partition 1,000 writes a second. Therefore each job that is taken gets a lead: a row `<time>#<job id>` under
-`DAY#<day>#<shard>`. Rows under `DAYS`, and for a group under `DAYS#<group>`, list the days with leads.
+The indexes by status and by group hold only the jobs that need attention: QUEUED, REJECTED, FAILED, flagged,
+or RUNNING after a failed attempt. These are few. All other jobs would fall into one partition of an index, and
+DynamoDB allows a partition 1,000 writes a second. Therefore each job that is taken gets a lead: a row
+`<time>#<job id>` under `DAY#<day>#<shard>`. Rows under `DAYS`, and for a group under `DAYS#<group>`, list the
+days with leads.
 Rows of earlier releases are still in the indexes.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from heapq import merge
@@ -15,9 +17,12 @@ from itertools import chain, groupby, islice
 from typing import NamedTuple
 
 from cytomask.records import JOB, STATUSES
-from cytomask.table import MOST_READ_AT_ONCE, Row, Table
+from cytomask.table import MOST_READ_AT_ONCE, Row, Table, timestamp
 
 INDEXED = ("QUEUED", "REJECTED", "FAILED")  # the indexes hold all jobs of these statuses
+# A first attempt ends within 15 minutes, or its message comes again within the queue's visibility timeout, of
+# at most 12 hours. A job that has been RUNNING for longer has had a failed attempt.
+FIRST_ATTEMPT_SECONDS = 86_400
 SHARDS = 16  # partitions of a day; at 10,000 jobs a second each gets 625
 DAY = "DAY#"
 DAYS = "DAYS"
@@ -44,8 +49,9 @@ def _partition(day: str, shard: int) -> str:
 class Leads:
     """Adds leads, and lists jobs. DynamoDB's faults pass through as ClientError."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, clock: Callable[[], float] = time.time) -> None:
         self._table = table
+        self._clock = clock
         self._noted: set[tuple[str, str]] = set()
 
     def add(self, place: Standing, group: str) -> None:
@@ -92,7 +98,8 @@ class Leads:
             wanted = STATUSES if status is None else (status,)
             sources = [self._indexed("status", each, since, until) for each in wanted]
         if status not in INDEXED:
-            sources.append(self._led(group, since, until))
+            begun = timestamp(self._clock() - FIRST_ATTEMPT_SECONDS) if status == "RUNNING" else ""
+            sources.append(self._led(group, max(since, begun), until))
         last = before
         for row in merge(*sources, key=standing_of, reverse=True):
             place = standing_of(row)
