@@ -86,8 +86,9 @@ bench-queue: $(VENV)/dev  ## send a backlog through the emulated stack; IMAGES=1
 bench-container: tools  ## time a cold and a warm call in the real container; FIRST=a.tif SECOND=b.tif
 	tests/e2e/with_docker.sh benchmarks/container.sh "$(FIRST)" "$(SECOND)"
 
-storm: $(VENV)/dev  ## upload amid faults, kills and duplicates, then count what is left; IMAGES=10000
-	$(BIN)/python -m benchmarks.storm $(if $(IMAGES),--images $(IMAGES))
+storm: $(VENV)/dev  ## upload amid faults, kills and duplicates, then count what is left; IMAGES=10000 BACKFILLED=0.5
+	$(BIN)/python -m benchmarks.storm $(if $(IMAGES),--images $(IMAGES)) \
+		$(if $(BACKFILLED),--backfilled $(BACKFILLED))
 
 explore: $(VENV)/dev  ## describe a data set in one HTML file; DATA=folder ROWS="livecell/train …" OUT=report.html
 	$(BIN)/python -m cytomask.training.explore $(ROWS) --data "$(DATA)" --out "$(OUT)"

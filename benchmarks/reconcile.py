@@ -1,7 +1,7 @@
 """Check the result of a storm: each image has one final status, and its mask equals the quiet run's."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -14,19 +14,25 @@ MASK, RESULT = "mask.png", "result.json"
 
 
 def discrepancies(
-    rows: Iterable[Row], outputs: Mapping[str, bytes], masks: Mapping[str, bytes], final: Iterable[str]
+    rows: Iterable[Row],
+    outputs: Mapping[str, bytes],
+    masks: Mapping[str, bytes],
+    final: Iterable[str],
+    attached: Collection[str] = (),
 ) -> list[str]:
     """List each discrepancy in a line.
 
     Args:
         rows: the jobs' rows.
         outputs: all objects of the output bucket, by key.
-        masks: masks from a run without faults, by the key of each uploaded image.
+        masks: masks from a run without faults, by the name of each image: its key, or `<bucket>/<key>`.
         final: the statuses that a job may end with.
+        attached: buckets whose images are named `<bucket>/<key>`.
     """
     jobs: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        jobs[parse_uri(row["image"], "image").key].append(row)
+        image = parse_uri(row["image"], "image")
+        jobs[f"{image.bucket}/{image.key}" if image.bucket in attached else image.key].append(row)
     found = [f"{key}: nobody uploaded it" for key in sorted(jobs.keys() - masks.keys())]
     for key, mask in masks.items():
         found += [f"{key}: {what}" for what in _of_image(key, jobs[key], outputs, mask, tuple(final))]

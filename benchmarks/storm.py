@@ -1,7 +1,8 @@
-"""Run the whole stack through a storm of faults: `python -m benchmarks.storm [--images N]`.
+"""Run the whole stack through a storm of faults: `python -m benchmarks.storm [--images N] [--backfilled S]`.
 
 It uploads small images into the emulated stack. Meanwhile one AWS call in twenty fails, processes are killed,
-and messages are repeated, delayed and reordered. It redrives failed jobs until all have ended, then compares
+and messages are repeated, delayed and reordered. A share of the images lies in a bucket of the lab:
+`cytomask backfill` sends these meanwhile, twice. It redrives failed jobs until all have ended, then compares
 with a run without faults. It exits with 1 if anything was lost, done twice or differs.
 """
 
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,9 +30,11 @@ from benchmarks.environments import environments
 from benchmarks.reconcile import MASK, discrepancies
 from benchmarks.report import table
 from benchmarks.storm_function import KINDS
+from cytomask.cli.main import main as cytomask
 from cytomask.cli.redrive import run_redrive
 from cytomask.cli.stack import Stack
 from cytomask.infra.emulator import HANDLERS, STACK_NAME, EmulatedStack, emulated_stack
+from cytomask.infra.session import REGION
 from cytomask.records import JOB
 from cytomask.samples.fields import phase_contrast_field
 
@@ -39,8 +43,12 @@ PICTURES = 50  # number of different images; each upload is one of them
 SCATTERED = 0.1  # share of the images that are requested more than once
 LATEST_SECONDS = 60
 
+LAB = "lab-images"  # the bucket that is filled from what is there already
+
 # The lease of a killed process ends after 20 + 5 seconds; its message is delivered again after 30.
-PARAMETERS = MappingProxyType({"SegmentTimeout": "20", "VisibilityTimeout": "30", "RetryDelay": "1"})
+PARAMETERS = MappingProxyType(
+    {"SegmentTimeout": "20", "VisibilityTimeout": "30", "RetryDelay": "1", "AllowedBuckets": LAB}
+)
 STORMY = MappingProxyType(
     dict(HANDLERS)
     | {
@@ -61,10 +69,17 @@ def main() -> int:
     """Run the storm from the command line."""
     parser = argparse.ArgumentParser(description="A storm of faults over the emulated stack.")
     parser.add_argument("--images", type=int, default=10_000, metavar="N", help="default: 10000")
+    parser.add_argument(
+        "--backfilled", type=float, default=0, metavar="S", help="share of the images, 0 to 1; default: 0"
+    )
     parsed = parser.parse_args()
     pictures = [phase_contrast_field(seed, SIDE, SIDE).pixels for seed in range(PICTURES)]
+    backfilled = round(parsed.images * parsed.backfilled)
     uploads = {
-        f"plate {number % 7}/{number:06d}.tif": pictures[number % PICTURES] for number in range(parsed.images)
+        f"{f'{LAB}/' if number < backfilled else ''}plate {number % 7}/{number:06d}.tif": pictures[
+            number % PICTURES
+        ]
+        for number in range(parsed.images)
     }
     with tempfile.TemporaryDirectory(prefix="cytomask-") as folder:
         quiet = quiet_masks(Path(folder) / "quiet", pictures)
@@ -90,20 +105,31 @@ def quiet_masks(folder: Path, pictures: list[NDArray[np.uint16]]) -> list[bytes]
 def rage(
     stack: EmulatedStack, uploads: Uploads, masks: Mapping[str, bytes]
 ) -> tuple[dict[str, int], list[str]]:
-    """Send everything and redrive failures; return counts and discrepancies."""
+    """Send everything and redrive failures; return counts and discrepancies.
+
+    Args:
+        stack: the running stack.
+        uploads: the images by name: the key, or `lab-images/<key>` for those to backfill.
+        masks: the expected masks, by the same names.
+    """
     started = time.monotonic()
-    shuffled = {key: uploads[key] for key in random.sample(sorted(uploads), len(uploads))}
-    more = upload(stack, shuffled, SCATTERED)
+    shuffled = {name: uploads[name] for name in random.sample(sorted(uploads), len(uploads))}
+    in_the_lab = {name: shuffled.pop(name) for name in list(shuffled) if name.startswith(f"{LAB}/")}
+    with ThreadPoolExecutor(1) as beside:
+        uploading = beside.submit(upload, stack, shuffled, SCATTERED)
+        backfill_twice(stack, in_the_lab)  # a command, which listens to signals, needs the main thread
+        more = uploading.result()
     drain(stack)
     failed = Counter(row["status"] for row in job_rows(stack))["FAILED"]
     rounds, redriven = redrive_until_ended(stack)
     rows = list(job_rows(stack))
-    wrong = discrepancies(rows, outputs(stack), masks, final=("SUCCEEDED",))
+    wrong = discrepancies(rows, outputs(stack), masks, final=("SUCCEEDED",), attached=(LAB,))
     said = Counter(_events(stack.log))
     twice = [job for job, times in Counter(_jobs_done(stack.log)).items() if times > 1]
     wrong += [f"job {job} wrote its mask more than once" for job in twice]
     numbers = {
-        "images uploaded": len(uploads),
+        "images uploaded": len(shuffled),
+        "images backfilled": len(in_the_lab),
         "deliveries asked for beside": more,
         "jobs taken": said["job_taken"],
         "duplicates ignored": said["duplicate_ignored"],
@@ -131,14 +157,33 @@ def upload(stack: EmulatedStack, uploads: Uploads, scattered: float = 0) -> int:
     bucket, queue = stack.outputs["InputBucketName"], stack.outputs["SegmentQueueUrl"]
     sent = 0
     for key, pixels in uploads.items():
-        stream = io.BytesIO()
-        tifffile.imwrite(stream, pixels)
-        s3.put_object(Bucket=bucket, Key=key, Body=stream.getvalue())
+        s3.put_object(Bucket=bucket, Key=key, Body=tiff(pixels))
         for _ in range(random.randint(1, 3) if random.random() < scattered else 0):
             body = json.dumps({"image": f"s3://{bucket}/{key}"})
             sqs.send_message(QueueUrl=queue, MessageBody=body, DelaySeconds=random.randint(0, LATEST_SECONDS))
             sent += 1
     return sent
+
+
+def backfill_twice(stack: EmulatedStack, images: Uploads) -> None:
+    """Put images into the bucket of the lab and send them, and once more while the first ones are at work."""
+    if not images:
+        return
+    s3 = stack.client("s3")
+    s3.create_bucket(Bucket=LAB, CreateBucketConfiguration={"LocationConstraint": REGION})
+    for name, pixels in images.items():
+        s3.put_object(Bucket=LAB, Key=name.removeprefix(f"{LAB}/"), Body=tiff(pixels))
+    words = ["backfill", f"s3://{LAB}", "--yes", "--restart", "--endpoint-url", stack.endpoint]
+    for _ in range(2):
+        if cytomask(words) != 0:
+            raise RuntimeError(f"cytomask {' '.join(words)} did not end well")
+
+
+def tiff(pixels: NDArray[np.uint16]) -> bytes:
+    """Return an image as a file."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, pixels)
+    return stream.getvalue()
 
 
 def drain(stack: EmulatedStack) -> None:

@@ -50,6 +50,15 @@ def test_discrepancies_of_an_image_are_named(rows, outputs, said) -> None:  # ty
     assert line.startswith(f"{KEY}: {said}")
 
 
+def test_an_image_of_an_attached_bucket_has_its_bucket_in_its_name() -> None:
+    name = f"lab-images/{KEY}"
+    row = ROW | {"image": f"s3://{name}", "mask": f"s3://lab-out/{name}.mask.png"}
+    outputs = {f"lab-images/{key}": content for key, content in OUTPUTS.items()}
+    masks = {name: b"mask"}
+    assert discrepancies([row], outputs, masks, ("SUCCEEDED",), attached=("lab-images",)) == []
+    assert f"{KEY}: nobody uploaded it" in discrepancies([row], outputs, masks, ("SUCCEEDED",))
+
+
 def test_discrepancies_without_an_upload_are_named() -> None:
     other = ROW | {"image": "s3://lab-in/b.tif"}
     assert discrepancies([ROW, other], OUTPUTS | {"jobs/j1/a.mask.png": b""}, MASKS, ("SUCCEEDED",)) == [
