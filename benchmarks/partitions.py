@@ -13,15 +13,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cytomask.addresses import S3Object
-from cytomask.coco_index import coco_address
 from cytomask.evaluations import Evaluations
 from cytomask.infra.template import load_template
 from cytomask.jobs import Jobs, Lease
-from cytomask.mask_index import image_addresses
 from cytomask.names import Names
 from cytomask.records import ImageIdentity, Result, Scorable
 from cytomask.table import Table
-from cytomask.truths import names
 
 LIMIT = 1000
 NOON = 1_800_014_400.0
@@ -106,8 +103,7 @@ def segment(meter: Meter, numbers: Iterable[int], *, group: str, seconds: float 
         result.mask = f"s3://output/{image.key}.mask.png"
         result.result = f"s3://output/{image.key}.result.json"
         job = Scorable(job_id=job_id, image=image.uri, mask=result.mask, result=result.result, group=group)
-        evaluations.expect(job, [*image_addresses(image.key), coco_address(names.base(image.key))])
-        evaluations.wait(job, None)
+        evaluations.expect(job, None)
         jobs.finish(lease, result, now=moment)
 
 

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 import boto3
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Metrics
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -23,12 +23,12 @@ from cytomask.settings import Settings
 from cytomask.stack_models import Pins, StackModels, read_current
 from cytomask.storage import Storage
 from cytomask.table import Table
-from cytomask.telemetry import emitted
+from cytomask.telemetry import emitted, make_logger
 
 from .desk import Desk, parse_search
 from .plates import PlateDesk
 
-logger = Logger()
+logger = make_logger()
 metrics = Metrics()
 door = make_door(logger, metrics)
 

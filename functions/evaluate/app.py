@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import boto3
-from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.batch import process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -20,13 +19,14 @@ from cytomask.retries import RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.table import Table
+from cytomask.telemetry import make_logger
 
 from .evaluator import Evaluator
 from .indexer import Indexer
 
 LONGEST_TEXT = 2000  # of a message, in the log
 
-logger = Logger()
+logger = make_logger()
 
 
 def connect() -> tuple[Evaluator, RetryingProcessor]:

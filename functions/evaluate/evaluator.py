@@ -13,7 +13,7 @@ from cytomask.addresses import S3Object, is_coco, parse_uri
 from cytomask.arrivals import Evaluation, EvaluationArrival, parse_evaluation
 from cytomask.errors import ImageNotFound, ImageNotNamed, ImageReplaced, MaskReplaced, RejectedInput
 from cytomask.evaluations import Evaluations
-from cytomask.mask_index import MaskIndex, mask_addresses
+from cytomask.mask_index import MaskIndex
 from cytomask.metrics import BOUNDARY_TOLERANCE, BoundaryScore, Mask, Score, score, score_boundary
 from cytomask.records import PageResult, Result, Scorable, Scores
 from cytomask.settings import Settings
@@ -84,14 +84,14 @@ class Evaluator:
 
     def _evaluations_of(self, truth: S3Object) -> Iterator[Evaluation]:
         """Add the evaluations of a ground truth, after the rows by which later jobs find it."""
-        others: list[str] = []
+        stems: list[str] = []
         if is_coco(truth.key):
             self._indexer.index(truth)
         elif truth.bucket == self._settings.ground_truth_bucket:
             self._masks.name(truth, now=self._clock())
-            others = mask_addresses(truth.key)
+            stems = names.truth_stems(truth.key)
         found = False
-        for evaluation in self._evaluations.of_ground_truth(truth, others):
+        for evaluation in self._evaluations.of_ground_truth(truth, stems):
             found = True
             yield evaluation
         if not found and not is_coco(truth.key):

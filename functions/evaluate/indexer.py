@@ -10,7 +10,7 @@ import msgspec
 from aws_lambda_powertools import Logger
 
 from cytomask.addresses import LONGEST_KEY, S3Object
-from cytomask.coco_index import CocoIndex, IndexingRow, coco_address, rejection
+from cytomask.coco_index import CocoIndex, IndexingRow, rejection
 from cytomask.errors import ImageNotNamed, UnreadableCoco
 from cytomask.evaluations import Evaluations
 from cytomask.records import Scorable
@@ -141,9 +141,7 @@ class Indexer:
 
     def jobs_of(self, base: str, prefix: str) -> list[Scorable]:
         """List the jobs of images with a base name that a COCO file may speak of."""
-        return [
-            job for job in self._evaluations.expecting(coco_address(base)) if job.image.startswith(prefix)
-        ]
+        return [job for job in self._evaluations.expecting_coco(base) if job.image.startswith(prefix)]
 
 
 def _part_key(coco: S3Object, base: str) -> str:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import boto3
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
@@ -26,13 +26,13 @@ from cytomask.settings import Settings
 from cytomask.stack_models import Pins, StackModels, read_current
 from cytomask.storage import Storage
 from cytomask.table import Table
-from cytomask.telemetry import emitted
+from cytomask.telemetry import emitted, make_logger
 
 from .recorder import Recorder
 
 LONGEST_TEXT = 2000  # of a message, in the log
 
-logger = Logger()
+logger = make_logger()
 metrics = Metrics()
 processor = BatchProcessor(event_type=EventType.SQS, raise_on_entire_batch_failure=False)
 

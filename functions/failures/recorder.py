@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from cytomask.acquisition import parse_pattern, read_acquisition
 from cytomask.addresses import S3Object, is_coco
 from cytomask.arrivals import (
+    LONGEST_MESSAGE_BYTES,
     Arrival,
     Evaluation,
     EvaluationArrival,
@@ -26,7 +27,6 @@ from cytomask.arrivals import (
 from cytomask.errors import InvalidRequest, TimeShort
 from cytomask.evaluations import Evaluations
 from cytomask.jobs import Jobs
-from cytomask.mask_index import mask_addresses
 from cytomask.names import Names
 from cytomask.plate_counts import PlateCounts
 from cytomask.plate_places import columns_of
@@ -36,6 +36,7 @@ from cytomask.served_model import work_of
 from cytomask.settings import Settings
 from cytomask.stack_models import StackModels
 from cytomask.storage import Storage, SupersededError
+from cytomask.truths.names import truth_stems
 from cytomask.work import Work, rejected_message_id
 
 NO_ERROR_REPORTED = (
@@ -47,7 +48,6 @@ UNSCORED = (
     "`cytomask redrive` tries again"
 )
 REDRIVE = "find the cause with `cytomask logs --job`, then run `cytomask redrive` with the job's id"
-LONGEST_MESSAGE_BYTES = 262_144  # what the queues that a redrive sends to take
 FAILURES = "failures"  # the writer that clears a name
 
 
@@ -271,8 +271,8 @@ class Recorder:
         truth = self._found(S3Object(uploaded.bucket, uploaded.key)) or uploaded
         if truth.etag or truth.version_id:
             speaks_by_name = truth.bucket == self._settings.ground_truth_bucket and not is_coco(truth.key)
-            others = mask_addresses(truth.key) if speaks_by_name else []
-            for evaluation in self._evaluations.of_ground_truth(truth, others):
+            stems = truth_stems(truth.key) if speaks_by_name else []
+            for evaluation in self._evaluations.of_ground_truth(truth, stems):
                 self._fail_evaluation(evaluation)
         if is_coco(uploaded.key):
             job_id = rejected_message_id(body)

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import boto3
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Metrics
 from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.batch import process_partial_response
@@ -35,7 +35,7 @@ from cytomask.settings import Settings
 from cytomask.stack_models import Pins
 from cytomask.storage import Storage
 from cytomask.table import Table
-from cytomask.telemetry import emitted
+from cytomask.telemetry import emitted, make_logger
 
 from .invocation import Invocation
 from .networks import Networks
@@ -44,7 +44,7 @@ from .scoring import Scoring
 from .seg_mask import answer_seg_mask
 from .segmenter import Segmenter
 
-logger = Logger()
+logger = make_logger()
 metrics = Metrics()
 door = make_door(logger, metrics)
 

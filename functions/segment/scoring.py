@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from cytomask.addresses import S3Object, parse_uri
-from cytomask.coco_index import CocoIndex, coco_address
+from cytomask.coco_index import CocoIndex
 from cytomask.evaluations import Evaluations
-from cytomask.mask_index import MaskIndex, image_addresses
+from cytomask.mask_index import MaskIndex
 from cytomask.records import Result, Scorable
 from cytomask.requests import SegmentRequest
 from cytomask.storage import Storage
@@ -45,17 +45,12 @@ class Scoring:
             group=group,
             etag=request.image.etag,
         )
-        self._evaluations.expect(job, self._addresses(request))
-        self._evaluations.wait(job, request.ground_truth.uri if request.ground_truth else None)
+        named = request.ground_truth.uri if request.ground_truth else None
+        self._evaluations.expect(job, named)
+        if named:
+            self._evaluations.wait(job, named)
         for truth in self._ground_truths(request):
             self._evaluations.ask(job, truth)
-
-    def _addresses(self, request: SegmentRequest) -> list[str]:
-        """Addresses to watch until the ground truth arrives."""
-        if request.ground_truth:
-            return [request.ground_truth.uri]
-        key = request.image.key
-        return [*image_addresses(key), coco_address(names.base(key))]
 
     def _ground_truths(self, request: SegmentRequest) -> Iterator[S3Object]:
         """Find the ground truth that the request names, or masks and COCO files by the image's name."""

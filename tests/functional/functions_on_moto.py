@@ -11,6 +11,7 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import boto3
+import msgspec
 import numpy as np
 from boto3.dynamodb.conditions import Key
 from botocore.exceptions import ClientError
@@ -32,10 +33,13 @@ from remembering import Remembering
 from rights import Role
 
 from cytomask.addresses import S3Object, is_coco
+from cytomask.evaluations import awaited
 from cytomask.mask_index import MaskIndex
+from cytomask.records import JobRow
 from cytomask.table import Table
 
 Row = dict[str, Any]
+WAITING_JOB = {"job_id", "status", "updated_at", "image", "mask", "group"}  # what tells of its wait
 
 
 class CountingPredictor:
@@ -187,8 +191,15 @@ class SegmentStack:
         return np.asarray(Image.open(io.BytesIO(self.output(key)), formats=("PNG",)))
 
     def rows(self, record: str = "JOB") -> list[Row]:
-        """List the rows whose record starts with this, oldest first."""
-        rows = [row for row in self.table.scan()["Items"] if row["record"].startswith(record)]
+        """List the rows whose record starts with this, oldest first; a wait for a ground truth counts."""
+        items = self.table.scan()["Items"]
+        rows = [row for row in items if row["record"].startswith(record)]
+        if record.startswith("EVAL"):
+            evaluated = {row["job_id"] for row in rows}
+            jobs = [row for row in items if row["record"] == "JOB" and row["job_id"] not in evaluated]
+            for job in jobs:
+                told = {name: job[name] for name in WAITING_JOB & job.keys()}
+                rows += map(msgspec.to_builtins, awaited(JobRow(**told)))
         return sorted(rows, key=lambda row: row.get("made_at", row.get("created_at", "")))
 
     def row(self) -> Row:

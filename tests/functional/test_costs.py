@@ -1,19 +1,26 @@
-"""The numbers of calls behind the estimates in docs/costs.md: one default image without a ground truth."""
+"""The numbers behind the estimates in docs/costs.md: one default image without a ground truth."""
 
+import io
 import re
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from factories import s3_event, tiff
-from functions_on_moto import SegmentStack
+import pytest
+from factories import request, s3_event, tiff
+from functions_on_moto import HttpDoor, SegmentStack
 from moto_stack import INDEXES
-from write_units import Snapshot, snapshot, units_of
+from write_units import Snapshot, size_of, snapshot, units_of
 
+from cytomask.cli.costs import OTHER_USD
 from cytomask.infra.template import load_template
+from cytomask.telemetry import USD_PER_GB_SECOND
 
 COSTS = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
+PRICE = COSTS.partition("| **together** |")[0]  # the table of one image
 KEY, ON_A_PLATE = "A172_Phase_C7_1.tif", "A172_Phase_C7_1_00d00h00m_1.tif"
 READS, WRITES = ("HeadObject", "GetObject"), ("PutObject",)
 ROWS = ("UpdateItem", "PutItem", "DeleteItem")
@@ -21,19 +28,46 @@ ROW_READS = ("GetItem", "Query")
 OTHERS = ("ListObjectsV2", "SendMessage", "DeleteObject")
 
 
-def calls_of_one_image(stack: SegmentStack, key: str) -> tuple[Counter[str], int]:
-    """Return how often each operation was called, and the write units, for the second image of a day."""
+OF_A_ROW = 100  # bytes that DynamoDB adds to each row
+USD_PER_GB_OF_ROWS, USD_PER_GB_OF_LOGS = 0.25 + 0.20, 0.50
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one image took.
+
+    Attributes:
+        calls: how often each operation was called.
+        units: DynamoDB's write units.
+        stored: bytes of its rows.
+    """
+
+    calls: Counter[str]
+    units: int
+    stored: int
+
+
+def counted(stack: SegmentStack, deliver: Callable[[], object]) -> Counted:
+    """Count what a delivery takes, for the second image of a day."""
     stack.segment("A172_Phase_A1_1.tif", tiff())
-    counted: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
     states: list[Snapshot] = []
     for name in (*READS, *WRITES, *ROWS, *ROW_READS, *OTHERS):
-        stack.wire.before(name, partial(counted.update, [name]), times=1000)
+        stack.wire.before(name, partial(calls.update, [name]), times=1000)
     for name in ROWS:
         stack.wire.before(name, lambda: states.append(snapshot(stack.table)), times=1000)
-    stack.upload(key, tiff())
-    stack.deliver(s3_event(key))
+    before = snapshot(stack.table)
+    deliver()
     states.append(snapshot(stack.table))
-    return counted, sum(units_of(*each, INDEXES) for each in pairwise(states))
+    new = states[-1].keys() - before.keys()
+    stored = sum(size_of(states[-1][key]) + OF_A_ROW for key in new)
+    return Counted(calls, sum(units_of(*each, INDEXES) for each in pairwise(states)), stored)
+
+
+def one_image(stack: SegmentStack, key: str) -> Counted:
+    """Count what an upload takes."""
+    stack.upload(key, tiff())
+    return counted(stack, lambda: stack.deliver(s3_event(key)))
 
 
 def number_after(pattern: str) -> str:
@@ -47,24 +81,88 @@ def documented(what: str) -> int:
 
 
 def test_the_calls_of_an_image_are_those_of_the_estimate(stack: SegmentStack) -> None:
-    counted, units = calls_of_one_image(stack, KEY)
-    assert sum(counted[name] for name in READS) == documented("S3 reads")
-    assert sum(counted[name] for name in WRITES) == documented("S3 writes")
-    assert counted["ListObjectsV2"] == 0
-    assert sum(counted[name] for name in ROWS) == documented("rows written")
-    assert units == documented("DynamoDB, write units")
-    assert sum(counted[name] for name in ROW_READS) == documented("DynamoDB, reads")
-    assert set(counted) <= {*READS, *WRITES, *ROWS, *ROW_READS}
+    image = one_image(stack, KEY)
+    assert sum(image.calls[name] for name in READS) == documented("S3 reads")
+    assert sum(image.calls[name] for name in WRITES) == documented("S3 writes")
+    assert image.calls["ListObjectsV2"] == 0
+    assert sum(image.calls[name] for name in ROWS) == documented("rows written")
+    assert image.units == documented("DynamoDB, write units")
+    assert sum(image.calls[name] for name in ROW_READS) == documented("DynamoDB, reads")
+    assert set(image.calls) <= {*READS, *WRITES, *ROWS, *ROW_READS}
+    assert f"{image.stored / 1000:.1f} KB for each image" in COSTS
 
 
 def test_an_image_of_a_plate_makes_the_documented_calls(stack: SegmentStack) -> None:
-    counted, units = calls_of_one_image(stack, ON_A_PLATE)
-    rows = sum(counted[name] for name in ROWS)
-    assert f"{rows} rows and {units} write units" in COSTS
+    image = one_image(stack, ON_A_PLATE)
+    rows = sum(image.calls[name] for name in ROWS)
+    assert f"{rows} rows and {image.units} write units" in COSTS
+
+
+def test_an_image_sent_over_http_makes_the_documented_writes(http: HttpDoor) -> None:
+    http.stack.upload(KEY, tiff())
+
+    def ask() -> None:
+        assert http.post("/jobs", request(KEY)).status == 202
+        http.deliver_queued()
+
+    image = counted(http.stack, ask)
+    usual = documented("DynamoDB, write units")
+    assert f"{image.units} write units instead of {usual}" in COSTS
+    more = float(number_after(r"instead of \d+, US\$ (0\.\d{4}) more for 1,000"))
+    assert more == pytest.approx((image.units - usual) * 0.625e-3, abs=0.00005)
+
+
+def test_the_log_lines_of_an_image_have_the_documented_length(
+    stack: SegmentStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack.segment("A172_Phase_A1_1.tif", tiff())
+    stack.upload(KEY, tiff())
+    handler, written = stack.app.logger.registered_handler, io.StringIO()
+    standard_output, handler.stream = handler.stream, written
+    capsys.readouterr()
+    stack.deliver(s3_event(KEY))
+    handler.stream = standard_output
+    size = len((written.getvalue() + capsys.readouterr().out).encode())
+    assert size / 1000 == pytest.approx(float(number_after(r": (\d\.\d) KB of lines")), abs=0.1)
+
+
+def test_the_commands_use_the_documented_price() -> None:
+    told = re.findall(r"^\| ((?:S3|DynamoDB|SQS|CloudWatch)[^|]*) \|.*\| (0\.\d{4}) \|$", PRICE, re.MULTILINE)
+    lines = dict(told)
+    upload = float(lines.pop("S3, your own upload"))
+    assert len(lines) == 6
+    total = sum(map(float, lines.values()))
+    assert pytest.approx(total / 1000) == OTHER_USD
+    assert float(number_after(r"\+ n x (0\.0000\d+) +S3")) == pytest.approx((total + upload) / 1000)
+
+
+def test_the_growth_of_a_year_follows_from_the_bytes_of_an_image() -> None:
+    rows = float(number_after(r"Rows have (\d\.\d) KB for each")) * 1000
+    logs = float(number_after(r"CloudWatch Logs \| (\d\.\d) KB")) * 1000
+    table = COSTS.partition("| images a month |")[2].partition("\n\n")[0].splitlines()[2:]
+    for line in table:
+        images, *told = (float(each.replace(",", "")) for each in line.strip("| ").split(" | "))
+        of_rows, of_logs = (12 * images * each / 1e9 for each in (rows, logs))
+        usd = of_rows * USD_PER_GB_OF_ROWS, of_logs * USD_PER_GB_OF_LOGS
+        assert told == pytest.approx([of_rows, usd[0], of_logs, usd[1], of_logs / 12], abs=0.005)
+    assert len(table) == 2
+
+
+@pytest.mark.parametrize("name", ["evaluate", "failures", "api"])
+def test_a_start_of_a_zip_function_costs_at_most_a_second(name: str) -> None:
+    memory = load_template()["Resources"][f"{name.capitalize()}Function"]["Properties"]["MemorySize"]
+    told = float(number_after(rf"^\| {name} \| {memory:,} \| (0\.\d{{4}}) \|$"))
+    assert told == pytest.approx(1000 * memory / 1024 * USD_PER_GB_SECOND, abs=0.00005)
+
+
+def test_the_memory_sizes_are_those_of_the_benchmarks() -> None:
+    head = "| memory, MB | vCPUs |"
+    table = COSTS[COSTS.index(head) :].partition("\n\n")[0]
+    assert table in (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
 
 
 def test_the_sum_is_that_of_its_lines() -> None:
-    lines = re.findall(r"^\| (?!\*\*)[^|]+\|.*\| (0\.\d{4}) \|$", COSTS, re.MULTILINE)
+    lines = re.findall(r"^\| (?!\*\*)[^|]+\|.*\| (0\.\d{4}) \|$", PRICE, re.MULTILINE)
     assert round(sum(map(float, lines)), 4) == float(number_after(r"\*\*(0\.\d{4})\*\* \|$"))
 
 

@@ -22,7 +22,7 @@ FAULTS = {
     "the row is throttled when it is taken": ("UpdateItem", "ProvisionedThroughputExceededException", 400, 0),
     "the row of the name is throttled": ("UpdateItem", "ThrottlingException", 400, 1),
     "the row of the evaluation is throttled": ("UpdateItem", "ThrottlingException", 400, 2),
-    "the row is throttled when it is finished": ("UpdateItem", "InternalServerError", 500, 5),
+    "the row is throttled when it is finished": ("UpdateItem", "InternalServerError", 500, 3),
 }
 AFTER_THE_RESULT = {
     "the last look is refused",

@@ -32,14 +32,14 @@ def units_of(before: Snapshot, after: Snapshot, indexes: Mapping[str, str]) -> i
 
 
 def _units(old: Item | None, new: Item | None, indexes: Mapping[str, str]) -> int:
-    total = _rounded(max(map(_size, filter(None, (old, new)))))
+    total = _rounded(max(map(size_of, filter(None, (old, new)))))
     for keys in indexes.items():
         entries = [item if item and all(name in item for name in keys) else None for item in (old, new)]
         was, now = ([entry[name] for name in keys] if entry else None for entry in entries)
         if was == now and was is not None:
-            total += _rounded(max(map(_size, filter(None, entries))))
+            total += _rounded(max(map(size_of, filter(None, entries))))
         else:
-            total += sum(_rounded(_size(entry)) for entry in entries if entry)
+            total += sum(_rounded(size_of(entry)) for entry in entries if entry)
     return total
 
 
@@ -47,14 +47,14 @@ def _rounded(size: int) -> int:
     return math.ceil(size / KILOBYTE)
 
 
-def _size(value: Any) -> int:
+def size_of(value: Any) -> int:
     """Count the bytes of an attribute's value, or of an item, like DynamoDB."""
     if isinstance(value, Mapping):
-        return 3 + sum(len(name.encode()) + _size(each) for name, each in value.items())
+        return 3 + sum(len(name.encode()) + size_of(each) for name, each in value.items())
     if isinstance(value, str):
         return len(value.encode())
     if isinstance(value, Decimal):
         return math.ceil(len(value.as_tuple().digits) / 2) + 2
     if isinstance(value, Sequence):
-        return 3 + sum(1 + _size(each) for each in value)
+        return 3 + sum(1 + size_of(each) for each in value)
     return 1

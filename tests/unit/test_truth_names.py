@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cytomask.truths.names import assign, base, clean, image_stems, listed, relative, truth_stems
+from cytomask.truths.names import (
+    assign,
+    base,
+    clean,
+    image_stems,
+    listed,
+    relative,
+    shortest_stem,
+    shortest_stems_of,
+    truth_stems,
+)
 
 PART = st.text("abü é+%1.", min_size=1, max_size=4).filter(lambda part: part.strip(". ") != "")
 PATH = st.lists(PART, min_size=1, max_size=4).map("/".join)
@@ -93,6 +103,18 @@ def test_a_mask_is_found_by_any_of_its_usual_names(truth: str) -> None:
 )
 def test_a_longer_name_belongs_to_another_image(truth: str, image: str) -> None:
     assert not set(truth_stems(truth)) & set(image_stems(image))
+
+
+@given(path=PATH, suffix=st.sampled_from(["", ".tif", ".ome.tif", ".OME.TIFF", ".czi", ".ome.czi", ".png"]))
+def test_an_images_shortest_stem_is_found_from_each_of_its_stems_and_from_its_base_name(
+    path: str, suffix: str
+) -> None:
+    key = path + suffix
+    shortest = shortest_stem(clean(key))
+    for stem in image_stems(key):
+        assert shortest in shortest_stems_of(stem)
+    assert base(key) == clean(key).rpartition("/")[2]
+    assert shortest_stem(base(key)) == shortest.rpartition("/")[2]
 
 
 def test_the_likeliest_image_of_a_mask_comes_first() -> None:

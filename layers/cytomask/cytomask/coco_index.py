@@ -1,7 +1,6 @@
 """Index COCO files by the images that they name, and keep each file's status.
 
-`COCO#<image's name>` has a row for every file; `COCO_FILE#<address>` has one for every upload of a file. Jobs
-look for a COCO file under `coco:<image's name>`, because an image's key does not give the file's address.
+`COCO#<image's name>` has a row for every file; `COCO_FILE#<address>` has one for every upload of a file.
 """
 
 from collections.abc import Iterator
@@ -98,11 +97,6 @@ class CocoIndex:
 def rejection(error: CytomaskError) -> IndexingRow:
     """Describe an upload that cannot be indexed."""
     return IndexingRow(index_status="REJECTED", error_code=error.code, error=cut(error))
-
-
-def coco_address(name: str) -> str:
-    """Make the address under which jobs look for a COCO file that names an image."""
-    return f"coco:{fitted(name)}"
 
 
 def _upload(coco: S3Object) -> str:

@@ -1,10 +1,13 @@
 """Evaluation rows, and the messages that ask for a score: add the row, send the message, stop waiting.
 
-An evaluation is a row beside its job's: `EVAL#<version>` for the ground truth of that version, or
-`EVAL#awaiting` until one exists. Rows of another kind list the jobs that look for a ground truth under an
-address, even before it exists: their `job_id` is `GROUND_TRUTH#<address>`, their `record`
-`TRUTH_OF#<job id>`. Image and ground truth may come in either order: each side writes its own rows and then
-reads the other's.
+An evaluation is a row beside its job's: `EVAL#<version>` for the ground truth of that version. A mask
+without such a row awaits its ground truth. Only a ground truth that a request names and that does not exist
+yet has a row, `EVAL#awaiting`.
+
+Rows of another kind list the jobs that look for a ground truth, even before it exists. If the request names
+it, the row is under `GROUND_TRUTH#<address>`. Otherwise it is under `GROUND_TRUTH#image:<image's name>`, and
+its `record` begins with the image's path: masks find an image by its path, COCO files by its name alone.
+Image and ground truth may come in either order: each side writes its own rows and then reads the other's.
 """
 
 import time
@@ -18,13 +21,16 @@ from cytomask.arrivals import Evaluation
 from cytomask.errors import MaskReplaced, RejectedInput, TriesUsedUp
 from cytomask.records import JOB, EvaluationRow, JobRow, Scorable, Scores, cut
 from cytomask.requests import ascii_json
-from cytomask.table import Row, Table, timestamp
+from cytomask.table import Row, Table, fitted, timestamp
+from cytomask.truths import names
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 AWAITING = "EVAL#awaiting"
+GROUND_TRUTH = "GROUND_TRUTH#"
 TRUTH_OF = "TRUTH_OF#"
+LONGEST_STEM = 900  # bytes; a sort key has 1,024, and the job's id comes behind
 
 
 class Evaluations:
@@ -51,39 +57,51 @@ class Evaluations:
     def with_job(self, job_id: str) -> tuple[JobRow, list[EvaluationRow]] | None:
         """Read a job and its evaluations; None for an unknown job."""
         rows = {row["record"]: row for row in self._table.rows(job_id)}
-        job = rows.pop(JOB, None)
-        if job is None:
+        found = rows.pop(JOB, None)
+        if found is None:
             return None
+        job = msgspec.convert(found, JobRow, strict=False)
         evaluations = [msgspec.convert(row, EvaluationRow, strict=False) for row in rows.values()]
-        return msgspec.convert(job, JobRow, strict=False), evaluations
+        return job, evaluations or awaited(job)
 
-    def expect(self, job: Scorable, addresses: Iterable[str]) -> None:
-        """Index a job under every address that its ground truth may have."""
-        fields = {"image": job.image, "mask": job.mask, "result": job.result, "etag": job.etag}
-        for address in addresses:
-            self._table.update(
-                _of_ground_truth(address),
-                f"{TRUTH_OF}{job.job_id}",
-                values=fields,
-                first={"created_at": timestamp(self._clock())},
-            )
+    def expect(self, job: Scorable, ground_truth: str | None) -> None:
+        """Index a job where its ground truth looks for it: under the truth's address, or the image's name."""
+        address, record = ground_truth, f"{TRUTH_OF}{job.job_id}"
+        if ground_truth is None:
+            stem = names.shortest_stem(names.clean(_key(job.image)))
+            address, record = _by_name(stem), f"{_of_stem(stem)}{job.job_id}"
+        self._table.update(
+            f"{GROUND_TRUTH}{address}",
+            record,
+            values={"image": job.image, "mask": job.mask, "result": job.result, "etag": job.etag},
+            first={"created_at": timestamp(self._clock())},
+        )
 
     def expecting(self, address: str) -> Iterator[Scorable]:
-        """List the jobs that look for their ground truth at an address."""
-        for row in self._table.rows(_of_ground_truth(address)):
-            job_id = row["record"].removeprefix(TRUTH_OF)
-            fields = {name: row.get(name) for name in ("image", "mask", "result", "etag", "created_at")}
-            yield msgspec.convert(fields | {"job_id": job_id}, Scorable)
+        """List the jobs whose request names the ground truth at an address."""
+        return map(_scorable, self._table.rows(f"{GROUND_TRUTH}{address}"))
 
-    def wait(self, job: Scorable, ground_truth: str | None) -> None:
+    def expecting_mask(self, stem: str) -> Iterator[Scorable]:
+        """List the jobs of the images that a mask with this stem may belong to."""
+        for shortest in names.shortest_stems_of(stem):
+            rows = self._table.rows(f"{GROUND_TRUTH}{_by_name(shortest)}", _of_stem(shortest))
+            jobs = map(_scorable, rows)
+            yield from (job for job in jobs if stem in names.image_stems(_key(job.image)))
+        yield from self.expecting(f"mask:{stem}")  # where version 0.1 wrote them
+
+    def expecting_coco(self, name: str) -> Iterator[Scorable]:
+        """List the jobs of the images that a COCO file calls by this base name."""
+        rows = self._table.rows(f"{GROUND_TRUTH}{_by_name(names.shortest_stem(name))}")
+        yield from (job for job in map(_scorable, rows) if names.base(_key(job.image)) == name)
+        yield from self.expecting(f"coco:{fitted(name)}")  # where version 0.1 wrote them
+
+    def wait(self, job: Scorable, ground_truth: str) -> None:
         """Record that a mask waits for its ground truth; `ground_truth` is the address in the request.
 
         Most masks wait forever, so the row has no `created_at`, and no index lists it.
         """
-        values = {"image": job.image, "mask": job.mask, "group": job.group}
+        values = {"image": job.image, "mask": job.mask, "group": job.group, "ground_truth": ground_truth}
         values |= {"evaluation_status": "AWAITING_GROUND_TRUTH", "updated_at": timestamp(self._clock())}
-        if ground_truth:
-            values |= {"ground_truth": ground_truth}
         self._table.update(job.job_id, AWAITING, values=values)
 
     def ask(self, job: Scorable, truth: S3Object) -> None:
@@ -93,12 +111,14 @@ class Evaluations:
             self._send(Evaluation(job.job_id, row.record, truth, job.result))
         self._stop_waiting(job.job_id, truth.uri)
 
-    def of_ground_truth(self, truth: S3Object, others: Iterable[str] = ()) -> Iterator[Evaluation]:
-        """Add the evaluation of every job that looks for its ground truth here or at one of the addresses.
+    def of_ground_truth(self, truth: S3Object, stems: Iterable[str] = ()) -> Iterator[Evaluation]:
+        """Add the evaluation of every job that looks for this ground truth by its address or by a stem.
 
         The caller must end each evaluation before taking the next; only then does its job stop waiting.
         """
-        jobs = {job.job_id: job for address in [truth.uri, *others] for job in self.expecting(address)}
+        jobs = {job.job_id: job for job in self.expecting(truth.uri)}
+        for stem in filter(None, stems):
+            jobs |= {job.job_id: job for job in self.expecting_mask(stem) if job.job_id not in jobs}
         for job in jobs.values():
             yield Evaluation(job.job_id, self._add(job, truth).record, truth, job.result)
             self._stop_waiting(job.job_id, truth.uri)
@@ -139,11 +159,7 @@ class Evaluations:
             values |= {"evaluation_status": "REJECTED", "error_code": error.code, "error": cut(error)}
             values |= {"message": None, "updated_at": timestamp(self._clock())}
             return self._table.update_if(job.job_id, record, values=values, condition=condition, given=given)
-        if not self._table.delete_if(job.job_id, record, condition=condition, given=given):
-            return False
-        if not any(row["record"].startswith("EVAL#") for row in self._table.rows(job.job_id)):
-            self.wait(msgspec.structs.replace(job, group=self._group_of(job.job_id)), None)
-        return True
+        return self._table.delete_if(job.job_id, record, condition=condition, given=given)
 
     def fail(self, evaluation: Evaluation, error: str) -> bool:
         """End an evaluation as FAILED and keep its message; return False if it has ended already."""
@@ -201,5 +217,36 @@ class Evaluations:
         )
 
 
-def _of_ground_truth(address: str) -> str:
-    return f"GROUND_TRUTH#{address}"
+def awaited(job: JobRow) -> list[EvaluationRow]:
+    """Describe the wait of a mask that has no evaluation yet; nothing for a job without a mask."""
+    if job.status != "SUCCEEDED" or job.mask is None:
+        return []
+    return [
+        EvaluationRow(
+            job_id=job.job_id,
+            record=AWAITING,
+            evaluation_status="AWAITING_GROUND_TRUTH",
+            updated_at=job.updated_at,
+            image=job.image,
+            mask=job.mask,
+            group=job.group,
+        )
+    ]
+
+
+def _by_name(stem: str) -> str:
+    return f"image:{fitted(names.base(stem))}"
+
+
+def _of_stem(stem: str) -> str:
+    """Return how the records of jobs of images with this shortest stem begin."""
+    return f"{TRUTH_OF}{fitted(stem, LONGEST_STEM)}#"
+
+
+def _key(uri: str) -> str:
+    return uri.partition("://")[2].partition("/")[2]
+
+
+def _scorable(row: Row) -> Scorable:
+    fields = {name: row.get(name) for name in ("image", "mask", "result", "etag", "created_at")}
+    return msgspec.convert(fields | {"job_id": row["record"].rpartition("#")[2]}, Scorable)

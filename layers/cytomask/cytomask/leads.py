@@ -1,8 +1,8 @@
 """Leads list all jobs, day by day, in rows that spread over many partitions.
 
 The indexes by status and by group hold only the jobs that need attention: QUEUED, REJECTED, FAILED, flagged,
-or RUNNING after a failed attempt. These are few. All other jobs would fall into one partition of an index, and
-DynamoDB allows a partition 1,000 writes a second. Therefore each job that is taken gets a lead: a row
+or RUNNING after a failed attempt. These are few. All other jobs would fall into one partition of an index,
+and DynamoDB allows a partition 1,000 writes a second. Therefore each job that is taken gets a lead: a row
 `<time>#<job id>` under `DAY#<day>#<shard>`. Rows under `DAYS`, and for a group under `DAYS#<group>`, list the
 days with leads.
 Rows of earlier releases are still in the indexes.

@@ -1,8 +1,7 @@
 """Index mask images by the names of the images whose ground truth they may be.
 
 `MASK#<name>` has a row for every mask in the ground-truth bucket that may belong to an image of that name:
-`plate 1/a_cp_masks.TIFF` may belong to `plate 1/a`. Jobs look for masks under `mask:<name>`, because an
-image's key does not give the name of its ground truth. `truths.names` derives the names.
+`plate 1/a_cp_masks.TIFF` may belong to `plate 1/a`. `truths.names` derives the names.
 """
 
 from cytomask.addresses import S3Object
@@ -34,17 +33,3 @@ class MaskIndex:
         """List the keys of the masks that may be the ground truth of the image with this key."""
         stems = filter(None, names.image_stems(key))
         return [str(row["key"]) for stem in stems for row in self._table.rows(f"{MASK}{stem}")]
-
-
-def image_addresses(key: str) -> list[str]:
-    """List the addresses under which an image's job looks for a mask."""
-    return [_address(stem) for stem in names.image_stems(key) if stem]
-
-
-def mask_addresses(key: str) -> list[str]:
-    """List the addresses under which jobs look for this mask, the likeliest first."""
-    return [_address(stem) for stem in names.truth_stems(key) if stem]
-
-
-def _address(stem: str) -> str:
-    return f"mask:{stem}"

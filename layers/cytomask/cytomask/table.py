@@ -39,13 +39,18 @@ class Table:
         answer = self._dynamodb.get_item(TableName=self._name, Key=_key(job_id, record), ConsistentRead=True)
         return _plain(answer["Item"]) if "Item" in answer else None
 
-    def rows(self, job_id: str) -> Iterator[Row]:
-        """Read all rows of a partition as they are now."""
+    def rows(self, job_id: str, beginning: str = "") -> Iterator[Row]:
+        """Read the rows of a partition as they are now; only those whose `record` begins so."""
+        narrowed: dict[str, Any] = {
+            "KeyConditionExpression": "job_id = :partition",
+            "ExpressionAttributeValues": {":partition": {"S": job_id}},
+        }
+        if beginning:
+            narrowed["KeyConditionExpression"] += " AND begins_with(#record, :beginning)"
+            narrowed["ExpressionAttributeValues"][":beginning"] = {"S": beginning}
+            narrowed["ExpressionAttributeNames"] = {"#record": "record"}
         pages = self._dynamodb.get_paginator("query").paginate(
-            TableName=self._name,
-            KeyConditionExpression="job_id = :partition",
-            ExpressionAttributeValues={":partition": {"S": job_id}},
-            ConsistentRead=True,
+            TableName=self._name, ConsistentRead=True, **narrowed
         )
         return (_plain(item) for page in pages for item in page["Items"])
 
@@ -202,9 +207,9 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def fitted(text: str) -> str:
-    """Return the text if it fits into a sort key, otherwise a hash of it."""
-    if len(text.encode()) <= LONGEST_SORT_KEY:
+def fitted(text: str, room: int = LONGEST_SORT_KEY) -> str:
+    """Return the text if it has at most `room` bytes, otherwise a hash of it."""
+    if len(text.encode()) <= room:
         return text
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

@@ -155,12 +155,28 @@ def base(name: str) -> str:
 
 def image_stems(name: str) -> list[str]:
     """Return the names of this image that a mask's name may contain: its own, without its suffix."""
-    path = clean(name)
+    return _stems(clean(name))
+
+
+def _stems(path: str) -> list[str]:
     folder, slash, last = path.rpartition("/")
     head, _, suffix = last.rpartition(".")
     stems = [] if suffix.lower() in IMAGE_SUFFIXES and head else [path]
     stems += [f"{folder}{slash}{head}"] if head else []
     return list(dict.fromkeys([*stems, *map(_without_ome, stems)]))
+
+
+def shortest_stem(path: str) -> str:
+    """Return the last of an image's stems; its path is in `clean`'s form."""
+    return _stems(path)[-1]
+
+
+def shortest_stems_of(stem: str) -> list[str]:
+    """Return every `shortest_stem` that an image with this stem may have."""
+    folder, slash, last = stem.rpartition("/")
+    head = last.rpartition(".")[0]
+    whole = [stem, *([f"{folder}{slash}{head}"] if head else [])]
+    return list(dict.fromkeys([*whole, *map(_without_ome, whole)]))
 
 
 def truth_stems(name: str) -> list[str]:
