@@ -1,11 +1,11 @@
 // The first calls of an image's view, sent before the view is opened where the next image can be guessed.
 
-import { get } from "./api.js";
+import { get, pause } from "./api.js";
 import { Layer } from "./layers.js";
 
 const MOST = 4; // pages that are kept
 const FRESH = 30000; // milliseconds
-const LONGEST_REST = 300;
+const DRAWN = 60; // milliseconds in which a page that has come is drawn
 
 /**
  * The calls that a page's view begins with. Each ends with a value or an Error. Those that are drawn are under way
@@ -33,17 +33,13 @@ function begin(id, page) {
   const result = settled(get(`jobs/${id}/result`, signal));
   const image = settled(Layer.open(id, page, "image", signal));
   const mask = settled(Layer.open(id, page, "mask", signal));
-  const drawn = Promise.all([result, image, mask]).then(rest);
-  return {
-    page, at: performance.now(), ending, result, image, mask,
-    job: drawn.then(() => settled(get(`jobs/${id}`, signal))),
-    truth: drawn.then(() => settled(get(`jobs/${id}/truth`, signal))),
+  /** @param {string} path */
+  const later = async (path) => {
+    await Promise.all([result, image, mask]);
+    await pause(DRAWN, signal);
+    return get(path, signal);
   };
-}
-
-/** Wait until the browser has nothing to draw. */
-function rest() {
-  return new Promise((resolve) => requestIdleCallback(resolve, { timeout: LONGEST_REST }));
+  return { page, at: performance.now(), ending, result, image, mask, job: settled(later(`jobs/${id}`)), truth: settled(later(`jobs/${id}/truth`)) };
 }
 
 /**

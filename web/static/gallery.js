@@ -40,7 +40,7 @@ function ordered(a, b) {
 /** @param {import("./router.js").Place} place */
 export async function showGallery({ main, query, signal }) {
   main.className = "gallery";
-  void import("./page.js"); // where a click leads
+  import("./page.js").catch(() => {}); // a click leads there, and says so if it cannot be loaded
   /** @type {Filters} */
   const filters = Object.fromEntries(FIELDS.map((name) => [name, query.get(name) ?? ""]));
   const counted = el("p", { class: "quiet", role: "status" }, "Reading the list …");
