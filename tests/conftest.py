@@ -6,6 +6,7 @@
 import os
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Before Python 3.12, counting lines makes boto3 and moto half as fast, so `--cov` counts the unit tests
     alone.
     """
+    twice = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if twice:  # parallel runs would run only one of each
+        raise pytest.UsageError(f"tests share a name: {', '.join(twice)}")
     items.sort(key=starts_late)
     if sys.version_info < (3, 12):
         for item in items:
