@@ -51,14 +51,16 @@ PARTS_OF_PAGE = 3
 PART_SHARE = (0.4, 0.8)  # of height and width
 STATE = "state.pt"
 
+# Gentle: the pages to come are like those at hand. Half of the crops are not resampled, as in serving.
 NATIVE = Augmentation(
-    zoom=(0.65, 1.45),
+    zoom=(0.8, 1.3),
+    unscaled=0.5,
     squash=0.0,
-    affine=0.4,
-    blur=0.1,
+    affine=0.3,
+    blur=0.05,
     blur_deviation=1.2,
     gamma=0.3,
-    noise=0.5,
+    noise=0.3,
     repage=0.1,
     light=0.15,
     light_depth=1.0,
@@ -86,7 +88,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 1200
     batch: int = 8
     held: int = 2
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     pull: float = 0.05
     average_decay: float = 0.99
     seed: int = 0
