@@ -136,6 +136,16 @@ def test_the_commands_use_the_documented_price() -> None:
     assert float(number_after(r"\+ n x (0\.0000\d+) +S3")) == pytest.approx((total + upload) / 1000)
 
 
+def test_the_floor_and_what_lies_above_it_make_the_price() -> None:
+    floor, with_upload = (
+        float(number_after(pattern)) for pattern in (r"US\$ (0\.\d{4})\nfor 1,000", r"or (0\.\d{4}) with")
+    )
+    table = COSTS.partition("| above the floor |")[2].partition("\n\n")[0]
+    above = sum(map(float, re.findall(r"^\| [^|]+ \| (0\.\d{4}) \|", table, re.MULTILINE)))
+    assert floor + above == pytest.approx(float(number_after(r"your own upload it is US\$ (0\.\d{4})")))
+    assert with_upload + above == pytest.approx(float(number_after(r"\*\*(0\.\d{4})\*\* \|$")))
+
+
 def test_the_growth_of_a_year_follows_from_the_bytes_of_an_image() -> None:
     rows = float(number_after(r"Rows have (\d\.\d) KB for each")) * 1000
     logs = float(number_after(r"CloudWatch Logs \| (\d\.\d) KB")) * 1000
