@@ -152,8 +152,12 @@ class Writer:
         watch: Stopwatch,
         new_name: bool,
     ) -> Iterator[PageResult]:
-        """Segment and write page after page; yield what the result says of each."""
-        parameters = work.parameters
+        """Segment and write page after page; yield what the result says of each.
+
+        The first output under a new name needs no check of the image. If a newer image was handled since
+        this one was read, its invocation has left a row, and the name is not new.
+        """
+        parameters, look = work.parameters, not new_name
         with watch.stage("read"):
             source.open()
         for page, prediction in predictions(source, parameters, predictor, self._limits, watch):
@@ -172,8 +176,10 @@ class Writer:
             for kind, ending, encode in files:
                 with watch.stage("encode"):
                     body = encode()
+                key = output_key(prefix, ending, number)
                 with watch.stage("write"):
-                    written = self._write(work, output_key(prefix, ending, number), body, prefix, new_name)
+                    written = self._write(work, key, body, prefix, new_name, look)
+                look = True  # later outputs notice early that a newer image came
                 setattr(described, kind, written.uri)
                 setattr(described, f"{kind}_etag", written.etag)
             yield described

@@ -5,17 +5,16 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from factories import INPUT, OUTPUT, event_file, request, s3_event, tiff
+from factories import INPUT, OUTPUT, event_file, page, request, s3_event, tiff
 from functions_on_moto import SegmentStack
 
 # operation, error code, HTTP status, and number of calls of a good job before it; an image that cannot be
 # fetched at once is read once more
 FAULTS = {
     "S3 is slow when the image is looked at again": ("HeadObject", "SlowDown", 503, 0),
-    "the bucket refuses to be looked into": ("HeadObject", "403", 403, 0),
     "S3 fails when the image is read": ("GetObject", "InternalError", 500, 0),
     "the bucket refuses to be read": ("GetObject", "AccessDenied", 403, 0),
-    "the last look is refused": ("HeadObject", "403", 403, 1),
+    "the last look is refused": ("HeadObject", "403", 403, 0),
     "S3 is slow when the mask is written": ("PutObject", "SlowDown", 503, 0),
     "the bucket refuses the mask": ("PutObject", "AccessDenied", 403, 0),
     "S3 fails when the result is written": ("PutObject", "InternalError", 500, 1),
@@ -25,6 +24,7 @@ FAULTS = {
     "the row is throttled when it is finished": ("UpdateItem", "InternalServerError", 500, 3),
 }
 AFTER_THE_RESULT = {
+    "S3 is slow when the image is looked at again",
     "the last look is refused",
     "the row of the evaluation is throttled",
     "the row is throttled when it is finished",
@@ -74,6 +74,20 @@ def test_a_page_with_a_written_result_is_not_segmented_twice(stack: SegmentStack
     before = stack.predictor.pages
     stack.deliver(s3_event("a.tif"))
     assert stack.predictor.pages - before == (0 if name in AFTER_THE_RESULT else 1)
+
+
+@pytest.mark.parametrize(("code", "status"), [("SlowDown", 503), ("403", 403)])
+def test_a_fault_at_the_first_check_of_an_overwritten_image_is_retried(
+    stack: SegmentStack, code: str, status: int
+) -> None:
+    stack.segment("a.tif", tiff(page(1)))
+    stack.upload("a.tif", tiff(page(0)))
+    stack.wire.fail("HeadObject", code, status)
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    assert stack.predictor.pages == 1  # nothing was segmented before the check
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert stack.predictor.pages == 2
+    assert stack.result("a.tif.result.json")["status"] == "SUCCEEDED"
 
 
 def test_a_fault_releases_the_row_with_its_reason(stack: SegmentStack) -> None:
