@@ -24,6 +24,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
 
 
+LONGEST_NAME = 80  # characters of a value that names a test
 FUNCTIONAL = Path(__file__).parent / "functional"
 
 
@@ -41,6 +42,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if FUNCTIONAL in item.path.parents:
                 item.add_marker(pytest.mark.no_cover)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case by its argument where the value is a whole file or a thousand letters."""
+    return argname if isinstance(val, str | bytes) and len(val) > LONGEST_NAME else None
 
 
 def starts_late(item: pytest.Item) -> bool:
