@@ -300,6 +300,7 @@ def test_a_file_that_cannot_be_written_is_named(
     assert f"{tmp_path} cannot be written: Is a directory" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("capsys")  # a closed output is replaced, and pytest's own must stay
 def test_a_closed_pipe_does_not_stop_the_reports_files(
     rows: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
