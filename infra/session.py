@@ -27,8 +27,10 @@ def client(service: str, endpoint: str) -> Any:
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
         region_name=REGION,
     )
+    # An emulator on this computer answers at once, or is not there.
+    config = Config(proxies={}, retries={"mode": "standard", "total_max_attempts": 2})
     make: Any = session.client  # boto3-stubs types it for literal service names only
-    return make(service, endpoint_url=endpoint, config=Config(proxies={}))
+    return make(service, endpoint_url=endpoint, config=config)
 
 
 def emulated_api_url(endpoint: str, api_url: str) -> str:

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from cytomask.infra.destroy import empty_bucket, main, versions
 from cytomask.infra.emulator import EmulatedStack, emulated_stack
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
