@@ -1,6 +1,6 @@
 """Average two networks: `python -m cytomask.training.average BEFORE AFTER --share 0.65 --out FILE`.
 
-Fine-tuning finds new pages and forgets a little of the old ones. A point on the line between the weights
+Fine-tuning learns new pages and forgets a little of the old ones. A point on the line between the weights
 before and after often keeps both (Wortsman et al. 2022, arXiv:2109.01903).
 """
 
@@ -21,7 +21,9 @@ def average(before: Path, after: Path, share: float, out: Path) -> None:
     """
     first, second = load_network(before), load_network(after)
     if first.config != second.config:
-        raise ValueError(f"{before} and {after} are networks of other sizes; average a run with its start")
+        raise ValueError(
+            f"{before} and {after} are networks of different sizes; average a run with its start"
+        )
     start = first.state_dict()
     between = {
         name: start[name] + share * (value - start[name]) if value.is_floating_point() else value

@@ -58,10 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line of the calibration; return its exit code."""
     parser = argparse.ArgumentParser(description="Scale the logits so that they are probabilities.")
     parser.add_argument("weights", type=Path, help="swin_unet.safetensors of a training run")
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="what to fit the factor on")
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="images to fit the factor on")
     parser.add_argument("--data", type=Path, required=True, help="folder that the sources lie in")
     parser.add_argument("--out", type=Path, required=True, help="the scaled weights")
-    parser.add_argument("--mode", choices=MODES, required=True, help="what they were trained for")
+    parser.add_argument("--mode", choices=MODES, required=True, help="mode that the weights were trained for")
     given = parser.parse_args(arguments)
     try:
         factor = calibrate(given.weights, given.data, given.sources, given.out, given.mode)

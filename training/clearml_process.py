@@ -33,7 +33,7 @@ def main() -> None:
             break
         with _at_most(run["seconds"]):
             _send(task.get_logger(), report)
-    # It stays set to the end, because exit handlers wait for servers too.
+    # This alarm stays set to the end, because exit handlers wait for servers too.
     signal.setitimer(signal.ITIMER_REAL, run["seconds"])
     task.close()
 

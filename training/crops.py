@@ -67,15 +67,15 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         unscaled: probability of a crop that is neither zoomed nor bent, so that its noise is as sharp as
             serving sees it: resampling smooths the noise of every other crop.
         squash: probability of a large window squashed to the tile, for `resize` mode.
-        squash_window: smallest share of height and width that such a window has; the largest is all.
+        squash_window: smallest share of height and width that such a window covers; the largest is 1.
         flip: probability of the mirror image.
-        turn: whether quarter turns are taken, each as likely; of a squashed image half turns only, for its
-            pixels are of another height than width.
+        turn: whether crops are turned by quarter turns, each equally likely; a squashed image takes half
+            turns only, because its pixels are not square.
         affine: probability of a rotation by up to `rotation` degrees to either side, a shear of up to
-            `shear` degrees and, of a squashed image, a shift by up to `shift` of its side.
+            `shear` degrees and, for a squashed image, a shift by up to `shift` of its side.
         blur: probability of a Gaussian blur of up to `blur_deviation` pixels.
-        gamma: largest change of the pixels' exponent, as a natural logarithm; half of the crops.
-        noise: largest standard deviation of added Gaussian noise, fine- or coarse-grained; most is small.
+        gamma: largest change of the pixels' exponent, as a natural logarithm; half of the crops change.
+        noise: largest standard deviation of added Gaussian noise, fine- or coarse-grained; mostly small.
         grainy: probability of noise of 1 to `GRAINY` deviations instead, as a short exposure has it. Such a
             crop is always normalised again, so its cells lose contrast as those of a noisy page do.
         repage: probability of normalising the crop as a page of its own. A crop without cells is then what
@@ -83,7 +83,7 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         contrast, brightness: largest relative and absolute change of normalised pixels.
         light: probability of uneven light, whose largest deviation from even is `light_depth`.
         marks: probability of what a camera or a program leaves on a page: hot pixels, a scale bar, a dead
-            border, a saturated border. None of them is cell where there was none.
+            border, a saturated border. A mark changes only the pixels, not which of them are cell.
     """
 
     zoom: tuple[AboveZero, AboveZero] = (0.75, 1.3)
@@ -109,9 +109,9 @@ class Augmentation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     marks: Share = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a zoom whose smallest side is not the smaller."""
+        """Refuse a zoom whose smallest side is above its largest."""
         if self.zoom[0] > self.zoom[1]:
-            raise ValueError(f"zoom {self.zoom[0]} is more than {self.zoom[1]}")
+            raise ValueError(f"zoom: the smallest side {self.zoom[0]} is above the largest, {self.zoom[1]}")
 
 
 Mix = Sequence[tuple[float, Sequence[Labelled]]]
@@ -160,7 +160,7 @@ def _place(item: Labelled, augmentation: Augmentation, rng: np.random.Generator)
 def _window(
     shape: tuple[int, ...], augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[slice, slice]:
-    """A part of the page with its proportions, anywhere."""
+    """Choose a part of the page, anywhere, with the page's proportions."""
     share = rng.uniform(augmentation.squash_window, 1)
     lengths = [max(round(length * share), 1) for length in shape]
     starts = [int(rng.integers(whole - length + 1)) for whole, length in zip(shape, lengths, strict=True)]
@@ -175,10 +175,10 @@ def _placement(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """The (2, 3) matrix that takes a pixel of the tile, x and y, to its place in the source.
+    """Return the (2, 3) matrix that maps a pixel of the tile, x and y, to its place in the source.
 
-    Without `shift` the tile lies anywhere inside the source, or in its middle where that is smaller; with
-    it, within that share of the middle.
+    Without `shift`, the tile lies anywhere inside the source, or in its middle if the source is smaller.
+    With it, the tile's centre lies within that share of a side from the middle.
     """
     sheared = np.eye(2)
     bent = rng.random() < augmentation.affine
@@ -190,7 +190,7 @@ def _placement(
     middle = (np.array(shape[1::-1]) - 1) / 2  # x, y
     if shift is None:
         room = np.maximum(np.array(shape[1::-1]) - side, 0) / 2
-        # Whole pixels, where zoom does not resample anyway.
+        # Whole pixels: without zoom and bend nothing is resampled.
         corner = np.round(middle + rng.uniform(-room, room) - (side - 1) / 2)
         centre = np.where(room > 0, corner + (side - 1) / 2, middle)
     else:
@@ -220,7 +220,7 @@ def _warp(
 def _degrade(
     pixels: preprocess.Pixels, augmentation: Augmentation, rng: np.random.Generator
 ) -> preprocess.Pixels:
-    """What optics and camera do to a tile, (224, 224) float32."""
+    """Degrade a tile, (224, 224) float32, as optics and camera do."""
     if rng.random() < augmentation.blur:
         deviation = rng.uniform(0.1, augmentation.blur_deviation)
         pixels = cv2.GaussianBlur(pixels, (0, 0), deviation).astype(np.float32, copy=False)
@@ -250,7 +250,7 @@ def _bend(pixels: preprocess.Pixels, gamma: float) -> preprocess.Pixels:
 
 
 def _noise(deviation: float, rng: np.random.Generator) -> preprocess.Pixels:
-    """Gaussian noise of one tile, in grains of one pixel or of two."""
+    """Draw Gaussian noise for one tile, in grains of one pixel or of two."""
     grain = int(rng.integers(1, 3))
     side = preprocess.TILE // grain
     coarse = rng.standard_normal((side, side), np.float32) * np.float32(deviation)
@@ -279,7 +279,7 @@ def _marked(pixels: preprocess.Pixels, rng: np.random.Generator) -> preprocess.P
         case 0:  # hot pixels
             hot = rng.random(pixels.shape) < 10 ** rng.uniform(-4, -2)
             pixels[hot] = high + rng.uniform(0, 8)
-        case 1:  # a scale bar, white or black, on some with a few letters
+        case 1:  # a scale bar, white or black, some with a few letters
             height, width = int(rng.integers(2, 12)), int(rng.integers(20, 160))
             row, column = int(rng.integers(side - height)), int(rng.integers(side - width))
             value = (high + rng.uniform(0, 6)) if rng.random() < 0.7 else (low - rng.uniform(0, 6))
@@ -287,7 +287,7 @@ def _marked(pixels: preprocess.Pixels, rng: np.random.Generator) -> preprocess.P
             for _ in range(int(rng.integers(0, 8))):
                 left, top = int(rng.integers(column, column + width)), max(row - 14, 0)
                 pixels[top : top + int(rng.integers(2, 11)), left : left + int(rng.integers(1, 4))] = value
-        case _:  # a border: at the mean where normalising found it, else dark or bright
+        case _:  # a border: at the mean if normalising found it, otherwise dark or bright
             width = int(rng.integers(1, 48))
             value = float(rng.choice([0, 0, low - rng.uniform(0, 6), high + rng.uniform(0, 6)]))
             turned = np.rot90(pixels, int(rng.integers(4)))  # a view: the border may be on any side
@@ -296,6 +296,6 @@ def _marked(pixels: preprocess.Pixels, rng: np.random.Generator) -> preprocess.P
 
 
 def _turn(array: preprocess.Pixels, turns: int, flipped: bool) -> preprocess.Pixels:
-    """One of the eight symmetries of the square."""
+    """Apply one of the eight symmetries of the square."""
     turned = np.rot90(array, turns)
     return np.ascontiguousarray(turned[:, ::-1] if flipped else turned)

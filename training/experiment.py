@@ -19,7 +19,7 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     """One experiment.
 
     Attributes:
-        name: of the experiment; its file's.
+        name: of the experiment; the file's name without its suffix.
         train: sources, as `read_source` takes them, each with its share of the crops.
         validation: sources that are scored after every epoch.
         hold_out: names of images that are taken from `train` and scored as well.

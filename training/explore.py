@@ -174,8 +174,8 @@ def _duplicates_section(copies: Sequence[tuple[str, Sequence[Seen]]]) -> str:
         for how, same in copies
     ]
     return (
-        "<p>Compared by name and by a hash of the decoded pixels. What lies in more than one source leaks "
-        "as soon as one of them is trained on and another is validated on.</p>"
+        "<p>Compared by name and by a hash of the decoded pixels. An image in more than one source "
+        "leaks if one of these sources is trained on and another is validated on.</p>"
     ) + table(("what", "where", "images"), rows)
 
 
@@ -228,12 +228,12 @@ def _panel(one: Seen) -> str:
 
 
 def main() -> None:
-    """Command line of the exploration."""
+    """Run the command line of the exploration."""
     parser = argparse.ArgumentParser(description="Show the data.")
     parser.add_argument(
         "sources", nargs="+", help="SOURCE/SPLIT of index.csv, coco:JSON:IMAGES or pairs:IMAGES:MASKS"
     )
-    parser.add_argument("--data", type=Path, required=True, help="what the sources are relative to")
+    parser.add_argument("--data", type=Path, required=True, help="folder that the sources are relative to")
     parser.add_argument("--out", type=Path, required=True, help="the HTML file to write")
     arguments = parser.parse_args()
     try:

@@ -25,7 +25,7 @@ DEBRIS_AREA = 100  # pixels, fringe included; smaller textured spots that touch 
 COLONY_REACH = 20  # pixels; half the widest gap that lies within a colony
 HALO = 3  # pixels around a marked cell, bright or dark because of its halo
 UNMARKED_SIDE = 13  # pixels; texture that is narrower may be a gap between two marked cells
-UNKNOWN_GREY = 128  # of a pseudo-label's file, between 0 and 255
+UNKNOWN_GREY = 128  # in a pseudo-label's file, between background (0) and cell (255)
 
 
 def texture(pixels: Pixels, side: int = TEXTURE_SIDE) -> Pixels:

@@ -1,8 +1,9 @@
-"""Makes a checkpoint the weights that serve, if it scores no lower than those it replaces.
+"""Make a checkpoint the weights that serve, if it scores no lower than those it replaces.
 
-`python -m cytomask.training.promote CHECKPOINT SOURCE… --data DIR --name NAME` exports the checkpoint, scores
-it and the shipped weights on the same images with the predictor that serves, in the mode that it was trained
-for, and replaces that mode's weights, manifest and checkpoint and the card's scores, all of them or none.
+`python -m cytomask.training.promote CHECKPOINT SOURCE… --data DIR --name NAME` exports the checkpoint. It
+scores the checkpoint and the shipped weights on the same images with the predictor that serves, in the mode
+that the checkpoint was trained for. Then it replaces that mode's weights, manifest and checkpoint and the
+card's scores, all of them or none.
 """
 
 import argparse
@@ -45,14 +46,14 @@ class LowerScore(Exception):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint and what its manifest will say of it.
+    """A checkpoint, and what its manifest will say about it.
 
     Attributes:
         checkpoint: the swin_unet.safetensors of a training run.
         training: that run's configuration.
         threshold: default probability that is cell, 0..1.
-        training_data, licence: the sources, and what their licences make of the weights; where empty, those
-            of the replaced weights.
+        training_data, licence: the sources, and the licence that follows from theirs; if empty, those of the
+            replaced weights.
     """
 
     checkpoint: Path
@@ -64,7 +65,7 @@ class Candidate:
 
     @property
     def mode(self) -> Mode:
-        """What it was trained for."""
+        """The mode that it was trained for."""
         return mode_of(self.training)
 
 
@@ -77,16 +78,16 @@ def promote(
         candidate: the weights to serve.
         weights: the folder that serves, with one below it for each mode; missing ones are made.
         data: folder of the sources.
-        sources: what both are scored on and compared by: the mean over all their images of the IoU.
-        reported: what only the candidate is scored on, after it has passed, for manifest and model card.
+        sources: both are scored on these, and compared by the mean IoU over all their images.
+        reported: the candidate alone is scored on these, after it has passed, for manifest and model card.
 
     Returns:
-        What became of it, in a sentence.
+        The outcome, in a sentence.
 
     Raises:
-        LowerScore: by the comparison.
-        ValueError: no Swin-UNet, no such source, or no word of data and licence where the replaced weights
-            were trained on others.
+        LowerScore: the candidate scores lower.
+        ValueError: the checkpoint is not a Swin-UNet, a source does not exist, or data and licence are not
+            given although the replaced weights were trained on other images.
         FileNotFoundError: a file of a source is missing.
         WeightsError: the folder holds weights that do not serve.
     """
@@ -143,8 +144,8 @@ def _provenance(
         replaced.training, replaced.lineage
     ):
         raise ValueError(
-            f"no weights trained on the same images tell the data and the licence of {candidate.name}; give "
-            "--trained-on and --licence"
+            f"{candidate.name} replaces no weights that were trained on the same images, so its data and "
+            "licence are unknown; give --trained-on and --licence"
         )
     return list(candidate.training_data) or replaced.training_data, candidate.licence or replaced.licence
 
@@ -162,7 +163,7 @@ def _compare(
     data: Path,
     sources: Sequence[str],
 ) -> str:
-    """The candidate's score beside that of the weights that serve; raises LowerScore where it is lower."""
+    """Compare the candidate's score with that of the weights that serve; raise LowerScore if it is lower."""
     mode = manifest.mode
     iou = mean_iou(images, mode)
     if serving is None:
@@ -200,8 +201,8 @@ def fill_card(text: str, table: str) -> str:
 def install(staging: Path, weights: Path) -> None:
     """Move the files below one folder into another, all of them or none.
 
-    The manifest comes last: were the machine to stop in between, its sha256 would not be that of the weights,
-    and the predictor would serve neither.
+    The manifest comes last. If the machine stops in between, its sha256 does not match the weights, and the
+    predictor serves neither.
     """
     files = [path.relative_to(staging) for path in sorted(staging.rglob("*")) if path.is_file()]
     files.sort(key=lambda file: file.name == MANIFEST)
@@ -229,9 +230,9 @@ def flattered(name: str, training: Mapping[str, Any], data: Path, sources: Seque
 
     Args:
         name: of the model.
-        training: its `train` names sources, its `hold_out` images of theirs that were left out.
+        training: its `train` names sources, its `hold_out` the images of these that were left out.
         data: folder of the sources.
-        sources: images for the score.
+        sources: their images are scored.
     """
     trained_on, held_out = _images_of(training)
     sentences = []
@@ -241,18 +242,19 @@ def flattered(name: str, training: Mapping[str, Any], data: Path, sources: Seque
             seen = sum(sample.name not in held_out for sample in samples)
             if seen:
                 sentences.append(
-                    f"{name} was trained on {seen} of the {len(samples)} images of {source}: they flatter it"
+                    f"{name} was trained on {seen} of the {len(samples)} images of {source}, so its score "
+                    "there is too high"
                 )
     return sentences
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of the promotion."""
+    """Run the command line of the promotion."""
     parser = argparse.ArgumentParser(
         description="Make a checkpoint the weights that serve, if it scores no lower."
     )
     parser.add_argument("checkpoint", type=Path, help="swin_unet.safetensors of a training run")
-    parser.add_argument("sources", nargs="+", help="what candidate and shipped weights are compared on")
+    parser.add_argument("sources", nargs="+", help="images to compare candidate and shipped weights on")
     parser.add_argument("--data", type=Path, required=True, help="folder of the sources")
     parser.add_argument("--name", required=True, help="name of the model, with its version")
     parser.add_argument("--config", type=Path, help="the run's config.json; default: beside the checkpoint")
@@ -262,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="append",
         default=[],
         metavar="SOURCE",
-        help="scored for manifest and model card once the candidate has passed, never compared; repeatable",
+        help="images to score for manifest and model card once the candidate has passed; repeatable",
     )
     parser.add_argument(
         "--trained-on",
@@ -272,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a training source and its licence, repeatable; default: the shipped weights', if trained alike",
     )
     parser.add_argument(
-        "--licence", default="", help="what the sources' licences make of the weights; as above"
+        "--licence", default="", help="licence that follows from the sources'; default: as for --trained-on"
     )
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder to promote into")
     parsed = parser.parse_args(arguments)

@@ -2,9 +2,9 @@
 
 `python -m cytomask.training.pseudo_label WEIGHTS… --images DIR --out DIR`
 
-Several networks, each shown the page in its eight orientations, agree on a mask that is better than any one
-of theirs (noisy student: Xie et al. 2020, arXiv:1911.04252). What they dispute is unknown. The folder is a
-source to train on: `pseudo:IMAGES:LABELS`.
+Several networks each see the page in eight orientations. What all of them agree on is better than the mask
+of any one (noisy student: Xie et al. 2020, arXiv:1911.04252). Pixels that they dispute are unknown. The
+folder is a source to train on: `pseudo:IMAGES:LABELS`.
 """
 
 import argparse

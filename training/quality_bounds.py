@@ -3,8 +3,8 @@
 `python -m cytomask.training.quality_bounds --data DIR --reference SOURCE… --score SOURCE…` writes
 model/quality_bounds.py and prints the table of docs/quality.md.
 
-What is usual is learned from the reference pages. A bound then lets through all but `SPARED` of the pages
-whose mask is good: flags must be rare to be read.
+The reference pages show what is usual. Each bound then lets through the share `SPARED` of the pages whose
+mask is good: flags must be rare to be read.
 """
 
 import argparse
@@ -29,10 +29,10 @@ from cytomask.samples.degradations import DEGRADATIONS, MODALITIES, SEVERE
 from cytomask.training.sources import Sample, read_source, read_unlabelled
 from cytomask.training.yardsticks import table
 
-GOOD, BAD = 0.85, 0.7  # IoU from which a page should carry no flag, and below which it should
-SPARED = 0.985  # of the good pages, by each bound alone
-SHRINK = 0.1  # of the covariance towards its diagonal: there are few reference pages
-LEFT_OUT = ("double size",)  # four times the pixels of a page, and no news
+GOOD, BAD = 0.85, 0.7  # IoU: from the first on a page should carry no flag, below the second one
+SPARED = 0.985  # share of the good pages that each bound alone lets through
+SHRINK = 0.1  # the covariance by this share towards its diagonal: there are few reference pages
+LEFT_OUT = ("double size",)  # has four times the pixels, and shows nothing new
 # A page is measured before its flags are known; these are right in any case.
 EMPTY, SATURATED = 0.001, 0.02
 

@@ -91,7 +91,7 @@ class Run:
         if not loss.isfinite():
             raise ValueError(
                 f"the loss is {loss.item()} after {self.progress.step} steps; the last epoch's checkpoint "
-                "stands: lower learning_rate or clip_norm and train into another folder"
+                "is kept: lower learning_rate or clip_norm and train into another folder"
             )
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

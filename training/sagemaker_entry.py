@@ -120,7 +120,7 @@ def count_gpus() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; return training's exit code, or 143 if SageMaker stopped it."""
     parser = argparse.ArgumentParser(description="Train in SageMaker's container.")
-    parser.add_argument("task", nargs="?", choices=("train",), help="what SageMaker says to every container")
+    parser.add_argument("task", nargs="?", choices=("train",), help="SageMaker passes it to every container")
     parser.parse_args(arguments)
     try:
         layout = Layout.from_environment(os.environ)

@@ -60,7 +60,7 @@ class EcrImage:
         )
         if not found:
             raise argparse.ArgumentTypeError(
-                f"{uri} is no image in ECR: give ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG"
+                f"{uri} is not an image in ECR: give ACCOUNT.dkr.ecr.REGION.amazonaws.com/REPOSITORY:TAG"
             )
         return cls(uri, *found.groups())
 
@@ -143,13 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     max_wait = parsed.max_wait or 2 * parsed.max_run
     if max_wait < parsed.max_run:
-        parser.error(f"--max-wait {max_wait} is less than --max-run {parsed.max_run}, which is a part of it")
+        parser.error(f"--max-wait {max_wait} is less than --max-run {parsed.max_run}, which it includes")
     if parsed.build_and_push and parsed.image.digest:
         parser.error(f"--build-and-push needs an --image with a tag, not a digest: {parsed.image.uri}")
     try:
         config = TrainingConfig.read(parsed.config)
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        parser.error(f"{parsed.config} is no experiment: {error}")
+        parser.error(f"{parsed.config} is not an experiment: {error}")
 
     name = job_name(config.name, datetime.now(UTC))
     job = Job(
@@ -238,7 +238,7 @@ def _docker(*arguments: str, stdin: str | None = None) -> None:
         ["docker", *arguments], input=stdin, text=True, env=environment, check=False
     ).returncode
     if code:
-        raise LaunchFailed(f"`docker {arguments[0]}` ended with exit code {code}; what it said stands above")
+        raise LaunchFailed(f"`docker {arguments[0]}` ended with exit code {code}; see its output above")
 
 
 def start(job: Job, sagemaker: Any) -> None:
@@ -252,7 +252,7 @@ def start(job: Job, sagemaker: Any) -> None:
         sagemaker.create_training_job(**job.request())
     except sagemaker.exceptions.ResourceInUse:
         raise LaunchFailed(
-            f"there is a training job {job.name} already: names count seconds, so start it again"
+            f"a training job {job.name} exists already; names end with the second, so start it again"
         ) from None
 
 
@@ -260,9 +260,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Train on SageMaker.")
     parser.add_argument("config", type=Path, help="the experiment's YAML")
     parser.add_argument(
-        "--data", type=s3_uri, required=True, metavar="S3URI", help="what --data is to train.py"
+        "--data", type=s3_uri, required=True, metavar="S3URI", help="the data, as --data of training.train"
     )
-    parser.add_argument("--role", type=role_arn, required=True, metavar="ARN", help="which the job takes on")
+    parser.add_argument("--role", type=role_arn, required=True, metavar="ARN", help="role of the job")
     parser.add_argument(
         "--output", type=s3_uri, required=True, metavar="S3URI", help="for weights and metrics"
     )
@@ -277,7 +277,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the Dockerfile; may be repeated",
+        help="build argument of the Dockerfile; repeatable",
     )
     parser.add_argument("--instance", default="ml.g5.xlarge", metavar="TYPE", help="default: ml.g5.xlarge")
     parser.add_argument(
@@ -297,13 +297,13 @@ def _parser() -> argparse.ArgumentParser:
         type=seconds,
         default=86_400,
         metavar="SECONDS",
-        help="of training; default: 86400, a day",
+        help="longest training; default: 86400, a day",
     )
     parser.add_argument(
         "--max-wait",
         type=seconds,
         metavar="SECONDS",
-        help="for it and for spot capacity; default: twice --max-run",
+        help="longest training with the wait for spot capacity; default: twice --max-run",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the request; call nothing")
     return parser
@@ -312,14 +312,14 @@ def _parser() -> argparse.ArgumentParser:
 def s3_uri(text: str) -> str:
     """Read `s3://bucket[/prefix]`, without the slash at its end."""
     if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", text):
-        raise argparse.ArgumentTypeError(f"{text} is no S3 URI: give s3://BUCKET/PREFIX")
+        raise argparse.ArgumentTypeError(f"{text} is not an S3 URI: give s3://BUCKET/PREFIX")
     return text.rstrip("/")
 
 
 def role_arn(text: str) -> str:
     """Read the ARN of an IAM role."""
     if not re.fullmatch(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", text):
-        raise argparse.ArgumentTypeError(f"{text} is no role: give arn:aws:iam::ACCOUNT:role/NAME")
+        raise argparse.ArgumentTypeError(f"{text} is not a role: give arn:aws:iam::ACCOUNT:role/NAME")
     return text
 
 

@@ -41,9 +41,9 @@ class Sample:
     Attributes:
         name: the file's name without its suffix.
         image: the file.
-        group: the cell line, where name or index tell it, else "".
+        group: the cell line if the name or the index tells it, otherwise empty.
         truth: reads the ground truth of a page of this height and width, (H, W) bool.
-        rule: tells what of it is known; all of it if None.
+        rule: tells which pixels of the ground truth are known; all if None.
         page: makes the page, (H, W) of any real dtype, if no file holds it.
     """
 
@@ -116,7 +116,7 @@ def read_source(folder: Path, source: str) -> list[Sample]:
 
 
 def read_unlabelled(folder: Path) -> list[Labelled]:
-    """Read and normalise the images below a folder; nothing of them is marked as cell.
+    """Read and normalise the images below a folder; no pixel is marked as cell.
 
     Raises:
         ValueError: no images, or naming every one that cannot be read.
@@ -206,7 +206,7 @@ def _matched(
 
     Raises:
         FileNotFoundError: naming every file without a counterpart.
-        ValueError: naming the files of which the name does not tell the counterpart.
+        ValueError: naming the files whose name does not tell their counterpart.
     """
     marked = kind == "image"  # then the others are masks, whose names may say so
     sought = "mask" if marked else "image"

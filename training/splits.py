@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from cytomask.truths.pairs import Page
 
-FEWEST = 5  # pages; of fewer, each is needed to learn from
+FEWEST = 5  # pages; with fewer, all are needed for learning
 SHARE = 0.2  # of the pages that is held out
 FEWEST_GROUPS = 3
 
@@ -23,10 +23,10 @@ LEVELS: tuple[Callable[[Page], Hashable], ...] = (
 
 
 def choose_held_out(pages: Sequence[Page], scores: Sequence[float]) -> list[int]:
-    """Choose pages that decide and score, and are not learned from.
+    """Choose the pages that are not learned from, and that choose and score the weights.
 
     Whole groups are held out, by the coarsest of plate, well, field and file of which there are at least
-    three. They are taken evenly from the poorest to the best, so that they stand for all.
+    three. They are taken evenly from the poorest to the best, so that they represent all.
 
     Args:
         pages: all of them.

@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and metrics")
     parser.add_argument("--checkpoints", type=Path, help="folder for checkpoints; default: OUT/checkpoints")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint, if any")
-    parser.add_argument("--start", type=Path, metavar="WEIGHTS", help="begin from these; default: random")
+    parser.add_argument("--start", type=Path, metavar="WEIGHTS", help="initial weights; default: random")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--clearml", action="store_true", help="report to ClearML too")
     given = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""How good a network is on held-out images, by the tiles and the blend that serve."""
+"""Score a network on held-out images, with the tiles and the blending that serve."""
 
 from collections.abc import Callable, Sequence
 

@@ -22,7 +22,7 @@ from cytomask.samples.empty import empty_page
 from cytomask.training.labels import somata
 from cytomask.training.sources import read_source
 
-EMPTY_PAGES = range(72)  # eight of each kind; training takes others
+EMPTY_PAGES = range(72)  # eight of each kind; training uses other seeds
 SPARSE = 0.05  # a page of neurites: its somata cover at most this share
 FOUND = 0.5  # share of a soma's pixels that must be found
 DIGITS = 4

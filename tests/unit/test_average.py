@@ -43,5 +43,5 @@ def test_networks_of_other_sizes_are_refused(
     save(SwinUNet(SwinUNetConfig(16, (1,), half_width=4, quarter_width=8)), pair[0])
     given = [*map(str, pair), "--share", "0.5", "--out", str(tmp_path / "out.safetensors")]
     assert main(given) == 1
-    assert "networks of other sizes" in capsys.readouterr().err
+    assert "networks of different sizes" in capsys.readouterr().err
     assert not (tmp_path / "out.safetensors").exists()

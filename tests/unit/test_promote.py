@@ -196,7 +196,7 @@ def test_weights_trained_on_the_same_images_tell_data_and_licence(
 def test_weights_trained_on_other_images_do_not(
     checkpoints: Path, data: Path, serving: Path, given: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match=r"licence of all-1; give --trained-on and --licence"):
+    with pytest.raises(ValueError, match=r"licence are unknown; give --trained-on and --licence"):
         promote(candidate(checkpoints, "all", training=other, **given), serving, data, ["made/val"])
 
 
@@ -324,7 +324,7 @@ def test_a_card_with_one_marker_is_not_guessed_at(card: str) -> None:
 def test_images_that_a_model_was_trained_on_are_reported(
     data: Path, training: dict[str, Any], seen: int
 ) -> None:
-    sentence = f"small was trained on {seen} of the 2 images of made/val: they flatter it"
+    sentence = f"small was trained on {seen} of the 2 images of made/val, so its score there is too high"
     assert flattered("small", training, data, ["empty/val", "made/val"]) == [sentence] * (seen > 0)
 
 
@@ -348,7 +348,7 @@ def test_the_command_promotes_and_warns_of_what_was_trained_on(
         "all-2 is promoted: its native mean IoU on 3 images is 0.6333, that of none-1 on the same is 0.0000\n"
     )
     assert said.err.splitlines() == [
-        f"warning: {name} was trained on 1 of the 1 images of made/train: they flatter it"
+        f"warning: {name} was trained on 1 of the 1 images of made/train, so its score there is too high"
         for name in ("all-2", "none-1")
     ]
     manifest = read_manifest(serving / "native", "native")

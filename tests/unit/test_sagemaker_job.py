@@ -297,7 +297,7 @@ def test_no_job_is_started_when_docker_fails(
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("ResourceInUse", "there is a training job cytomask-small-experiment-2-"),
+        ("ResourceInUse", "a training job cytomask-small-experiment-2-"),
         ("ResourceLimitExceeded", "The account-level service limit is 0"),
     ],
 )
@@ -331,11 +331,11 @@ def test_missing_credentials_are_reported_in_a_sentence(
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"data": "data/livecell"}, "--data: data/livecell is no S3 URI: give s3://BUCKET/PREFIX"),
-        ({"output": "s3://My_Bucket/x"}, "--output: s3://My_Bucket/x is no S3 URI"),
-        ({"role": "training"}, "--role: training is no role: give arn:aws:iam::ACCOUNT:role/NAME"),
-        ({"role": "arn:aws:iam::123456789012:user/me"}, "is no role"),
-        ({"image": "cytomask:latest"}, "--image: cytomask:latest is no image in ECR"),
+        ({"data": "data/livecell"}, "--data: data/livecell is not an S3 URI: give s3://BUCKET/PREFIX"),
+        ({"output": "s3://My_Bucket/x"}, "--output: s3://My_Bucket/x is not an S3 URI"),
+        ({"role": "training"}, "--role: training is not a role: give arn:aws:iam::ACCOUNT:role/NAME"),
+        ({"role": "arn:aws:iam::123456789012:user/me"}, "is not a role"),
+        ({"image": "cytomask:latest"}, "--image: cytomask:latest is not an image in ECR"),
         ({"max-run": "0"}, "--max-run: 0 is not positive"),
         ({"max-run": "60", "max-wait": "59"}, "--max-wait 59 is less than --max-run 60"),
     ],

@@ -878,7 +878,9 @@ def test_a_loss_that_is_not_a_number_ends_the_run_before_it_changes_the_weights(
     run = Run(experiment(), 3, ALONE, start)
     before = {name: value.clone() for name, value in run.network.named_parameters()}
     pixels, cells, known = batch()
-    with pytest.raises(ValueError, match="the loss is nan after 0 steps; the last epoch's checkpoint stands"):
+    with pytest.raises(
+        ValueError, match="the loss is nan after 0 steps; the last epoch's checkpoint is kept"
+    ):
         run.step(pixels * math.nan, cells, known)
     assert_same(dict(run.network.named_parameters()), before)
 
