@@ -119,10 +119,10 @@ class Desk:
         return _shown(job) | {"evaluations": [_shown(row) for row in evaluations]}
 
     def jobs(self, search: Search) -> dict[str, Any]:
-        """List the newest `jobs` that are searched for, with a `cursor` where there are more.
+        """List the newest `jobs` that are searched for, with a `cursor` if there are more.
 
         Raises:
-            InvalidRequest: the cursor is not one of ours, or of another search.
+            InvalidRequest: the cursor is not one of ours, or belongs to another search.
         """
         start = self._cursors.read(search.cursor, search.names) if search.cursor is not None else None
         before = Standing(**start) if start else None

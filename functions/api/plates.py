@@ -34,11 +34,11 @@ class SomePages:
     cursor: str | None
 
     def shown(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return them as JSON."""
         return {"pages": [msgspec.to_builtins(page) for page in self.pages], "cursor": self.cursor}
 
     def csv(self) -> str:
-        """As the tidy table; only a page whose name tells elapsed time has hours."""
+        """Write them as the tidy table; only a page whose name tells elapsed time has hours."""
         return pages_csv_of(self.plate, map(_with_hours, self.pages))
 
 
@@ -71,7 +71,7 @@ class PlateDesk:
         return _summary(summary) | told
 
     def pages(self, name: str, query: Mapping[str, str]) -> SomePages:
-        """Some pages of a plate, by well and time; raise NoSuchPlate, InvalidRequest."""
+        """List some pages of a plate, by well and time; raise NoSuchPlate, InvalidRequest."""
         _require_known(query, FIELDS_OF_PAGES)
         well = None
         if "well" in query:
@@ -85,7 +85,7 @@ class PlateDesk:
         return SomePages(plate, pages, self._cursors.write(dict(end), asked) if end else None)
 
     def _find(self, name: str) -> PlateSummary:
-        """The plate of this name, as it came or percent-decoded: gateways differ."""
+        """Find the plate of this name, as it came or percent-decoded: gateways differ."""
         for candidate in dict.fromkeys((name, unquote(name))):
             summary = self._plates.summary(candidate)
             if summary is not None:

@@ -53,7 +53,7 @@ class Evaluator:
         self._clock = clock
 
     def read(self, body: str) -> list[EvaluationArrival]:
-        """Read a message; what names a bucket that it may not is refused."""
+        """Read a message; refuse the parts that name a forbidden bucket."""
         settings = self._settings
         return parse_evaluation(body, served=settings.allowed_buckets, outputs=settings.output_bucket)
 
@@ -237,7 +237,10 @@ class Evaluator:
         return result.pages
 
     def _mask(self, page: PageResult) -> Mask:
-        """A page's mask, (H, W) bool, as the job wrote it: a newer job replaces masks before the result."""
+        """Read a page's mask, (H, W) bool, as the job wrote it.
+
+        A newer job replaces the masks before the result.
+        """
         written = parse_uri(page.mask or "", "mask")
         place = S3Object(written.bucket, written.key, etag=page.mask_etag)
         try:

@@ -1,4 +1,4 @@
-"""A COCO file from its upload to an evaluation for every image that it names."""
+"""Take a COCO file from its upload to an evaluation for every image that it names."""
 
 import hashlib
 import time
@@ -119,8 +119,8 @@ class Indexer:
     def _publish(self, coco: S3Object, prefix: str, base: str, file: Coco) -> list[str]:
         """Write one part and, if the file speaks for all, the row that leads to it, then the messages.
 
-        The row comes first and the look for waiting jobs second: `segment` does it the other way round, so
-        that one of them at least sees the other.
+        Write the row first and look for waiting jobs second. `segment` does it the other way round, so that
+        at least one of them sees the other.
 
         Returns:
             The names that no image has so far.
@@ -145,7 +145,7 @@ class Indexer:
 
 
 def _part_key(coco: S3Object, base: str) -> str:
-    """The key of one part; a name that S3 has no room for is hashed, and no image can have it."""
+    """Make the key of a part. A name too long for S3 is hashed; no image can have such a name."""
     key = f"{coco_prefix(coco)}/{base}.json"
     fits = len(key.encode()) <= LONGEST_KEY
     return key if fits else f"{coco_prefix(coco)}/{hashlib.sha256(base.encode()).hexdigest()}.json"

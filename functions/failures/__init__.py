@@ -1,1 +1,1 @@
-"""The zip function that turns a message its queue gave up into a FAILED row that can be sent again."""
+"""The zip function that turns each dead letter into a FAILED row that can be sent again."""

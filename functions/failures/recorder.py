@@ -85,7 +85,7 @@ class Recorder:
         Args:
             body: the message.
             queue_arn: of the dead-letter queue.
-            remaining_seconds: how long it can work yet.
+            remaining_seconds: tells how many seconds are left to work.
 
         Returns:
             The jobs of its images, including jobs that had ended before.
@@ -310,7 +310,7 @@ class Recorder:
 
 
 def _kept(body: str) -> str:
-    """A message as far as a row has room for it."""
+    """Cut a message to what a row has room for."""
     content = body.encode(errors="replace")
     return (
         body

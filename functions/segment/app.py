@@ -154,8 +154,8 @@ def segment_all(body: str, invocation: Invocation, seconds_kept: float = 0) -> l
     Args:
         body: the message.
         invocation: the call that it came with.
-        seconds_kept: time left below which no further image is begun. Those done are found at once when the
-            message comes again.
+        seconds_kept: if less time is left, no further image is begun. Images that are done are found at once
+            when the message comes again.
 
     Raises:
         TimeShort: time ran out before the last image, and no fault was met.

@@ -22,6 +22,6 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A caller who waits for the answer. `one_mask`: as a PNG, which holds one."""
+    """A caller who waits for the answer. `one_mask`: wants a PNG, which holds one mask."""
 
     one_mask: bool

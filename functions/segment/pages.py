@@ -54,7 +54,7 @@ class Source:
         self._close()
 
     def open(self) -> ImageFile:
-        """Open the image; raise RejectedInput where that was refused, now or before."""
+        """Open the image; raise RejectedInput if it was refused, now or before."""
         if self._opened is None:
             try:
                 self._content = self._fetch()
@@ -92,7 +92,7 @@ class Source:
         return PixelSize.chosen(parameters.pixel_size_um, self.open().pixel_size)
 
     def cleaner(self, parameters: Parameters) -> Callable[[metrics.Mask], metrics.Mask] | None:
-        """Return what cleans its masks as the request asks, if it does; raises RejectedInput."""
+        """Return the function that cleans masks as the request asks, or None; raise RejectedInput."""
         if not parameters.cleans:
             return None
         from cytomask.cleaning import cleaner_of  # noqa: PLC0415  # a cold start does without contourpy
@@ -124,7 +124,7 @@ def require_answer_in_time(source: Source, parameters: Parameters, one_mask: boo
 
 
 def _require_budget(image: ImageFile, wanted: Sequence[int], parameters: Parameters, within: Budget) -> None:
-    """Refuse a job by what its headers say that it costs; raises ImageTooLarge."""
+    """Raise ImageTooLarge if a job's headers show that it takes too long."""
     tiles = len(wanted)
     if parameters.mode == "native":
         headers = (image.pages[index] for index in wanted)

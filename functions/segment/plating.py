@@ -40,7 +40,7 @@ class Plating:
         self._clock = clock
 
     def note_place(self, result: Result, request: SegmentRequest, source: Source) -> None:
-        """Note in a result where and when its image was taken: by the request, its name, its metadata."""
+        """Note in a result where and when its image was taken, as request, name or metadata says."""
         found = request.place.filled_from(read_acquisition(request.image.key, self._pattern))
         times: Sequence[Acquisition] = ()
         if found.well is not None and found.time is None:
@@ -73,7 +73,7 @@ class Plating:
             )
 
     def take_map(self, file: S3Object) -> None:
-        """Keep a plate map that was uploaded; one that is unusable is kept as such, with its reason."""
+        """Keep an uploaded plate map, and the reason if it is unusable."""
         plate_map: PlateMap | None = None
         plate, error = plate_of_map(file.key), None
         try:

@@ -32,8 +32,8 @@ class Scoring:
     def record(self, request: SegmentRequest, result: Result, group: str) -> None:
         """Ask for the evaluations of a result that has a mask.
 
-        The rows come first and the look for the ground truth second, so that a ground truth that arrives in
-        between is seen by one side at least.
+        Write the rows first and look for the ground truth second, so that at least one side sees a ground
+        truth that arrives in between.
         """
         if not (result.mask and result.result and result.job_id):
             return

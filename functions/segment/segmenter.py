@@ -86,8 +86,8 @@ class Segmenter:
 
         Raises:
             JobHeld: another invocation works on the same job.
-            InvalidRequest: no object can be called so.
-            ImageTooLarge, NotAcceptable: the answer cannot be `waiting` for.
+            InvalidRequest: no object can have this name.
+            ImageTooLarge, NotAcceptable: the caller who is `waiting` cannot get this answer.
             Exception: whatever S3, DynamoDB or SQS answered; the job is given back for a retry.
         """
         download = self._storage.fetch(request.image)
@@ -240,8 +240,8 @@ class Segmenter:
         """Find the result of finished work, and take in a new label or ground truth.
 
         Returns:
-            The result; a bare one of an older image whose name a newer one has taken; None where the outputs
-            are gone, or the image is no longer the newest.
+            The result; a bare one for an older version whose name a newer image has taken; None if the
+            outputs are gone, or the image is no longer the newest.
         """
         request = work.request
         result = self._stored(work)
@@ -258,7 +258,7 @@ class Segmenter:
         return result
 
     def _stored(self, work: Work) -> Result | None:
-        """The job's result where its outputs belong, if all of them are there."""
+        """Read the job's result from where its outputs belong, if all of them are there."""
         name = self._own_name(work)
         if name is None:
             return self._whole_result(work, work.prefix)
@@ -295,7 +295,7 @@ class Segmenter:
     def _write_named(
         self, work: Work, name: str, known: bool, source: Source, present: bool, invocation: Invocation
     ) -> Result | None:
-        """Write every output under the image's own name; None where a newer image owns it.
+        """Write every output under the image's own name; return None if a newer image owns it.
 
         A name that is `known` may have older outputs. They are removed first: if this job fails, no older
         mask stays. After the last write the image is checked again. If a newer one came in between, our

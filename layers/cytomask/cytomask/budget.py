@@ -118,7 +118,7 @@ def require(
 
 
 def decoding_seconds(work: Iterable[Work]) -> float:
-    """Seconds that decoding takes on one core."""
+    """Estimate the seconds that decoding takes on one core."""
     total = 0.0
     for one in work:
         rate = RATES.get(one.codec, PLAIN)

@@ -30,10 +30,10 @@ FEWEST_POINTS = 5
 CROWDING = np.array([0, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.7, 2, 2.4, 3, 4])
 # Before any well is looked at: a curve that slows is as likely as one that does not.
 EVEN = np.where(CROWDING > 0, 0.5 / (CROWDING.size - 1), 0.5)
-EVEN_SHARE = 0.1  # of a plate's wells: as much does the even prior count
-UNLIKELY = 0.02  # of a curve, by the other wells of its plate
+EVEN_SHARE = 0.1  # weight of the even prior, as a share of the plate's wells
+UNLIKELY = 0.02  # of the likeliest curve's probability; less likely curves are left out
 SMALLEST_NOISE = 0.02  # of a logarithm: masks err by 2 %, and in the same way from scan to scan
-CURVED = 2.0  # standard errors of a window's bend from which it counts as not straight
+CURVED = 2.0  # standard errors; a window with a larger bend is not straight
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class Fit:
 
 
 def best_fit(hours: Hours, confluence: Shares, prior: Prior = EVEN) -> Fit | None:
-    """Return the fit of the best window; None where fewer than five scans can be used.
+    """Return the fit of the best window; None if fewer than five scans can be used.
 
     Of the windows that follow a curve without a bend, the one whose rate is the most precise wins, so that a
-    long window is preferred to a lucky short one. Where every window bends, precision alone decides; misfit
+    long window is preferred to a lucky short one. If every window bends, precision alone decides; misfit
     counts as noise.
     """
     where = np.flatnonzero(usable(confluence))
@@ -123,7 +123,7 @@ def score_windows(hours: Hours, confluence: Shares, noise: float, curves: Shares
 
     Returns:
         (N, N) float64: for the window from row to column, the relative standard error of its rate, plus 10
-        where the window bends.
+        if the window bends.
     """
     count = hours.size
     time = hours - hours.mean()
@@ -179,7 +179,7 @@ def fit_curves(time: Hours, log: Shares, noise: float) -> tuple[Shares, Shares, 
     Args:
         time: (N,) float64, hours since the window's first scan.
         log: (N,) float64, logarithm of confluence.
-        noise: its standard deviation at the least, as the whole curve shows it: a window may be lucky.
+        noise: its least standard deviation, as the whole curve shows it; a window may be lucky.
 
     Returns:
         Rate, its standard error, logarithm at the window's start and sum of squares, each (K,) float64.
@@ -245,7 +245,7 @@ def noise_of(hours: Hours, confluence: Shares) -> float:
 
 
 def usable(confluence: Shares) -> NDArray[np.bool_]:
-    """Scans within the limits, up to the highest confluence: a later fall is not growth."""
+    """Find the scans within the limits, up to the highest confluence: a later fall is not growth."""
     inside = (confluence >= LOWEST) & (confluence <= HIGHEST)
     smooth = running_median(confluence)
     full = np.flatnonzero(smooth > HIGHEST)
@@ -255,7 +255,7 @@ def usable(confluence: Shares) -> NDArray[np.bool_]:
 
 
 def _window_moments(time: Hours, value: Shares, weight: Shares) -> NDArray[np.float64]:
-    """(8, N, N) float64: weighted sums over each window from row to column of t^0..4, y, ty, yy and t²y."""
+    """Sum t^0..4, y, ty, yy and t²y by weight over each window from row to column: (9, N, N) float64."""
     terms = np.stack(
         [
             weight,
@@ -297,7 +297,7 @@ def _line(moments: Grid) -> tuple[Grid, Grid, Grid, tuple[Grid, Grid]]:
 
 
 def _curves(time: Hours, start: Shares, rate: Shares) -> tuple[Grid, Grid, Grid]:
-    """Confluence of each curve, and its logarithm's derivatives by start and by rate, each (K, N)."""
+    """Compute each curve's confluence, and its logarithm's derivatives by start and by rate, each (K, N)."""
     decay = np.exp(np.clip(-rate[:, None] * time, -50, 50))
     entry = np.exp(-start)[:, None]
     rest = (entry - CROWDING[:, None]) * decay
@@ -308,13 +308,13 @@ def _curves(time: Hours, start: Shares, rate: Shares) -> tuple[Grid, Grid, Grid]
 def _normal(
     by_start: Grid, by_rate: Grid, residual: Grid
 ) -> tuple[tuple[Shares, Shares, Shares], tuple[Shares, Shares]]:
-    """Sums of the normal equations, each (K,)."""
+    """Compute the sums of the normal equations, each (K,)."""
     products = (by_start**2).sum(1), (by_start * by_rate).sum(1), (by_rate**2).sum(1)
     return products, ((by_start * residual).sum(1), (by_rate * residual).sum(1))
 
 
 def running_median(values: Shares) -> Shares:
-    """(N,) float64: each value's median with its two neighbours; the ends stay as they are."""
+    """Return each value's median with its two neighbours, (N,) float64; the ends stay as they are."""
     if values.size < 3:
         return values.copy()
     middle = np.median(np.stack([values[:-2], values[1:-1], values[2:]]), axis=0)

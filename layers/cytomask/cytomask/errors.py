@@ -62,7 +62,7 @@ class ImageTooLarge(RejectedInput):
 
 
 class AmbiguousAxes(RejectedInput):
-    """Axes of which rows and columns cannot be told."""
+    """Axes that do not tell which of them are rows and columns."""
 
     code = "AMBIGUOUS_AXES"
 

@@ -1,4 +1,4 @@
-"""The size of a pixel under a microscope. Apart from `images`, so that requests name it without a decoder."""
+"""The size of a pixel under a microscope. Apart from `images`, so that requests need no decoder."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class PixelSize:
 
     @classmethod
     def chosen(cls, asked: tuple[float, float] | None, told: "PixelSize | None") -> "PixelSize | None":
-        """Return the size that a request gives, as width and height, or else what the file told."""
+        """Return the size that a request gives, as width and height, otherwise the file's own."""
         return cls(*asked) if asked else told
 
     @property

@@ -72,13 +72,13 @@ class MicroscopeImage:
         return self._facts(index, channel or 0)
 
     def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
-        """As `ImageFile.work`: nothing is known of how they are packed."""
+        """As `ImageFile.work`; how the pages are packed is unknown."""
         sizes = [self.pages[index].decoded_bytes for index in wanted]
         return [Work("NONE", size, size, size) for size in sizes]
 
 
 def is_installed(suffix: str) -> bool:
-    """Whether the reader of files with this ending is installed."""
+    """Tell whether the reader of files with this ending is installed."""
     return find_spec(READERS[suffix]) is not None
 
 
@@ -191,7 +191,7 @@ def _open_nd2(path: Path, name: str, stack: ExitStack) -> ImageFile:
             warnings.simplefilter("ignore")  # of times that the file does not have
             try:
                 told = file.frame_metadata(index).channels[channel]  # type: ignore[union-attr]  # no legacy file
-            except Exception:  # as above: metadata is nobody's reason to refuse
+            except Exception:  # missing metadata is no reason to refuse a file
                 return PlaneFacts()
         seconds = told.time.relativeTimeMs / 1000
         return PlaneFacts(told.channel.name or None, None, seconds if frames > 1 else None)
@@ -236,7 +236,7 @@ def _open_lif(path: Path, name: str, stack: ExitStack) -> ImageFile:
 
 
 def _pixel_size_of_lif(image: Any) -> PixelSize | None:
-    """The distance of pixels: coordinates are metres, from the first pixel's middle to the last one's."""
+    """Measure a pixel. Coordinates are metres, from the first pixel's middle to the last one's."""
     sides = []
     for axis in "XY":
         coordinates = image.coords.get(axis)
@@ -267,5 +267,5 @@ def _plausible(width: float, height: float) -> PixelSize | None:
 
 
 def _listed(found: Any) -> list[Any]:
-    """What XML has once or several times, as a list."""
+    """Return as a list what XML has once or several times."""
     return found if isinstance(found, list) else [found]

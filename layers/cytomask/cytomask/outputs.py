@@ -24,7 +24,7 @@ def encode_files(
     pixel_size: PixelSize | None,
     facts: Callable[[], PlaneFacts] = PlaneFacts,
 ) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-    """Yield each file of the outputs: what the result calls it, how its key ends, and its encoder.
+    """Yield each file of the outputs: its name in the result, the ending of its key, and its encoder.
 
     Args:
         outputs: of the request.

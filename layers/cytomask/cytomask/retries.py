@@ -19,7 +19,7 @@ LONGEST_DELAY_SECONDS = 3600
 
 
 def retry_delay(first: int, deliveries: int, tries: int) -> int:
-    """Seconds until the next delivery of a message that failed `deliveries` times; `first` after the first.
+    """Return the seconds until a message with `deliveries` failures comes again; after one, `first`.
 
     After the last of the `tries` it is 0: the queue moves the message to the dead letters at its next
     delivery, so a wait would only delay the news that its job has failed.
@@ -41,8 +41,8 @@ class RetryingProcessor(BatchProcessor):
     """Powertools' processor of SQS batches; a failed message waits longer with every try.
 
     The delay is set as the message's visibility timeout
-    (docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html); where
-    it cannot be set, the queue's own applies.
+    (docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html). If
+    it cannot be set, the queue's own timeout applies.
     """
 
     def __init__(
@@ -74,10 +74,9 @@ class RetryingProcessor(BatchProcessor):
         return super().failure_handler(record, exception)
 
     def _sent_again(self, record: SQSRecord) -> bool:
-        """Send a message that was not looked at again as a new one, so that this delivery counts as no try.
+        """Send a message that was not reached as a new one, so that this delivery does not count as a try.
 
-        Otherwise, in a backlog of large images, each batch has time for one and would use up the tries of the
-        others.
+        In a backlog of large images each batch has time for one of them. The others would use up their tries.
         """
         try:
             group = record.attributes.get("MessageGroupId")  # of a backfill: fresh uploads come before it

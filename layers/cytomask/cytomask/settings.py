@@ -35,10 +35,10 @@ class Settings(
         retry_delay: seconds until a message that failed for the first time is delivered again.
         tries: deliveries after which the queue gives a message up.
         more_buckets: buckets that messages may name beside the stack's own, with commas between.
-        name_pattern: a naming scheme of the user's own, by which images belong to wells.
+        name_pattern: the user's own naming scheme, which tells an image's well.
         plate_topic: ARN of the topic for complete plates.
-        models_bucket: holds the weights of the stack's own.
-        model: sha256 of those that segment, or `baked-in` for those in the container.
+        models_bucket: holds the stack's own weights.
+        model: sha256 of the weights that segment, or `baked-in` for those in the container.
     """
 
     input_bucket: Name

@@ -27,8 +27,8 @@ def page_times(description: str, tiff_date: str | None, pages: int) -> Sequence[
         pages: of the file.
 
     Returns:
-        As many Acquisitions as pages, with `time` and, of a stack over time, `frame`; empty where nothing is
-        told.
+        An Acquisition for each page, with `time` and, in a stack over time, `frame`; empty if nothing tells
+        them.
     """
     text = description[:LONGEST_DESCRIPTION]
     if "openmicroscopy.org" in text[:4000]:

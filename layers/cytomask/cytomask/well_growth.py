@@ -49,16 +49,16 @@ class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
     """How one well, or one site, grew. Hours count from the plate's first scan; confluence is 0..1.
 
     Attributes:
-        doubling_time_h: hours in which the covered area doubles while cells are few; None where it does not.
+        doubling_time_h: hours in which the covered area doubles while cells are few; None if it does not.
         plain_doubling_time_h: what a straight line through the logarithms of confluence 0.08 to 0.6 says.
-        doubling_time_low_h, doubling_time_high_h: 95 % interval; high is None where growth may have stopped.
+        doubling_time_low_h, doubling_time_high_h: 95 % interval; high is None if growth may have stopped.
         r2: of the logarithm of confluence, within the window.
         from_h, to_h: the window's first and last scan.
         lag_h: hours from the first scan until growth began.
         half_h, eighty_h: when confluence passed 0.5 and 0.8.
         plateau: confluence at which it stopped growing; None while it grows.
         area_h: area under the curve, in hours at full confluence.
-        limit: where the fitted curve would end; None where growth does not slow.
+        limit: where the fitted curve would end; None if growth does not slow.
         points: scans that were used.
         notes: what went wrong, a sentence each.
     """
@@ -88,8 +88,8 @@ class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
 def pool_sites(hours: Hours, cells: Grid, pixels: Grid) -> Curve:
     """Pool the sites of a well by area: cell pixels of all sites over their pixels.
 
-    Where a site lacks a scan, the others stand for it: their share is scaled by how all sites together
-    compare with these at the nearest scans that have all. Without that, a missing site looks like a jump.
+    If a site lacks a scan, the others stand in for it: their share is scaled by the ratio of all sites to
+    these at the nearest complete scans. Without that, a missing site looks like a jump.
 
     Args:
         hours: (T,) float64, increasing.
@@ -139,7 +139,7 @@ def measure_growth(curve: Curve, scans: Hours | None = None, prior: Prior = EVEN
         prior: how likely each curve is; `learn_prior` knows more of a whole plate.
 
     Returns:
-        The growth; without a doubling time where none can be told, which the notes explain.
+        The growth; without a doubling time if none can be told, and then the notes say why.
     """
     hours, confluence = curve.hours, curve.confluence
     notes = missing_scans(hours, scans)
@@ -177,7 +177,7 @@ def measure_growth(curve: Curve, scans: Hours | None = None, prior: Prior = EVEN
 
 
 def plain_doubling_time(hours: Hours, confluence: Shares) -> float | None:
-    """Return what a straight line through the logarithms of 0.08 to 0.6 says; None where it falls."""
+    """Return what a straight line through the logarithms of 0.08 to 0.6 says; None if it falls."""
     inside = usable(confluence) & (confluence >= PLAIN_LOWEST) & (confluence <= PLAIN_HIGHEST)
     if np.count_nonzero(inside) < FEWEST_POINTS:
         return None
@@ -281,9 +281,9 @@ def falling(hours: Hours, confluence: Shares) -> tuple[str, ...]:
 
 
 def find_plateau(hours: Hours, confluence: Shares) -> float | None:
-    """Return the confluence at which growth has stopped; None while it goes on, or where it never grew.
+    """Return the confluence at which growth has stopped; None while it goes on, or if it never grew.
 
-    It has stopped where the last quarter of the scans, at least four, rises less than a tenth as fast as the
+    It has stopped if the last quarter of the scans, at least four, rises less than a tenth as fast as the
     fastest quarter.
     """
     size = max(confluence.size // 4, 4)
@@ -326,7 +326,7 @@ def lag(hours: Hours, confluence: Shares, fit: Fit) -> float:
 
 
 def _stays(confluence: Shares, kept: NDArray[np.intp], step: int) -> bool:
-    """Whether the level changes for good at a step, by the medians of three scans on each side."""
+    """Tell whether the level changes for good at a step, by the medians of three scans on each side."""
     before = float(np.median(confluence[kept[max(step - 2, 0) : step + 1]]))
     after = float(np.median(confluence[kept[step + 1 : step + 4]]))
     return abs(math.log(max(after, 1e-3) / max(before, 1e-3))) > STEP

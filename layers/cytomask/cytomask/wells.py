@@ -9,7 +9,7 @@ MOST_ROWS, MOST_COLUMNS = FORMATS[1536]
 
 
 def parse_well(text: str) -> str | None:
-    """Return a well's name as `B02`; None where the text names no well of a plate of up to 1,536.
+    """Return a well's name as `B02`; None if the text does not name a well of up to 1,536.
 
     `B2`, `B02`, `b2` and `B002` are one well.
     """

@@ -185,7 +185,7 @@ def test_undecoded_luma_and_chroma_are_three_channels() -> None:
 
 
 def test_complex_numbers_are_refused() -> None:
-    with pytest.raises(UnreadableImage, match="no grey values"):
+    with pytest.raises(UnreadableImage, match="not grey values"):
         read(plain_tiff(planes().astype(np.complex64)))
 
 

@@ -25,7 +25,7 @@ class Codestream:
         width, height: in pixels.
         samples: of a pixel.
         bits: of a sample.
-        passes: how often its decoder goes over all pixels.
+        passes: number of times that its decoder goes over all pixels.
     """
 
     width: int

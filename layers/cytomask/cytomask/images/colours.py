@@ -10,7 +10,7 @@ from cytomask.errors import AmbiguousChannels
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 SIDE = 4  # side of the blocks whose means are compared, to leave out the camera's noise
 MOST_BLOCKS = 250_000
-# Correlation between neighbouring pixels. Of noise it is 0.
+# Correlation between neighbouring pixels; noise has 0.
 LEAST_STRUCTURE = 0.1
 # Between the colours of one picture it was at least 0.84, with half its contrast added as noise to each.
 # Between 72 pairs of frames of one field, 4 hours apart, it was at most 0.06.
@@ -21,7 +21,7 @@ def luma(colours: NDArray[Any]) -> NDArray[np.float32] | NDArray[np.float64]:
     """Weigh (H, W, 3) of any real dtype to (H, W), one colour at a time to spare memory.
 
     Returns:
-        float32, or float64 where that is needed to hold the stored numbers.
+        float32, or float64 if the stored numbers need it.
     """
     dtype = np.float64 if colours.dtype.itemsize == 8 else np.float32
     grey = np.zeros(colours.shape[:2], dtype)

@@ -159,7 +159,7 @@ def _next_mark(stream: IO[bytes], place: int, end: int) -> int:
 
 
 def _append(parts: list[Part], part: Part) -> None:
-    """Add a part; joined with the one before where they touch."""
+    """Add a part; join it with the one before if they touch."""
     start, length = parts[-1]
     if start + length == part[0]:
         parts[-1] = start, length + part[1]

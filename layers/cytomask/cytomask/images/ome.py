@@ -64,7 +64,7 @@ Page = tuple[int, ...]
 
 
 def describe(text: str, name: str) -> Description | None:
-    """Read an OME description; None where the text is another program's XML or cannot be followed.
+    """Read an OME description; return None for another program's XML, or if it cannot be followed.
 
     Raises:
         ImageTooLarge: it is too long.
@@ -88,7 +88,7 @@ def describe(text: str, name: str) -> Description | None:
 
 
 def is_broken(text: str) -> bool:
-    """Tell whether a text means to be an OME description and cannot be followed."""
+    """Tell whether a text begins as an OME description; `describe` could not follow it."""
     return text.lstrip()[:512].find("<OME") >= 0
 
 
@@ -122,7 +122,7 @@ def pages(
 
 @dataclass(frozen=True)
 class _Own:
-    """Return the name by which the description calls its own file."""
+    """The name by which the description calls its own file."""
 
     uuid: str | None
     file: str

@@ -108,8 +108,8 @@ class StoredPage:
 
     Attributes:
         index: of the page, counted from 0.
-        values: (H, W), or (H, W, channels) where there are several, of any real dtype but bool.
-        alpha: (H, W) of any real dtype, 0 where the page is transparent; None where it has none.
+        values: (H, W), or (H, W, channels) if there are several, of any real dtype but bool.
+        alpha: (H, W) of any real dtype, 0 where the page is transparent; None if it has none.
     """
 
     index: int
@@ -157,11 +157,11 @@ class ImageFile(Protocol):
         """
 
     def stored(self, index: int) -> StoredPage:
-        """Decode page `index` as stored, turned upright where `decode` turns it."""
+        """Decode page `index` as stored, turned upright if `decode` turns it."""
 
 
 def require_size(size: int, name: str, limits: Limits) -> None:
-    """Refuse a file by its length in bytes; raises EmptyImage, ImageTooLarge."""
+    """Refuse a file by its length in bytes; raise EmptyImage, ImageTooLarge."""
     if size == 0:
         raise EmptyImage(f"{name} has no bytes; upload it again")
     if size > limits.file_bytes:
@@ -172,7 +172,7 @@ def require_size(size: int, name: str, limits: Limits) -> None:
 
 
 def check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: Limits) -> None:
-    """Refuse pages by their headers; raises NoSuchPage, ImageTooLarge, AmbiguousChannels."""
+    """Refuse pages by their headers; raise NoSuchPage, ImageTooLarge, AmbiguousChannels."""
     check_sizes(image, wanted, limits)
     for index in wanted:
         page = image.pages[index]
@@ -189,7 +189,7 @@ def check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: 
 
 
 def check_sizes(image: ImageFile, wanted: Sequence[int], limits: Limits) -> None:
-    """Refuse pages by their headers for their size alone; raises NoSuchPage, ImageTooLarge."""
+    """Refuse pages by their headers for their size alone; raise NoSuchPage, ImageTooLarge."""
     total = 0
     for index in wanted:
         if not 0 <= index < len(image.pages):

@@ -67,14 +67,14 @@ def of_directory(directory: tifffile.TiffPage, name: str) -> list[Source]:
 
 
 def require_grey_values(directory: tifffile.TiffPage, name: str) -> None:
-    """Refuse a directory without pixels or with pixels that are no real numbers."""
+    """Refuse a directory without pixels or with pixels that are not real numbers."""
     height, width = directory.imagelength, directory.imagewidth
     if not (height and width and directory.imagedepth and directory.samplesperpixel):
         raise EmptyImage(f"{name} has pages of {width} x {height} pixels; export it anew")
     if directory.dtype is None or directory.dtype.kind not in "buif":
         raise UnreadableImage(
             f"{name} has pixels of {directory.bitspersample} bits in TIFF's sample format "
-            f"{directory.sampleformat}, which are no grey values; save it with 8 or 16 bits"
+            f"{directory.sampleformat}, which are not grey values; save it with 8 or 16 bits"
         )
 
 
@@ -100,7 +100,7 @@ class _Volume:
 
     @cached_property
     def samples(self) -> NDArray[Any]:
-        """(depth, H, W, samples)."""
+        """All planes: (depth, H, W, samples)."""
         stored = self.directory.asarray(squeeze=False)  # separate samples, depth, H, W, interleaved samples
         if self.directory.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
             return np.moveaxis(stored[..., 0], 0, -1)

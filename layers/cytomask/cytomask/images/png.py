@@ -120,7 +120,7 @@ def _chunks(stream: IO[bytes], start: int, size: int, name: str) -> Iterator[tup
 
 
 def _append(parts: list[Part], part: Part) -> None:
-    """Add a part; joined with the one before where they touch."""
+    """Add a part; join it with the one before if they touch."""
     start, length = parts[-1]
     if start + length == part[0]:
         parts[-1] = start, length + part[1]

@@ -21,7 +21,7 @@ CMYK = 4
 
 
 class PngImage:
-    """Describe a PNG. Text, colour profiles and other chunks without pixels are skipped."""
+    """A PNG. Text, colour profiles and other chunks without pixels are skipped."""
 
     def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self.name = name
@@ -83,7 +83,7 @@ class PngImage:
         return StoredPage(index, upright(values, turn), None if alpha is None else upright(alpha, turn))
 
     def _split(self, samples: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """Grey values or colours, and transparency, of (H, W, samples)."""
+        """Split (H, W, samples) into grey values or colours, and transparency."""
         if self._png.colours == png.RGB:
             return samples, None
         values = samples[..., :-1]
@@ -104,7 +104,7 @@ class PngImage:
         return self._png.depth == 16 and self._png.colours != png.GREY
 
     def _wide(self) -> NDArray[np.uint16]:
-        """(H, W, samples)."""
+        """Decode the samples: (H, W, samples)."""
         samples: NDArray[np.uint16] = imagecodecs.png_decode(read_all(self._stream, self._png.parts))
         return samples
 

@@ -75,7 +75,7 @@ def _open(stream: IO[bytes], size: int, magic: bytes, name: str, limits: Limits)
         return JpegImage(stream, size, name)
     if magic[:4] in APPLE:
         raise UnreadableImage(
-            f"{name} is no image: macOS keeps notes about another file in it; upload that file alone"
+            f"{name} is not an image: macOS keeps notes about another file in it; upload that file alone"
         )
     if microscope := _microscope_of(magic, name):
         raise UnreadableImage(
@@ -135,7 +135,7 @@ def work_of(image: ImageFile, wanted: Sequence[int], channel: int | None) -> lis
 
 
 def read_page(path: Path, index: int = 0, channel: int | None = None) -> Page:
-    """Read one page of a file; raises as `open_image` and `read_pages` do."""
+    """Read one page of a file; raise as `open_image` and `read_pages` do."""
     with open_image(path) as image:
         return next(read_pages(image, [index], channel))
 

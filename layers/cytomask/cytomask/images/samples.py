@@ -39,7 +39,7 @@ class Interpretation:
         alpha: which sample is transparency; None if none is.
         coloured: whether the visible ones are red, green and blue.
         doubt: why they may be frames instead; empty if they cannot be.
-        palette: (3, entries) uint16; None where there is none.
+        palette: (3, entries) uint16; None if there is none.
         orientation: 1 to 8, as TIFF and EXIF number it.
     """
 
@@ -66,8 +66,8 @@ def interpret(page: tifffile.TiffPage, samples: int, name: str) -> Interpretatio
     """Read a directory's photometric interpretation, palette, alpha and orientation.
 
     Args:
-        page: the directory; where it does not say its photometric interpretation, it is given libtiff's.
-        samples: how many of them a plane has; 1 where what the directory calls samples are pages.
+        page: the directory; if it does not say its photometric interpretation, it is given libtiff's.
+        samples: how many of them a plane has; 1 if what the directory calls samples are pages.
         name: what to call the file in errors.
 
     Raises:
@@ -147,7 +147,7 @@ def _orientation(page: tifffile.TiffPage) -> int:
 
 
 def _inverted(grey: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Turn values of which 0 is white, so that they grow with brightness."""
+    """Invert values whose 0 is white, so that they grow with brightness."""
     if grey.dtype.kind == "f":
         return -grey
     inverted: NDArray[Any] = grey ^ grey.dtype.type(2**bits - 1 if grey.dtype.kind == "u" else -1)

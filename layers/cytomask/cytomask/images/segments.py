@@ -125,7 +125,7 @@ def _codestreams(directory: tifffile.TiffPage, name: str) -> Iterator[Codestream
 
 
 def _room(directory: tifffile.TiffPage) -> tuple[int, int]:
-    """Columns and rows of a strip or tile."""
+    """Return the columns and rows of a strip or tile."""
     if directory.is_tiled:
         return directory.tilewidth, directory.tilelength
     return directory.imagewidth, min(directory.rowsperstrip, directory.imagelength)
@@ -149,7 +149,7 @@ def _blocks(length: int) -> int:
 
 
 def _lacks_pixels(directory: tifffile.TiffPage, size: int) -> bool:
-    """Whether pixels lie past the file's end, or strips or tiles are left out; tifffile reads those as 0."""
+    """Tell whether pixels lie past the file's end or are left out; tifffile would read those as 0."""
     if len(directory.dataoffsets) < math.prod(directory.chunked):
         return True
     if directory.is_contiguous:

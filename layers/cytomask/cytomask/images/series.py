@@ -39,7 +39,7 @@ Load = Callable[[int], tifffile.TiffPage]  # a directory of the chain, by its pl
 def follow(
     file: tifffile.TiffFile, chain: Sequence[Directory], load: Load, size: int, limits: Limits, name: str
 ) -> list[list[Source]] | None:
-    """List the pages of a file with a description; None where it has none, and each directory is a page.
+    """List the pages of a file with a description; None if it has none, and each directory is a page.
 
     Each page has a source for every outer channel.
 
@@ -232,7 +232,7 @@ class _Series:
         )
 
     def _start_of_plane(self, number: int) -> int:
-        """Byte at which plane `number` begins where all lie in one run."""
+        """Return the byte at which plane `number` begins, if all lie in one run."""
         return (self._series.dataoffset or 0) + number * self._plane_bytes
 
     @cached_property
@@ -240,7 +240,7 @@ class _Series:
         return int(math.prod(self._length(axis) for axis in "YXS") * self._series.dtype.itemsize)
 
     def _plane(self, number: int) -> NDArray[Any]:
-        """One plane as stored: (H, W, samples)."""
+        """Read one plane as stored: (H, W, samples)."""
         if self._by_directory:
             directory = self._directories[number]
             return planes.samples_last(directory.asarray(), directory.axes)
@@ -257,7 +257,7 @@ class _Series:
 
     @cached_property
     def _all_planes(self) -> NDArray[Any]:
-        """Where nothing smaller can be read: (planes, H, W, samples)."""
+        """All planes, if nothing smaller can be read: (planes, H, W, samples)."""
         order = [index for index, axis in enumerate(self._axes) if axis not in "YXS"]
         order += [self._axes.index(axis) for axis in "YXS" if axis in self._axes]
         stored: NDArray[Any] = self._series.asarray(squeeze=False)
@@ -269,7 +269,7 @@ class _Series:
 
     @cached_property
     def _decoded_bytes(self) -> int:
-        """Bytes that are decoded at a time: those of a plane, or of all where nothing smaller can be read."""
+        """Bytes that are decoded at a time: those of a plane, or of all if nothing smaller can be read."""
         together = 1 if self._by_directory or self._in_one_run else self._numbers.size
         tile = self._keyframe.tilewidth * self._keyframe.tilelength * self._keyframe.tiledepth
         area = max(self._length("Y") * self._length("X"), tile)

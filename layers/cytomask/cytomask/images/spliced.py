@@ -1,4 +1,4 @@
-"""A file without the parts that a decoder need not see."""
+"""A file without the parts that its decoder does not need."""
 
 import bisect
 import io

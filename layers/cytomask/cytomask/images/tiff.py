@@ -110,14 +110,14 @@ class TiffImage:
         ]
 
     def _sources(self, index: int, channel: int | None) -> tuple[Source, ...]:
-        """What is decoded for one channel of a page, or for all of them."""
+        """List what is decoded for one channel of a page, or for all of them."""
         page = self._pages[index]
         if channel is None:
             return page.planes
         return (page.planes[channel // len(page.planes[0].meaning.visible)],)
 
     def _find_pages(self) -> list[list[Source]]:
-        """The sources of each page's channels, in the order of the description or else of the file."""
+        """Find the sources of each page's channels, in the order of the description or of the file."""
         text = self._file.pages.first.description
         described = ome.describe(text, self.name)
         if described and not described.elsewhere:
@@ -156,7 +156,7 @@ class TiffImage:
         return [[held[number] for number in page] for page in found]
 
     def _load(self, number: int) -> tifffile.TiffPage:
-        """A directory of the chain as tifffile reads it; refused where its pixels are missing."""
+        """Load a directory of the chain as tifffile reads it; refuse it if its pixels are missing."""
         if number not in self._loaded:
             if not self._chain[number].area:
                 size = f"{self._chain[number].width} x {self._chain[number].height}"

@@ -1,11 +1,11 @@
-"""What decoding takes, as headers tell it before anything is decoded."""
+"""The work of decoding, as headers tell it before anything is decoded."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be decoded at one go.
+    """Something that is decoded in one go.
 
     Attributes:
         codec: name of the way in which it is packed: `NONE`, `LZW`, `JPEG`, …
