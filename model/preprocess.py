@@ -54,16 +54,15 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
     bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
     room = np.empty((rows, width), np.float64)  # reused for each band
 
-    def stretched(band: slice, reach: float) -> NDArray[np.float64]:
+    def stretched(values: NDArray[np.generic], reach: float, out: NDArray[np.float64]) -> NDArray[np.float64]:
         """Map the percentiles to 0 and 1: copies that differ in gain and offset agree to the last bit."""
-        values = room[: band.stop - band.start]
-        np.subtract(page[band], low, out=values, dtype=np.float64)
-        values /= high - low
-        return np.clip(values, -reach, 1 + reach, out=values)
+        np.subtract(values, low, out=out, dtype=np.float64)
+        out /= high - low
+        return np.clip(out, -reach, 1 + reach, out=out)
 
     total = squares = 0.0
     for band in bands:
-        values = stretched(band, 1)
+        values = stretched(page[band], 1, room[: band.stop - band.start])
         if fill is not None:
             values[fill[band]] = 0
         total += float(values.sum())
@@ -72,11 +71,20 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
     mean = total / counted
     deviation = (squares / counted - mean**2) ** 0.5
 
+    def standardised(values: NDArray[np.generic], room: NDArray[np.float64], out: Pixels) -> None:
+        stretched(values, REACH, room)
+        room -= mean
+        np.divide(room, deviation, out=out, casting="same_kind")
+
     normalised = np.empty(page.shape, np.float32)
-    for band in bands:
-        values = stretched(band, REACH)
-        values -= mean
-        np.divide(values, deviation, out=normalised[band], casting="same_kind")
+    if _has_few_values(page) and (levels := np.arange(int(page.max()) + 1)).size <= page.size:
+        table = np.empty(levels.size, np.float32)
+        standardised(levels, np.empty(levels.size), table)
+        places: NDArray[Any] = page
+        np.take(table, places, out=normalised, mode="clip")  # no level is beyond the table
+    else:
+        for band in bands:
+            standardised(page[band], room[: band.stop - band.start], normalised[band])
     if fill is not None:
         normalised[fill] = 0
     return normalised
@@ -109,7 +117,7 @@ def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:
     if darkest == brightest or min(page.shape) < 2 * FILL_SIDE:
         return None
     sample = _sample(page)
-    middle = float(np.partition(sample, sample.size // 2)[sample.size // 2])
+    (middle,) = ranked(sample, [sample.size // 2])
     values: NDArray[Any] = page
     dark = values <= darkest + FLAT * (middle - darkest)
     bright = values >= brightest + FLAT * (middle - brightest)
@@ -150,12 +158,23 @@ def _percentiles(page: NDArray[np.generic], fill: NDArray[np.bool_] | None) -> t
     """Return the 1st and 99th percentile of the pixels outside the fill; if equal, their extremes."""
     sample = _sample(page, fill)
     if sample.size:
-        ranks = sample.size // 100, sample.size - 1 - sample.size // 100
-        low, high = (float(value) for value in np.partition(sample, ranks)[[*ranks]])
+        low, high = ranked(sample, [sample.size // 100, sample.size - 1 - sample.size // 100])
         if low != high:
             return low, high
     seen = page if fill is None else page[~fill]
     return float(seen.min()), float(seen.max())
+
+
+def ranked(sample: NDArray[np.generic], ranks: Sequence[int]) -> list[float]:
+    """Return the values at some ranks, counted from 0, of a sample: (N,) of any real dtype, N > 0."""
+    if _has_few_values(sample):
+        return [float(value) for value in np.searchsorted(np.bincount(sample).cumsum(), ranks, side="right")]
+    return [float(value) for value in np.partition(sample, ranks)[[*ranks]]]
+
+
+def _has_few_values(page: NDArray[np.generic]) -> bool:
+    """Tell whether pixels are unsigned integers of 8 or 16 bits, so that each level can be treated once."""
+    return page.dtype.kind == "u" and page.dtype.itemsize <= 2
 
 
 def _sample(page: NDArray[np.generic], fill: NDArray[np.bool_] | None = None) -> NDArray[np.generic]:

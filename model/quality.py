@@ -137,12 +137,13 @@ DESCRIPTION = (
 def _changes(normalised: Pixels) -> NDArray[np.float64]:
     """Return the mean change of grey value over each of `LAGS`, (5,) float64, along rows and columns."""
     means = []
+    both = normalised[::LINES], np.ascontiguousarray(normalised[:, ::LINES].T)
     for lag in LAGS:
         sums = count = 0.0
-        for lines in (normalised[::LINES], normalised[:, ::LINES].T):
+        for lines in both:
             if lines.shape[1] > lag:
-                differences = np.abs(lines[:, lag:] - lines[:, :-lag])
-                sums += float(differences.sum(dtype=np.float64))
+                differences = lines[:, lag:] - lines[:, :-lag]
+                sums += float(np.abs(differences, out=differences).sum())
                 count += differences.size
         means.append(sums / count if count else 0.0)
     changes: NDArray[np.float64] = np.maximum(np.array(means), 1e-6)
@@ -153,10 +154,16 @@ def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64
     """Return mean and deviation of each block: two (H // BLOCK, W // BLOCK) float64, at least one block."""
     down, across = (max(length // BLOCK, 1) for length in normalised.shape)
     height, width = (min(length, BLOCK) for length in normalised.shape)
-    cut = normalised[: down * height, : across * width].reshape(down, height, across, width)
-    means = cut.mean(axis=(1, 3), dtype=np.float64)
-    squares = np.einsum("ahbw,ahbw->ab", cut, cut, dtype=np.float64) / (height * width)
-    return means, np.sqrt(np.maximum(squares - means**2, 1e-12))
+    cut = normalised[: down * height, : across * width]
+
+    def averaged(values: Pixels) -> NDArray[np.float64]:
+        rows = values.reshape(down, height, across * width).sum(axis=1)  # rows first: neighbours in memory
+        sums: NDArray[np.float64] = rows.reshape(down, across, width).sum(axis=2, dtype=np.float64)
+        sums /= height * width
+        return sums
+
+    means = averaged(cut)
+    return means, np.sqrt(np.maximum(averaged(np.square(cut)) - means**2, 1e-12))
 
 
 def measure(
@@ -223,9 +230,9 @@ def _levels(page: NDArray[np.generic]) -> float:
     """Count the grey levels that the page can have between its 1st and 99th percentile."""
     if page.dtype.kind == "f":
         return math.inf
-    sample = np.sort(page[::4, ::4].ravel())
-    rank = sample.size // 100
-    return float(sample[-1 - rank]) - float(sample[rank])
+    sample = page[::4, ::4].ravel()
+    low, high = preprocess.ranked(sample, [sample.size // 100, sample.size - 1 - sample.size // 100])
+    return high - low
 
 
 def _unevenness(means: NDArray[np.float64]) -> float:
