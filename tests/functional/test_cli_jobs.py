@@ -155,6 +155,56 @@ def test_jobs_of_version_0_1_are_found_beside_those_of_today(
     assert run("jobs", "0" * 31)[0] == 0
 
 
+def as_of_version_0_1(stack: SegmentStack, key: str, **changed: Any) -> None:
+    """Turn a job's row into one of version 0.1: it has `created_at`, no `made_at` and no lead."""
+    (row,) = (row for row in stack.rows() if row["image"] == f"s3://{INPUT}/{key}")
+    for item in stack.table.scan()["Items"]:
+        if item["job_id"].startswith("DAY"):
+            stack.table.delete_item(Key={"job_id": item["job_id"], "record": item["record"]})
+    stack.table.put_item(
+        Item={name: value for name, value in row.items() if name != "made_at"}
+        | {"created_at": "2025-11-02T08:00:00.000Z"}
+        | changed
+    )
+
+
+@pytest.mark.parametrize(("body", "status"), [(tiff(), "SUCCEEDED"), (b"text", "REJECTED")])
+def test_a_redriven_job_of_version_0_1_stays_in_the_list(
+    stack: SegmentStack, failures: FailuresFunction, run: Run, body: bytes, status: str
+) -> None:
+    stack.upload("old.tif", body)
+    assert failures.deliver(request("old.tif")) == []
+    as_of_version_0_1(stack, "old.tif")
+    stack.segment("bad.tif", b"newer text")
+    assert run("redrive")[0] == 0
+    assert stack.deliver(*[message["Body"] for message in stack.take_messages()]) == []
+    assert listed_by(run) == {"old.tif", "bad.tif"}
+    assert "old.tif" in listed_by(run, "--status", status)
+    assert listed_by(run, "--until", "2025-12-01") == {"old.tif"}
+
+
+def test_a_job_of_version_0_1_stays_in_the_list_after_a_retry(stack: SegmentStack, run: Run) -> None:
+    stack.segment("old.tif", tiff())
+    as_of_version_0_1(stack, "old.tif", status="RUNNING", lease_until=1)
+    assert stack.deliver(request("old.tif")) == []
+    assert stack.row()["status"] == "SUCCEEDED"
+    assert listed_by(run, "--status", "SUCCEEDED") == {"old.tif"}
+
+
+def test_a_job_stays_in_the_list_after_a_redrive_that_could_not_be_sent(
+    stack: SegmentStack, failures: FailuresFunction, run: Run, connected: Stack
+) -> None:
+    stack.upload("a.tif", tiff())
+    assert failures.deliver(request("a.tif")) == []
+    stack.sqs.delete_queue(QueueUrl=connected.segment_queue)
+    assert run("redrive")[0] == 2
+    stack.sqs.create_queue(QueueName="cytomask-segment")
+    assert run("redrive")[0] == 0
+    assert stack.deliver(*[message["Body"] for message in stack.take_messages()]) == []
+    assert stack.row()["status"] == "SUCCEEDED"
+    assert listed_by(run) == {"a.tif"}
+
+
 def test_running_jobs_are_listed_without_a_look_at_finished_ones_of_earlier_days(
     stack: SegmentStack, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

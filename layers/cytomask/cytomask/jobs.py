@@ -152,6 +152,7 @@ class Jobs:
         The indexes list it only if it needs attention.
         """
         values = outcome_of(result) | {"status": result.status, "updated_at": timestamp(now)}
+        values["made_at"] = lease.created_at  # `take` set a later one in a row of version 0.1
         needs_attention = result.status == "REJECTED" or result.quality
         values["created_at"] = lease.created_at if needs_attention else None
         return self._update_owned(lease, values)
@@ -236,7 +237,10 @@ class Jobs:
 
     def fail_again(self, row: JobRow | EvaluationRow) -> None:
         """Undo `queue_again`, because the message could not be sent."""
-        self._table.put(msgspec.to_builtins(row) | {"record": row.record})
+        put_back: Row = msgspec.to_builtins(row) | {"record": row.record}
+        if isinstance(row, JobRow):
+            put_back["made_at"] = row.created_at
+        self._table.put(put_back)
 
     def forget_queued(self, job_id: str) -> None:
         """Delete a job's row if it still waits for an attempt."""

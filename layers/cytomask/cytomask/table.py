@@ -227,8 +227,9 @@ _reader, _writer = _Reader(), TypeSerializer()
 
 def _plain(item: Mapping[str, Any]) -> Row:
     row = {name: _reader.deserialize(value) for name, value in item.items()}
-    if "made_at" in row:  # a job that no index lists has this instead of `created_at`
-        row["created_at"] = row.pop("made_at")
+    if "made_at" in row:  # a job that no index lists has it instead of `created_at`
+        row.setdefault("created_at", row["made_at"])
+        del row["made_at"]
     return row
 
 
