@@ -118,6 +118,7 @@ def test_every_mask_of_an_image_is_scored_whichever_comes_first(
         ("plate 1/a+b.tif", "plate%201/a%2Bb.tif"),
         ("plate 1/a.tif", f"s3://{INPUT}/plate 1/a.tif"),
         ("plate 1/a.tif", "./plate 1//a.tif"),
+        ("10%FBS/day%201.tif", "10%FBS/day%201.tif"),
     ],
 )
 def test_a_file_name_is_read_whichever_tool_wrote_it(

@@ -235,7 +235,8 @@ def awaited(job: JobRow) -> list[EvaluationRow]:
 
 
 def _by_name(stem: str) -> str:
-    return f"image:{fitted(names.base(stem))}"
+    """Return the address of rows by an image's name; the stem has been cleaned, which works only once."""
+    return f"image:{fitted(stem.rpartition('/')[2])}"
 
 
 def _of_stem(stem: str) -> str:
