@@ -40,7 +40,7 @@ CHECKED = {
     "positive_data_acceptance": {"expected-statuses": [200, 202, 403, 404, 422]},
 }
 # Routes that are not there are API Gateway's matter.
-DOCUMENTED = {"coverage": {"unexpected-methods": []}}
+DOCUMENTED: dict[str, Any] = {"coverage": {"unexpected-methods": []}}
 # A cursor cannot be generated, and a request needs either status or group.
 LISTS = {"include-operation-id": "jobs", "checks": {"positive_data_acceptance": {"enabled": False}}}
 
