@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from factories import GROUND_TRUTH, HEIGHT, INPUT, WIDTH, page, png, request, s3_event, tiff
+from factories import GROUND_TRUTH, HEIGHT, INPUT, OUTPUT, WIDTH, page, png, request, s3_event, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 
 LogLines = Callable[[str], list[dict[str, Any]]]
@@ -131,6 +131,35 @@ def test_a_file_name_is_read_whichever_tool_wrote_it(
         stack.segment(image, tiff())
         assert evaluate.deliver_queued() == []
     assert statuses(stack) == {image: ["SCORED"]}
+
+
+def keep_old_row(stack: SegmentStack, address: str, key: str) -> None:
+    """Add the row by which an earlier release listed an image's job, with outputs that lay elsewhere."""
+    items = stack.table.scan()["Items"]
+    (today,) = (item for item in items if item["job_id"].startswith("GROUND_TRUTH#image:"))
+    job_id = today["record"].rpartition("#")[2]
+    elsewhere = f"s3://{OUTPUT}/jobs/{job_id}/{key}"
+    outputs = {"mask": f"{elsewhere}.mask.png", "result": f"{elsewhere}.result.json"}
+    old = {"job_id": f"GROUND_TRUTH#{address}", "record": f"TRUTH_OF#{job_id}"}
+    stack.table.put_item(Item=today | outputs | old)
+
+
+@pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
+def test_a_job_with_a_row_of_an_earlier_release_is_scored_once_with_its_present_mask(
+    stack: SegmentStack, evaluate: EvaluateFunction, truth_is: str
+) -> None:
+    result = stack.segment("a.tif", tiff())
+    for address in ("mask:a", "coco:a.tif"):
+        keep_old_row(stack, address, "a.tif")
+    if truth_is == "mask":
+        assert evaluate.upload("a_mask.png", truth()) == []
+    else:
+        assert evaluate.upload(FILE, coco("a.tif")) == []
+        (message,) = stack.evaluation_messages()
+        assert message["result"] == result["result"]
+        assert evaluate.deliver(message) == []
+    (row,) = stack.rows("EVAL#")
+    assert (row["evaluation_status"], row["mask"]) == ("SCORED", result["mask"])
 
 
 ORDERS = list(itertools.permutations(["plate 1/a.tif", "plate 2/a.tif", FILE]))

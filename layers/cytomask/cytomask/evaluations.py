@@ -12,6 +12,7 @@ Image and ground truth may come in either order: each side writes its own rows a
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -83,17 +84,18 @@ class Evaluations:
 
     def expecting_mask(self, stem: str) -> Iterator[Scorable]:
         """List the jobs of the images that a mask with this stem may belong to."""
-        for shortest in names.shortest_stems_of(stem):
-            rows = self._table.rows(f"{GROUND_TRUTH}{_by_name(shortest)}", _of_stem(shortest))
-            jobs = map(_scorable, rows)
-            yield from (job for job in jobs if stem in names.image_stems(_key(job.image)))
-        yield from self.expecting(f"mask:{stem}")  # where version 0.1 wrote them
+        rows = chain.from_iterable(
+            self._table.rows(f"{GROUND_TRUTH}{_by_name(shortest)}", _of_stem(shortest))
+            for shortest in names.shortest_stems_of(stem)
+        )
+        jobs = (job for job in map(_scorable, rows) if stem in names.image_stems(_key(job.image)))
+        return _once(chain(jobs, self.expecting(f"mask:{stem}")))  # where version 0.1 wrote them
 
     def expecting_coco(self, name: str) -> Iterator[Scorable]:
         """List the jobs of the images that a COCO file calls by this base name."""
         rows = self._table.rows(f"{GROUND_TRUTH}{_by_name(names.shortest_stem(name))}")
-        yield from (job for job in map(_scorable, rows) if names.base(_key(job.image)) == name)
-        yield from self.expecting(f"coco:{fitted(name)}")  # where version 0.1 wrote them
+        jobs = (job for job in map(_scorable, rows) if names.base(_key(job.image)) == name)
+        return _once(chain(jobs, self.expecting(f"coco:{fitted(name)}")))  # where version 0.1 wrote them
 
     def wait(self, job: Scorable, ground_truth: str) -> None:
         """Record that a mask waits for its ground truth; `ground_truth` is the address in the request.
@@ -232,6 +234,15 @@ def awaited(job: JobRow) -> list[EvaluationRow]:
             group=job.group,
         )
     ]
+
+
+def _once(jobs: Iterable[Scorable]) -> Iterator[Scorable]:
+    """Leave out a job that came before: its later row is of an earlier release, with outputs of that time."""
+    seen: set[str] = set()
+    for job in jobs:
+        if job.job_id not in seen:
+            seen.add(job.job_id)
+            yield job
 
 
 def _by_name(stem: str) -> str:
