@@ -89,7 +89,9 @@ class Evaluations:
             for shortest in names.shortest_stems_of(stem)
         )
         jobs = (job for job in map(_scorable, rows) if stem in names.image_stems(_key(job.image)))
-        return _once(chain(jobs, self.expecting(f"mask:{stem}")))  # where builds before 0.2 wrote them
+        return _once(
+            chain(jobs, self.expecting(f"mask:{stem}"))
+        )  # where builds between 0.1 and 0.2 wrote them
 
     def expecting_coco(self, name: str) -> Iterator[Scorable]:
         """List the jobs of the images that a COCO file calls by this base name."""
