@@ -96,7 +96,9 @@ def segment(meter: Meter, numbers: Iterable[int], *, group: str, seconds: float 
         moment = NOON + seconds * place / len(images)
         image = S3Object("input", f"run {number % 50}/image_{number:07d}.tif", etag=f"{number:032x}")
         job_id = hashlib.sha256(image.uri.encode()).hexdigest()[:32]
-        lease = jobs.take(job_id, image=image.uri, group=group, owner="it", now=moment, seconds=125)
+        lease = jobs.take(
+            job_id, image=image.uri, group=group, owner="it", now=moment, seconds=125, queued=True
+        )
         assert isinstance(lease, Lease)
         written.enter(image, job_id, seconds=125)
         result = Result(status="SUCCEEDED", job_id=job_id, image=ImageIdentity.of(image), group=group)

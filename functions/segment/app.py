@@ -109,6 +109,7 @@ def handler(event: Any, context: LambdaContext) -> Any:
         context.aws_request_id,
         lambda: context.get_remaining_time_in_millis() / 1000,
         cold_start=next(invocations) == 0,
+        queued=_is_queue_batch(event),
     )
     with emitted(metrics):
         if invocation.cold_start:

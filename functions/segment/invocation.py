@@ -8,11 +8,16 @@ LEASE_MARGIN_SECONDS = 5
 
 @dataclass(frozen=True)
 class Invocation:
-    """The Lambda invocation that a request came with."""
+    """The Lambda invocation that a request came with.
+
+    Attributes:
+        queued: whether a queue delivers the message again if this invocation is killed.
+    """
 
     request_id: str
     remaining_seconds: Callable[[], float]
     cold_start: bool
+    queued: bool
 
     @property
     def lease_seconds(self) -> float:

@@ -212,6 +212,7 @@ class Segmenter:
             owner=invocation.request_id,
             now=self._clock(),
             seconds=invocation.lease_seconds,
+            queued=invocation.queued,
         )
 
     def _work(

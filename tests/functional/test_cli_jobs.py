@@ -8,6 +8,7 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
+from botocore.exceptions import ClientError
 from factories import INPUT, ground_truth, page, png, request, tiff
 from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
@@ -226,6 +227,32 @@ def test_running_jobs_are_listed_without_a_look_at_finished_ones_of_earlier_days
     assert SHARDS <= len(read) < 2 * SHARDS  # the leads of one day
     stack.deliver(request("tried.tif"))
     assert listed_by(run, "--status", "RUNNING") == {"fresh.tif"}
+    assert stack.indexed("by_status", "status", "SUCCEEDED") == []
+
+
+@pytest.mark.parametrize(
+    "kills", [("direct",), ("queued", "queued")], ids=["a direct call", "two deliveries"]
+)
+def test_a_killed_job_is_still_listed_as_running_days_later(
+    stack: SegmentStack, run: Run, monkeypatch: pytest.MonkeyPatch, kills: tuple[str, ...]
+) -> None:
+    stack.upload("killed.tif", tiff())
+    for days, way in zip((3, 2), kills, strict=False):
+        then = time.time() - days * 86_400
+        monkeypatch.setattr(stack.app.segmenter, "_clock", lambda then=then: then)
+        stack.wire.cut("PutObject")
+        if way == "queued":
+            assert stack.deliver(request("killed.tif")) == [0]
+        else:
+            with pytest.raises(ClientError, match="Killed"):
+                stack.handle(request("killed.tif"))
+        stack.wire.mend()
+    assert listed_by(run, "--status", "RUNNING") == {"killed.tif"}
+    assert listed_by(run) == {"killed.tif"}
+    monkeypatch.setattr(stack.app.segmenter, "_clock", time.time)
+    assert stack.deliver(request("killed.tif")) == []
+    assert listed_by(run, "--status", "RUNNING") == set()
+    assert listed_by(run, "--status", "SUCCEEDED") == {"killed.tif"}
     assert stack.indexed("by_status", "status", "SUCCEEDED") == []
 
 

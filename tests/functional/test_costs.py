@@ -112,6 +112,12 @@ def test_an_image_sent_over_http_makes_the_documented_writes(http: HttpDoor) -> 
     assert more == pytest.approx((image.units - usual) * 0.625e-3, abs=0.00005)
 
 
+def test_an_image_of_a_call_that_waits_makes_the_documented_writes(http: HttpDoor) -> None:
+    http.stack.upload(KEY, tiff())
+    image = counted(http.stack, lambda: http.post("/seg_mask", request(KEY)))
+    assert f"takes {image.units} write units" in COSTS
+
+
 def test_the_log_lines_of_an_image_have_the_documented_length(
     stack: SegmentStack, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,12 +103,13 @@ class Jobs:
         return error if rejected else None
 
     def take(
-        self, job_id: str, *, image: str, group: str, owner: str, now: float, seconds: float
+        self, job_id: str, *, image: str, group: str, owner: str, now: float, seconds: float, queued: bool
     ) -> Lease | JobRow:
         """Take a job's lease, or return the row if the job is finished.
 
-        No index lists a job that succeeds at the first attempt. A lead lists it instead, and its row has
-        `made_at` instead of `created_at`, because an index leaves out rows without its sort key.
+        No index lists a queued job that succeeds at the first attempt. A lead lists it instead, and its row
+        has `made_at` instead of `created_at`, because an index leaves out rows without its sort key. Until
+        they end, the indexes list a job that no queue delivers again, and one whose earlier owner was killed.
 
         Args:
             job_id: id of the job.
@@ -117,6 +118,7 @@ class Jobs:
             owner: id of the invocation.
             now: seconds since 1970.
             seconds: the longest time that the owner can work.
+            queued: whether a queue delivers the job again if the owner is killed.
 
         Raises:
             JobHeld: another owner's lease has not expired.
@@ -129,7 +131,10 @@ class Jobs:
             return _finished(row, job_id)
         created_at = row.created_at if row and row.created_at else timestamp(now)
         self._leads.add(Standing(created_at, job_id), group)
-        return Lease(job_id, owner, row is not None, created_at)
+        lease = Lease(job_id, owner, row is not None, created_at)
+        if not queued or (row and row.status == "RUNNING"):
+            self._update_owned(lease, {"created_at": created_at})
+        return lease
 
     def take_again(self, row: JobRow, *, owner: str, now: float, seconds: float) -> Lease:
         """Take a finished job whose outputs are gone. `row` is its row at the time of that check.

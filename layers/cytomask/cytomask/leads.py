@@ -1,10 +1,10 @@
 """Leads list all jobs, day by day, in rows that spread over many partitions.
 
 The indexes by status and by group hold only the jobs that need attention: QUEUED, REJECTED, FAILED, flagged,
-or RUNNING after a failed attempt. These are few. All other jobs would fall into one partition of an index,
-and DynamoDB allows a partition 1,000 writes a second. Therefore each job that is taken gets a lead: a row
-`<time>#<job id>` under `DAY#<day>#<shard>`. Rows under `DAYS`, and for a group under `DAYS#<group>`, list the
-days with leads.
+or RUNNING after a failed attempt or for a direct call. These are few. All other jobs would fall into one
+partition of an index, and DynamoDB allows a partition 1,000 writes a second. Therefore each job that is taken
+gets a lead: a row `<time>#<job id>` under `DAY#<day>#<shard>`. Rows under `DAYS`, and for a group under
+`DAYS#<group>`, list the days with leads.
 Rows of earlier releases are still in the indexes.
 """
 
@@ -20,8 +20,9 @@ from cytomask.records import JOB, STATUSES
 from cytomask.table import MOST_READ_AT_ONCE, Row, Table, timestamp
 
 INDEXED = ("QUEUED", "REJECTED", "FAILED")  # the indexes hold all jobs of these statuses
-# A first attempt ends within 15 minutes, or its message comes again within the queue's visibility timeout, of
-# at most 12 hours. A job that has been RUNNING for longer has had a failed attempt.
+# A first attempt ends within 15 minutes. If it was killed, its message comes again within the queue's
+# visibility timeout, of at most 12 hours, and the next attempt enters the job into the indexes. A direct call
+# has no message that comes again, so its job is in the indexes from the start.
 FIRST_ATTEMPT_SECONDS = 86_400
 SHARDS = 16  # partitions of a day; at 10,000 jobs a second each gets 625
 DAY = "DAY#"

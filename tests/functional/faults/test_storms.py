@@ -89,8 +89,9 @@ def reconcile(stack: SegmentStack, masks: Any, succeeded: bool = True) -> Any:
 
 def test_an_image_makes_as_many_calls_as_the_kill_tests_cover(stack: SegmentStack) -> None:
     storm = Storm(lambda call, name: None)
+    stack.upload(KEY, tiff())
     storm.rage(stack)
-    stack.segment(KEY, tiff())
+    assert stack.deliver(s3_event(KEY)) == []
     assert storm.calls == CALLS_OF_ONE_IMAGE
 
 
