@@ -18,7 +18,6 @@ STEPS = {
     "mask written": ("PutObject", ".mask.png"),
     "result written": ("PutObject", ".result.json"),
     "ground truth expected": ("UpdateItem", "GROUND_TRUTH#"),
-    "evaluation awaited": ("UpdateItem", "EVAL#awaiting"),
     "row finished": ("UpdateItem", "SUCCEEDED"),
 }
 
