@@ -163,7 +163,7 @@ def lines_of(*apps: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
     for handler in handlers:
         handler.stream = written
     try:
-        yield lambda: [json.loads(line) for line in written.getvalue().splitlines()]
+        yield lambda: [json.loads(line) for line in written.getvalue().split("\n") if line]
     finally:
         for handler, stream in zip(handlers, streams, strict=True):
             handler.stream = stream
