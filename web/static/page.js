@@ -149,7 +149,8 @@ export class PageView {
 
   /** @param {string} name @param {Promise<Layer | Error> | null} [early] asked for already */
   async #layer(name, early) {
-    const found = await (early ?? Layer.open(this.id, this.page, name, this.signal).catch((error) => error));
+    const before = await early; // it fails if the job had not finished by then
+    const found = before && !(before instanceof Error) ? before : await Layer.open(this.id, this.page, name, this.signal).catch((error) => error);
     if (found instanceof Layer) return found;
     if (!isLeft(found)) this.stage.append(el("p", { class: "note bad", role: "alert" }, `The ${name} cannot be shown: ${sentenceOf(found)}`));
     return null;
