@@ -1,8 +1,6 @@
 """Fixtures of the functional tests: the functions on moto, fresh for every test."""
 
 import importlib
-import io
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +23,7 @@ from functions_on_moto import (
     SegmentStack,
     Sessions,
     Wire,
+    lines_of,
 )
 from http_api import http_api
 from moto import mock_aws
@@ -150,12 +149,5 @@ def failures(stack: SegmentStack, sessions: Sessions, monkeypatch: pytest.Monkey
 @pytest.fixture
 def log_lines(stack: SegmentStack) -> Iterator[Callable[[str], list[dict[str, Any]]]]:
     """Return a function that reads the log lines of one event."""
-    handler, written = stack.app.logger.registered_handler, io.StringIO()
-    standard_output, handler.stream = handler.stream, written
-
-    def lines(event: str) -> list[dict[str, Any]]:
-        parsed = map(json.loads, written.getvalue().splitlines())
-        return [line for line in parsed if line["message"] == event]
-
-    yield lines
-    handler.stream = standard_output
+    with lines_of(stack.app) as lines:
+        yield lambda event: [line for line in lines() if line["message"] == event]

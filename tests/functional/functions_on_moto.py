@@ -363,3 +363,18 @@ class HttpDoor:
                 for name, value in message.get("MessageAttributes", {}).items()
             }
         return failed_messages(self.stack.handle(batch))
+
+
+@contextmanager
+def lines_of(*apps: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Collect the log lines of functions. A message may hold U+0085, which ends no line of a log."""
+    written = io.StringIO()
+    handlers = [app.logger.registered_handler for app in apps]
+    streams = [handler.stream for handler in handlers]
+    for handler in handlers:
+        handler.stream = written
+    try:
+        yield lambda: [json.loads(line) for line in written.getvalue().split("\n") if line]
+    finally:
+        for handler, stream in zip(handlers, streams, strict=True):
+            handler.stream = stream

@@ -1,6 +1,5 @@
 """The functions' log lines: metrics, one id for each job, and the fields of the saved queries."""
 
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
-from functions_on_moto import EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack
+from functions_on_moto import EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack, lines_of
 
 from cytomask.infra.template import load_template
 
@@ -24,14 +23,8 @@ def lines(
     stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, http: HttpDoor
 ) -> Iterator[Any]:
     """Return what the four functions have logged so far, in one list."""
-    written = io.StringIO()
-    handlers = [each.app.logger.registered_handler for each in (stack, evaluate, failures, http.api)]
-    printed = [handler.stream for handler in handlers]
-    for handler in handlers:
-        handler.stream = written
-    yield lambda: [json.loads(text) for text in written.getvalue().splitlines()]
-    for handler, stream in zip(handlers, printed, strict=True):
-        handler.stream = stream
+    with lines_of(stack.app, evaluate.app, failures.app, http.api.app) as written:
+        yield written
 
 
 def a_day(

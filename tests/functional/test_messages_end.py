@@ -5,10 +5,7 @@ function.
 """
 
 import base64
-import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -25,7 +22,7 @@ from factories import (
     sqs_batch,
     tiff,
 )
-from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
+from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack, lines_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -153,20 +150,6 @@ attributes = st.dictionaries(
     max_size=2,
 )
 QUEUES = ["cytomask-segment", "cytomask-evaluation", "cytomask-segment-dlq", "cytomask-evaluation-dlq"]
-
-
-@contextmanager
-def lines_of(*apps: Any) -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    written = io.StringIO()
-    handlers = [app.logger.registered_handler for app in apps]
-    streams = [handler.stream for handler in handlers]
-    for handler in handlers:
-        handler.stream = written
-    try:
-        yield lambda: [json.loads(line) for line in written.getvalue().split("\n") if line]
-    finally:
-        for handler, stream in zip(handlers, streams, strict=True):
-            handler.stream = stream
 
 
 def deliver(app: Any, body: str, with_attributes: Any, queue: str) -> bool:
