@@ -117,7 +117,7 @@ def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:
     if darkest == brightest or min(page.shape) < 2 * FILL_SIDE:
         return None
     sample = _sample(page)
-    (middle,) = ranked(sample, [sample.size // 2])
+    (middle,) = _ranked(sample, [sample.size // 2])
     values: NDArray[Any] = page
     dark = values <= darkest + FLAT * (middle - darkest)
     bright = values >= brightest + FLAT * (middle - brightest)
@@ -158,14 +158,19 @@ def _percentiles(page: NDArray[np.generic], fill: NDArray[np.bool_] | None) -> t
     """Return the 1st and 99th percentile of the pixels outside the fill; if equal, their extremes."""
     sample = _sample(page, fill)
     if sample.size:
-        low, high = ranked(sample, [sample.size // 100, sample.size - 1 - sample.size // 100])
+        low, high = low_and_high(sample)
         if low != high:
             return low, high
     seen = page if fill is None else page[~fill]
     return float(seen.min()), float(seen.max())
 
 
-def ranked(sample: NDArray[np.generic], ranks: Sequence[int]) -> list[float]:
+def low_and_high(sample: NDArray[np.generic]) -> list[float]:
+    """Return the 1st and the 99th percentile of a sample: (N,) of any real dtype, N > 0."""
+    return _ranked(sample, [sample.size // 100, sample.size - 1 - sample.size // 100])
+
+
+def _ranked(sample: NDArray[np.generic], ranks: Sequence[int]) -> list[float]:
     """Return the values at some ranks, counted from 0, of a sample: (N,) of any real dtype, N > 0."""
     if _has_few_values(sample):
         return [float(value) for value in np.searchsorted(np.bincount(sample).cumsum(), ranks, side="right")]

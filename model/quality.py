@@ -230,8 +230,7 @@ def _levels(page: NDArray[np.generic]) -> float:
     """Count the grey levels that the page can have between its 1st and 99th percentile."""
     if page.dtype.kind == "f":
         return math.inf
-    sample = page[::4, ::4].ravel()
-    low, high = preprocess.ranked(sample, [sample.size // 100, sample.size - 1 - sample.size // 100])
+    low, high = preprocess.low_and_high(page[::4, ::4].ravel())
     return high - low
 
 
