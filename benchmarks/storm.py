@@ -74,13 +74,10 @@ def main() -> int:
     )
     parsed = parser.parse_args()
     pictures = [phase_contrast_field(seed, SIDE, SIDE).pixels for seed in range(PICTURES)]
+    names = [f"plate {number % 7}/{number:06d}.tif" for number in range(parsed.images)]
     backfilled = round(parsed.images * parsed.backfilled)
-    uploads = {
-        f"{f'{LAB}/' if number < backfilled else ''}plate {number % 7}/{number:06d}.tif": pictures[
-            number % PICTURES
-        ]
-        for number in range(parsed.images)
-    }
+    names[:backfilled] = [f"{LAB}/{name}" for name in names[:backfilled]]
+    uploads = {name: pictures[number % PICTURES] for number, name in enumerate(names)}
     with tempfile.TemporaryDirectory(prefix="cytomask-") as folder:
         quiet = quiet_masks(Path(folder) / "quiet", pictures)
         masks = {key: quiet[number % PICTURES] for number, key in enumerate(uploads)}

@@ -89,15 +89,15 @@ class Evaluations:
             for shortest in names.shortest_stems_of(stem)
         )
         jobs = (job for job in map(_scorable, rows) if stem in names.image_stems(_key(job.image)))
-        return _once(
-            chain(jobs, self.expecting(f"mask:{stem}"))
-        )  # where builds between 0.1 and 0.2 wrote them
+        earlier = self.expecting(f"mask:{stem}")  # where builds between 0.1 and 0.2 wrote them
+        return _once(chain(jobs, earlier))
 
     def expecting_coco(self, name: str) -> Iterator[Scorable]:
         """List the jobs of the images that a COCO file calls by this base name."""
         rows = self._table.rows(f"{GROUND_TRUTH}{_by_name(names.shortest_stem(name))}")
         jobs = (job for job in map(_scorable, rows) if names.base(_key(job.image)) == name)
-        return _once(chain(jobs, self.expecting(f"coco:{fitted(name)}")))  # where version 0.1 wrote them
+        earlier = self.expecting(f"coco:{fitted(name)}")  # where version 0.1 wrote them
+        return _once(chain(jobs, earlier))
 
     def wait(self, job: Scorable, ground_truth: str) -> None:
         """Record that a mask waits for its ground truth; `ground_truth` is the address in the request.
