@@ -167,7 +167,7 @@ def keep(one: Tried, folder: Path | None) -> None:
 
 
 def report(seen: list[Tried]) -> None:
-    """Print the number of files, and those that took most time and memory."""
+    """Print the number of files, and the files that took the most time and memory."""
     if not seen:
         return
     outcomes = {outcome: sum(one.outcome == outcome for one in seen) for outcome in (ADMITTED, REFUSED)}

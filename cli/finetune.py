@@ -52,7 +52,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--name",
         metavar="NAME",
-        help="name of the new weights; default: that of --out, or of the first of PAIRS",
+        help="name of the new weights; default: the name of the --out folder, or of the first of PAIRS",
     )
     parser.add_argument(
         "--out",

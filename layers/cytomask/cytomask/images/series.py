@@ -269,7 +269,7 @@ class _Series:
 
     @cached_property
     def _decoded_bytes(self) -> int:
-        """Bytes that are decoded at a time: those of a plane, or of all if nothing smaller can be read."""
+        """Bytes that are decoded at a time: one plane, or all planes if nothing smaller can be read."""
         together = 1 if self._by_directory or self._in_one_run else self._numbers.size
         tile = self._keyframe.tilewidth * self._keyframe.tilelength * self._keyframe.tiledepth
         area = max(self._length("Y") * self._length("X"), tile)
