@@ -12,7 +12,7 @@ from cytomask.admission import require_served
 from cytomask.arrivals import Arrival, admitted, images_of
 from cytomask.errors import ImageReplaced, JobHeld, RejectedInput
 from cytomask.jobs import FINISHED, Jobs, Lease
-from cytomask.names import Names
+from cytomask.names import Names, OtherWriters
 from cytomask.records import Fault, JobRow, Result, cut
 from cytomask.requests import Parameters, SegmentRequest
 from cytomask.served_model import work_of
@@ -135,8 +135,8 @@ class Segmenter:
             newer = not self._storage.is_newest(image)
         except SupersededError:
             newer = True
-        if seconds := self._names.others(image, NOBODY):
-            self._names.look_again(image, seconds)
+        if not newer:
+            self._attend_to(self._names.others(image, NOBODY), image)
         results = [self.segment(SegmentRequest(image), invocation)] if newer else []
         if removed:
             self._logger.info("mask_removed", image=image.uri, reason=why)
@@ -222,11 +222,12 @@ class Segmenter:
         request = work.request
         self._logger.info("job_taken", image=request.image.uri, again=lease.resumed)
         try:
+            known = self._enter(work, invocation)
             # Before outputs are removed: without its network the job cannot make new ones.
             self._networks.find(work.parameters.mode, work.model_sha256)
             result = self._stored(work) if lease.resumed else None  # written by an earlier owner
             if result is None:
-                result = self._produce(work, source, present, invocation)
+                result = self._produce(work, known, source, present, invocation)
             self._scoring.record(request, result, request.group)
             self._plating.count(result, request)
             if not self._jobs.finish(lease, result, now=self._clock()):
@@ -265,12 +266,12 @@ class Segmenter:
             return self._whole_result(work, work.prefix)
         image = work.request.image
         # First the writers, then the image, then its outputs: a later writer sees what we see.
-        seconds = self._names.others(image, work.job_id)
+        others = self._names.others(image, work.job_id)
         if not self._storage.is_newest(image):
             return self._whole_result(work, work.prefix)
         result = self._whole_result(work, name)
-        if result and seconds:
-            self._names.look_again(image, seconds)
+        if result:
+            self._attend_to(others, image)
         return result
 
     def _whole_result(self, work: Work, prefix: str) -> Result | None:
@@ -279,13 +280,20 @@ class Segmenter:
     def _is_current(self, work: Work) -> bool:
         return self._storage.is_newest(work.request.image)
 
-    def _produce(self, work: Work, source: Source, present: bool, invocation: Invocation) -> Result:
+    def _enter(self, work: Work, invocation: Invocation) -> bool:
+        """Announce that the job may write under its image's name; return whether outputs may lie there."""
+        if self._own_name(work) is None:
+            return False
+        return self._names.enter(work.request.image, work.job_id, seconds=invocation.lease_seconds)
+
+    def _produce(
+        self, work: Work, known: bool, source: Source, present: bool, invocation: Invocation
+    ) -> Result:
         """Make and write every output; under the job's prefix if a newer image owns the name."""
         name = self._own_name(work)
         if name is None:
             return self._writer.write(work, work.prefix, source, present, invocation)
         image = work.request.image
-        known = self._names.enter(image, work.job_id, seconds=invocation.lease_seconds)
         result = self._write_named(work, name, known, source, present, invocation)
         if result is not None:
             return result
@@ -311,10 +319,9 @@ class Segmenter:
                 result = self._write_cleared(work, name, known, source, present, invocation)
             except NameTakenError:
                 result = self._write_cleared(work, name, True, source, present, invocation)
-            seconds = self._names.others(image, work.job_id)
+            others = self._names.others(image, work.job_id)
             if self._is_current(work):
-                if seconds:
-                    self._names.look_again(image, seconds)
+                self._attend_to(others, image)
                 return result
         except SupersededError:
             pass
@@ -329,6 +336,18 @@ class Segmenter:
         if known:
             self._storage.clear(self._settings.output_bucket, name, work.request.image)
         return self._writer.write(work, name, source, present, invocation, new_name=not known)
+
+    def _attend_to(self, others: OtherWriters, image: S3Object) -> None:
+        """Check the name again once all other writers have ended, and end jobs that were left unfinished.
+
+        The message of such a job leads to this image now, because it has replaced the job's own.
+        """
+        if others.seconds:
+            self._names.look_again(image, others.seconds)
+        for job_id, until in others.ended.items():
+            if self._jobs.end_replaced(job_id, now=self._clock()):
+                self._logger.warning("job_replaced", replaced=job_id, image=image.uri)
+            self._names.forget(image, job_id, until)
 
     def _settle(self, image: S3Object, invocation: Invocation) -> None:
         """Bring the newest image's own outputs, or none, under its name."""

@@ -217,8 +217,8 @@ class World:
 
     def redrive(self) -> None:
         """Send the jobs that failed again, as `cytomask redrive` does."""
-        for row in self.rows():
-            if row["record"] != "JOB" or row.get("status") != "FAILED" or "image" not in row:
+        for row in self.jobs():
+            if row.get("status") != "FAILED" or "image" not in row:
                 continue
             values = {"status": "QUEUED", "attempt": row.get("attempt", 1) + 1}
             gone = ("error", "error_code")
@@ -276,6 +276,13 @@ class World:
 
     def rows(self) -> list[dict[str, Any]]:
         return list(self.table.scan()["Items"])
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return [row for row in self.rows() if row["record"] == "JOB"]
+
+    def announced(self) -> set[str]:
+        """Return the jobs that announced themselves as writers of a name and were not forgotten."""
+        return {name for row in self.rows() if row["record"] == "WRITERS" for name in row}
 
     def lying(self, key: str) -> dict[str, bytes]:
         """Return the pictures under an image's name: key -> pixels."""

@@ -164,7 +164,7 @@ class NewestWins(RuleBasedStateMachine):
     def look(self) -> None:
         world = self.world
         world.come_to_rest()
-        for row in (row for row in world.rows() if row["record"] == "JOB"):
+        for row in world.jobs():
             # A killed call over HTTP leaves its job to the next request.
             dead = row["status"] == "RUNNING" and row["lease_until"] < world.now
             assert dead or row["status"] in ("SUCCEEDED", "REJECTED", "FAILED")
@@ -186,6 +186,8 @@ class NewestWins(RuleBasedStateMachine):
         world.come_to_rest()
         for key in world.contents:
             assert world.lying(key) == world.expected(key), f"not kept: {key}"
+        unfinished = {row["job_id"] for row in world.jobs() if row["status"] == "RUNNING"}
+        assert not unfinished & world.announced(), "its image was replaced, and nothing ended it"
 
 
 @pytest.fixture(scope="module")

@@ -151,6 +151,58 @@ def test_an_image_whose_attempts_all_fail_leaves_no_older_mask(
     assert np.array_equal(stack.mask("a.tif.mask.png"), expected * np.uint8(255))
 
 
+@pytest.mark.parametrize("then", ["overwritten", "deleted"])
+@pytest.mark.parametrize("ended_by", ["the next delivery", "the look afterwards"])
+def test_a_job_whose_image_is_replaced_after_a_failed_attempt_is_ended(
+    stack: SegmentStack, then: str, ended_by: str
+) -> None:
+    stack.upload("a.tif", tiff(page(0)))
+    stack.wire.fail("PutObject", "SlowDown", 503, times=5)
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    stack.wire.mend()
+    if then == "overwritten":
+        stack.upload("a.tif", tiff(page(1)))
+    else:
+        stack.s3.delete_object(Bucket=INPUT, Key="a.tif")
+    (first,) = stack.rows()
+    if ended_by == "the next delivery":
+        end_writers(stack, "a.tif")
+        assert stack.deliver(s3_event("a.tif")) == []
+    else:
+        assert stack.deliver(s3_event("a.tif")) == []
+        assert {row["status"] for row in stack.rows()} > {"RUNNING"}
+        end_writers(stack, "a.tif")
+        assert stack.deliver({"settle": f"s3://{INPUT}/a.tif"}) == []
+    rows = {row["job_id"]: row for row in stack.rows()}
+    ended = rows.pop(first["job_id"])
+    assert (ended["status"], ended["error_code"]) == ("REJECTED", "IMAGE_REPLACED")
+    assert "SlowDown" in ended["error"]
+    assert [row["status"] for row in rows.values()] == ["SUCCEEDED" if then == "overwritten" else "REJECTED"]
+
+
+def test_a_job_that_was_ended_for_a_newer_image_starts_again_if_its_own_comes_back(
+    stack: SegmentStack,
+) -> None:
+    stack.upload("a.tif", tiff(page(0)))
+    stack.wire.fail("PutObject", "SlowDown", 503, times=5)
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    stack.wire.mend()
+    end_writers(stack, "a.tif")
+    stack.segment("a.tif", tiff(page(1)))
+    end_writers(stack, "a.tif")
+    stack.segment("a.tif", tiff(page(0)))
+    expected = stack.predictor.predict(page(0)).mask
+    assert np.array_equal(stack.mask("a.tif.mask.png"), expected * np.uint8(255))
+    assert {row["status"] for row in stack.rows()} == {"SUCCEEDED"}
+
+
+def end_writers(stack: SegmentStack, key: str) -> None:
+    """Let the time of all that write under an image's name be up."""
+    place = {"job_id": f"NAME#s3://{INPUT}/{key}", "record": "WRITERS"}
+    row = stack.table.get_item(Key=place)["Item"]
+    stack.table.put_item(Item=place | {name: 1 for name in row.keys() - place.keys()})
+
+
 def test_a_writer_that_finds_another_has_the_name_checked_again(stack: SegmentStack) -> None:
     stack.segment("a.tif", tiff())
     row = {"job_id": f"NAME#s3://{INPUT}/a.tif", "record": "WRITERS", "another": 2_000_000_000}

@@ -21,7 +21,8 @@ from cytomask.records import JOB, Acquired, EvaluationRow, JobRow, PageResult, R
 from cytomask.table import ConditionFailed, Row, Table, timestamp
 
 FINISHED = ("SUCCEEDED", "REJECTED")
-# A withdrawn job has no result. It may still start if an older version becomes the newest again.
+# A job whose image was replaced has no result. It may still start: a message may be late, or an older version
+# may become the newest again.
 NOT_HELD = (
     "attribute_not_exists(job_id) OR #status IN (:queued, :failed) "
     "OR (#status = :running AND lease_until < :now) "
@@ -101,6 +102,28 @@ class Jobs:
             given={":queued": "QUEUED", ":body": message} | named,
         )
         return error if rejected else None
+
+    def end_replaced(self, job_id: str, *, now: float) -> bool:
+        """Reject a job that no owner works on, because its image was replaced before a retry finished it.
+
+        Returns:
+            Whether it was; not if it has ended already or never began.
+        """
+        row = self.read(job_id)
+        if row is None or row.status != "RUNNING":
+            return False
+        values: Row = {
+            "status": "REJECTED",
+            "error_code": ImageReplaced.code,
+            "error": cut(f"the image was replaced or deleted before a retry; the last fault: {row.error}"),
+            "owner": None,
+            "lease_until": None,
+            "created_at": row.created_at,
+            "updated_at": timestamp(now),
+        }
+        condition = "#status = :running AND lease_until < :now"
+        given = {":running": "RUNNING", ":now": Decimal(str(now))}
+        return self._table.update_if(job_id, JOB, values=values, condition=condition, given=given)
 
     def take(
         self, job_id: str, *, image: str, group: str, owner: str, now: float, seconds: float, queued: bool

@@ -12,7 +12,7 @@ The row of a name stays. A name without a row has never had outputs, which saves
 import time
 from collections.abc import Callable
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cytomask.addresses import S3Object
 from cytomask.arrivals import settling
@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 NAME = "NAME#"
 WRITERS = "WRITERS"  # each attribute of this row is a writer and the time when it must have ended
 LONGEST_DELAY_SECONDS = 900  # SQS' own limit, and Lambda's for an invocation
+
+
+class OtherWriters(NamedTuple):
+    """The writers of an image's name besides the one that asks.
+
+    Attributes:
+        seconds: until those that may still work must have ended; 0 if there are none.
+        ended: those whose time is up, each with the time when it was.
+    """
+
+    seconds: float
+    ended: dict[str, float]
 
 
 class Names:
@@ -56,25 +68,23 @@ class Names:
         until = Decimal(str(round(self._clock() + seconds, 3)))
         return bool(self._table.update(f"{NAME}{image.uri}", WRITERS, values={writer: until}))
 
-    def others(self, image: S3Object, writer: str) -> float:
-        """Return the seconds until all other writers of an image's name must have ended; 0 if there are none.
-
-        Remove writers whose time is up.
-        """
-        now, latest = self._clock(), 0.0
+    def others(self, image: S3Object, writer: str) -> OtherWriters:
+        """Return all other writers of an image's name."""
+        now = self._clock()
         row = self._table.read(f"{NAME}{image.uri}", WRITERS) or {}
-        for other in row.keys() - {"job_id", "record", writer}:
-            if row[other] < now:
-                self._table.update_if(
-                    row["job_id"],
-                    WRITERS,
-                    values={other: None},
-                    condition=f"#{other} = :seen",
-                    given={":seen": row[other]},
-                )
-            else:
-                latest = max(latest, row[other] - now)
-        return latest
+        others = {name: row[name] for name in row.keys() - {"job_id", "record", writer}}
+        ended = {name: until for name, until in others.items() if until < now}
+        return OtherWriters(max([0.0, *(until - now for until in others.values())]), ended)
+
+    def forget(self, image: S3Object, writer: str, until: float) -> None:
+        """Remove a writer whose time was up, unless it has entered again since."""
+        self._table.update_if(
+            f"{NAME}{image.uri}",
+            WRITERS,
+            values={writer: None},
+            condition=f"#{writer} = :seen",
+            given={":seen": until},
+        )
 
     def look_again(self, image: S3Object, seconds: float) -> None:
         """Send a message to check an image's name again after this many seconds."""
