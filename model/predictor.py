@@ -148,12 +148,12 @@ class Predictor:
         `threads` is the number of threads; 0 means one per core.
         """
         self.manifests = read_manifests(weights, modes)
-        loader = ThreadPoolExecutor(1)
+        # It loads the networks. Later it looks at each page meanwhile, because the network leaves cores idle.
+        self._beside = ThreadPoolExecutor(1)
         self._networks = {
-            mode: loader.submit(load_network, network_folder(weights, mode), manifest, threads)
+            mode: self._beside.submit(load_network, network_folder(weights, mode), manifest, threads)
             for mode, manifest in self.manifests.items()
         }
-        loader.shutdown(wait=False)
 
     def wait(self) -> None:
         """Wait until all networks are loaded; raise WeightsError if one is missing or fails its manifest."""
@@ -173,16 +173,16 @@ class Predictor:
         Raises:
             WeightsError: as `wait` does.
         """
-        infer = self._networks[mode].result()
+        infer, manifest = self._networks[mode].result(), self.manifests[mode]
         normalised = preprocess.normalise(page)
+        appearance = self._beside.submit(quality.look_at, page, normalised, manifest.known_pages)
         if not normalised.any():
             logits = np.full(page.shape, -np.inf, np.float32)
         else:
             logits = logits_of_page(normalised, mode, infer)
-        cut = logit(self.manifests[mode].threshold if threshold is None else threshold)
+        cut = logit(manifest.threshold if threshold is None else threshold)
         plan = preprocess.plan_tiles(*page.shape) if mode == "native" else None
-        known_pages = self.manifests[mode].known_pages
-        flags = quality.check(page, normalised, logits, squashed=mode == "resize", known_pages=known_pages)
+        flags = quality.check(appearance.result(), logits, squashed=mode == "resize")
         return Prediction(logits, logits >= cut, plan, flags)
 
 

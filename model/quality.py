@@ -47,23 +47,10 @@ def share_above(logits: Pixels, probability: float) -> float:
     return float(np.count_nonzero(logits >= bound) / logits.size)
 
 
-def check(
-    page: NDArray[np.generic],
-    normalised: Pixels,
-    logits: Pixels,
-    *,
-    squashed: bool,
-    known_pages: Sequence[Sequence[float]] = (),
-) -> tuple[Flag, ...]:
-    """Return the flags of a page; the arguments are those of `measure`."""
-    return tuple(flags_of(measure(page, normalised, logits, squashed=squashed, known_pages=known_pages)))
-
-
-class Measures(msgspec.Struct, frozen=True):
-    """The measurements of one page.
+class Appearance(msgspec.Struct, frozen=True):
+    """The measurements of one page that need no mask.
 
     Attributes:
-        confluence_low, confluence_high: share of the page whose probability is 0.7 or more, and 0.3 or more.
         sharpness: change of grey value over 1 pixel, as a share of the change over 4 pixels. Blur lowers it
             to 0.25, noise raises it to 1.
         saturated: share of the page at its darkest or brightest value.
@@ -72,18 +59,27 @@ class Measures(msgspec.Struct, frozen=True):
         unevenness: deviation of the light, a smooth surface, as a share of the page's.
         unusualness: distance in texture and grey values from the training pages, or from the nearest
             fine-tuning page, in deviations.
-        doubt: area with a probability between 0.3 and 0.7, as a share of the cells' area.
-        shrinkage: factor by which `resize` mode shrinks the longer side; 1 in `native` mode.
     """
 
-    confluence_low: float
-    confluence_high: float
     sharpness: float
     saturated: float
     levels: float
     noise: float
     unevenness: float
     unusualness: float
+
+
+class Measures(Appearance, frozen=True):
+    """The measurements of one page and its mask.
+
+    Attributes:
+        confluence_low, confluence_high: share of the page whose probability is 0.7 or more, and 0.3 or more.
+        doubt: area with a probability between 0.3 and 0.7, as a share of the cells' area.
+        shrinkage: factor by which `resize` mode shrinks the longer side; 1 in `native` mode.
+    """
+
+    confluence_low: float
+    confluence_high: float
     doubt: float
     shrinkage: float
 
@@ -166,43 +162,53 @@ def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64
     return means, np.sqrt(np.maximum(averaged(np.square(cut)) - means**2, 1e-12))
 
 
-def measure(
-    page: NDArray[np.generic],
-    normalised: Pixels,
-    logits: Pixels,
-    *,
-    squashed: bool,
-    known_pages: Sequence[Sequence[float]] = (),
-) -> Measures:
-    """Measure a page and the network's logits for it.
+def look_at(
+    page: NDArray[np.generic], normalised: Pixels, known_pages: Sequence[Sequence[float]] = ()
+) -> Appearance:
+    """Measure what needs no mask, so that the network can run meanwhile.
 
     Args:
         page: (H, W), any real dtype, finite values.
         normalised: (H, W) float32, the same page normalised.
-        logits: (H, W) float32.
-        squashed: whether the network saw the page squashed to one tile, as in `resize` mode.
         known_pages: `describe` of each page that the weights were fine-tuned on; they count as usual too.
     """
-    low, high = share_above(logits, 0.7), share_above(logits, 0.3)
-    shrinkage = max(page.shape) / preprocess.TILE if squashed else 1.0
     if not normalised.any():  # a constant page
-        return Measures(low, high, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, shrinkage)
+        return Appearance(1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
     changes = _changes(normalised)
     means, deviations = _blocks(normalised)
     usual = np.array([BOUNDS.centre, *known_pages])
     away = (_described(normalised, changes, deviations) - usual) @ BOUNDS.whitening.T  # usual pages, measures
-    return Measures(
-        confluence_low=low,
-        confluence_high=high,
+    return Appearance(
         sharpness=float(changes[0] / changes[2]),
         saturated=_saturated(page, normalised),
         levels=_levels(page),
         noise=float(np.quantile(deviations, 0.02)),
         unevenness=_unevenness(means),
         unusualness=float(np.sqrt(np.square(away).mean(axis=1).min())),
-        doubt=(high - low) / max(high, 0.02),
-        shrinkage=shrinkage,
     )
+
+
+def measure(appearance: Appearance, logits: Pixels, *, squashed: bool) -> Measures:
+    """Measure a page and the network's logits for it.
+
+    Args:
+        appearance: what `look_at` measured.
+        logits: (H, W) float32.
+        squashed: whether the network saw the page squashed to one tile, as in `resize` mode.
+    """
+    low, high = share_above(logits, 0.7), share_above(logits, 0.3)
+    return Measures(
+        confluence_low=low,
+        confluence_high=high,
+        doubt=(high - low) / max(high, 0.02),
+        shrinkage=max(logits.shape) / preprocess.TILE if squashed else 1.0,
+        **msgspec.structs.asdict(appearance),
+    )
+
+
+def check(appearance: Appearance, logits: Pixels, *, squashed: bool) -> tuple[Flag, ...]:
+    """Return the flags of a page; the arguments are those of `measure`."""
+    return tuple(flags_of(measure(appearance, logits, squashed=squashed)))
 
 
 def flags_of(measures: Measures, bounds: Bounds = BOUNDS) -> list[Flag]:

@@ -84,7 +84,7 @@ def check_sample(
         if degraded:
             mask, seen = degraded.back(mask), degraded.seen
         iou = metrics.score(mask & seen, cells & seen).iou
-        measured = quality.measure(shown, normalised, logits, squashed=mode == "resize")
+        measured = quality.measure(quality.look_at(shown, normalised), logits, squashed=mode == "resize")
         checked.append(Checked(source, name, iou, measured, quality.describe(normalised)))
     return checked
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cytomask.model import quality
 from cytomask.model.predictor import Predictor
 from cytomask.model.preprocess import Pixels, normalise
-from cytomask.model.quality import Measures, check, describe, flags_of, measure, share_above
+from cytomask.model.quality import Measures, check, describe, flags_of, look_at, measure, share_above
 from cytomask.model.quality_bounds import BOUNDS
 from cytomask.samples.degradations import MODALITIES, blurred, noisy, rescaled
 from cytomask.samples.empty import empty_page
@@ -47,7 +47,7 @@ def logits_like(page: NDArray[Any], share: float = 0.3, sure: float = 5.0) -> Pi
 
 def names(page: NDArray[Any], logits: Pixels | None = None) -> set[str]:
     logits = logits_like(page) if logits is None else logits
-    return {flag.name for flag in check(page, normalise(page), logits, squashed=False)}
+    return {flag.name for flag in check(look_at(page, normalise(page)), logits, squashed=False)}
 
 
 def test_a_good_page_has_no_flag() -> None:
@@ -129,7 +129,7 @@ def test_resize_flags_a_page_that_it_squashes_too_far() -> None:
     page = field()
     for longer, squashed in ((int(BOUNDS.shrinkage * 224), False), (int(BOUNDS.shrinkage * 224) + 300, True)):
         large = np.resize(page, (200, longer))
-        flags = check(large, normalise(large), logits_like(large), squashed=True)
+        flags = check(look_at(large, normalise(large)), logits_like(large), squashed=True)
         assert ("SQUASHED" in {flag.name for flag in flags}) is squashed
         assert "SQUASHED" not in names(large)
 
@@ -151,7 +151,9 @@ COPIES: dict[str, Callable[[NDArray[np.uint16]], NDArray[Any]]] = {
 def test_copies_of_a_page_have_the_same_measures(copy: Callable[[NDArray[np.uint16]], NDArray[Any]]) -> None:
     page = field() // 16
     logits = logits_like(page)
-    first, second = (measure(each, normalise(each), logits, squashed=False) for each in (page, copy(page)))
+    first, second = (
+        measure(look_at(each, normalise(each)), logits, squashed=False) for each in (page, copy(page))
+    )
     for name in Measures.__struct_fields__:
         if name != "levels":
             assert getattr(first, name) == pytest.approx(getattr(second, name), rel=1e-4, abs=1e-6)
@@ -163,7 +165,7 @@ def test_any_page_is_measured(height: int, width: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     page = rng.integers(0, rng.integers(1, 300), (height, width)).astype(np.uint16)
     for squashed in (False, True):
-        measures = measure(page, normalise(page), logits_like(page), squashed=squashed)
+        measures = measure(look_at(page, normalise(page)), logits_like(page), squashed=squashed)
         numbers = [getattr(measures, name) for name in Measures.__struct_fields__]
         assert not any(math.isnan(number) for number in numbers)
         assert 0 <= measures.confluence_low <= measures.confluence_high <= 1
@@ -192,11 +194,11 @@ def test_a_prediction_carries_flags_and_the_range_of_its_confluence(shipped: Pre
 def test_pages_like_those_of_fine_tuning_are_usual() -> None:
     page = blurred(4)(field(), np.random.default_rng(0)).page
     normalised, logits = normalise(page), logits_like(page)
-    strange = measure(page, normalised, logits, squashed=False)
+    strange = measure(look_at(page, normalised), logits, squashed=False)
     known = [describe(normalise(field())).tolist(), describe(normalised).tolist()]
-    familiar = measure(page, normalised, logits, squashed=False, known_pages=known)
+    familiar = measure(look_at(page, normalised, known), logits, squashed=False)
     assert strange.unusualness > BOUNDS.unusualness
     assert familiar.unusualness == pytest.approx(0)
     assert "UNUSUAL" not in {
-        flag.name for flag in check(page, normalised, logits, squashed=False, known_pages=known)
+        flag.name for flag in check(look_at(page, normalised, known), logits, squashed=False)
     }

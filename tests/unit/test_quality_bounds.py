@@ -17,7 +17,18 @@ SIZE = len(DESCRIPTION)
 
 
 def checked(iou: float, source: str = "made/val", change: str = "plain", **fields: Any) -> Checked:
-    plain = Measures(0.3, 0.32, 0.7, 0.0, 100, 0.1, 0.02, 0.8, 0.05, 1)
+    plain = Measures(
+        sharpness=0.7,
+        saturated=0.0,
+        levels=100,
+        noise=0.1,
+        unevenness=0.02,
+        unusualness=0.8,
+        confluence_low=0.3,
+        confluence_high=0.32,
+        doubt=0.05,
+        shrinkage=1,
+    )
     measures = msgspec.structs.replace(plain, **fields)
     return Checked(source, change, iou, measures, np.zeros(SIZE))
 
