@@ -280,9 +280,10 @@ class World:
     def jobs(self) -> list[dict[str, Any]]:
         return [row for row in self.rows() if row["record"] == "JOB"]
 
-    def announced(self) -> set[str]:
-        """Return the jobs that announced themselves as writers of a name and were not forgotten."""
-        return {name for row in self.rows() if row["record"] == "WRITERS" for name in row}
+    def announced(self, key: str) -> set[str]:
+        """Return the jobs that announced themselves as writers of an image's name and were not forgotten."""
+        name = "NAME#s3://{}/{}".format(*place_of(key))
+        return {writer for row in self.rows() if row["job_id"] == name for writer in row}
 
     def lying(self, key: str) -> dict[str, bytes]:
         """Return the pictures under an image's name: key -> pixels."""
