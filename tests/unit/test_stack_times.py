@@ -51,6 +51,26 @@ def test_imagejs_frames_and_interval() -> None:
     assert [each.time for each in page_times(text, None, 3)] == [0.0, 4.0, 8.0]
 
 
+@pytest.mark.parametrize(
+    ("unit", "hours"),
+    [
+        *(("s", 4 / 3600), ("seconds", 4 / 3600), ("ms", 4e-3 / 3600), ("µs", 4e-6 / 3600)),
+        *(("min", 4 / 60), ("minutes", 4 / 60), ("h", 4), ("hr", 4), ("hours", 4), ("d", 96), ("day", 96)),
+    ],
+)
+def test_imagejs_interval_is_in_the_files_own_unit(unit: str, hours: float) -> None:
+    text = f"ImageJ=1.53t\nframes=3\nfinterval=4.0\ntunit={unit}\n"
+    assert [each.time for each in page_times(text, None, 3)] == pytest.approx([0, hours, 2 * hours])
+
+
+@pytest.mark.parametrize("unit", ["fortnights", "pixel", "m", "Ms"])
+def test_an_unknown_unit_tells_no_time(unit: str) -> None:
+    text = f"ImageJ=1.53t\nframes=3\nfinterval=4.0\ntunit={unit}\n"
+    assert [each.time for each in page_times(text, None, 3)] == [None] * 3
+    planes = "".join(plane(frame, 2.0 * frame, unit) for frame in range(3))
+    assert [each.time for each in page_times(ome(None, planes), None, 3)] == [None] * 3
+
+
 @pytest.mark.parametrize("text", ["frames=3\nfinterval=0.0", "frames=2\nfinterval=60.0", "frames=x", ""])
 def test_imagejs_description_without_a_usable_interval_tells_nothing(text: str) -> None:
     assert page_times(f"ImageJ=1.54f\n{text}\n", None, 3) == [Acquisition()] * 3

@@ -14,7 +14,15 @@ LONGEST_DESCRIPTION = 8 * 2**20  # characters, as the reader of images allows
 DATE = re.compile(r"AcquisitionDate>\s*([0-9T:.+Z-]{10,40})\s*<")
 PLANE = re.compile(r"<(?:\w{1,20}:)?Plane\s([^<>]{0,1000})>")
 ATTRIBUTE = re.compile(r'(TheT|DeltaT|DeltaTUnit)\s*=\s*"([^"]{0,30})"')
-SECONDS = {"s": 1.0, "ms": 1e-3, "min": 60.0, "h": 3600.0, "d": 86400.0}
+UNITS = {  # seconds, and the names of OME's `UnitsTime` and of ImageJ's users
+    1e-6: ("us", "µs", "μs", "usec", "microsecond", "microseconds"),
+    1e-3: ("ms", "msec", "millisecond", "milliseconds"),
+    1.0: ("s", "sec", "secs", "second", "seconds"),
+    60.0: ("min", "mins", "minute", "minutes"),
+    3600.0: ("h", "hr", "hrs", "hour", "hours"),
+    86400.0: ("d", "day", "days"),
+}
+SECONDS = {name: seconds for seconds, names in UNITS.items() for name in names}
 IMAGEJ = re.compile(r"^(frames|finterval|tunit|slices|channels)=([^\n]{1,30})$", re.MULTILINE)
 
 
@@ -64,9 +72,7 @@ def _of_imagej(text: str, pages: int) -> Sequence[Acquisition]:
         frames, interval = int(told["frames"]), float(told["finterval"])
     except (KeyError, ValueError):
         return []
-    unit = SECONDS.get(
-        {"sec": "s", "msec": "ms", "hr": "h", "hour": "h"}.get(told.get("tunit", "s").strip(), "s")
-    )
+    unit = SECONDS.get(told.get("tunit", "sec").strip())
     if frames != pages or unit is None or not 0 < interval < 1e9:
         return []
     return [_framed(from_metadata(None, frame * interval * unit, "imagej"), frame) for frame in range(frames)]
