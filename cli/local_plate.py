@@ -36,7 +36,10 @@ def report_plates(lines: Sequence[Line], arguments: Namespace) -> int:
         plates.setdefault(page.plate, []).append(page)
     lost = len(lines) - len(pages)
     if lost:
-        complain(f"{count_of(lost, 'page')} belong to no plate; describe your file names with --pattern")
+        complain(
+            f"{count_of(lost, 'page')} belong to no plate; describe your file names with --pattern, or give "
+            "--plate NAME if they lack only the plate"
+        )
     if not plates:
         return 1
     try:
@@ -61,15 +64,14 @@ def report_plates(lines: Sequence[Line], arguments: Namespace) -> int:
 
 
 def read_pages(lines: Iterable[Line], pattern: Pattern | None, plate: str | None) -> Iterator[PlatePage]:
-    """Read the pages whose names give a well; a file that names no plate belongs to its folder's plate."""
+    """Read the pages whose names give a plate and a well; `plate` replaces the names' plates."""
     told: dict[str, Sequence[Acquisition]] = {}
     for line in lines:
         file = str(line["file"])
-        named = read_acquisition(file, pattern)
-        if named.well is None:
+        whole = str(Path(file).parent.resolve() / Path(file).name)
+        named = Acquisition(plate=plate).filled_from(read_acquisition(file, pattern, path=whole))
+        if not named.placed:
             continue
-        if named.plate is None or plate is not None:
-            named = replace_plate(named, plate or Path(file).resolve().parent.name or "plate")
         number = int(line["page"]) if line["page"] not in (None, "") else 0
         if named.time is None:
             if file not in told:
@@ -77,11 +79,6 @@ def read_pages(lines: Iterable[Line], pattern: Pattern | None, plate: str | None
             if number < len(told[file]):
                 named = named.filled_from(told[file][number])
         yield _page(line, named, number)
-
-
-def replace_plate(named: Acquisition, plate: str) -> Acquisition:
-    """Return the same place on a plate of another name."""
-    return Acquisition(plate=plate).filled_from(named)
 
 
 def read_times(path: Path) -> Sequence[Acquisition]:

@@ -75,6 +75,17 @@ def pattern(text: str) -> "Pattern":
         raise ArgumentTypeError(str(error)) from None
 
 
+def plate_name(text: str) -> str:
+    """Read and check the name of a plate; empty if the option is given without one."""
+    from cytomask.acquisition import check_plate
+    from cytomask.errors import InvalidRequest
+
+    try:
+        return check_plate(text) if text else ""
+    except InvalidRequest as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
 def options_of(arguments: Namespace) -> "Options":
     """Read the report's options."""
     from cytomask.plate_pages import Options

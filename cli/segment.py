@@ -15,7 +15,7 @@ from cytomask.cli.options import (
     channel,
     probability,
 )
-from cytomask.cli.plate_options import add_pattern_option, add_report_options
+from cytomask.cli.plate_options import add_pattern_option, add_report_options, plate_name
 
 EXAMPLES = (
     "cytomask segment a.tif                                 # masks/a.tif.mask.png",
@@ -83,6 +83,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     plate = parser.add_argument_group("growth of a plate")
     plate.add_argument(
         "--plate",
+        type=plate_name,
         nargs="?",
         const="",
         metavar="NAME",

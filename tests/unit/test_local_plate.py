@@ -135,6 +135,35 @@ def test_a_pattern_of_the_users_own_places_pages(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.startswith("plate mine: 2 wells, 2 scans, 0 to 4 h")
 
 
+def test_hours_that_are_no_number_do_not_end_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line(f"x/B3_t{hour}.tif") for hour in ("0", "4,5", "x")]
+    assert report_plates(lines, asked("--pattern", r"(?P<well>[A-H][0-9]+)_t(?P<hours>[^.]+)")) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("plate x: 1 well, 2 scans, 0 to 4.5 h")
+    assert "left out: x/B3_tx.tif (B03): no time is known" in told.err
+
+
+def test_a_plates_name_with_a_slash_is_in_no_file_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line(f"{plate}/B2_t0.tif") for plate in ("a/b", "a/c", "d")]
+    pattern = r"(?P<plate>.+)/(?P<well>[A-H]\d)_t(?P<hours>\d)"
+    assert report_plates(lines, asked("--pattern", pattern, "--wells", str(tmp_path / "w.csv"))) == 0
+    assert "2 pages belong to no plate; describe your file names with --pattern, or give --plate NAME" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("name", ["a/b", "x" * 1000, " "])
+def test_the_name_of_a_plate_is_checked_when_it_is_given(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        asked(name)
+    assert ended.value.code == 2
+    assert "a plate's name takes 1 to 128 printable ones and no `/`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("pattern", [r"(?P<site>.)", r"(?P<well>(a+)+)$", "("])
 def test_a_pattern_that_cannot_serve_ends_the_command_at_once(
     pattern: str, capsys: pytest.CaptureFixture[str]

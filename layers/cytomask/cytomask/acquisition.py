@@ -14,10 +14,12 @@ from typing import Any
 import msgspec
 
 from cytomask.errors import InvalidRequest
-from cytomask.naming import PRESETS
+from cytomask.naming import PRESETS, last_folder
 from cytomask.wells import parse_well
 
 LONGEST_NAME = 128  # characters of a plate's name: it is a key in the table and a part of an address
+LONGEST_SITE = 32  # characters: a site is a part of the index's key, which takes 1,024 bytes
+MOST_SCANS = 10**10  # the longest number of Micro-Manager; DynamoDB holds numbers of 38 digits
 LONGEST_PATTERN = 500  # characters
 LONGEST_KEY = 1024  # bytes, S3's own limit
 SECONDS_TO_CHECK, SECONDS_TO_MATCH = 0.2, 0.05  # of CPU time
@@ -68,24 +70,30 @@ class Acquisition(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(self, **changes, sources=told)
 
 
-def read_acquisition(key: str, pattern: "Pattern | None" = None) -> Acquisition:
+def read_acquisition(key: str, pattern: "Pattern | None" = None, path: str | None = None) -> Acquisition:
     """Read where and when an image was taken from its key or path.
+
+    If the name has no plate, the folder is the plate.
 
     Args:
         key: S3 key or path; backslashes count as slashes.
         pattern: a user's own scheme, tried before the presets.
+        path: the absolute path of a file whose key is relative: folders above may name plate and time.
 
     Returns:
         The values in the name; an empty Acquisition if it has none.
     """
-    path = key.replace("\\", "/")[:LONGEST_KEY]
-    if pattern is not None and (told := pattern.read(path)) is not None:
-        return told
-    stem = _without_suffix(path)
+    whole = (path or key).replace("\\", "/")[-LONGEST_KEY:]
+    folder = last_folder(whole)
+    if pattern is not None and (found := pattern.search(key.replace("\\", "/")[-LONGEST_KEY:])) is not None:
+        told = _told("pattern", found, folder)
+        if told is not None:
+            return told
+    stem = _without_suffix(whole)
     for name, expression, read in PRESETS:
         match = expression.search(stem)
-        if match is not None and (found := _told(name, read(match))) is not None:
-            return found
+        if match is not None and (told := _told(name, read(match), folder)) is not None:
+            return told
     return Acquisition()
 
 
@@ -96,12 +104,16 @@ def check_plate(name: str) -> str:
         InvalidRequest: it is empty, too long, or holds `/` or a control character.
     """
     name = name.strip()
-    if not name or len(name) > LONGEST_NAME or "/" in name or not name.isprintable():
+    if not _names_plate(name):
         raise InvalidRequest(
             f"`plate`: {name[:60]!r} has {len(name)} characters; a plate's name takes 1 to {LONGEST_NAME} "
             "printable ones and no `/`, because it is part of a web address"
         )
     return name
+
+
+def _names_plate(name: str) -> bool:
+    return 0 < len(name) <= LONGEST_NAME and "/" not in name and name.isprintable()
 
 
 def check_well(name: str) -> str:
@@ -171,18 +183,13 @@ class Pattern:
         self.text = text
         self._require_an_end()
 
-    def read(self, key: str) -> Acquisition | None:
-        """Return what the pattern finds in a key; None where it does not match or takes too long."""
+    def search(self, key: str) -> dict[str, str] | None:
+        """Return the text of each group found in a key; None if it does not match or takes too long."""
         try:
-            match = self._compiled.search(key[:LONGEST_KEY], timeout=SECONDS_TO_MATCH)
+            match = self._compiled.search(key, timeout=SECONDS_TO_MATCH)
         except TimeoutError:
             return None
-        if match is None:
-            return None
-        found = {name: value for name, value in match.groupdict().items() if value}
-        if {"days", "hours", "minutes"} & found.keys():
-            found["elapsed"] = str(_hours(found.get("days"), found.get("hours"), found.get("minutes")))
-        return _told("pattern", found)
+        return None if match is None else {name: text for name, text in match.groupdict().items() if text}
 
     def _require_an_end(self) -> None:
         """Try names that make badly backtracking patterns hang."""
@@ -239,74 +246,92 @@ def from_metadata(date: str | None, delta_seconds: float | None, source: str) ->
 
 INCUCYTE_DATE = re.compile(r"(\d{4})y(\d{2})m(\d{2})d[_ T-]?(\d{2})h(\d{2})m")
 TIFF_DATE = re.compile(r"(\d{4}):(\d{2}):(\d{2}) (\d{2}):(\d{2}(?::\d{2})?)")
-ELAPSED = re.compile(r"(?:(\d{1,4})d)?(\d{1,4})h(?:(\d{1,2})m)?")
+COMPACT_DATE = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[T_ ]?(\d{2})[-:.]?(\d{2})(?:[-:.]?(\d{2}))?")
+ELAPSED = re.compile(r"(?:(?P<days>\d{1,4})d)?(?P<hours>\d{1,4})h(?:(?P<minutes>\d{1,2})m)?")
+HOURS = {"days": 24.0, "hours": 1.0, "minutes": 1 / 60}
 
 
-def _told(source: str, found: Mapping[str, str | None]) -> Acquisition | None:
-    """Return a scheme's findings in our own form; None if it found no well and no time."""
+def _told(source: str, found: Mapping[str, str | None], folder: str) -> Acquisition | None:
+    """Return a scheme's findings in our own form; None if it found no well, time or scan.
+
+    Args:
+        source: name of the scheme.
+        found: the text of each group. An empty `plate` means that the folder is not the plate either.
+        folder: name of the folder.
+    """
     raw_well = found.get("well")
     well = parse_well(raw_well) if raw_well else None
     if raw_well and well is None:
         return None  # such as row Z: another scheme may fit
-    elapsed, date = found.get("elapsed"), found.get("date") or found.get("iso")
-    time: float | str | None = _elapsed(elapsed) if elapsed else None
-    if time is None and date:
-        time = iso_date(_spelt_out(date))
-    frame = found.get("frame") or found.get("frame_")
+    time, frame = _time(found), _frame(found)
     if well is None and time is None and frame is None:
         return None
-    plate = (found.get("plate") or "").strip()
+    named = found.get("plate")
+    plate = (folder if named is None else named).strip()
     channel = (found.get("channel") or "").strip() or None
     line = found.get("cell_line") or (
         plate if channel == "Phase" and source.startswith("incucyte_e") else None
     )
     return Acquisition(
-        plate=plate if plate and len(plate) <= LONGEST_NAME and plate.isprintable() else None,
+        plate=plate if _names_plate(plate) else None,
         well=well,
         site=_site(found),
         channel=channel,
         time=time,
-        frame=int(frame) if frame and frame.isdecimal() else None,
+        frame=frame,
         cell_line=line or None,
         sources=(source,),
     )
 
 
+def _time(found: Mapping[str, str | None]) -> float | str | None:
+    """Return elapsed hours, or a date; None if the text is neither."""
+    parts = {part: text for part in ("days", "hours", "minutes") if (text := found.get(part))}
+    time: float | str | None = _added_up(parts) if parts else _elapsed(found.get("elapsed") or "")
+    return iso_date(_spelt_out(found.get("date") or "")) if time is None else time
+
+
+def _frame(found: Mapping[str, str | None]) -> int | None:
+    frame = found.get("frame") or ""
+    return int(frame) if frame.isdecimal() and int(frame) < MOST_SCANS else None
+
+
 def _site(found: Mapping[str, str | None]) -> str | None:
     """Return the field's number without leading zeros, with its crop or plane if there are several."""
     site = found.get("site")
-    if not site:
+    if not site or len(site) > LONGEST_SITE:
         return None
     site = str(int(site)) if site.isdecimal() else site
     part = found.get("part")
     if part:
         return f"{site}.{int(part)}"
-    plane = found.get("plane") or found.get("plane_")
+    plane = found.get("plane")
     return f"{site}.z{int(plane)}" if plane and int(plane) > 1 else site
 
 
 def _elapsed(text: str) -> float | None:
     """Return hours of `01d04h30m`, or of a bare number; None for anything else."""
     match = ELAPSED.fullmatch(text)
-    if match is not None:
-        return _hours(*match.groups())
+    return _added_up(match.groupdict()) if match else _added_up({"hours": text})
+
+
+def _added_up(parts: Mapping[str, str | None]) -> float | None:
+    """Return hours from the text of `days`, `hours` and `minutes`; None if one of them is not a number."""
     try:
-        hours = float(text)
+        hours = sum(
+            float(text.replace(",", ".")) * HOURS[part] for part, text in parts.items() if text is not None
+        )
     except ValueError:
         return None
     return hours if 0 <= hours < 1e6 else None
 
 
-def _hours(days: str | None, hours: str | None, minutes: str | None) -> float:
-    return float(days or 0) * 24 + float(hours or 0) + float(minutes or 0) / 60
-
-
 def _spelt_out(date: str) -> str:
     """Write dates such as `20261125_1320` with all separators; return any other text as it is."""
-    match = re.fullmatch(r"(\d{4})-?(\d{2})-?(\d{2})[T_ ](\d{2})[-:.]?(\d{2})", date)
-    return "{}-{}-{}T{}:{}".format(*match.groups()) if match else date
+    match = COMPACT_DATE.fullmatch(date)
+    return "{}-{}-{}T{}:{}:{}".format(*match.groups("00")) if match else date
 
 
 def _without_suffix(path: str) -> str:
     """Return the path without `.tif`, `.ome.tiff`, `.png` and the like."""
-    return re.sub(r"(\.ome)?\.[A-Za-z]{3,4}$", "", path)
+    return re.sub(r"(\.ome)?\.[a-z]{3,4}$", "", path, flags=re.IGNORECASE)
