@@ -1,5 +1,7 @@
 """Pages of a plate become curves, comparisons and a list of omitted pages, even if some are faulty."""
 
+from datetime import datetime, timedelta
+
 import numpy as np
 import pytest
 
@@ -102,6 +104,33 @@ def test_pages_of_one_scan_that_took_minutes_share_its_hour() -> None:
         for well, minute in (("A01", 0), ("A02", 7), ("A03", 14))
     ]
     assert list(report(pages).scans) == [0.0, 4.0, 8.0]
+
+
+def scanned(minutes: float, missing: tuple[tuple[str, int], ...] = ()) -> PlateReport:
+    """Return the report of 24 wells that a scan of so many minutes visits one after the other."""
+    start = datetime(2026, 11, 25, 10)
+    pages = []
+    for scan in range(8):
+        for number in range(24):
+            time = start + timedelta(hours=4 * scan, minutes=minutes * number / 24)
+            well = f"{'ABCD'[number // 6]}{number % 6 + 1:02d}"
+            if (well, scan) not in missing:
+                pages.append(page(well, time=time.isoformat(), confluence=0.05 * 2 ** (scan / 5)))
+    return report(pages)
+
+
+@pytest.mark.parametrize("minutes", [30, 70, 120, 239])
+def test_a_scan_that_takes_long_stays_one_scan(minutes: int) -> None:
+    found = scanned(minutes)
+    assert list(found.scans) == [0, 4, 8, 12, 16, 20, 24, 28]
+    assert {well.growth.notes for well in found.wells.values()} == {()}
+
+
+def test_a_long_scan_without_its_first_well_stays_one_scan() -> None:
+    found = scanned(120, missing=(("A01", 3),))
+    assert list(found.scans) == pytest.approx([0, 4, 8, 12 + 5 / 60, 16, 20, 24, 28], abs=1e-3)
+    assert found.wells["A01"].growth.notes == ("1 of 8 scans are missing (12.0833 h)",)
+    assert found.wells["D06"].growth.notes == ()
 
 
 def test_numbered_scans_need_an_interval() -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-SAME_SCAN = 0.25  # share of the time between scans: pages closer than this belong to one scan
+SAME_SCAN = 0.25  # share of the time between a site's scans: a longer pause lies between two scans
 PHASE = ("phase", "ph", "p", "bright", "bf")  # channels that show confluence have names beginning like this
 
 
@@ -266,18 +266,25 @@ def _hours_of(pages: Sequence[PlatePage], kind: str, interval: float | None) -> 
 
 
 def _snap(pages: Sequence[PlatePage], hours: Sequence[float]) -> list[float]:
-    """Give all pages of a scan the hour of its first page, because a scan takes minutes."""
+    """Give all pages of a scan the hour of its first page, because a scan takes minutes to hours.
+
+    A scan ends before a pause, or when one of its wells and sites comes again.
+    """
     series = defaultdict(list)
     for page, hour in zip(pages, hours, strict=True):
         series[page.well, page.site].append(hour)
     steps = [step for own in series.values() for step in np.diff(np.unique(own)).tolist()]
     tolerance = SAME_SCAN * float(np.median(steps)) if steps else 0.0
-    begins: dict[float, float] = {}
-    scan = -math.inf
-    for hour in sorted(set(hours)):
-        scan = hour if hour - scan > tolerance else scan
-        begins[hour] = scan
-    return [round(begins[hour], 4) for hour in hours]
+    snapped = [0.0] * len(pages)
+    begins = before = -math.inf
+    seen: dict[tuple[str, str], float] = {}
+    for index in np.argsort(hours, kind="stable").tolist():
+        place, hour = (pages[index].well, pages[index].site), hours[index]
+        if hour - before > tolerance or hour - seen.get(place, hour) > tolerance:
+            begins, seen = hour, {}
+        seen.setdefault(place, hour)
+        snapped[index], before = round(begins, 4), hour
+    return snapped
 
 
 def _age(page: PlatePage) -> tuple[str, bool]:
