@@ -72,6 +72,19 @@ def test_lag_is_the_time_until_growth_begins() -> None:
     assert growth.from_h >= 14
 
 
+def test_lag_counts_from_the_first_scan_of_the_plate() -> None:
+    well = Well("exponential", 18.0, begins=0.05, lag_h=20.0)
+    whole, late = grown(well), measure_growth(curve_of(well, SCANS[4:]), SCANS)
+    assert whole.lag_h == pytest.approx(20, abs=0.5)
+    assert late.lag_h == pytest.approx(whole.lag_h)
+
+
+def test_lag_is_unknown_if_growth_began_before_the_first_scan_of_the_well() -> None:
+    growth = measure_growth(curve_of(Well("exponential", 18.0, begins=0.05), SCANS[4:]), SCANS)
+    assert growth.doubling_time_h == pytest.approx(18, rel=0.01)
+    assert growth.lag_h is None
+
+
 def test_times_to_half_and_to_eighty_per_cent_lie_between_scans() -> None:
     well = Well("logistic", 15.0, begins=0.05, limit=1.0)
     growth, rate = grown(well, LONG), math.log(2) / 15
@@ -114,6 +127,12 @@ def test_a_well_that_falls_is_named_and_its_growth_before_is_measured() -> None:
     assert growth.doubling_time_h == pytest.approx(16, rel=0.05)
 
 
+@pytest.mark.parametrize("step", [6.0, 8.0])
+def test_a_well_that_grows_fast_until_its_last_scan_does_not_fall(step: float) -> None:
+    growth = grown(Well("exponential", 12.0, begins=0.05), np.arange(0, 46, step))
+    assert growth.notes == ()
+
+
 def test_a_scan_out_of_focus_is_left_out_and_named() -> None:
     share = Well("logistic", 18.0).confluence(SCANS)
     share[8] *= 0.4
@@ -129,6 +148,24 @@ def test_a_jump_that_lasts_is_named() -> None:
     share[10:] *= 0.5
     notes = measure_growth(Curve(SCANS, share), SCANS).notes
     assert any("confluence jumps from 0.24 to 0.13" in note and "36 h and 40 h" in note for note in notes)
+
+
+def test_growth_over_missing_scans_is_no_jump() -> None:
+    kept = np.delete(SCANS, slice(5, 12))
+    growth = measure_growth(curve_of(Well("logistic", 18.0, begins=0.05), kept), SCANS)
+    assert growth.notes == ("7 of 22 scans are missing (20 h, 24 h, 28 h, 32 h, 36 h, …)",)
+
+
+def test_fast_growth_of_a_well_that_is_full_most_of_the_time_is_no_jump() -> None:
+    assert grown(Well("logistic", 9.0, begins=0.05)).notes == ()
+
+
+def test_a_jump_over_missing_scans_is_named() -> None:
+    share = Well("logistic", 24.0, begins=0.1).confluence(SCANS)
+    share[10:] *= 0.4
+    kept = np.delete(np.arange(SCANS.size), [10, 11])
+    (note,) = measure_growth(Curve(SCANS[kept], share[kept])).notes
+    assert note.startswith("confluence jumps from 0.24 to 0.12 between 36 h and 48 h")
 
 
 def test_missing_scans_are_named() -> None:

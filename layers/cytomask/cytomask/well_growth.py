@@ -54,7 +54,8 @@ class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
         doubling_time_low_h, doubling_time_high_h: 95 % interval; high is None if growth may have stopped.
         r2: of the logarithm of confluence, within the window.
         from_h, to_h: the window's first and last scan.
-        lag_h: hours from the first scan until growth began.
+        lag_h: hours from the plate's first scan until growth began; None if the well lacks that scan and
+            grows from its own first scan on.
         half_h, eighty_h: when confluence passed 0.5 and 0.8.
         plateau: confluence at which it stopped growing; None while it grows.
         area_h: area under the curve, in hours at full confluence.
@@ -170,7 +171,7 @@ def measure_growth(curve: Curve, scans: Hours | None = None, prior: Prior = EVEN
         r2=fit.r2,
         from_h=float(kept_hours[fit.first]),
         to_h=float(kept_hours[fit.last]),
-        lag_h=lag(kept_hours, kept, fit),
+        lag_h=lag(kept_hours, kept, fit, scans),
         limit=1 / fit.crowding if fit.crowding else None,
         notes=notes,
     )
@@ -213,13 +214,11 @@ def find_jumps(hours: Hours, confluence: Shares) -> tuple[NDArray[np.bool_], tup
                 f"{confluence[before]:.2f} and {confluence[after]:.2f}) and was left out: look at its focus"
             )
     kept = np.flatnonzero(~spikes)
-    steps = np.diff(log[kept])
-    usual = float(np.median(steps))
-    limit = max(STEP, 6 * float(np.median(np.abs(steps - usual))) / 0.6745)
-    for number in np.flatnonzero(np.abs(steps - usual) > limit):
+    off = _off_steps(hours[kept], log[kept])
+    for number in np.flatnonzero(np.abs(off) > max(STEP, 6 * float(np.median(np.abs(off))) / 0.6745)):
         left, right = kept[number], kept[number + 1]
         stays = _stays(confluence, kept, int(number))
-        if number == 0 and steps[0] > 0:
+        if number == 0 and off[0] > 0:
             continue  # cells that were just sown spread
         if abs(confluence[right] - confluence[left]) > NOTICEABLE and stays:
             notes.append(
@@ -227,6 +226,21 @@ def find_jumps(hours: Hours, confluence: Shares) -> tuple[NDArray[np.bool_], tup
                 f"{hours[left]:g} h and {hours[right]:g} h: a changed focus, or a moved plate?"
             )
     return spikes, tuple(notes)
+
+
+def _off_steps(hours: Hours, log: Shares) -> Shares:
+    """Return how far each step is off the growth around it, (N - 1,) float64 logarithms.
+
+    Growth around it is the median rate of the two steps on each side. How fast the well grew while scans
+    are missing is uncertain, so a longer step counts less, as a random walk's would.
+    """
+    time = np.diff(hours)
+    rates = np.diff(log) / time
+    around = np.array(
+        [np.median(np.delete(rates[max(i - 2, 0) : i + 3], min(i, 2))) for i in range(rates.size)]
+    )
+    off: Shares = (rates - around) * time / np.sqrt(np.maximum(time / np.median(time), 1))
+    return off
 
 
 def _without_spikes(curve: Curve) -> tuple[Hours, Shares]:
@@ -266,12 +280,16 @@ def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | Non
 
 
 def falling(hours: Hours, confluence: Shares) -> tuple[str, ...]:
-    """Name a well that ends well below its highest confluence."""
+    """Name a well that ends well below its highest confluence.
+
+    Ends and peaks are medians of three scans. The last scan alone has none, so it is not a peak: in a well
+    that grows fast, it is far above the scans before it.
+    """
     if confluence.size < FEWEST_POINTS:
         return ()
-    smooth = running_median(confluence)
+    smooth = running_median(confluence)[:-1]
     top = int(np.argmax(smooth))
-    ends = float(np.median(confluence[-3:]))
+    ends = float(smooth[-1])
     if ends < GONE * smooth[top] and smooth[top] - ends > NOTICEABLE:
         return (
             f"falling: from {smooth[top]:.2f} at {hours[top]:g} h to {ends:.2f} at {hours[-1]:g} h; "
@@ -312,17 +330,23 @@ def first_crossing(hours: Hours, confluence: Shares, level: float) -> float | No
     return float(hours[index - 1] + share * (hours[index] - hours[index - 1]))
 
 
-def lag(hours: Hours, confluence: Shares, fit: Fit) -> float:
-    """Return the hours from the first scan until the fitted curve leaves the first confluence; at least 0."""
+def lag(hours: Hours, confluence: Shares, fit: Fit, scans: Hours | None = None) -> float | None:
+    """Return the hours from the plate's first scan until the fitted curve leaves the first confluence.
+
+    At least 0; None if growth began before the well's first scan, and the plate has earlier ones.
+    """
+    first = hours[0] if scans is None or scans.size == 0 else scans[0]
     begins = max(float(np.min(confluence[: min(3, fit.first + 1)])), LOWEST / 3)
     room = 1 - fit.crowding * begins
     if room <= 0:
-        return 0.0
+        return 0.0 if first == hours[0] else None
     # In ln(c/(1 - c/limit)) the curve is a straight line.
     entry = math.exp(fit.start)
     line = math.log(entry / max(1 - fit.crowding * entry, 1e-6))
     meets = hours[fit.first] + (math.log(begins / room) - line) / fit.rate
-    return max(float(meets - hours[0]), 0.0)
+    if first < hours[0] and meets < (hours[0] + hours[1]) / 2:
+        return None
+    return max(float(meets - first), 0.0)
 
 
 def _stays(confluence: Shares, kept: NDArray[np.intp], step: int) -> bool:
