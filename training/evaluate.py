@@ -36,7 +36,7 @@ from cytomask.model.predictor import (
     logit,
     served_modes,
 )
-from cytomask.training.sources import Sample, read_source
+from cytomask.training.sources import Sample, TruthFault, leave_out, read_source
 from cytomask.training.yardsticks import Yardsticks, measure, table, yardstick_tables
 
 THRESHOLDS = tuple(twentieths / 20 for twentieths in range(4, 17))  # 0.2 to 0.8
@@ -96,16 +96,22 @@ class Scored:
 def score_source(predictor: Predictor, folder: Path, source: str) -> list[Scored]:
     """Score every image of a source in every mode that is served.
 
+    Images whose ground truth is at fault are left out, and named in the log.
+
     Raises:
-        ValueError, FileNotFoundError: as `read_source` and `Sample.read` do.
+        ValueError, FileNotFoundError: as `read_source`, `Sample.read` and `leave_out` do.
     """
     samples = read_source(folder, source)
     files = Counter(sample.image.name for sample in samples)
-    scored = []
+    scored, faults = [], []
     for sample in tqdm(samples, source, unit="image", disable=None):
         unique = files[sample.image.name] == 1
         name = sample.image.name if unique else sample.image.relative_to(folder).as_posix()
-        scored.append(_score(predictor, sample, name))
+        try:
+            scored.append(_score(predictor, sample, name))
+        except TruthFault as fault:
+            faults.append(fault)
+    leave_out(faults, len(samples))
     return scored
 
 

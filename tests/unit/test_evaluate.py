@@ -337,6 +337,17 @@ def test_missing_files_are_named_in_a_sentence(noisy: Path, weights: Path, sourc
     assert missing in str(raised.value.code)
 
 
+def test_a_bad_ground_truth_leaves_out_its_image_and_no_other(
+    three: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = score_source(fake_predictor(), three, "made/val")
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(three / "masks" / "b.png")
+    scored = score_source(fake_predictor(), three, "made/val")
+    assert [image.name for image in scored] == ["a.png", "c.png"]
+    assert [image.counts for image in scored] == [whole[0].counts, whole[2].counts]
+    assert "1 of 3 images cannot be used: b.png: b.png is 3 x 3 pixels" in caplog.text
+
+
 @needs(DATA / "index.csv")
 @pytest.mark.parametrize("source", ["livecell/test", "livecell_like/val"])
 def test_the_shipped_weights_score_what_their_manifest_says(shipped: Predictor, source: str) -> None:

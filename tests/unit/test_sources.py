@@ -318,14 +318,18 @@ def test_images_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> N
 def test_a_name_that_fits_images_in_two_folders_is_refused(tmp_path: Path) -> None:
     source = write_coco(tmp_path, [picture(1, "p1/a.tif")], [])
     write_image(tmp_path / "images" / "p2" / "a.tif")
-    (tmp_path / "coco.json").write_text(json.dumps({"images": [picture(1, "a.tif")], "annotations": []}))
+    annotations = [outline(1, rectangle(1, 1, 4, 4))]
+    (tmp_path / "coco.json").write_text(
+        json.dumps({"images": [picture(1, "a.tif")], "annotations": annotations})
+    )
     with pytest.raises(ValueError, match=r"p1/a\.tif \(a\.tif\); p2/a\.tif \(a\.tif\)"):
         read_source(tmp_path, source)
 
 
 def test_missing_images_of_a_coco_file_are_named_at_once(tmp_path: Path) -> None:
     names = ("missing_b.tif", "a.tif", "missing_a.tif")
-    source = write_coco(tmp_path, [picture(at, name) for at, name in enumerate(names)], [])
+    pictures = [picture(at, name) for at, name in enumerate(names)]
+    source = write_coco(tmp_path, pictures, [outline(0, rectangle(1, 1, 4, 4))])
     expected = r"images lacks 2 images that coco\.json names: missing_a\.tif, missing_b\.tif$"
     with pytest.raises(FileNotFoundError, match=expected):
         read_source(tmp_path, source)
@@ -339,13 +343,23 @@ def test_an_image_of_another_size_than_the_coco_file_says_is_named(tmp_path: Pat
         load(read_source(tmp_path, source))
 
 
-def test_an_outline_that_cannot_be_drawn_is_named_with_its_image(tmp_path: Path) -> None:
+def test_an_outline_that_cannot_be_drawn_leaves_out_its_image_and_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     annotations = [outline(1, rectangle(1, 1, 4, 4)), outline(2, [[1, 1, 4, 4]])]
     source = write_coco(tmp_path, [picture(1, "a.tif"), picture(2, "b.tif")], annotations)
-    expected = (
-        r"1 of 2 images cannot be used: b\.tif: annotation None of b\.tif in coco\.json has a polygon of 4"
+    (loaded,) = load(read_source(tmp_path, source))
+    assert loaded.name == "a"
+    assert (
+        "1 of 2 images cannot be used: b.tif: annotation None of b.tif in coco.json has a polygon of 4"
+        in caplog.text
     )
-    with pytest.raises(ValueError, match=expected):
+
+
+def test_a_source_without_any_usable_ground_truth_is_refused(tmp_path: Path) -> None:
+    annotations = [outline(1, [[1, 1, 4, 4]]), outline(2, [[1, 1, 4, 4]])]
+    source = write_coco(tmp_path, [picture(1, "a.tif"), picture(2, "b.tif")], annotations)
+    with pytest.raises(ValueError, match=r"2 of 2 images cannot be used: a\.tif: .*; b\.tif: "):
         load(read_source(tmp_path, source))
 
 
