@@ -128,7 +128,7 @@ segmentation = st.one_of(st.lists(polygon, min_size=1, max_size=2), runs, odd)
 
 @settings(max_examples=examples(12), suppress_health_check=FIXTURES)
 @given(
-    segmentations=st.lists(segmentation, max_size=3),
+    segmentations=st.lists(segmentation, min_size=1, max_size=3),
     image_id=st.sampled_from([1, "1", 1.0]),
     by_id=st.booleans(),
     mark=st.booleans(),

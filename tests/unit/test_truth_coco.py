@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as pycocotools
@@ -37,7 +37,8 @@ def file_of(images: list[Any], annotations: list[Any]) -> bytes:
 
 
 def draw(*segmentations: Any, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Mask:
-    content = file_of([listed()], [annotated(each) for each in segmentations])
+    other = listed(2, "other.tif")
+    content = file_of([listed(), other], [annotated(SQUARE, 2), *(annotated(each) for each in segmentations)])
     whole = read_coco(content, "truth.json")
     drawn = whole.draw("a.tif", [size])
     part = read_part(whole.part("a.tif"), "truth.json").draw("a.tif", [size])
@@ -98,7 +99,9 @@ polygon = st.lists(corner, min_size=3, max_size=9).map(
 def test_polygons_are_drawn_as_pycocotools_does_one_by_one_or_together(
     shapes: list[list[list[float]]],
 ) -> None:
-    usable = [shape for shape in shapes if all(min(polygon) < 0 or max(polygon) > 1 for polygon in shape)]
+    low, high = outlines.LEAST_SHARE, outlines.MOST_SHARE
+    usable = [shape for shape in shapes if all(min(each) < low or max(each) > high for each in shape)]
+    assume(usable)
     runs = [pycocotools.frPyObjects(shape, HEIGHT, WIDTH) for shape in usable]
     expected = [pycocotools.decode(pycocotools.merge(each)) > 0 for each in runs]
     coco = read_coco(file_of([listed()], [annotated(shape) for shape in usable]), "truth.json")
@@ -209,7 +212,7 @@ def test_another_size_is_refused_with_both() -> None:
 
 
 def test_a_stack_is_refused() -> None:
-    coco = read_coco(file_of([listed()], []), "truth.json")
+    coco = read_coco(file_of([listed()], [annotated(SQUARE)]), "truth.json")
     with pytest.raises(GroundTruthMismatch, match=r"one page of a\.tif and the image has 2;"):
         coco.draw("a.tif", [(HEIGHT, WIDTH)] * 2)
 
@@ -302,6 +305,66 @@ def test_images_and_annotations_by_id_are_read_as_lists_are() -> None:
     np.testing.assert_array_equal(read_coco(content, "a").draw("a.tif", [(HEIGHT, WIDTH)]), draw(SQUARE))
 
 
+def test_images_keyed_by_id_need_no_id_of_their_own() -> None:
+    image = {key: value for key, value in listed().items() if key != "id"}
+    content = json.dumps({"images": {"1": image}, "annotations": {"7": annotated(SQUARE)}}).encode()
+    np.testing.assert_array_equal(read_coco(content, "a").draw("a.tif", [(HEIGHT, WIDTH)]), draw(SQUARE))
+
+
+@pytest.mark.parametrize("place", ['"file_name": "b', '"counts": "'])
+def test_a_letter_that_is_not_utf_8_rejects_its_image_and_no_other(place: str) -> None:
+    runs = {"size": [HEIGHT, WIDTH], "counts": "0"}
+    content = file_of([listed(), listed(2, "b.tif")], [annotated(SQUARE), annotated(runs, 2)])
+    assert place.encode() in content
+    coco = read_coco(content.replace(place.encode(), place.encode() + b"\xe4"), "truth.json")
+    (name,) = coco.entries.keys() - {"a.tif"}
+    for read in (coco, read_part(coco.part(name), "truth.json")):
+        with pytest.raises(UnreadableCoco, match=r"UTF-8|utf-8"):
+            read.draw(name, [(HEIGHT, WIDTH)])
+    np.testing.assert_array_equal(coco.draw("a.tif", [(HEIGHT, WIDTH)]), draw(SQUARE))
+
+
+@given(st.dictionaries(st.binary(min_size=1, max_size=3), st.none(), min_size=1, max_size=4), st.data())
+def test_ids_of_any_bytes_stay_apart(ids: dict[bytes, None], data: st.DataObject) -> None:
+    quoted = [json.dumps(each.decode("latin-1"), ensure_ascii=False).encode("latin-1") for each in ids]
+    drawn = data.draw(st.sampled_from(range(len(quoted))))
+    images_listed = [listed(f"<{at}>", f"{at}.tif") for at in range(len(quoted))]
+    content = file_of(images_listed, [annotated(SQUARE, f"<{drawn}>")])
+    for at, text in enumerate(quoted):
+        content = content.replace(f'"<{at}>"'.encode(), text)
+    try:
+        coco = read_coco(content, "truth.json")
+    except UnreadableCoco:
+        return
+    filled = {name for name, entries in coco.entries.items() if coco.by_image.get(entries[0].id)}
+    assert filled <= {f"{drawn}.tif"}
+
+
+@pytest.mark.parametrize(
+    "segmentations",
+    [
+        [[[0.2, 0.1, 1.003, 0.1, 1.003, 0.7, 0.2, 0.7]]],
+        [[[-0.002, 0.1, 0.6, 0.1, 0.6, 0.7, -0.002, 0.7]]],
+        [[[0.0, 0.0, 1.0001, 0.0, 1.0001, 1.0001]]],
+        [[[-0.5, -0.5, 0.5, -0.5, 0.5, 0.5, -0.5, 0.5]]],
+        [[[0.2, 0.1, 1.9, 0.1, 1.9, 1.7, 0.2, 1.7]], [[0.5, 0.5, 0.7, 0.5, 1.2, 0.9]]],
+        [[[20, 20, 70, 20, 70, 60]], [[0.2, 0.1, 1.003, 0.1, 1.003, 0.7]]],
+    ],
+)
+def test_shares_of_the_page_are_refused_even_if_they_overshoot(segmentations: list[Any]) -> None:
+    image = listed() | {"width": 128, "height": 96}
+    coco = read_coco(file_of([image], [annotated(each) for each in segmentations]), "truth.json")
+    with pytest.raises(UnreadableCoco, match="give coordinates in pixels"):
+        coco.draw("a.tif", [(96, 128)])
+
+
+def test_a_cell_of_one_pixel_in_the_corner_counts_beside_others() -> None:
+    corner = [[0, 0, 1.5, 0, 1.5, 1.5, 0, 1.5]]
+    image = listed() | {"width": 128, "height": 96}
+    content = file_of([image], [annotated(corner), annotated([[20, 20, 70, 20, 70, 60]])])
+    assert read_coco(content, "truth.json").draw("a.tif", [(96, 128)])[0, 0]
+
+
 BAD_ANNOTATIONS: list[Any] = [
     {"id": 2, "image_id": 2, "bbox": [1, 2, 3, 4]},
     {"id": 2, "image_id": 2, "segmentation": []},
@@ -355,9 +418,8 @@ def test_an_entry_that_is_no_image_is_counted(bad: Any) -> None:
 
 
 def test_more_images_than_can_be_indexed_at_once_are_refused() -> None:
-    coco = read_coco(
-        file_of([listed(each, f"{each}.tif") for each in range(MOST_IMAGES + 1)], []), "truth.json"
-    )
+    many = [listed(each, f"{each}.tif") for each in range(MOST_IMAGES + 1)]
+    coco = read_coco(file_of(many, [annotated(SQUARE)]), "truth.json")
     with pytest.raises(UnreadableCoco, match="lists 20001 images, the limit is 20000; split it"):
         require_few_images(coco)
 
@@ -372,6 +434,8 @@ def test_more_images_than_can_be_indexed_at_once_are_refused() -> None:
         (b"{}", "images"),
         (b'{"images": []}', "annotations"),
         (file_of([], []), "lists no images"),
+        (file_of([listed()], []), "has no annotations at all"),
+        (b'{"images": {"\xe4": {}}, "annotations": []}', "is not a COCO file"),
         (file_of([{"id": 1, "file_name": "a.tif"}], []), "width"),
         (file_of([listed(width=0)], []), "width"),
         (file_of([listed(file_name="")], []), "file_name"),

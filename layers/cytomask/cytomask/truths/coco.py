@@ -204,7 +204,7 @@ def read_coco(content: bytes, called: str) -> Coco:
         called: the file's name in errors.
 
     Raises:
-        UnreadableCoco: it is not JSON, has no usable image, or has annotations of none of its images.
+        UnreadableCoco: it is not JSON, has no usable image, or no annotation of any of its images.
     """
     coco = read_part(content, called)
     if not coco.entries and not coco.unnamed:
@@ -213,7 +213,12 @@ def read_coco(content: bytes, called: str) -> Coco:
         raise UnreadableCoco(f"{called} has no image with a `file_name`; export it anew, with file names")
     if len(coco.faults) == len(coco.entries):
         raise UnreadableCoco(f"{called}: {next(iter(coco.faults.values()))}")
-    if coco.annotations and coco.annotations == coco.annotations_without_image:
+    if not coco.annotations:
+        raise UnreadableCoco(
+            f"{called} has no annotations at all, so it would make every image an empty page; export it anew "
+            "with its annotations, or save a black mask for each page without cells"
+        )
+    if coco.annotations == coco.annotations_without_image:
         listed = names.listed({entry.id for entries in coco.entries.values() for entry in entries}, 3)
         raise UnreadableCoco(
             f"none of the {coco.annotations} annotations of {called} belongs to an image that it lists "
@@ -236,8 +241,8 @@ def read_part(content: bytes, called: str) -> Coco:
     entries: dict[str, list[Entry]] = defaultdict(list)
     first: dict[str, Entry] = {}
     unnamed = 0
-    for raw in values(file.images):
-        entry = read_entry(raw)
+    for key, raw in values(file.images):
+        entry = read_entry(raw, key)
         if entry is None:
             unnamed += 1
             continue
@@ -251,7 +256,7 @@ def read_part(content: bytes, called: str) -> Coco:
         entries[entry.name].append(entry)
     by_image: dict[str, list[Annotation]] = defaultdict(list)
     total = orphans = 0
-    for raw in values(file.annotations):
+    for _, raw in values(file.annotations):
         total += 1
         annotation = read_annotation(raw)
         image_id = id_text(annotation.image_id) if annotation else None

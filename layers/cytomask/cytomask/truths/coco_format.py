@@ -3,6 +3,7 @@
 import codecs
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -12,6 +13,8 @@ from cytomask.truths import names
 LONGEST_NAME = 255  # bytes of a file name
 NOT_A_NUMBER = re.compile(rb"([:,\[]\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
+
+UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)  # what msgspec raises
 
 Number = int | float | str
 
@@ -76,7 +79,7 @@ def decode(content: bytes, called: str) -> File:
         except msgspec.DecodeError:  # Python writes NaN and Infinity, which are not JSON
             repaired = NOT_A_NUMBER.sub(rb"\1null", text)
             return msgspec.json.decode(repaired, type=File)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UnreadableCoco(f"{called} is not a COCO file ({error}); export it anew") from error
 
 
@@ -87,25 +90,33 @@ def _utf8(content: bytes) -> bytes:
     return content.removeprefix(codecs.BOM_UTF8)
 
 
-def values(listed: list[msgspec.Raw] | dict[str, msgspec.Raw]) -> Iterator[msgspec.Raw]:
-    """Yield the entries of a list, or of an object keyed by id, as some of LIVECell's files have it."""
-    yield from listed.values() if isinstance(listed, dict) else listed
+def values(
+    listed: list[msgspec.Raw] | dict[str, msgspec.Raw],
+) -> Iterator[tuple[str | None, msgspec.Raw]]:
+    """Yield the entries of a list, or of an object with their ids, as some of LIVECell's files have it."""
+    yield from listed.items() if isinstance(listed, dict) else ((None, raw) for raw in listed)
 
 
 _read_listed = msgspec.json.Decoder(Listed)
 _read_annotation = msgspec.json.Decoder(Annotation)
 
 
-def read_entry(raw: msgspec.Raw) -> Entry | None:
-    """Read a listed image; return None if it has no usable file name."""
+def read_entry(raw: msgspec.Raw, key: str | None = None) -> Entry | None:
+    """Read a listed image; return None if it has no usable file name.
+
+    Args:
+        raw: the image as the file writes it.
+        key: its id if the file keys the images by id; an `id` of its own wins.
+    """
     listed: Listed | None
     try:
         listed = _read_listed.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         listed = _without_details(raw)
     if listed is None or not 1 <= len(names.base(listed.file_name).encode()) <= LONGEST_NAME:
         return None
-    image_id, width, height = id_text(listed.id), _length(listed.width), _length(listed.height)
+    image_id = id_text(key if listed.id is None else listed.id)
+    width, height = _length(listed.width), _length(listed.height)
     fault = listed.fault
     if not image_id:
         fault = fault or f"{listed.file_name} has no `id`; export it anew"
@@ -116,19 +127,33 @@ def read_entry(raw: msgspec.Raw) -> Entry | None:
 
 
 def _without_details(raw: msgspec.Raw) -> Listed | None:
-    """Return an image with invalid fields, keeping only its name."""
+    """Return an image with invalid fields or letters, keeping only its name and id."""
+    text, is_utf8 = _text_of(raw)
     try:
-        return Listed(msgspec.json.decode(raw)["file_name"] + "")
-    except (msgspec.DecodeError, RecursionError, TypeError, KeyError):
+        fields = msgspec.json.decode(text)
+        name, image_id = fields["file_name"] + "", fields.get("id")
+    except (*UNREADABLE, TypeError, KeyError):
         return None
+    fault = "" if is_utf8 else f"{name} is listed in letters that are not UTF-8; save the file as UTF-8"
+    usable = isinstance(image_id, int | float | str) and not isinstance(image_id, bool)
+    return Listed(name, image_id if usable else None, fault=fault)
 
 
 def read_annotation(raw: msgspec.Raw) -> Annotation | None:
     """Read an annotation except its outline; return None if it is not an annotation."""
-    try:
+    with suppress(*UNREADABLE):
         return _read_annotation.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return None
+    with suppress(*UNREADABLE):
+        return _read_annotation.decode(_text_of(raw)[0])
+    return None
+
+
+def _text_of(raw: msgspec.Raw) -> tuple[str, bool]:
+    """Decode an entry as UTF-8, or as Latin-1, which keeps different ids different; tell which."""
+    try:
+        return bytes(raw).decode(), True
+    except UnicodeDecodeError:
+        return bytes(raw).decode("latin-1"), False
 
 
 def id_text(value: Number | None) -> str | None:

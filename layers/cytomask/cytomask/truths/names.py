@@ -17,6 +17,8 @@ from urllib.parse import unquote
 IMAGE_SUFFIXES = frozenset({"tif", "tiff", "png", "jpg", "jpeg", "jfif", "jpe", "btf", "tf8", "lsm", "stk"})
 _MARK = r"[ ._-]+(?:masks?|labels?|segs?|segmentations?|gts?|ground[ ._-]?truths?|truths?|annotations?)$"
 MARKS = (re.compile(rf"[ ._-]+cp{_MARK}", re.IGNORECASE), re.compile(_MARK, re.IGNORECASE))
+# Label Studio's address of a file on its own disk has the path in a parameter.
+LABEL_STUDIO = re.compile(r"(?:^|/)data/local-files/?\?(?:[^#]*&)?d=([^&#]+)")
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 Image = TypeVar("Image", bound=Hashable)
@@ -130,10 +132,13 @@ def clean(name: str) -> str:
     """Return a path in one form, whichever tool wrote it.
 
     Folders are separated by `/`, percent-encoding is undone and Unicode is composed (NFC). The scheme of an
-    address, `.`, `..` and empty parts are left out. Use the form only to compare names: no file may have it.
+    address, `.`, `..` and empty parts are left out. Of Label Studio's
+    `/data/local-files/?d=PATH`, only PATH counts. Use the form only to compare names: no file may have it.
     """
-    scheme = SCHEME.match(name)
-    if scheme:
+    scheme, local = SCHEME.match(name), LABEL_STUDIO.search(name)
+    if local:
+        name = local[1]
+    elif scheme:
         name = name[scheme.end() :]
         if scheme[1].lower() in ("http", "https"):
             name = re.split("[?#]", name, maxsplit=1)[0]

@@ -15,6 +15,7 @@ from pycocotools import mask as pycocotools
 
 from cytomask.errors import UnreadableCoco
 from cytomask.metrics import Mask
+from cytomask.truths.coco_format import UNREADABLE
 from cytomask.truths.limits import Size
 
 MEBI = 2**20
@@ -31,7 +32,11 @@ LONGEST_OUTLINE = 2_000_000  # pixels; pycocotools needs about 100 bytes for eac
 
 LONGEST_RUN = 2**40
 MOST_LETTERS = 8  # letters of a compressed run length, 40 bits
-NORMALISED = 1.0
+# A polygon that lies between 0 and 1, or overshoots by rounding, as a share of the page's sides.
+LEAST_SHARE, MOST_SHARE = -0.05, 1.05
+# Drawing tools overshoot further. If all polygons of an image lie in here, none is in pixels: on a page whose
+# longer side has SMALLEST_PAGE pixels or more, cells would fill its first two pixels and nothing else.
+LEAST_SHARE_OF_ALL, MOST_SHARE_OF_ALL, SMALLEST_PAGE = -1.0, 2.0, 16
 Polygons = list[list[float]]
 Numbers = NDArray[np.int64]
 
@@ -56,7 +61,7 @@ class Outline:
             raise UnreadableCoco(f"{self.called} has no segmentation; outline its cell or remove it")
         try:
             return msgspec.json.decode(self.text, type=Polygons | RunLengths)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise UnreadableCoco(
                 f"{self.called} has neither polygons nor run lengths ({error}); correct its segmentation"
             ) from error
@@ -91,15 +96,23 @@ def require_affordable(outlines: Sequence[Outline], size: Size, called: str) -> 
                 f"{MOST_OUTLINE_BYTES // MEBI} MiB: draw it with fewer points"
             )
     number, length = 0, 0.0
+    lowest, highest = np.inf, -np.inf
     for batch in _batches(outlines):
-        lengths = _measured_polygons(batch, size)
+        lengths, corners = _measured_polygons(batch, size)
         number += lengths.size
         length += float(lengths.sum())
+        lowest, highest = corners.min(initial=lowest), corners.max(initial=highest)
         if number > MOST_OUTLINES or length > LONGEST_OUTLINES:
             raise UnreadableCoco(
                 f"{called} has more than {MOST_OUTLINES} polygons or {LONGEST_OUTLINES} pixels of outline, "
                 "the limits; draw fewer outlines, with fewer points"
             )
+    normalised = number and lowest >= LEAST_SHARE_OF_ALL and highest <= MOST_SHARE_OF_ALL
+    if normalised and max(size) >= SMALLEST_PAGE:
+        raise UnreadableCoco(
+            f"{called} has polygons of which all coordinates lie from {lowest:g} to {highest:g}, like shares "
+            f"of the page's sides instead of its {size[1]} x {size[0]} pixels; give coordinates in pixels"
+        )
 
 
 def draw(outlines: Iterable[Outline], size: Size) -> Mask:
@@ -144,8 +157,14 @@ def _batches(outlines: Iterable[Outline]) -> Iterator[list[Outline]]:
         yield batch
 
 
-def _measured_polygons(batch: Sequence[Outline], size: Size) -> NDArray[np.float64]:
-    """Return each polygon's length in pixels; raise if pycocotools would misread it or crash on it."""
+def _measured_polygons(
+    batch: Sequence[Outline], size: Size
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measure polygons; raise if pycocotools would misread one or crash on it.
+
+    Returns:
+        Length in pixels, (polygons,), and lowest and highest x and y, (2, polygons, 2).
+    """
     polygons: list[list[float]] = []
     owners: list[str] = []
     for outline in batch:
@@ -163,7 +182,7 @@ def _measured_polygons(batch: Sequence[Outline], size: Size) -> NDArray[np.float
             polygons.append(polygon)
             owners.append(outline.called)
     if not polygons:
-        return np.empty(0)
+        return np.empty(0), np.empty((2, 0, 2))
     counts = np.array([len(polygon) // 2 for polygon in polygons])
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])  # index of each polygon's first point
     points = np.fromiter(chain.from_iterable(polygons), np.float64).reshape(-1, 2)  # points, x and y
@@ -175,9 +194,9 @@ def _measured_polygons(batch: Sequence[Outline], size: Size) -> NDArray[np.float
         at = int(np.argmax(far))
         x, y = points[at]
         raise UnreadableCoco(f"{owners[owner[at]]} goes through x = {x:g}, y = {y:g}, far off {where}")
-    lowest, highest = (edge.reduceat(points, first, axis=0) for edge in (np.minimum, np.maximum))
-    tiny = (lowest >= 0).all(axis=1) & (highest <= NORMALISED).all(axis=1)
-    if tiny.any() and max(size) > 2 * NORMALISED:
+    corners = np.stack([edge.reduceat(points, first, axis=0) for edge in (np.minimum, np.maximum)])
+    tiny = ((corners >= LEAST_SHARE) & (corners <= MOST_SHARE)).all(axis=(0, 2))
+    if tiny.any() and max(size) > 2:
         raise UnreadableCoco(
             f"{owners[int(np.argmax(tiny))]} has coordinates from 0 to 1, which draw nothing on {where}"
         )
@@ -190,7 +209,7 @@ def _measured_polygons(batch: Sequence[Outline], size: Size) -> NDArray[np.float
             f"{owners[at]} has an outline of {lengths[at]:.0f} pixels; the limit is {LONGEST_OUTLINE}: "
             "draw it with fewer points"
         )
-    return lengths
+    return lengths, corners
 
 
 def _spans(batch: Sequence[Outline], size: Size) -> tuple[Numbers, Numbers]:
