@@ -1,7 +1,7 @@
 """`cytomask segment --plate`: measure the growth of a plate in a local folder from the masks just made."""
 
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from cytomask.metrics import Mask
 from cytomask.plate_pages import PlatePage
 from cytomask.platemap import require_fit
 from cytomask.plates import build_report
-from cytomask.stack_times import page_times
+from cytomask.stack_times import page_times, place_pages
 
 Line = Mapping[str, Any]  # a row by the ledger's columns; numbers may be text
 
@@ -63,22 +63,24 @@ def report_plates(lines: Sequence[Line], arguments: Namespace) -> int:
     return max(codes)
 
 
-def read_pages(lines: Iterable[Line], pattern: Pattern | None, plate: str | None) -> Iterator[PlatePage]:
+def read_pages(lines: Sequence[Line], pattern: Pattern | None, plate: str | None) -> Iterator[PlatePage]:
     """Read the pages whose names give a plate and a well; `plate` replaces the names' plates."""
     told: dict[str, Sequence[Acquisition]] = {}
+    counts: dict[str, int] = {}
+    for line in lines:
+        counts[str(line["file"])] = max(counts.get(str(line["file"]), 0), _page_number(line) + 1)
     for line in lines:
         file = str(line["file"])
         whole = str(Path(file).parent.resolve() / Path(file).name)
         named = Acquisition(plate=plate).filled_from(read_acquisition(file, pattern, path=whole))
         if not named.placed:
             continue
-        number = int(line["page"]) if line["page"] not in (None, "") else 0
-        if named.time is None:
+        if named.time is None or counts[file] > 1:
             if file not in told:
-                told[file] = read_times(Path(file))
-            if number < len(told[file]):
-                named = named.filled_from(told[file][number])
-        yield _page(line, named, number)
+                told[file] = place_pages(named, read_times(Path(file)) or [Acquisition()] * counts[file])
+            if _page_number(line) < len(told[file]):  # the file may have changed since an earlier run
+                named = told[file][_page_number(line)]
+        yield _page(line, named)
 
 
 def read_times(path: Path) -> Sequence[Acquisition]:
@@ -104,7 +106,11 @@ def look(page: PlatePage) -> tuple[NDArray[np.generic], Mask] | None:
     return (pixels, mask) if pixels.shape == mask.shape else None
 
 
-def _page(line: Line, named: Acquisition, number: int) -> PlatePage:
+def _page_number(line: Line) -> int:
+    return int(line["page"]) if line["page"] not in (None, "") else 0
+
+
+def _page(line: Line, named: Acquisition) -> PlatePage:
     file = Path(str(line["file"]))
     size = _number(line["height"]), _number(line["width"])
     return PlatePage(
@@ -125,7 +131,7 @@ def _page(line: Line, named: Acquisition, number: int) -> PlatePage:
         threshold=_number(line["threshold"]),
         image=str(file),
         mask=str(line["mask"]) if line["mask"] else None,
-        page=number,
+        page=_page_number(line),
         status="REJECTED" if line["error"] else "SUCCEEDED",
         error=str(line["error"]) if line["error"] else None,
         uploaded_at=_changed(file),

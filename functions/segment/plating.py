@@ -1,7 +1,8 @@
 """Which plate an image belongs to, and what its end means for that plate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+import msgspec
 from aws_lambda_powertools import Logger
 
 from cytomask.acquisition import Acquisition, Pattern, check_plate, read_acquisition
@@ -14,6 +15,7 @@ from cytomask.plate_rows import Plates, StoredMap
 from cytomask.platemap import LARGEST_FILE, PlateMap, parse_plate_map
 from cytomask.records import Result
 from cytomask.requests import SegmentRequest
+from cytomask.stack_times import place_pages
 from cytomask.storage import Storage
 from cytomask.table import timestamp
 
@@ -42,15 +44,16 @@ class Plating:
     def note_place(self, result: Result, request: SegmentRequest, source: Source) -> None:
         """Note in a result where and when its image was taken, as request, name or metadata says."""
         found = request.place.filled_from(read_acquisition(request.image.key, self._pattern))
-        times: Sequence[Acquisition] = ()
-        if found.well is not None and found.time is None:
-            times = source.times()
-        if len(times) == 1:
-            found = found.filled_from(times[0])
-        elif times and times[0].time is not None:
-            found = found.filled_from(Acquisition(sources=times[0].sources, time=times[0].time))
+        in_stack = any(page.page > 0 for page in result.pages)
+        placed: list[Acquisition] = []
+        if found.well is not None and (found.time is None or in_stack):
+            placed = place_pages(found, source.times())
+        if placed and in_stack:
             for page in result.pages:
-                page.time = times[page.page].time
+                page.time = placed[page.page].time
+        if placed:
+            first = placed[result.pages[0].page if result.pages else 0]
+            found = msgspec.structs.replace(first, frame=found.frame)
         for name in ("plate", "well", "site", "time", "frame", "cell_line", "channel"):
             setattr(result, name, getattr(found, name))
         result.placed_by = ", ".join(found.sources) or None

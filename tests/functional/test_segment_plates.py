@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -168,6 +169,27 @@ def test_each_frame_of_a_stack_is_a_page(
     summary = plates.summary("p")
     assert summary is not None
     assert summary.pages == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "pages", "times"),
+    [
+        ("P7_Phase_B2_1_01d00h00m.tif", "all", [24.0, 28.0]),
+        ("P7_Phase_B2_1_01d00h00m.tif", "1", [28.0]),
+        ("P7/TimePoint_1/P7_B02_s1_w1.tif", "1", [4.0]),
+    ],
+)
+def test_a_names_time_is_that_of_a_stacks_first_frame(
+    key: str, pages: str, times: list[float], stack: SegmentStack, plates: Plates
+) -> None:
+    frames = np.stack([page(seed) for seed in range(2)])
+    content = BytesIO()
+    tifffile.imwrite(content, frames, imagej=True, metadata={"axes": "TYX", "finterval": 4.0, "tunit": "h"})
+    stack.upload(key, content.getvalue())
+    (result,) = stack.handle(request(key, pages=pages))
+    assert [each["time"] for each in result["pages"]] == times
+    assert result["time"] == times[0]
+    assert [each.time for each in plates.pages("P7")] == times
 
 
 def test_a_page_that_is_delivered_twice_counts_once(stack: SegmentStack, plates: Plates) -> None:

@@ -191,6 +191,49 @@ def test_dates_in_files_order_scans_whose_names_tell_no_time(
     assert capsys.readouterr().out.startswith("plate X: 1 well, 3 scans, 0 to 8 h")
 
 
+@pytest.mark.parametrize(
+    ("name", "metadata", "options", "span"),
+    [
+        ("p/B2.ome.tif", {"TimeIncrement": 4.0, "TimeIncrementUnit": "h"}, (), "0 to 8 h"),
+        ("p/B2.ome.tif", {}, ("--interval", "4"), "0 to 8 h"),
+        ("p/B2.tif", None, ("--interval", "4"), "0 to 8 h"),
+        ("p/B2_t24.ome.tif", {"TimeIncrement": 4.0, "TimeIncrementUnit": "h"}, (), "24 to 32 h"),
+        ("p/B2_t24.tif", None, ("--interval", "4"), "24 to 32 h"),
+    ],
+)
+def test_each_frame_of_a_stack_is_a_scan(
+    name: str,
+    metadata: dict[str, object] | None,
+    options: tuple[str, ...],
+    span: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir()
+    frames = np.zeros((3, 8, 8), np.uint8)
+    if metadata is None:
+        tifffile.imwrite(path, frames, photometric="minisblack", metadata=None)
+    else:
+        tifffile.imwrite(path, frames, ome=True, metadata={"axes": "TYX", **metadata})
+    lines = [line(path, page=page) for page in range(3)]
+    pattern = r"(?P<well>[A-H]\d)(?:_t(?P<hours>\d+))?[^/]*$"
+    assert report_plates(lines, asked("--pattern", pattern, *options)) == 0
+    assert capsys.readouterr().out.startswith(f"plate p: 1 well, 3 scans, {span}, 3 pages used, 0 left out")
+
+
+def test_frames_without_an_interval_are_left_out_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "P_B2_1_01d00h00m.tif"
+    tifffile.imwrite(path, np.zeros((3, 8, 8), np.uint8), photometric="minisblack", metadata=None)
+    assert report_plates([line(path, page=page) for page in range(3)], asked()) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("plate P: 1 well, 1 scan, 24 to 24 h, 1 page used, 2 left out")
+    assert told.err.count("no time is known") == 2
+    assert "(--interval)" in told.err
+
+
 def test_several_plates_in_a_folder_get_files_of_their_own(tmp_path: Path) -> None:
     lines = [line(f"{plate}_A1_1_00d00h00m.tif") for plate in ("p", "q")]
     assert report_plates(lines, asked("--wells", str(tmp_path / "w.csv"))) == 0

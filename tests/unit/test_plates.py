@@ -75,6 +75,32 @@ def test_times_that_go_backwards_are_named() -> None:
     ]
 
 
+def stack(image: str, time: float | str | None, frames: int) -> list[PlatePage]:
+    """Return the pages of a stack whose first page has this time."""
+    return [
+        page(time=None if number else time, frame=number, page=number, image=image)
+        for number in range(frames)
+    ]
+
+
+@pytest.mark.parametrize("first", [24.0, "2026-11-25T20:00:00"])
+def test_the_interval_gives_frames_their_times_after_the_first(first: float | str) -> None:
+    later = 48.0 if isinstance(first, float) else "2026-11-26T20:00:00"
+    found = report([*stack("a.tif", first, 6), *stack("b.tif", later, 6)], interval_h=4.0)
+    assert (found.notes, found.left_out) == ([], [])
+    begin = 24 if isinstance(first, float) else 0
+    assert found.scans.tolist() == [begin + 4 * number for number in range(12)]
+
+
+def test_each_stack_of_a_well_counts_its_own_frames() -> None:
+    pages = [
+        page(time=start + 4.0 * number, frame=number, page=number, image=f"{start}.tif")
+        for start in (0, 24)
+        for number in range(6)
+    ]
+    assert report(pages).notes == []
+
+
 def test_names_of_two_schemes_in_one_plate_are_named() -> None:
     pages = [*series("A01")[:3], page("A02", source="opera")]
     pages[:3] = [page("A01", time=float(hour), source="incucyte_elapsed") for hour in range(3)]

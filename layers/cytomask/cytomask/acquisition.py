@@ -19,6 +19,7 @@ from cytomask.wells import parse_well
 
 LONGEST_NAME = 128  # characters of a plate's name: it is a key in the table and a part of an address
 LONGEST_SITE = 32  # characters: a site is a part of the index's key, which takes 1,024 bytes
+MOST_HOURS = 1e6
 MOST_SCANS = 10**10  # the longest number of Micro-Manager; DynamoDB holds numbers of 38 digits
 LONGEST_PATTERN = 500  # characters
 LONGEST_KEY = 1024  # bytes, S3's own limit
@@ -133,7 +134,7 @@ def check_time(time: float | str) -> float | str:
             return hours
         if (date := iso_date(time)) is not None:
             return date
-    elif 0 <= time < 1e6:
+    elif 0 <= time < MOST_HOURS:
         return float(time)
     raise InvalidRequest(
         f"`time`: {str(time)[:60]!r} is none of: hours since the first scan, 0 to 999,999; elapsed time as "
@@ -227,6 +228,25 @@ def iso_date(text: str) -> str | None:
         return None
 
 
+def hours_between(first: float | str | None, later: float | str | None) -> float | None:
+    """Return the hours from one time to another; None if one is unknown or they are of two kinds."""
+    if isinstance(first, str) and isinstance(later, str):
+        return (datetime.fromisoformat(later) - datetime.fromisoformat(first)).total_seconds() / 3600
+    if isinstance(first, float) and isinstance(later, float):
+        return later - first
+    return None
+
+
+def add_hours(time: float | str, hours: float) -> float | str | None:
+    """Return the time so many hours later, in the same form; None after the year 9999."""
+    if not isinstance(time, str):
+        return time + hours
+    try:
+        return (datetime.fromisoformat(time) + timedelta(hours=hours)).isoformat(timespec="seconds")
+    except OverflowError:
+        return None
+
+
 def from_metadata(date: str | None, delta_seconds: float | None, source: str) -> Acquisition:
     """Return the time that a file's own metadata tells.
 
@@ -236,12 +256,11 @@ def from_metadata(date: str | None, delta_seconds: float | None, source: str) ->
         source: `ome` or `tiff`.
     """
     when = iso_date(date) if date else None
-    if when is not None:
-        taken = datetime.fromisoformat(when) + timedelta(seconds=delta_seconds or 0)
-        return Acquisition(time=taken.isoformat(timespec="seconds"), sources=(source,))
-    if delta_seconds is not None:
-        return Acquisition(time=delta_seconds / 3600, sources=(source,))
-    return Acquisition()
+    hours = None if delta_seconds is None else delta_seconds / 3600
+    if hours is not None and not 0 <= hours < MOST_HOURS:
+        return Acquisition()
+    time = hours if when is None else add_hours(when, hours or 0.0)
+    return Acquisition() if time is None else Acquisition(time=time, sources=(source,))
 
 
 INCUCYTE_DATE = re.compile(r"(\d{4})y(\d{2})m(\d{2})d[_ T-]?(\d{2})h(\d{2})m")
@@ -323,7 +342,7 @@ def _added_up(parts: Mapping[str, str | None]) -> float | None:
         )
     except ValueError:
         return None
-    return hours if 0 <= hours < 1e6 else None
+    return hours if 0 <= hours < MOST_HOURS else None
 
 
 def _spelt_out(date: str) -> str:

@@ -2,13 +2,15 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 
 import msgspec
 import numpy as np
+
+from cytomask.acquisition import add_hours
 
 SAME_SCAN = 0.25  # share of the time between a site's scans: a longer pause lies between two scans
 PHASE = ("phase", "ph", "p", "bright", "bf")  # channels that show confluence have names beginning like this
@@ -158,6 +160,8 @@ class Sieve:
 
     def set_hours(self, interval: float | None) -> None:
         """Give every page its hours since the first scan; leave out those without a time."""
+        if interval is not None:
+            self.kept = [*_timed_by_first(self.kept, interval)]
         kinds = Counter(_kind(page, interval) for page in self.kept)
         if not self.kept:
             return
@@ -200,14 +204,16 @@ class Sieve:
 
     def _name_backward_times(self) -> None:
         """Name series whose times go backwards while their scans' numbers go on."""
+        stacks = {page.image for page in self.kept if page.page}
         series = defaultdict(list)
         for page in self.kept:
             if page.frame is not None and page.time is not None:
-                series[page.well, page.site, type(page.time)].append((page.frame, page.time, page.image))
+                stack = page.image if page.image in stacks else ""  # each stack counts its own frames
+                series[page.well, page.site, type(page.time), stack].append((page.frame, page.time))
         wrong = []
-        for (well, site, _), scans in series.items():
+        for (well, site, _, _), scans in series.items():
             scans.sort(key=lambda scan: scan[0])
-            for (_, before, _), (frame, after, _) in pairwise(scans):
+            for (_, before), (frame, after) in pairwise(scans):
                 if after < before:  # type: ignore[operator]  # both of one type
                     wrong.append(
                         f"{well}{f', site {site}' if site else ''}, scan {frame} ({before}, then {after})"
@@ -241,6 +247,17 @@ class Sieve:
         if reasons:
             self.notes.append(f"{len(reasons)} pages are not the last ones of their well, site and time")
         self._sift(reasons)
+
+
+def _timed_by_first(pages: Sequence[PlatePage], interval: float) -> Iterator[PlatePage]:
+    """Give the later pages of a stack their times if only that of its first page is known."""
+    firsts = {page.image: page.time for page in pages if page.page == 0 and page.time is not None}
+    for page in pages:
+        first = firsts.get(page.image)
+        if page.time is None and page.page and first is not None:
+            yield msgspec.structs.replace(page, time=add_hours(first, page.page * interval))
+        else:
+            yield page
 
 
 def _kind(page: PlatePage, interval: float | None) -> str:

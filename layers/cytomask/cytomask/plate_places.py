@@ -103,7 +103,7 @@ def _of_stack(page: Row, count: int, whole: PlatePage) -> dict[str, Any]:
     return {
         "page": int(page["page"]),
         "time": page.get("time"),
-        "frame": int(page["frame"]) if "frame" in page else int(page["page"]),
+        "frame": int(page["page"]) if whole.frame is None else whole.frame,
         "confluence": page.get("confluence"),
         "confluence_low": page.get("confluence_low"),
         "confluence_high": page.get("confluence_high"),

@@ -1,19 +1,24 @@
 """Read times from a file's metadata (OME's, ImageJ's, TIFF's) for names without one.
 
-Fields as the OME schema (2016-06: `AcquisitionDate`, `Plane` with `TheT`, `DeltaT` and `DeltaTUnit`),
-ImageJ's TIFF description (`frames`, `finterval`) and TIFF's tag 306 (`DateTime`) have them. Pure: text in,
-times out.
+Fields as the OME schema (2016-06: `AcquisitionDate`, `Pixels` with `SizeT` and `TimeIncrement`, `Plane` with
+`TheT` and `DeltaT`), ImageJ's TIFF description (`frames`, `finterval`) and TIFF's tag 306 (`DateTime`) have
+them. Pure: text in, times out.
 """
 
 import re
 from collections.abc import Sequence
 
-from cytomask.acquisition import Acquisition, from_metadata
+import msgspec
+
+from cytomask.acquisition import Acquisition, add_hours, from_metadata, hours_between
 
 LONGEST_DESCRIPTION = 8 * 2**20  # characters, as the reader of images allows
 DATE = re.compile(r"AcquisitionDate>\s*([0-9T:.+Z-]{10,40})\s*<")
 PLANE = re.compile(r"<(?:\w{1,20}:)?Plane\s([^<>]{0,1000})>")
-ATTRIBUTE = re.compile(r'(TheT|DeltaT|DeltaTUnit)\s*=\s*"([^"]{0,30})"')
+PIXELS = re.compile(r"<(?:\w{1,20}:)?Pixels\s([^<>]{0,2000})>")
+ATTRIBUTE = re.compile(
+    r'\b(TheT|DeltaT|DeltaTUnit|SizeT|TimeIncrement|TimeIncrementUnit)\s*=\s*"([^"]{0,30})"'
+)
 UNITS = {  # seconds, and the names of OME's `UnitsTime` and of ImageJ's users
     1e-6: ("us", "µs", "μs", "usec", "microsecond", "microseconds"),
     1e-3: ("ms", "msec", "millisecond", "milliseconds"),
@@ -35,15 +40,40 @@ def page_times(description: str, tiff_date: str | None, pages: int) -> Sequence[
         pages: of the file.
 
     Returns:
-        An Acquisition for each page, with `time` and, in a stack over time, `frame`; empty if nothing tells
-        them.
+        An Acquisition for each page, as far as it is known: `time` and, in a stack over time, `frame`.
     """
     text = description[:LONGEST_DESCRIPTION]
     if "openmicroscopy.org" in text[:4000]:
         return _of_ome(text, pages)
-    if text.startswith("ImageJ=") and (found := _of_imagej(text, pages)):
-        return found
-    return [from_metadata(tiff_date, None, "tiff")] * pages if pages == 1 else [Acquisition()] * pages
+    if pages == 1:
+        return [from_metadata(tiff_date, None, "tiff")]
+    return _of_imagej(text, pages) if text.startswith("ImageJ=") else [Acquisition()] * pages
+
+
+def place_pages(named: Acquisition, times: Sequence[Acquisition]) -> list[Acquisition]:
+    """Return where and when each page of a file was taken.
+
+    The name's time is that of the first page, and the metadata tells how much later the others are. Pages of
+    a stack count as scans unless the name counts them, so that they have times as soon as their interval is
+    given.
+
+    Args:
+        named: what the request or the file's name tells.
+        times: what the metadata tells of each page, from `page_times`.
+    """
+    if len(times) == 1:
+        return [named.filled_from(times[0])]
+    return [_placed(named, times[0], own, page) for page, own in enumerate(times)]
+
+
+def _placed(named: Acquisition, first: Acquisition, own: Acquisition, page: int) -> Acquisition:
+    placed = named.filled_from(Acquisition(time=own.time, frame=page, sources=own.sources))
+    if named.time is None or page == 0:
+        return placed
+    elapsed = hours_between(first.time, own.time)
+    later = None if elapsed is None else add_hours(named.time, elapsed)
+    sources = placed.sources if later is None else tuple(dict.fromkeys((*placed.sources, *own.sources)))
+    return msgspec.structs.replace(placed, time=later, sources=sources)
 
 
 def _of_ome(text: str, pages: int) -> Sequence[Acquisition]:
@@ -61,21 +91,40 @@ def _of_ome(text: str, pages: int) -> Sequence[Acquisition]:
             deltas.setdefault(frame, delta * unit)
     if pages == 1:
         return [from_metadata(date, deltas.get(0), "ome")]
-    if len(deltas) != pages:  # a stack of channels or planes without a time for each page
+    if len(deltas) == pages:
+        return [_framed(from_metadata(date, deltas[frame], "ome"), frame) for frame in sorted(deltas)]
+    pixels = PIXELS.search(text)
+    told = dict(ATTRIBUTE.findall(pixels[1])) if pixels else {}
+    if told.get("SizeT") != str(pages):  # a stack of channels or planes
         return [Acquisition()] * pages
-    return [_framed(from_metadata(date, deltas[frame], "ome"), frame) for frame in sorted(deltas)]
+    step = _seconds(told.get("TimeIncrement"), told.get("TimeIncrementUnit", "s"))
+    return _series(date, step, pages, "ome")
 
 
 def _of_imagej(text: str, pages: int) -> Sequence[Acquisition]:
-    told = dict(IMAGEJ.findall(text))
+    told = {name: value.strip() for name, value in IMAGEJ.findall(text)}
+    if told.get("frames") != str(pages):
+        return [Acquisition()] * pages
+    return _series(None, _seconds(told.get("finterval"), told.get("tunit", "sec")), pages, "imagej")
+
+
+def _series(date: str | None, step: float | None, pages: int, source: str) -> Sequence[Acquisition]:
+    """Return the frames of a stack over time; without a step, only the first has a time."""
+    first = from_metadata(date, None if step is None else 0.0, source)
+    later = [
+        Acquisition() if step is None else from_metadata(date, frame * step, source)
+        for frame in range(1, pages)
+    ]
+    return [_framed(each, frame) for frame, each in enumerate((first, *later))]
+
+
+def _seconds(interval: str | None, unit: str) -> float | None:
+    """Return an interval in seconds; None if it is unknown, has an unknown unit or is not above 0."""
     try:
-        frames, interval = int(told["frames"]), float(told["finterval"])
+        seconds = float(interval or "") * SECONDS[unit]
     except (KeyError, ValueError):
-        return []
-    unit = SECONDS.get(told.get("tunit", "sec").strip())
-    if frames != pages or unit is None or not 0 < interval < 1e9:
-        return []
-    return [_framed(from_metadata(None, frame * interval * unit, "imagej"), frame) for frame in range(frames)]
+        return None
+    return seconds if seconds > 0 else None
 
 
 def _framed(acquisition: Acquisition, frame: int) -> Acquisition:
