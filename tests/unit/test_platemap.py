@@ -90,6 +90,15 @@ def test_xml_with_a_document_type_is_refused_before_it_expands(declaration: str,
         (b"a,b\nc,d\n", "neither a column `well` nor the form of a plate"),
         (b"well,condition\n", r"maps no well; below its header"),
         (b"well,condition\nX99,DMSO\n", r'line 2 of map.csv: "X99" is not a well'),
+        (b"title\n\nwell,condition\nX99,DMSO\n", r'line 4 of map.csv: "X99" is not a well'),
+        (b'well,condition\nA1,"DMSO\nA2,x\n', "line 3 of map.csv is no line of a table"),
+        (b'well,condition\nA1,"' + b"x" * 200_000 + b'"\n', "line 2 of map.csv is no line of a table"),
+        (b"well,condition,dose\nA1,DMSO,0,1\n", "line 2 of map.csv has more cells than the header"),
+        (b"well,condition,dose,unit\nA1,DMSO,0,1\n", "line 2 of map.csv has the unit '1'"),
+        (b'well,compound,dose\nA1,x,"1,000"\n', "the dose '1,000' may be 1000 or 1.000"),
+        (b"well;compound;dose\nA1;x;1.000\n", "the dose '1.000' may be 1000 or 1.000"),
+        (b"well,compound,dose\nA1,x,10 nM\n", "the dose '10 nM' is not a number"),
+        (b"<w><well row='0' col='0'/></w>", "describes only empty wells"),
         (b"well,condition\nA1,DMSO\na01,drug\n", "maps A01 twice, to 'DMSO' and to 'drug' .line 3"),
         (b"# expected pages: many\nwell,condition\nA1,x\n", "expected pages are a number from 1"),
         (b"x" * (4 * 2**20 + 1), "has at most 4194304"),
@@ -114,11 +123,11 @@ def test_a_line_may_name_several_wells() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_a_spreadsheets_bom_semicolons_and_decimal_commas(encoding: str, delimiter: str) -> None:
-    lines = ["Well;Condition;Concentration;Units", "A1;Ü;0,5;µM", "A2;Ü;1.234,5;µM", "A3;Ü;2;µM"]
+    lines = ["Well;Condition;Concentration;Units", "A1;Ü;0,5;µM", "A2;Ü;n.d.;µM", "A3;Ü;2;µM"]
     text = "\r\n".join(lines).replace(";", delimiter)
     wells = parse_plate_map(text.encode(encoding), "x.csv").wells
     assert wells["A01"].compounds == (Compound("Ü", 0.5, "µM"),)
-    assert wells["A02"].compounds == ()  # nobody knows which of the two marks the decimals
+    assert wells["A02"].compounds == ()
     assert wells["A03"].compounds == (Compound("Ü", 2.0, "µM"),)
 
 
@@ -126,21 +135,40 @@ def test_a_missing_condition_is_made_from_compound_and_dose() -> None:
     assert conditions("well,compound,dose,unit\nA1,PI-103,3.3,µM\n") == {"A01": "PI-103 3.3 µM"}
 
 
-def test_a_grid_with_letters_and_numbers() -> None:
-    rows = [",1,2,3", "A,DMSO,DMSO,", "B,,drug,drug"]
-    assert conditions("\n".join(rows)) == {"A01": "DMSO", "A02": "DMSO", "B02": "drug", "B03": "drug"}
-
-
-def test_a_bare_grid_of_a_plates_form() -> None:
-    rows = [",".join(f"c{row}" for _ in range(12)) for row in range(8)]
-    found = conditions("\n".join(rows))
-    assert len(found) == 96
-    assert found["H12"] == "c7"
-
-
 def test_a_bare_grid_of_doses_is_not_taken_for_numbered_columns() -> None:
     found = conditions("\n".join([",".join(["1", "10", "30"])] * 2))
     assert found == {"A01": "1", "A02": "10", "A03": "30", "B01": "1", "B02": "10", "B03": "30"}
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "My plate;;", "", "# a note"])
+def test_a_line_above_the_columns_names_changes_nothing(first: str) -> None:
+    assert conditions(f"{first}\nwell;condition;dose\nA1;DMSO;0,1\nA2;A, B;\n") == {
+        "A01": "DMSO",
+        "A02": "A, B",
+    }
+
+
+@pytest.mark.parametrize("header", ["dose (µM)", "Concentration [µM]", "dose(µM)"])
+def test_the_unit_may_stand_in_the_columns_name(header: str) -> None:
+    (mapped,) = read(f"well,compound,{header}\nA1,PI-103,3.3\n").wells.values()
+    assert mapped.compounds == (Compound("PI-103", 3.3, "µM"),)
+
+
+def test_a_list_may_name_several_wells_in_a_cell_whatever_separates_the_cells() -> None:
+    assert list(conditions("well,condition\nA1;A2;A3;B1,DMSO\n")) == ["A01", "A02", "A03", "B01"]
+
+
+def test_a_decimal_comma_in_quotation_marks_is_one() -> None:
+    (mapped,) = read('well,compound,dose\nA1,x,"0,125"\n').wells.values()
+    assert mapped.compounds == (Compound("x", 0.125),)
+
+
+def test_a_well_that_xml_describes_twice_is_refused() -> None:
+    first, second = item("Compound", "X"), item("Compound", "Y")
+    text = "<w><well row='0' col='0'>{}</well><well row='0' col='0'>{}</well></w>"
+    with pytest.raises(InvalidPlateMap, match="describes A01 twice and differently"):
+        read(text.format(first, second))
+    assert conditions(text.format(first, first)) == {"A01": "X"}
 
 
 def test_settings_stand_in_comments() -> None:
@@ -153,11 +181,19 @@ def test_conditions_list_their_wells() -> None:
 
 
 def test_a_map_of_another_format_than_the_plate_is_refused() -> None:
-    small = read("well,condition\nA1:B3,x\n")
+    small = parse_plate_map(xml({(0, 0): item("Compound", "X")}, rows=2, columns=3), "x.PlateMap")
     with pytest.raises(
         InvalidPlateMap, match="map of 6 wells, and the plate has images of H12, which needs 96"
     ):
-        require_fit(small, ["A01", "H12"], "map.csv")
+        require_fit(small, ["A01", "H12"], "x.PlateMap")
+
+
+def test_a_list_of_some_wells_fits_a_plate_of_any_format() -> None:
+    require_fit(read("well,condition\nA1:A2,DMSO\n"), ["A02", "D05", "H12"], "map.csv")
+    some = parse_plate_map(
+        b"<w><well row='0' col='0'>" + item("Compound", "X").encode() + b"</well></w>", "x"
+    )
+    require_fit(some, ["A01", "H12"], "x")
 
 
 def test_a_map_of_other_wells_than_the_plate_is_refused() -> None:

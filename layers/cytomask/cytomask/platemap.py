@@ -17,12 +17,16 @@ from xml.etree import ElementTree as etree
 import msgspec
 
 from cytomask.errors import InvalidPlateMap
+from cytomask.plate_grid import Line, is_numbers, read_grid
 from cytomask.wells import FORMATS, parse_well, smallest_format, well_name, well_position
 
 LARGEST_FILE = 4 * 2**20  # bytes: 1,536 wells with three compounds each take 1 MB
 LONGEST_TEXT = 200  # characters of a condition or a compound
+LINES_TO_LOOK_AT = 20  # for the line that names the columns
 RANGE = re.compile(r"([A-Za-z]{1,2}\d{1,3})\s*[:-]\s*([A-Za-z]{1,2}\d{1,3})")
 SETTING = re.compile(r"#\s*(plate|control|expected[ _]pages)\s*[:=;,\t]\s*(.*?)[\s;,]*$", re.IGNORECASE)
+SEPARATOR = re.compile(r'"?sep=(.)"?[;,\t]*', re.IGNORECASE)  # Excel's first line
+IN_BRACKETS = re.compile(r"(.+?)\s*[(\[](.+)[)\]]")  # a column's name and its unit
 COLUMNS = {
     "well": ("well", "wells", "position"),
     "condition": ("condition", "treatment", "group", "sample"),
@@ -62,10 +66,11 @@ class PlateMap(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         wells: by name (`B02`); a well that is absent is empty.
-        size: wells of the plate that the map describes.
+        size: wells of the smallest plate that the map fits on.
         plate: whose map it is, where the file says so.
         control: the condition that others are compared with, where the file says so.
         expected_pages: of the whole experiment, where the file says so.
+        states_size: whether the file tells that the plate has this size; a list of some wells does not.
     """
 
     wells: dict[str, MappedWell]
@@ -73,6 +78,7 @@ class PlateMap(msgspec.Struct, frozen=True, omit_defaults=True):
     plate: str | None = None
     control: str | None = None
     expected_pages: int | None = None
+    states_size: bool = False
 
     def conditions(self) -> dict[str, list[str]]:
         """Wells by condition, in the order of the map."""
@@ -97,20 +103,20 @@ def parse_plate_map(content: bytes, name: str) -> PlateMap:
     text = _decode(content)
     if not text.strip():
         raise InvalidPlateMap(f"{name} is empty; a plate map has at least the line `well,condition`")
-    return _from_xml(text, name) if text.lstrip().startswith("<") else _from_table(text, name)
+    return _from_xml(text, name) if re.match(r"\s*<[?!/A-Za-z]", text) else _from_table(text, name)
 
 
 def require_fit(plate_map: PlateMap, wells: Iterable[str], name: str) -> None:
     """Check a map against the wells that have images.
 
     Raises:
-        InvalidPlateMap: images are in wells that a plate of the map's format does not have, or none of the
-            mapped wells has an image.
+        InvalidPlateMap: images are in wells that a plate of the size that the map states does not have, or
+            none of the mapped wells has an image.
     """
     wells = list(wells)
     rows, columns = FORMATS[plate_map.size]
     outside = [well for well in wells if (at := well_position(well))[0] >= rows or at[1] >= columns]
-    if outside:
+    if plate_map.states_size and outside:
         raise InvalidPlateMap(
             f"{name} is a map of {plate_map.size} wells, and the plate has images of {_some(outside)}, which "
             f"needs {smallest_format(wells)}: is it another plate's map?"
@@ -131,23 +137,28 @@ def _from_xml(text: str, name: str) -> PlateMap:
         root = etree.fromstring(text)
     except (etree.ParseError, ValueError, RecursionError) as error:
         raise InvalidPlateMap(f"{name} is not well-formed XML ({error}); export it again") from error
-    wells: dict[str, MappedWell] = {}
-    positions = []
+    found: dict[tuple[int, int], MappedWell | None] = {}
     for element in root.iter():
         if _tag(element) != "well":
             continue
         position = _position(element, name)
-        positions.append(position)
-        mapped = _xml_well(element)
-        if mapped is not None:
-            wells[well_name(*position)] = mapped
-    if not positions:
+        mapped = _xml_well(element, f"{name}, {well_name(*position)}")
+        if found.setdefault(position, mapped) != mapped:
+            raise InvalidPlateMap(
+                f"{name} describes {well_name(*position)} twice and differently; leave one `well` in row "
+                f"{position[0]}, column {position[1]}"
+            )
+    if not found:
         raise InvalidPlateMap(
             f"{name} is XML without a `well` element; IncuCyte's plate maps end in .PlateMap"
         )
+    wells = {well_name(*position): mapped for position, mapped in found.items() if mapped is not None}
+    if not wells:
+        raise InvalidPlateMap(f"{name} describes only empty wells; fill them in and export it again")
     if len({mapped.cell_type for mapped in wells.values()}) > 1:  # then the comparison includes them
         wells = {well: _with_cell_type(mapped) for well, mapped in wells.items()}
-    return PlateMap(wells, _size_of(positions, name))
+    size = _size_of(found, name)
+    return PlateMap(wells, size, states_size=len(found) == size)
 
 
 def _with_cell_type(mapped: MappedWell) -> MappedWell:
@@ -167,7 +178,7 @@ def _position(element: etree.Element, name: str) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _xml_well(element: etree.Element) -> MappedWell | None:
+def _xml_well(element: etree.Element, where: str) -> MappedWell | None:
     """What is in a well; None for an empty one."""
     compounds, others = [], []
     cell_type = density = ""
@@ -179,7 +190,7 @@ def _xml_well(element: etree.Element) -> MappedWell | None:
         kind = item.get("type", "")
         if kind == "Compound" and label:
             dose, unit = item.get("concentration", ""), item.get("concentrationUnits", "")
-            compounds.append(Compound(label, _number(dose), unit.strip()[:20]))
+            compounds.append(Compound(label, _dose(dose, where), unit.strip()[:20]))
         elif kind == "CellType":
             cell_type = label
             density = f"{item.get('seedingDensity', '')} {item.get('seedingDensityUnits', '')}".strip()
@@ -194,36 +205,73 @@ def _xml_well(element: etree.Element) -> MappedWell | None:
 
 def _from_table(text: str, name: str) -> PlateMap:
     settings, lines = _settings(text)
-    table = [row for row in _rows(lines) if any(cell for cell in row)]
-    if not table:
+    delimiter = _delimiter(lines)
+    table = _cells(lines, delimiter, name)
+    if not any(any(cells) for _, cells in table):
         raise InvalidPlateMap(f"{name} has no line but comments; a plate map has the line `well,condition`")
-    header = [re.sub(r"[\s-]+", "_", cell.lower()) for cell in table[0]]
-    known = {
-        column: header.index(alias) for column in COLUMNS for alias in COLUMNS[column] if alias in header
-    }
-    wells = _from_list(table, known, name) if "well" in known else _from_grid(table, name)
-    positions = [well_position(well) for well in wells]
-    return msgspec.structs.replace(
-        PlateMap(wells, _size_of(positions, name)),
+    size = None
+    begin = _header_of_list(table)
+    if begin is None:
+        texts, size = read_grid(table, name)
+        wells = {well: MappedWell(text[:LONGEST_TEXT]) for well, text in texts.items()}
+        if not wells:
+            raise InvalidPlateMap(f"{name} is an empty grid; write a condition into each well that has one")
+    else:
+        wells = _from_list(table[begin:], name, decimal_comma=delimiter == ";")
+    return PlateMap(
+        wells,
+        size or _size_of(map(well_position, wells), name),
         plate=settings.get("plate") or None,
         control=settings.get("control") or None,
         expected_pages=_expected(settings.get("expected_pages"), name),
+        states_size=size is not None,
     )
 
 
-def _from_list(table: Sequence[Sequence[str]], known: Mapping[str, int], name: str) -> dict[str, MappedWell]:
+def _header_of_list(table: Sequence[Line]) -> int | None:
+    """Return the index of the line that names the columns of a list; a title may stand above it."""
+    for index, (_, cells) in enumerate(table):
+        if "well" in _columns(cells) and not is_numbers(cells):
+            return index
+        if sum(map(bool, cells)) > 1:
+            return None
+    return None
+
+
+def _columns(header: Sequence[str]) -> dict[str, int]:
+    """Return the index of each column that is known, by its name in `COLUMNS`."""
+    names = [re.sub(r"[\s-]+", "_", _without_unit(cell)[0].lower()) for cell in header]
+    return {column: names.index(alias) for column in COLUMNS for alias in COLUMNS[column] if alias in names}
+
+
+def _without_unit(cell: str) -> tuple[str, str]:
+    """Split the name of a column, such as `dose (µM)`, into name and unit."""
+    match = IN_BRACKETS.fullmatch(cell)
+    return (match[1], match[2].strip()) if match else (cell, "")
+
+
+def _from_list(table: Sequence[Line], name: str, *, decimal_comma: bool) -> dict[str, MappedWell]:
     """Read a table with a well, or a range of wells, a line."""
+    header = table[0][1]
+    known = _columns(header)
+    unit = _without_unit(header[known["dose"]])[1] if "dose" in known else ""
     wells: dict[str, MappedWell] = {}
-    for number, row in enumerate(table[1:], start=2):
+    for number, row in table[1:]:
+        where = f"line {number} of {name}"
+        if any(row[len(header) :]):
+            raise InvalidPlateMap(
+                f"{where} has more cells than the header; put a cell with a comma, such as 0,1, in quotation "
+                "marks, or use `;` between the cells"
+            )
         told = {
             column: row[index][:LONGEST_TEXT] if index < len(row) else "" for column, index in known.items()
         }
         if not told["well"]:
             continue
-        mapped = _list_well(told)
+        mapped = _list_well(told | {"unit": told.get("unit") or unit}, where, decimal_comma=decimal_comma)
         if mapped is None:
             continue
-        for well in _wells_of(told["well"], f"line {number} of {name}"):
+        for well in _wells_of(told["well"], where):
             known_as = wells.setdefault(well, mapped)
             if known_as != mapped:
                 raise InvalidPlateMap(
@@ -235,48 +283,23 @@ def _from_list(table: Sequence[Sequence[str]], known: Mapping[str, int], name: s
     return wells
 
 
-def _list_well(told: Mapping[str, str]) -> MappedWell | None:
-    dose = _number(told.get("dose", ""))
+def _list_well(told: Mapping[str, str], where: str, *, decimal_comma: bool) -> MappedWell | None:
+    unit = told["unit"]
+    if re.fullmatch(r"[0-9.,]+", unit):
+        raise InvalidPlateMap(
+            f"{where} has the unit {unit!r}; put a dose with a comma, such as 0,1, in quotation marks"
+        )
+    dose = _dose(told.get("dose", ""), where, decimal_comma=decimal_comma)
     compound = told.get("compound", "")
-    compounds = (Compound(compound, dose, told.get("unit", "")),) if compound else ()
+    compounds = (Compound(compound, dose, unit),) if compound else ()
     condition = (
         told.get("condition") or " + ".join(each.label for each in compounds) or told.get("cell_type", "")
     )
     if not condition:
         return None
     if not compounds and dose is not None:
-        compounds = (Compound(condition, dose, told.get("unit", "")),)
+        compounds = (Compound(condition, dose, unit),)
     return MappedWell(condition, compounds, told.get("cell_type", ""), told.get("density", ""))
-
-
-def _from_grid(table: Sequence[Sequence[str]], name: str) -> dict[str, MappedWell]:
-    """Read a grid of conditions, with row letters and column numbers around it or without."""
-    head = [cell for cell in table[0] if cell]
-    numbered = bool(head) and all(re.fullmatch(r"0?\d{1,2}(\.0)?", cell) for cell in head)
-    lettered = all(re.fullmatch(r"[A-Za-z]{1,2}", row[0]) for row in table[1 if numbered else 0 :])
-    rows = table[1:] if numbered and lettered else table
-    widths = {down: across for down, across in FORMATS.values()}
-    width = max(len(row) for row in rows) if rows else 0
-    if not (numbered and lettered and rows) and widths.get(len(rows)) != width:
-        raise InvalidPlateMap(
-            f"{name} has neither a column `well` nor the form of a plate: it has {len(rows)} rows of "
-            f"{width}, and plates have {', '.join(f'{down} x {across}' for down, across in FORMATS.values())}"
-        )
-    wells = {}
-    for number, row in enumerate(rows):
-        cells = row[1:] if lettered else row
-        letters = row[0] if lettered else well_name(number, 0)[:-2]
-        for column, cell in enumerate(cells):
-            if cell:
-                well = parse_well(f"{letters}{column + 1}")
-                if well is None:
-                    raise InvalidPlateMap(
-                        f"{name} has something in {letters}{column + 1}, which no plate has"
-                    )
-                wells[well] = MappedWell(cell[:LONGEST_TEXT])
-    if not wells:
-        raise InvalidPlateMap(f"{name} is an empty grid; write a condition into each well that has one")
-    return wells
 
 
 def _wells_of(text: str, where: str) -> Iterator[str]:
@@ -296,25 +319,42 @@ def _wells_of(text: str, where: str) -> Iterator[str]:
 
 
 def _settings(text: str) -> tuple[dict[str, str], list[str]]:
-    """The settings in lines that begin with `#`, and the other lines."""
+    """The settings in lines that begin with `#`, and all lines, with an empty one for each of these."""
     settings, lines = {}, []
     for line in text.splitlines():
         match = SETTING.match(line.strip('"'))
         if match:
             settings[re.sub(r"[ _]", "_", match[1].lower())] = match[2].strip().strip('"')[:LONGEST_TEXT]
-        elif not line.startswith("#"):
-            lines.append(line)
+        lines.append("" if match or line.startswith("#") else line)
     return settings, lines
 
 
-def _rows(lines: Sequence[str]) -> list[list[str]]:
-    """Cells of a table; columns are apart by `;`, a tab or `,`, whichever its first lines have most of."""
-    sample = "\n".join(lines[:5])
-    delimiter = max(";\t,", key=lambda each: (sample.count(each), each != ","))
-    if delimiter == "," and ";" in lines[0]:
-        delimiter = ";"  # the commas are those of numbers
-    table = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter)
-    return [[cell.strip() for cell in row] for row in table]
+def _delimiter(lines: list[str]) -> str:
+    """Return what separates a table's cells: `;`, a tab or `,`. Empty Excel's line that tells it."""
+    for index, line in enumerate(lines):
+        if match := SEPARATOR.fullmatch(line):
+            lines[index] = ""
+            return match[1]
+        if line.strip():
+            break
+    for each in ";\t,":
+        for line in lines[:LINES_TO_LOOK_AT]:
+            if each in line and "well" in _columns([cell.strip(' "') for cell in line.split(each)]):
+                return each
+    # Commas in a table that has `;` or a tab in each line are those of numbers.
+    separated = [line for line in lines if re.search(r"[;\t,]", line)]
+    return next((each for each in ";\t" if separated and all(each in line for line in separated)), ",")
+
+
+def _cells(lines: Sequence[str], delimiter: str, name: str) -> list[Line]:
+    """Return the number and the cells of each line that has any, with single spaces within the cells."""
+    reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter, strict=True)
+    try:
+        return [(reader.line_num, [" ".join(cell.split()) for cell in row]) for row in reader if row]
+    except csv.Error as error:
+        raise InvalidPlateMap(
+            f"line {reader.line_num} of {name} is no line of a table ({error}); is a quotation mark missing?"
+        ) from error
 
 
 def _decode(content: bytes) -> str:
@@ -327,16 +367,38 @@ def _decode(content: bytes) -> str:
         return content.decode("cp1252", errors="replace")
 
 
-def _number(text: str) -> float | None:
-    """Read a number with a decimal point or comma; None for anything else."""
-    text = text.strip().replace("\u00a0", "").replace("\u2212", "-")
-    if text.count(",") == 1 and "." not in text:
-        text = text.replace(",", ".")
-    try:
-        value = float(text)
-    except ValueError:
+def _dose(text: str, where: str, *, decimal_comma: bool = False) -> float | None:
+    """Read a dose with a decimal point or comma; None for a text without a digit.
+
+    Args:
+        text: of the cell.
+        where: what to call the cell in errors.
+        decimal_comma: whether the file writes decimal commas, so that a point may separate thousands.
+
+    Raises:
+        InvalidPlateMap: it is not a number, or a mark in it may separate thousands.
+    """
+    number = re.sub(r"(?<=\d)\s(?=\d{3}\b)", "", text.strip()).replace("\u2212", "-")
+    if not any(character.isdecimal() for character in number):
         return None
-    return value if math.isfinite(value) else None
+    mark = "." if decimal_comma else ","
+    if re.fullmatch(rf"[1-9]\d{{0,2}}({re.escape(mark)}\d{{3}})+", number):
+        raise InvalidPlateMap(
+            f"{where}: the dose {text[:40]!r} may be {number.replace(mark, '')} or "
+            f"{number.replace(mark, '.', 1)}; write it without separators of thousands or trailing zeros"
+        )
+    if number.count(",") == 1 and "." not in number:
+        number = number.replace(",", ".")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or "_" in number:
+        raise InvalidPlateMap(
+            f"{where}: the dose {text[:40]!r} is not a number; write one such as 1234.5, and its unit in a "
+            "column `unit`"
+        )
+    return value
 
 
 def _expected(text: str | None, name: str) -> int | None:
