@@ -1,7 +1,7 @@
 """`cytomask segment --plate`: measure the growth of a plate in a local folder from the masks just made."""
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,30 @@ from cytomask.acquisition import Acquisition, Pattern, read_acquisition
 from cytomask.cli.console import complain
 from cytomask.cli.files import count_of
 from cytomask.cli.plate_options import options_of, read_map, show_report
-from cytomask.errors import CytomaskError, InvalidPlateMap
+from cytomask.errors import CytomaskError
 from cytomask.metrics import Mask
 from cytomask.plate_pages import PlatePage
-from cytomask.platemap import require_fit
+from cytomask.platemap import PlateMap, require_fit
 from cytomask.plates import build_report
 from cytomask.stack_times import page_times, place_pages
 
 Line = Mapping[str, Any]  # a row by the ledger's columns; numbers may be text
 
 
-def report_plates(lines: Sequence[Line], arguments: Namespace) -> int:
+def read_fitting_map(files: Iterable[Path], arguments: Namespace) -> PlateMap | None:
+    """Read the given plate map, if any; raise InvalidPlateMap if it does not fit the wells of these files."""
+    plate_map = read_map(arguments.map)
+    if plate_map is not None:
+        named = [_named(str(file), arguments.pattern, arguments.plate or None) for file in files]
+        require_fit(plate_map, {each.well for each in named if each.well}, str(arguments.map))
+    return plate_map
+
+
+def report_plates(lines: Sequence[Line], arguments: Namespace, plate_map: PlateMap | None = None) -> int:
     """Show the growth of each plate among the pages that were segmented.
 
     Returns:
-        0; 1 if no page could be placed or a file could not be written; 2 if the plate map is unusable.
+        0; 1 if no page could be placed or a file could not be written.
     """
     pages = list(read_pages(lines, arguments.pattern, arguments.plate or None))
     plates: dict[str, list[PlatePage]] = {}
@@ -42,13 +51,6 @@ def report_plates(lines: Sequence[Line], arguments: Namespace) -> int:
         )
     if not plates:
         return 1
-    try:
-        plate_map = read_map(arguments.map)
-        if plate_map is not None:
-            require_fit(plate_map, {page.well for page in pages}, str(arguments.map))
-    except InvalidPlateMap as error:
-        complain(str(error))
-        return 2
     codes = []
     for name, own in sorted(plates.items()):
         report = build_report(name, own, plate_map, options_of(arguments))
@@ -71,8 +73,7 @@ def read_pages(lines: Sequence[Line], pattern: Pattern | None, plate: str | None
         counts[str(line["file"])] = max(counts.get(str(line["file"]), 0), _page_number(line) + 1)
     for line in lines:
         file = str(line["file"])
-        whole = str(Path(file).parent.resolve() / Path(file).name)
-        named = Acquisition(plate=plate).filled_from(read_acquisition(file, pattern, path=whole))
+        named = _named(file, pattern, plate)
         if not named.placed:
             continue
         if named.time is None or counts[file] > 1:
@@ -81,6 +82,11 @@ def read_pages(lines: Sequence[Line], pattern: Pattern | None, plate: str | None
             if _page_number(line) < len(told[file]):  # the file may have changed since an earlier run
                 named = told[file][_page_number(line)]
         yield _page(line, named)
+
+
+def _named(file: str, pattern: Pattern | None, plate: str | None) -> Acquisition:
+    whole = str(Path(file).parent.resolve() / Path(file).name)
+    return Acquisition(plate=plate).filled_from(read_acquisition(file, pattern, path=whole))
 
 
 def read_times(path: Path) -> Sequence[Acquisition]:

@@ -100,6 +100,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 def run(arguments: Namespace) -> int:
     """Segment every file; return 1 if any was refused, 2 if the command could not start."""
     # Heavy imports in this order: image readers are imported while the network loads.
+    from cytomask.errors import InvalidPlateMap
     from cytomask.model.predictor import WeightsError
 
     # The process is about to end, and a collection of all objects first would take 15 ms.
@@ -111,6 +112,6 @@ def run(arguments: Namespace) -> int:
         from cytomask.cli.segmentation import segment_paths
 
         return segment_paths(arguments, predictor)
-    except WeightsError as error:
+    except (WeightsError, InvalidPlateMap) as error:
         complain(str(error))
         return 2

@@ -62,6 +62,7 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
 
     Raises:
         WeightsError: the weights are missing; nothing was written.
+        InvalidPlateMap: the plate map is unusable; nothing was read.
     """
     try:
         settings = settings_of(arguments, predictor)
@@ -83,6 +84,11 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
     if arguments.csv and any(is_same_file(task.source, arguments.csv) for task in tasks):
         complain(f"nothing was read: --csv {arguments.csv} would overwrite an image; name another file")
         return 2
+    plate_map = None
+    if arguments.plate is not None:
+        from cytomask.cli.local_plate import read_fitting_map
+
+        plate_map = read_fitting_map((task.source for task in tasks), arguments)
     with Ledger(arguments.csv) as ledger:
         done = ledger.resume(((task.source, task.target) for task in tasks), settings)
         open_tasks = [task for task in tasks if task.source not in done]
@@ -101,7 +107,7 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
         return code
     from cytomask.cli.local_plate import report_plates
 
-    return max(code, report_plates(ledger.lines, arguments))
+    return max(code, report_plates(ledger.lines, arguments, plate_map))
 
 
 def settings_of(arguments: Namespace, predictor: Predictor) -> Settings:

@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cytomask.cli.local_plate import report_plates
-from cytomask.cli.main import make_parser
+from cytomask.cli.local_plate import read_fitting_map, report_plates
+from cytomask.cli.main import main, make_parser
 from cytomask.samples.plates import DEMO_WELLS, SamplePage, write_plate
 
 Line = dict[str, object]
@@ -68,7 +68,9 @@ def test_all_files_are_written(plate: list[Line], tmp_path: Path) -> None:
     options = [part for name in names for part in (f"--{name}", str(tmp_path / name))]
     plate_map = tmp_path / "map.csv"
     plate_map.write_text("well,condition\nA1:A2,control\nA3,drug\n")
-    assert report_plates(plate, asked(*options, "--map", str(plate_map), "--control", "control")) == 0
+    arguments = asked(*options, "--map", str(plate_map), "--control", "control")
+    read = read_fitting_map([Path(str(each["file"])) for each in plate], arguments)
+    assert report_plates(plate, arguments, read) == 0
     assert (tmp_path / "pages-csv").read_text().count("\n") == 49
     assert (tmp_path / "wells").read_text().count("\n") == 7
     assert (tmp_path / "conditions").read_text().splitlines()[1].startswith("control,")
@@ -248,14 +250,17 @@ def test_several_plates_in_a_folder_get_files_of_their_own(tmp_path: Path) -> No
         (None, "cannot be read"),
     ],
 )
-def test_an_unusable_plate_map_ends_the_command(
+def test_an_unusable_plate_map_ends_the_command_before_anything_is_segmented(
     content: Callable[[], bytes] | None, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "map.csv"
+    path, out = tmp_path / "map.csv", tmp_path / "masks"
     if content:
         path.write_bytes(content())
-    assert report_plates([line("p_A1_1_00d00h00m.tif")], asked("--map", str(path))) == 2
+    image = tmp_path / "p_A1_1_00d00h00m.tif"
+    tifffile.imwrite(image, np.zeros((32, 32), np.uint8))
+    assert main(["segment", str(image), "--out", str(out), "--plate", "--map", str(path)]) == 2
     assert sentence in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
