@@ -176,7 +176,10 @@ def describe_leftovers(row: "IndexingRow") -> list[str]:
         lines.append(f"{row.unmatched} names match no image in the stack so far: {some}")
     if row.refused:
         some = _some(row.refused_names, row.refused)
-        lines.append(f"{row.refused} images lack an id, a width or a height and cannot be scored: {some}")
+        lines.append(
+            f"{row.refused} images cannot be scored, because the file lists them without id, width or height,"
+            f" with the id of another or in letters that are not UTF-8: {some}"
+        )
     if row.images_without_name:
         lines.append(f"{row.images_without_name} images have no file name and are left out")
     if row.images_without_annotations:

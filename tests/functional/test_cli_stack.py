@@ -261,7 +261,8 @@ def test_evaluate_counts_and_names_what_gets_no_score(
     assert said[:-1] == [
         "3 images, 2 annotations",
         "2 names match no image in the stack so far: 5f1b2c3d-A172_Phase_C7_1.tif, b.tif",
-        "1 images lack an id, a width or a height and cannot be scored: b.tif",
+        "1 images cannot be scored, because the file lists them without id, width or height, "
+        "with the id of another or in letters that are not UTF-8: b.tif",
         "1 images have no file name and are left out",
         "2 images have no annotations and are rejected, because theirs may be lost",
         "1 annotations belong to images that the file does not list",

@@ -153,7 +153,7 @@ def test_labels_are_the_stored_values_in_every_format(writer: str, labels: Label
 )
 def test_a_truth_without_background_is_refused(labels: Labels) -> None:
     for content in (tiff(labels.astype(np.uint8)), picture(Image.fromarray(labels.astype(np.uint8)))):
-        with pytest.raises(NoBackground, match=r"truth has no background: no pixel is stored as 0\. Save"):
+        with pytest.raises(NoBackground, match=r"truth has no background: no pixel is stored as 0"):
             read(content)
 
 
@@ -163,6 +163,39 @@ def test_a_page_of_a_stack_may_be_all_cell_if_another_is_not() -> None:
         CELLS.mean(),
         1,
     ]
+
+
+def test_a_page_of_several_labels_and_no_background_is_refused_in_any_stack() -> None:
+    stack = np.stack([CELLS, CELLS + 1]).astype(np.uint8)
+    with pytest.raises(NoBackground, match=r"page 1 of truth has no background: .*there are several labels"):
+        read(tiff(stack, photometric="minisblack"), pages=2)
+
+
+@pytest.mark.parametrize("spread", ["one pixel", "a frame"])
+def test_a_background_labelled_1_is_found_despite_some_zeros(spread: str) -> None:
+    page = np.full((500, 600), 1, np.uint8)
+    page[100:300, 100:300] = 2
+    if spread == "one pixel":
+        page[0, 0] = 0
+    else:
+        page[[0, -1]] = page[:, [0, -1]] = 0
+    with pytest.raises(
+        NoBackground, match=r"are stored as 0, and 8\d% of it as 1, which looks like its back"
+    ):
+        list(read_ground_truth(tiff(page), "truth", [page.shape]))
+
+
+@pytest.mark.parametrize("kind", ["one value", "cells of their own labels", "soft"])
+def test_a_confluent_page_with_a_gap_is_read(kind: str) -> None:
+    rows, columns = np.mgrid[:500, :600]
+    labels = {
+        "one value": np.full((500, 600), 255),
+        "cells of their own labels": 1 + rows // 50 * 12 + columns // 50,
+        "soft": np.clip(rows, 1, 255),
+    }[kind].astype(np.uint16)
+    labels[0:20, 0:20] = 0
+    (cells,) = read_ground_truth(tiff(labels), "truth", [labels.shape])
+    np.testing.assert_array_equal(cells, labels != 0)
 
 
 def test_colours_that_transparency_hides_are_refused() -> None:

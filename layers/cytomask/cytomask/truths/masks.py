@@ -31,6 +31,9 @@ from cytomask.images import (
 from cytomask.metrics import Mask
 from cytomask.truths.limits import Size
 
+# If a page has less background than this, and one label takes LABELLED_BACKGROUND, that is its background.
+LEAST_BACKGROUND = 0.01
+LABELLED_BACKGROUND = 0.1
 READING = budget.Budget(60, "save it uncompressed, or with LZW or deflate")
 
 
@@ -46,13 +49,14 @@ def read_ground_truth(
         limits: size limits of its pages.
 
     Yields:
-        The pages in order. NoBackground is raised only after the last page.
+        The pages in order. NoBackground for the whole file is raised only after the last page.
 
     Raises:
         GroundTruthMismatch: the headers give other sizes.
         UnreadableImage: the file is not an image, is damaged, or is a JPEG.
         AmbiguousChannels: it has several channels, or colours that transparency hides.
-        NoBackground: no pixel of any page is background.
+        NoBackground: no pixel of any page is background, or `find_cells` finds the background of a page under
+            another label.
         NonFinitePixels: it has NaN or infinite values.
         ImageTooLarge: it exceeds the limits, or would take too long to decode.
         RejectedInput: `open_image` or `read_stored` refuses it for another reason.
@@ -89,6 +93,7 @@ def find_cells(page: StoredPage, name: str, *, palette: bool = False) -> Mask:
 
     Raises:
         AmbiguousChannels: transparency hides some of the pixels that are not 0.
+        NoBackground: the page has several labels and hardly a pixel that is 0.
         NonFinitePixels: the page has NaN or infinite values.
     """
     stored: NDArray[Any] = page.values
@@ -97,19 +102,39 @@ def find_cells(page: StoredPage, name: str, *, palette: bool = False) -> Mask:
             f"page {page.index} of {name} has pixels that are NaN or infinite; save them as 0 or as cell"
         )
     cells: Mask = (stored if stored.ndim == 2 else stored.any(axis=-1)) != 0
-    if page.alpha is None:
-        return cells
-    opaque: Mask = page.alpha != 0
-    if opaque.all() or not opaque.any():
-        return cells
-    if cells.all() or not cells.any():
-        return opaque
-    if np.any(cells & ~opaque) and not palette:
-        raise AmbiguousChannels(
-            f"page {page.index} of {name} has colours that its transparency hides, so it holds two different "
-            "masks; save the right one without transparency"
-        )
+    opaque: Mask | None = None if page.alpha is None else page.alpha != 0
+    if opaque is not None and opaque.any() and not opaque.all():
+        if cells.all() or not cells.any():
+            return opaque
+        if np.any(cells & ~opaque) and not palette:
+            raise AmbiguousChannels(
+                f"page {page.index} of {name} has colours that its transparency hides, so it holds two "
+                "different masks; save the right one without transparency"
+            )
+    _require_background(stored, cells, f"page {page.index} of {name}")
     return cells
+
+
+def _require_background(stored: NDArray[Any], cells: Mask, called: str) -> None:
+    """Refuse a page whose background seems to have a label of its own; raise NoBackground.
+
+    A page of one value may be all cell, as in a confluent culture: `read_ground_truth` looks at the others.
+    """
+    empty = cells.size - int(np.count_nonzero(cells))
+    if not empty and (stored != stored[0, 0]).any():
+        raise NoBackground(
+            f"{called} has no background: no pixel is stored as 0, and there are several labels. Save the "
+            "background as 0; if the page is all cell, save it with one value"
+        )
+    if stored.ndim == 2 and 0 < empty < LEAST_BACKGROUND * cells.size:
+        lowest = stored[cells].min()
+        share = float(np.mean(stored == lowest))
+        if share >= LABELLED_BACKGROUND and np.any(cells & (stored != lowest)):
+            raise NoBackground(
+                f"{called} has {empty} pixels that are stored as 0, and {share:.0%} of it as {lowest}, which "
+                "looks like its background. Save the background as 0; if all of this is cell, save it with "
+                "one value"
+            )
 
 
 def _require_lossless(source: bytes | Path, name: str) -> None:
