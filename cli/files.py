@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# The file name suffixes that the readers support. STK, LSM and BTF are TIFFs; JFIF and JPE are JPEGs.
-SUFFIXES = frozenset(
-    {".tif", ".tiff", ".stk", ".lsm", ".btf", ".tf2", ".tf8", ".png", ".jpg", ".jpeg", ".jpe", ".jfif"}
-)
+from cytomask.truths.names import IMAGE_SUFFIXES
+
+SUFFIXES = frozenset(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 MICROSCOPES = frozenset({".czi", ".nd2", ".lif"})  # read with the extra `microscopes`
 OWN_OUTPUTS = (".mask.png", ".probability.png", ".overlay.png", ".result.json")
 APPLE_DOUBLE = "._"  # prefix of macOS's files for metadata that the disk's file system cannot store

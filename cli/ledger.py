@@ -31,6 +31,9 @@ COLUMNS = (
     "confluence_low",
     "confluence_high",
     "quality",
+    "orientation",
+    "turned",
+    "luma",
     "milliseconds",
     "mask",
     "model",
@@ -82,6 +85,9 @@ class Row:
         pixel_width_um, pixel_height_um: size of a pixel from the request or the file; areas are based on it.
         confluence_low, confluence_high: the confluence at a probability of 0.7 and of 0.3.
         quality: quality flags with their numbers, such as `UNCERTAIN=0.42`, separated by spaces.
+        orientation: the file's orientation tag, numbered as in EXIF and TIFF: 1 is upright.
+        turned: 1 if the page was turned upright by that tag, 0 if its pixels are read as they are stored.
+        luma: 1 if red, green and blue were joined to grey, otherwise 0.
     """
 
     file: str
@@ -98,6 +104,9 @@ class Row:
     confluence_low: float | None = None
     confluence_high: float | None = None
     quality: str = ""
+    orientation: int | None = None
+    turned: int | None = None
+    luma: int | None = None
     milliseconds: float | None = None
     mask: str | None = None
     settings: Settings | None = None

@@ -241,6 +241,9 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
                     confluence_low=round(prediction.confluence_low, 6),
                     confluence_high=round(prediction.confluence_high, 6),
                     quality=" ".join(flag_text(flag.name, flag.value) for flag in prediction.quality),
+                    orientation=page.orientation,
+                    turned=int(page.turned),
+                    luma=int(page.luma),
                     milliseconds=round((finished - started) * 1000, 1),
                     mask=str(written["mask"]) if "mask" in written else None,
                     settings=settings,
@@ -288,8 +291,16 @@ def _say_row(row: Row) -> None:
         complain(f"{row.file}  refused, {row.error_code}: {row.error}")
         return
     page = f" page {row.page}" if (row.pages or 1) > 1 else ""
-    flags = f"{row.quality}  " if row.quality else ""
-    say(f"{row.file}{page}  confluence {row.confluence:.3f}  {flags}{row.milliseconds:.0f} ms")
+    notes = "".join(f"{note}  " for note in (row.quality, *_how_read(row)) if note)
+    say(f"{row.file}{page}  confluence {row.confluence:.3f}  {notes}{row.milliseconds:.0f} ms")
+
+
+def _how_read(row: Row) -> Iterator[str]:
+    """Say what the file's colours and orientation did to the page."""
+    if row.luma:
+        yield "grey from colours"
+    if row.orientation not in (None, 1):
+        yield "turned upright" if row.turned else f"not turned, orientation tag {row.orientation}"
 
 
 def _resumed(done: int, path: Path | None) -> str:

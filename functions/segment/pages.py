@@ -173,6 +173,7 @@ def describe(page: Page, prediction: Prediction, pixel_size: PixelSize | None) -
         dtype=page.dtype,
         orientation=page.orientation,
         turned=page.turned,
+        luma=page.luma,
         confluence=metrics.confluence(prediction.mask),
         confluence_low=prediction.confluence_low,
         confluence_high=prediction.confluence_high,

@@ -203,6 +203,33 @@ def test_the_csv_has_a_row_for_each_page_and_each_refusal() -> None:
     assert below("reports") == ["all.csv"]
 
 
+def test_the_line_and_the_csv_say_how_colours_and_orientation_were_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write("grey.png")
+    pixels = Image.open("grey.png").convert("L")
+    Image.merge("RGB", [pixels, pixels.point(lambda value: value // 2), pixels]).save("colour.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pixels.save("turned.png", exif=turned)
+    tifffile.imwrite("stored.tif", np.asarray(pixels), extratags=[(274, 3, 1, 3, True)])
+    paths = ["colour.png", "grey.png", "stored.tif", "turned.png"]
+    assert main(["segment", *paths, "--csv", "all.csv"]) == 0
+    rows = {row["file"]: (row["luma"], row["orientation"], row["turned"]) for row in rows_of("all.csv")}
+    assert rows == {
+        "colour.png": ("1", "1", "0"),
+        "grey.png": ("0", "1", "0"),
+        "stored.tif": ("0", "3", "0"),
+        "turned.png": ("0", "6", "1"),
+    }
+    lines = {line.partition(" ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "  grey from colours  " in lines["colour.png"]
+    assert "  not turned, orientation tag 3  " in lines["stored.tif"]
+    assert "  turned upright  " in lines["turned.png"]
+    assert "colours" not in lines["grey.png"]
+    assert "turned" not in lines["grey.png"]
+
+
 def test_a_csv_that_cannot_be_written_does_not_cost_the_masks(capsys: pytest.CaptureFixture[str]) -> None:
     write("a.tif")
     Path("folder").mkdir()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cytomask.cli.files import SUFFIXES
 from cytomask.truths.names import (
     assign,
     base,
@@ -50,6 +51,12 @@ PATH = st.lists(PART, min_size=1, max_size=4).map("/".join)
 def test_a_name_has_one_form_whichever_tool_wrote_it(name: str, said: str) -> None:
     assert clean(name) == said
     assert base(name) == said.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_a_truth_is_found_for_an_image_of_every_suffix(suffix: str) -> None:
+    assert "p/a" in image_stems(f"p/a{suffix}")
+    assert truth_stems(f"p/a_mask{suffix}") == ["p/a_mask", "p/a"]
 
 
 @given(PATH)

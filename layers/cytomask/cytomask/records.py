@@ -109,6 +109,7 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         quality: warnings about the page's quality, if any.
         orientation: the file's orientation tag, numbered as in EXIF and TIFF: 1 is upright.
         turned: whether the page was turned upright by that tag.
+        luma: true if red, green and blue were joined to grey; otherwise absent.
         pixel_size_um: width and height of a pixel in micrometres, if the request or the file gives them.
         cell_area_mm2: area of the page's cells, if the size of a pixel is known.
         mask, probability, overlay, rois, geojson, labels, labels_table, ome: address of each output; each has
@@ -121,6 +122,7 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     dtype: str
     orientation: int | None = None
     turned: bool | None = None
+    luma: bool = False
     time: float | str | None = None
     confluence: float
     confluence_low: float | None = None

@@ -15,6 +15,7 @@ from tiffs import tiff
 
 from cytomask import images
 from cytomask.errors import AmbiguousChannels, RejectedInput, UnreadableImage
+from cytomask.samples.plates import growing_fields
 
 SMALL = (6, 9)
 REDUCED, PAGE, MASK = 1, 2, 4
@@ -176,6 +177,59 @@ def test_frames_saved_as_interleaved_colours_are_refused_unlike_colours(seed: in
     tinted = (blobs(seed)[..., None] * np.array([0.9, 0.7, 0.5]) + 10 + shot).astype(np.uint8)
     [found] = read(plain_tiff(tinted, photometric="rgb"))
     np.testing.assert_allclose(found, luma_of(tinted), atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("shares", [(0.10, 0.12, 0.14), (0.3, 0.35, 0.4), (0.8, 0.82, 0.84)])
+def test_frames_of_growing_cells_saved_as_colours_are_refused(seed: int, shares: tuple[float, ...]) -> None:
+    frames = np.stack([field.pixels for field in growing_fields(seed, shares)], axis=-1)  # H, W, 3
+    with pytest.raises(
+        AmbiguousChannels, match=r"as different pictures do \(correlation 0\.\d+, at one bright"
+    ):
+        read(plain_tiff(frames, photometric="rgb"))
+
+
+@pytest.mark.parametrize("noise_level", [0, 2, 5, 10, 20])
+@pytest.mark.parametrize("contrast", [0.3, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_grey_picture_of_a_noisy_colour_camera_is_read(
+    seed: int, contrast: float, noise_level: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    [field] = growing_fields(seed, [0.3])
+    scene = 120 + contrast * 25 * (
+        field.pixels / field.pixels.std() - field.pixels.mean() / field.pixels.std()
+    )
+    shots = scene[..., None] + rng.normal(0, noise_level, (*scene.shape, 3))
+    colours = np.clip(shots, 0, 255).astype(np.uint8)  # H, W, 3
+    [found] = read(plain_tiff(colours, photometric="rgb"))
+    np.testing.assert_allclose(found, luma_of(colours), atol=1e-3)
+
+
+@pytest.mark.parametrize("stain", [(0.3, 0.5, 0.2), (0.6, 0.3, 0.05)])
+def test_stained_sections_are_read(stain: tuple[float, ...]) -> None:
+    """Two stains in different places, so that the colours differ in where they are dark."""
+    one, other = [
+        field.pixels.astype(float) for field in (*growing_fields(1, [0.3]), *growing_fields(3, [0.3]))
+    ]
+    amounts = [np.clip((each - each.mean()) / each.std(), 0, 4) for each in (one, other)]
+    density = amounts[0][..., None] * np.array(stain) + amounts[1][..., None] * np.array([0.1, 0.4, 0.1])
+    colours = (240 * np.exp(-density)).astype(np.uint8)
+    [found] = read(plain_tiff(colours, photometric="rgb"))
+    np.testing.assert_allclose(found, luma_of(colours), atol=1e-3)
+
+
+def test_a_page_says_that_it_was_joined_from_colours() -> None:
+    grey = blobs(1)
+    tinted = (grey[..., None] * np.array([0.9, 0.7, 0.5]) + 10).astype(np.uint8)
+    for data, channel, luma in (
+        (plain_tiff(tinted, photometric="rgb"), None, True),
+        (plain_tiff(tinted, photometric="rgb"), 1, False),
+        (plain_tiff(grey), None, False),
+    ):
+        with images.open_image(data) as image:
+            [found] = images.read_pages(image, channel=channel)
+        assert found.luma is luma
 
 
 def test_inks_and_mosaics_are_refused_by_name() -> None:

@@ -93,6 +93,7 @@ class Page:
         pixels: (H, W) of any real dtype but bool, all finite.
         dtype: NumPy's name of the type that the file stores.
         orientation, turned: as in `PageHeader`.
+        luma: whether red, green and blue were joined to grey.
     """
 
     index: int
@@ -100,6 +101,7 @@ class Page:
     dtype: str
     orientation: int = 1
     turned: bool = False
+    luma: bool = False
 
 
 @dataclass(frozen=True)

@@ -181,8 +181,8 @@ def _read(image: ImageFile, index: int, channel: int | None) -> Page:
     with _refusing(image.name):
         stored = image.decode(index, channel)
     _require_size_as_said(image, index, stored)
-    pixels = stored
-    if header.colour and channel is None:
+    pixels, joined = stored, header.colour and channel is None
+    if joined:
         if not header.palette:
             require_one_picture(stored, index, image.name)
         pixels = luma(stored)
@@ -192,7 +192,7 @@ def _read(image: ImageFile, index: int, channel: int | None) -> Page:
             f"page {index} of {image.name} has {bad} pixels that are NaN or infinite; "
             "replace them and upload it again"
         )
-    return Page(index, pixels, header.dtype, header.orientation, header.turned)
+    return Page(index, pixels, header.dtype, header.orientation, header.turned, joined)
 
 
 class _LoneFile(io.FileIO):

@@ -14,7 +14,10 @@ from functools import lru_cache
 from typing import Generic, TypeVar
 from urllib.parse import unquote
 
-IMAGE_SUFFIXES = frozenset({"tif", "tiff", "png", "jpg", "jpeg", "jfif", "jpe", "btf", "tf8", "lsm", "stk"})
+# Suffixes of files that the readers support. STK, LSM, BTF, TF2 and TF8 are TIFFs; JFIF and JPE are JPEGs.
+IMAGE_SUFFIXES = frozenset(
+    {"tif", "tiff", "stk", "lsm", "btf", "tf2", "tf8", "png", "jpg", "jpeg", "jpe", "jfif"}
+)
 _MARK = r"[ ._-]+(?:masks?|labels?|segs?|segmentations?|gts?|ground[ ._-]?truths?|truths?|annotations?)$"
 MARKS = (re.compile(rf"[ ._-]+cp{_MARK}", re.IGNORECASE), re.compile(_MARK, re.IGNORECASE))
 # Label Studio's address of a file on its own disk has the path in a parameter.
