@@ -10,7 +10,7 @@ from cytomask.addresses import S3Object, plate_of_map
 from cytomask.errors import ImageNotFound, ImageReplaced, InvalidRequest, RejectedInput
 from cytomask.images import Limits
 from cytomask.plate_counts import PlateCounts
-from cytomask.plate_places import columns_of
+from cytomask.plate_places import columns_of, time_of
 from cytomask.plate_rows import Plates, StoredMap
 from cytomask.platemap import LARGEST_FILE, PlateMap, parse_plate_map
 from cytomask.records import Result
@@ -66,6 +66,7 @@ class Plating:
         summary = self._counts.count(
             placed,
             pages=len(result.pages),
+            times=_scans_of_stack(result),
             masked=result.status == "SUCCEEDED",
             cost_usd=result.estimated_cost_usd or 0.0,
             expected_pages=request.expected_pages,
@@ -104,6 +105,16 @@ class Plating:
         if plate_map is not None and plate_map.expected_pages is not None:
             summary = self._plates.expect(plate, plate_map.expected_pages, now=now)
             self._counts.announce_if_complete(summary)
+
+
+def _scans_of_stack(result: Result) -> set[str]:
+    """Return the scans of a stack's pages: their times, or their numbers; nothing for a single page."""
+    if len(result.pages) < 2:
+        return set()
+    timed = {time_of(page.time, None) for page in result.pages if page.time is not None}
+    return timed or {
+        time_of(None, page.page if result.frame is None else result.frame) for page in result.pages
+    }
 
 
 PLACE = ("plate", "well", "site", "time", "frame", "cell_line", "channel")

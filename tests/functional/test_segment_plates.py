@@ -168,7 +168,19 @@ def test_each_frame_of_a_stack_is_a_page(
     assert result["cell_area_mm2"] == pytest.approx(sum(areas))
     summary = plates.summary("p")
     assert summary is not None
-    assert summary.pages == 2
+    assert (summary.pages, summary.scans, summary.first, summary.last) == (2, 2, 0.0, 4.0)
+
+
+def test_pages_of_a_stack_without_times_are_scans_in_their_order(stack: SegmentStack, plates: Plates) -> None:
+    content = BytesIO()
+    frames = np.stack([page(seed) for seed in range(2)])
+    tifffile.imwrite(content, frames, photometric="minisblack", metadata=None)
+    stack.upload("movie.tif", content.getvalue())
+    stack.handle(request("movie.tif", plate="p", well="A1"))
+    assert [(each.time, each.frame) for each in plates.pages("p")] == [(None, 0), (None, 1)]
+    summary = plates.summary("p")
+    assert summary is not None
+    assert (summary.pages, summary.scans) == (2, 2)
 
 
 @pytest.mark.parametrize(

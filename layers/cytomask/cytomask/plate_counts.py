@@ -1,7 +1,7 @@
 """Count an image's pages on its plate when it ends, and announce a complete plate."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -27,6 +27,7 @@ class PlateCounts:
         placed: Mapping[str, Any],
         *,
         pages: int,
+        times: Collection[str] = (),
         masked: bool,
         cost_usd: float,
         expected_pages: int | None = None,
@@ -39,6 +40,7 @@ class PlateCounts:
         Args:
             placed: attributes of the job's row, from `plate_rows.columns_of`.
             pages: number of pages of the image.
+            times: the scans of a stack's pages, as `time_of` writes them; by default the image's own.
             masked: whether they have masks; otherwise they were rejected or failed.
             cost_usd: estimated cost of the job.
             expected_pages: pages of the whole plate, if the request gives their number.
@@ -51,7 +53,7 @@ class PlateCounts:
             placed["plate"],
             placed["well"],
             places=places_of(placed, range(max(pages, 1))),
-            times=[time] if time else [],
+            times=times or ([time] if time else []),
             masked=masked,
             cost_usd=cost_usd,
             now=now,
