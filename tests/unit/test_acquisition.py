@@ -136,6 +136,21 @@ def test_no_name_keeps_the_presets_busy(unit: str) -> None:
     assert (time.process_time() - started) / 20 < 0.1  # 0.3 to 3 ms; one that backtracks takes minutes
 
 
+ALL_AT_ONCE = Pattern(
+    r"(?P<well>B2)" + "".join(f"(?=(?P<{name}>.*))" for name in sorted(Pattern.GROUPS - {"well"}))
+)
+
+
+@given(st.one_of(st.text(max_size=200), st.from_regex(r"[0-9.,:T-]{1,60}", fullmatch=True)))
+def test_whatever_a_pattern_captures_can_be_stored(captured: str) -> None:
+    found = read_acquisition(f"B2{captured}", ALL_AT_ONCE)
+    assert found.well == "B02"
+    assert found.plate is None or check_plate(found.plate) == found.plate
+    assert found.time is None or check_time(found.time) == found.time
+    assert len(found.site or "") <= 32
+    assert (found.frame or 0) < 10**10
+
+
 def test_fields_of_a_request_override_those_of_the_name() -> None:
     asked = Acquisition(plate="mine", time=7.0, sources=("request",))
     found = asked.filled_from(read_acquisition("SHSY5Y_Phase_B10_1_00d04h00m_1.tif"))
