@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import HEIGHT, WIDTH, encoded, noise, planes, png_chunk, read, same
+from image_files import HEIGHT, WIDTH, encoded, headers, noise, planes, png_chunk, read, same
 from PIL import Image, PngImagePlugin
 from tiffs import tiff
 
@@ -76,8 +76,44 @@ def test_foreign_elements_in_an_ome_description_are_ignored(kind: str, word: str
 
 
 def test_two_pages_with_a_foreign_description_are_two_pages() -> None:
-    for text in ('{"shape": "round"}', "<HOME><Pixels/></HOME>", '{"exposure": [1, 2], "shape": [7]}'):
+    for text in (
+        '{"shape": "round"}',
+        "<HOME><Pixels/></HOME>",
+        '{"exposure": [1, 2], "shape": [7]}',
+        json.dumps({"shape": [5, HEIGHT, WIDTH], "stain": "none"}),
+        "<OMERO><x/></OMERO>",
+        "<OMEGA-scan v='1'/>",
+        "<?xml version='1.0'?><OMExperiment/>",
+        "<!-- <OME --><notes/>",
+        "note: see <OME-XML> in the companion file",
+    ):
         assert len(read(described(text, 2))) == 2
+        assert len(read(described(text, 1))) == 1
+
+
+def test_an_ome_description_is_followed_however_its_xml_begins_and_ends() -> None:
+    """Its two pages are the channels of one, which plain directories would not be."""
+    size = f'SizeX="{WIDTH}" SizeY="{HEIGHT}" SizeC="2" SizeZ="1" SizeT="1"'
+    root = (
+        f'<OME xmlns="{OME}"><Image ID="I:0"><Pixels DimensionOrder="XYCZT" {size}><TiffData/></Pixels>'
+        "</Image></OME>"
+    )
+    declared = '<?xml version="1.0" encoding="{}"?>'
+    for text in (
+        root,
+        declared.format("UTF-16") + root,
+        declared.format("ISO-8859-1") + root,
+        "<!DOCTYPE OME>" + root,
+        '<!DOCTYPE OME SYSTEM "file:///etc/passwd">' + root,
+        "<!-- made by a > b -->\n" + root + "<!-- saved by x -->\n",
+    ):
+        assert [header.channels for header in headers(described(text, 2))] == [2]
+
+
+def test_an_ome_description_with_entities_is_refused() -> None:
+    text = f'<!DOCTYPE OME [<!ENTITY e "x">]><OME xmlns="{OME}">&e;</OME>'
+    with pytest.raises(UnreadableImage, match="declares entities"):
+        read(described(text, 2))
 
 
 def test_each_file_of_a_set_is_one_page() -> None:

@@ -243,7 +243,7 @@ def test_descriptions_of_imagej_and_our_own_are_bounded(count: int) -> None:
     for description in (
         f"ImageJ=1.53t\nimages={count}\nframes={count}\n",
         f"ImageJ=1.53t\nimages=1\nchannels={count}\nhyperstack=true\n",
-        json.dumps({"shape": [count, HEIGHT, WIDTH]}),
+        json.dumps({"shape": [count, HEIGHT, WIDTH], "truncated": True}),
     ):
         with bounded_memory(images.MEBI), pytest.raises(RejectedInput):
             read(described(description))

@@ -177,7 +177,7 @@ def test_an_ome_description_that_cannot_be_followed_is_refused() -> None:
         (plane, {"metadata": None, "contiguous": False}) for plane in planes(2)
     ]
     writes[0][1]["description"] = "<OME><broken</OME>"
-    with pytest.raises(UnreadableImage, match="OME or ImageJ description"):
+    with pytest.raises(UnreadableImage, match="do not fit what its description says"):
         read(tiff_of_writes(*writes))
 
 

@@ -1,5 +1,6 @@
 """Join red, green and blue into one grey value, and refuse frames that were saved as colours."""
 
+import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -77,7 +78,7 @@ class _Channel:
 
     def correlation(self, other: "_Channel") -> float:
         """Return the correlation of both signals; noise may lift it above 1."""
-        return float(np.mean(self.blocks * other.blocks)) / (self.signal * other.signal) ** 0.5
+        return float(np.mean(self.blocks * other.blocks)) / math.sqrt(self.signal * other.signal)
 
     def is_as_bright_as(self, other: "_Channel") -> bool:
         """Tell whether mean and contrast are those of the other, as in frames of one series."""

@@ -6,6 +6,7 @@ OME's, and opens other files that are named.
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from xml.parsers import expat
@@ -18,6 +19,10 @@ MOST_SAMPLES = 4  # SizeC counts the samples of a colour pixel one by one
 AXES = "CTZ"
 DEEPEST = 5  # OME, Image, Pixels, TiffData, UUID
 SCHEMA = "openmicroscopy.org"
+BLANK = "\ufeff \t\r\n"  # byte order mark and white space
+BEFORE_THE_ROOT = re.compile(rf"[{BLANK}]*(?:(<\?|<!--)|<!DOCTYPE[^\[>]*(?:\[[^\]]*\])?[^>]*>)")
+ENDINGS = {"<?": "?>", "<!--": "-->"}
+ROOT = re.compile(rf"[{BLANK}]*<(?:[\w.-]{{1,40}}:)?OME[\s/>]")
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,13 @@ Page = tuple[int, ...]
 
 
 def describe(text: str, name: str) -> Description | None:
-    """Read an OME description; return None for another program's XML, or if it cannot be followed.
+    """Read an OME description; return None for another program's text, or if it cannot be followed.
 
     Raises:
         ImageTooLarge: it is too long.
-        UnreadableImage: it is OME's, and its numbers are invalid.
+        UnreadableImage: it is OME's, and its numbers are invalid, or it declares entities.
     """
-    if not text.rstrip()[-10:].endswith("OME>") or "<" not in text:
+    if not is_ome(text):
         return None
     if len(text) > LONGEST_DESCRIPTION:
         raise ImageTooLarge(f"{name} has an OME description of {len(text)} characters; export it anew")
@@ -79,6 +84,10 @@ def describe(text: str, name: str) -> Description | None:
         reader.read(text)
     except (expat.ExpatError, _NotOme):
         return None
+    except _Entities as error:
+        raise UnreadableImage(
+            f"{name} has an OME description that declares entities, which are not read; save the stack anew"
+        ) from error
     except (KeyError, ValueError) as error:
         raise UnreadableImage(
             f"{name} has an OME description that lacks a number or has a wrong one ({error}); save the stack "
@@ -87,9 +96,17 @@ def describe(text: str, name: str) -> Description | None:
     return reader.found
 
 
-def is_broken(text: str) -> bool:
-    """Tell whether a text begins as an OME description; `describe` could not follow it."""
-    return text.lstrip()[:512].find("<OME") >= 0
+def is_ome(text: str) -> bool:
+    """Tell whether a text is XML whose first element is called OME."""
+    place = 0
+    while found := BEFORE_THE_ROOT.match(text, place):
+        place = found.end()
+        if found[1]:
+            end = text.find(ENDINGS[found[1]], place)
+            if end < 0:
+                return False
+            place = end + len(ENDINGS[found[1]])
+    return ROOT.match(text, place) is not None
 
 
 def pages(
@@ -218,7 +235,11 @@ def _planes_claimed(block: Block, directories: int) -> int:
 
 
 class _NotOme(Exception):
-    """The text is other XML, or holds something that no OME description has."""
+    """The text is other XML."""
+
+
+class _Entities(Exception):
+    """The text declares entities, which may grow without end."""
 
 
 class _Reader:
@@ -228,21 +249,22 @@ class _Reader:
         self.found = Description()
         self._path: list[str] = []  # of the elements around, as deep as any that matters
         self._depth = 0
-        self._parser = expat.ParserCreate(namespace_separator=" ")
+        # The text is decoded already, so its declaration, such as .NET's encoding="UTF-16", does not count.
+        self._parser = expat.ParserCreate("utf-8", namespace_separator=" ")
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.CharacterDataHandler = self._text
-        self._parser.StartDoctypeDeclHandler = self._refuse_doctype
+        self._parser.EntityDeclHandler = self._refuse_entity
         self._parser.buffer_text = True
         self._block: Block | None = None
         self._uuid: tuple[str, str | None] | None = None  # text, file
 
     def read(self, text: str) -> None:
         """Parse the whole text."""
-        self._parser.Parse(text.encode(errors="replace"), True)
+        self._parser.Parse(text.lstrip(BLANK).encode(errors="replace"), True)
 
-    def _refuse_doctype(self, *_: object) -> None:
-        raise _NotOme("a document type, whose entities may grow without end")
+    def _refuse_entity(self, *_: object) -> None:
+        raise _Entities
 
     def _start(self, tag: str, facts: dict[str, str]) -> None:
         self._depth += 1

@@ -48,7 +48,7 @@ def follow(
         AmbiguousAxes: rows and columns cannot be told.
         ImageTooLarge: it speaks of too many planes.
     """
-    if file.is_shaped and not _is_tifffiles(file.pages.first):
+    if file.is_shaped and not _is_tifffiles(file.pages.first, len(chain), size):
         setattr(file, "is_shaped", False)  # noqa: B010 - one of the marks that tifffile takes from outside
     if not any(getattr(file, mark, False) for mark in FOLLOWED):
         return None
@@ -80,30 +80,42 @@ def follow(
 def misdescribed(name: str, count: int) -> UnreadableImage:
     """Refuse a file whose description leaves pages out or cannot be followed: return the error."""
     return UnreadableImage(
-        f"{name} holds {count} TIFF pages, which do not fit its OME or ImageJ description; "
+        f"{name} holds {count} TIFF pages, which do not fit what its description says of them; "
         "copy it again, or save the whole stack anew as one file"
     )
 
 
-def _is_tifffiles(page: tifffile.TiffPage) -> bool:
-    """Whether a description in JSON is tifffile's; another program's may speak of a shape too."""
+def _is_tifffiles(page: tifffile.TiffPage, directories: int, size: int) -> bool:
+    """Whether a description in JSON is tifffile's; another program's may speak of a shape too.
+
+    Args:
+        page: the file's first.
+        directories: how many the file has.
+        size: of the file, in bytes.
+    """
     text = page.shaped_description or ""
     if old := OLD_SHAPE.fullmatch(text):
-        shape: Any = [int(length) for length in old[1].split(",") if length.strip()]
-        axes = None
+        facts: Any = {"shape": [int(length) for length in old[1].split(",") if length.strip()]}
     else:
         try:
             facts = json.loads(text)
         except (ValueError, RecursionError):
             return False
-        shape, axes = (facts.get("shape"), facts.get("axes")) if isinstance(facts, dict) else (None, None)
+    facts = facts if isinstance(facts, dict) else {}
+    shape, axes = facts.get("shape"), facts.get("axes")
     if not isinstance(shape, list) or not all(type(length) is int and length > 0 for length in shape):
         return False
     if axes is not None and not (isinstance(axes, str) and len(axes) == len(shape)):
         return False
     own = [length for length in page.shape if length > 1]
     told = [length for length in shape if length > 1]
-    return told[len(told) - len(own) :] == own
+    if told[len(told) - len(own) :] != own:
+        return False
+    if facts.get("truncated") or math.prod(shape) <= directories * math.prod(own):
+        return True
+    # tifffile writes a directory for each page, unless they are truncated or a volume in one run.
+    first = page.dataoffsets[0] if page.dataoffsets else size
+    return first + math.prod(shape) * np.dtype(page.dtype).itemsize <= size
 
 
 def _are_all_described(found: Sequence[tifffile.TiffPageSeries], chain: Sequence[Directory]) -> bool:

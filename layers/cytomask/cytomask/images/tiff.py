@@ -126,7 +126,7 @@ class TiffImage:
                 return found
         self._file.is_ome = False
         if described is None:
-            if len(self._chain) > 1 and not self._file.is_imagej and ome.is_broken(text):
+            if len(self._chain) > 1 and not self._file.is_imagej and ome.is_ome(text):
                 raise series.misdescribed(self.name, len(self._chain))
             followed = series.follow(self._file, self._chain, self._load, self._size, self._limits, self.name)
             if followed is not None:
