@@ -6,7 +6,7 @@ import msgspec
 from aws_lambda_powertools import Logger
 
 from cytomask.acquisition import Acquisition, Pattern, check_plate, read_acquisition
-from cytomask.addresses import S3Object, plate_of_map
+from cytomask.addresses import S3Object, is_plate_map, parse_uri, plates_of_map
 from cytomask.errors import ImageNotFound, ImageReplaced, InvalidRequest, RejectedInput
 from cytomask.images import Limits
 from cytomask.plate_counts import PlateCounts
@@ -79,31 +79,52 @@ class Plating:
     def take_map(self, file: S3Object) -> None:
         """Keep an uploaded plate map, and the reason if it is unusable."""
         plate_map: PlateMap | None = None
-        plate, error = plate_of_map(file.key), None
+        error = None
         try:
             found = self._storage.find(file)
             if found is None:
                 raise ImageNotFound(f"{file.uri} was deleted since it was uploaded")
             content = self._storage.read_image(found, Limits(file_bytes=LARGEST_FILE))
             plate_map = parse_plate_map(content, file.key)
-            plate = plate_map.plate or plate
         except (ImageNotFound, ImageReplaced) as gone:
             self._logger.info("event_ignored", what=file.uri, reason=str(gone))
             return
         except RejectedInput as refused:
             error = str(refused)
+            if not is_plate_map(file.key):
+                self._logger.info("event_ignored", what=file.uri, reason=f"no plate map: {error}")
+                return
             self._logger.warning("plate_map_rejected", plate_map=file.uri, error=error)
-        try:
-            plate = check_plate(plate)
-        except InvalidRequest as refused:
-            self._logger.warning("plate_map_rejected", plate_map=file.uri, error=str(refused))
-            return
         stored = StoredMap(uri=file.uri, plate_map=plate_map, error=error)
+        told = plate_map.plate if plate_map else None
+        for plate in self._plates_of(file, told):
+            self._keep_map(plate, stored)
+
+    def _plates_of(self, file: S3Object, told: str | None) -> list[str]:
+        """Return the plates that keep an uploaded map: the one that it tells, or those of its key."""
+        plates, faults = [], []
+        for plate in (told,) if told else plates_of_map(file.key) or ("",):
+            try:
+                plates.append(check_plate(plate))
+            except InvalidRequest as refused:
+                faults.append(str(refused))
+        if not plates:
+            self._logger.warning("plate_map_rejected", plate_map=file.uri, error="; ".join(faults))
+        elif told is None and plates[1:] and self._has_own_map(plates[1]):
+            plates.pop()
+        return plates
+
+    def _has_own_map(self, plate: str) -> bool:
+        """Tell whether a plate has a map that is named after it, or has no name but its folder's."""
+        stored = self._plates.map_of(plate)
+        return stored is not None and plates_of_map(parse_uri(stored.uri, "map").key)[:1] == (plate,)
+
+    def _keep_map(self, plate: str, stored: StoredMap) -> None:
         now = timestamp(self._clock())
         self._plates.put_map(plate, stored, now=now)
-        self._logger.info("plate_map_stored", plate_map=file.uri, plate=plate)
-        if plate_map is not None and plate_map.expected_pages is not None:
-            summary = self._plates.expect(plate, plate_map.expected_pages, now=now)
+        self._logger.info("plate_map_stored", plate_map=stored.uri, plate=plate)
+        if stored.plate_map is not None and stored.plate_map.expected_pages is not None:
+            summary = self._plates.expect(plate, stored.plate_map.expected_pages, now=now)
             self._counts.announce_if_complete(summary)
 
 

@@ -23,7 +23,7 @@ from factories import (
     tiff,
 )
 
-from cytomask.addresses import plate_of_map
+from cytomask.addresses import is_plate_map, may_be_plate_map, plates_of_map
 from cytomask.arrivals import parse_body
 from cytomask.errors import InvalidRequest
 from cytomask.plate_rows import Plates
@@ -322,16 +322,69 @@ def test_an_unusable_map_is_kept_with_its_reason(stack: SegmentStack, plates: Pl
 
 
 @pytest.mark.parametrize(
-    ("key", "plate"),
+    ("key", "plates"),
     [
-        ("a/P7.PlateMap", "P7"),
-        ("P7.platemap.csv", "P7"),
-        ("my plate/platemap.csv", "my plate"),
-        ("x/VID 1.platemap.xml", "VID 1"),
+        ("a/P7.PlateMap", ("P7", "a")),
+        ("P7.platemap.csv", ("P7",)),
+        ("my plate/platemap.csv", ("my plate",)),
+        ("my plate/platemap.xml", ("my plate",)),
+        ("P7/P7_platemap.csv", ("P7",)),
+        ("P7/Plate Map.txt", ("P7",)),
+        ("x/VID 1.platemap.xml", ("VID 1", "x")),
+        ("platemap.csv", ()),
     ],
 )
-def test_a_map_belongs_to_the_plate_of_its_name(key: str, plate: str) -> None:
-    assert plate_of_map(key) == plate
+def test_a_map_belongs_to_the_plate_of_its_name_or_its_folder(key: str, plates: tuple[str, ...]) -> None:
+    assert is_plate_map(key)
+    assert plates_of_map(key) == plates
+
+
+@pytest.mark.parametrize("key", ["notes.csv", "P7/wells.csv", "mymap.xml", "platemap", "P7/myplatemap.csv"])
+def test_another_sidecar_is_no_plate_map(key: str) -> None:
+    assert not is_plate_map(key)
+    assert not may_be_plate_map(key)
+
+
+def upload_map(stack: SegmentStack, key: str, content: bytes) -> None:
+    stack.upload(key, content)
+    assert stack.handle(s3_event(key)) == []
+
+
+def condition(plates: Plates, plate: str) -> str | None:
+    """Return the condition of A01 in a plate's map; None if it has no map."""
+    stored = plates.map_of(plate)
+    return stored.plate_map.wells["A01"].condition if stored and stored.plate_map else None
+
+
+def test_a_map_with_a_name_of_its_own_serves_its_folder(stack: SegmentStack, plates: Plates) -> None:
+    upload_map(stack, "P7/layout.PlateMap", b"# expected pages: 9\nwell,condition\nA1,DMSO\n")
+    assert condition(plates, "P7") == "DMSO"
+    assert list(plates.summaries()) == []  # no plate `layout`, nor one without images
+    stack.segment("P7/B2_1_00d04h00m.tif", tiff())
+    assert [(each.plate, each.expected_pages) for each in plates.summaries()] == [("P7", 9)]
+
+
+def test_a_plates_own_map_is_not_replaced_by_another_in_its_folder(
+    stack: SegmentStack, plates: Plates
+) -> None:
+    upload_map(stack, "P7/platemap.csv", b"well,condition\nA1,own\n")
+    upload_map(stack, "P7/P8.PlateMap", b"well,condition\nA1,other\n")
+    assert (condition(plates, "P7"), condition(plates, "P8")) == ("own", "other")
+    upload_map(stack, "P7/platemap.csv", b"well,condition\nA1,newer\n")
+    assert condition(plates, "P7") == "newer"
+
+
+def test_a_table_with_its_folders_name_is_a_map_if_it_can_be_one(stack: SegmentStack, plates: Plates) -> None:
+    upload_map(stack, "P7/P7.csv", b"well,condition\nA1,DMSO\n")
+    upload_map(stack, "P7/P7.csv", b"well,area\nA1,3\n")
+    assert condition(plates, "P7") == "DMSO"
+
+
+def test_a_map_with_a_huge_cell_is_kept_with_its_reason(stack: SegmentStack, plates: Plates) -> None:
+    upload_map(stack, "P7.platemap.csv", b'well,condition\nA1,"' + b"0" * 200_000 + b'"\n')
+    stored = plates.map_of("P7")
+    assert stored is not None
+    assert "line 2 of P7.platemap.csv is no line of a table" in (stored.error or "")
 
 
 def test_a_plates_row_keeps_the_newest_score(stack: SegmentStack, evaluate: Any, plates: Plates) -> None:

@@ -8,6 +8,9 @@ from cytomask.errors import InvalidRequest
 
 S3_URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(?P<key>.+)", re.DOTALL)
 LONGEST_KEY = 1024  # bytes, S3's own limit
+PLATE_MAP = re.compile(
+    r"(?P<whole>.+)\.platemap|(?:(?P<plate>.+?)[ ._-]+)?plate[ _-]?map\.(?:csv|txt|xml)", re.IGNORECASE
+)
 SIDECARS = {".json", ".csv", ".xml", ".txt", ".md", ".db", ".platemap"}
 
 
@@ -66,13 +69,23 @@ def is_sidecar(key: str) -> bool:
 
 
 def is_plate_map(key: str) -> bool:
-    """Tell by its name whether a sidecar is a plate map: `x.PlateMap`, `x.platemap.csv`, `platemap.csv`."""
-    name = PurePosixPath(key).name.lower()
-    return name.endswith((".platemap", ".platemap.csv", ".platemap.xml")) or name == "platemap.csv"
+    """Tell by its name whether an object is a plate map: `x.PlateMap`, `x_platemap.csv`, `platemap.xml`."""
+    return PLATE_MAP.fullmatch(PurePosixPath(key).name) is not None
 
 
-def plate_of_map(key: str) -> str:
-    """Return the plate that a map belongs to: the part of its key before `.platemap`, or its folder."""
+def may_be_plate_map(key: str) -> bool:
+    """Tell whether an object is a CSV with its folder's name, `x/x.csv`: a plate map, or any other table."""
     path = PurePosixPath(key)
-    stem = re.split(r"\.?platemap", path.name, maxsplit=1, flags=re.IGNORECASE)[0]
-    return stem or path.parent.name
+    return path.suffix.lower() == ".csv" and path.stem.lower() == path.parent.name.lower()
+
+
+def plates_of_map(key: str) -> tuple[str, ...]:
+    """Return the plates that a map may belong to, by its key.
+
+    The first is named by the map itself, as in `P7.PlateMap`. The folder follows, because images whose names
+    have no plate belong to it: `P7/layout.PlateMap`.
+    """
+    path = PurePosixPath(key)
+    match = PLATE_MAP.fullmatch(path.name)
+    named = (match["plate"] or match["whole"]) if match else None
+    return tuple(dict.fromkeys(filter(None, (named, path.parent.name))))

@@ -12,7 +12,15 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
-from cytomask.addresses import LONGEST_KEY, S3Object, is_coco, is_plate_map, is_sidecar, parse_uri
+from cytomask.addresses import (
+    LONGEST_KEY,
+    S3Object,
+    is_coco,
+    is_plate_map,
+    is_sidecar,
+    may_be_plate_map,
+    parse_uri,
+)
 from cytomask.admission import require_ground_truth, require_served
 from cytomask.errors import ForeignBucket, InvalidRequest
 from cytomask.requests import ACCEPTED, NO_OBJECT, SegmentRequest, ascii_json, convert, decode, parse_request
@@ -93,7 +101,7 @@ def _bounded(arrivals: list[Arriving], body: str) -> list[Arriving | Refused]:
 def _segmented(arrival: _Named) -> Arrival:
     """Turn an arrival into one of the segment function: an upload becomes a request for its mask."""
     if isinstance(arrival, S3Object):
-        if is_plate_map(arrival.key):
+        if is_plate_map(arrival.key) or may_be_plate_map(arrival.key):
             return PlateMapUpload(arrival)
         return _sidecar(arrival) if is_sidecar(arrival.key) else SegmentRequest(arrival)
     if isinstance(arrival, Settle) and is_sidecar(arrival.image.key):

@@ -162,13 +162,17 @@ class Plates:
         self._update(LIST, plate, expression="REMOVE completed_at")
 
     def summaries(self) -> Iterator[PlateSummary]:
-        """List all plates by name."""
+        """List all plates that have wells, by name.
+
+        A row without wells has only a map or a number of expected pages. Its name may be the map's alone.
+        """
         asked = {
             "KeyConditionExpression": "job_id = :list",
             "ExpressionAttributeValues": {":list": {"S": LIST}},
             "ConsistentRead": True,
         }
-        return (_summary(row) for page in self._pages_of(asked) for row in page)
+        found = (_summary(row) for page in self._pages_of(asked) for row in page)
+        return (summary for summary in found if summary.wells)
 
     def summary(self, plate: str) -> PlateSummary | None:
         """Read a plate's counts; None for an unknown plate."""
