@@ -11,7 +11,7 @@ import msgspec
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
 
-from cytomask.acquisition import parse_pattern
+from cytomask.acquisition import Pattern, parse_pattern
 from cytomask.cli.console import complain
 from cytomask.cli.rows import Rows
 from cytomask.infra import session
@@ -142,12 +142,13 @@ class Stack:
 
     def models(self) -> StackModels:
         """Find the model of each image; reads each plate's pin only once."""
+        return StackModels(read_current(self.model_store, self.model), cache(self.pins.read), self.pattern)
+
+    @property
+    def pattern(self) -> Pattern | None:
+        """The users' own naming scheme, from the stack's parameter NamePattern."""
         named = self.parameters.get("NamePattern", "")
-        return StackModels(
-            read_current(self.model_store, self.model),
-            cache(self.pins.read),
-            parse_pattern(named) if named else None,
-        )
+        return parse_pattern(named) if named else None
 
     @property
     def rows(self) -> Rows:

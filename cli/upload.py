@@ -1,7 +1,8 @@
-"""`cytomask upload`: upload local images and their ground truths into a stack's buckets."""
+"""`cytomask upload`: upload local images, their plate maps and ground truths into a stack's buckets."""
 
+import os
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from cytomask.cli.files import SUFFIXES, Found, count_of, describe_passed_over, 
 from cytomask.cli.options import Commands, Parser, add_command, on_stack
 
 if TYPE_CHECKING:
+    from cytomask.acquisition import Pattern
     from cytomask.cli.stack import Stack
 
 EXAMPLES = (
@@ -19,6 +21,7 @@ EXAMPLES = (
     "cytomask upload plate/ --ground-truth masks/           # also ground truths, to score the masks",
     "cytomask upload a.tif --endpoint-url http://127.0.0.1:4566    # into the stack of `cytomask up`",
 )
+MAP_SUFFIXES = frozenset({".platemap", ".csv", ".xml", ".txt"})
 TRUTH_SUFFIXES = SUFFIXES | {".json"}
 NO_TRUTHS = (".probability.png", ".overlay.png", ".result.json")  # no .mask.png: it may be corrected
 AT_ONCE = 4
@@ -45,14 +48,21 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "upload",
-        "upload images, and their ground truths, into a stack's buckets",
+        "upload images, plate maps and ground truths into a stack's buckets",
         on_stack(run_upload),
         EXAMPLES,
-        description="Keys are the paths relative to the given folders. Outputs of cytomask, ._ files of\n"
-        "macOS and files without an image's suffix are skipped and counted.",
+        description="Keys are the paths relative to the given folders. They begin with the folder's name\n"
+        "if the images' names need it to tell their plate. Outputs of cytomask, ._ files of macOS and\n"
+        "other files are skipped and counted.",
         on_a_stack=True,
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of them")
+    parser.add_argument(
+        "--folder",
+        metavar="NAME",
+        help="begin all keys with this folder, or with none for ''; default: the given folder's name if the "
+        "images' names need it",
+    )
     parser.add_argument(
         "--ground-truth",
         nargs="+",
@@ -66,10 +76,21 @@ def add_parser(commands: "Commands[Parser]") -> None:
 def run_upload(stack: "Stack", arguments: Namespace) -> int:
     """Upload every file, ground truths first; return 1 if any failed, 2 if nothing could be uploaded."""
     truths = find_images(arguments.ground_truth, TRUTH_SUFFIXES, NO_TRUTHS)
-    pages = find_images(arguments.paths)
-    uploads = [*_uploads(truths, stack.ground_truth_bucket), *_uploads(pages, stack.input_bucket)]
+    pages = find_images(arguments.paths, SUFFIXES | MAP_SUFFIXES)
+    maps = _take_maps(pages)
+    asked = None if arguments.folder is None else arguments.folder.strip("/")
+    folders = _folders(stack, pages, asked)
+    of_truths = dict.fromkeys(_roots(truths), max(folders.values(), default=asked or ""))
+    of_maps = {root: folders.get(root) or asked or root.name for root in _roots(maps)}
+    uploads = [
+        *_uploads(truths, stack.ground_truth_bucket, of_truths),
+        *_uploads(pages, stack.input_bucket, folders),
+        *_uploads(maps, stack.input_bucket, of_maps),
+    ]
     passed_over = describe_passed_over(truths.passed_over + pages.passed_over)
     faults = find_faults(uploads) if uploads else ["no images were given, or the given folders contain none"]
+    if truths.images and len(set(folders.values())) > 1:
+        faults.append("the images' keys begin with several folders; upload them one by one, or give --folder")
     if faults:
         for line in filter(None, [*faults, passed_over, "nothing was uploaded"]):
             complain(line)
@@ -83,6 +104,7 @@ def run_upload(stack: "Stack", arguments: Namespace) -> int:
             failed += 1
             complain(f"{upload.path}  not sent: {outcome}")
     parts = [f"{count_of(sent, 'file')} uploaded, {size / MEGABYTE:.1f} MB"]
+    parts += [f"{count_of(len(maps.images), 'plate map')} among them"] if maps.images else []
     parts += [f"{failed} not sent"] if failed else []
     complain("; ".join(filter(None, [", ".join(parts), passed_over])))
     return 1 if failed else 0
@@ -101,8 +123,69 @@ def find_faults(uploads: Iterable[Upload]) -> list[str]:
     ]
 
 
-def _uploads(found: Found, bucket: str) -> Iterator[Upload]:
-    return (Upload(path, bucket, below.as_posix()) for path, below in found.images)
+def folder_needed(root: Path, images: Iterable[Path], pattern: "Pattern | None") -> str:
+    """Return the end of a folder's path that keys need to tell plate, well and time; empty if they need none.
+
+    Args:
+        root: the folder, absolute.
+        images: paths relative to it.
+        pattern: the stack's naming pattern.
+    """
+    from cytomask.acquisition import read_acquisition  # msgspec takes time that `--help` need not wait for
+
+    parents = root.parts[1:]
+    deepest = 0
+    for image in images:
+        ends = [(*parents[len(parents) - depth :], image.as_posix()) for depth in range(len(parents) + 1)]
+        told = [read_acquisition("/".join(end), pattern) for end in ends]
+        if told[-1].placed:
+            deepest = max(deepest, told.index(told[-1]))
+    return "/".join(parents[len(parents) - deepest :])
+
+
+def _take_maps(found: Found) -> Found:
+    """Take the plate maps out of the found files; count other files with a suffix of maps as skipped."""
+    from cytomask.addresses import is_plate_map, may_be_plate_map
+
+    images, maps = [], Found()
+    for path, below in found.images:
+        key = f"{_root(path, below).name}/{below.as_posix()}"
+        if path.suffix.lower() not in MAP_SUFFIXES:
+            images.append((path, below))
+        elif is_plate_map(key) or may_be_plate_map(key):
+            maps.images.append((path, below))
+        else:
+            found.passed_over[path.suffix.lower()] += 1
+    found.images = images
+    return maps
+
+
+def _root(path: Path, below: Path) -> Path:
+    """Return the folder that a file's key is relative to, absolute."""
+    return Path(os.path.abspath(path)).parents[len(below.parts) - 1]  # noqa: PTH100  # links stay as given
+
+
+def _roots(found: Found) -> dict[Path, list[Path]]:
+    """Return the folders that keys are relative to, with the paths below each."""
+    roots: dict[Path, list[Path]] = {}
+    for path, below in found.images:
+        roots.setdefault(_root(path, below), []).append(below)
+    return roots
+
+
+def _folders(stack: "Stack", pages: Found, asked: str | None) -> dict[Path, str]:
+    """Return the folder that the keys of each root begin with, as asked or as the names need it."""
+    roots = _roots(pages)
+    if asked is not None:
+        return dict.fromkeys(roots, asked)
+    pattern = stack.pattern
+    return {root: folder_needed(root, images, pattern) for root, images in roots.items()}
+
+
+def _uploads(found: Found, bucket: str, folders: Mapping[Path, str]) -> Iterator[Upload]:
+    for path, below in found.images:
+        folder = folders[_root(path, below)]
+        yield Upload(path, bucket, f"{folder}/{below.as_posix()}" if folder else below.as_posix())
 
 
 def _send_all(stack: "Stack", uploads: Iterable[Upload]) -> Iterator[tuple[Upload, int | str]]:

@@ -105,6 +105,49 @@ def test_a_key_longer_than_s3_takes_is_refused_by_its_length(stack: SegmentStack
     assert "its key has 1211 bytes, but S3 allows 1024" in capsys.readouterr().err
 
 
+def test_a_folder_stays_in_the_keys_of_images_that_need_it_for_their_plate(stack: SegmentStack) -> None:
+    make("P7/B2_1_00d04h00m.tif", "P7/notes.tif", "P8/P8_Phase_B2_1_00d04h00m.tif")
+    make("P9/Images/r01c02f03p01-ch1sk5fk1fl1.tiff", "00d04h00m/vessel 7/B2_1_Ph.tif")
+    assert main(["upload", "P7", "P8", "P9/Images", "00d04h00m"]) == 0
+    assert keys(stack) == {
+        *("P7/B2_1_00d04h00m.tif", "P7/notes.tif", "P8_Phase_B2_1_00d04h00m.tif"),
+        *("P9/Images/r01c02f03p01-ch1sk5fk1fl1.tiff", "00d04h00m/vessel 7/B2_1_Ph.tif"),
+    }
+
+
+def test_ground_truths_get_the_folder_of_their_images(stack: SegmentStack) -> None:
+    make("P7/B2_1_00d04h00m.tif", "masks/B2_1_00d04h00m.png")
+    assert main(["upload", "P7", "--ground-truth", "masks"]) == 0
+    assert keys(stack, GROUND_TRUTH) == {"P7/B2_1_00d04h00m.png"}
+
+
+def test_ground_truths_of_images_in_several_folders_need_one_named(
+    stack: SegmentStack, capsys: Capture
+) -> None:
+    make("P7/B2_1_00d04h00m.tif", "P8/B2_1_00d08h00m.tif", "masks/B2_1_00d04h00m.png")
+    assert main(["upload", "P7", "P8", "--ground-truth", "masks"]) == 2
+    assert "begin with several folders; upload them one by one, or give --folder" in capsys.readouterr().err
+    assert keys(stack) == set()
+
+
+@pytest.mark.parametrize(("folder", "key"), [("", "B2_1_00d04h00m.tif"), ("X/", "X/B2_1_00d04h00m.tif")])
+def test_the_folder_of_the_keys_may_be_given(stack: SegmentStack, folder: str, key: str) -> None:
+    make("P7/B2_1_00d04h00m.tif")
+    assert main(["upload", "P7/B2_1_00d04h00m.tif", "--folder", folder]) == 0
+    assert keys(stack) == {key}
+
+
+def test_plate_maps_go_with_their_images_below_their_folder(stack: SegmentStack, capsys: Capture) -> None:
+    make("P7/P7_Phase_B2_1_00d04h00m.tif", "P7/platemap.csv", "P7/layout.PlateMap", "P7/P7.csv")
+    make("P7/notes.csv", "P7/readme.txt")
+    assert main(["upload", "P7"]) == 0
+    assert keys(stack) == {
+        *("P7_Phase_B2_1_00d04h00m.tif", "P7/platemap.csv", "P7/layout.PlateMap", "P7/P7.csv"),
+    }
+    said = capsys.readouterr().err
+    assert "4 files uploaded, 0.0 MB, 3 plate maps among them; passed over 2 files: 1 .csv, 1 .txt" in said
+
+
 def sent(stack: SegmentStack) -> list[str]:
     return [message["Body"] for message in stack.take_messages(SEGMENT_QUEUE_URL)]
 
