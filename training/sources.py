@@ -7,7 +7,7 @@ same cells.
 import csv
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -248,10 +248,24 @@ def _matched(
     if found.lonely:
         lonely = ", ".join(_below(path, folder) for path in found.lonely)
         raise FileNotFoundError(f"{other} has no {sought} for {len(found.lonely)} {kind}s: {lonely}")
-    if found.unused and marked:
-        unused = [_below(path, other) for path in found.unused]
-        logger.warning("%d files in %s belong to no %s: %s", len(unused), other, kind, names.listed(unused))
+    if marked:
+        _log_unused(
+            found.unused, other, {stem for path in files for stem in names.image_stems(_below(path, folder))}
+        )
     return dict(found.truths)
+
+
+def _log_unused(masks: Sequence[Path], folder: Path, stems: Container[str]) -> None:
+    """Name the masks that belong to no image, and those of images that have a likelier one."""
+    spare = [path for path in masks if any(stem in stems for stem in names.truth_stems(_below(path, folder)))]
+    lonely = [path for path in masks if path not in set(spare)]
+    for unused, reason in (
+        (lonely, "belong to no image"),
+        (spare, "are not used, because their image has another mask that is named more like it"),
+    ):
+        if unused:
+            listed = names.listed(_below(path, folder) for path in unused)
+            logger.warning("%d files in %s %s: %s", len(unused), folder, reason, listed)
 
 
 def _empty_samples(seeds: str) -> list[Sample]:

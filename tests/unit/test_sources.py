@@ -134,6 +134,17 @@ def test_masks_that_no_image_has_are_counted_and_named(
     assert caplog.messages == [f"2 files in {tmp_path / 'm'} belong to no image: c.png, d_mask.tif"]
 
 
+def test_a_second_mask_of_an_image_is_named_as_such(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("i/a.tif", "m/a.png", "m/a_masks.png"):
+        write_image(tmp_path / name)
+    [sample] = read_source(tmp_path, "pairs:i:m")
+    assert sample.image.name == "a.tif"
+    assert caplog.messages == [
+        f"1 files in {tmp_path / 'm'} are not used, because their image has another mask that is named more "
+        "like it: a_masks.png"
+    ]
+
+
 def test_an_image_of_several_pages_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.stack([grey_image()] * 2), photometric="minisblack")
     with pytest.raises(ValueError, match=r"a\.tif has 2 pages; save each as an image of its own"):

@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cytomask.errors import EmptyImage, RejectedInput, UnreadableImage
-from cytomask.images import ImageFile, PageHeader, PlaneFacts, StoredPage
+from cytomask.images import (
+    JPEG_MAGIC,
+    PNG_MAGIC,
+    ImageFile,
+    PageHeader,
+    PlaneFacts,
+    StoredPage,
+    open_image,
+)
+from cytomask.images.tiff import TIFF_MAGIC
 from cytomask.images.work import Work
 from cytomask.lengths import LARGEST_PIXEL_UM, SMALLEST_PIXEL_UM, PixelSize
 
@@ -84,15 +93,20 @@ def is_installed(suffix: str) -> bool:
 
 @contextmanager
 def open_microscope(path: Path) -> Iterator[ImageFile]:
-    """Open a CZI, ND2 or LIF file.
+    """Open a CZI, ND2 or LIF file, or a TIFF, PNG or JPEG that is named like one.
 
     Raises:
-        UnreadableImage: its reader is not installed, or cannot read it.
+        UnreadableImage: its reader is not installed, or cannot read it; or `open_image` raised it.
         EmptyImage: it holds no image.
         FileNotFoundError: there is no such file.
     """
     suffix, name = path.suffix.lower(), str(path)
-    path.stat()
+    with path.open("rb") as file:
+        magic = file.read(8)
+    if magic[:4] in TIFF_MAGIC or magic == PNG_MAGIC or magic.startswith(JPEG_MAGIC):
+        with open_image(path) as image:
+            yield image
+        return
     if not is_installed(suffix):
         raise UnreadableImage(
             f"{name} needs {READERS[suffix]}, which the extra `microscopes` brings: "

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from microscope_files import write_czi, write_lif, write_nd2
 
 import cytomask
@@ -65,6 +66,12 @@ def test_a_damaged_file_is_refused_with_a_sentence(written: Path) -> None:
     written.write_bytes(written.read_bytes()[:200])
     with pytest.raises(UnreadableImage, match=rf"a\{written.suffix} cannot be read .* export it as"):
         cytomask.read_page(written, page=0)
+
+
+def test_a_tiff_that_is_named_like_a_microscopes_file_is_read_as_a_tiff(tmp_path: Path) -> None:
+    for suffix in WRITERS:
+        tifffile.imwrite(tmp_path / f"a{suffix}", STACK[0, 0])
+        assert np.array_equal(cytomask.read_page(tmp_path / f"a{suffix}"), STACK[0, 0])
 
 
 def test_metadata_that_breaks_its_reader_does_not_refuse_the_image(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """EXIF turns PNG and JPEG files upright."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from image_files import headers, noise, read
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from cytomask import images
 from cytomask.images.orientation import orientation_of, upright
@@ -54,6 +56,29 @@ def test_a_picture_is_turned_as_viewers_turn_it(kind: tuple[str, str], orientati
         [stored] = images.read_stored(image)
     assert stored.values.shape[:2] == grey.shape
     assert stored.alpha is None or stored.alpha.shape == grey.shape
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("profile", ["exif", "APP1"])
+def test_exif_in_the_older_form_of_pngs_counts_unless_eXIf_is_there(packed: bool, profile: str) -> None:
+    digits = (stated(6).tobytes()).hex()
+    lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
+    info = PngInfo()
+    info.add_text(f"Raw profile type {profile}", f"\n{profile}\n{len(digits) // 2:8}\n{lines}\n", zip=packed)
+    info.add_text("Raw profile type exif", "\nexif\n 3\nnot hexadecimal")  # only the first one counts
+    pixels = noise(8, 16)
+    for exif, expected in ((None, np.rot90(pixels, -1)), (stated(1), pixels)):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG", pnginfo=info, **({"exif": exif} if exif else {}))
+        np.testing.assert_array_equal(read(stream.getvalue())[0], expected)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "number"), [(1, "B"), (3, "H"), (4, "I")])
+def test_an_orientation_may_be_any_whole_number(order: str, kind: int, number: str) -> None:
+    magic = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    value = struct.pack(f"{order}{number}", 6).ljust(4, b"\0")
+    assert orientation_of(magic + struct.pack(f"{order}IHHHI", 8, 1, TAG, kind, 1) + value) == 6
 
 
 @given(st.integers(1, 8))

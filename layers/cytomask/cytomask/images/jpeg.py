@@ -25,6 +25,7 @@ APPLICATIONS = range(0xE0, 0xF0)
 HUFFMAN_8_BITS = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 LOSSLESS = 0xC3
 ARITHMETIC = (0xC9, 0xCA)
+JPEG_LS = 0xF7
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def read_jpeg(stream: IO[bytes], start: int, size: int, name: str) -> Jpeg:
         name: what to call it in errors.
 
     Raises:
-        UnreadableImage: it is damaged or cut short.
+        UnreadableImage: it is damaged, cut short or a JPEG-LS.
         ImageTooLarge: it has too many segments or scans.
     """
     frame: tuple[int, int, int, int, int] | None = None
@@ -72,6 +73,8 @@ def read_jpeg(stream: IO[bytes], start: int, size: int, name: str) -> Jpeg:
     for mark, place, length in _segments(stream, start + 2, start + size, name):
         if mark in FRAMES and frame is None:
             frame = _frame(mark, _content(stream, place), name)
+        elif mark == JPEG_LS:
+            raise UnreadableImage(f"{name} is a JPEG-LS, which is not read; save it as TIFF or PNG")
         elif mark == EXIF and orientation == AS_STORED:
             kind, exif = (content := _content(stream, place))[:6], content[6:]
             orientation = orientation_of(exif) if kind == b"Exif\0\0" else AS_STORED

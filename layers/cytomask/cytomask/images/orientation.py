@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 AS_STORED = 1
 TAG = 0x0112
-SHORT = 3
+NUMBERS = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG
 MOST_ENTRIES = 1000
 
 
@@ -16,7 +16,7 @@ def orientation_of(exif: bytes) -> int:
     """Return the orientation, 1 to 8, that a block of EXIF states; 1 if it states none.
 
     Args:
-        exif: as it stands in PNG's eXIf chunk or in JPEG's APP1 segment after `Exif`: a small TIFF.
+        exif: as it stands in PNG's eXIf chunk, or in JPEG's APP1 segment after `Exif`, a small TIFF.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
@@ -25,9 +25,11 @@ def orientation_of(exif: bytes) -> int:
         (place,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, place)
         for number in range(min(count, MOST_ENTRIES)):
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, place + 2 + 12 * number)
-            if tag == TAG:
-                return value if kind == SHORT and value in range(1, 9) else AS_STORED
+            entry = place + 2 + 12 * number
+            tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
+            if tag == TAG and kind in NUMBERS:
+                (value,) = struct.unpack_from(f"{order}{NUMBERS[kind]}", exif, entry + 8)
+                return value if value in range(1, 9) else AS_STORED
     except struct.error:  # cut short
         pass
     return AS_STORED

@@ -13,6 +13,9 @@ from cytomask.images.spliced import Part
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 MOST_CHUNKS = 500_000  # each of 8 kB, as libpng writes them, they are 4 GB
 LONGEST_EXIF = 2**16
+# Before eXIf, programs wrote EXIF as text: a name, its length and hexadecimal digits in lines.
+RAW_PROFILES = (b"Raw profile type exif", b"Raw profile type APP1")
+LONGEST_RAW_PROFILE = 3 * LONGEST_EXIF
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
@@ -57,7 +60,9 @@ def read_png(stream: IO[bytes], start: int, size: int, name: str) -> Png:
     """
     stream.seek(start + 8)
     header: tuple[int, ...] | None = None
-    orientation, frames, count, whole = AS_STORED, 1, 0, False
+    orientation: int | None = None
+    older: int | None = None  # the orientation in the first raw profile
+    frames, count, whole = 1, 0, False
     parts: list[Part] = [(start, 8)]
     for kind, place, length in _chunks(stream, start, size, name):
         count += 1
@@ -65,6 +70,8 @@ def read_png(stream: IO[bytes], start: int, size: int, name: str) -> Png:
             header = struct.unpack(">IIBBBBB", stream.read(13)) if length == 13 else None
         elif kind == b"eXIf" and length <= LONGEST_EXIF:
             orientation = orientation_of(stream.read(length))
+        elif kind in (b"tEXt", b"zTXt") and length <= LONGEST_RAW_PROFILE and older is None:
+            older = _orientation_of_text(stream.read(length), packed=kind == b"zTXt")
         elif kind == b"acTL" and length == 8:
             (frames,) = struct.unpack(">I", stream.read(4))
         if kind in NEEDED:
@@ -78,7 +85,21 @@ def read_png(stream: IO[bytes], start: int, size: int, name: str) -> Png:
         raise UnreadableImage(f"{name} is cut short: it is a PNG without its end; copy it again")
     if frames > 1:
         raise UnreadableImage(f"{name} holds {frames} frames; save them as a TIFF stack")
-    return Png(header[0], header[1], header[2], header[3], count, orientation, parts)
+    return Png(header[0], header[1], header[2], header[3], count, orientation or older or AS_STORED, parts)
+
+
+def _orientation_of_text(text: bytes, *, packed: bool) -> int | None:
+    """Return the orientation in a chunk of text; None if it holds no EXIF."""
+    keyword, _, content = text.partition(b"\0")
+    if keyword not in RAW_PROFILES:
+        return None
+    try:
+        if packed:
+            content = zlib.decompressobj().decompress(content[1:], LONGEST_RAW_PROFILE)
+        exif = bytes.fromhex(b"".join(content.split(b"\n")[3:]).decode())
+    except (zlib.error, ValueError):
+        return AS_STORED
+    return orientation_of(exif.removeprefix(b"Exif\0\0"))
 
 
 def require_sums(stream: IO[bytes], parts: list[Part], name: str) -> None:
