@@ -84,6 +84,7 @@ def test_two_pages_with_a_foreign_description_are_two_pages() -> None:
         "<OMERO><x/></OMERO>",
         "<OMEGA-scan v='1'/>",
         "<?xml version='1.0'?><OMExperiment/>",
+        "<OME xmlns='urn:foreign'><Image><Pixels/></Image></OME>",
         "<!-- <OME --><notes/>",
         "note: see <OME-XML> in the companion file",
     ):

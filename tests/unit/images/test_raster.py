@@ -137,4 +137,4 @@ def test_pillow_running_out_of_memory_is_not_a_refusal(monkeypatch: pytest.Monke
 
 def test_a_jpeg_ls_is_refused_by_name() -> None:
     with pytest.raises(UnreadableImage, match="is a JPEG-LS, which is not read; save it as TIFF or PNG"):
-        read(imagecodecs.jpegls_encode(noise(8, 16)))
+        read(bytes(imagecodecs.jpegls_encode(noise(8, 16))))

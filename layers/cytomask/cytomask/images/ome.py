@@ -22,7 +22,7 @@ SCHEMA = "openmicroscopy.org"
 BLANK = "\ufeff \t\r\n"  # byte order mark and white space
 BEFORE_THE_ROOT = re.compile(rf"[{BLANK}]*(?:(<\?|<!--)|<!DOCTYPE[^\[>]*(?:\[[^\]]*\])?[^>]*>)")
 ENDINGS = {"<?": "?>", "<!--": "-->"}
-ROOT = re.compile(rf"[{BLANK}]*<(?:[\w.-]{{1,40}}:)?OME[\s/>]")
+ROOT = re.compile(rf"[{BLANK}]*<(?:[\w.-]{{1,40}}:)?OME(?=[\s/>])([^<>]{{0,9999}})")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def describe(text: str, name: str) -> Description | None:
 
 
 def is_ome(text: str) -> bool:
-    """Tell whether a text is XML whose first element is called OME."""
+    """Tell whether a text is XML whose first element is OME, of OME's schema if it names any."""
     place = 0
     while found := BEFORE_THE_ROOT.match(text, place):
         place = found.end()
@@ -106,7 +106,8 @@ def is_ome(text: str) -> bool:
             if end < 0:
                 return False
             place = end + len(ENDINGS[found[1]])
-    return ROOT.match(text, place) is not None
+    root = ROOT.match(text, place)
+    return root is not None and ("xmlns" not in root[1] or SCHEMA in root[1])
 
 
 def pages(
