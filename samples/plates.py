@@ -18,6 +18,7 @@ from cytomask.samples.fields import CULTURES, MARGIN, Dish, Field, blur, render,
 
 Kind = Literal["exponential", "logistic"]
 Shares = NDArray[np.float64]
+Range = tuple[float, float]
 
 FULL = 0.97  # confluence at which an exponential well stops
 
@@ -49,9 +50,24 @@ class Well:
         return share
 
 
-def random_well(rng: np.random.Generator, kind: Kind) -> Well:
-    """Make a typical well: a doubling time of 14 to 40 h, and 2 to 10 % confluence at the start."""
-    return Well(kind, rng.uniform(14, 40), rng.uniform(0.02, 0.1), rng.uniform(0.85, 1.0))
+def random_well(
+    rng: np.random.Generator,
+    kind: Kind,
+    *,
+    doubling: Range = (14, 40),
+    limit: Range = (0.85, 1.0),
+    lag: Range = (0, 0),
+) -> Well:
+    """Make a typical well, with 2 to 10 % confluence at the start.
+
+    Args:
+        rng: random generator.
+        kind: how growth ends.
+        doubling: range of the doubling time in hours.
+        limit: range of the final confluence of a logistic well.
+        lag: range of the hours before growth begins.
+    """
+    return Well(kind, rng.uniform(*doubling), rng.uniform(0.02, 0.1), rng.uniform(*limit), rng.uniform(*lag))
 
 
 def measured(

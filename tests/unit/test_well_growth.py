@@ -40,27 +40,44 @@ def test_a_straight_line_through_a_slowing_curve_overestimates_the_doubling_time
     assert growth.plain_doubling_time_h > 20
 
 
-def errors_of(kind: Kind, seed: int, plates: int = 1) -> tuple[NDArray[np.float64], float]:
-    """Return the doubling times' relative errors, and the share of intervals that hold the true value."""
-    rng = np.random.default_rng(seed)
+def errors_of(wells: list[Well], hours: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return the errors of a plate's doubling times, and the share of intervals that hold the true value."""
+    rng = np.random.default_rng(1)
+    curves = {str(number): Curve(*measured(rng, well, hours)) for number, well in enumerate(wells)}
     errors, covered = [], []
-    for _ in range(plates):
-        wells = {str(number): random_well(rng, kind) for number in range(96)}
-        curves = {name: Curve(*measured(rng, well, LONG[:60])) for name, well in wells.items()}
-        for name, growth in measure_plate(curves, LONG[:60]).items():
-            true = wells[name].doubling_time_h
-            assert growth.doubling_time_h is not None, growth.notes
-            assert growth.doubling_time_low_h is not None
-            errors.append(growth.doubling_time_h / true - 1)
-            covered.append(growth.doubling_time_low_h <= true <= (growth.doubling_time_high_h or math.inf))
+    for well, growth in zip(wells, measure_plate(curves, hours).values(), strict=True):
+        assert growth.doubling_time_h is not None, growth.notes
+        assert growth.doubling_time_low_h is not None
+        errors.append(growth.doubling_time_h / well.doubling_time_h - 1)
+        high = growth.doubling_time_high_h or math.inf
+        covered.append(growth.doubling_time_low_h <= well.doubling_time_h <= high)
     return np.abs(errors), float(np.mean(covered))
 
 
 @pytest.mark.parametrize("kind", ["exponential", "logistic"])
 def test_doubling_times_of_noisy_plates_with_missing_scans_are_right(kind: Kind) -> None:
-    errors, coverage = errors_of(kind, seed=1)
+    rng = np.random.default_rng(1)
+    errors, coverage = errors_of([random_well(rng, kind) for _ in range(96)], LONG[:60])
     assert np.median(errors) <= 0.03
     assert np.quantile(errors, 0.9) <= 0.08
+    assert coverage >= 0.9
+
+
+def test_doubling_times_are_right_if_wells_fill_up_early() -> None:
+    rng = np.random.default_rng(1)
+    wells = [random_well(rng, "logistic", doubling=(12, 48), limit=(0.6, 0.7)) for _ in range(96)]
+    errors, coverage = errors_of(wells, SCANS)
+    assert np.median(errors) <= 0.03
+    assert np.quantile(errors, 0.9) <= 0.08
+    assert coverage >= 0.9
+
+
+def test_a_lag_before_growth_that_slows_is_not_slow_growth() -> None:
+    rng = np.random.default_rng(1)
+    wells = [random_well(rng, "logistic", doubling=(12, 48), limit=(0.75, 1), lag=(6, 24)) for _ in range(96)]
+    errors, coverage = errors_of(wells, SCANS)
+    assert np.median(errors) <= 0.05
+    assert np.quantile(errors, 0.9) <= 0.12
     assert coverage >= 0.9
 
 

@@ -7,9 +7,10 @@ room:
 
     d ln(c)/dt = rate * (1 - c / limit)
 
-Both have the same `rate` while cells are few. How strongly the data speak for each curve decides its weight
-(Bayesian model averaging: Hoeting et al. 1999, doi:10.1214/ss/1009212519), so that the interval covers the
-choice too. Pure: NumPy alone.
+Both have the same `rate` while cells are few, and both may be level until growth begins, because a lag before
+a curve that slows looks like slow exponential growth. How strongly the data speak for each curve decides its
+weight (Bayesian model averaging: Hoeting et al. 1999, doi:10.1214/ss/1009212519), so that the interval covers
+the choice too. Pure: NumPy alone.
 """
 
 import math
@@ -22,16 +23,20 @@ from numpy.typing import NDArray
 Hours = NDArray[np.float64]
 Shares = NDArray[np.float64]
 Grid = NDArray[np.float64]
-Prior = NDArray[np.float64]  # (K,), probability of each curve of CROWDING; sums to 1
+# (2, K), probability of each curve of CROWDING if growth begins at the first scan, or later; sums to 1
+Prior = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 LOWEST, HIGHEST = 0.03, 0.8  # confluence: below, debris counts as much as cells; above, wells are full
 FEWEST_POINTS = 5
 # 1/limit of the curves that are tried; 0 is the exponential. Wells that fill up end at 0.7 to 1.1.
 CROWDING = np.array([0, 0.9, 0.95, 1, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5, 1.7, 2, 2.4, 3, 4])
-# Before any well is looked at: a curve that slows is as likely as one that does not.
-EVEN = np.where(CROWDING > 0, 0.5 / (CROWDING.size - 1), 0.5)
-EVEN_SHARE = 0.1  # weight of the even prior, as a share of the plate's wells
-UNLIKELY = 0.02  # of the likeliest curve's probability; less likely curves are left out
+MOST_BEGINNINGS = 9  # scans at which growth may begin, spread over the first half of a window
+# Before any well is looked at: a curve that slows is as likely as one that does not, and most grow at once.
+EVEN = np.outer([0.7, 0.3], np.where(CROWDING > 0, 0.5 / (CROWDING.size - 1), 0.5))
+EVEN_SHARE = 0.03  # weight of the even prior, as a share of the plate's wells
+UNLIKELY = 0.02  # of the likeliest curve's prior probability; less likely curves choose no window
+NEGLIGIBLE = 1e-3  # of the likeliest curve's weight; lighter curves are left out of the mean
 SMALLEST_NOISE = 0.02  # of a logarithm: masks err by 2 %, and in the same way from scan to scan
 CURVED = 2.0  # standard errors; a window with a larger bend is not straight
 
@@ -57,9 +62,10 @@ class Fit:
         rate, error: growth rate per hour and its standard error.
         freedom: degrees of freedom of the error.
         start: logarithm of confluence at time 0, and the crowding (1/limit) of the likeliest curve.
+        misfit: sum of squares of the logarithm off the likeliest curve.
         r2: share of the logarithm's variance that the curve explains.
-        first, last: the window, as indices.
-        weights, evidence: (K,) probability of each curve, and the logarithm of its likelihood.
+        first, last: the scans between which the likeliest curve grows, as indices.
+        evidence: (2, K) logarithm of each curve's likelihood, arranged like `Prior`.
     """
 
     rate: float
@@ -67,11 +73,11 @@ class Fit:
     freedom: int
     start: float
     crowding: float
+    misfit: float
     r2: float
     first: int
     last: int
-    weights: Shares
-    evidence: Shares
+    evidence: Grid
 
 
 def best_fit(hours: Hours, confluence: Shares, prior: Prior = EVEN) -> Fit | None:
@@ -79,27 +85,32 @@ def best_fit(hours: Hours, confluence: Shares, prior: Prior = EVEN) -> Fit | Non
 
     Of the windows that follow a curve without a bend, the one whose rate is the most precise wins, so that a
     long window is preferred to a lucky short one. If every window bends, precision alone decides; misfit
-    counts as noise.
+    counts as noise. The scans before the window join it if a curve that begins later fits them too: they tell
+    the level at which growth begins.
     """
     where = np.flatnonzero(usable(confluence))
     if where.size < FEWEST_POINTS:
         return None
     time, share = hours[where], confluence[where]
-    likely = CROWDING[prior >= UNLIKELY * prior.max()]
+    of_curve = prior.sum(axis=0)
+    likely = CROWDING[of_curve >= UNLIKELY * of_curve.max()]
     noise = noise_of(time, share)
     scores = score_windows(time, share, noise, likely)
     if not np.isfinite(scores).any():
         return None
-    first, last = np.unravel_index(int(np.argmin(scores)), scores.shape)
-    window = slice(int(first), int(last) + 1)
-    return fit_window(time[window], share[window], int(where[first]), int(where[last]), noise, prior)
+    first, last = (int(index) for index in np.unravel_index(int(np.argmin(scores)), scores.shape))
+    joined, window = slice(last + 1), slice(first, last + 1)
+    fit = fit_window(time[joined], share[joined], where[joined], noise, prior)
+    if first == 0 or fit.misfit <= _most_misfit(noise, last + 1):
+        return fit
+    return fit_window(time[window], share[window], where[window], noise, prior)
 
 
 def learn_prior(fits: Sequence[Fit]) -> Prior:
     """Return how likely each curve is on a plate, from the fits of its wells.
 
-    A few rounds of expectation and maximisation; the even prior counts as a tenth of the wells, so that
-    a few that differ from the rest are not overruled.
+    A few rounds of expectation and maximisation; the even prior counts as one well in thirty, at least two,
+    so that a few that differ from the rest are not overruled.
     """
     told = [fit for fit in fits if fit.rate - 2 * fit.error > 0 and fit.r2 > 0.8]
     prior = EVEN
@@ -141,52 +152,75 @@ def score_windows(hours: Hours, confluence: Shares, noise: float, curves: Shares
             error = np.sqrt(variance / spread)
             score = error / slope
             bent = (np.abs(bend[0]) > CURVED * np.sqrt(variance) * bend[1]) & (points > FEWEST_POINTS)
-            loose = misfit > noise**2 * (points + 4 * np.sqrt(2.0 * points))
+            loose = misfit > _most_misfit(noise, points)
         score = np.where(bent | loose, 10 + score, score)
         fits = (points >= FEWEST_POINTS) & (slope > 0) & np.isfinite(score)
         scores = np.where(fits & (score < scores), score, scores)
     return scores
 
 
-def fit_window(hours: Hours, confluence: Shares, first: int, last: int, noise: float, prior: Prior) -> Fit:
-    """Fit all curves to a window by least squares on the logarithm, and average them by their likelihood."""
-    count = hours.size
-    rates, errors, starts, misfits = fit_curves(hours - hours[0], np.log(confluence), noise)
-    evidence = -0.5 * count * np.log(misfits + count * SMALLEST_NOISE**2)
-    weights = prior * np.exp(evidence - evidence.max())
+def fit_window(hours: Hours, confluence: Shares, scans: Indices, noise: float, prior: Prior) -> Fit:
+    """Fit all curves to a window by least squares on the logarithm, and average them by their likelihood.
+
+    Args:
+        hours: (N,) float64, of the window.
+        confluence: (N,) float64.
+        scans: (N,) int, the window's indices in the whole curve.
+        noise: standard deviation of the logarithm of a scan.
+        prior: how likely each curve is.
+    """
+    count, log = hours.size, np.log(confluence)
+    begins = beginnings(count)
+    rates, errors, starts, misfits = fit_curves(hours, begins, log, noise)
+    likelihood = -0.5 * count * np.log(misfits + count * SMALLEST_NOISE**2)
+    highest = likelihood.max()
+    ratio = np.exp(likelihood - highest)
+    later = ratio[1:]
+    evidence = highest + np.log(np.maximum([ratio[0], later.mean(0) if later.size else ratio[0]], 1e-300))
+    weights = np.concatenate([prior[:1] * ratio[:1], prior[1] * later / max(len(later), 1)])
+    weights[weights < NEGLIGIBLE * weights.max()] = 0
     weights /= weights.sum()
-    mean = float(weights @ rates)
-    likeliest = int(np.argmax(weights))
-    log = np.log(confluence)
+    mean = float((weights * rates).sum())
+    likeliest = np.unravel_index(int(np.argmax(weights)), weights.shape)
+    misfit = float(misfits[likeliest])
     spread = float(np.sum((log - log.mean()) ** 2))
     return Fit(
         rate=mean,
-        error=math.sqrt(float(weights @ (errors**2 + (rates - mean) ** 2))),
+        error=math.sqrt(float((weights * (errors**2 + (rates - mean) ** 2)).sum())),
         freedom=max(count - 3, 1),
         start=float(starts[likeliest]),
-        crowding=float(CROWDING[likeliest]),
-        r2=1 - float(misfits[likeliest]) / spread if spread else 0.0,
-        first=first,
-        last=last,
-        weights=weights,
+        crowding=float(CROWDING[likeliest[1]]),
+        misfit=misfit,
+        r2=1 - misfit / spread if spread else 0.0,
+        first=int(scans[begins[likeliest[0]]]),
+        last=int(scans[-1]),
         evidence=evidence,
     )
 
 
-def fit_curves(time: Hours, log: Shares, noise: float) -> tuple[Shares, Shares, Shares, Shares]:
-    """Fit each curve of `CROWDING` to one window by Gauss-Newton steps.
+def beginnings(count: int) -> Indices:
+    """Return the scans of a window at which growth may begin, (B,) int: the first, and later ones."""
+    latest = min(count - FEWEST_POINTS, count // 2)
+    return np.unique(np.linspace(0, latest, min(latest + 1, MOST_BEGINNINGS)).round().astype(np.intp))
+
+
+def fit_curves(hours: Hours, begins: Indices, log: Shares, noise: float) -> tuple[Grid, Grid, Grid, Grid]:
+    """Fit each curve of `CROWDING`, from each beginning, to one window by Gauss-Newton steps.
 
     Args:
-        time: (N,) float64, hours since the window's first scan.
+        hours: (N,) float64.
+        begins: (B,) int, scans at which growth may begin; until then the curve is level.
         log: (N,) float64, logarithm of confluence.
         noise: its least standard deviation, as the whole curve shows it; a window may be lucky.
 
     Returns:
-        Rate, its standard error, logarithm at the window's start and sum of squares, each (K,) float64.
+        Rate, its standard error, logarithm at the beginning and sum of squares, each (B, K) float64.
     """
-    crowding = CROWDING[:, None]
+    shape = begins.size, CROWDING.size
+    crowding = np.tile(CROWDING, begins.size)  # (B * K,)
+    time = np.repeat(np.maximum(hours - hours[begins, None], 0), CROWDING.size, axis=0)  # (B * K, N)
     # A curve that ends below the data leaves no room, so room is bounded from below.
-    room = np.maximum(1 - crowding * np.exp(log), 0.03)
+    room = np.maximum(1 - crowding[:, None] * np.exp(log), 0.03)
     straight, weight = log - np.log(room), room**2
     total = weight.sum(axis=1)
     middle = (weight * time).sum(axis=1) / total
@@ -194,22 +228,22 @@ def fit_curves(time: Hours, log: Shares, noise: float) -> tuple[Shares, Shares, 
     off = time - middle[:, None]
     rate = (weight * off * straight).sum(axis=1) / (weight * off**2).sum(axis=1)
     line = level - rate * middle
-    start = line - np.log1p(CROWDING * np.exp(np.minimum(line, 50)))
+    start = line - np.log1p(crowding * np.exp(np.minimum(line, 50)))
     for _ in range(6):
-        share, by_start, by_rate = _curves(time, start, rate)
+        share, by_start, by_rate = _curves(time, crowding, start, rate)
         residual = log - np.log(share)
         (aa, ab, bb), (ra, rb) = _normal(by_start, by_rate, residual)
         both = np.maximum(aa * bb - ab**2, 1e-18)
-        start = np.clip(start + (bb * ra - ab * rb) / both, -12, -np.log(np.maximum(CROWDING, 0.5)) - 1e-3)
+        start = np.clip(start + (bb * ra - ab * rb) / both, -12, -np.log(np.maximum(crowding, 0.5)) - 1e-3)
         rate = np.clip(rate + (aa * rb - ab * ra) / both, -2, 2)
-    share, by_start, by_rate = _curves(time, start, rate)
+    share, by_start, by_rate = _curves(time, crowding, start, rate)
     residual = log - np.log(share)
     (aa, ab, bb), _ = _normal(by_start, by_rate, residual)
     misfit = (residual**2).sum(axis=1)
-    freedom = np.maximum(log.size - np.where(CROWDING > 0, 3, 2), 1)
+    freedom = np.maximum(log.size - np.where(crowding > 0, 3, 2), 1)
     variance = np.maximum(misfit / freedom, noise**2)
     error = np.sqrt(variance * aa / np.maximum(aa * bb - ab**2, 1e-18))
-    return rate, error, start, misfit
+    return rate.reshape(shape), error.reshape(shape), start.reshape(shape), misfit.reshape(shape)
 
 
 def interval(fit: Fit) -> tuple[float, float]:
@@ -254,6 +288,12 @@ def usable(confluence: Shares) -> NDArray[np.bool_]:
     return inside
 
 
+def _most_misfit(noise: float, points: Indices | int) -> Grid:
+    """Return the sum of squares that noise alone hardly exceeds: four standard deviations above the mean."""
+    most: Grid = noise**2 * (points + 4 * np.sqrt(2.0 * points))
+    return most
+
+
 def _window_moments(time: Hours, value: Shares, weight: Shares) -> NDArray[np.float64]:
     """Sum t^0..4, y, ty, yy and t²y by weight over each window from row to column: (9, N, N) float64."""
     terms = np.stack(
@@ -296,19 +336,26 @@ def _line(moments: Grid) -> tuple[Grid, Grid, Grid, tuple[Grid, Grid]]:
     return slope, spread, misfit, (left / curve, 1 / np.sqrt(curve))
 
 
-def _curves(time: Hours, start: Shares, rate: Shares) -> tuple[Grid, Grid, Grid]:
-    """Compute each curve's confluence, and its logarithm's derivatives by start and by rate, each (K, N)."""
+def _curves(time: Grid, crowding: Shares, start: Shares, rate: Shares) -> tuple[Grid, Grid, Grid]:
+    """Compute each curve's confluence, and its logarithm's derivatives by start and by rate, each (G, N).
+
+    Args:
+        time: (G, N) float64, hours since growth began.
+        crowding: (G,) float64, 1/limit.
+        start: (G,) float64, logarithm of confluence at time 0.
+        rate: (G,) float64, per hour.
+    """
     decay = np.exp(np.clip(-rate[:, None] * time, -50, 50))
     entry = np.exp(-start)[:, None]
-    rest = (entry - CROWDING[:, None]) * decay
-    share = 1 / np.maximum(CROWDING[:, None] + rest, 1e-6)
+    rest = (entry - crowding[:, None]) * decay
+    share = 1 / np.maximum(crowding[:, None] + rest, 1e-6)
     return share, entry * decay * share, time * rest * share
 
 
 def _normal(
     by_start: Grid, by_rate: Grid, residual: Grid
 ) -> tuple[tuple[Shares, Shares, Shares], tuple[Shares, Shares]]:
-    """Compute the sums of the normal equations, each (K,)."""
+    """Compute the sums of the normal equations, each (G,)."""
     products = (by_start**2).sum(1), (by_start * by_rate).sum(1), (by_rate**2).sum(1)
     return products, ((by_start * residual).sum(1), (by_rate * residual).sum(1))
 

@@ -53,7 +53,7 @@ class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
         plain_doubling_time_h: what a straight line through the logarithms of confluence 0.08 to 0.6 says.
         doubling_time_low_h, doubling_time_high_h: 95 % interval; high is None if growth may have stopped.
         r2: of the logarithm of confluence, within the window.
-        from_h, to_h: the window's first and last scan.
+        from_h, to_h: the scans between which the fitted curve grows.
         lag_h: hours from the plate's first scan until growth began; None if the well lacks that scan and
             grows from its own first scan on.
         half_h, eighty_h: when confluence passed 0.5 and 0.8.
