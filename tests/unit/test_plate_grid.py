@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cytomask.errors import InvalidPlateMap
 from cytomask.platemap import parse_plate_map
-from cytomask.wells import FORMATS, well_name
+from cytomask.wells import FORMATS, well_name, well_position
 
 # Conditions that look like labels of the grid, and empty wells.
 TEXTS = st.sampled_from(["", "", "DMSO", "KO", "NT", "A", "B", "C", "x", "y", "1", "2", "3", "10", "0,5"])
@@ -68,6 +68,10 @@ def grids(draw: st.DrawFn) -> Drawn:
     if numbers:
         corner = [draw(st.sampled_from(["", "<>", "plate 1", "x"]))] if letters else []
         rows = [[*corner, *map(str, range(1, across + 1))], *rows]
+    if letters and numbers:  # labels may leave out the plate's edge
+        top, left = draw(st.integers(0, down - 1)), draw(st.integers(0, across - 2))
+        rows = [[row[0], *row[1 + left :]] for row in (rows[0], *rows[1 + top :])]
+        wells = {well: cell for well, cell in wells.items() if _is_below(well, top, left)}
     if draw(st.booleans()):
         rows = _cut(rows)
     else:
@@ -77,6 +81,11 @@ def grids(draw: st.DrawFn) -> Drawn:
     if title:
         rows = [[*title, *[""] * (len(rows[0]) - len(title))], *rows]
     return Drawn(written(rows, draw(st.sampled_from(";\t"))), wells)
+
+
+def _is_below(well: str, top: int, left: int) -> bool:
+    row, column = well_position(well)
+    return row >= top and column >= left
 
 
 def _cut(rows: list[list[str]]) -> list[list[str]]:
@@ -164,10 +173,17 @@ def test_a_comma_at_the_end_of_each_line_adds_no_column(labels: str | None) -> N
         ("1,2,3\nA,x,y\nB,x,y\n", "can be read in two ways"),
         ("1,2,3\n4,5,6\n", "column numbers but no row letters"),
         (",1,2,3\nA,x,y,z\nA,x,y,z\n", "has two rows A, the second in line 3"),
-        (",1,1,3\nA,x,y,z\nB,x,y,z\n", "line 1 of map.csv gives two columns the same number"),
+        (
+            ",1,1,3\nA,x,y,z\nB,x,y,z\n",
+            "line 1 of map.csv has the column numbers ., 1, 3, which do not ascend",
+        ),
         (",1,2\nA,x,y,z\n", "line 2 of map.csv has 'z' in a column without a number"),
         (",1,2,3\nA,x,y,z\nrow B,x,y,z\n", "line 3 of map.csv begins with 'row B' instead of a row letter"),
         (",1,2,3\nA,x,y,z\n\nnotes: none\n", "line 4 of map.csv begins with 'notes: none'"),
+        (
+            ",2,1,3\nA,x,y,z\nC,x,y,z\n",
+            "line 1 of map.csv has the column numbers ., 1, 3, which do not ascend",
+        ),
         ("My plate,,\nx,y,z\n", "can be read in two ways"),
         (",x,y,\n,x,y,\n", "can be read in two ways"),
         (",10,30\nx,10,30\n", "can be read in two ways"),

@@ -6,7 +6,7 @@ plate. A grid that fits two readings is refused: a condition in the wrong well i
 
 import re
 from collections.abc import Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import NoReturn
 
 from cytomask.errors import InvalidPlateMap
@@ -55,7 +55,7 @@ def is_numbers(cells: Sequence[str]) -> bool:
     numbers = [_column(cell) for cell in ([corner, *others] if _column(corner) else others)]
     if len(numbers) < FEWEST_NUMBERS or None in numbers or (_column(corner) or 1) != 1:
         return False
-    return not corner or numbers == list(range(numbers[0] or 1, (numbers[0] or 1) + len(numbers)))
+    return not corner or all((after or 0) - (before or 0) == 1 for before, after in pairwise(numbers))
 
 
 def _labelled(lines: Sequence[Line], first: int, name: str) -> dict[str, str]:
@@ -63,8 +63,11 @@ def _labelled(lines: Sequence[Line], first: int, name: str) -> dict[str, str]:
     number, head = lines[first]
     columns = [_column(cell) for cell in head[1:]]
     named = [column for column in columns if column]
-    if len(set(named)) < len(named):
-        raise InvalidPlateMap(f"line {number} of {name} gives two columns the same number; correct it")
+    if named != sorted(set(named)):
+        raise InvalidPlateMap(
+            f"line {number} of {name} has the column numbers {', '.join(map(str, named))}, which do not "
+            "ascend; correct them"
+        )
     rows: dict[str, Line] = {}
     for number, cells in lines[first + 1 :]:
         if not any(cells):
@@ -78,7 +81,7 @@ def _labelled(lines: Sequence[Line], first: int, name: str) -> dict[str, str]:
         if letter in rows:
             raise InvalidPlateMap(f"{name} has two rows {letter}, the second in line {number}; leave one")
         rows[letter] = number, cells[1:]
-    form = _form([cells for _, cells in lines])
+    form = _form([cells for _, cells in lines[first:]])
     labels = [well for letter in rows for column in named if (well := parse_well(f"{letter}{column}"))]
     if form and (head[0] not in ("", "<>") or smallest_format(labels) > form):
         _refuse_two_readings(name)
