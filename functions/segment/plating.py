@@ -1,6 +1,9 @@
 """Which plate an image belongs to, and what its end means for that plate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 from aws_lambda_powertools import Logger
@@ -10,10 +13,10 @@ from cytomask.addresses import S3Object, is_plate_map, parse_uri, plates_of_map
 from cytomask.errors import ImageNotFound, ImageReplaced, InvalidRequest, RejectedInput
 from cytomask.images import Limits
 from cytomask.plate_counts import PlateCounts
-from cytomask.plate_places import columns_of, time_of
+from cytomask.plate_places import PLACE, acquired_at, columns_of, time_of
 from cytomask.plate_rows import Plates, StoredMap
 from cytomask.platemap import LARGEST_FILE, PlateMap, parse_plate_map
-from cytomask.records import Result
+from cytomask.records import JobRow, Result
 from cytomask.requests import SegmentRequest
 from cytomask.stack_times import place_pages
 from cytomask.storage import Storage
@@ -54,13 +57,58 @@ class Plating:
         if placed:
             first = placed[result.pages[0].page if result.pages else 0]
             found = msgspec.structs.replace(first, frame=found.frame)
-        for name in ("plate", "well", "site", "time", "frame", "cell_line", "channel"):
+        for name in PLACE:
             setattr(result, name, getattr(found, name))
         result.placed_by = ", ".join(found.sources) or None
 
-    def count(self, result: Result, request: SegmentRequest) -> None:
-        """Count an image that is about to end on its plate, and announce the plate if that completes it."""
-        placed = columns_of(Acquisition(**{name: getattr(result, name) for name in PLACE}))
+    def note_place_again(
+        self, stored: Result, row: JobRow, request: SegmentRequest, source: Source
+    ) -> Result:
+        """Return a stored result with the place that a later request gives; itself if that changes nothing.
+
+        What the request leaves out stays as result and row have it.
+        """
+        known = acquired_at(stored).filled_from(acquired_at(row))
+        given = request.place.filled_from(known)
+        if all(getattr(given, name) == getattr(known, name) for name in PLACE):
+            return stored
+        result = copy(stored)
+        result.pages = [copy(page) for page in stored.pages]
+        self.note_place(result, replace(request, place=given), source)
+        return result
+
+    def expect(self, result: Result, request: SegmentRequest) -> None:
+        """Store the number of pages that a request expects on the plate of an image that ended before."""
+        placed = columns_of(acquired_at(result))
+        if placed is not None and request.expected_pages is not None:
+            self._counts.expect(placed["plate"], request.expected_pages)
+
+    def count(
+        self, result: Result, request: SegmentRequest, row: JobRow | None, stored: Result | None
+    ) -> None:
+        """Count an image that is about to end on its plate, and announce the plate if that completes it.
+
+        Args:
+            result: its result.
+            request: the request.
+            row: the job's row as it was before this owner took it.
+            stored: the result of an earlier owner. Row and result tell where the image may be counted.
+        """
+        placed = columns_of(acquired_at(result))
+        earlier = {
+            _spot(old): old for each in (row, stored) if each and (old := columns_of(acquired_at(each)))
+        }
+        if placed is not None:
+            earlier.pop(_spot(placed), None)
+        # First, so that an image that moves within its plate does not count twice for a moment.
+        for old in earlier.values():
+            self._counts.leave(
+                result.job_id or "",
+                old,
+                pages=len(result.pages),
+                times=_scans_of_stack(stored or result),
+                cost_usd=result.estimated_cost_usd or 0.0,
+            )
         if placed is None:
             return
         summary = self._counts.count(
@@ -138,4 +186,6 @@ def _scans_of_stack(result: Result) -> set[str]:
     }
 
 
-PLACE = ("plate", "well", "site", "time", "frame", "cell_line", "channel")
+def _spot(placed: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """Return what two images must share to be counted once."""
+    return placed["plate"], placed["place"], placed.get("channel")

@@ -1,7 +1,8 @@
 """One request from the image to the stored mask: take the job, segment, write, finish the row."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import msgspec
@@ -97,13 +98,13 @@ class Segmenter:
         self._logger.append_keys(job_id=work.job_id)
         with self._writer.source(image, download) as source:
             row = self._jobs.read(work.job_id) if waiting else None
-            if row and row.status in FINISHED and (stored := self._repeat(work, row)):
+            if row and row.status in FINISHED and (stored := self._repeat(work, row, source, invocation)):
                 return stored
             if waiting and found:
                 self._require_answer_in_time(source, work, waiting)
             taken = self._take(work, invocation)
             if isinstance(taken, JobRow):
-                if stored := self._repeat(work, taken):
+                if stored := self._repeat(work, taken, source, invocation):
                     return stored
                 if not self._is_current(work):
                     return self.segment(request, invocation, waiting)
@@ -220,26 +221,39 @@ class Segmenter:
     ) -> Result:
         """Do a job that was taken: find what an earlier owner wrote, or make it; finish the row."""
         request = work.request
-        self._logger.info("job_taken", image=request.image.uri, again=lease.resumed)
-        try:
+        self._logger.info("job_taken", image=request.image.uri, again=lease.earlier is not None)
+        with self._released_after_faults(lease):
             known = self._enter(work, invocation)
             # Before outputs are removed: without its network the job cannot make new ones.
             self._networks.find(work.parameters.mode, work.model_sha256)
-            result = self._stored(work) if lease.resumed else None  # written by an earlier owner
-            if result is None:
+            stored = self._stored(work) if lease.earlier else None  # written by an earlier owner
+            if stored and lease.earlier:
+                result = self._plating.note_place_again(stored, lease.earlier, request, source)
+                self._write_place(work, result, stored)
+            else:
                 result = self._produce(work, known, source, present, invocation)
             self._scoring.record(request, result, request.group)
-            self._plating.count(result, request)
-            if not self._jobs.finish(lease, result, now=self._clock()):
-                self._logger.warning("lease_lost", job_id=work.job_id)
-        except Exception as error:
-            self._jobs.release(lease, f"{type(error).__name__}: {error}", now=self._clock())
-            raise
+            self._end(lease, work, result, stored)
         self._report.finished(result)
         return result
 
-    def _repeat(self, work: Work, row: JobRow) -> Result | None:
-        """Find the result of finished work, and take in a new label or ground truth.
+    @contextmanager
+    def _released_after_faults(self, lease: Lease) -> Iterator[None]:
+        """Give the lease back after a fault, with the fault as the row's error."""
+        try:
+            yield
+        except Exception as error:
+            self._jobs.release(lease, f"{type(error).__name__}: {error}", now=self._clock())
+            raise
+
+    def _end(self, lease: Lease, work: Work, result: Result, stored: Result | None) -> None:
+        """Count the image on its plate, then finish its row: a count may be repeated, never lost."""
+        self._plating.count(result, work.request, lease.earlier, stored)
+        if not self._jobs.finish(lease, result, now=self._clock()):
+            self._logger.warning("lease_lost", job_id=work.job_id)
+
+    def _repeat(self, work: Work, row: JobRow, source: Source, invocation: Invocation) -> Result | None:
+        """Find the result of finished work, and take in a new label, place or ground truth.
 
         Returns:
             The result; a bare one for an older version whose name a newer image has taken; None if the
@@ -250,6 +264,8 @@ class Segmenter:
         if result is None and not (request.image.version_id and not self._is_current(work)):
             return None
         self._report.repeated(work.job_id, request.image.uri)
+        if result is not None:
+            result = self._move(work, row, result, source, invocation)
         group = (row.group or "") if request.label is None else request.label
         if group != (row.group or ""):
             self._jobs.note_group(work.job_id, group, now=self._clock())
@@ -258,6 +274,40 @@ class Segmenter:
         if request.ground_truth:
             self._scoring.record(request, result, group)
         return result
+
+    def _move(
+        self, work: Work, row: JobRow, stored: Result, source: Source, invocation: Invocation
+    ) -> Result:
+        """Put a finished image on the plate that a later request gives; return its result as it is now.
+
+        Raises:
+            JobHeld: another invocation has taken the job, or the image was replaced.
+        """
+        result = self._plating.note_place_again(stored, row, work.request, source)
+        if result is stored:
+            self._plating.expect(result, work.request)
+            return result
+        lease = self._jobs.take_again(
+            row,
+            owner=invocation.request_id,
+            now=self._clock(),
+            seconds=invocation.lease_seconds,
+            anew=False,
+        )
+        with self._released_after_faults(lease):
+            self._write_place(work, result, stored)
+            self._end(lease, work, result, stored)
+        self._logger.info("job_moved", job_id=work.job_id, plate=result.plate, well=result.well)
+        return result
+
+    def _write_place(self, work: Work, result: Result, stored: Result) -> None:
+        """Overwrite a stored result whose place has changed; raise JobHeld if its image was replaced."""
+        if result is stored:
+            return
+        try:
+            self._writer.write_again(work, result)
+        except SupersededError as error:
+            raise JobHeld(f"{work.request.image.uri} was replaced meanwhile; ask again") from error
 
     def _stored(self, work: Work) -> Result | None:
         """Read the job's result from where its outputs belong, if all of them are there."""

@@ -6,7 +6,7 @@ from functools import partial
 import msgspec
 
 from cytomask import images
-from cytomask.addresses import S3Object
+from cytomask.addresses import S3Object, parse_uri
 from cytomask.errors import ImageNotFound, RejectedInput
 from cytomask.model.predictor import Predictor
 from cytomask.outputs import encode_files
@@ -134,6 +134,12 @@ class Writer:
         summarise(result, result.pages)
         self._note_spent(result, watch)
         return result, masks
+
+    def write_again(self, work: Work, result: Result) -> None:
+        """Overwrite a stored result; raise SupersededError if a newer image has taken its name."""
+        key = parse_uri(result.result or "", "result").key
+        body = msgspec.json.encode(result.shown())
+        self._write(work, key, body, key.removesuffix(f".{RESULT}"), new_name=False)
 
     def put(self, key: str, body: bytes) -> S3Object:
         """Write an object of the output bucket."""

@@ -88,6 +88,15 @@ def test_outputs_that_are_gone_are_made_again(http: HttpDoor, gone: tuple[str, .
     assert (stack.row()["attempt"], stack.predictor.pages) == (2, 2)
 
 
+def test_a_job_is_running_while_its_outputs_are_made_again(stack: SegmentStack) -> None:
+    stack.segment("a.tif", tiff())
+    delete_outputs(stack, "a.tif.mask.png")
+    seen: list[str] = []
+    stack.wire.before("PutObject", lambda: seen.append(stack.row()["status"]))
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert seen == ["RUNNING"]
+
+
 def test_a_page_that_is_gone_has_the_stack_made_again(stack: SegmentStack) -> None:
     stack.segment("stack.tif", stack_of(3))
     before = stack.outputs()

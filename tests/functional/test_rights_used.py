@@ -111,6 +111,7 @@ def segment_and_score(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
     stack.deliver(announce(stack, "image.tif", tiff(), GROUND_TRUTH))
     stack.upload(WELL, tiff())
     stack.deliver(request(WELL, expected_pages=1))
+    stack.deliver(request(WELL, plate="P9"))
 
 
 def come_late(stack: SegmentStack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,9 @@ KEY = "run 1/P7_Phase_B2_1_00d04h00m_3.tif"
 TOPIC = f"arn:aws:sns:{REGION}:123456789012:cytomask-plates"
 
 
+SPOT = ("plate", "well", "site", "time")
+
+
 def key_of(well: str, hour: int) -> str:
     return f"P7_Phase_{well}_1_00d{hour:02d}h00m.tif"
 
@@ -204,6 +207,138 @@ def test_a_names_time_is_that_of_a_stacks_first_frame(
     assert [each.time for each in plates.pages("P7")] == times
 
 
+def counts(plates: Plates, name: str) -> tuple[int, int, int, int]:
+    """Return a plate's wells, scans, pages and failures."""
+    summary = plates.summary(name)
+    assert summary is not None
+    return summary.wells, summary.scans, summary.pages, summary.failed
+
+
+class TestPlaceOfAFinishedImage:
+    """A request may come after the upload alone has made the mask."""
+
+    def test_a_later_request_places_an_image_whose_name_says_nothing(
+        self, stack: SegmentStack, plates: Plates
+    ) -> None:
+        before = stack.segment("img.tif", tiff())
+        (result,) = stack.handle(request("img.tif", plate="REQ", well="b2", site=1, time=4))
+        assert (result["plate"], result["well"], result["site"], result["time"]) == ("REQ", "B02", "1", 4.0)
+        assert result["placed_by"] == "request"
+        assert result == before | {name: result[name] for name in (*SPOT, "placed_by")}
+        assert stack.result("img.tif.result.json") == result
+        row = stack.row()
+        assert (row["status"], row["attempt"], row["place"]) == ("SUCCEEDED", 1, "B02#0000004.0000#1")
+        assert {"owner", "lease_until", "created_at"} & row.keys() == set()
+        (page,) = plates.pages("REQ")
+        assert (page.well, page.confluence) == ("B02", result["confluence"])
+        assert counts(plates, "REQ") == (1, 1, 1, 0)
+
+    def test_a_repeated_request_changes_nothing(self, stack: SegmentStack, plates: Plates) -> None:
+        stack.segment("img.tif", tiff())
+        asked = request("img.tif", plate="REQ", well="B2")
+        for message in (asked, asked, s3_event("img.tif"), asked):
+            stack.handle(message)
+        (summary,) = plates.summaries()
+        assert (summary.plate, summary.pages) == ("REQ", 1)
+        assert summary.cost_usd == pytest.approx(
+            stack.result("img.tif.result.json")["estimated_cost_usd"], abs=1e-9
+        )
+
+    def test_fields_that_a_later_request_leaves_out_stay(self, stack: SegmentStack) -> None:
+        stack.segment(KEY, tiff())
+        stack.handle(request(KEY, plate="mine", cell_line="HeLa"))
+        (result,) = stack.handle(request(KEY, well="C3"))
+        assert {name: result[name] for name in SPOT} == {
+            **{"plate": "mine", "well": "C03", "site": "1.3", "time": 4.0}
+        }
+        assert (result["cell_line"], result["placed_by"]) == ("HeLa", "request, incucyte_elapsed")
+
+    def test_a_place_and_a_group_may_come_together(self, stack: SegmentStack) -> None:
+        stack.segment(KEY, tiff())
+        (result,) = stack.handle(request(KEY, plate="mine", group="treated"))
+        assert (result["plate"], stack.row()["plate"], stack.row()["group"]) == ("mine", "mine", "treated")
+
+    def test_the_files_date_is_read_once_the_well_is_known(self, stack: SegmentStack) -> None:
+        stack.segment("img.tif", tiff(datetime="2026:11:25 13:20:11", metadata=None))
+        (result,) = stack.handle(request("img.tif", plate="p", well="A1"))
+        assert (result["time"], result["placed_by"]) == ("2026-11-25T13:20:11", "request, tiff")
+
+    def test_an_image_that_moves_to_another_plate_leaves_the_first(
+        self, stack: SegmentStack, plates: Plates
+    ) -> None:
+        for key in (key_of("B2", 0), key_of("B3", 4)):
+            stack.segment(key, tiff())
+        stack.handle(request(key_of("B2", 0), plate="Q"))
+        assert counts(plates, "P7") == (1, 1, 1, 0)
+        assert counts(plates, "Q") == (1, 1, 1, 0)
+        assert [page.well for page in plates.pages("P7")] == ["B03"]
+        spent = {each.plate: each.cost_usd for each in plates.summaries()}
+        own = float(stack.result(f"{key_of('B2', 0)}.result.json")["estimated_cost_usd"])
+        assert spent["Q"] == pytest.approx(own, abs=1e-9)
+        stack.handle(request(key_of("B2", 0), plate="P7"))
+        assert counts(plates, "P7") == (2, 2, 2, 0)
+        assert counts(plates, "Q") == (0, 0, 0, 0)
+
+    def test_a_scan_stays_while_another_well_has_it(self, stack: SegmentStack, plates: Plates) -> None:
+        for well in ("B2", "B3"):
+            stack.segment(key_of(well, 4), tiff())
+        stack.handle(request(key_of("B2", 4), plate="Q"))
+        assert counts(plates, "P7") == (1, 1, 1, 0)
+
+    def test_a_place_stays_counted_while_another_mask_is_there(
+        self, stack: SegmentStack, plates: Plates
+    ) -> None:
+        stack.segment(key_of("B2", 0), tiff())
+        stack.handle(request(key_of("B2", 0), threshold=0.4))
+        stack.handle(request(key_of("B2", 0), plate="Q"))
+        assert counts(plates, "P7") == (1, 1, 1, 0)
+        assert counts(plates, "Q") == (1, 1, 1, 0)
+
+    def test_a_rejected_image_moves_too(self, stack: SegmentStack, plates: Plates) -> None:
+        stack.segment(KEY, b"no image")
+        stack.handle(request(KEY, plate="Q"))
+        assert counts(plates, "P7") == (0, 0, 0, 0)
+        assert counts(plates, "Q") == (1, 1, 0, 1)
+
+    @pytest.mark.parametrize("skip", range(9))
+    @pytest.mark.parametrize("call", ["UpdateItem", "PutObject"])
+    def test_a_move_that_was_cut_off_is_finished_by_the_next_delivery(
+        self, stack: SegmentStack, plates: Plates, call: str, skip: int
+    ) -> None:
+        stack.segment(KEY, tiff())
+        asked = sqs_batch(request(KEY, plate="Q", well="A1"))
+        stack.wire.cut(call, skip)
+        stack.handle(asked)
+        stack.wire.mend()
+        if stack.row()["status"] == "RUNNING":
+            stack.expire_lease()
+        assert failed_messages(stack.handle(asked)) == []
+        assert counts(plates, "P7") == (0, 0, 0, 0)
+        assert counts(plates, "Q") == (1, 1, 1, 0)
+        assert stack.row()["status"] == "SUCCEEDED"
+        assert stack.result(f"{KEY}.result.json")["plate"] == stack.row()["plate"] == "Q"
+
+    def test_the_place_follows_a_request_that_takes_over_from_a_function_that_died(
+        self, stack: SegmentStack, plates: Plates
+    ) -> None:
+        stack.upload(KEY, tiff())
+        stack.wire.cut("UpdateItem", skip=5)
+        stack.handle(sqs_batch(s3_event(KEY)))
+        stack.wire.mend()
+        assert counts(plates, "P7") == (1, 1, 1, 0)
+        stack.expire_lease()
+        stack.handle(request(KEY, plate="Q"))
+        assert counts(plates, "P7") == (0, 0, 0, 0)
+        assert counts(plates, "Q") == (1, 1, 1, 0)
+
+    def test_two_channels_of_a_place_are_two_pages(self, stack: SegmentStack, plates: Plates) -> None:
+        for channel in ("Phase", "Green"):
+            stack.segment(f"CH_{channel}_B2_1_00d00h00m.tif", tiff())
+        assert counts(plates, "CH") == (1, 1, 2, 0)
+        stack.handle(request("CH_Green_B2_1_00d00h00m.tif", plate="Q"))
+        assert counts(plates, "CH") == (1, 1, 1, 0)
+
+
 def test_a_page_that_is_delivered_twice_counts_once(stack: SegmentStack, plates: Plates) -> None:
     stack.segment(KEY, tiff())
     stack.handle(s3_event(KEY))
@@ -270,7 +405,45 @@ class TestCompletePlate:
             2,
         )
         assert event["cost_usd"] > 0
-        assert "failed" not in event
+        assert (event["failed"], event["complete"]) == (0, True)
+
+    def test_expected_pages_may_come_after_the_last_mask(self, topic: None, stack: SegmentStack) -> None:
+        url = listen(stack)
+        for hour in (0, 4):
+            stack.segment(key_of("B2", hour), tiff())
+        for _ in range(2):
+            stack.handle(request(key_of("B2", 0), expected_pages=2))
+        (event,) = heard(stack, url)
+        assert (event["pages"], event["expected_pages"]) == (2, 2)
+
+    def test_the_move_of_the_last_page_announces_its_new_plate(
+        self, topic: None, stack: SegmentStack
+    ) -> None:
+        url = listen(stack)
+        for hour in (0, 4):
+            stack.segment(key_of("B2", hour), tiff())
+        stack.handle(request(key_of("B2", 0), plate="Q", expected_pages=2))
+        assert heard(stack, url) == []
+        stack.handle(request(key_of("B2", 4), plate="Q"))
+        stack.handle(request(key_of("B2", 4), plate="R"))
+        stack.handle(request(key_of("B2", 4), plate="Q"))
+        assert [event["plate"] for event in heard(stack, url)] == ["Q"]
+
+    def test_a_move_within_a_plate_does_not_complete_it(self, topic: None, stack: SegmentStack) -> None:
+        url = listen(stack)
+        for hour in (0, 4):
+            stack.upload(key_of("B2", hour), tiff())
+            stack.handle(request(key_of("B2", hour), expected_pages=3))
+        stack.handle(request(key_of("B2", 4), well="B3"))
+        assert heard(stack, url) == []
+
+    def test_channels_count_towards_the_expected_pages(self, topic: None, stack: SegmentStack) -> None:
+        url = listen(stack)
+        for channel in (1, 2):
+            key = f"plate/r01c02f03p01-ch{channel}sk1fk1fl1.tiff"
+            stack.upload(key, tiff())
+            stack.handle(request(key, expected_pages=2))
+        assert [event["pages"] for event in heard(stack, url)] == [2]
 
     def test_refused_pages_are_counted(self, topic: None, stack: SegmentStack) -> None:
         url = listen(stack)

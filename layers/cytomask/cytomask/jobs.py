@@ -35,13 +35,13 @@ class Lease:
     """The right to work on a job.
 
     Attributes:
-        resumed: whether the job existed before, so that an earlier owner may have done it.
+        earlier: the row as it was before; None for a new job. An earlier owner may have done it.
         created_at: when the job was created.
     """
 
     job_id: str
     owner: str
-    resumed: bool
+    earlier: JobRow | None
     created_at: str
 
 
@@ -154,25 +154,32 @@ class Jobs:
             return _finished(row, job_id)
         created_at = row.created_at if row and row.created_at else timestamp(now)
         self._leads.add(Standing(created_at, job_id), group)
-        lease = Lease(job_id, owner, row is not None, created_at)
+        lease = Lease(job_id, owner, row, created_at)
         if not queued or (row and row.status == "RUNNING"):
             self._update_owned(lease, {"created_at": created_at})
         return lease
 
-    def take_again(self, row: JobRow, *, owner: str, now: float, seconds: float) -> Lease:
-        """Take a finished job whose outputs are gone. `row` is its row at the time of that check.
+    def take_again(self, row: JobRow, *, owner: str, now: float, seconds: float, anew: bool = True) -> Lease:
+        """Take a finished job again.
+
+        Args:
+            row: its row, as it was when it was looked at.
+            owner: id of the invocation.
+            now: seconds since 1970.
+            seconds: the longest time that the owner can work.
+            anew: whether its outputs are made anew, which counts as an attempt.
 
         Raises:
             JobHeld: another owner has taken it since.
         """
-        values = _lease(owner, now, seconds) | {"attempt": (row.attempt or 1) + 1}
+        values = _lease(owner, now, seconds) | {"attempt": (row.attempt or 1) + anew}
         values |= {"made_at": row.created_at, "created_at": row.created_at}
-        given = {":status": row.status, ":seen": row.updated_at}
-        condition = "#status = :status AND updated_at = :seen"
+        given = {":was": row.status, ":seen": row.updated_at}
+        condition = "#status = :was AND updated_at = :seen"
         if not self._table.update_if(row.job_id, JOB, values=values, condition=condition, given=given):
             raise _held(row.job_id)
         self._leads.add(Standing(row.created_at, row.job_id), row.group or "")
-        return Lease(row.job_id, owner, True, row.created_at)
+        return Lease(row.job_id, owner, row, row.created_at)
 
     def finish(self, lease: Lease, result: Result, *, now: float) -> bool:
         """End a job with its result; return False if the lease was lost and another owner ends the job.
@@ -370,7 +377,7 @@ def placement_of(result: Result) -> dict[str, Any]:
     """Return the image's place and time for the job row; only pages of a plate have a `place`."""
     told = {name: getattr(result, name) for name in Acquired.__struct_fields__}
     if result.plate is None or result.well is None:
-        return told
+        return told | {"place": None}
     parameters, model = result.parameters, result.model
     return told | {
         "place": place_of(result.well, result.site, result.time, result.frame),

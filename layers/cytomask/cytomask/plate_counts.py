@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from cytomask.plate_places import places_of, time_of
+from cytomask.plate_places import places_of, times_of
 from cytomask.plate_rows import Plates, PlateSummary
 from cytomask.table import timestamp
 
@@ -48,16 +48,39 @@ class PlateCounts:
         now = timestamp(self._clock())
         if expected_pages is not None:
             self._plates.expect(placed["plate"], expected_pages, now=now)
-        time = time_of(placed.get("time"), placed.get("frame"))
         summary = self._plates.note(
             placed["plate"],
             placed["well"],
             places=places_of(placed, range(max(pages, 1))),
-            times=times or ([time] if time else []),
+            times=times or times_of(placed),
             masked=masked,
             cost_usd=cost_usd,
             now=now,
         )
+        self.announce_if_complete(summary)
+        return summary
+
+    def leave(
+        self,
+        job_id: str,
+        placed: Mapping[str, Any],
+        *,
+        pages: int,
+        times: Collection[str] = (),
+        cost_usd: float,
+    ) -> None:
+        """Take back the counts of an image that moves elsewhere; see `Plates.leave`.
+
+        A plate that was announced stays announced.
+        """
+        now = timestamp(self._clock())
+        self._plates.leave(
+            job_id, placed, pages=pages, times=times or times_of(placed), cost_usd=cost_usd, now=now
+        )
+
+    def expect(self, plate: str, pages: int) -> PlateSummary:
+        """Store how many pages a plate will have, and announce it if they have ended already."""
+        summary = self._plates.expect(plate, pages, now=timestamp(self._clock()))
         self.announce_if_complete(summary)
         return summary
 
@@ -84,7 +107,7 @@ class PlateCounts:
 def completion_message(summary: PlateSummary, now: str) -> str:
     """Write the event `plate_complete` as JSON in ASCII."""
     told = msgspec.structs.replace(summary, completed_at=now)
-    return json.dumps({"event": "plate_complete"} | msgspec.to_builtins(told))
+    return json.dumps({"event": "plate_complete"} | told.shown())
 
 
 def publisher(topic: str, make_client: Callable[[], Any]) -> Publish | None:

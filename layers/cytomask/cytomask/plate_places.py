@@ -7,8 +7,10 @@ import msgspec
 
 from cytomask.acquisition import Acquisition, Pattern, read_acquisition
 from cytomask.plate_pages import PlatePage
+from cytomask.records import Acquired
 
 Row = Mapping[str, Any]
+PLACE = ("plate", "well", "site", "time", "frame", "cell_line", "channel")
 
 
 def place_of(well: str, site: str | None, time: float | str | None, frame: int | None) -> str:
@@ -40,6 +42,12 @@ def place_row(image: str, pattern: Pattern | None = None) -> dict[str, Any] | No
     return columns_of(read_acquisition(key, pattern))
 
 
+def acquired_at(recorded: Acquired) -> Acquisition:
+    """Return where and when a result or a row says that its image was taken."""
+    told = {name: getattr(recorded, name) for name in PLACE}
+    return Acquisition(**told, sources=tuple(filter(None, (recorded.placed_by or "").split(", "))))
+
+
 def columns_of(found: Acquisition) -> dict[str, Any] | None:
     """Return the row's attributes for an image of a plate; None for any other image."""
     if found.plate is None or found.well is None:
@@ -59,9 +67,19 @@ def columns_of(found: Acquisition) -> dict[str, Any] | None:
 
 
 def places_of(placed: Mapping[str, Any], pages: Iterable[int]) -> list[str]:
-    """List the text for each page of an image that the well's set of places holds."""
-    time = time_of(placed.get("time"), placed.get("frame"), exact=True)
-    return [f"{placed.get('site') or ''}#{time}#{page}" for page in pages]
+    """List the text for each page of an image that the well's set of places holds.
+
+    Pages of two channels at one site and time are two pages.
+    """
+    time = time_of(placed.get("time"), integer(placed.get("frame")), exact=True)
+    channel = f"#{placed['channel']}" if placed.get("channel") else ""
+    return [f"{placed.get('site') or ''}#{time}#{page}{channel}" for page in pages]
+
+
+def times_of(placed: Mapping[str, Any]) -> list[str]:
+    """List the scan that an image belongs to, for its plate's set of scans; nothing if it has no time."""
+    time = time_of(placed.get("time"), integer(placed.get("frame")))
+    return [time] if time else []
 
 
 def pages_of_row(row: Row) -> list[PlatePage]:

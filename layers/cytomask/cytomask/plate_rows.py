@@ -7,20 +7,20 @@ whose `job_id` is
 * `PLATE#<name>`, with the records `WELL#<well>` for the places that ended, and `MAP` for the plate map.
 
 Places are kept as sets, which makes counting safe: a page that is delivered repeatedly, in any order, is in
-its well's set once.
+its well's set once. Each well's counts are copied into its plate's row, where a larger number of pages is a
+later one. A job may also leave a well: that adds `DEPARTURE` to the number, so that it still grows.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from botocore.exceptions import ClientError
 
 from cytomask.plate_pages import PlatePage
-from cytomask.plate_places import integer, pages_of_row, places_of, plain, time_of
+from cytomask.plate_places import integer, pages_of_row, places_of, plain, time_of, times_of
 from cytomask.platemap import PlateMap
 from cytomask.records import JobRow
-from cytomask.wells import well_position
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 INDEX = "by_plate"
 LIST = "PLATES"
 MAP = "MAP"
+ENDED = ("SUCCEEDED", "REJECTED", "FAILED")
+DEPARTURE = 1_000_000  # more pages than a well can have
 Row = Mapping[str, Any]
 
 
@@ -61,6 +63,12 @@ class PlateSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def complete(self) -> bool | None:
         """Whether every expected page has ended; None if the number is unknown."""
         return None if self.expected_pages is None else self.pages + self.failed >= self.expected_pages
+
+    def shown(self) -> dict[str, Any]:
+        """Return the counts as JSON values, those of 0 too, and whether the plate is complete."""
+        counts = {name: getattr(self, name) for name in ("wells", "scans", "pages", "failed", "cost_usd")}
+        told: dict[str, Any] = msgspec.to_builtins(self)
+        return told | counts | {"complete": self.complete}
 
 
 class StoredMap(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,24 +110,61 @@ class Plates:
             now: time in ISO 8601.
         """
         self._make(plate, now)
-        ended, failed, cost = self._note_well(plate, well, places, masked, cost_usd)
-        row = self._update(
-            LIST,
-            plate,
-            expression="SET ended.#well = :ended, failed.#well = :failed, cost.#well = :cost, "
-            "updated_at = :now" + (" ADD scans :times" if times else ""),
-            names={"#well": well},
-            values={
-                ":ended": {"N": str(ended)},
-                ":failed": {"N": str(failed)},
-                ":cost": {"N": cost},
-                ":now": {"S": now},
-                **({":times": {"SS": sorted(times)}} if times else {}),
-            },
-            # If two counts of one well arrive in the wrong order, the larger one stays.
-            condition="attribute_not_exists(ended.#well) OR ended.#well <= :ended",
-        )
+        counted = self._note_well(plate, well, places, masked, cost_usd)
+        row = self._copy_counts(plate, well, counted, times, now)
         return _summary(row) if row is not None else self.summary(plate) or PlateSummary(plate=plate)
+
+    def leave(
+        self, job_id: str, placed: Row, *, pages: int, times: Collection[str], cost_usd: float, now: str
+    ) -> None:
+        """Take back the counts of a job that moves elsewhere; a repeat changes nothing.
+
+        The place stays counted if another job has it. The index tells, so a job that ended within the last
+        second may be missed.
+
+        Args:
+            job_id: id of the job.
+            placed: attributes of its row, from `columns_of`.
+            pages: number of its pages.
+            times: its scans, as `time_of` writes them.
+            cost_usd: its estimated cost.
+            now: time in ISO 8601.
+        """
+        plate, well = placed["plate"], placed["well"]
+        places = places_of(placed, range(max(pages, 1)))
+        key = f"PLATE#{plate}", f"WELL#{well}"
+        row = self._update(
+            *key,
+            expression="ADD departures :one, departed_usd :cost DELETE done :places, failed :places",
+            values={
+                ":one": {"N": "1"},
+                ":cost": {"N": _decimal(cost_usd)},
+                ":places": {"SS": places},
+                ":place": {"S": places[0]},
+            },
+            condition="contains(done, :place) OR contains(failed, :place)",
+        ) or self._read(*key)
+        if row is None:
+            return
+        self._copy_counts(plate, well, row, (), now)
+        if times:
+            self._update(
+                LIST, plate, expression="DELETE scans :times", values={":times": {"SS": sorted(times)}}
+            )
+        for other in self._at_place(plate, placed["place"]):
+            if other["job_id"] != job_id and other["status"] in ENDED:
+                self.note(
+                    plate,
+                    well,
+                    places=places_of(other, range(integer(other.get("pages")) or 1)),
+                    times=_scans_of(other),
+                    masked=other["status"] == "SUCCEEDED",
+                    cost_usd=0.0,
+                    now=now,
+                )
+        # A page that was counted meanwhile added its scan before or after the deletion; this read finds both.
+        if still := [time for time in times if self._has_scan(plate, time, job_id)]:
+            self._update(LIST, plate, expression="ADD scans :times", values={":times": {"SS": still}})
 
     def place(self, job_id: str, values: Row) -> bool:
         """Set plate, place and the rest in a job's row; return False if the row is gone or has a plate."""
@@ -248,8 +293,8 @@ class Plates:
 
     def _note_well(
         self, plate: str, well: str, places: Collection[str], masked: bool, cost_usd: float
-    ) -> tuple[int, int, str]:
-        """Add places to their well; return how many ended, how many of them failed, and the well's cost."""
+    ) -> Row:
+        """Add places to their well; return the well's row."""
         expression = (
             "ADD done :places, cost :cost DELETE failed :places"
             if masked
@@ -261,8 +306,53 @@ class Plates:
             expression=expression,
             values={":places": {"SS": sorted(places)}, ":cost": {"N": _decimal(cost_usd)}},
         )
-        done, failed = set((row or {}).get("done", ())), set((row or {}).get("failed", ()))
-        return len(done | failed), len(failed - done), _decimal((row or {}).get("cost", 0.0))
+        return row or {}
+
+    def _copy_counts(
+        self, plate: str, well: str, counted: Row, times: Collection[str], now: str
+    ) -> Row | None:
+        """Copy a well's counts into its plate's row; return that row, or None if it has later ones."""
+        ended, failed = _places(counted), set(counted.get("failed", ())) - set(counted.get("done", ()))
+        departures = integer(counted.get("departures")) or 0
+        cost = max(counted.get("cost", 0.0) - counted.get("departed_usd", 0.0), 0.0)
+        return self._update(
+            LIST,
+            plate,
+            expression="SET ended.#well = :ended, failed.#well = :failed, cost.#well = :cost, "
+            "updated_at = :now" + (" ADD scans :times" if times else ""),
+            names={"#well": well},
+            values={
+                ":ended": {"N": str(len(ended) + DEPARTURE * departures)},
+                ":failed": {"N": str(len(failed))},
+                ":cost": {"N": _decimal(cost)},
+                ":now": {"S": now},
+                **({":times": {"SS": sorted(times)}} if times else {}),
+            },
+            condition="attribute_not_exists(ended.#well) OR ended.#well <= :ended",
+        )
+
+    def _at_place(self, plate: str, place: str) -> list[Row]:
+        """Read the jobs of one place, in all channels; the index may lag by a second."""
+        asked = _query(plate, None)
+        asked["KeyConditionExpression"] += " AND place = :place"
+        asked["ExpressionAttributeValues"] |= {":place": {"S": place}}
+        return [row for rows in self._pages_of(asked) for row in rows]
+
+    def _has_scan(self, plate: str, time: str, left: str) -> bool:
+        """Tell whether a page of this scan is counted in any well, or another job than `left` has one."""
+        asked = {
+            "KeyConditionExpression": "job_id = :plate AND begins_with(#record, :well)",
+            "ExpressionAttributeNames": {"#record": "record"},
+            "ExpressionAttributeValues": {":plate": {"S": f"PLATE#{plate}"}, ":well": {"S": "WELL#"}},
+            "ConsistentRead": True,
+        }
+        if any(
+            f"#{time}" in place for rows in self._pages_of(asked) for row in rows for place in _places(row)
+        ):
+            return True
+        # Only the index knows the later frames of stacks.
+        stacks = (row for rows in self._pages_of(_query(plate, None)) for row in rows if row.get("series"))
+        return any(time in _scans_of(row) for row in stacks if row["job_id"] != left)
 
     def _update(
         self,
@@ -308,12 +398,12 @@ class Plates:
 
 def note_row(plates: Plates, row: JobRow, placed: Mapping[str, Any]) -> None:
     """Put a job of an earlier release on its plate: its row, and the plate's counts."""
-    if row.status in ("SUCCEEDED", "REJECTED", "FAILED"):
+    if row.status in ENDED:
         plates.note(
             placed["plate"],
             placed["well"],
             places=places_of(placed, range(row.pages or 1)),
-            times=[time] if (time := time_of(placed.get("time"), placed.get("frame"))) else [],
+            times=times_of(placed),
             masked=row.status == "SUCCEEDED",
             cost_usd=row.estimated_cost_usd or 0.0,
             now=row.updated_at or row.created_at,
@@ -344,12 +434,23 @@ def _query(plate: str, well: str | None) -> dict[str, Any]:
     }
 
 
+def _scans_of(row: Row) -> set[str]:
+    """Return the scans of a job's pages."""
+    return {time for page in pages_of_row(row) if (time := time_of(page.time, page.frame))}
+
+
+def _places(well: Row) -> Set[str]:
+    """Return the places that ended in a well."""
+    return set(well.get("done", ())) | set(well.get("failed", ()))
+
+
 def _summary(row: Row) -> PlateSummary:
     scans: Sequence[str] = sorted(row.get("scans", ()))
-    ended, failed = sum(row["ended"].values()), sum(row["failed"].values())
+    pages = {well: number % DEPARTURE for well, number in row["ended"].items()}
+    ended, failed = sum(pages.values()), sum(row["failed"].values())
     return PlateSummary(
         plate=row["record"],
-        wells=len([well for well in row["ended"] if well_position(well)]),
+        wells=sum(number > 0 for number in pages.values()),
         scans=len(scans),
         first=_told(scans[0]) if scans else None,
         last=_told(scans[-1]) if scans else None,
