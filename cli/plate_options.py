@@ -26,9 +26,10 @@ def add_report_options(parser: "Parser | _ArgumentGroup") -> None:
     parser.add_argument(
         "--leave-out",
         nargs="+",
+        type=flag,
         default=[],
         metavar="FLAG",
-        help="leave out pages with these quality flags; `all` for any flag",
+        help="leave out pages with these quality flags, such as OUT_OF_FOCUS; `all` for any flag",
     )
     parser.add_argument(
         "--interval",
@@ -62,6 +63,18 @@ def hours(text: str) -> float:
     if not 0 < value <= 10_000:
         raise ArgumentTypeError(f"{text[:50]!r} is not a number of hours; give one above 0, such as 4 or 0.5")
     return value
+
+
+def flag(text: str) -> str:
+    """Read the name of a quality flag, or `all`."""
+    from cytomask.errors import InvalidRequest
+    from cytomask.plate_pages import parse_flags
+
+    try:
+        (name,) = parse_flags([text or "-"])
+    except InvalidRequest as error:
+        raise ArgumentTypeError(str(error)) from None
+    return name
 
 
 def pattern(text: str) -> "Pattern":

@@ -33,13 +33,11 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 def run_plates(stack: "Stack", arguments: Namespace) -> int:
     """Print a line for each plate."""
-    import msgspec
-
     from cytomask.plate_rows import Plates
 
     summaries = list(Plates(stack.dynamodb, stack.table).summaries())
     if arguments.json:
-        say_all(json.dumps([msgspec.to_builtins(each) for each in summaries], indent=2, ensure_ascii=False))
+        say_all(json.dumps([each.shown() for each in summaries], indent=2, ensure_ascii=False))
     elif summaries:
         rows = [
             (

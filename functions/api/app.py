@@ -106,7 +106,7 @@ def get_of_plate() -> Response[bytes | str]:
     found = plate_desk.pages(name, read_query(event))
     if not prefers(event, CSV, JSON):
         return answer(HTTPStatus.OK, found.shown())
-    headers = {"Link": f'<?cursor={found.cursor}>; rel="next"'} if found.cursor else None
+    headers = {"Link": f'<{found.link}>; rel="next"'} if found.link else None
     return Response(HTTPStatus.OK, CSV, found.csv(), headers)
 
 

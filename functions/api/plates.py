@@ -3,15 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import unquote
+from datetime import datetime
+from typing import Any, TypeGuard
+from urllib.parse import unquote, urlencode
 
 import msgspec
 import numpy as np
 
 from cytomask.curves import Curve
 from cytomask.errors import InvalidRequest, NoSuchPlate
-from cytomask.plate_pages import Options, PlatePage
+from cytomask.plate_pages import Options, PlatePage, parse_flags
 from cytomask.plate_rows import Plates, PlateSummary
 from cytomask.plate_tables import pages_csv_of
 from cytomask.plates import ConditionReport, PlateReport, WellReport, build_report
@@ -27,19 +28,36 @@ FIELDS_OF_PAGES = frozenset({"well", "cursor"})
 
 @dataclass(frozen=True)
 class SomePages:
-    """Some of a plate's pages, and where to go on; None at the end."""
+    """Some of a plate's pages.
+
+    Attributes:
+        well: the well that was asked for.
+        first: the plate's first scan, as its counts have it.
+        cursor: where to go on; None at the end.
+    """
 
     plate: str
     pages: list[PlatePage]
     cursor: str | None
+    well: str | None
+    first: float | str | None
+
+    @property
+    def link(self) -> str | None:
+        """The query of the next part; None at the end."""
+        named = {"well": self.well, "cursor": self.cursor}
+        return (
+            f"?{urlencode({name: value for name, value in named.items() if value})}" if self.cursor else None
+        )
 
     def shown(self) -> dict[str, Any]:
         """Return them as JSON."""
         return {"pages": [msgspec.to_builtins(page) for page in self.pages], "cursor": self.cursor}
 
     def csv(self) -> str:
-        """Write them as the tidy table; only a page whose name tells elapsed time has hours."""
-        return pages_csv_of(self.plate, map(_with_hours, self.pages))
+        """Write them as the tidy table; a page whose time is unknown has no hours."""
+        first = datetime.fromisoformat(self.first) if _is_date(self.first) else None
+        return pages_csv_of(self.plate, (_with_hours(page, first) for page in self.pages))
 
 
 class PlateDesk:
@@ -51,7 +69,7 @@ class PlateDesk:
 
     def list(self) -> dict[str, Any]:
         """List all plates with their counts."""
-        return {"plates": [_summary(each) for each in self._plates.summaries()]}
+        return {"plates": [each.shown() for each in self._plates.summaries()]}
 
     def show(self, name: str, query: Mapping[str, str]) -> dict[str, Any]:
         """Return a plate's wells with their growth; raise NoSuchPlate, InvalidRequest."""
@@ -68,7 +86,7 @@ class PlateDesk:
         told = _report(report)
         if stored and stored.error:
             told["notes"].append(f"the plate map {stored.uri} is not used: {stored.error}")
-        return _summary(summary) | told
+        return summary.shown() | told
 
     def pages(self, name: str, query: Mapping[str, str]) -> SomePages:
         """List some pages of a plate, by well and time; raise NoSuchPlate, InvalidRequest."""
@@ -78,11 +96,13 @@ class PlateDesk:
             well = parse_well(query["well"])
             if well is None:
                 raise InvalidRequest("`well`: it takes a well such as B2 or B02")
-        plate = self._find(name).plate
+        summary = self._find(name)
+        plate = summary.plate
         asked = {"plate": plate, "well": well or ""}
         start = self._cursors.read(query["cursor"], asked) if "cursor" in query else None
         pages, end = self._plates.some_pages(plate, well=well, start=start, count=JOBS_AT_ONCE)
-        return SomePages(plate, pages, self._cursors.write(dict(end), asked) if end else None)
+        cursor = self._cursors.write(dict(end), asked) if end else None
+        return SomePages(plate, pages, cursor, well, summary.first)
 
     def _find(self, name: str) -> PlateSummary:
         """Find the plate of this name, as it came or percent-decoded: gateways differ."""
@@ -106,7 +126,7 @@ def parse_options(query: Mapping[str, str]) -> Options:
             raise InvalidRequest(
                 "`interval`: it takes the hours between two scans, above 0 and at most 10,000"
             )
-    flags = frozenset(filter(None, map(str.strip, query.get("leave_out", "").split(","))))
+    flags = parse_flags(query.get("leave_out", "").split(","))
     return Options(
         leave_out=flags, interval_h=interval, channel=query.get("channel"), control=query.get("control")
     )
@@ -118,15 +138,6 @@ def _require_known(query: Mapping[str, str], known: frozenset[str]) -> None:
         raise InvalidRequest(
             f"unknown field {', '.join(unknown)[:200]} in the query; it takes {', '.join(sorted(known))}"
         )
-
-
-def _summary(summary: PlateSummary) -> dict[str, Any]:
-    told: dict[str, Any] = msgspec.to_builtins(summary)
-    return (
-        {"wells": 0, "scans": 0, "pages": 0, "failed": 0, "cost_usd": 0.0}
-        | told
-        | {"complete": summary.complete}
-    )
 
 
 def _report(report: PlateReport) -> dict[str, Any]:
@@ -179,5 +190,16 @@ def _curve(curve: Curve) -> dict[str, list[float]]:
     }
 
 
-def _with_hours(page: PlatePage) -> PlatePage:
-    return page if isinstance(page.time, str) else msgspec.structs.replace(page, hours=page.time)
+def _is_date(time: float | str | None) -> TypeGuard[str]:
+    """Tell a scan's date from elapsed hours, and from the number of a scan without a time (`n00000007`)."""
+    return isinstance(time, str) and not time.startswith("n")
+
+
+def _with_hours(page: PlatePage, first: datetime | None) -> PlatePage:
+    """Set a page's hours: as its name tells them, or from the hour in which the first scan began."""
+    if not isinstance(page.time, str):
+        return msgspec.structs.replace(page, hours=page.time)
+    if first is None:
+        return page
+    hours = (datetime.fromisoformat(page.time) - first).total_seconds() / 3600
+    return msgspec.structs.replace(page, hours=hours)

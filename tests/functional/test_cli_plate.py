@@ -199,6 +199,24 @@ def test_pages_that_failed_are_listed_with_their_reason(
     assert (summary["plate"], summary["failed"], summary["wells"]) == ("p", 1, 1)
 
 
+def test_the_json_of_plates_has_counts_of_0_and_tells_completeness(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old_row(stack, "p_A1_1_00d00h00m.tif", 0.1)
+    main(["reindex"])
+    Plates(stack.dynamodb, TABLE).expect("p", 2, now=NOW)
+    capsys.readouterr()
+    main(["plates", "--json"])
+    (summary,) = json.loads(capsys.readouterr().out)
+    assert (summary["pages"], summary["failed"], summary["complete"]) == (1, 0, False)
+
+
+def test_an_unknown_quality_flag_is_refused(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plate", "p", "--leave-out", "uncertain", "blurred"])
+    assert "argument --leave-out: unknown quality flag BLURRED to leave out" in capsys.readouterr().err
+
+
 def test_a_plate_that_is_not_there_is_named(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plate", "x"]) == 1
     assert "has no plate x; `cytomask plates` lists them" in capsys.readouterr().err

@@ -25,7 +25,7 @@ NOW = "2026-11-25T13:20:00.000Z"
 HOURS = tuple(float(hour) for hour in range(0, 88, 4))
 
 
-def add_page(well: str, hour: float, confluence: float, plate: str = "P 7") -> None:
+def add_page(well: str, hour: float | str, confluence: float, plate: str = "P 7") -> None:
     """Write a page like the segment function: its row, and its place in the plate's counts."""
     dynamodb = boto3.client("dynamodb")
     placed = columns_of(Acquisition(plate=plate, well=well, site="1", time=hour))
@@ -116,6 +116,7 @@ def test_any_name_can_be_asked_for(http: HttpDoor, name: str) -> None:
     [
         ("interval=0", "hours between two scans"),
         ("interval=x", "hours between two scans"),
+        ("leave_out=blurred", "unknown quality flag BLURRED to leave out; use EMPTY"),
         ("wells=A1", "unknown field wells in the query; it takes channel, control, interval, leave_out"),
     ],
 )
@@ -161,6 +162,27 @@ def test_pages_come_as_a_csv_where_the_caller_wants_one(
     assert len(rows) == 20
     assert (rows[1]["well"], rows[1]["hours"], rows[1]["image"]) == ("A01", "4", "s3://in/A01_4.0.tif")
     assert answer.headers["Link"].endswith('>; rel="next"')
+
+
+def test_the_link_of_a_csv_leads_through_all_pages_of_the_well(
+    plate: HttpDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cytomask.functions.api.plates.JOBS_AT_ONCE", 10)
+    query, hours = "?well=b2", []
+    while query:
+        answer = plate.call("GET", f"/plates/P 7/pages{query}", accept="text/csv")
+        assert answer.status == 200
+        hours += [float(row["hours"]) for row in csv.DictReader(io.StringIO(answer.body.decode()))]
+        query = answer.headers.get("Link", "").partition(">")[0].removeprefix("<")
+    assert hours == list(HOURS)
+
+
+def test_the_hours_of_a_csv_count_from_the_first_scans_hour_if_times_are_dates(http: HttpDoor) -> None:
+    for well, time in (("A01", "2026-11-25T13:20:00"), ("B02", "2026-11-26T01:50:00")):
+        add_page(well, time, 0.1)
+    answer = http.call("GET", "/plates/P 7/pages?well=B2", accept="text/csv")
+    (row,) = csv.DictReader(io.StringIO(answer.body.decode()))
+    assert (row["time"], row["hours"]) == ("2026-11-26T01:50:00", "12.8333")
 
 
 def test_a_wrong_well_is_refused(plate: HttpDoor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -284,6 +285,20 @@ class TestPlaceOfAFinishedImage:
             stack.segment(key_of(well, 4), tiff())
         stack.handle(request(key_of("B2", 4), plate="Q"))
         assert counts(plates, "P7") == (1, 1, 1, 0)
+
+    def test_a_stack_takes_its_scans_along_unless_another_has_them(
+        self, stack: SegmentStack, plates: Plates, tmp_path: Path
+    ) -> None:
+        times = {"axes": "TYX", "finterval": 14400.0, "tunit": "sec"}
+        for name, count in (("a", 3), ("b", 2)):
+            frames = np.stack([page(seed) for seed in range(count)])
+            tifffile.imwrite(tmp_path / name, frames, imagej=True, metadata=times)
+            stack.upload(f"{name}.tif", (tmp_path / name).read_bytes())
+            stack.handle(request(f"{name}.tif", plate="P", well="A1" if name == "a" else "A2"))
+        assert counts(plates, "P") == (2, 3, 5, 0)
+        stack.handle(request("a.tif", plate="Q"))
+        assert counts(plates, "P") == (1, 2, 2, 0)
+        assert counts(plates, "Q") == (1, 3, 3, 0)
 
     def test_a_place_stays_counted_while_another_mask_is_there(
         self, stack: SegmentStack, plates: Plates

@@ -1,12 +1,15 @@
 """Pages of a plate become curves, comparisons and a list of omitted pages, even if some are faulty."""
 
 from datetime import datetime, timedelta
+from typing import get_args
 
 import msgspec
 import numpy as np
 import pytest
 
-from cytomask.plate_pages import Options, PlatePage
+from cytomask.errors import InvalidRequest
+from cytomask.model.quality import FlagName
+from cytomask.plate_pages import FLAGS, Options, PlatePage, parse_flags
 from cytomask.plate_tables import conditions_csv, pages_csv, prism_grid, wells_csv
 from cytomask.platemap import parse_plate_map
 from cytomask.plates import PlateReport, build_report
@@ -183,15 +186,32 @@ def test_pages_without_a_mask_are_left_out_with_their_reason() -> None:
 
 def test_flagged_pages_are_used_and_named_unless_they_are_to_be_left_out() -> None:
     pages = series("A01")
-    pages[3] = page(time=12.0, confluence=0.2, quality=("out_of_focus",))
+    pages[3] = page(time=12.0, confluence=0.2, quality=("OUT_OF_FOCUS",))
     kept = report(pages)
-    assert kept.notes == ["pages with doubts are used: out_of_focus (1); --leave-out leaves them out"]
+    assert kept.notes == ["pages with doubts are used: OUT_OF_FOCUS (1); --leave-out leaves them out"]
     assert kept.wells["A01"].flagged == 1
-    assert kept.wells["A01"].growth.notes[-1].endswith("pages is flagged: out_of_focus")
-    for choice in ({"out_of_focus"}, {"all"}):
-        found = report(pages, leave_out=frozenset(choice))
-        assert [each.reason for each in found.left_out] == ["flagged: out_of_focus"]
+    assert kept.wells["A01"].growth.notes[-1].endswith("pages is flagged: OUT_OF_FOCUS")
+    for choice in (["out_of_focus"], ["All"]):
+        found = report(pages, leave_out=parse_flags(choice))
+        assert [each.reason for each in found.left_out] == ["flagged: OUT_OF_FOCUS"]
         assert found.wells["A01"].pages == 21
+
+
+def test_a_flag_that_is_unknown_is_refused_by_name() -> None:
+    assert parse_flags(["uncertain", " Empty ", ""]) == {"UNCERTAIN", "EMPTY"}
+    with pytest.raises(InvalidRequest, match="unknown quality flag BLURRED to leave out; use EMPTY, OUT_OF"):
+        parse_flags(["blurred", "all"])
+
+
+def test_the_flags_that_may_be_left_out_are_those_of_the_quality_check() -> None:
+    assert get_args(FlagName) == FLAGS
+
+
+def test_pages_of_two_channels_both_count_towards_the_expected_pages() -> None:
+    pages = [page(channel=name, image=name) for name in ("Ph", "C1")]
+    found = report(pages, expected_pages=2)
+    assert found.complete is True
+    assert [each.image for each in found.left_out] == ["C1"]
 
 
 def test_growth_is_that_of_phase_contrast_where_there_are_several_channels() -> None:

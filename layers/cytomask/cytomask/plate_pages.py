@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -11,7 +11,12 @@ import msgspec
 import numpy as np
 
 from cytomask.acquisition import add_hours
+from cytomask.errors import InvalidRequest
 
+FLAGS = (
+    *("EMPTY", "OUT_OF_FOCUS", "SATURATED", "LOW_CONTRAST", "UNEVEN_LIGHT", "UNUSUAL", "UNCERTAIN"),
+    "SQUASHED",
+)
 SAME_SCAN = 0.25  # share of the time between a site's scans: a longer pause lies between two scans
 PHASE = ("phase", "ph", "p", "bright", "bf")  # channels that show confluence have names beginning like this
 
@@ -88,6 +93,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     expected_pages: int | None = None
 
 
+def parse_flags(names: Iterable[str]) -> frozenset[str]:
+    """Read the names of quality flags, in any case, and `all`; raise InvalidRequest for others."""
+    flags = frozenset(flag for name in names if (flag := name.strip().upper()))
+    unknown = sorted(flags - {*FLAGS, "ALL"})
+    if unknown:
+        raise InvalidRequest(
+            f"unknown quality flag {', '.join(unknown)[:100]} to leave out; use {', '.join(FLAGS)} or all"
+        )
+    return frozenset("all" if flag == "ALL" else flag for flag in flags)
+
+
 @dataclass
 class Sieve:
     """The pages kept so far, those left out, and notes on the plate."""
@@ -108,7 +124,7 @@ class Sieve:
     def drop_failures(self) -> None:
         """Leave out pages without a mask."""
         places = {
-            (page.well, page.site, page.time, page.frame)
+            (page.well, page.site, page.time, page.frame, page.page or 0, page.channel)
             for page in self.kept
             if page.status in ("SUCCEEDED", "REJECTED", "FAILED")
         }
