@@ -45,7 +45,13 @@ class Plating:
         self._clock = clock
 
     def note_place(self, result: Result, request: SegmentRequest, source: Source) -> None:
-        """Note in a result where and when its image was taken, as request, name or metadata says."""
+        """Note in a result where and when its image was taken, as request, name or metadata says.
+
+        A job for probabilities alone takes no place: the web page asks for them while people look, and
+        looking must not replace the plate's pages.
+        """
+        if set(request.parameters.outputs) == {"probability"}:
+            return
         found = request.place.filled_from(read_acquisition(request.image.key, self._pattern))
         in_stack = any(page.page > 0 for page in result.pages)
         placed: list[Acquisition] = []

@@ -94,6 +94,19 @@ def test_a_name_without_a_well_belongs_to_no_plate(stack: SegmentStack, plates: 
     assert list(plates.summaries()) == []
 
 
+def test_a_job_for_probabilities_alone_takes_no_place_on_the_plate(
+    stack: SegmentStack, plates: Plates
+) -> None:
+    whole = stack.segment(KEY, tiff())
+    (looked,) = stack.handle(request(KEY, outputs=["probability"]))
+    assert looked["status"] == "SUCCEEDED"
+    assert [page.job_id for page in plates.pages("P7")] == [whole["job_id"]]
+    summary = plates.summary("P7")
+    assert summary is not None
+    assert summary.pages == 1
+    assert summary.cost_usd == pytest.approx(whole["estimated_cost_usd"])
+
+
 def test_pages_are_listed_by_plate(stack: SegmentStack, plates: Plates) -> None:
     for hour in (4, 0):
         stack.segment(key_of("B2", hour), tiff())
