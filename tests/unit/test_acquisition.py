@@ -170,7 +170,7 @@ def test_a_plates_name_may_hold_spaces_hashes_and_umlauts(name: str) -> None:
     assert check_plate(f" {name} ") == name
 
 
-@pytest.mark.parametrize("name", ["", " ", "a/b", "x" * 1000, "a\nb", "a\x00"])
+@pytest.mark.parametrize("name", ["", " ", "a/b", "x" * 1000, "a\nb", "a\x00", ".", "..", " .. "])
 def test_a_plates_name_that_breaks_addresses_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"`plate`.*1 to 128"):
         check_plate(name)

@@ -102,19 +102,20 @@ def check_plate(name: str) -> str:
     """Return a plate's name without surrounding space.
 
     Raises:
-        InvalidRequest: it is empty, too long, or holds `/` or a control character.
+        InvalidRequest: it is empty, too long, `.` or `..`, or holds `/` or a control character.
     """
     name = name.strip()
     if not _names_plate(name):
         raise InvalidRequest(
             f"`plate`: {name[:60]!r} has {len(name)} characters; a plate's name takes 1 to {LONGEST_NAME} "
-            "printable ones and no `/`, because it is part of a web address"
+            "printable ones and no `/`, and is not `.` or `..`, because it is part of a web address"
         )
     return name
 
 
 def _names_plate(name: str) -> bool:
-    return 0 < len(name) <= LONGEST_NAME and "/" not in name and name.isprintable()
+    relative = name in (".", "..")  # browsers resolve them, however they are written
+    return 0 < len(name) <= LONGEST_NAME and "/" not in name and not relative and name.isprintable()
 
 
 def check_well(name: str) -> str:
