@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cytomask import images
+
 TILE = 512  # pixels a side
 SHADES = NDArray[np.uint8 | np.uint16]
 SAMPLED = 1_000_000  # pixels that statistics are made of
@@ -93,18 +95,31 @@ def halvings(side: int, most: int) -> int:
 
 
 def raster_of(pixels: NDArray[Any], dtype: str) -> Raster:
-    """Make a raster of (H, W) pixels of any real dtype; other than uint8 and uint16 spread over 16 bits."""
+    """Make a raster of (H, W) pixels of any real dtype; other than uint8 and uint16 spread over 16 bits.
+
+    Extreme pixels are clipped, so that one of them does not leave a single shade to all others.
+    """
     if pixels.dtype in (np.uint8, np.uint16):
         return Raster(np.ascontiguousarray(pixels), dtype=dtype)
-    low, high = float(pixels.min()), float(pixels.max())
+    low, high = _range_of(pixels)
     span = high - low
     if not np.isfinite(span) or span <= 0:
         return Raster(np.zeros(pixels.shape, np.uint16), low, 1.0, dtype)
     shades = np.empty(pixels.shape, np.uint16)
     for top in range(0, pixels.shape[0], TILE):  # in bands, for float64 of a large page would not fit
         band = pixels[top : top + TILE].astype(np.float64)
-        shades[top : top + TILE] = np.rint((band - low) * (FULL_16_BIT / span))
+        shades[top : top + TILE] = np.rint((band.clip(low, high) - low) * (FULL_16_BIT / span))
     return Raster(shades, low, span / FULL_16_BIT, dtype)
+
+
+def _range_of(pixels: NDArray[Any]) -> tuple[float, float]:
+    """Choose the values that become black and white: three times the usual contrast, within the page's."""
+    least, most = float(pixels.min()), float(pixels.max())
+    dark, bright = images.display_range(pixels)
+    span = bright - dark
+    if not span > 0:  # hardly any pixel differs from the background: show all that do
+        return least, most
+    return max(least, dark - span), min(most, bright + span)
 
 
 def mask_raster(mask: NDArray[np.bool_]) -> Raster:

@@ -88,3 +88,21 @@ def test_painted_tiles_take_their_place_and_nothing_else_changes(height: int, wi
 
 def test_a_mask_is_0_and_255() -> None:
     assert mask_raster(np.array([[True, False]])).shades.tolist() == [[255, 0]]
+
+
+def test_one_extreme_pixel_leaves_the_others_their_shades() -> None:
+    pixels = np.linspace(0, 1, 10_000, dtype=np.float32).reshape(100, 100)
+    pixels[50, 50] = 1e30
+    raster = raster_of(pixels, "float32")
+    assert raster.shades[50, 50] == 65_535
+    others = np.delete(raster.shades.ravel(), 5050)
+    assert np.unique(others).size > 9_000
+    shown = raster.low + others.astype(np.float64) * raster.step
+    assert np.allclose(shown, np.delete(pixels.ravel(), 5050), atol=1e-4)
+
+
+def test_a_few_bright_pixels_on_a_black_page_keep_their_values() -> None:
+    pixels = np.zeros((100, 100), np.float32)
+    pixels[0, :3] = 1, 2, 3
+    raster = raster_of(pixels, "float32")
+    assert np.allclose(raster.low + raster.shades[0, :3] * raster.step, [1, 2, 3], atol=1e-3)
