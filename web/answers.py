@@ -82,7 +82,7 @@ async def read_json(request: Request) -> dict[str, Any]:
     body = await read_body(request, MOST_JSON_BYTES)
     try:
         value = msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:  # the latter for very deep nesting
         raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", f"the body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "the body is not a JSON object")

@@ -78,7 +78,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # before it is accepted, this answers 403
             return
 
         async def marked(message: Message) -> None:

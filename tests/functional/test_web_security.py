@@ -192,3 +192,11 @@ def test_a_get_changes_nothing(browser: Browser) -> None:
 def test_a_body_of_more_than_a_megabyte_is_refused(browser: Browser) -> None:
     answer = browser.open().post("/api/downloads", {"kind": "x" * 1_100_000})
     assert (answer.status, answer.json["code"]) == (413, "BODY_TOO_LARGE")
+
+
+def test_a_websocket_is_refused(browser: Browser) -> None:
+    upgrade: dict[str, str | None] = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }  # fmt: skip
+    assert 400 <= browser.get("/api/jobs", upgrade).status < 500
