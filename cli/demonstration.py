@@ -1,7 +1,9 @@
 """The work of `cytomask demo`: send images in every way, wait, and show the results."""
 
 import json
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -91,9 +93,7 @@ def demonstrate(
                 if plate is not None and not show_plate(stack, plate.result(), out):
                     code = 1
                 if then is None:
-                    say(
-                        "correct   cytomask demo --web   <- the same images on the page, to judge and correct"
-                    )
+                    say(f"correct   {_again(paths)}   <- the same images on the page, to judge and correct")
                 else:
                     then(emulated.endpoint)
                 return code
@@ -101,6 +101,13 @@ def demonstrate(
                 out.mkdir(parents=True, exist_ok=True)
                 if emulated.log.exists():
                     shutil.copyfile(emulated.log, out / "log.jsonl")
+
+
+def _again(paths: Sequence[Path]) -> str:
+    """Write the command that segments the same images once more and opens the page, as it can be typed."""
+    typed = Path(sys.argv[0])
+    program = str(typed) if typed.name == "cytomask" else "cytomask"
+    return shlex.join([program, "demo", "--web", *map(str, paths)])
 
 
 def _make_samples(folder: Path) -> list[Upload]:
