@@ -93,7 +93,7 @@ def demonstrate(
                 if plate is not None and not show_plate(stack, plate.result(), out):
                     code = 1
                 if then is None:
-                    say(f"correct   {_again(paths)}   <- the same images on the page, to judge and correct")
+                    say(f"correct   {again(paths)}   <- the same images on the page, to judge and correct")
                 else:
                     then(emulated.endpoint)
                 return code
@@ -103,7 +103,7 @@ def demonstrate(
                     shutil.copyfile(emulated.log, out / "log.jsonl")
 
 
-def _again(paths: Sequence[Path]) -> str:
+def again(paths: Sequence[Path]) -> str:
     """Write the command that segments the same images once more and opens the page, as it can be typed."""
     typed = Path(sys.argv[0])
     program = str(typed) if typed.name == "cytomask" else "cytomask"

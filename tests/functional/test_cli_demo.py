@@ -20,6 +20,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from cytomask.cli.demonstration import again
 from cytomask.cli.main import main
 from cytomask.infra.children import ROOT, listening_socket
 from cytomask.samples.fields import phase_contrast_field
@@ -38,6 +39,17 @@ def pictures(html: str) -> list[tuple[str, tuple[int, ...]]]:
     """List the name and the shape of every picture, in order."""
     found = re.findall(r'<img alt="(\w+)" src="data:image/png;base64,([^"]+)">', html)
     return [(name, np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))).shape) for name, data in found]
+
+
+@pytest.mark.parametrize(
+    ("program", "typed"), [(".venv/bin/cytomask", ".venv/bin/cytomask"), ("-m", "cytomask")]
+)
+def test_the_demo_names_a_command_that_can_be_typed(
+    program: str, typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "demo"])
+    assert again([]) == f"{typed} demo --web"
+    assert again([Path("my cells")]) == f"{typed} demo --web 'my cells'"
 
 
 def test_the_demo_ends_with_a_table_and_one_page(capsys: Capture) -> None:
