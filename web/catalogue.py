@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -35,7 +35,9 @@ class Entry(msgspec.Struct, omit_defaults=True):
         low, high: the confluence at the strict and at the lenient threshold.
         area: what the cells cover in mm², where the size of a pixel is known.
         quality: names of the flags.
-        scored: whether evaluations were looked up.
+        iou: against the newest ground truth that was scored, as it was when `score` last looked.
+        score_status: FAILED or REJECTED if the newest ground truth could not be scored, otherwise empty.
+        score_code, score_error: why.
     """
 
     id: str
@@ -61,7 +63,9 @@ class Entry(msgspec.Struct, omit_defaults=True):
     attempt: int = 1
     plate: str = ""
     well: str = ""
-    scored: bool = False
+    score_status: str = ""
+    score_code: str = ""
+    score_error: str = ""
     revision: int = 0
 
 
@@ -85,25 +89,24 @@ class Catalogue:
             return [each for each in self._entries.values() if each.revision > revision], self._revision
 
     def score(self, ids: Iterable[str]) -> list[Entry]:
-        """Look up the evaluations of jobs; return those whose score changed."""
+        """Look up the evaluations of jobs as they are now; return the jobs whose score changed.
+
+        An evaluation leaves its job's row as it is, so a score that was looked up before may be old.
+        """
         asked = list(ids)
         with self._lock:
             if not self._entries.keys() >= set(asked):
                 self._refresh()
-            wanted = [entry for each in asked if (entry := self._entries.get(each)) and entry.has_mask]
+            wanted = [each for each in asked if each in self._entries and self._entries[each].has_mask]
         with ThreadPoolExecutor(WORKERS) as pool:
-            found = list(pool.map(lambda entry: newest_iou(self._table.rows(entry.id)), wanted))
+            found = list(pool.map(lambda each: standing_of(self._table.rows(each)), wanted))
         with self._lock:
             self._revision += 1
-            changed = []
-            for entry, iou in zip(wanted, found, strict=True):
-                if iou is not None and iou != entry.iou:
-                    entry.iou = iou
-                    entry.doubt = doubt_of(entry)
-                    entry.revision = self._revision
-                    changed.append(entry)
-                entry.scored = True
-            return changed
+            return [
+                entry
+                for each, standing in zip(wanted, found, strict=True)
+                if (entry := self._entries.get(each)) and self._note_score(entry, standing)
+            ]
 
     def _refresh(self) -> None:
         now = self._clock()
@@ -122,6 +125,27 @@ class Catalogue:
             for gone in set(self._entries) - seen:
                 del self._entries[gone]
             self._whole_at = now
+        self._note_failed_scores()
+
+    def _note_failed_scores(self) -> None:
+        """Look up the scores that failed, or were sent again, since the last time."""
+        rows = self._table.indexed("status", "FAILED")
+        failed = {row["job_id"] for row in rows if row["record"] != JOB}
+        known = {each.id for each in self._entries.values() if each.score_status == "FAILED"}
+        for job_id in failed ^ known:
+            if entry := self._entries.get(job_id):
+                self._note_score(entry, standing_of(self._table.rows(job_id)))
+
+    def _note_score(self, entry: Entry, standing: "Standing") -> bool:
+        """Put a score into an entry; return whether it changed."""
+        names = ("iou", "score_status", "score_code", "score_error")
+        if tuple(getattr(entry, name) for name in names) == standing:
+            return False
+        for name, value in zip(names, standing, strict=True):
+            setattr(entry, name, value)
+        entry.doubt = doubt_of(entry)
+        entry.revision = self._revision
+        return True
 
     def _listed(self, whole: bool) -> Iterator[Row]:
         """List jobs that wait or failed, then all jobs, the newest first, until known ones repeat."""
@@ -141,8 +165,10 @@ class Catalogue:
         if earlier and (earlier.updated, earlier.status) == (row["updated_at"], row["status"]):
             return
         entry = entry_of(row)
-        if earlier and entry.iou is None and entry.status == earlier.status:
-            entry.iou = earlier.iou
+        if earlier and entry.status == earlier.status:
+            entry.iou = earlier.iou if entry.iou is None else entry.iou
+            entry.score_status = earlier.score_status
+            entry.score_code, entry.score_error = earlier.score_code, earlier.score_error
         entry.doubt = doubt_of(entry)
         entry.revision = self._revision
         self._entries[entry.id] = entry
@@ -197,11 +223,25 @@ def doubt_of(entry: Entry) -> float:
     return round(min(1.0, max(reasons)), 4)
 
 
-def newest_iou(rows: Iterable[Row]) -> float | None:
-    """Find the IoU against the newest ground truth that was scored."""
-    scored = [row for row in rows if row.get("evaluation_status") == "SCORED"]
-    newest = max(scored, key=lambda row: str(row["created_at"]), default=None)
-    return None if newest is None else float(newest["iou"])
+class Standing(NamedTuple):
+    """What a job's evaluations say; the fields are those of `Entry`."""
+
+    iou: float | None = None
+    score_status: str = ""
+    score_code: str = ""
+    score_error: str = ""
+
+
+def standing_of(rows: Iterable[Row]) -> Standing:
+    """Find the IoU of the newest ground truth that was scored, and why a newer one was not."""
+    ended = [row for row in rows if row.get("evaluation_status") in ("SCORED", "REJECTED", "FAILED")]
+    ended.sort(key=lambda row: str(row["created_at"]))
+    scored = [float(row["iou"]) for row in ended if row["evaluation_status"] == "SCORED"]
+    iou = scored[-1] if scored else None
+    if not ended or ended[-1]["evaluation_status"] == "SCORED":
+        return Standing(iou)
+    newest = ended[-1]
+    return Standing(iou, newest["evaluation_status"], newest.get("error_code", ""), newest.get("error") or "")
 
 
 def spending(entries: Iterable[Entry]) -> list[dict[str, Any]]:

@@ -12,13 +12,15 @@ from typing import Any
 
 from cytomask import images
 from cytomask.addresses import S3Object, parse_uri
-from cytomask.errors import CytomaskError
+from cytomask.errors import CytomaskError, GroundTruthMismatch
 from cytomask.spreadsheets import csv_line
 from cytomask.storage import Storage
+from cytomask.truths.masks import read_ground_truth
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal
 from cytomask.web.catalogue import Entry
-from cytomask.web.library import Library
+from cytomask.web.library import Known, Library, Truth
+from cytomask.web.truths import encode_tiff
 
 KINDS = ("masks", "pairs", "table")
 MOST_TICKETS = 32
@@ -75,11 +77,16 @@ class Archive:
         return _zipped(self._masks(ids))
 
     def pairs(self, ids: Iterable[str]) -> Iterator[bytes]:
-        """Make a zip of `images/` and `masks/`: images and their ground truths under the same names."""
+        """Make a zip of `images/` and `masks/`: images and their ground truths under the same names.
+
+        An image of several channels is stored as the channel that was segmented, for training reads no other.
+        `missing.txt` lists the images whose ground truth cannot be used, and why.
+        """
         return _zipped(self._pairs(ids))
 
     def _masks(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         missing = []
+        names: set[str] = set()
         for job_id in ids:
             try:
                 known = self._library.known(job_id)
@@ -94,28 +101,44 @@ class Archive:
                 if body is None:
                     missing.append(f"{job_id}: its mask is gone")
                 else:
-                    yield safe_name(place.key), body
+                    yield unused(safe_name(place.key), names, ".mask.png"), body
         yield from _notes(missing)
 
     def _pairs(self, ids: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        missing: list[str] = []
+        missing: list[tuple[Truth | None, str]] = []
         truths: set[S3Object] = set()
         names: set[str] = set()
         for job_id in ids:
+            truth: Truth | None = None
             try:
                 known = self._library.known(job_id)
                 truth = self._library.truth(known)
                 if truth is None or truth.found in truths:
                     continue
-                image, cells = self._read(known.source), self._read(truth.found)
+                image, suffix, cells = self._pair(known, truth.found)
             except (Refusal, CytomaskError) as error:
-                missing.append(f"{job_id}: {error}")
+                missing.append((truth, f"{job_id}: {error}"))
                 continue
             truths.add(truth.found)
             name = unused(safe_name(str(PurePosixPath(known.image.key).with_suffix(""))), names)
-            yield f"images/{name}{PurePosixPath(known.image.key).suffix}", image
+            yield f"images/{name}{suffix}", image
             yield f"masks/{name}{'.png' if cells[:4] == PNG else '.tif'}", cells
-        yield from _notes(missing)
+        yield from _notes([line for truth, line in missing if truth is None or truth.found not in truths])
+
+    def _pair(self, known: Known, truth: S3Object) -> tuple[bytes, str, bytes]:
+        """Read an image, its suffix and its truth; raise RejectedInput if training would refuse them."""
+        content, cells = self._read(known.source), self._read(truth)
+        suffix = PurePosixPath(known.image.key).suffix
+        channel = known.result.parameters.channel if known.result.parameters else None
+        with images.open_image(content, known.source.uri) as image:
+            sizes = [(page.height, page.width) for page in image.pages]
+            pages = [page.pixels for page in images.read_pages(image, range(len(sizes)), channel)]
+        for page, mask in zip(pages, read_ground_truth(cells, truth.uri, sizes, images.LIMITS), strict=True):
+            if page.shape != mask.shape:
+                raise GroundTruthMismatch(f"{truth.uri} has not the size of the image, turned upright")
+        if channel is not None:
+            content, suffix = encode_tiff(pages), ".tif"
+        return content, suffix, cells
 
     def _read(self, found: S3Object) -> bytes:
         return self._storage.read_image(found, images.LIMITS)
@@ -145,13 +168,17 @@ def safe_name(key: str) -> str:
     return "/".join(part for part in parts if part not in ("", ".", "..")) or "image"
 
 
-def unused(name: str, taken: set[str]) -> str:
-    """Return the name, with a number if it is taken (`a.tif` and `a.png` have one stem); note it."""
+def unused(name: str, taken: set[str], ending: str = "") -> str:
+    """Return the name, with a number before its ending if it is taken, and note it.
+
+    `a.tif` and `a.png` have one stem, and many disks take `A` and `a` for one name.
+    """
+    stem = name.removesuffix(ending)
     chosen, number = name, 1
-    while chosen in taken:
+    while chosen.casefold() in taken:
         number += 1
-        chosen = f"{name}-{number}"
-    taken.add(chosen)
+        chosen = f"{stem}-{number}{ending}"
+    taken.add(chosen.casefold())
     return chosen
 
 

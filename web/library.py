@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,16 +17,18 @@ from cytomask.errors import NoSuchJob
 from cytomask.jobs import Jobs
 from cytomask.lengths import PixelSize
 from cytomask.mask_index import MaskIndex
+from cytomask.metrics import Mask
 from cytomask.records import JOB, EvaluationRow, ImageIdentity, JobRow, PageResult, Result
 from cytomask.requests import Parameters
 from cytomask.storage import Storage
 from cytomask.table import Table
+from cytomask.truths.limits import Size
 from cytomask.truths.masks import read_ground_truth
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal
 from cytomask.web.cache import Cache
 from cytomask.web.raster import Raster, least_shade, mask_raster, raster_of
-from cytomask.work import ground_truth_keys
+from cytomask.work import RESULT, ground_truth_keys, output_key
 
 FRESH_SECONDS = 1
 MOST_KNOWN = 256
@@ -173,6 +175,56 @@ class Library:
         """Look for all of these objects at once; return the first that is there."""
         return next(filter(None, self._pool.map(self._storage.find, places)), None)
 
+    def truth_cells(self, found: S3Object, known: Known) -> Iterator[tuple[int, Mask]]:
+        """Read a ground truth's pages by their numbers in the image, each (H, W) bool.
+
+        It has every page of the image, or only the pages that the job has.
+
+        Raises:
+            GroundTruthMismatch: it has neither.
+            RejectedInput: it cannot be read.
+        """
+        content = self._storage.read_image(found, images.LIMITS)
+        with images.open_image(content, found.uri) as image:
+            count = len(image.pages)
+        sizes = {page.page: (page.height, page.width) for page in known.result.pages}
+        if count != len(sizes):
+            sizes = dict(enumerate(self.sizes(known)))
+        truths = read_ground_truth(content, found.uri, list(sizes.values()), images.LIMITS)
+        return zip(sizes, truths, strict=False)  # one without background can be shown, though not scored
+
+    def sizes(self, known: Known) -> list[Size]:
+        """List the height and width of every page of the image, also of those that the job left out."""
+        own = {page.page: (page.height, page.width) for page in known.result.pages}
+        asked = known.result.parameters
+        if known.result.status == "SUCCEEDED" and (asked is None or asked.pages == "all"):
+            return list(own.values())
+        content = self._storage.read_image(known.source, images.LIMITS)
+        with images.open_image(content, known.source.uri) as image:
+            headers = [(page.height, page.width) for page in image.pages]
+        return [own.get(number, size) for number, size in enumerate(headers)]
+
+    def whole(self, known: Known) -> Known:
+        """Find a job with a mask of every page of the image: this one, or the one that its upload started.
+
+        Raises:
+            Refusal: the upload's job has no such masks (any more).
+        """
+        count, image = len(self.sizes(known)), known.image
+        if len(known.result.pages) == count:
+            return known
+        name = image.key if image.bucket == self._account.input_bucket else f"{image.bucket}/{image.key}"
+        stored = self._storage.read_output(self._account.output_bucket, output_key(name, RESULT))
+        usual = msgspec.json.decode(stored, type=Result) if stored else None
+        if usual is None or usual.job_id is None or usual.image != image or len(usual.pages) != count:
+            raise Refusal(
+                HTTPStatus.CONFLICT,
+                "PART_OF_IMAGE",
+                f"the job has {len(known.result.pages)} of the image's {count} pages, and the others have "
+                "neither ground truth nor mask to copy; segment the whole image first",
+            )
+        return self.known(usual.job_id)
+
     def find(self, place: S3Object) -> S3Object | None:
         """Look for an object as it is now."""
         return self._storage.find(place)
@@ -222,14 +274,10 @@ class Library:
         return raster_of(read.pixels, read.dtype)
 
     def _truth(self, found: S3Object, known: Known, page: int) -> Raster:
-        pages = known.result.pages
-        sizes = [(each.height, each.width) for each in pages]
-        index = [each.page for each in pages].index(page)
-
         def make() -> Raster:
-            content = self._storage.read_image(found, images.LIMITS)
-            truths = read_ground_truth(content, found.uri, sizes, images.LIMITS)
-            return mask_raster(next(cells for number, cells in enumerate(truths) if number == index))
+            return mask_raster(
+                next(cells for number, cells in self.truth_cells(found, known) if number == page)
+            )
 
         return self._cache.get(("truth", found, page), make)
 

@@ -1,7 +1,7 @@
 """The routes of the page's server. Each is thin: it reads the request, calls one thing and answers."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +20,7 @@ from cytomask.web.account import Account
 from cytomask.web.answers import Refusal, answer, read_body, read_json
 from cytomask.web.cache import Cache, Opened
 from cytomask.web.caller import Answer
-from cytomask.web.catalogue import Catalogue, spending
+from cytomask.web.catalogue import Catalogue, Entry, spending
 from cytomask.web.downloads import Archive, Tickets, table_of
 from cytomask.web.library import CLEANED, LAYERS, Library
 from cytomask.web.plates import PlateShelf
@@ -173,9 +173,10 @@ class Routes:
         return answer({"redriven": True})
 
     def thumbnail(self, request: Request) -> Response:
-        """Draw the first page, small, with its mask's outline, as PNG."""
+        """Draw a page, or else the first one, small, with its mask's outline, as PNG."""
         row = self._library.row(_job_id(request))
-        small = self._small.get((row.job_id, row.updated_at), lambda: self._thumbnail(row.job_id))
+        page = _number(request, "page") if "page" in request.query_params else None
+        small = self._small.get((row.job_id, row.updated_at, page), lambda: self._thumbnail(row.job_id, page))
         return Response(small, media_type="image/png")
 
     def layer(self, request: Request) -> Response:
@@ -208,8 +209,7 @@ class Routes:
     async def save_truth(self, request: Request) -> Response:
         """Store the painting as the ground truth; 409 if another one was saved meanwhile."""
         job_id, page = _job_id(request), request.path_params["page"]
-        if request.headers.get("content-type") != BYTES:
-            raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", f"send {BYTES}")
+        _require_bytes(request)
         base, seen = request.query_params.get("base", "mask"), request.query_params.get("seen", "")
         if base not in ("mask", "truth", "empty"):
             raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "paint on mask, truth or empty")
@@ -245,25 +245,38 @@ class Routes:
         return answer({"aborted": True})
 
     async def upload_through(self, request: Request) -> Response:
-        """Take an image's bytes for a bucket that refuses the browser."""
-        await self.uploads.receive(request, request.query_params.get("key", ""))
+        """Take an image's bytes for a bucket that refuses the browser; `replace=yes` replaces an image."""
+        _require_bytes(request)
+        replace = request.query_params.get("replace") == "yes"
+        await self.uploads.receive(request, request.query_params.get("key", ""), replace)
         return answer({"completed": True})
 
     async def ask_download(self, request: Request) -> Response:
         """Note a download; answer its address."""
         asked = await read_json(request)
-        ids = [each for each in asked.get("ids", []) if isinstance(each, str) and JOB_ID.fullmatch(each)]
+        ids = asked.get("ids")
+        if not isinstance(ids, list):
+            raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "`ids` is a list of jobs")
+        ids = [each for each in ids if isinstance(each, str) and JOB_ID.fullmatch(each)]
         return answer({"url": f"/api/downloads/{self._tickets.add(_text(asked, 'kind'), ids)}"})
 
     def download(self, request: Request) -> Response:
         """Stream a download."""
         ticket = self._tickets.find(request.path_params["name"])
         if ticket.kind == "table":
-            wanted = set(ticket.ids)
-            found = [each for each in self._catalogue.since(0)[0] if each.id in wanted]
-            return _attached(table_of(found), "cytomask.csv", "text/csv; charset=utf-8")
+            return _attached(
+                table_of(self._scored(set(ticket.ids))), "cytomask.csv", "text/csv; charset=utf-8"
+            )
         made = self._archive.masks if ticket.kind == "masks" else self._archive.pairs
         return _attached(made(ticket.ids), f"cytomask-{ticket.kind}.zip", "application/zip")
+
+    def _scored(self, ids: Set[str]) -> Iterator[Entry]:
+        """Yield the entries of jobs with their scores as they are now."""
+        found = [each for each in self._catalogue.since(0)[0] if each.id in ids]
+        for start in range(0, len(found), MOST_SCORED_AT_ONCE):
+            some = found[start : start + MOST_SCORED_AT_ONCE]
+            self._catalogue.score(each.id for each in some)
+            yield from some
 
     def plates(self, _: Request) -> Response:
         """List every plate, by name."""
@@ -286,16 +299,16 @@ class Routes:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_LAYER", f"choose one of {', '.join(LAYERS)}")
         return self._library.raster(place["layer"], _job_id(request), place["page"])
 
-    def _thumbnail(self, job_id: str) -> Thumbnail:
+    def _thumbnail(self, job_id: str, number: int | None) -> Thumbnail:
         pages = self._library.known(job_id).result.pages
         if not pages:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_SUCH_PAGE", "the job has no page")
-        first = pages[0].page
-        page = self._library.raster("image", job_id, first)
+        number = pages[0].page if number is None else number
+        page = self._library.raster("image", job_id, number)
         level = halvings(max(page.shades.shape), THUMBNAIL)
         small = page.view(level)
         try:
-            mask = self._library.raster("mask", job_id, first).view(level) >= 128
+            mask = self._library.raster("mask", job_id, number).view(level) >= 128
         except Refusal:
             mask = np.zeros(small.shape, bool)
         return Thumbnail(images.encode_overlay(small, mask))
@@ -324,6 +337,12 @@ def _job_id(request: Request) -> str:
     if not JOB_ID.fullmatch(job_id):
         raise Refusal(HTTPStatus.NOT_FOUND, "NO_SUCH_JOB", "a job's id has 32 hex digits")
     return job_id
+
+
+def _require_bytes(request: Request) -> None:
+    """Refuse a body that a form could send."""
+    if request.headers.get("content-type") != BYTES:
+        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", f"send {BYTES}")
 
 
 def _number(request: Request, name: str) -> int:

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import PurePosixPath
@@ -76,19 +76,16 @@ class Painter:
         """Write the painted ground truth; return its address and version.
 
         Raises:
-            Refusal: TRUTH_EXISTS if another ground truth replaced the one that was shown.
+            Refusal: TRUTH_EXISTS if another ground truth replaced the one that was shown; PART_OF_IMAGE if
+                the job has only some of the image's pages, and the others have neither truth nor mask.
         """
         described, job_id = known.page(page), known.row.job_id
         present = self._library.first_of(self._library.truth_places(known))
         if (present.etag if present else "") != painting.seen:
             raise _exists(present)
         base = self._base(job_id, page, painting.base, (described.height, described.width))
-        pages = [painted(base, painting.tiles)]
-        if len(known.result.pages) > 1:
-            pages = [
-                pages[0] if each.page == page else self._other(job_id, each.page, present)
-                for each in known.result.pages
-            ]
+        own = painted(base, painting.tiles)
+        pages = [own if each is None else each for each in self._others(known, page, present)]
         place = present or self._new_place(known.image.key, len(pages))
         return self._write(place, present, encode(pages, place.key))
 
@@ -97,9 +94,23 @@ class Painter:
             return np.zeros(size, bool)
         return self._library.raster(layer, job_id, page).shades > 0
 
-    def _other(self, job_id: str, page: int, present: S3Object | None) -> Mask:
-        """Return a page of a stack that was not painted: as the ground truth has it, or as the mask."""
-        return self._library.raster("truth" if present else "mask", job_id, page).shades > 0
+    def _others(self, known: Known, page: int, present: S3Object | None) -> list[Mask | None]:
+        """Copy the image's other pages from the ground truth, or from the masks; None stands for the painted.
+
+        A job may have only some of the pages, but the ground truth belongs to the whole image.
+        """
+        if len(self._library.sizes(known)) == 1:
+            return [None]
+        if present:
+            truths = self._library.truth_cells(present, known)
+            return [None if number == page else cells for number, cells in truths]
+        whole = self._library.whole(known)
+        return [
+            None
+            if each.page == page
+            else self._library.raster("mask", whole.row.job_id, each.page).shades > 0
+            for each in whole.result.pages
+        ]
 
     def _new_place(self, key: str, pages: int) -> S3Object:
         """Choose a new truth's name: for a stack, which is a TIFF, the image's own; otherwise with `.png`."""
@@ -131,11 +142,16 @@ def encode(pages: Sequence[Mask], key: str) -> bytes:
     """Encode a mask of 0 and 255 as PNG; as TIFF if there are several pages or the name says so."""
     if len(pages) == 1 and PurePosixPath(key).suffix.lower() not in TIFF_SUFFIXES:
         return images.encode_mask(pages[0])
+    return encode_tiff(page.view(np.uint8) * np.uint8(255) for page in pages)
+
+
+def encode_tiff(pages: Iterable[NDArray[np.generic]]) -> bytes:
+    """Encode pages of one channel, (H, W) of any real dtype, as TIFF without loss."""
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as writer:
         for page in pages:
             writer.write(
-                page.view(np.uint8) * np.uint8(255),
+                page,
                 photometric="minisblack",
                 compression="zlib",
                 contiguous=False,

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from cytomask import images
@@ -42,10 +43,7 @@ class Uploads:
         """Sign addresses to put an image to; raise Refusal if it cannot become a mask, or exists."""
         require_key(key)
         require_image(key, size)
-        if not replace and self._storage.find(S3Object(self._bucket, key)):
-            raise Refusal(
-                HTTPStatus.CONFLICT, "IMAGE_EXISTS", f"{key} is in the bucket already; replace it or skip it"
-            )
+        self._require_free(key, replace)
         if size <= WHOLE_BYTES:
             return {"url": self._sign("put_object", Key=key)}
         upload_id = self._s3.create_multipart_upload(Bucket=self._bucket, Key=key)["UploadId"]
@@ -69,9 +67,10 @@ class Uploads:
         require_key(key)
         self._s3.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
 
-    async def receive(self, request: Request, key: str) -> None:
-        """Take an image through the server, for a bucket that refuses the browser."""
+    async def receive(self, request: Request, key: str, replace: bool) -> None:
+        """Take an image through the server, for a bucket that refuses the browser; raise as `begin` does."""
         require_key(key)
+        await run_in_threadpool(self._require_free, key, replace)
         with tempfile.TemporaryFile() as file:
             size = 0
             async for part in request.stream():
@@ -80,7 +79,14 @@ class Uploads:
                 file.write(part)
             require_image(key, size)
             file.seek(0)
-            self._s3.upload_fileobj(file, self._bucket, key)
+            await run_in_threadpool(self._s3.upload_fileobj, file, self._bucket, key)
+
+    def _require_free(self, key: str, replace: bool) -> None:
+        """Refuse the key of an image that is there, unless it may be replaced."""
+        if not replace and self._storage.find(S3Object(self._bucket, key)):
+            raise Refusal(
+                HTTPStatus.CONFLICT, "IMAGE_EXISTS", f"{key} is in the bucket already; replace it or skip it"
+            )
 
     def _sign(self, operation: str, **more: Any) -> str:
         parameters: Mapping[str, Any] = {"Bucket": self._bucket, **more}

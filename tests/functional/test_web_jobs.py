@@ -6,6 +6,7 @@ import json
 import struct
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -13,14 +14,32 @@ import boto3
 import numpy as np
 import pytest
 import tifffile
-from factories import GROUND_TRUTH, HEIGHT, INPUT, OUTPUT, WIDTH, ground_truth, page, s3_event, stack_of, tiff
+from factories import (
+    GROUND_TRUTH,
+    HEIGHT,
+    INPUT,
+    OUTPUT,
+    TABLE,
+    WIDTH,
+    ground_truth,
+    page,
+    s3_event,
+    stack_of,
+    tiff,
+)
 from functions_on_moto import EvaluateFunction, SegmentStack
 from numpy.typing import NDArray
 from PIL import Image
 from web_server import Answer, Browser, account_of, served
 
+from cytomask.addresses import S3Object
+from cytomask.arrivals import Evaluation
 from cytomask.cleaning import clean
+from cytomask.evaluations import Evaluations
+from cytomask.records import Scorable
+from cytomask.table import Table
 from cytomask.training.sources import read_source
+from cytomask.truths.pairs import find_pairs, read_pages
 from cytomask.web.account import LogLine
 from cytomask.web.downloads import safe_name
 from cytomask.web.raster import TILE
@@ -261,6 +280,110 @@ def test_a_page_of_a_stack_is_saved_among_the_others(
     assert evaluate.row()["evaluation_status"] == "SCORED"
 
 
+def part_of(stack: SegmentStack, pages: str) -> str:
+    """Send a request for some pages of stack.tif; return its job."""
+    (result,) = stack.handle({"image": f"s3://{INPUT}/stack.tif", "pages": pages})
+    return str(result["job_id"])
+
+
+def test_a_correction_of_part_of_a_stack_keeps_the_other_pages_truth(
+    stack: SegmentStack, evaluate: EvaluateFunction, browser: Browser
+) -> None:
+    whole = stack.segment("stack.tif", stack_of(3))["job_id"]
+    cells = np.zeros((HEIGHT, WIDTH), bool)
+    cells[:8] = True
+    seen = save(browser, whole, painted((0, 0, cells)), page=1).json["etag"]
+    part = part_of(stack, "0")
+    assert browser.get(f"/api/jobs/{part}/pages/0/truth").status == 200
+    assert save(browser, part, painted((0, 0, ~cells)), f"base=mask&seen={seen}").status == 200
+    pages = tifffile.imread(io.BytesIO(truths(stack)["stack.tif"])) > 0
+    assert np.array_equal(pages[0], ~cells)
+    assert np.array_equal(pages[1], cells)
+    assert np.array_equal(pages[2], stack.mask("stack.tif.p0002.mask.png") > 0)
+    evaluate.deliver(s3_event("stack.tif", bucket=GROUND_TRUTH))
+    (entry,) = browser.post("/api/scores", {"ids": [whole]}).json["jobs"]
+    assert entry["iou"] > 0 and "score_status" not in entry
+
+
+def test_a_first_correction_of_part_of_a_stack_takes_the_other_pages_from_the_upload(
+    stack: SegmentStack, browser: Browser
+) -> None:
+    stack.segment("stack.tif", stack_of(3))
+    part = part_of(stack, "1-2")
+    assert save(browser, part, painted((0, 0, np.ones((HEIGHT, WIDTH), bool))), page=2).status == 200
+    pages = tifffile.imread(io.BytesIO(truths(stack)["stack.tif"]))
+    assert np.array_equal(pages[0], stack.mask("stack.tif.p0000.mask.png"))
+    assert (pages[2] == 255).all()
+
+
+def test_a_correction_of_part_of_a_stack_is_refused_where_no_other_page_is_known(
+    stack: SegmentStack, browser: Browser
+) -> None:
+    stack.upload("stack.tif", stack_of(3))
+    answer = save(browser, part_of(stack, "0"), b"")
+    assert (answer.status, answer.json["code"], truths(stack)) == (409, "PART_OF_IMAGE", {})
+
+
+def test_scores_are_those_of_the_newest_ground_truth_whenever_it_came(
+    stack: SegmentStack, evaluate: EvaluateFunction, browser: Browser
+) -> None:
+    job = stack.segment("a.tif", tiff())["job_id"]
+
+    def iou() -> Any:
+        browser.post("/api/scores", {"ids": [job]})
+        return browser.get("/api/jobs").json["jobs"][0].get("iou")
+
+    assert iou() is None
+    stack.upload("a.png", ground_truth(), bucket=GROUND_TRUTH)
+    evaluate.deliver(s3_event("a.png", bucket=GROUND_TRUTH))
+    first = iou()
+    assert 0 < first < 1
+    with Image.open(
+        io.BytesIO(stack.s3.get_object(Bucket=OUTPUT, Key="a.tif.mask.png")["Body"].read())
+    ) as mask:
+        same = io.BytesIO()
+        mask.save(same, "PNG")
+    stack.upload("a.png", same.getvalue(), bucket=GROUND_TRUTH)
+    evaluate.deliver(s3_event("a.png", bucket=GROUND_TRUTH))
+    (row,) = csv.DictReader(io.StringIO(download(browser, "table", job).body.decode()))
+    assert float(row["iou"]) == iou() == 1
+
+
+def test_a_ground_truth_that_was_refused_is_told_with_its_job(
+    stack: SegmentStack, evaluate: EvaluateFunction, browser: Browser
+) -> None:
+    job = stack.segment("a.tif", tiff())["job_id"]
+    stack.upload("a.png", small_truth(), bucket=GROUND_TRUTH)
+    evaluate.deliver(s3_event("a.png", bucket=GROUND_TRUTH))
+    (entry,) = browser.post("/api/scores", {"ids": [job]}).json["jobs"]
+    assert (entry["score_status"], entry["score_code"]) == ("REJECTED", "GROUND_TRUTH_MISMATCH")
+    assert "of the image's own size" in entry["score_error"]
+
+
+def test_a_score_that_failed_is_listed_without_being_asked_for(
+    stack: SegmentStack, evaluate: EvaluateFunction, browser: Browser
+) -> None:
+    job = stack.segment("a.tif", tiff())["job_id"]
+    browser.get("/api/jobs")
+    evaluations = Evaluations(Table(boto3.client("dynamodb"), TABLE))
+    truth = S3Object(GROUND_TRUTH, "a.png", etag="1" * 32)
+    row = evaluations._add(Scorable(job_id=job, image=f"s3://{INPUT}/a.tif", mask="", result=""), truth)
+    evaluations.fail(Evaluation(job, row.record, truth, ""), "timed out")
+    (entry,) = browser.get("/api/jobs").json["jobs"]
+    assert (entry["status"], entry["score_status"], entry["score_error"]) == (
+        "SUCCEEDED",
+        "FAILED",
+        "timed out",
+    )
+
+
+def small_truth() -> bytes:
+    """A ground truth of the wrong size."""
+    stream = io.BytesIO()
+    Image.fromarray(np.eye(20, dtype=np.uint8) * 255).save(stream, "PNG")
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     "body", [b"x", painted((0, 0, np.ones((1, 1), bool)))[:-1], painted((1, 0, np.ones((1, 1), bool)))]
 )
@@ -313,9 +436,10 @@ def test_a_large_file_goes_in_parts(stack: SegmentStack, browser: Browser) -> No
 
 
 def test_the_server_takes_the_file_if_the_bucket_refuses_it(stack: SegmentStack, browser: Browser) -> None:
-    assert browser.call("POST", "/api/uploads/through?key=a%20b.tif", tiff()).status == 200
+    kind: dict[str, str | None] = {"Content-Type": "application/octet-stream"}
+    assert browser.call("POST", "/api/uploads/through?key=a%20b.tif", tiff(), kind).status == 200
     assert stack.s3.get_object(Bucket=INPUT, Key="a b.tif")["Body"].read() == tiff()
-    refused = browser.call("POST", "/api/uploads/through?key=../a.tif", tiff())
+    refused = browser.call("POST", "/api/uploads/through?key=../a.tif", tiff(), kind)
     assert refused.json["code"] == "INVALID_KEY"
 
 
@@ -357,6 +481,68 @@ def test_images_whose_names_differ_in_their_ending_stay_two_pairs(
         assert save(browser, jobs[-1], b"").status == 200
     with zipfile.ZipFile(io.BytesIO(download(browser, "pairs", *jobs).body)) as archive:
         assert archive.namelist() == ["images/a.tif", "masks/a.png", "images/a-2.png", "masks/a-2.png"]
+
+
+def test_pairs_are_those_that_training_reads(stack: SegmentStack, browser: Browser, tmp_path: Path) -> None:
+    good = stack.segment("good.tif", tiff())["job_id"]
+    save(browser, good, b"")
+    wrong = stack.segment("wrong.tif", tiff(page(1)))["job_id"]
+    stack.upload("wrong.png", small_truth(), bucket=GROUND_TRUTH)
+    two = np.stack([page(2), page(3)])
+    stream = io.BytesIO()
+    tifffile.imwrite(
+        stream, two, photometric="minisblack", planarconfig="separate", metadata={"axes": "CYX"}, ome=True
+    )
+    ambiguous = stack.segment("two.tif", stream.getvalue())
+    assert ambiguous["status"] == "REJECTED"
+    ((result),) = stack.handle({"image": f"s3://{INPUT}/two.tif", "channel": 1})
+    save(browser, result["job_id"], b"")
+    archive = tmp_path / "pairs.zip"
+    archive.write_bytes(download(browser, "pairs", good, wrong, ambiguous["job_id"], result["job_id"]).body)
+    with zipfile.ZipFile(archive) as opened:
+        (line,) = opened.read("missing.txt").decode().splitlines()
+    assert line.startswith(wrong) and "save a ground truth of the image's own size" in line
+    read = {each.name: each.pixels for each in read_pages(find_pairs([archive], tmp_path).pairs)}
+    assert set(read) == {"good.tif", "two.tif"}
+    assert np.array_equal(read["two.tif"], two[1])
+
+
+def test_masks_of_one_name_get_numbers(stack: SegmentStack, browser: Browser) -> None:
+    jobs = [stack.segment(key, tiff(page(n)))["job_id"] for n, key in enumerate(("a:b.tif", "a_b.tif"))]
+    with zipfile.ZipFile(io.BytesIO(download(browser, "masks", *jobs).body)) as archive:
+        assert archive.namelist() == ["a_b.tif.mask.png", "a_b.tif-2.mask.png"]
+
+
+def test_each_page_of_a_stack_has_a_thumbnail(stack: SegmentStack, browser: Browser) -> None:
+    job = stack.segment("stack.tif", stack_of(3))["job_id"]
+    pictures = [browser.get(f"/api/jobs/{job}/thumbnail?page={page}").body for page in range(3)]
+    assert len(set(pictures)) == 3
+    assert browser.get(f"/api/jobs/{job}/thumbnail").body == pictures[0]
+    assert browser.get(f"/api/jobs/{job}/thumbnail?page=3").json["code"] == "NO_SUCH_PAGE"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("downloads", b'{"kind": "masks", "ids": null}'),
+        ("scores", b'{"ids":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    ],
+)
+def test_a_body_of_the_wrong_form_is_refused(browser: Browser, path: str, body: bytes) -> None:
+    answer = browser.call("POST", f"/api/{path}", body)
+    assert (answer.status, answer.json["code"]) == (400, "INVALID_REQUEST")
+
+
+def test_an_upload_through_the_server_keeps_to_the_rules_of_every_upload(
+    stack: SegmentStack, browser: Browser
+) -> None:
+    stack.upload("a.tif", tiff())
+    kind: dict[str, str | None] = {"Content-Type": "application/octet-stream"}
+    path = "/api/uploads/through?key="
+    assert browser.call("POST", f"{path}b.tif", b"x", {"Content-Type": "text/plain"}).status == 415
+    assert browser.call("POST", f"{path}a.tif", b"x", kind).json["code"] == "IMAGE_EXISTS"
+    assert browser.call("POST", f"{path}a.tif&replace=yes", b"x", kind).status == 200
+    assert stack.s3.get_object(Bucket=INPUT, Key="a.tif")["Body"].read() == b"x"
 
 
 def test_a_job_without_masks_does_not_end_the_archive(stack: SegmentStack, browser: Browser) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cytomask.web.catalogue import Entry, doubt_of, entry_of, newest_iou, spending
+from cytomask.web.catalogue import Entry, Standing, doubt_of, entry_of, spending, standing_of
 
 
 def entry(**fields: Any) -> Entry:
@@ -44,10 +44,21 @@ def test_the_newest_ground_truth_that_was_scored_counts() -> None:
     rows: list[dict[str, Any]] = [
         {"evaluation_status": "SCORED", "created_at": "1", "iou": 0.5},
         {"evaluation_status": "SCORED", "created_at": "2", "iou": 0.7},
-        {"evaluation_status": "REJECTED", "created_at": "3"},
+        {"evaluation_status": "QUEUED", "created_at": "3"},
     ]
-    assert newest_iou(rows) == 0.7
-    assert newest_iou(rows[2:]) is None
+    assert standing_of(rows) == Standing(0.7)
+    assert standing_of(rows[2:]) == Standing()
+
+
+def test_a_newer_ground_truth_that_was_refused_is_told_beside_the_score() -> None:
+    rows: list[dict[str, Any]] = [
+        {"evaluation_status": "REJECTED", "created_at": "2", "error_code": "A", "error": "too small"},
+        {"evaluation_status": "SCORED", "created_at": "1", "iou": 0.5},
+    ]
+    assert standing_of(rows) == Standing(0.5, "REJECTED", "A", "too small")
+    assert standing_of([*rows, {"evaluation_status": "SCORED", "created_at": "3", "iou": 0.6}]) == Standing(
+        0.6
+    )
 
 
 def test_spending_lists_days_newest_first_and_groups_by_name() -> None:

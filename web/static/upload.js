@@ -15,7 +15,7 @@ let direct = true;
 export async function upload(file, key, replace, progress) {
   const place = await post("uploads", { key, size: file.size, replace });
   if (place.urls) {
-    await inParts(file, key, place, progress);
+    await inParts(file, key, replace, place, progress);
     return;
   }
   if (direct) {
@@ -27,17 +27,24 @@ export async function upload(file, key, replace, progress) {
       direct = false;
     }
   }
-  await call(`uploads/through?${new URLSearchParams({ key })}`, { method: "POST", body: file });
+  await through(file, key, replace);
   progress(1);
+}
+
+/** Send a file through the server. @param {File} file @param {string} key @param {boolean} replace an image that is there */
+async function through(file, key, replace) {
+  const query = new URLSearchParams({ key, replace: replace ? "yes" : "no" });
+  await call(`uploads/through?${query}`, { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: file });
 }
 
 /**
  * @param {File} file
  * @param {string} key
+ * @param {boolean} replace an image that is there
  * @param {{upload_id: string, part_bytes: number, urls: string[]}} place
  * @param {(share: number) => void} progress
  */
-async function inParts(file, key, place, progress) {
+async function inParts(file, key, replace, place, progress) {
   const etags = [];
   try {
     for (const [number, url] of place.urls.entries()) {
@@ -48,7 +55,7 @@ async function inParts(file, key, place, progress) {
   } catch (error) {
     await post("uploads/abort", { key, upload_id: place.upload_id }).catch(() => {});
     if (!(error instanceof Unreachable) || etags.length) throw error;
-    await call(`uploads/through?${new URLSearchParams({ key })}`, { method: "POST", body: file });
+    await through(file, key, replace);
     return;
   }
   await post("uploads/complete", { key, upload_id: place.upload_id, etags });
