@@ -1,5 +1,6 @@
 """The whole circle: send an image, see its mask, move the threshold, paint, save, see the score."""
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -10,6 +11,11 @@ import pytest
 from conftest import HEIGHT, WIDTH, Served
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
+
+from cytomask.addresses import S3Object
+from cytomask.arrivals import Evaluation
+from cytomask.evaluations import Evaluations
+from cytomask.table import Table
 
 Picture = Callable[[Page, str], None]
 Field = Callable[..., Path]
@@ -293,6 +299,151 @@ def test_another_threshold_is_tried_with_the_cleaning_that_was_asked_for(
     )
     assert shown == pytest.approx(100 * cleaned, abs=0.06)
     assert abs(plain - cleaned) > 0.01
+
+
+def test_strokes_that_are_painted_while_a_save_is_on_its_way_are_kept(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    open_page(page, served, send(page, field_tiff("meanwhile.tif", seed=41)))
+    page.get_by_role("button", name="Start with an empty page").click()
+    page.get_by_role("button", name="Lasso").click()
+    drag(page, (0.1, 0.1), (0.3, 0.1), (0.3, 0.4), (0.1, 0.4))
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.method == "POST":
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/truth?*", hold)
+    page.get_by_role("button", name="Save as ground truth").click()
+    page.wait_for_timeout(500)
+    drag(page, (0.6, 0.6), (0.9, 0.6), (0.9, 0.9), (0.6, 0.9))
+    held[0].continue_()
+    expect(page.locator(".paintbar")).to_contain_text("without what you painted meanwhile")
+    page.unroute("**/truth?*")
+    cells = truth(served, "meanwhile.tif.png")
+    assert cells[int(0.2 * HEIGHT), int(0.2 * WIDTH)] == 255
+    assert cells[int(0.7 * HEIGHT), int(0.7 * WIDTH)] == 0
+    page.get_by_role("button", name="Save as ground truth").click()
+    page.get_by_role("button", name="Replace it").click()
+    expect(page.get_by_role("button", name="Correct the mask")).to_be_visible()
+    cells = truth(served, "meanwhile.tif.png")
+    assert cells[int(0.2 * HEIGHT), int(0.2 * WIDTH)] == 255
+    assert cells[int(0.7 * HEIGHT), int(0.7 * WIDTH)] == 255
+
+
+def test_the_gallery_shows_the_score_of_a_ground_truth_that_comes_later(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    send(page, field_tiff("later.tif", seed=42))
+    outputs, s3 = served.stack.outputs, served.stack.client("s3")
+    page.goto(served.origin + "/images?find=later.tif")
+    card = page.locator(".card", has_text="later.tif")
+    expect(card).to_contain_text("%")
+    expect(card).not_to_contain_text("IoU")
+    mask = s3.get_object(Bucket=outputs["OutputBucketName"], Key="later.tif.mask.png")["Body"].read()
+    s3.put_object(Bucket=outputs["GroundTruthBucketName"], Key="later.png", Body=mask)
+    expect(card).to_contain_text("IoU 1.00", timeout=MADE)  # without a reload
+    empty = io.BytesIO()
+    Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8) * 255).save(empty, "PNG")
+    s3.put_object(Bucket=outputs["GroundTruthBucketName"], Key="later.png", Body=empty.getvalue())
+    expect(card).to_contain_text("IoU 0.0", timeout=MADE)
+
+
+def test_a_request_that_is_refused_stays_refused_on_the_page(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    page.get_by_role("link", name="Send", exact=True).click()
+    page.fill("#request-threshold", "3")
+    page.set_input_files("#files", field_tiff("not-sent.tif", seed=43))
+    page.wait_for_timeout(500)
+    expect(page.locator(".files li", has_text="not-sent.tif")).to_have_count(0)
+    page.fill("#request-threshold", "0.5")
+    page.fill("#pages", "7")  # the image has one page, which only the stack can know
+    page.fill("#channel", "2")
+    page.locator("#channel").evaluate("field => field.removeAttribute('max')")
+    page.fill("#channel", "5000")
+    page.set_input_files("#files", field_tiff("refused-request.tif", seed=44))
+    line = page.locator(".files li", has_text="refused-request.tif")
+    expect(line).to_contain_text("your settings do not work", timeout=MADE)
+    page.wait_for_timeout(5000)  # the usual mask is made meanwhile
+    expect(line).to_contain_text("your settings do not work")
+
+
+def test_the_list_is_looked_at_at_once_after_something_was_sent(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    send(page, field_tiff("quiet.tif", seed=45))
+    page.get_by_role("link", name="Failures").click()
+    page.evaluate("import('/static/jobs.js').then((module) => { window.hurry = module.hurry; })")
+    quiet = "/api/jobs?revision"
+    page.clock.install()
+    page.clock.run_for(70_000)  # the hurry after sending is over
+    page.wait_for_timeout(3000)
+    with page.expect_request(lambda request: quiet in request.url, timeout=5000):
+        page.evaluate("window.hurry()")
+
+
+def test_a_failed_score_is_listed_and_sent_again(page: Page, served: Served, field_tiff: Field) -> None:
+    job = send(page, field_tiff("score.tif", seed=46)).rpartition("/")[2]
+    outputs, s3, dynamodb = served.stack.outputs, served.stack.client("s3"), served.stack.client("dynamodb")
+    mask = s3.get_object(Bucket=outputs["OutputBucketName"], Key="score.tif.mask.png")["Body"].read()
+    put = s3.put_object(Bucket=outputs["GroundTruthBucketName"], Key="score.png", Body=mask)
+    open_page(page, served, f"/images/{job}")
+    expect(page.locator("#iou")).to_have_text("IoU 1.000", timeout=MADE)
+    truth = S3Object(
+        outputs["GroundTruthBucketName"], "score.png", put.get("VersionId"), put["ETag"].strip('"')
+    )
+    result = f"s3://{outputs['OutputBucketName']}/score.tif.result.json"
+    evaluation = Evaluation(job, f"EVAL#{truth.version}", truth, result)
+    dynamodb.update_item(
+        TableName=outputs["JobsTableName"],
+        Key={"job_id": {"S": job}, "record": {"S": evaluation.record}},
+        UpdateExpression="SET evaluation_status = :queued",
+        ExpressionAttributeValues={":queued": {"S": "QUEUED"}},
+    )
+    assert Evaluations(Table(dynamodb, outputs["JobsTableName"])).fail(evaluation, "five tries ended")
+    page.get_by_role("link", name="Failures").click()
+    row = page.locator("tr", has_text="score.tif")
+    expect(row).to_contain_text("score failed")
+    expect(row).to_contain_text("five tries ended")
+    row.get_by_role("button", name="Send the score of score.tif again").click()
+    expect(row).to_have_count(0, timeout=MADE)
+    open_page(page, served, f"/images/{job}")
+    expect(page.locator("#iou")).to_have_text("IoU 1.000")
+
+
+def test_keys_lead_on_from_an_image_without_a_mask(
+    page: Page, served: Served, field_tiff: Field, tmp_path: Path
+) -> None:
+    send(page, field_tiff("keys-b.tif", seed=47))
+    (tmp_path / "keys-a.tif").write_bytes(b"II*\0 no TIFF")
+    page.set_input_files("#files", tmp_path / "keys-a.tif")
+    expect(page.locator(".files li", has_text="keys-a.tif")).to_contain_text("refused:", timeout=MADE)
+    page.goto(f"{served.origin}/images?find=keys-&sort=name")
+    page.locator(".card a", has_text="keys-a.tif").click()
+    expect(page.locator(".note.bad").first).to_be_visible()
+    page.keyboard.press("?")
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator("dialog")).to_have_count(0)
+    page.keyboard.press("n")
+    expect(page.locator("h1")).to_have_text("keys-b.tif")
+    ready(page)
+
+
+def test_a_download_that_cannot_start_says_why(page: Page, served: Served, field_tiff: Field) -> None:
+    send(page, field_tiff("download.tif", seed=48))
+    page.goto(f"{served.origin}/images?find=no-such-image")
+    expect(page.get_by_text(re.compile("^0 of"))).to_be_visible()
+    page.get_by_role("button", name="Masks").click()
+    expect(page.get_by_text("there is nothing to download")).to_be_visible()
+    page.goto(f"{served.origin}/images?find=download.tif")
+    expect(page.locator(".card", has_text="download.tif")).to_be_visible()
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Masks").click()
+    expect(page.get_by_text("Not downloaded: this browser has no session")).to_be_visible()
 
 
 def test_a_failed_job_is_sent_again_and_its_log_read(page: Page, served: Served, field_tiff: Field) -> None:

@@ -140,15 +140,23 @@ export class Correction {
       await painting.queue;
       if (this.view.truth?.etag && !(await this.#mayReplace(this.view.truth.uri))) return;
       if (this.view.truth) this.seen = this.view.truth.etag;
-      const saved = await this.#send(painting);
-      if (!saved) return;
-      await dropDraft(this.key).catch(() => {});
+      const sent = await this.#send(painting);
+      if (!sent) return;
+      const { saved, counted } = sent;
       await this.view.truthSaved(saved);
+      void this.view.panel.awaitScore(saved.version);
+      this.seen = saved.etag;
+      await painting.queue;
+      if (painting.counted !== counted || this.tools.busy) {
+        void this.#keep();
+        this.status.textContent = `Saved as ${saved.uri}, without what you painted meanwhile: save again.`;
+        return;
+      }
+      await dropDraft(this.key).catch(() => {});
       this.#end();
       this.status.textContent = `Saved as ${saved.uri}.`;
       say("Saved. The score follows.");
       this.bar.querySelector("button")?.focus();
-      void this.view.panel.awaitScore(saved.version);
     } catch (error) {
       if (!isLeft(error)) this.status.textContent = `Not saved: ${sentenceOf(error)}`;
     } finally {
@@ -162,16 +170,17 @@ export class Correction {
     return (await ask("Replace the ground truth?", `${uri} exists. Your painting would replace it, and every mask of this image would be scored again.`, ["Keep the old one", "Replace it"])) === 1;
   }
 
-  /** @param {Painting} painting */
+  /** Send the painting as it is now; returns what was saved, and the number of the newest change in it. @param {Painting} painting */
   async #send(painting) {
     for (;;) {
+      const { counted } = painting;
       const body = packTiles(painting.changed(), painting.tile);
       const query = new URLSearchParams({ base: this.base, seen: this.seen });
       try {
         const response = await call(`jobs/${this.view.id}/pages/${this.view.page}/truth?${query}`, {
           method: "POST", headers: { "Content-Type": "application/octet-stream" }, body, signal: this.view.signal,
         });
-        return response.json();
+        return { saved: await response.json(), counted };
       } catch (error) {
         if (!(error instanceof ApiError)) throw error;
         if (error.status === 0) {

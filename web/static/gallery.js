@@ -1,9 +1,9 @@
 // The gallery: every image, filtered and sorted; the most doubtful first.
 
 import { askAhead } from "./ahead.js";
-import { post } from "./api.js";
-import { el, fixed, say } from "./dom.js";
-import { fetchScores, folderOf, follow, jobs, keepOrder, nameOf } from "./jobs.js";
+import { pause, post } from "./api.js";
+import { el, fixed, sentenceOf } from "./dom.js";
+import { FEW, fetchScores, folderOf, follow, forgetScores, jobs, keepOrder, nameOf, unscored } from "./jobs.js";
 import { note, trouble } from "./router.js";
 import { NO_PICTURE } from "./thumbnail.js";
 import { Grid } from "./virtual.js";
@@ -12,8 +12,8 @@ import { wordsOf } from "./words.js";
 /** @typedef {import("./jobs.js").Job} Job */
 /** @typedef {Record<string, string>} Filters */
 
-const CHUNK = 200; // jobs whose scores are looked up at a time
-const FEW = 1000;
+const MANY = 200; // scores whose reading is told
+const SCORES_AGAIN = 15000; // milliseconds
 const LONGEST_NAME = 50; // letters on a card
 const DWELL = 60; // milliseconds that the pointer rests on a card before its page is asked for
 const CARD = { width: 208, height: 250 };
@@ -59,17 +59,17 @@ export async function showGallery({ main, query, signal }) {
     for (const picture of frame.querySelectorAll("img")) picture.removeAttribute("src"); // what is under way would hold the next view up
   });
 
-  /** Fetch every job's score where the order depends on it, or where there are few jobs. */
+  /** Fetch the scores: every job's where what is shown depends on it, or where there are few jobs. */
   async function scoreAll() {
-    const byScore = () => filters.sort === "iou" || filters.iou || jobs.size <= FEW;
-    if (scoring || !byScore()) return;
+    if (scoring) return;
     scoring = true;
     try {
-      while (byScore() && !signal.aborted) {
-        const unknown = [...jobs.values()].filter((job) => job.has_mask && !job.scored && job.iou === undefined);
-        scored.textContent = unknown.length > CHUNK ? `reading scores, ${unknown.length.toLocaleString("en")} to go` : "";
-        if (!unknown.length) break;
-        if (await fetchScores(unknown.slice(0, CHUNK), signal)) arrange();
+      while (!signal.aborted) {
+        const all = filters.sort === "iou" || filters.iou || jobs.size <= FEW ? [...jobs.values()] : [];
+        const left = unscored(all).length;
+        scored.textContent = left > MANY ? `reading scores, ${left.toLocaleString("en")} to go` : "";
+        if (!left) break;
+        if (await fetchScores(all, signal)) arrange();
       }
     } catch {
       // The connection is lost, or the view was left; the next change tries again.
@@ -78,8 +78,25 @@ export async function showGallery({ main, query, signal }) {
     scored.textContent = "";
   }
 
+  /** Look the scores up from time to time: a new ground truth does not change the job. */
+  async function scoreAgain() {
+    try {
+      for (;;) {
+        await pause(SCORES_AGAIN, signal);
+        if (document.hidden || !shown.length) continue;
+        await settled(seenLast);
+        await scoreAll();
+      }
+    } catch {
+      // The view was left.
+    }
+  }
+
+  /** @type {Job[]} */
+  let seenLast = [];
   /** @param {Job[]} seen */
   async function settled(seen) {
+    seenLast = seen;
     try {
       if (await fetchScores(seen, signal)) arrange();
     } catch {
@@ -108,6 +125,8 @@ export async function showGallery({ main, query, signal }) {
   const empty = el("p", { class: "note" }, "There are no images yet. ", el("a", { href: "/send" }, "Send some"), ".");
   empty.hidden = true;
   frame.before(empty);
+  forgetScores();
+  void scoreAgain();
   try {
     await follow(signal, arrange);
   } catch (error) {
@@ -272,17 +291,25 @@ function percentOf(share) {
  * @param {() => Job[]} chosen
  */
 function downloads(chosen) {
-  /** @param {string} kind */
-  const take = async (kind) => {
-    const { url } = await post("downloads", { kind, ids: chosen().map((job) => job.id) });
-    say("The download starts");
-    const link = el("a", { href: url, download: "" });
-    document.body.append(link);
-    link.click();
-    link.remove();
+  const said = el("span", { role: "status", class: "quiet" });
+  /** @param {string} kind @param {string} [note] what to know of the file */
+  const take = async (kind, note = "") => {
+    const ids = chosen().map((job) => job.id);
+    said.textContent = ids.length ? "" : "No image is shown, so there is nothing to download.";
+    if (!ids.length) return;
+    try {
+      const { url } = await post("downloads", { kind, ids });
+      const link = el("a", { href: url, download: "" });
+      document.body.append(link);
+      link.click();
+      link.remove();
+      said.textContent = `The download starts.${note}`;
+    } catch (error) {
+      said.textContent = `Not downloaded: ${sentenceOf(error)}`;
+    }
   };
-  return el("div", { class: "row" }, el("span", { class: "quiet" }, "Download these:"),
+  return el("div", { class: "row" }, said, el("span", { class: "quiet" }, "Download these:"),
     el("button", { type: "button", onclick: () => void take("masks") }, "Masks"),
     el("button", { type: "button", onclick: () => void take("table") }, "Table (CSV)"),
-    el("button", { type: "button", title: "Images and their ground truths under the same names, ready for training", onclick: () => void take("pairs") }, "Corrected pairs"));
+    el("button", { type: "button", title: "Images and their ground truths under the same names, ready for training", onclick: () => void take("pairs", " missing.txt in it names the images whose ground truth cannot be used.") }, "Corrected pairs"));
 }

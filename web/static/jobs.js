@@ -23,7 +23,9 @@ import { get, isLeft, pause, post } from "./api.js";
  * @property {boolean} [has_mask]
  * @property {string} [error_code]
  * @property {string} [error]
- * @property {boolean} [scored]
+ * @property {string} [score_status] FAILED or REJECTED
+ * @property {string} [score_code]
+ * @property {string} [score_error]
  * @property {string} [plate]
  * @property {string} [well]
  */
@@ -31,11 +33,19 @@ import { get, isLeft, pause, post } from "./api.js";
 export const FINISHED = new Set(["SUCCEEDED", "REJECTED", "FAILED"]);
 const QUICK = 2000; // milliseconds between looks while something is under way
 const SLOW = 15000;
+// Milliseconds until scores are looked up again: a ground truth may come or be replaced at any time.
+const FRESH = { few: 15000, many: 600000 };
+const SCORES_AT_ONCE = 200;
+export const FEW = 1000; // jobs whose scores are looked up unasked
 
 /** @type {Map<string, Job>} */
 export const jobs = new Map();
 let revision = 0;
 let hurryUntil = 0;
+/** When the score of each job was looked up last, in milliseconds since 1970. @type {Map<string, number>} */
+const lookedUp = new Map();
+/** Ends the pause between two looks. */
+let wake = () => {};
 
 /** Fetch what changed; returns whether anything did. @param {AbortSignal} signal */
 async function refresh(signal) {
@@ -48,6 +58,7 @@ async function refresh(signal) {
 /** Look more often for a while: something was sent. */
 export function hurry() {
   hurryUntil = Date.now() + 60000;
+  wake();
 }
 
 /**
@@ -67,40 +78,39 @@ export async function follow(signal, changed) {
     }
     const busy = Date.now() < hurryUntil || [...jobs.values()].some((job) => !FINISHED.has(job.status));
     try {
-      await pause(document.hidden ? SLOW : busy ? QUICK : SLOW, signal);
+      const hurried = new Promise((resolve) => {
+        wake = () => resolve(undefined);
+      });
+      await Promise.race([pause(document.hidden ? SLOW : busy ? QUICK : SLOW, signal), hurried]);
     } catch {
       return;
     }
   }
 }
 
+/** The jobs whose scores were not looked up lately. @param {Job[]} wanted */
+export function unscored(wanted) {
+  const since = Date.now() - (wanted.length > FEW ? FRESH.many : FRESH.few);
+  return wanted.filter((job) => job.has_mask && (lookedUp.get(job.id) ?? 0) < since);
+}
+
 /**
- * Look up the scores of jobs that have none yet; returns whether any came.
+ * Look up the scores of some of these jobs, where they are not fresh; returns whether any changed.
  * @param {Job[]} wanted
  * @param {AbortSignal} [signal]
  */
 export async function fetchScores(wanted, signal) {
-  const ids = wanted.filter((job) => job.has_mask && job.iou === undefined && !job.scored).map((job) => job.id);
+  const ids = unscored(wanted).slice(0, SCORES_AT_ONCE).map((job) => job.id);
   if (!ids.length) return false;
-  const answer = await post("scores", { ids: ids.slice(0, 200) }, signal);
-  for (const id of ids) {
-    const job = jobs.get(id);
-    if (job) job.scored = true;
-  }
+  const answer = await post("scores", { ids }, signal);
+  for (const id of ids) lookedUp.set(id, Date.now());
   for (const job of answer.jobs) jobs.set(job.id, job);
   return answer.jobs.length > 0;
 }
 
-/**
- * Forget a job's score: a new ground truth was saved.
- * @param {string} id
- */
-export function forgetScore(id) {
-  const job = jobs.get(id);
-  if (job) {
-    job.scored = false;
-    job.iou = undefined;
-  }
+/** Look every job's score up anew: a view begins, or a ground truth was saved. */
+export function forgetScores() {
+  lookedUp.clear();
 }
 
 /**

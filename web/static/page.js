@@ -4,7 +4,7 @@ import { askAhead, forgetAll, take } from "./ahead.js";
 import { get, isLeft, pause } from "./api.js";
 import { Correction } from "./correct.js";
 import { el, say, sentenceOf } from "./dom.js";
-import { FINISHED, forgetScore, order } from "./jobs.js";
+import { FINISHED, forgetScores, order } from "./jobs.js";
 import { keyed, shortcuts } from "./keys.js";
 import { Layer } from "./layers.js";
 import { Panel } from "./panel.js";
@@ -42,6 +42,7 @@ export async function showPage({ main, parts, query, signal }) {
   main.append(headingOf(job ? job.image : known.result.image.uri, id), stage, panel.element);
   if (lacks(known)) {
     showUnfinished(job, known, id, stage, panel, signal);
+    keyed(signal, (event) => pressed(nearKeys(id), event));
     return;
   }
   const page = number === "" ? known.result.pages[0].page : Number(number);
@@ -60,6 +61,24 @@ function showUnfinished(job, error, id, stage, panel, signal) {
   } else {
     stage.append(el("p", { class: "note" }, job.status === "REJECTED" ? "There is no mask: the image or its request was refused." : "There is no mask: the job failed. Fix the cause, then send it again."));
   }
+}
+
+/** The keys of every image, with a mask or without. @param {string} id @returns {import("./keys.js").Keys} */
+function nearKeys(id) {
+  const at = order.indexOf(id);
+  /** @param {number} step */
+  const near = (step) => () => {
+    if (at >= 0 && order[at + step]) go(`/images/${order[at + step]}`);
+  };
+  return { n: near(1), p: near(-1), "?": () => shortcuts() };
+}
+
+/** Do what a key is for; returns whether it is for anything. @param {import("./keys.js").Keys} keys @param {KeyboardEvent} event */
+function pressed(keys, event) {
+  const act = keys[event.key];
+  if (!act || event.ctrlKey || event.metaKey) return false;
+  act();
+  return true;
 }
 
 /** @param {string} id @param {AbortSignal} signal */
@@ -221,7 +240,7 @@ export class PageView {
 
   /** The ground truth was saved: show it. @param {{uri: string, etag: string}} saved */
   async truthSaved(saved) {
-    forgetScore(this.id);
+    forgetScores();
     forgetAll();
     this.truth = saved;
     const layer = await this.#layer("truth");
@@ -232,17 +251,12 @@ export class PageView {
 
   #listen() {
     const viewer = /** @type {Viewer} */ (this.viewer);
-    const at = order.indexOf(this.id);
     const place = this.result.pages.findIndex((/** @type {any} */ each) => each.page === this.page);
-    /** @param {number} step */
-    const near = (step) => () => {
-      if (at >= 0 && order[at + step]) go(`/images/${order[at + step]}`);
-    };
     /** @type {import("./keys.js").Keys} */
     const keys = {
-      n: near(1), p: near(-1), 0: () => viewer.fit(), 1: () => viewer.zoom(1 / viewer.scale),
+      ...nearKeys(this.id), 0: () => viewer.fit(), 1: () => viewer.zoom(1 / viewer.scale),
       "+": () => viewer.zoom(1.25), "=": () => viewer.zoom(1.25), "-": () => viewer.zoom(1 / 1.25),
-      PageDown: () => this.turnTo(place + 1), PageUp: () => this.turnTo(place - 1), "?": () => shortcuts(),
+      PageDown: () => this.turnTo(place + 1), PageUp: () => this.turnTo(place - 1),
       ...Object.fromEntries(STYLES.map(([name, , key]) => [key, () => this.choose(name)])),
     };
     keyed(this.signal, (event) => {
@@ -256,10 +270,7 @@ export class PageView {
         viewer.pan(step[0], step[1]);
         return true;
       }
-      const act = keys[event.key];
-      if (!act || event.ctrlKey || event.metaKey) return false;
-      act();
-      return true;
+      return pressed(keys, event);
     });
     addEventListener("keyup", (event) => {
       if (event.key === " ") viewer.hide(false);

@@ -40,20 +40,25 @@ export class Panel {
 
   /** @param {any} job */
   #showError(job) {
-    const redrive = el("button", { type: "button", class: "main" }, "Send again");
-    const said = el("p", { role: "status" });
-    redrive.addEventListener("click", async () => {
-      redrive.disabled = true;
-      try {
-        await post(`jobs/${this.id}/redrive`, {}, this.signal);
-        go(location.pathname);
-      } catch (error) {
-        redrive.disabled = false;
-        said.textContent = sentenceOf(error);
-      }
-    });
+    const [redrive, said] = this.#redrive(() => go(location.pathname));
     this.measured.append(el("div", { class: "note bad" }, el("b", {}, wordsOf(job.error_code ?? "")), el("p", {}, job.error ?? ""),
       job.status === "FAILED" ? redrive : el("p", { class: "quiet" }, "It is not retried: correct the image or the request and send it again."), said));
+  }
+
+  /** A button that sends the job and its scores again, and what the server says to that. @param {() => void} sent */
+  #redrive(sent) {
+    const said = el("p", { role: "status" });
+    const button = el("button", { type: "button", class: "main", onclick: async () => {
+      button.disabled = true;
+      try {
+        await post(`jobs/${this.id}/redrive`, {}, this.signal);
+        sent();
+      } catch (error) {
+        button.disabled = false;
+        said.textContent = sentenceOf(error);
+      }
+    } }, "Send again");
+    return [button, said];
   }
 
   /** @param {any} result @param {any} page */
@@ -111,6 +116,8 @@ export class Panel {
     }
     if (pending.length) shown.push(el("p", { class: "quiet" }, "The score is being computed …"));
     for (const each of bad) shown.push(el("p", { class: "note bad" }, `${wordsOf(each.evaluation_status)}: ${each.error ?? ""}`));
+    const failed = bad.find((each) => each.evaluation_status === "FAILED");
+    if (failed) shown.push(...this.#redrive(() => void this.awaitScore(failed.record.replace(/^EVAL#/, ""))));
     this.scores.replaceChildren(...shown);
   }
 

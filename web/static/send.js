@@ -15,7 +15,9 @@ export async function showSend({ main, signal }) {
     el("p", { class: "quiet" }, `TIFF, PNG or JPEG, at most ${Math.round(about.largest_file / 2 ** 20)} MiB. They go straight to the bucket ${about.buckets.images ?? ""}.`));
   main.append(el("h1", {}, "Send images"), el("div", { class: "sending" }, el("div", {}, drop, list), settings.element));
 
-  const send = (/** @type {{file: File, path: string}[]} */ chosen) => take(chosen, settings.folder(), settings.read());
+  const send = (/** @type {{file: File, path: string}[]} */ chosen) => {
+    if (settings.element.reportValidity()) take(chosen, settings.folder(), settings.read()); // or else the browser says which one is wrong
+  };
   for (const input of [files, folder]) {
     input.addEventListener("change", () => {
       send([...(input.files ?? [])].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
@@ -67,7 +69,7 @@ async function dropped(transfer) {
 /** The settings of a request, as a message has them. */
 function offerSettings() {
   const mode = el("select", { id: "mode" }, el("option", { value: "" }, "native: full resolution"), el("option", { value: "resize" }, "resize: fast and coarse"));
-  const threshold = el("input", { id: "request-threshold", type: "number", min: 0, max: 1, step: 0.01, placeholder: "the model's own" });
+  const threshold = el("input", { id: "request-threshold", type: "number", min: 0, max: 1, step: "any", placeholder: "the model's own" });
   const channel = el("input", { id: "channel", type: "number", min: 0, max: 999, step: 1, placeholder: "if there are several" });
   const least = el("input", { id: "min-size", type: "number", min: 0, max: 1e9, step: 1, placeholder: "0" });
   const fill = el("input", { id: "fill-holes", type: "checkbox" });

@@ -22,6 +22,7 @@ const PICTURE = { width: 96, height: 72 };
  * @property {HTMLElement} actions
  * @property {number} sentAt milliseconds since 1970; 0 before it was sent
  * @property {string} job the id of the job that was asked for, if any
+ * @property {boolean} stored whether the file is in the bucket
  */
 
 /** One line for each file, with its progress and what became of it. */
@@ -48,23 +49,26 @@ async function transfer(one, replace) {
   actions.replaceChildren();
   progress.hidden = false;
   try {
-    said.textContent = "sending …";
-    one.sentAt = Date.now();
-    await upload(file, key, replace, (share) => {
-      progress.value = share;
-    });
+    if (!one.stored) {
+      said.textContent = "sending …";
+      one.sentAt = Date.now();
+      await upload(file, key, replace, (share) => {
+        progress.value = share;
+      });
+      one.stored = true;
+    }
     progress.remove();
     said.textContent = "in the bucket; the mask follows";
-    sent.push(one);
     if (Object.keys(request).length) {
       const asked = await post("jobs", { image: `s3://${about.buckets.images}/${key}`, ...request });
       one.job = asked.job_id;
     }
+    sent.push(one);
     hurry();
     look();
   } catch (error) {
     progress.hidden = true;
-    said.textContent = sentenceOf(error);
+    said.textContent = (one.stored ? "the image is in the bucket and gets its usual mask, but your settings do not work: " : "") + sentenceOf(error);
     said.className = "bad";
     const again = (/** @type {boolean} */ over) => () => {
       said.className = "";
@@ -129,7 +133,7 @@ export function take(chosen, folder, request) {
     const line = el("li", {}, picture, el("div", {}, el("b", {}, key), el("br"), said, progress), actions);
     list.append(line);
     /** @type {Sending} */
-    const one = { file, key, request, line, said, progress, actions, sentAt: 0, job: "" };
+    const one = { file, key, request, line, said, progress, actions, sentAt: 0, job: "", stored: false };
     const fault = faultOf(file);
     if (fault) {
       progress.remove();

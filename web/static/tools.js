@@ -27,6 +27,11 @@ export class Tools {
     this.at = null;
   }
 
+  /** Whether a stroke or a lasso is under way. */
+  get busy() {
+    return this.last !== null || this.corners.length > 0;
+  }
+
   /** Paint on this from now on; null puts the tools away. @param {Painting | null} painting */
   paintOn(painting) {
     this.painting = painting;

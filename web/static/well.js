@@ -50,7 +50,7 @@ export async function showWell({ main, parts, query, signal }) {
     keepOrder([...new Set(own.map((page) => page.job).filter(Boolean))]);
     strip.replaceChildren(...own.map((page) => {
       const words = `${page.hours} h, ${(page.confluence * 100).toFixed(0)} %${page.quality.length ? `, ${page.quality.map(wordsOf).join(", ")}` : ""}`;
-      return el("a", { href: `/images/${page.job}${page.page === null || page.page === undefined ? "" : `/${page.page}`}` }, thumbnail(page.job, PICTURE), words);
+      return el("a", { href: `/images/${page.job}${page.page === null || page.page === undefined ? "" : `/${page.page}`}` }, thumbnail(page.job, PICTURE, page.page), words);
     }));
   };
   pick.addEventListener("change", () => {
