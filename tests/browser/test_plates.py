@@ -1,22 +1,34 @@
 """The plate views on a generated plate whose doubling times are known."""
 
+import io
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+import tifffile
 from conftest import Served
 from playwright.sync_api import Page, expect
 
 from cytomask.plate_places import place_of, time_of
 from cytomask.plate_rows import Plates
+from cytomask.samples.fields import phase_contrast_field
 from cytomask.samples.plates import DEMO_HOURS, DEMO_PLATE, DEMO_WELLS, write_plate
 
 PLATE = "plate 1/#2 <b>"
 WELLS = {"A01": 18.0, "A02": 24.0, "B01": 36.0, "B02": None}
 HOURS = range(0, 84, 4)
 Picture = Callable[[Page, str], None]
+QUEUED = """async (request) => {
+  const headers = { "Content-Type": "application/json" };
+  const asked = await fetch("/api/jobs", { method: "POST", headers, body: JSON.stringify(request) });
+  const { job_id } = await asked.json();
+  while ((await (await fetch(`/api/jobs/${job_id}`)).json()).status !== "SUCCEEDED") {
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+}"""
 
 
 def confluence(doubling: float | None, hour: int, site: int) -> float:
@@ -151,3 +163,21 @@ def test_a_plate_that_the_function_segmented_is_walked(
     page.locator(".strip a").last.click()
     page.wait_for_selector(".viewer[data-ready=yes]")
     expect(page.locator(".panel")).to_contain_text(DEMO_PLATE)
+
+
+def test_the_film_strip_of_a_time_stack_shows_each_of_its_pages(page: Page, served: Served) -> None:
+    frames = np.stack([phase_contrast_field(seed, 224, 224).pixels for seed in (51, 52, 53)])
+    file = io.BytesIO()
+    tifffile.imwrite(file, frames, imagej=True, metadata={"axes": "TYX", "finterval": 14_400.0})
+    bucket = served.stack.outputs["InputBucketName"]
+    served.stack.client("s3").put_object(Bucket=bucket, Key="frames.tif", Body=file.getvalue())
+    asked = {"image": f"s3://{bucket}/frames.tif", "plate": "frames", "well": "B3", "threshold": 0.45}
+    page.evaluate(QUEUED, asked)
+    page.goto(f"{served.origin}/plates/frames/B03")
+    pictures = page.locator(".strip img")
+    expect(pictures).to_have_count(3)
+    expect(pictures.last).to_have_js_property("naturalWidth", 224)
+    drawn = {
+        page.request.get(f"{served.origin}{each.get_attribute('src')}").body() for each in pictures.all()
+    }
+    assert len(drawn) == 3
