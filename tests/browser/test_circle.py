@@ -415,6 +415,25 @@ def test_a_failed_score_is_listed_and_sent_again(page: Page, served: Served, fie
     expect(page.locator("#iou")).to_have_text("IoU 1.000")
 
 
+def test_a_refused_ground_truth_is_listed_with_its_reason(
+    page: Page, served: Served, field_tiff: Field, picture: Picture
+) -> None:
+    send(page, field_tiff("mismatch.tif", seed=49))
+    small = io.BytesIO()
+    Image.fromarray(np.eye(20, dtype=np.uint8) * 255).save(small, "PNG")
+    bucket = served.stack.outputs["GroundTruthBucketName"]
+    served.stack.client("s3").put_object(Bucket=bucket, Key="mismatch.png", Body=small.getvalue())
+    row = page.locator("tr", has_text="mismatch.tif")
+    for _ in range(30):
+        page.goto(served.origin + "/failures")
+        page.wait_for_timeout(2000)
+        if row.count():
+            break
+    expect(row).to_contain_text("score refused")
+    expect(row).to_contain_text("save a ground truth of the image's own size")
+    picture(page, "failures-score")
+
+
 def test_keys_lead_on_from_an_image_without_a_mask(
     page: Page, served: Served, field_tiff: Field, tmp_path: Path
 ) -> None:
@@ -433,7 +452,9 @@ def test_keys_lead_on_from_an_image_without_a_mask(
     ready(page)
 
 
-def test_a_download_that_cannot_start_says_why(page: Page, served: Served, field_tiff: Field) -> None:
+def test_a_download_that_cannot_start_says_why(
+    page: Page, served: Served, field_tiff: Field, picture: Picture
+) -> None:
     send(page, field_tiff("download.tif", seed=48))
     page.goto(f"{served.origin}/images?find=no-such-image")
     expect(page.get_by_text(re.compile("^0 of"))).to_be_visible()
@@ -441,6 +462,11 @@ def test_a_download_that_cannot_start_says_why(page: Page, served: Served, field
     expect(page.get_by_text("there is nothing to download")).to_be_visible()
     page.goto(f"{served.origin}/images?find=download.tif")
     expect(page.locator(".card", has_text="download.tif")).to_be_visible()
+    with page.expect_download():
+        page.get_by_role("button", name="Corrected pairs").click()
+    expect(page.get_by_text("missing.txt in it names the images")).to_be_visible()
+    page.set_viewport_size({"width": 1024, "height": 768})
+    picture(page, "gallery-download")
     page.context.clear_cookies()
     page.get_by_role("button", name="Masks").click()
     expect(page.get_by_text("Not downloaded: this browser has no session")).to_be_visible()

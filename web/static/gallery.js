@@ -308,8 +308,8 @@ function downloads(chosen) {
       said.textContent = `Not downloaded: ${sentenceOf(error)}`;
     }
   };
-  return el("div", { class: "row" }, said, el("span", { class: "quiet" }, "Download these:"),
+  return el("div", { class: "row" }, el("span", { class: "quiet" }, "Download these:"),
     el("button", { type: "button", onclick: () => void take("masks") }, "Masks"),
     el("button", { type: "button", onclick: () => void take("table") }, "Table (CSV)"),
-    el("button", { type: "button", title: "Images and their ground truths under the same names, ready for training", onclick: () => void take("pairs", " missing.txt in it names the images whose ground truth cannot be used.") }, "Corrected pairs"));
+    el("button", { type: "button", title: "Images and their ground truths under the same names, ready for training", onclick: () => void take("pairs", " missing.txt in it names the images whose ground truth cannot be used.") }, "Corrected pairs"), said);
 }
