@@ -12,6 +12,7 @@ from cytomask.model.swin_unet import PatchMerging, SwinBlock, SwinUNetConfig
 HEADS = 4
 WIDTHS = (32, 64, 128)  # at strides 4, 8 and 16; 256 at 32
 BLOCKS = 2
+WINDOW = 7  # tokens a side; the tile has 224 pixels
 
 
 class ReferenceNetwork(nn.Module):
@@ -67,7 +68,7 @@ class Expanding(nn.Module):
 
 def stage(width: int) -> nn.Sequential:
     """Make two blocks, the second with shifted windows. Shape: (B, H, W, width) in and out."""
-    config = SwinUNetConfig(head_width=width // HEADS)
+    config = SwinUNetConfig(head_width=width // HEADS, window=WINDOW)
     blocks = [SwinBlock(width, config, shifted=bool(index % 2)) for index in range(BLOCKS)]
     for block in blocks:
         grow, activate, shrink = block.mlp

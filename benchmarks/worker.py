@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parents[1] / "model" / "weights"
 NETWORKS = {mode: WEIGHTS / mode / "swin_unet.onnx" for mode in ("native", "resize")}
-SIDE = 224
-TILES = {"native": 12, "resize": 1}  # of a page of 704x520
+SIDES = {"native": 288, "resize": 224}  # of a tile, in pixels
+TILES = {"native": 6, "resize": 1}  # of a page of 704x520
 OPSET = 20
 SQUARE = (2048, 2048)
 
@@ -83,7 +83,7 @@ def tile_torch(_: Path, threads: int) -> Way:
     torch.set_num_threads(threads)
     network, tile = (
         load_checkpoint(NETWORKS["native"].with_suffix(".safetensors")),
-        torch.zeros(1, 1, SIDE, SIDE),
+        torch.zeros(1, 1, SIDES["native"], SIDES["native"]),
     )
     with torch.inference_mode():
         yield lambda count: one_by_one(lambda: network(tile), count)
@@ -96,7 +96,8 @@ def tile_onnxruntime(_: Path, threads: int) -> Way:
     from cytomask.model.predictor import open_session  # noqa: PLC0415
 
     yield None
-    session, tile = open_session(NETWORKS["native"], threads), np.zeros((1, 1, SIDE, SIDE), np.float32)
+    session, side = open_session(NETWORKS["native"], threads), SIDES["native"]
+    tile = np.zeros((1, 1, side, side), np.float32)
     yield lambda count: one_by_one(lambda: session.run(None, {"image": tile}), count)
 
 
@@ -117,7 +118,7 @@ def _tiles(mode: "Mode", threads: int) -> Way:
 
     yield None
     infer = open_network(NETWORKS[mode], mode, threads)
-    tiles = np.zeros((TILES[mode], 1, SIDE, SIDE), np.float32)
+    tiles = np.zeros((TILES[mode], 1, SIDES[mode], SIDES[mode]), np.float32)
     yield lambda count: one_by_one(lambda: infer(tiles), count)
 
 
@@ -130,7 +131,7 @@ def tile_openvino(_: Path, threads: int) -> Way:
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     settings["INFERENCE_PRECISION_HINT"] = "f32"
     network = openvino.Core().compile_model(NETWORKS["native"], "CPU", settings)
-    tile = np.zeros((1, 1, SIDE, SIDE), np.float32)
+    tile = np.zeros((1, 1, SIDES["native"], SIDES["native"]), np.float32)
     yield lambda count: one_by_one(lambda: network([tile]), count)
 
 

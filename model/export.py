@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from cytomask.model import preprocess
-from cytomask.model.predictor import MANIFEST, MODES, Ancestor, Manifest, Mode
+from cytomask.model.predictor import MANIFEST, MODES, Ancestor, Manifest, Mode, tile_side
 from cytomask.model.serving_network import ServingNetwork
-from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig, count_parameters
+from cytomask.model.swin_unet import STRIDE, SwinUNet, SwinUNetConfig, count_parameters
 
 ONNX_FILE = "swin_unet.onnx"
 OPSET = 23  # the first with the Attention operator
@@ -43,7 +43,7 @@ def load_checkpoint(path: Path) -> SwinUNet:
     try:
         with safe_open(path, "pt") as file:
             sizes = json.loads(file.metadata()["config"])
-        network = SwinUNet(SwinUNetConfig(**(sizes | {"depths": tuple(sizes["depths"])})))
+        network = SwinUNet(SwinUNetConfig.from_dict(sizes))
         network.load_state_dict(load_file(path))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -112,11 +112,11 @@ def join_licences(parent: str, pairs: str) -> str:
 
 
 def export_onnx(network: SwinUNet, path: Path) -> None:
-    """Write the network as ONNX: `image` (1, 1, 224, 224) float32 to `logits` of the same shape.
+    """Write the network as ONNX: `image` (1, 1, tile, tile) float32 to `logits` of the same shape.
 
     It exports the graph of `ServingNetwork`, which is faster than the graph used in training.
     """
-    example = torch.zeros(1, 1, preprocess.TILE, preprocess.TILE)
+    example = torch.zeros(1, 1, network.config.tile, network.config.tile)
     program = torch.onnx.export(
         ServingNetwork(network.eval()).eval(),
         (example,),
@@ -154,9 +154,15 @@ def export(
     """Write the ONNX file and the manifest into `folder`, the folder of one mode.
 
     Raises:
-        ValueError: the licence allows more than the licences of the weights these began from.
+        ValueError: the licence allows more than the licences of the weights these began from, or the network
+            takes other tiles than the mode serves.
     """
     check_licence(name, licence, lineage)
+    if network.config.tile != (side := tile_side(mode_of(training))):
+        raise ValueError(
+            f"{name} takes tiles of {network.config.tile} pixels, but {mode_of(training)} mode has tiles of "
+            f"{side}; train it with windows of {side // STRIDE} tokens"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(network, folder / ONNX_FILE)
     manifest = Manifest(
@@ -167,7 +173,7 @@ def export(
         parameters=count_parameters(network),
         architecture=network.config.as_dict(),
         normalisation=preprocess.NORMALISATION,
-        tile=preprocess.TILE,
+        tile=network.config.tile,
         overlap=preprocess.OVERLAP,
         threshold=threshold,
         training=training,

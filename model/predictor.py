@@ -20,7 +20,7 @@ from cytomask.model.quality import Flag, share_above
 
 Mode = Literal["native", "resize"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-# A network: (N, 1, 224, 224) float32 tiles to their logits, of the same shape. N is 1 in `resize` mode.
+# A network: (N, 1, side, side) float32 tiles to their logits, of the same shape. N is 1 in `resize` mode.
 Infer = Callable[[Pixels], Pixels]
 Clean = Callable[[NDArray[np.bool_]], NDArray[np.bool_]]  # turns a mask, (H, W), into a cleaned one
 
@@ -202,7 +202,7 @@ def open_network(network: Path, mode: Mode, threads: int = 0) -> Infer:
     """
     threads = threads or cores()
     session = open_session(network, threads if mode == "resize" else 1)
-    _require_tiles(session, network)
+    _require_tiles(session, network, tile_side(mode))
 
     def infer_tile(tile: Pixels) -> Pixels:
         logits: Pixels = session.run(None, {"image": tile})[0]
@@ -243,9 +243,14 @@ def open_session(network: Path, threads: int) -> Any:
         raise WeightsError(f"{network} cannot be run: {str(error)[:300]}; export the model again") from error
 
 
-def _require_tiles(session: Any, network: Path) -> None:
-    """Raise WeightsError unless a network turns one tile `image` into one of the same shape."""
-    tile = [1, preprocess.TILE, preprocess.TILE]
+def tile_side(mode: Mode) -> int:
+    """Return the side of a mode's tiles, in pixels."""
+    return preprocess.TILE if mode == "native" else preprocess.SQUARE
+
+
+def _require_tiles(session: Any, network: Path, side: int) -> None:
+    """Raise WeightsError unless a network turns one tile `image` of this side into one of the same shape."""
+    tile = [1, side, side]
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shapes = [(each.type, each.shape[1:]) for each in (*inputs, *outputs)]
     if [each.name for each in inputs] != ["image"] or shapes != [("tensor(float)", tile)] * 2:
@@ -269,7 +274,7 @@ def logits_of_page(normalised: Pixels, mode: Mode, infer: Infer, overlap: int = 
         (H, W) float32.
     """
     if mode == "resize":
-        tile = preprocess.resize(normalised, preprocess.TILE, preprocess.TILE)
+        tile = preprocess.resize(normalised, preprocess.SQUARE, preprocess.SQUARE)
         return preprocess.resize(infer(tile[None, None])[0, 0], *normalised.shape)
     height, width = normalised.shape
     plan = preprocess.plan_tiles(height, width, overlap=overlap)
@@ -319,16 +324,16 @@ def read_manifest(folder: Path, mode: Mode) -> Manifest:
         raise WeightsError(_absent(path, error)) from None
     except ValueError as error:  # not JSON, not UTF-8, or not the fields of a manifest
         raise WeightsError(f"{path} is not a manifest: {error}; make it again with model.export") from error
-    expected = (preprocess.NORMALISATION, preprocess.TILE, preprocess.OVERLAP)
+    if manifest.mode != mode:
+        raise WeightsError(
+            f"{path} describes a network for {manifest.mode}, but lies in the folder for {mode}"
+        )
+    expected = (preprocess.NORMALISATION, tile_side(mode), preprocess.OVERLAP)
     found = (manifest.normalisation, manifest.tile, manifest.overlap)
     if found != expected:
         raise WeightsError(
             f"{path} was made for normalisation, tile and overlap {found}, this code has {expected}; "
             "serve it with the cytomask that exported it"
-        )
-    if manifest.mode != mode:
-        raise WeightsError(
-            f"{path} describes a network for {manifest.mode}, but lies in the folder for {mode}"
         )
     return manifest
 

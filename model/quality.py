@@ -201,7 +201,7 @@ def measure(appearance: Appearance, logits: Pixels, *, squashed: bool) -> Measur
         confluence_low=low,
         confluence_high=high,
         doubt=(high - low) / max(high, 0.02),
-        shrinkage=max(logits.shape) / preprocess.TILE if squashed else 1.0,
+        shrinkage=max(logits.shape) / preprocess.SQUARE if squashed else 1.0,
         **msgspec.structs.asdict(appearance),
     )
 

@@ -9,9 +9,7 @@ operator of ONNX (https://onnx.ai/onnx/operators/onnx__Attention.html), which ON
 import torch
 from torch import Tensor, nn
 
-from cytomask.model.preprocess import TILE
 from cytomask.model.swin_unet import (
-    WINDOW,
     PatchExpanding,
     PatchMerging,
     SwinBlock,
@@ -21,7 +19,6 @@ from cytomask.model.swin_unet import (
     shift_mask,
 )
 
-TOKENS = WINDOW * WINDOW
 STRIDE = 8  # of the stem
 
 # The order of a square feature map's tokens: (N,) int64, the raster index of each.
@@ -29,12 +26,12 @@ Order = Tensor
 
 
 class ServingNetwork(nn.Module):
-    """A trained network for one tile of 224 pixels: (1, 1, 224, 224) float32 to logits of the same shape."""
+    """A trained network for one tile: (1, 1, tile, tile) float32 to logits of the same shape."""
 
     def __init__(self, network: SwinUNet) -> None:
         super().__init__()
         self.stem, self.head, self.norm = network.stem, network.head, network.norm
-        side = TILE // STRIDE
+        side, window = network.config.tile // STRIDE, network.config.window
         order = raster_order(side)
 
         encoder, merges, skips = [], [], []
@@ -42,7 +39,7 @@ class ServingNetwork(nn.Module):
             stage = Stage(blocks, side, order)
             encoder.append(stage)
             skips.append(stage.order)
-            coarse = window_order(side // 2, 0)
+            coarse = window_order(side // 2, window, 0)
             merges.append(Merge(merge, Reorder(stage.order, children(coarse, side // 2))))
             side, order = side // 2, coarse
         self.encoder, self.merges = nn.ModuleList(encoder), nn.ModuleList(merges)
@@ -52,7 +49,7 @@ class ServingNetwork(nn.Module):
 
         expands, decoder = [], []
         for level in reversed(range(len(skips))):
-            fine = window_order(2 * side, 0)
+            fine = window_order(2 * side, window, 0)
             from_below = Reorder(children(order, side), fine)
             expand = Expand(
                 network.expands[level], network.fuses[level], from_below, Reorder(skips[level], fine)
@@ -101,8 +98,8 @@ class Stage(nn.Module):
         steps: list[nn.Module] = []
         for block in blocks.children():
             assert isinstance(block, SwinBlock)
-            shift = block.shift if side > WINDOW else 0
-            wanted = window_order(side, shift)
+            shift = block.shift if side > block.window else 0
+            wanted = window_order(side, block.window, shift)
             steps += [Reorder(order, wanted), Block(block, side, shift)]
             order = wanted
         self.steps = nn.Sequential(*steps)
@@ -119,7 +116,7 @@ class Block(nn.Module):
     def __init__(self, block: SwinBlock, side: int, shift: int) -> None:
         super().__init__()
         self.norm_attention, self.norm_mlp, self.mlp = block.norm_attention, block.norm_mlp, block.mlp
-        self.attention = Attention(block.attention, side, shift)
+        self.attention = Attention(block.attention, side, block.window, shift)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm_attention(x))
@@ -130,19 +127,20 @@ class Block(nn.Module):
 class Attention(nn.Module):
     """A `WindowAttention` on tokens that are ordered window by window. Shape: (N, C) in and out."""
 
-    def __init__(self, attention: WindowAttention, side: int, shift: int) -> None:
+    def __init__(self, attention: WindowAttention, side: int, window: int, shift: int) -> None:
         super().__init__()
+        self.tokens = window * window
         self.heads, self.scale = attention.heads, attention.scale
         self.qkv, self.project = attention.qkv, attention.project
         bias = attention.relative_bias[attention.relative_index].permute(2, 0, 1)[None]  # 1, h, T, T
         if shift:
-            bias = bias + shift_mask(side, side, shift)[:, None]  # windows, h, T, T
+            bias = bias + shift_mask(side, side, window, shift)[:, None]  # windows, h, T, T
         self.register_buffer("bias", bias.detach().contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
         query, key, value = (
-            part.reshape(-1, TOKENS, width) for part in self.qkv(x).chunk(3, dim=-1)
+            part.reshape(-1, self.tokens, width) for part in self.qkv(x).chunk(3, dim=-1)
         )  # each windows, T, C
         mixed, *_ = torch.onnx.ops.attention(
             query,
@@ -190,10 +188,10 @@ def raster_order(side: int) -> Order:
     return torch.arange(side * side)
 
 
-def window_order(side: int, shift: int) -> Order:
+def window_order(side: int, window: int, shift: int) -> Order:
     """Order the tokens window by window, in a map rolled by `shift` up and left."""
     rolled = torch.roll(raster_order(side).reshape(1, side, side, 1), (-shift, -shift), dims=(1, 2))
-    return partition(rolled).flatten()
+    return partition(rolled, window).flatten()
 
 
 def children(order: Order, side: int) -> Order:

@@ -8,6 +8,8 @@ costs more than it gains.
 Shapes use B batch, H and W rows and columns, C channels, h heads, T = window * window tokens.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -16,8 +18,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
-WINDOW = 7
-
+STRIDE = 32  # of the bottleneck of the shipped networks
 Positive = Annotated[int, Meta(ge=1)]
 
 
@@ -29,6 +30,7 @@ class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         depths: number of blocks in each stage from stride 8 on; the decoder mirrors the encoder.
         half_width, quarter_width: channels of the convolutions at strides 2 and 4.
         half_depth: number of convolutions in the head at stride 2.
+        window: side of the windows of attention, in tokens.
     """
 
     width: Positive = 64
@@ -39,6 +41,21 @@ class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     half_width: Positive = 16
     quarter_width: Positive = 32
     half_depth: Positive = 2
+    window: Positive = 9
+
+    @property
+    def tile(self) -> int:
+        """Side of the tiles, in pixels: windows fit at strides 8 and 16, and one is the whole tile at 32."""
+        return STRIDE * self.window
+
+    @classmethod
+    def from_dict(cls, sizes: Mapping[str, Any]) -> "SwinUNetConfig":
+        """Read what `as_dict` gave; sizes of before 0.9 name no window, which was 7.
+
+        Raises:
+            ValueError: a size is unknown or has another type.
+        """
+        return msgspec.convert({"window": 7} | dict(sizes), cls)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the sizes as plain values, as the manifest and the checkpoint carry them."""
@@ -49,8 +66,8 @@ class SwinUNet(nn.Module):
     """Predicts one logit of "living cell" per pixel of a normalised phase-contrast tile.
 
     Shape:
-        input (B, 1, H, W) float32, H and W divisible by 224 (windows of 7 tokens must fit at strides
-        8, 16 and 32); output (B, 1, H, W) float32 logits.
+        input (B, 1, H, W) float32, H and W multiples of the config's `tile`, because windows must fit
+        at every stride; output (B, 1, H, W) float32 logits.
     """
 
     def __init__(self, config: SwinUNetConfig | None = None) -> None:
@@ -174,9 +191,10 @@ class SwinBlock(nn.Module):
 
     def __init__(self, width: int, config: SwinUNetConfig, *, shifted: bool) -> None:
         super().__init__()
-        self.shift = WINDOW // 2 if shifted else 0
+        self.window = config.window
+        self.shift = self.window // 2 if shifted else 0
         self.norm_attention = nn.LayerNorm(width)
-        self.attention = WindowAttention(width, max(width // config.head_width, 1))
+        self.attention = WindowAttention(width, max(width // config.head_width, 1), config.window)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, config.mlp_ratio * width), nn.GELU(), nn.Linear(config.mlp_ratio * width, width)
@@ -184,13 +202,13 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
-        shift = self.shift if min(height, width) > WINDOW else 0
+        shift = self.shift if min(height, width) > self.window else 0
 
         windows = self.norm_attention(x)
         if shift:
             windows = torch.roll(windows, (-shift, -shift), dims=(1, 2))
-        windows = partition(windows)  # B*windows, T, C
-        mask = shift_mask(height, width, shift).to(x) if shift else None
+        windows = partition(windows, self.window)  # B*windows, T, C
+        mask = shift_mask(height, width, self.window, shift).to(x) if shift else None
         windows = self.attention(windows, mask)
         attended = unpartition(windows, batch, height, width, channels)  # B, H, W, C
         if shift:
@@ -206,15 +224,15 @@ class WindowAttention(nn.Module):
 
     relative_index: Tensor
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads
         self.scale = (width // heads) ** -0.5
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
-        self.relative_bias = nn.Parameter(torch.zeros((2 * WINDOW - 1) ** 2, heads))
+        self.relative_bias = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_bias, std=0.02)
-        self.register_buffer("relative_index", relative_position_index(), persistent=False)
+        self.register_buffer("relative_index", relative_position_index(window), persistent=False)
 
     def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
         count, tokens, width = windows.shape
@@ -265,40 +283,65 @@ class PatchExpanding(nn.Module):
         return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, self.narrow)
 
 
-def partition(x: Tensor) -> Tensor:
-    """Cut (B, H, W, C) into windows: (B * H/7 * W/7, T, C)."""
+def partition(x: Tensor, window: int) -> Tensor:
+    """Cut (B, H, W, C) into windows: (B * H/window * W/window, T, C)."""
     batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, WINDOW * WINDOW, channels)
+    x = x.reshape(batch, height // window, window, width // window, window, channels)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, window * window, channels)
 
 
 def unpartition(windows: Tensor, batch: int, height: int, width: int, channels: int) -> Tensor:
     """Put windows back in their places: the inverse of `partition`."""
-    x = windows.reshape(batch, height // WINDOW, width // WINDOW, WINDOW, WINDOW, channels)
+    side = math.isqrt(windows.shape[1])
+    x = windows.reshape(batch, height // side, width // side, side, side, channels)
     return x.permute(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
 
 
-def relative_position_index() -> Tensor:
+def relative_position_index(window: int) -> Tensor:
     """Return the row of the bias table for each pair of tokens of a window: (T, T) int64."""
-    axis = torch.arange(WINDOW)
+    axis = torch.arange(window)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
     row, column = rows.flatten(), columns.flatten()  # T each
-    down = row[:, None] - row[None, :] + WINDOW - 1
-    right = column[:, None] - column[None, :] + WINDOW - 1
-    return down * (2 * WINDOW - 1) + right
+    down = row[:, None] - row[None, :] + window - 1
+    right = column[:, None] - column[None, :] + window - 1
+    return down * (2 * window - 1) + right
 
 
-def shift_mask(height: int, width: int, shift: int) -> Tensor:
+def with_window(network: SwinUNet, window: int) -> SwinUNet:
+    """Return the network with wider windows; every pair of tokens that it knew keeps its bias.
+
+    Pairs that are farther apart than in its own windows take the bias of the farthest that it knew. Liu et
+    al. 2021 interpolate instead, which scored the same here.
+
+    Raises:
+        ValueError: the windows would be narrower.
+    """
+    wider = window - network.config.window
+    if wider < 0:
+        raise ValueError(f"windows of {network.config.window} tokens cannot be cut to {window}")
+    made = SwinUNet(msgspec.structs.replace(network.config, window=window))
+    weights = network.state_dict()
+    for name, bias in weights.items():
+        if name.endswith(".relative_bias"):
+            side, heads = 2 * network.config.window - 1, bias.shape[1]
+            square = bias.T.reshape(1, heads, side, side)
+            padded = functional.pad(square, (wider, wider, wider, wider), mode="replicate")
+            weights[name] = padded.reshape(heads, -1).T.contiguous()
+    made.load_state_dict(weights)
+    return made
+
+
+def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
     """Keep tokens that the cyclic shift brought together from attending to each other.
 
     Returns (windows, T, T) float32: 0 within a region of the unrolled image, -100 across regions.
     """
-    regions = [slice(0, -WINDOW), slice(-WINDOW, -shift), slice(-shift, None)]
+    regions = [slice(0, -window), slice(-window, -shift), slice(-shift, None)]
     label = torch.zeros(1, height, width, 1)
     for row_index, rows in enumerate(regions):
         for column_index, columns in enumerate(regions):
             label[:, rows, columns, :] = row_index * len(regions) + column_index
-    windows = partition(label).squeeze(-1)  # windows, T
+    windows = partition(label, window).squeeze(-1)  # windows, T
     return (windows[:, :, None] != windows[:, None, :]).float() * -100.0
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cytomask.model.predictor import tile_side
 from cytomask.training.crops import Crop, Labelled, Mix, draw_crop
 from cytomask.training.experiment import TrainingConfig
 from cytomask.training.processes import Process
@@ -71,7 +72,7 @@ class Batches:
         self._executor.shutdown(cancel_futures=True)
 
     def of(self, steps: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield this process's share of each step's crops, on its device: three (B, 1, 224, 224) float32."""
+        """Yield this process's share of each step's crops, on its device, (B, 1, side, side) float32 each."""
         drawn = deque(self._draw(step) for step in steps[:2])
         for ahead in [*steps[2:], None, None][: len(steps)]:
             crops = [future.result() for future in drawn.popleft()]
@@ -88,4 +89,4 @@ class Batches:
 
     def _crop(self, step: int, place: int) -> Crop:
         rng = np.random.default_rng((self._config.seed, step % 2**32, place))
-        return draw_crop(self._mix, self._config.augmentation, rng)
+        return draw_crop(self._mix, tile_side(self._config.mode), self._config.augmentation, rng)

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from safetensors import SafetensorError, safe_open
@@ -61,12 +60,11 @@ def load_network(path: Path) -> Network:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-        sizes: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in json.loads(metadata["config"]).items()
-        }
+        sizes = json.loads(metadata["config"])
         network = (
-            ConvUNet(ConvUNetConfig(**sizes)) if "widths" in sizes else SwinUNet(SwinUNetConfig(**sizes))
+            ConvUNet(ConvUNetConfig(tuple(sizes["widths"])))
+            if "widths" in sizes
+            else SwinUNet(SwinUNetConfig.from_dict(sizes))
         )
         network.load_state_dict(load_file(path))
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -16,6 +16,7 @@ from cytomask.model import preprocess
 Share = Annotated[float, Meta(ge=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0)]
 AboveZero = Annotated[float, Meta(gt=0)]
+STREAKY = 0.25  # share of the noise that differs by column, or by row, as a camera's often does
 GRAINY = 2.5  # deviations of the page: 15 grey levels are about 2 on a flat page of LIVECell's
 
 
@@ -36,14 +37,13 @@ class Labelled:
     known: metrics.Mask | None = None
 
     def squashed(
-        self, window: tuple[slice, slice]
+        self, window: tuple[slice, slice], side: int
     ) -> tuple[preprocess.Pixels, preprocess.Pixels, preprocess.Pixels]:
-        """Show a window as `resize` mode sees a page.
+        """Show a window of the page squashed to a tile of this side, in pixels, as `resize` mode does.
 
         Returns:
-            Three (224, 224) float32: pixels, coverage by cells 0..1, share that is known 0..1.
+            Three (side, side) float32: pixels, coverage by cells 0..1, share that is known 0..1.
         """
-        side = preprocess.TILE
         cells = preprocess.resize(self.cells[window].astype(np.float32), side, side)
         known = self.weights()[window]
         return (
@@ -119,36 +119,41 @@ Mix = Sequence[tuple[float, Sequence[Labelled]]]
 Crop = tuple[preprocess.Pixels, preprocess.Pixels, preprocess.Pixels]
 
 
-def draw_crop(mix: Mix, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
+def draw_crop(mix: Mix, side: int, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
     """Draw a source by its weight, an image of it at random, and return a crop as `random_crop` does."""
     weights = np.array([weight for weight, _ in mix])
     pool = mix[int(rng.choice(len(mix), p=weights / weights.sum()))][1]
-    return random_crop(pool[int(rng.integers(len(pool)))], augmentation, rng)
+    return random_crop(pool[int(rng.integers(len(pool)))], side, augmentation, rng)
 
 
-def random_crop(item: Labelled, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
-    """Take one augmented crop: three (1, 224, 224) float32 arrays, pixels, 0/1 cells and 0/1 known."""
-    pixels, cells, known = _place(item, augmentation, rng)
+def random_crop(item: Labelled, side: int, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
+    """Take one augmented crop of this side, in pixels.
+
+    Returns:
+        Three (1, side, side) float32: pixels, 0/1 cells and 0/1 known.
+    """
+    pixels, cells, known = _place(item, side, augmentation, rng)
     return _degrade(pixels, augmentation, rng)[None], cells[None], known[None]
 
 
-def _place(item: Labelled, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
-    """Take a tile from anywhere, at any scale and angle: three (224, 224) float32.
+def _place(item: Labelled, side: int, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
+    """Take a tile from anywhere, at any scale and angle: three (side, side) float32.
 
     What lies beyond the page is mirrored, as serving pads it, but not known.
     """
     squashed = rng.random() < augmentation.squash
     if squashed:
-        pixels, coverage, known = item.squashed(_window(item.pixels.shape, augmentation, rng))
-        placement = _placement(pixels.shape, 1.0, augmentation.shift, augmentation, rng)
+        pixels, coverage, known = item.squashed(_window(item.pixels.shape, augmentation, rng), side)
+        placement = _placement(pixels.shape, side, 1.0, augmentation.shift, augmentation, rng)
     else:
         pixels, coverage, known = item.pixels, item.cells.astype(np.float32), item.weights()
         if rng.random() < augmentation.unscaled:
             augmentation = msgspec.structs.replace(augmentation, zoom=(1.0, 1.0), affine=0.0)
-        placement = _placement(pixels.shape, rng.uniform(*augmentation.zoom), None, augmentation, rng)
-    pixels = _warp(pixels, placement)
-    cells = (_warp(coverage, placement) >= 0.5).astype(np.float32)
-    known = (_warp(known, placement, cv2.BORDER_CONSTANT) >= 0.5).astype(np.float32)
+        zoom = rng.uniform(*augmentation.zoom)
+        placement = _placement(pixels.shape, side, zoom, None, augmentation, rng)
+    pixels = _warp(pixels, side, placement)
+    cells = (_warp(coverage, side, placement) >= 0.5).astype(np.float32)
+    known = (_warp(known, side, placement, cv2.BORDER_CONSTANT) >= 0.5).astype(np.float32)
 
     turns = int(rng.integers(4)) if augmentation.turn else 0
     if squashed:
@@ -170,6 +175,7 @@ def _window(
 
 def _placement(
     shape: tuple[int, ...],
+    side: int,
     zoom: float,
     shift: float | None,
     augmentation: Augmentation,
@@ -186,31 +192,34 @@ def _placement(
         angle, slant = np.deg2rad(rng.uniform(-1, 1, 2) * (augmentation.rotation, augmentation.shear))
         turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         sheared = turned @ np.array([[1, np.tan(slant)], [0, 1]])
-    side = preprocess.TILE * zoom
+    half = (side - 1) / 2  # of the tile; below, `reach` is the tile's side in the source
+    reach = side * zoom
     middle = (np.array(shape[1::-1]) - 1) / 2  # x, y
     if shift is None:
-        room = np.maximum(np.array(shape[1::-1]) - side, 0) / 2
+        room = np.maximum(np.array(shape[1::-1]) - reach, 0) / 2
         # Whole pixels: without zoom and bend nothing is resampled.
-        corner = np.round(middle + rng.uniform(-room, room) - (side - 1) / 2)
-        centre = np.where(room > 0, corner + (side - 1) / 2, middle)
+        corner = np.round(middle + rng.uniform(-room, room) - (reach - 1) / 2)
+        centre = np.where(room > 0, corner + (reach - 1) / 2, middle)
     else:
-        centre = middle + (rng.uniform(-shift, shift, 2) * side if bent else 0)
+        centre = middle + (rng.uniform(-shift, shift, 2) * reach if bent else 0)
     linear = zoom * sheared
-    half = (preprocess.TILE - 1) / 2
     return np.column_stack([linear, centre - linear @ np.array([half, half])])
 
 
 def _warp(
-    source: preprocess.Pixels, placement: NDArray[np.float64], beyond: int = cv2.BORDER_REFLECT_101
+    source: preprocess.Pixels,
+    side: int,
+    placement: NDArray[np.float64],
+    beyond: int = cv2.BORDER_REFLECT_101,
 ) -> preprocess.Pixels:
-    """Return the tile at that place, (224, 224) float32, bilinear.
+    """Return the tile at that place, (side, side) float32, bilinear.
 
     Beyond the source it is mirrored, or 0 with cv2.BORDER_CONSTANT.
     """
     tile = cv2.warpAffine(
         source,
         placement,
-        (preprocess.TILE, preprocess.TILE),
+        (side, side),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=beyond,
     )
@@ -220,7 +229,7 @@ def _warp(
 def _degrade(
     pixels: preprocess.Pixels, augmentation: Augmentation, rng: np.random.Generator
 ) -> preprocess.Pixels:
-    """Degrade a tile, (224, 224) float32, as optics and camera do."""
+    """Degrade a tile, (side, side) float32, as optics and camera do."""
     if rng.random() < augmentation.blur:
         deviation = rng.uniform(0.1, augmentation.blur_deviation)
         pixels = cv2.GaussianBlur(pixels, (0, 0), deviation).astype(np.float32, copy=False)
@@ -228,9 +237,9 @@ def _degrade(
         pixels = _bend(pixels, float(np.exp(rng.uniform(-1, 1) * augmentation.gamma)))
     grainy = rng.random() < augmentation.grainy
     deviation = rng.uniform(1, GRAINY) if grainy else augmentation.noise * rng.random() ** 2
-    pixels = pixels + _noise(deviation, rng)
+    pixels = pixels + _noise(pixels.shape[0], deviation, rng)
     if rng.random() < augmentation.light:
-        pixels = pixels + _uneven_light(augmentation.light_depth * rng.uniform(0, 1), rng)
+        pixels = pixels + _uneven_light(pixels.shape[0], augmentation.light_depth * rng.uniform(0, 1), rng)
     if rng.random() < augmentation.marks:
         pixels = _marked(pixels, rng)
     if grainy or rng.random() < augmentation.repage:
@@ -249,17 +258,20 @@ def _bend(pixels: preprocess.Pixels, gamma: float) -> preprocess.Pixels:
     return restored
 
 
-def _noise(deviation: float, rng: np.random.Generator) -> preprocess.Pixels:
-    """Draw Gaussian noise for one tile, in grains of one pixel or of two."""
+def _noise(side: int, deviation: float, rng: np.random.Generator) -> preprocess.Pixels:
+    """Draw Gaussian noise for one tile, in grains of one or two pixels; some has a camera's streaks."""
     grain = int(rng.integers(1, 3))
-    side = preprocess.TILE // grain
-    coarse = rng.standard_normal((side, side), np.float32) * np.float32(deviation)
-    return np.repeat(np.repeat(coarse, grain, axis=0), grain, axis=1)
+    grains = side // grain
+    coarse = rng.standard_normal((grains, grains), np.float32)
+    if rng.random() < STREAKY:
+        along = (1, grains) if rng.random() < 0.8 else (grains, 1)
+        coarse += rng.standard_normal(along, np.float32) * np.float32(rng.uniform(0.2, 0.8))
+    return np.repeat(np.repeat(coarse * np.float32(deviation), grain, axis=0), grain, axis=1)
 
 
-def _uneven_light(depth: float, rng: np.random.Generator) -> preprocess.Pixels:
-    """Draw a slope and a vignette of up to `depth` either way: (224, 224) float32."""
-    axis = np.linspace(-1, 1, preprocess.TILE, dtype=np.float32)
+def _uneven_light(side: int, depth: float, rng: np.random.Generator) -> preprocess.Pixels:
+    """Draw a slope and a vignette of up to `depth` either way: (side, side) float32."""
+    axis = np.linspace(-1, 1, side, dtype=np.float32)
     down, across = np.meshgrid(axis, axis, indexing="ij")
     weights = rng.uniform(-1, 1, 3)
     row, column = rng.uniform(-1, 1, 2)
@@ -271,9 +283,9 @@ def _uneven_light(depth: float, rng: np.random.Generator) -> preprocess.Pixels:
 
 
 def _marked(pixels: preprocess.Pixels, rng: np.random.Generator) -> preprocess.Pixels:
-    """Put one kind of mark on a tile, (224, 224) float32."""
+    """Put one kind of mark on a tile, (side, side) float32."""
     pixels = pixels.copy()
-    side = preprocess.TILE
+    side = pixels.shape[0]
     low, high = float(pixels.min()), float(pixels.max())
     match int(rng.integers(3)):
         case 0:  # hot pixels

@@ -7,8 +7,8 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from cytomask.model.predictor import Mode
-from cytomask.model.swin_unet import SwinUNetConfig
+from cytomask.model.predictor import Mode, tile_side
+from cytomask.model.swin_unet import STRIDE, SwinUNetConfig
 from cytomask.training.crops import Augmentation, Share
 from cytomask.training.losses import Loss
 
@@ -86,6 +86,11 @@ class TrainingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             config = msgspec.convert({"name": name} | values, cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"experiment {name}: {error}") from error
+        if config.network == "swin_unet" and config.swin_unet.tile != (side := tile_side(config.mode)):
+            raise ValueError(
+                f"experiment {name}: mode {config.mode} has tiles of {side} pixels; under swin_unet, set "
+                f"window to {side // STRIDE}, not {config.swin_unet.window}"
+            )
         if config.early_stopping and not (config.validation or config.hold_out):
             raise ValueError(f"experiment {name}: early_stopping needs validation or hold_out")
         return config

@@ -49,7 +49,7 @@ def probability_range(
 
     Args:
         normalised: (H, W) float32, as `preprocess.normalise` returns it.
-        teachers: map (N, 1, 224, 224) tiles to logits of that shape.
+        teachers: map (N, 1, side, side) tiles to logits of that shape.
 
     Returns:
         Two (H, W) float32 in 0..1.

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import (
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cytomask.model.predictor import Ancestor
-from cytomask.model.swin_unet import SwinUNet
+from cytomask.model.swin_unet import SwinUNet, with_window
 from cytomask.training.checkpoints import Network, lineage_from, load_network, write_whole
 from cytomask.training.conv_unet import ConvUNet
 from cytomask.training.experiment import TrainingConfig
@@ -55,6 +55,8 @@ class Run:
             begun = load_network(start)
             if type(begun) is not type(network):
                 raise ValueError(f"{start} does not hold a {config.network}, the network of {config.name}")
+            if isinstance(begun, SwinUNet) and begun.config.window < config.swin_unet.window:
+                begun = with_window(begun, config.swin_unet.window)
             if isinstance(begun, SwinUNet) and begun.config != config.swin_unet:
                 raise ValueError(f"{start} has other sizes than {config.name} sets under swin_unet")
             network = begun
@@ -79,7 +81,7 @@ class Run:
     def step(self, pixels: Tensor, cells: Tensor, known: Tensor) -> float:
         """Learn from one batch and return its loss.
 
-        Shape: all three (B, 1, 224, 224) float32, cells and known 0 or 1.
+        Shape: all three (B, 1, side, side) float32, cells and known 0 or 1.
 
         Raises:
             ValueError: the loss is not a number; the weights are still those of the step before.

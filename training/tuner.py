@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cytomask import metrics
-from cytomask.model.predictor import Mode, cores, logit, logits_of_page
+from cytomask.model.predictor import Mode, cores, logit, logits_of_page, tile_side
 from cytomask.model.preprocess import TILE, Pixels, normalise
 from cytomask.model.swin_unet import SwinUNet
 from cytomask.samples.fields import phase_contrast_field
@@ -273,13 +273,14 @@ class _Run:
 
         The crops depend only on seed, step and part, so a resumed run draws the same ones.
         """
-        recipe = self.recipe
+        recipe, side = self.recipe, tile_side(self.recipe.mode)
         rng = np.random.default_rng((recipe.seed, self.progress.step, part))
         own, held = recipe.batch // PARTS, recipe.held // PARTS
         crops = [
-            _draw(self.views[int(rng.integers(len(self.views)))], self.augmentation, rng) for _ in range(own)
+            _draw(self.views[int(rng.integers(len(self.views)))], side, self.augmentation, rng)
+            for _ in range(own)
         ]
-        crops += [_draw(self.generated, self.augmentation, rng) for _ in range(held)]
+        crops += [_draw(self.generated, side, self.augmentation, rng) for _ in range(held)]
         pixels, cells, known = (torch.from_numpy(np.stack(each)) for each in zip(*crops, strict=True))
         logits = self._logits(self.network, pixels)
         loss = loss_of(logits[:own], cells[:own], "bce_lovasz", known[:own])
@@ -350,7 +351,7 @@ class _Run:
         return recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
 
     def _logits(self, network: SwinUNet, pixels: Tensor) -> Tensor:
-        """Compute logits: (B, 1, 224, 224) float32 in and out."""
+        """Compute logits: (B, 1, side, side) float32 in and out."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.process.half):
             logits: Tensor = network(pixels)
         return logits.float()
@@ -447,8 +448,8 @@ def _factor(network: SwinUNet, pages: Sequence[Labelled], recipe: Recipe) -> flo
     return best_factor(given[::step], truth[::step])
 
 
-def _draw(pages: Sequence[Labelled], augmentation: Augmentation, rng: np.random.Generator) -> Crop:
-    return random_crop(pages[int(rng.integers(len(pages)))], augmentation, rng)
+def _draw(pages: Sequence[Labelled], side: int, augmentation: Augmentation, rng: np.random.Generator) -> Crop:
+    return random_crop(pages[int(rng.integers(len(pages)))], side, augmentation, rng)
 
 
 def views_of(page: Labelled, seed: int) -> list[Labelled]:

@@ -48,7 +48,7 @@ def samples_of(network: Network, items: Sequence[Labelled], config: TrainingConf
 
 
 def tile_function(network: Network, device: torch.device) -> Callable[[preprocess.Pixels], preprocess.Pixels]:
-    """Wrap the network as the predictor sees it: (N, 1, 224, 224) float32 tiles to logits."""
+    """Wrap the network as the predictor sees it: (N, 1, side, side) float32 tiles to logits."""
 
     def infer(tiles: preprocess.Pixels) -> preprocess.Pixels:
         network.eval()

@@ -126,7 +126,7 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
         (("in", "--group", "g"), "use them with --from-stack", 2),
         (("in", "--name", "../x"), "is not a name for weights", 2),
         (("in", "--name", "parent-1"), "weights called parent-1 exist already", 1),
-        (("in", "--name", "swin-unet-0.8"), "weights called swin-unet-0.8 exist already", 1),
+        (("in", "--name", "swin-unet-0.9"), "weights called swin-unet-0.9 exist already", 1),
         (("in", "--out", "models/parent", "--name", "parent-1"), "holds a model already: ", 1),
         (("nowhere",), "nowhere does not exist", 1),
         (("in", "--licence", "MIT"), "began from parent-1, which is non-commercial", 1),

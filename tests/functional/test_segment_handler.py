@@ -81,7 +81,7 @@ def test_the_result_records_how_the_mask_was_made(stack: SegmentStack, predictor
             "confluence": result["confluence"],
             "confluence_low": result["confluence_low"],
             "confluence_high": result["confluence_high"],
-            "tiles": {"count": 1, "tile": 224, "overlap": 56},
+            "tiles": {"count": 1, "tile": 288, "overlap": 28},
             "mask": result["mask"],
             "mask_etag": stack.s3.head_object(Bucket=OUTPUT, Key=f"{KEY}.mask.png")["ETag"].strip('"'),
         }
@@ -274,9 +274,9 @@ def test_resize_mode_has_no_tiles_and_a_mask_of_the_full_size(stack: SegmentStac
 
 
 def test_the_result_counts_the_tiles_of_a_large_page(stack: SegmentStack) -> None:
-    result = stack.segment(KEY, tiff(np.tile(page(), (4, 4))))  # 256 x 320
+    result = stack.segment(KEY, tiff(np.tile(page(), (5, 4))))  # 320 x 320
     assert result["pages"][0]["tiles"]["count"] == 4
-    assert stack.mask(f"{KEY}.mask.png").shape == (4 * HEIGHT, 4 * WIDTH)
+    assert stack.mask(f"{KEY}.mask.png").shape == (5 * HEIGHT, 4 * WIDTH)
 
 
 def test_a_named_channel_is_segmented_like_a_single_page(stack: SegmentStack, predictor: Predictor) -> None:

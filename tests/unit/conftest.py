@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from exported import Exporter
+from exported import Exporter, small_network
 from safetensors.torch import save_file
 
 from cytomask.model.export import main as export
-from cytomask.model.predictor import MODES, Predictor
-from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.model.predictor import Predictor
+from cytomask.model.swin_unet import SwinUNet
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,16 +27,8 @@ def shipped() -> Predictor:
 
 @pytest.fixture(scope="session")
 def network() -> SwinUNet:
-    """Make a small network with every kind of layer and random weights, biases and statistics."""
-    torch.manual_seed(0)
-    network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8))
-    with torch.no_grad():
-        for value in network.state_dict().values():
-            if value.is_floating_point():
-                value.add_(0.2 * (torch.rand_like(value) - 0.5))
-        # Spread the logits from clear background to clear cell; otherwise all probabilities are near 0.5.
-        network.head.logit.weight *= 40
-    return network.eval()
+    """Make a small network for `native` mode."""
+    return small_network(9)
 
 
 @pytest.fixture(scope="session")
@@ -47,17 +39,17 @@ def exporter(pytestconfig: pytest.Config) -> Exporter:
 
 @pytest.fixture(scope="session")
 def weights(network: SwinUNet, exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Export that network for both modes into a folder that the predictor reads."""
+    """Export that network, and one like it for `resize` mode, into a folder that the predictor reads."""
     run, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("weights")
     checkpoint, config, scores = run / "swin_unet.safetensors", run / "config.json", run / "scores.json"
-    metadata = {"config": json.dumps(network.config.as_dict()), "lineage": "[]"}
-    save_file(network.state_dict(), checkpoint, metadata=metadata)
     scores.write_text(json.dumps({"noise": {"iou": 0.5, "images": 1}}))
     given = "--name small-1 --threshold 0.4 --source noise --source dust --licence CC0"
     files = [str(checkpoint), "--config", str(config), "--scores", str(scores)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cytomask.model.export.export_onnx", exporter)
-        for mode in MODES:
+        for mode, trained in {"native": network, "resize": small_network(7)}.items():
+            metadata = {"config": json.dumps(trained.config.as_dict()), "lineage": "[]"}
+            save_file(trained.state_dict(), checkpoint, metadata=metadata)
             config.write_text(json.dumps({"steps": 2, "mode": mode}))
             export([*files, *given.split(), "--out", str(folder / mode)])
     return folder

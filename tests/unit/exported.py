@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 
 from cytomask.model import export, serving_network, swin_unet
-from cytomask.model.swin_unet import SwinUNet
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 
 CODE = [Path(module.__file__ or "").read_bytes() for module in (export, serving_network, swin_unet)]
 real_export = export.export_onnx
@@ -45,3 +45,16 @@ def fingerprint(network: SwinUNet) -> str:
     for part in (save(network.state_dict()), *CODE):
         digest.update(part)
     return digest.hexdigest()[:32]
+
+
+def small_network(window: int) -> SwinUNet:
+    """Make a small network with every kind of layer and random weights, biases and statistics."""
+    torch.manual_seed(0)
+    network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8, window=window))
+    with torch.no_grad():
+        for value in network.state_dict().values():
+            if value.is_floating_point():
+                value.add_(0.2 * (torch.rand_like(value) - 0.5))
+        # Spread the logits from clear background to clear cell; otherwise all probabilities are near 0.5.
+        network.head.logit.weight *= 40
+    return network.eval()

@@ -40,7 +40,7 @@ def test_all_logits_are_scaled_by_one_factor(
     given = [str(weights), "pairs:i:m", "--mode", "native", "--data", str(tmp_path), "--out", str(scaled)]
     assert main(given) == 0
     factor = float(capsys.readouterr().out.rpartition(" times ")[2])
-    tile = torch.randn(1, 1, 224, 224)
+    tile = torch.randn(1, 1, 288, 288)
     with torch.inference_mode():
         before, after = (load_network(path).eval()(tile) for path in (weights, scaled))
     assert factor != 1

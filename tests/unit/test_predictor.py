@@ -1,6 +1,5 @@
 """From page to mask: shapes, thresholds, seams, and weights that must not be served."""
 
-import copy
 import json
 import shutil
 import subprocess
@@ -13,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exported import Exporter
+from exported import Exporter, small_network
 from numpy.typing import NDArray
 
 from cytomask.model.export import export
 from cytomask.model.predictor import MODES, Mode, Predictor, WeightsError, logit, logits_of_page, open_network
-from cytomask.model.preprocess import TILE, Pixels
-from cytomask.model.swin_unet import SwinUNet
+from cytomask.model.preprocess import SQUARE, TILE, Pixels
 from cytomask.samples.fields import phase_contrast_field
 
 pytestmark = pytest.mark.long
@@ -126,7 +124,7 @@ def test_the_two_modes_look_at_different_scales(shipped: Predictor) -> None:
     page = phase_contrast_field(0, 300, 400).pixels
     native, resized = (shipped.predict(page, mode) for mode in MODES)
     assert native.plan is not None
-    assert (native.plan.height, native.plan.width, native.plan.count) == (300, 400, 6)
+    assert (native.plan.height, native.plan.width, native.plan.count) == (300, 400, 4)
     assert resized.plan is None
     assert not np.array_equal(native.mask, resized.mask)
 
@@ -140,7 +138,7 @@ def test_resize_mode_shows_the_network_the_whole_page_once() -> None:
 
     ramp = np.linspace(-1, 1, 500, dtype=np.float32)[None].repeat(300, axis=0)
     logits = logits_of_page(ramp, "resize", infer)
-    assert [tiles.shape for tiles in seen] == [(1, 1, TILE, TILE)]
+    assert [tiles.shape for tiles in seen] == [(1, 1, SQUARE, SQUARE)]
     np.testing.assert_allclose(logits, ramp, atol=0.01)
 
 
@@ -172,7 +170,7 @@ def test_errors_at_the_borders_of_tiles_do_not_become_lines() -> None:
     smooth = np.zeros((height, width), np.float32)
     logits = logits_of_page(smooth, "native", infer)
     inside = logits[20:-20, 20:-20]  # the page's own border is where no other tile can help
-    assert max(np.abs(np.diff(inside, axis=axis)).max() for axis in (0, 1)) < 0.02
+    assert max(np.abs(np.diff(inside, axis=axis)).max() for axis in (0, 1)) < 0.03
 
 
 def test_logits_do_not_jump_where_tiles_begin_and_end(shipped: Predictor) -> None:
@@ -217,11 +215,11 @@ def test_a_mode_that_is_not_asked_for_is_not_loaded(copied: Path) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_each_mode_has_its_own_network(
-    copied: Path, network: SwinUNet, exporter: Exporter, monkeypatch: pytest.MonkeyPatch, mode: Mode
+    copied: Path, exporter: Exporter, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
     unchanged = Predictor(copied)
     before = {each: unchanged.predict(noise(30, 30), each).logits for each in MODES}
-    other = copy.deepcopy(network)
+    other = small_network(9 if mode == "native" else 7)
     with torch.no_grad():
         assert other.head.logit.bias is not None
         other.head.logit.bias += 1

@@ -3,17 +3,19 @@
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from exported import Exporter
 from PIL import Image
 
-from cytomask.model.predictor import Manifest, Predictor, WeightsError, read_manifest
-from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.model.predictor import MODES, Manifest, Predictor, WeightsError, read_manifest, tile_side
+from cytomask.model.swin_unet import STRIDE, SwinUNet, SwinUNetConfig
 from cytomask.training.checkpoints import save
 from cytomask.training.promote import Candidate, LowerScore, fill_card, flattered, install, main, promote
 
@@ -22,18 +24,16 @@ TRAINED = {"train": {"made/train": 1.0}}
 
 
 @pytest.fixture(scope="module")
-def checkpoints(exporter: Exporter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make checkpoints of two networks and their exports: `all` calls every pixel cell, `none` no pixel."""
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make checkpoints of networks for each mode: `all` calls every pixel cell, `none` no pixel."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    for name, bias in (("all", 5.0), ("none", -5.0)):
-        network = SwinUNet(
-            SwinUNetConfig(width=16, depths=(1,), bottleneck_depth=1, half_width=4, quarter_width=8)
-        )
+    small = SwinUNetConfig(width=16, depths=(1,), bottleneck_depth=1, half_width=4, quarter_width=8)
+    for (name, bias), mode in product({"all": 5.0, "none": -5.0}.items(), MODES):
+        network = SwinUNet(msgspec.structs.replace(small, window=tile_side(mode) // STRIDE))
         with torch.no_grad():
             network.head.logit.weight.zero_()
             torch.nn.init.constant_(network.head.logit.bias, bias)  # type: ignore[arg-type]
-        save(network, folder / f"{name}.safetensors")
-        exporter(network, folder / f"{name}.onnx")
+        save(network, folder / f"{name}_{mode}.safetensors")
     return folder
 
 
@@ -65,7 +65,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def candidate(checkpoints: Path, name: str, **fields: Any) -> Candidate:
     given = {"training": TRAINED, "training_data": ["made, 1 image: CC0"], "licence": "CC0"} | fields
-    return Candidate(checkpoints / f"{name}.safetensors", f"{name}-1", **given)
+    mode = given["training"].get("mode", "native")
+    return Candidate(checkpoints / f"{name}_{mode}.safetensors", f"{name}-1", **given)
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_the_first_weights_replace_none(checkpoints: Path, data: Path, tmp_path:
     manifest = read_manifest(weights / "native", "native")
     assert (manifest.name, manifest.threshold, manifest.training) == ("all-1", 0.4, TRAINED)
     assert (manifest.training_data, manifest.licence) == (["made, 1 image: CC0"], "CC0")
-    assert (weights / FILES[3]).read_bytes() == (checkpoints / "all.safetensors").read_bytes()
+    assert (weights / FILES[3]).read_bytes() == (checkpoints / "all_native.safetensors").read_bytes()
 
 
 def test_a_higher_score_replaces_all_of_a_model(checkpoints: Path, data: Path, serving: Path) -> None:
@@ -117,7 +118,7 @@ def test_a_higher_score_replaces_all_of_a_model(checkpoints: Path, data: Path, s
     )
     assert sorted(files_of(serving)) == sorted([*FILES, "README.md"])
     assert [path.name for path in serving.parent.iterdir()] == ["weights"]
-    assert (serving / FILES[3]).read_bytes() == (checkpoints / "all.safetensors").read_bytes()
+    assert (serving / FILES[3]).read_bytes() == (checkpoints / "all_native.safetensors").read_bytes()
     predictor = Predictor(serving, modes=["native"])
     assert predictor.manifests["native"].name == "all-1"
     assert predictor.predict(np.arange(64).reshape(8, 8)).mask.all()
@@ -333,7 +334,7 @@ def run(checkpoints: Path, name: str, data: Path, weights: Path, *more: str) -> 
     config.write_text(json.dumps(TRAINED))
     main(
         [
-            *(str(checkpoints / f"{name}.safetensors"), "made/val", "made/train"),
+            *(str(checkpoints / f"{name}_native.safetensors"), "made/val", "made/train"),
             *("--data", str(data), "--name", f"{name}-2", "--weights", str(weights), *more),
         ]
     )
@@ -371,7 +372,7 @@ def test_the_command_reports_the_refusal(checkpoints: Path, data: Path, serving:
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("absent", [], "absent.safetensors"),
+        ("absent", [], "absent_native.safetensors"),
         ("all", ["--report", "made/test"], "made/test in .* has no images"),
         ("all", ["--config", "nowhere.json"], "nowhere.json"),
     ],

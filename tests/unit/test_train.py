@@ -24,8 +24,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from cytomask.model.predictor import MODES, Mode, tile_side
 from cytomask.model.preprocess import Pixels
-from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
+from cytomask.model.swin_unet import STRIDE, SwinUNet, SwinUNetConfig
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training import train as script
 from cytomask.training.batches import Batches, read_data
@@ -734,7 +735,7 @@ def test_the_crops_of_a_step_are_the_same_for_any_number_of_processes(data: Path
     for step in range(3):
         for kind in (0, 1):
             together = np.stack([share[step][kind] for share in shares], axis=1)  # 2 places, 2 processes
-            assert np.array_equal(together.reshape(4, 1, 224, 224), alone[step][kind])
+            assert np.array_equal(together.reshape(4, 1, 288, 288), alone[step][kind])
 
 
 def test_the_crops_of_a_step_are_the_same_wherever_a_run_begins(data: Path) -> None:
@@ -765,7 +766,9 @@ def test_validation_images_are_never_trained_on(tmp_path: Path) -> None:
         write_field(tmp_path / f"{seed}.png", seed)
     for split, names in {"train": ["0.png", "1.png"], "val": ["1.png"]}.items():
         images = [{"id": at, "file_name": name, "height": 224, "width": 224} for at, name in enumerate(names)]
-        (tmp_path / f"{split}.json").write_text(json.dumps({"images": images, "annotations": []}))
+        square = [[20, 20, 90, 20, 90, 90, 20, 90]]
+        cells = [{"id": at, "image_id": at, "segmentation": square} for at in range(len(names))]
+        (tmp_path / f"{split}.json").write_text(json.dumps({"images": images, "annotations": cells}))
     both = {"train": {"coco:train.json:.": 1}, "validation": ["coco:val.json:."]}
     mix, held_out = read_data(experiment(**both), tmp_path)
     assert [(weight, [item.name for item in items]) for weight, items in mix] == [(1.0, ["0"])]
@@ -868,7 +871,7 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
         rates(1, 3, epochs=2, warmup_steps=6)
 
 
-def batch(side: int = 224) -> tuple[Tensor, Tensor, Tensor]:
+def batch(side: int = 288) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(1)
     pixels = torch.randn(2, 1, side, side)
     return pixels, (pixels > 0).float(), torch.ones_like(pixels)
@@ -925,17 +928,18 @@ def test_the_weights_are_averaged_by_their_decay(start: Path, decay: float) -> N
     torch.testing.assert_close(run.average.head.logit.weight, expected)  # type: ignore[union-attr]
 
 
-def constant_network(value: float) -> SwinUNet:
+def constant_network(value: float, mode: Mode = "native") -> SwinUNet:
     """A network that gives every pixel this logit."""
-    network = SwinUNet(SwinUNetConfig(width=16, depths=(2,), half_width=4, quarter_width=8))
+    window = tile_side(mode) // STRIDE
+    network = SwinUNet(SwinUNetConfig(16, (2,), half_width=4, quarter_width=8, window=window))
     with torch.no_grad():
         network.head.logit.weight.zero_()
         torch.nn.init.constant_(network.head.logit.bias, value)  # type: ignore[arg-type]
     return network
 
 
-@pytest.mark.parametrize("mode", ["native", "resize"])
-def test_validation_is_the_mean_over_images_at_the_threshold(mode: str) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_validation_is_the_mean_over_images_at_the_threshold(mode: Mode) -> None:
     items = [
         Labelled(
             str(side),
@@ -947,8 +951,9 @@ def test_validation_is_the_mean_over_images_at_the_threshold(mode: str) -> None:
     logit = float(np.log(0.3 / 0.7))
     expected = np.mean([-np.log(0.3) / parts - np.log(0.7) * (1 - 1 / parts) for parts in (2, 4)])
     for threshold, iou in ((0.2, (1 / 2 + 1 / 4) / 2), (0.4, 0)):
-        config = experiment(mode=mode, threshold=threshold, loss="bce")
-        scored = validate(constant_network(logit), items, config, CPU)
+        sizes = SIZES | {"window": tile_side(mode) // STRIDE}
+        config = experiment(mode=mode, swin_unet=sizes, threshold=threshold, loss="bce")
+        scored = validate(constant_network(logit, mode), items, config, CPU)
         assert scored["validation_iou"] == pytest.approx(iou)
         assert scored["validation_loss"] == pytest.approx(expected, abs=1e-4)
 

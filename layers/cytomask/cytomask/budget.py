@@ -50,7 +50,7 @@ RATES = {
 SEGMENT_SECONDS = 40e-6  # of a strip or tile, whatever it holds
 PAGE_SECONDS = 0.5e-3  # of a page's headers
 WRITE_SECONDS = 0.03  # of one output into a bucket
-TILE_SECONDS = 0.009  # of the network
+TILE_SECONDS = 0.016  # of the network
 # Of each pixel: what every page takes, and each of its outputs.
 PIXEL_SECONDS = {"page": 15 * NANO, "mask": 4 * NANO, "probability": 30 * NANO, "overlay": 80 * NANO}
 
