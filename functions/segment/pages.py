@@ -12,6 +12,7 @@ from cytomask.acquisition import Acquisition
 from cytomask.budget import Budget
 from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
 from cytomask.images import ImageFile, Limits, Page
+from cytomask.images.facts import date_of
 from cytomask.lengths import UM2_A_MM2, PixelSize
 from cytomask.model import preprocess
 from cytomask.model.predictor import Prediction, Predictor
@@ -73,11 +74,11 @@ class Source:
         try:
             pages = len(self.open().pages)
             with tifffile.TiffFile(BytesIO(self._content)) as file:
-                date = file.pages.first.tags.valueof("DateTime")
+                date = date_of(file.pages.first)
                 description = file.pages.first.description
         except Exception:  # not a TIFF, or a damaged one, whose pages are judged elsewhere
             return ()
-        return page_times(description, str(date) if date else None, pages)
+        return page_times(description, date, pages)
 
     def select(self, parameters: Parameters) -> list[int]:
         """List the pages asked for if the header says that they can be read; raise RejectedInput."""

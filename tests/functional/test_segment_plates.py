@@ -277,6 +277,13 @@ class TestPlaceOfAFinishedImage:
         (result,) = stack.handle(request("img.tif", plate="p", well="A1"))
         assert (result["time"], result["placed_by"]) == ("2026-11-25T13:20:11", "request, tiff")
 
+    def test_a_date_of_many_numbers_gives_no_time(self, stack: SegmentStack) -> None:
+        date = 306, "I", 2000, (0,) * 2000, True
+        stack.segment("img.tif", tiff(extratags=[date], metadata=None))
+        (result,) = stack.handle(request("img.tif", plate="p", well="A1"))
+        assert (result["well"], result["status"]) == ("A01", "SUCCEEDED")
+        assert "time" not in result
+
     def test_an_image_that_moves_to_another_plate_leaves_the_first(
         self, stack: SegmentStack, plates: Plates
     ) -> None:

@@ -44,6 +44,11 @@ def test_a_tiffs_own_date_is_the_only_pages() -> None:
     assert found == PlaneFacts(date="2026-11-25T13:20:11")
 
 
+def test_a_date_of_many_numbers_gives_no_time() -> None:
+    date = 306, "I", 2000, (0,) * 2000, True
+    assert facts_of(0, None, (8, 9), extratags=[date], metadata=None) == PlaneFacts()
+
+
 def test_a_plain_tiff_gives_no_time() -> None:
     assert facts_of(0, None, (8, 9), metadata=None) == PlaneFacts()
 

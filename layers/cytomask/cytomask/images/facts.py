@@ -4,10 +4,14 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
+import tifffile
+
 from cytomask.acquisition import Acquisition
 from cytomask.images.pages import PlaneFacts
 from cytomask.stack_times import LONGEST_DESCRIPTION, page_times
 
+DATE_TIME = 306  # TIFF's tag
+LONGEST_DATE = 100  # bytes: TIFF's own form takes 20
 PIXELS_END = re.compile(r"</(?:\w{1,20}:)?Pixels>")
 CHANNEL = re.compile(r"<(?:\w{1,20}:)?Channel\b([^<>]{0,2000})>")
 NAME = re.compile(r'\bName\s*=\s*"([^"<>]{1,200})"')
@@ -21,13 +25,24 @@ def facts_of_tiff(
 
     Args:
         description: of the file's first page: OME-XML, ImageJ's lines, or anything else.
-        tiff_date: TIFF's `DateTime`.
+        tiff_date: TIFF's `DateTime`, from `date_of`.
         index: of the page, counted from 0.
         pages: of the file.
         channel: which was segmented; None for the only one, or for luma.
     """
     times = page_times(description, tiff_date, pages)
     return PlaneFacts(_channel_name(description, channel or 0), *_moment(times, index))
+
+
+def date_of(page: tifffile.TiffPage) -> str | None:
+    """Read TIFF's `DateTime`; None for anything but a short text, which is not even read."""
+    tag = page.tags.get(DATE_TIME)
+    if tag is None or tag.dtype != tifffile.DATATYPE.ASCII or tag.count > LONGEST_DATE:
+        return None
+    try:
+        return str(tag.value)
+    except Exception:  # a damaged tag is no reason to refuse the file
+        return None
 
 
 def _moment(times: Sequence[Acquisition], index: int) -> tuple[str | None, float | None]:

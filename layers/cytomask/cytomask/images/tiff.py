@@ -82,15 +82,10 @@ class TiffImage:
 
     def facts(self, index: int, channel: int | None) -> PlaneFacts:
         """As `ImageFile.facts`."""
-        from cytomask.images.facts import facts_of_tiff  # noqa: PLC0415  # only some outputs need it
+        from cytomask.images.facts import date_of, facts_of_tiff  # noqa: PLC0415  # only some outputs need it
 
         first = self._file.pages.first
-        try:
-            date = first.tags.valueof("DateTime")
-        except Exception:  # a damaged tag is no reason to refuse the file
-            date = None
-        told = str(date) if date else None
-        return facts_of_tiff(first.description, told, index, len(self.pages), channel)
+        return facts_of_tiff(first.description, date_of(first), index, len(self.pages), channel)
 
     def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
         """As `ImageFile.work`."""
