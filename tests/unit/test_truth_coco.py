@@ -22,6 +22,9 @@ from cytomask.truths.limits import MOST_COCO_BYTES, require_coco_size
 HEIGHT, WIDTH = 5, 7
 URI = "s3://images/plate 1/a.tif"
 SQUARE = [[1, 1, 4, 1, 4, 4, 1, 4]]
+RISE, FALL = "0PPPPPPP8", "0PPPPPPPH"  # 0, and 2**38 more or less than the run before the last
+# Runs that rise to 2**51 and fall to 35. In integers of 64 bits they add up to the 35 pixels of the page.
+RUNS_PAST_64_BITS = {"size": [HEIGHT, WIDTH], "counts": "00" + RISE * 2**13 + FALL * 2**13 + "0S1"}
 
 
 def listed(image_id: Any = 1, file_name: str = "a.tif", width: int = WIDTH) -> dict[str, Any]:
@@ -163,6 +166,7 @@ def test_any_text_for_run_lengths_is_drawn_or_refused(text: str) -> None:
         ({"size": [HEIGHT, WIDTH], "counts": "S1~"}, "damaged at '~'"),
         ({"size": [HEIGHT, WIDTH], "counts": "P" * 10_000 + "0"}, "one is too long"),
         ({"counts": [35]}, "neither polygons nor run lengths"),
+        (RUNS_PAST_64_BITS, "add up to 18446744073709551616, but the image has 7 x 5"),
     ],
 )
 def test_a_malformed_annotation_is_refused_by_its_name(segmentation: Any, said: str) -> None:
@@ -381,6 +385,7 @@ BAD_IMAGES: list[Any] = [
     {"id": None, "file_name": "b.tif", "width": 7, "height": 5},
     {"file_name": "b.tif", "width": 7, "height": 5},
     {"id": [2], "file_name": "b.tif", "width": 7, "height": 5},
+    {"id": 2, "file_name": "b.tif", "width": "1" * 5000, "height": 5},
 ]
 
 
@@ -399,6 +404,17 @@ def test_one_bad_image_is_rejected_and_no_other(bad: Any) -> None:
     for read in (coco, read_part(coco.part("b.tif"), "truth.json")):
         with pytest.raises(UnreadableCoco, match=r"truth\.json: b\.tif has no"):
             read.draw("b.tif", [(HEIGHT, WIDTH)])
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "1e400"])
+@pytest.mark.parametrize("field", ["id", "width", "height"])
+def test_a_number_past_every_limit_is_named_as_the_reason(field: str, number: str) -> None:
+    bad = {"id": 2, "file_name": "b.tif", "width": WIDTH, "height": HEIGHT} | {field: "<number>"}
+    content = file_of([listed(), bad], [annotated(SQUARE)]).replace(b'"<number>"', number.encode())
+    coco = read_coco(content, "truth.json")
+    assert coco.draw("a.tif", [(HEIGHT, WIDTH)]).any()
+    with pytest.raises(UnreadableCoco, match=rf"truth\.json: b\.tif has no usable `{field}`"):
+        coco.draw("b.tif", [(HEIGHT, WIDTH)])
 
 
 def test_an_id_of_two_images_rejects_both_and_no_other() -> None:
@@ -444,6 +460,10 @@ def test_more_images_than_can_be_indexed_at_once_are_refused() -> None:
         (file_of([listed()], [{"segmentation": SQUARE}]), "image_id"),
         (file_of([listed(1, "a.tif"), listed(1, "b.tif")], []), "the id 1 belongs to a.tif and to b.tif"),
         (file_of([listed()], [annotated(SQUARE)])[:-9], "is not a COCO file"),
+        (
+            b'{"images": [], "annotations": [], "annotations_without_image": 1%s}' % (b"0" * 50),
+            "<= 2147483648",
+        ),
     ],
 )
 def test_a_file_that_is_not_coco_is_refused(content: bytes, said: str) -> None:

@@ -4,6 +4,7 @@ import codecs
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Annotated
 
 import msgspec
 
@@ -13,6 +14,8 @@ from cytomask.truths import names
 LONGEST_NAME = 255  # bytes of a file name
 NOT_A_NUMBER = re.compile(rb"([:,\[]\s*)-?(?:NaN|Infinity)(?=\s*[,\]}])")
 WHOLE = re.compile(r"(-?(?:0|[1-9]\d*))(?:\.0+)?")
+LONGEST_SIDE = 2**31 - 1  # pixels
+MOST_DIGITS = len(str(LONGEST_SIDE))  # Python refuses to read numbers of thousands of digits
 
 UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)  # what msgspec raises
 
@@ -29,6 +32,15 @@ class Listed(msgspec.Struct, gc=False):
     fault: str = ""  # only parts written by `Coco.part` have it
 
 
+class Loose(msgspec.Struct):
+    """A listed image of which any field but the name may be invalid."""
+
+    file_name: str
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    width: msgspec.Raw = msgspec.Raw(b"null")
+    height: msgspec.Raw = msgspec.Raw(b"null")
+
+
 class Annotation(msgspec.Struct, gc=False):
     """An annotation with its segmentation still undecoded."""
 
@@ -42,7 +54,8 @@ class File(msgspec.Struct):
 
     images: list[msgspec.Raw] | dict[str, msgspec.Raw]
     annotations: list[msgspec.Raw] | dict[str, msgspec.Raw]
-    annotations_without_image: int = 0  # in the whole file; only parts written by `Coco.part` have it
+    # In the whole file; only parts written by `Coco.part` have it.
+    annotations_without_image: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
     prefix: str = ""  # of the images that the file is meant for; only parts have it
 
 
@@ -98,6 +111,8 @@ def values(
 
 
 _read_listed = msgspec.json.Decoder(Listed)
+_read_loose = msgspec.json.Decoder(Loose)
+_read_number = msgspec.json.Decoder(Number | None)
 _read_annotation = msgspec.json.Decoder(Annotation)
 
 
@@ -112,31 +127,37 @@ def read_entry(raw: msgspec.Raw, key: str | None = None) -> Entry | None:
     try:
         listed = _read_listed.decode(raw)
     except UNREADABLE:
-        listed = _without_details(raw)
+        listed = _loosely(raw)
     if listed is None or not 1 <= len(names.base(listed.file_name).encode()) <= LONGEST_NAME:
         return None
     image_id = id_text(key if listed.id is None else listed.id)
     width, height = _length(listed.width), _length(listed.height)
     fault = listed.fault
     if not image_id:
-        fault = fault or f"{listed.file_name} has no `id`; export it anew"
+        fault = fault or f"{listed.file_name} has no usable `id`; export it anew"
     elif not width or not height:
         lacking = "height" if width else "width"
         fault = fault or f"{listed.file_name} has no usable `{lacking}`; give width and height in pixels"
     return Entry(image_id or "", listed.file_name, width, height, fault)
 
 
-def _without_details(raw: msgspec.Raw) -> Listed | None:
-    """Return an image with invalid fields or letters, keeping only its name and id."""
+def _loosely(raw: msgspec.Raw) -> Listed | None:
+    """Return an image with invalid fields or letters; None stands for each invalid field."""
     text, is_utf8 = _text_of(raw)
     try:
-        fields = msgspec.json.decode(text)
-        name, image_id = fields["file_name"] + "", fields.get("id")
-    except (*UNREADABLE, TypeError, KeyError):
+        loose = _read_loose.decode(text)
+    except UNREADABLE:
         return None
+    name = loose.file_name
     fault = "" if is_utf8 else f"{name} is listed in letters that are not UTF-8; save the file as UTF-8"
-    usable = isinstance(image_id, int | float | str) and not isinstance(image_id, bool)
-    return Listed(name, image_id if usable else None, fault=fault)
+    return Listed(name, _number(loose.id), _number(loose.width), _number(loose.height), fault)
+
+
+def _number(raw: msgspec.Raw) -> Number | None:
+    number: Number | None = None
+    with suppress(*UNREADABLE):
+        number = _read_number.decode(raw)
+    return number
 
 
 def read_annotation(raw: msgspec.Raw) -> Annotation | None:
@@ -168,5 +189,5 @@ def id_text(value: Number | None) -> str | None:
 def _length(value: Number | None) -> int:
     """Return a side in pixels; 0 for anything else."""
     whole = WHOLE.fullmatch(id_text(value) or "")
-    length = int(whole[1]) if whole else 0
-    return length if 0 < length < 2**31 else 0
+    length = int(whole[1]) if whole and len(whole[1]) <= MOST_DIGITS else 0
+    return length if 0 < length <= LONGEST_SIDE else 0

@@ -261,10 +261,11 @@ def _counts_of(runs: RunLengths, size: Size, called: str) -> Numbers:
     else:
         counts = _whole(packed, called)
     height, width = size
-    if runs.size != size or counts.sum() != height * width or (counts < 0).any():
+    filled = counts.sum(dtype=np.float64)  # integers would wrap around
+    if runs.size != size or filled != height * width or (counts < 0).any():
         raise UnreadableCoco(
             f"{called} has run lengths for {runs.size[1]:g} x {runs.size[0]:g} pixels that add up to "
-            f"{counts.sum()}, but the image has {width} x {height}, which is {height * width}; export it anew"
+            f"{filled:.0f}, but the image has {width} x {height}, which is {height * width}; export it anew"
         )
     return counts
 
