@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import struct
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from tiffs import tiff
 
 from cytomask import images
 from cytomask.errors import ImageTooLarge, RejectedInput, UnreadableImage
+from cytomask.images.ome import is_ome
 
 HEIGHT, WIDTH = 16, 20
 # So small that any memory allocated on a file's claim alone stands out.
@@ -247,6 +249,53 @@ def test_descriptions_of_imagej_and_our_own_are_bounded(count: int) -> None:
     ):
         with bounded_memory(images.MEBI), pytest.raises(RejectedInput):
             read(described(description))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "<!DOCTYPE " + "a" * 300_000,
+        "<!DOCTYPE [" + "a" * 300_000,
+        "<!DOCTYPE a>" * 30_000,
+        "<!DOCTYPE a[>" * 30_000,
+        "\n" * 300_000,
+    ],
+    ids=["no end", "bracket without end", "many", "many brackets", "blank"],
+)
+def test_a_doctype_takes_time_that_grows_with_its_length(description: str) -> None:
+    started = time.process_time()
+    assert not is_ome(description)
+    assert time.process_time() - started < 2
+
+
+def texts_at_the_start(*tags: tuple[int, bytes]) -> bytes:
+    """Make a TIFF of one page whose texts begin at byte 8; its directory and pixels follow."""
+    contents = b"".join(text for _, text in tags)
+    facts = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 16, 279: 256}
+    entries, place = [(tag, 4, 1, value) for tag, value in facts.items()], 8
+    for tag, text in tags:
+        entries.append((tag, 2, len(text), place))
+        place += len(text)
+    body = b"".join(struct.pack("<HHII", *entry) for entry in sorted(entries))
+    return (
+        b"II*\0" + struct.pack("<I", place) + contents + struct.pack("<H", len(entries)) + body + bytes(256)
+    )
+
+
+@pytest.mark.parametrize("before", [(), ((270, b"short\0"),)], ids=["first", "second"])
+def test_a_long_description_is_refused_before_it_is_parsed(before: tuple[tuple[int, bytes], ...]) -> None:
+    text = b'{"shape": [16, 16], "list": [' + b"[]," * 1_000_000 + b"[]]}\0"
+    data = texts_at_the_start(*before, (270, text))
+    with bounded_memory(30 * images.MEBI), pytest.raises(ImageTooLarge, match="description of 300"):
+        read(data)
+
+
+def test_the_lists_of_micro_manager_are_not_parsed() -> None:
+    text = b'{"list": [' + b"[]," * 1_000_000 + b"[]]}"
+    header = struct.pack("<IIII", 483_729, 2, 2_355_492, len(text))
+    data = texts_at_the_start((51123, header + text))
+    with bounded_memory():
+        assert len(read(data)) == 1
 
 
 def test_a_slide_scanners_claim_of_a_billion_planes_is_ignored() -> None:

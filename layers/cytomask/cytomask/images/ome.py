@@ -20,7 +20,8 @@ AXES = "CTZ"
 DEEPEST = 5  # OME, Image, Pixels, TiffData, UUID
 SCHEMA = "openmicroscopy.org"
 BLANK = "\ufeff \t\r\n"  # byte order mark and white space
-BEFORE_THE_ROOT = re.compile(rf"[{BLANK}]*(?:(<\?|<!--)|<!DOCTYPE[^\[>]*(?:\[[^\]]*\])?[^>]*>)")
+# Possessive, so that a text without an end is passed once.
+BEFORE_THE_ROOT = re.compile(rf"[{BLANK}]*+(?:(<\?|<!--)|<!DOCTYPE[^\[>]*+(?:\[[^\]]*+\][^>]*+)?+>)")
 ENDINGS = {"<?": "?>", "<!--": "-->"}
 ROOT = re.compile(rf"[{BLANK}]*<(?:[\w.-]{{1,40}}:)?OME(?=[\s/>])([^<>]{{0,9999}})")
 
@@ -72,13 +73,10 @@ def describe(text: str, name: str) -> Description | None:
     """Read an OME description; return None for another program's text, or if it cannot be followed.
 
     Raises:
-        ImageTooLarge: it is too long.
         UnreadableImage: it is OME's, and its numbers are invalid, or it declares entities.
     """
     if not is_ome(text):
         return None
-    if len(text) > LONGEST_DESCRIPTION:
-        raise ImageTooLarge(f"{name} has an OME description of {len(text)} characters; export it anew")
     reader = _Reader()
     try:
         reader.read(text)

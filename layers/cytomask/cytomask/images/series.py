@@ -14,7 +14,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from cytomask.errors import AmbiguousAxes, EmptyImage, ImageTooLarge, UnreadableImage
+from cytomask.errors import AmbiguousAxes, EmptyImage, UnreadableImage
 from cytomask.images import directories, planes, segments
 from cytomask.images.directories import Directory
 from cytomask.images.pages import Limits
@@ -27,7 +27,7 @@ NEEDED = ("is_imagej", "is_stk", "is_lsm", "is_shaped")
 # Their descriptions tell axes, or which pages belong together.
 FOLLOWED = (
     *NEEDED,
-    *("is_mmstack", "is_ndtiff", "is_fluoview", "is_sis", "is_svs", "is_qpi", "is_bif", "is_avs"),
+    *("is_fluoview", "is_sis", "is_svs", "is_qpi", "is_bif", "is_avs"),
     *("is_philips", "is_scanimage", "is_nih", "is_mdgel"),
 )
 LONGEST_DESCRIPTION = 2**20
@@ -52,11 +52,6 @@ def follow(
         setattr(file, "is_shaped", False)  # noqa: B010 - one of the marks that tifffile takes from outside
     if not any(getattr(file, mark, False) for mark in FOLLOWED):
         return None
-    if len(file.pages.first.description) > LONGEST_DESCRIPTION:
-        raise ImageTooLarge(
-            f"{name} has a description of {len(file.pages.first.description)} characters, the limit is "
-            f"{LONGEST_DESCRIPTION}; export it anew"
-        )
     needed = any(getattr(file, mark) for mark in NEEDED)
     try:
         found = file.series

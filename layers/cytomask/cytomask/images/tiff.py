@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from cytomask.errors import EmptyImage, UnreadableImage
+from cytomask.errors import EmptyImage, ImageTooLarge, UnreadableImage
 from cytomask.images import directories, ome, planes, segments, series
 from cytomask.images.directories import Directory
 from cytomask.images.pages import Limits, PageHeader, PlaneFacts, StoredPage
@@ -52,7 +52,10 @@ class TiffImage:
             is_ndpi=False,
             is_scn=False,
             is_lsm=False if alone else None,
+            # It would parse JSON of any length. Its stacks have descriptions of OME or ImageJ too.
+            is_micromanager=False,
         )
+        _require_short_descriptions(self._file.pages.first, name)
         self.pixel_size = read_pixel_size(self._file)
         self._loaded: dict[int, tifffile.TiffPage] = {}
         self._work: dict[int, Work] = {}
@@ -185,6 +188,17 @@ class TiffImage:
             doubt=meaning.doubt,
         )
         return _Page(tuple(sources), header)
+
+
+def _require_short_descriptions(page: tifffile.TiffPage, name: str) -> None:
+    """Refuse long descriptions of the file's first page before they are parsed; a second one may be there."""
+    for text in (page.description, page.description1):
+        head = text[: ome.LONGEST_DESCRIPTION]
+        limit = ome.LONGEST_DESCRIPTION if ome.is_ome(head) else series.LONGEST_DESCRIPTION
+        if len(text) > limit:
+            raise ImageTooLarge(
+                f"{name} has a description of {len(text)} characters, the limit is {limit}; export it anew"
+            )
 
 
 def _require_no_preview(stream: IO[bytes], size: int, chain: Sequence[Directory], name: str) -> None:
