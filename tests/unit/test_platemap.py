@@ -1,11 +1,14 @@
 """Plate maps from IncuCyte and spreadsheets, and maps that are refused."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cytomask.errors import InvalidPlateMap
 from cytomask.platemap import Compound, MappedWell, PlateMap, parse_plate_map, require_fit
+from cytomask.wells import well_name
 
 
 def item(kind: str, name: str, **attributes: str) -> str:
@@ -92,7 +95,14 @@ def test_xml_with_a_document_type_is_refused_before_it_expands(declaration: str,
         (b"well,condition\nX99,DMSO\n", r'line 2 of map.csv: "X99" is not a well'),
         (b"title\n\nwell,condition\nX99,DMSO\n", r'line 4 of map.csv: "X99" is not a well'),
         (b'well,condition\nA1,"DMSO\nA2,x\n', "line 3 of map.csv is no line of a table"),
-        (b'well,condition\nA1,"' + b"x" * 200_000 + b'"\n', "line 2 of map.csv is no line of a table"),
+        (b'well,condition\nA1,"' + b"x" * 200_000 + b'"\n', "line 2 of map.csv has 200,005 characters"),
+        (b'well,condition\nA1,"' + b"xx\n" * 70_000 + b'"\n', "is no line of a table"),
+        (b"<w><well row='" + b"1" * 4900 + b"' col='0'/></w>", "row '11111111111111111111'"),
+        (
+            b"<w><well row='" + b"1" * 5000 + b"' col='0'/></w>",
+            "an XML element of more than 5,000 characters",
+        ),
+        (b"<w>" + b"<well row='1' col='1'>" * 2 + b"</well></well></w>", "B02: another `well` stands inside"),
         (b"well,condition,dose\nA1,DMSO,0,1\n", "line 2 of map.csv has more cells than the header"),
         (b"well,condition,dose,unit\nA1,DMSO,0,1\n", "line 2 of map.csv has the unit '1'"),
         (b'well,compound,dose\nA1,x,"1,000"\n', "the dose '1,000' may be 1000 or 1.000"),
@@ -107,6 +117,41 @@ def test_xml_with_a_document_type_is_refused_before_it_expands(declaration: str,
 def test_an_invalid_plate_map_is_refused_with_a_sentence(content: bytes, sentence: str) -> None:
     with pytest.raises(InvalidPlateMap, match=sentence):
         parse_plate_map(content, "map.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"well,condition\n" + b"A1:AF48,x\n" * 90_000, "line 12 of map.csv repeats wells"),
+        (b"well,condition\n" + b'"' + b"A1:AF48 " * 2000 + b'",x\n', "line 2 of map.csv repeats wells"),
+        (b"(" * 4_000_000 + b",x\nA1,b\n", "line 1 of map.csv has 4,000,002 characters"),
+        (b"\n".join([b"(" * 19_000 + b",x"] * 200), "neither a column `well` nor"),
+        (b"\n".join([b"(a" * 9_000 + b",x"] * 200), "neither a column `well` nor"),
+        (b"#plate:" + b";" * 4_000_000 + b"x\nwell,condition\nA1,x\n", "line 1 of map.csv has 4,000,008"),
+        (b"#plate:" + b"; " * 9_900 + b"x\nwell,condition\n", "maps no well"),
+        (b",\n" * 2_000_000, "more than 200,000 cells"),
+        ((b"," * 19_000 + b"\n") * 200, "more than 200,000 cells"),
+        (
+            b"<a>" + b"<well row='1' col='1'>" * 130_000 + b"</well>" * 130_000 + b"</a>",
+            "stands inside this one",
+        ),
+        (b"<a xmlns='" + b"x" * 4_900 + b"'>" + b"<b/>" * 1_000_000 + b"</a>", "without a `well` element"),
+        (
+            b"<a xmlns='" + b"x" * 2_000_000 + b"'>" + b"<b/>" * 500_000 + b"</a>",
+            "an XML element of more than",
+        ),
+    ],
+)
+def test_a_plate_map_that_would_take_long_is_refused_soon(content: bytes, sentence: str) -> None:
+    began = time.process_time()
+    with pytest.raises(InvalidPlateMap, match=sentence):
+        parse_plate_map(content, "map.csv")
+    assert time.process_time() - began < 5
+
+
+def test_a_cell_may_name_every_well_of_a_plate() -> None:
+    wells = [well_name(row, column) for row in range(32) for column in range(48)]
+    assert conditions(f'well,condition\n"{", ".join(wells)}",x\n') == dict.fromkeys(wells, "x")
 
 
 def test_ranges_are_rectangles() -> None:

@@ -22,11 +22,16 @@ from cytomask.wells import FORMATS, parse_well, smallest_format, well_name, well
 
 LARGEST_FILE = 4 * 2**20  # bytes: 1,536 wells with three compounds each take 1 MB
 LONGEST_TEXT = 200  # characters of a condition or a compound
+LONGEST_LINE = 20_000  # characters: 1,536 names of wells take 9,000, as do 48 conditions
+LONGEST_ELEMENT = 5_000  # characters of an XML element with its text
+MOST_CELLS = 200_000  # of a table: 1,536 lines of 100 cells are 153,600
+MOST_NAMED = 10 * 1536  # wells that a list names, repetitions included
 LINES_TO_LOOK_AT = 20  # for the line that names the columns
 RANGE = re.compile(r"([A-Za-z]{1,2}\d{1,3})\s*[:-]\s*([A-Za-z]{1,2}\d{1,3})")
-SETTING = re.compile(r"#\s*(plate|control|expected[ _]pages)\s*[:=;,\t]\s*(.*?)[\s;,]*$", re.IGNORECASE)
+SETTING = re.compile(r"#\s*(plate|control|expected[ _]pages)\s*[:=;,\t](.*)", re.IGNORECASE)
 SEPARATOR = re.compile(r'"?sep=(.)"?[;,\t]*', re.IGNORECASE)  # Excel's first line
-IN_BRACKETS = re.compile(r"(.+?)\s*[(\[](.+)[)\]]")  # a column's name and its unit
+SHORT_NUMBER = re.compile(r"\d{1,4}")  # int() refuses thousands of digits
+IN_BRACKETS = re.compile(r"([^(\[]++)[(\[](.+)[)\]]")  # a column's name and its unit
 COLUMNS = {
     "well": ("well", "wells", "position"),
     "condition": ("condition", "treatment", "group", "sample"),
@@ -132,6 +137,11 @@ def _from_xml(text: str, name: str) -> PlateMap:
     # Entities can make a small file huge, and no plate map declares any.
     if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
         raise InvalidPlateMap(f"{name} declares a document type, which no plate map needs; export it again")
+    if any(len(element) > LONGEST_ELEMENT for element in text.split("<")):
+        raise InvalidPlateMap(
+            f"{name} has an XML element of more than {LONGEST_ELEMENT:,} characters, which no plate map has; "
+            "export it again"
+        )
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
     try:
         root = etree.fromstring(text)
@@ -170,7 +180,8 @@ def _with_cell_type(mapped: MappedWell) -> MappedWell:
 def _position(element: etree.Element, name: str) -> tuple[int, int]:
     """Row and column of a well, both counted from 0."""
     row, column = element.get("row", ""), element.get("col", "")
-    if not (row.isdecimal() and column.isdecimal()) or int(row) > 31 or int(column) > 47:
+    numbers = SHORT_NUMBER.fullmatch(row) and SHORT_NUMBER.fullmatch(column)
+    if not numbers or int(row) > 31 or int(column) > 47:
         raise InvalidPlateMap(
             f"{name} has a well in row {row[:20]!r}, column {column[:20]!r}; rows count from 0 to 31 and "
             "columns from 0 to 47"
@@ -183,6 +194,8 @@ def _xml_well(element: etree.Element, where: str) -> MappedWell | None:
     compounds, others = [], []
     cell_type = density = ""
     for item in element.iter():
+        if _tag(item) == "well" and item is not element:
+            raise InvalidPlateMap(f"{where}: another `well` stands inside this one; export it again")
         if _tag(item) != "wellItem":
             continue
         reference = next((child for child in item if _tag(child) == "referenceItem"), item)
@@ -204,7 +217,7 @@ def _xml_well(element: etree.Element, where: str) -> MappedWell | None:
 
 
 def _from_table(text: str, name: str) -> PlateMap:
-    settings, lines = _settings(text)
+    settings, lines = _settings(text, name)
     delimiter = _delimiter(lines)
     table = _cells(lines, delimiter, name)
     if not any(any(cells) for _, cells in table):
@@ -247,15 +260,16 @@ def _columns(header: Sequence[str]) -> dict[str, int]:
 def _without_unit(cell: str) -> tuple[str, str]:
     """Split the name of a column, such as `dose (µM)`, into name and unit."""
     match = IN_BRACKETS.fullmatch(cell)
-    return (match[1], match[2].strip()) if match else (cell, "")
+    return (match[1].rstrip(), match[2].strip()) if match else (cell, "")
 
 
 def _from_list(table: Sequence[Line], name: str, *, decimal_comma: bool) -> dict[str, MappedWell]:
     """Read a table with a well, or a range of wells, a line."""
     header = table[0][1]
     known = _columns(header)
-    unit = _without_unit(header[known["dose"]])[1] if "dose" in known else ""
+    unit = _without_unit(header[known["dose"]])[1][:LONGEST_TEXT] if "dose" in known else ""
     wells: dict[str, MappedWell] = {}
+    count = 0
     for number, row in table[1:]:
         where = f"line {number} of {name}"
         if any(row[len(header) :]):
@@ -263,15 +277,21 @@ def _from_list(table: Sequence[Line], name: str, *, decimal_comma: bool) -> dict
                 f"{where} has more cells than the header; put a cell with a comma, such as 0,1, in quotation "
                 "marks, or use `;` between the cells"
             )
-        told = {
-            column: row[index][:LONGEST_TEXT] if index < len(row) else "" for column, index in known.items()
-        }
-        if not told["well"]:
+        told = {column: row[index] if index < len(row) else "" for column, index in known.items()}
+        named = told.pop("well")
+        told = {column: cell[:LONGEST_TEXT] for column, cell in told.items()}
+        if not named:
             continue
         mapped = _list_well(told | {"unit": told.get("unit") or unit}, where, decimal_comma=decimal_comma)
         if mapped is None:
             continue
-        for well in _wells_of(told["well"], where):
+        for well in _wells_of(named, where):
+            count += 1
+            if count > MOST_NAMED:
+                raise InvalidPlateMap(
+                    f"{where} repeats wells: the lines up to it name more than {MOST_NAMED:,}, and a plate "
+                    "has at most 1,536; name each once"
+                )
             known_as = wells.setdefault(well, mapped)
             if known_as != mapped:
                 raise InvalidPlateMap(
@@ -318,13 +338,19 @@ def _wells_of(text: str, where: str) -> Iterator[str]:
                 yield well_name(row, column)
 
 
-def _settings(text: str) -> tuple[dict[str, str], list[str]]:
+def _settings(text: str, name: str) -> tuple[dict[str, str], list[str]]:
     """The settings in lines that begin with `#`, and all lines, with an empty one for each of these."""
     settings, lines = {}, []
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > LONGEST_LINE:
+            raise InvalidPlateMap(
+                f"line {number} of {name} has {len(line):,} characters; a plate map's line has at most "
+                f"{LONGEST_LINE:,}"
+            )
         match = SETTING.match(line.strip('"'))
         if match:
-            settings[re.sub(r"[ _]", "_", match[1].lower())] = match[2].strip().strip('"')[:LONGEST_TEXT]
+            value = match[2].rstrip(" \t;,").strip().strip('"')
+            settings[re.sub(r"[ _]", "_", match[1].lower())] = value[:LONGEST_TEXT]
         lines.append("" if match or line.startswith("#") else line)
     return settings, lines
 
@@ -349,12 +375,22 @@ def _delimiter(lines: list[str]) -> str:
 def _cells(lines: Sequence[str], delimiter: str, name: str) -> list[Line]:
     """Return the number and the cells of each line that has any, with single spaces within the cells."""
     reader = csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter, strict=True)
+    table: list[Line] = []
+    count = 0
     try:
-        return [(reader.line_num, [" ".join(cell.split()) for cell in row]) for row in reader if row]
+        for row in filter(None, reader):
+            count += len(row)
+            if count > MOST_CELLS:
+                raise InvalidPlateMap(
+                    f"{name} has more than {MOST_CELLS:,} cells; delete the rows and columns that are empty "
+                    "or describe no well"
+                )
+            table.append((reader.line_num, [" ".join(cell.split()) for cell in row]))
     except csv.Error as error:
         raise InvalidPlateMap(
             f"line {reader.line_num} of {name} is no line of a table ({error}); is a quotation mark missing?"
         ) from error
+    return table
 
 
 def _decode(content: bytes) -> str:
@@ -384,8 +420,8 @@ def _dose(text: str, where: str, *, decimal_comma: bool = False) -> float | None
     mark = "." if decimal_comma else ","
     if re.fullmatch(rf"[1-9]\d{{0,2}}({re.escape(mark)}\d{{3}})+", number):
         raise InvalidPlateMap(
-            f"{where}: the dose {text[:40]!r} may be {number.replace(mark, '')} or "
-            f"{number.replace(mark, '.', 1)}; write it without separators of thousands or trailing zeros"
+            f"{where}: the dose {text[:40]!r} may be {number.replace(mark, '')[:40]} or "
+            f"{number.replace(mark, '.', 1)[:40]}; write it without separators of thousands or trailing zeros"
         )
     if number.count(",") == 1 and "." not in number:
         number = number.replace(",", ".")
