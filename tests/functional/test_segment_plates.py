@@ -519,7 +519,13 @@ def test_an_uploaded_map_is_kept_for_its_plate(stack: SegmentStack, plates: Plat
     assert stack.rows() == []
 
 
-@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE a><a/>", b"a,b\n1,2\n", b"x" * (5 * 2**20)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"<!DOCTYPE a><a/>", b"a,b\n1,2\n", b"x" * (5 * 2**20)),
+        b"<w><well row='%s' col='1'/></w>" % (b"1" * 4900),
+    ],
+)
 def test_an_unusable_map_is_kept_with_its_reason(stack: SegmentStack, plates: Plates, content: bytes) -> None:
     stack.upload("P7.PlateMap", content)
     assert stack.handle(s3_event("P7.PlateMap")) == []
@@ -592,7 +598,7 @@ def test_a_map_with_a_huge_cell_is_kept_with_its_reason(stack: SegmentStack, pla
     upload_map(stack, "P7.platemap.csv", b'well,condition\nA1,"' + b"0" * 200_000 + b'"\n')
     stored = plates.map_of("P7")
     assert stored is not None
-    assert "line 2 of P7.platemap.csv is no line of a table" in (stored.error or "")
+    assert "line 2 of P7.platemap.csv has 200,005 characters" in (stored.error or "")
 
 
 def test_a_plates_row_keeps_the_newest_score(stack: SegmentStack, evaluate: Any, plates: Plates) -> None:
