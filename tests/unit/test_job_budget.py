@@ -3,6 +3,7 @@
 import io
 import struct
 import tracemalloc
+import zlib
 from typing import Any
 
 import imagecodecs
@@ -141,6 +142,10 @@ def test_more_work_never_costs_less(
     assert 0 < less < more
 
 
+def segment(mark: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, mark, len(content) + 2) + content
+
+
 def jpeg2000(tiles: int = 1, layers: int = 1) -> bytes:
     """The start of a codestream of 16 x 16 pixels, cut into rows of tiles."""
     size = struct.pack(">HIIIIIIIIH", 0, 16, 16, 0, 0, 16, 16, 0, 0, 1) + b"\x07\1\1"
@@ -157,6 +162,99 @@ def jpeg2000(tiles: int = 1, layers: int = 1) -> bytes:
 def test_a_jpeg_2000_of_very_many_tiles_or_layers_is_refused(tiles: int, layers: int) -> None:
     with pytest.raises(ImageTooLarge, match=f"{tiles} tiles in {layers} layers"):
         cost(shared(jpeg2000(tiles, layers), 34712))
+
+
+# Flags, order, layers, transform of colours; levels, sides of blocks, mode, transform; sizes of precincts.
+ORDINARY = b"\0\0\0\1\0" + b"\0\4\4\0\1"
+TINY = b"\1\0\0\1\0" + b"\0\4\4\0\1" + b"\0"  # precincts of 1 x 1 pixel
+WIDE = struct.pack(">HIIIIIIIIH", 0, 2000, 2000, 0, 0, 2000, 2000, 0, 0, 1) + b"\7\1\1"
+PART = segment(0x90, struct.pack(">HIBB", 0, 0, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        segment(0x52, TINY) + PART,
+        segment(0x64, b"\0\1" + segment(0x52, ORDINARY)) + segment(0x52, TINY) + PART,
+        segment(0x52, ORDINARY) + segment(0x53, b"\0" + TINY[:1] + TINY[5:]) + PART,
+        segment(0x52, ORDINARY) + PART + segment(0x52, TINY),
+    ],
+    ids=["main header", "behind a comment", "of one sample", "of one tile"],
+)
+def test_a_jpeg_2000_of_very_many_precincts_is_refused(headers: bytes) -> None:
+    codestream = b"\xff\x4f" + segment(0x51, WIDE) + headers + b"\xff\x93"
+    with pytest.raises(ImageTooLarge, match="4,000,000 code blocks, the limit is 400,000"):
+        cost(shared(codestream, 34712, side=2000))
+
+
+def test_a_mark_that_a_decoder_would_search_for_others_is_refused() -> None:
+    hidden = segment(0x20, segment(0x52, TINY)) + segment(0x52, ORDINARY) + PART + b"\xff\x93"
+    with pytest.raises(UnreadableImage, match="header is damaged"):
+        cost(shared(b"\xff\x4f" + segment(0x51, WIDE) + hidden, 34712, side=2000))
+
+
+def test_an_ordinary_jpeg_2000_has_a_block_for_every_64_pixels_of_its_sides() -> None:
+    pixels = np.zeros((2048, 2048), np.uint8)
+    data = shared(bytes(imagecodecs.jpeg2k_encode(pixels, level=0)), 34712, side=2048)
+    with images.open_image(data) as image:
+        [work] = images.work_of(image, [0], None)
+    assert 1024 <= work.segments < 1100
+
+
+@pytest.mark.parametrize("shift", [b"", segment(0x5E, b"\0\0\x14")], ids=["quantization", "region"])
+def test_the_bit_planes_of_a_jpeg_2000_cost_time(shift: bytes) -> None:
+    """An attacker's code blocks of 30 planes took 220 ns a pixel, and two bytes each."""
+    start = b"\xff\x4f" + segment(0x51, WIDE) + segment(0x52, ORDINARY)
+    exponent = 10 if shift else 30
+    found = start + segment(0x5C, bytes([0, exponent << 3])) + shift + PART
+    with images.open_image(shared(found + b"\xff\x93", 34712, side=2000)) as image:
+        assert budget.decoding_seconds(images.work_of(image, [0], None)) > 220e-9 * 2000**2
+
+
+def in_strips(blob: bytes, compression: int, count: int, **options: Any) -> bytes:
+    """Make a TIFF of strips of 16 x 16 pixels, each with its own copy of the bytes."""
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        blobs = iter([blob] * count)
+        file.write(
+            blobs, shape=(16 * count, 16), dtype=np.uint8, compression=compression, rowsperstrip=16,
+            metadata=None, **options,
+        )  # fmt: skip
+    return stream.getvalue()
+
+
+def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+SQUARE = np.zeros((16, 16), np.uint8)
+
+
+def test_the_marks_and_chunks_of_all_strips_are_counted_together() -> None:
+    jpeg, png = bytes(imagecodecs.jpeg8_encode(SQUARE)), bytes(imagecodecs.png_encode(SQUARE))
+    comments = jpeg[:2] + b"\xff\xfe\0\2" * 15_000 + jpeg[2:]
+    chunks = png[:33] + png_chunk(b"aaAa") * 5_000 + png[33:]
+    for blob, compression in ((comments, 7), (chunks, 34933)):
+        assert cost(in_strips(blob, compression, 3)) > 3 * 5_000 * budget.SEGMENT_SECONDS
+        with pytest.raises(ImageTooLarge, match="more than 1,000,000 marks, chunks or code blocks together"):
+            cost(in_strips(blob, compression, 210))
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+def test_a_png_strip_whose_notes_would_be_unpacked_is_refused(kind: bytes) -> None:
+    png = bytes(imagecodecs.png_encode(SQUARE))
+    noted = png[:33] + png_chunk(kind, b"key\0\0" + zlib.compress(bytes(1000))) + png[33:]
+    with pytest.raises(UnreadableImage, match="PNG with packed text or a colour profile"):
+        cost(in_strips(noted, 34933, 1))
+
+
+def test_tables_of_a_jpeg_cost_again_for_each_strip_and_may_not_be_long() -> None:
+    jpeg = bytes(imagecodecs.jpeg8_encode(SQUARE))
+    with images.open_image(in_strips(jpeg, 7, 20, jpegtables=bytes(60_000))) as image:
+        [work] = images.work_of(image, [0], None)
+    assert work.packed_bytes > 20 * 60_000
+    with pytest.raises(ImageTooLarge, match="has 70000 bytes of JPEG tables, the limit is 65536"):
+        cost(in_strips(jpeg, 7, 1, jpegtables=bytes(70_000)))
 
 
 @given(st.sampled_from([7, 34712, 34933, 50001]), st.binary(min_size=1, max_size=200))

@@ -38,6 +38,7 @@ class Jpeg:
         components: samples of a pixel.
         process: how it is packed: the number of its SOF mark.
         scans: how often its decoder goes over the picture.
+        segments: how many its file has up to the end of the picture.
         orientation: 1 to 8, as EXIF numbers it.
         parts: of the file: the segments and packed pixels of the first picture.
     """
@@ -48,6 +49,7 @@ class Jpeg:
     components: int
     process: int
     scans: int
+    segments: int
     orientation: int
     parts: list[Part]
 
@@ -68,7 +70,7 @@ def read_jpeg(stream: IO[bytes], start: int, size: int, name: str) -> Jpeg:
         ImageTooLarge: it has too many segments or scans.
     """
     frame: tuple[int, int, int, int, int] | None = None
-    orientation, scans = AS_STORED, 0
+    orientation, scans, segments = AS_STORED, 0, 0
     parts: list[Part] = [(start, 2)]
     for mark, place, length in _segments(stream, start + 2, start + size, name):
         if mark in FRAMES and frame is None:
@@ -78,6 +80,7 @@ def read_jpeg(stream: IO[bytes], start: int, size: int, name: str) -> Jpeg:
         elif mark == EXIF and orientation == AS_STORED:
             kind, exif = (content := _content(stream, place))[:6], content[6:]
             orientation = orientation_of(exif) if kind == b"Exif\0\0" else AS_STORED
+        segments += 1
         scans += mark == SOS
         if scans > MOST_SCANS:
             raise ImageTooLarge(f"{name} has more than {MOST_SCANS} scans, the limit; export it anew")
@@ -86,7 +89,7 @@ def read_jpeg(stream: IO[bytes], start: int, size: int, name: str) -> Jpeg:
     if frame is None:
         raise UnreadableImage(f"{name} is a JPEG without a header; copy it again")
     process, precision, height, width, components = frame
-    return Jpeg(width, height, precision, components, process, scans, orientation, parts)
+    return Jpeg(width, height, precision, components, process, scans, segments, orientation, parts)
 
 
 def _segments(stream: IO[bytes], place: int, end: int, name: str) -> Iterator[tuple[int, int, int]]:

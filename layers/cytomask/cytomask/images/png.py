@@ -19,6 +19,7 @@ LONGEST_RAW_PROFILE = 3 * LONGEST_EXIF
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
+PACKED_NOTES = (b"zTXt", b"iTXt", b"iCCP")
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 WINDOW = 2**20
 
@@ -32,6 +33,7 @@ class Png:
         depth: bits of a sample.
         colours: PNG's number for the kind of pixel.
         chunks: how many the file has.
+        notes: whether texts or a colour profile in it are packed.
         orientation: 1 to 8, as EXIF numbers it.
         parts: of the file: its magic number and the chunks that make its pixels.
     """
@@ -41,6 +43,7 @@ class Png:
     depth: int
     colours: int
     chunks: int
+    notes: bool
     orientation: int
     parts: list[Part]
 
@@ -62,10 +65,11 @@ def read_png(stream: IO[bytes], start: int, size: int, name: str) -> Png:
     header: tuple[int, ...] | None = None
     orientation: int | None = None
     older: int | None = None  # the orientation in the first raw profile
-    frames, count, whole = 1, 0, False
+    frames, count, notes, whole = 1, 0, False, False
     parts: list[Part] = [(start, 8)]
     for kind, place, length in _chunks(stream, start, size, name):
         count += 1
+        notes |= kind in PACKED_NOTES
         if kind == b"IHDR":
             header = struct.unpack(">IIBBBBB", stream.read(13)) if length == 13 else None
         elif kind == b"eXIf" and length <= LONGEST_EXIF:
@@ -85,7 +89,8 @@ def read_png(stream: IO[bytes], start: int, size: int, name: str) -> Png:
         raise UnreadableImage(f"{name} is cut short: it is a PNG without its end; copy it again")
     if frames > 1:
         raise UnreadableImage(f"{name} holds {frames} frames; save them as a TIFF stack")
-    return Png(header[0], header[1], header[2], header[3], count, orientation or older or AS_STORED, parts)
+    turn = orientation or older or AS_STORED
+    return Png(header[0], header[1], header[2], header[3], count, notes, turn, parts)
 
 
 def _orientation_of_text(text: bytes, *, packed: bool) -> int | None:

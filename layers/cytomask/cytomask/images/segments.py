@@ -55,6 +55,11 @@ READERS: dict[int, Callable[[IO[bytes], int, int, str], Codestream]] = {
     COMPRESSION.WEBP_DEPRECATED: codestreams.of_webp,
     COMPRESSION.PNG: codestreams.of_png,
 }
+# Marks, chunks and code blocks of all strips and tiles together: finding a million takes 2 s.
+MOST_STEPS = 1_000_000
+LONGEST_TABLES = (
+    2**16
+)  # bytes of a JPEG's tables outside its tiles, which are read anew for each; most have 600
 # Side of JPEG's blocks in pixels; some writers count the last blocks as full.
 BLOCK = 16
 
@@ -106,12 +111,28 @@ def work_of(directory: tifffile.TiffPage, name: str) -> Work:
     samples = directory.samplesperpixel if directory.planarconfig == 1 else 1
     segment_bytes = across * down * max(directory.tiledepth, 1) * samples * item
     passed = decoded = count * segment_bytes
+    steps, tables = 0, len(directory.jpegtables or b"")
+    if tables > LONGEST_TABLES:
+        raise ImageTooLarge(
+            f"{name} has {tables} bytes of JPEG tables, the limit is {LONGEST_TABLES}; export it anew"
+        )
     if directory.compression in READERS:
-        found = list(_codestreams(directory, name))
-        for one in found:
+        passed = 0
+        for one in _codestreams(directory, name):
             _require_fits(one, across, down, samples, 8 * item, name)
-        passed = sum(one.width * one.height * one.samples * -(-one.bits // 8) * one.passes for one in found)
-    return Work(codec, packed_bytes(directory), decoded, passed, count)
+            passed += one.width * one.height * one.samples * -(-one.bits // 8) * one.passes
+            steps += one.steps
+            require_few(steps, name)
+    return Work(codec, packed_bytes(directory) + count * tables, decoded, passed, count + steps)
+
+
+def require_few(steps: int, name: str) -> None:
+    """Refuse strips or tiles that have too many parts together."""
+    if steps > MOST_STEPS:
+        raise ImageTooLarge(
+            f"{name} has strips or tiles of more than {MOST_STEPS:,} marks, chunks or code blocks together, "
+            "the limit; export it anew"
+        )
 
 
 _KNOWN = {int(one) for one in COMPRESSION}

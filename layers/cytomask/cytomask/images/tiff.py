@@ -100,6 +100,7 @@ class TiffImage:
         for number, directory in distinct.items():
             if number not in self._work:
                 self._work[number] = segments.work_of(directory, self.name)
+                segments.require_few(sum(one.segments for one in self._work.values()), self.name)
         bare = [source.packed_bytes for source in sources if source.packed_bytes]
         return [
             *(self._work[one.index] for one in apart),

@@ -12,7 +12,7 @@ class Work:
         packed_bytes: that are read.
         decoded_bytes: that they become.
         passed_bytes: that the decoder writes on the way: `decoded_bytes` for each of its passes.
-        segments: strips or tiles, or the chunks of a PNG.
+        segments: strips or tiles, and the marks, chunks or code blocks in them.
     """
 
     codec: str
