@@ -15,7 +15,7 @@ from real_images import LIVECELL, needs
 from cytomask import images
 from cytomask.errors import GroundTruthMismatch, NothingDrawn, UnreadableCoco
 from cytomask.metrics import Mask
-from cytomask.truths import outlines
+from cytomask.truths import coco_format, outlines
 from cytomask.truths.coco import MOST_IMAGES, read_coco, read_part, require_few_images
 from cytomask.truths.limits import MOST_COCO_BYTES, require_coco_size
 
@@ -438,6 +438,41 @@ def test_more_images_than_can_be_indexed_at_once_are_refused() -> None:
     coco = read_coco(file_of(many, [annotated(SQUARE)]), "truth.json")
     with pytest.raises(UnreadableCoco, match="lists 20001 images, the limit is 20000; split it"):
         require_few_images(coco)
+
+
+@pytest.mark.parametrize(
+    ("limit", "of"), [("MOST_LISTED_IMAGES", "images"), ("MOST_ANNOTATIONS", "annotations")]
+)
+def test_more_entries_than_fit_in_memory_are_refused_before_they_are_decoded(
+    monkeypatch: pytest.MonkeyPatch, limit: str, of: str
+) -> None:
+    lists: dict[str, list[Any]] = {"images": [listed()], "annotations": [annotated(SQUARE)]}
+    lists[of] = [*lists[of], 0, 0]
+    content = file_of(**lists)
+    monkeypatch.setattr(coco_format, limit, 3)
+    assert read_coco(content, "truth.json").draw("a.tif", [(HEIGHT, WIDTH)]).any()
+    monkeypatch.setattr(coco_format, limit, 2)
+    monkeypatch.setattr(coco_format, "File", None)  # decoding is not reached
+    with pytest.raises(
+        UnreadableCoco, match=rf"are 3 {of} in truth\.json, the limit is 2; split it into files"
+    ):
+        read_coco(content, "truth.json")
+
+
+values = st.recursive(
+    st.integers() | st.text('"\\[]{},a'),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text('"\\[]{},a'), inner),
+)
+
+
+@given(
+    st.lists(values, min_size=1) | st.dictionaries(st.text('"\\[]{},a'), values, min_size=1),
+    st.integers(1, 20),
+)
+def test_entries_are_counted_as_decoding_would(entries: Any, marks_at_a_time: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coco_format, "MARKS_AT_A_TIME", marks_at_a_time)
+        assert coco_format.count_entries(json.dumps(entries).encode()) == len(entries)
 
 
 @pytest.mark.parametrize(
