@@ -240,6 +240,17 @@ def test_the_marks_and_chunks_of_all_strips_are_counted_together() -> None:
             cost(in_strips(blob, compression, 210))
 
 
+def test_the_marks_of_all_pages_are_counted_together() -> None:
+    jpeg = bytes(imagecodecs.jpeg8_encode(SQUARE))
+    blob = jpeg[:2] + b"\xff\xfe\0\2" * 15_000 + jpeg[2:]
+    stream = io.BytesIO()
+    with tifffile.TiffWriter(stream) as file:
+        for _ in range(70):
+            file.write(iter([blob]), shape=(16, 16), dtype=np.uint8, compression=7, metadata=None)
+    with pytest.raises(ImageTooLarge, match="more than 1,000,000 marks, chunks or code blocks together"):
+        cost(stream.getvalue())
+
+
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
 def test_a_png_strip_whose_notes_would_be_unpacked_is_refused(kind: bytes) -> None:
     png = bytes(imagecodecs.png_encode(SQUARE))

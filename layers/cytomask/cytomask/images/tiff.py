@@ -59,6 +59,7 @@ class TiffImage:
         self.pixel_size = read_pixel_size(self._file)
         self._loaded: dict[int, tifffile.TiffPage] = {}
         self._work: dict[int, Work] = {}
+        self._steps = 0  # inside strips and tiles, over all directories in `_work`
         self._pages = [self._page(sources) for sources in self._find_pages()]
         self.pages: Sequence[PageHeader] = tuple(page.header for page in self._pages)
 
@@ -100,7 +101,8 @@ class TiffImage:
         for number, directory in distinct.items():
             if number not in self._work:
                 self._work[number] = segments.work_of(directory, self.name)
-                segments.require_few(sum(one.segments for one in self._work.values()), self.name)
+                self._steps += self._work[number].segments - len(directory.dataoffsets)
+                segments.require_few(self._steps, self.name)
         bare = [source.packed_bytes for source in sources if source.packed_bytes]
         return [
             *(self._work[one.index] for one in apart),
