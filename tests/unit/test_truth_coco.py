@@ -1,6 +1,7 @@
 """COCO files are read and drawn; each malformed one gets its message."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,16 @@ def test_numbers_that_python_writes_and_json_does_not_know_are_passed_over() -> 
     content = file_of([listed()], [odd])
     assert b"NaN" in content
     np.testing.assert_array_equal(read_coco(content, "a").draw("a.tif", [(HEIGHT, WIDTH)]), draw(SQUARE))
+
+
+def test_millions_of_nans_do_not_multiply_the_file_s_memory() -> None:
+    content = file_of([listed()], [annotated(SQUARE) | {"area": [float("nan")] * 100_000}])
+    tracemalloc.start()
+    try:
+        read_coco(content, "truth.json")
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(content)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("width", [7.0, "7", "7.0"])

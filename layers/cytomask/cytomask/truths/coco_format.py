@@ -108,7 +108,7 @@ def decode(content: bytes, called: str) -> File:
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:  # Python writes NaN and Infinity, which are not JSON
-            text = NOT_A_NUMBER.sub(rb"\1null", text)
+            text = _repaired(text)
             lists = msgspec.json.decode(text, type=_Lists)
         _require_few(lists.images, MOST_LISTED_IMAGES, f"images in {called}")
         _require_few(lists.annotations, MOST_ANNOTATIONS, f"annotations in {called}")
@@ -142,6 +142,15 @@ def count_entries(text: bytes) -> int:
         number += int(np.count_nonzero(outside & (part == ord(",")) & (depths == 1)))
         quotes, depth = int(passed[-1]), int(depths[-1])
     return number
+
+
+def _repaired(text: bytes) -> bytes:
+    """Replace each NaN and Infinity in place with an empty text; a list of millions would fill the memory."""
+    repaired = bytearray(text)
+    for found in NOT_A_NUMBER.finditer(text):
+        start, end = found.end(1), found.end()
+        repaired[start:end] = b'""'.ljust(end - start)
+    return bytes(repaired)
 
 
 def _utf8(content: bytes) -> bytes:
