@@ -10,7 +10,7 @@ from aws_lambda_powertools import Logger
 
 from cytomask.acquisition import Acquisition, Pattern, check_plate, read_acquisition
 from cytomask.addresses import S3Object, is_plate_map, parse_uri, plates_of_map
-from cytomask.errors import ImageNotFound, ImageReplaced, InvalidRequest, RejectedInput
+from cytomask.errors import ImageNotFound, ImageReplaced, InvalidPlateMap, InvalidRequest, RejectedInput
 from cytomask.images import Limits
 from cytomask.plate_counts import PlateCounts
 from cytomask.plate_places import PLACE, acquired_at, columns_of, time_of
@@ -175,7 +175,12 @@ class Plating:
 
     def _keep_map(self, plate: str, stored: StoredMap) -> None:
         now = timestamp(self._clock())
-        self._plates.put_map(plate, stored, now=now)
+        try:
+            self._plates.put_map(plate, stored, now=now)
+        except InvalidPlateMap as error:
+            self._logger.warning("plate_map_rejected", plate_map=stored.uri, error=str(error))
+            stored = StoredMap(uri=stored.uri, error=str(error))
+            self._plates.put_map(plate, stored, now=now)
         self._logger.info("plate_map_stored", plate_map=stored.uri, plate=plate)
         if stored.plate_map is not None and stored.plate_map.expected_pages is not None:
             summary = self._plates.expect(plate, stored.plate_map.expected_pages, now=now)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import string
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,7 @@ from cytomask.arrivals import parse_body
 from cytomask.errors import InvalidRequest
 from cytomask.plate_rows import Plates
 from cytomask.requests import SegmentRequest, message_of, parse_request
+from cytomask.wells import well_name
 
 if TYPE_CHECKING:
     from functions_on_moto import FailuresFunction, SegmentStack
@@ -533,6 +536,30 @@ def test_an_unusable_map_is_kept_with_its_reason(stack: SegmentStack, plates: Pl
     assert stored is not None
     assert stored.plate_map is None
     assert stored.error
+
+
+def test_a_map_of_a_full_plate_with_long_names_is_kept(stack: SegmentStack, plates: Plates) -> None:
+    long = b"x" * 200 + b"," + b"y" * 200
+    stack.upload("P7.platemap.csv", b"well,condition,compound\nA1:AF48," + long + b"\n")
+    assert stack.handle(s3_event("P7.platemap.csv")) == []
+    stored = plates.map_of("P7")
+    assert stored is not None
+    assert stored.plate_map is not None
+    assert len(stored.plate_map.wells) == 1536
+
+
+def test_a_map_too_large_for_a_row_is_kept_with_its_reason(stack: SegmentStack, plates: Plates) -> None:
+    chance = random.Random(0)
+    lines = ["well,condition,compound"]
+    for number in range(1536):
+        names = ["".join(chance.choices(string.ascii_letters + string.digits, k=200)) for _ in range(2)]
+        lines.append(",".join([well_name(number // 48, number % 48), *names]))
+    stack.upload("P7.platemap.csv", "\n".join(lines).encode())
+    assert stack.handle(s3_event("P7.platemap.csv")) == []
+    stored = plates.map_of("P7")
+    assert stored is not None
+    assert stored.plate_map is None
+    assert "at most 380 kB can be kept" in (stored.error or "")
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ its well's set once. Each well's counts are copied into its plate's row, where a
 later one. A job may also leave a well: that adds `DEPARTURE` to the number, so that it still grows.
 """
 
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from botocore.exceptions import ClientError
 
+from cytomask.errors import InvalidPlateMap
 from cytomask.plate_pages import PlatePage
 from cytomask.plate_places import integer, pages_of_row, places_of, plain, time_of, times_of
 from cytomask.platemap import PlateMap
@@ -31,6 +33,7 @@ MAP = "MAP"
 ENDED = ("SUCCEEDED", "REJECTED", "FAILED")
 DEPARTURE = 1_000_000  # more pages than a well can have
 Row = Mapping[str, Any]
+LARGEST_MAP = 380_000  # bytes; a row of DynamoDB has at most 400 KB
 
 
 class PlateSummary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -225,14 +228,26 @@ class Plates:
         return _summary(row) if row else None
 
     def put_map(self, plate: str, stored: StoredMap, *, now: str) -> None:
-        """Store a plate's map, replacing an earlier one."""
+        """Store a plate's map, replacing an earlier one.
+
+        Raises:
+            InvalidPlateMap: it is too large for a row.
+        """
+        content = zlib.compress(
+            msgspec.json.encode(stored)
+        )  # 1,536 wells with long names exceed a row otherwise
+        if len(content) > LARGEST_MAP:
+            raise InvalidPlateMap(
+                f"the plate map takes {len(content) / 1000:.0f} kB when packed, and at most "
+                f"{LARGEST_MAP / 1000:.0f} kB can be kept; shorten its conditions' names"
+            )
         self._make(plate, now)
         self._dynamodb.put_item(
             TableName=self._table,
             Item={
                 "job_id": {"S": f"PLATE#{plate}"},
                 "record": {"S": MAP},
-                "content": {"S": msgspec.json.encode(stored).decode()},
+                "content": {"B": content},
                 "updated_at": {"S": now},
             },
         )
@@ -240,7 +255,7 @@ class Plates:
     def map_of(self, plate: str) -> StoredMap | None:
         """Read a plate's map; None if none was uploaded."""
         row = self._read(f"PLATE#{plate}", MAP)
-        return msgspec.json.decode(row["content"], type=StoredMap) if row else None
+        return msgspec.json.decode(zlib.decompress(bytes(row["content"])), type=StoredMap) if row else None
 
     def pages(self, plate: str, well: str | None = None) -> Iterator[PlatePage]:
         """Read the pages of a plate or a well, by well, site and time; the index may lag by a second."""
