@@ -148,7 +148,8 @@ class Predictor:
         `threads` is the number of threads; 0 means one per core.
         """
         self.manifests = read_manifests(weights, modes)
-        # It loads the networks. Later it looks at each page meanwhile, because the network leaves cores idle.
+        # This thread loads the networks. Later it measures each page while the network works on it, because
+        # the network leaves cores idle.
         self._beside = ThreadPoolExecutor(1)
         self._networks = {
             mode: self._beside.submit(load_network, network_folder(weights, mode), manifest, threads)

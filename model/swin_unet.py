@@ -50,7 +50,7 @@ class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def from_dict(cls, sizes: Mapping[str, Any]) -> "SwinUNetConfig":
-        """Read what `as_dict` gave; sizes of before 0.9 name no window, which was 7.
+        """Read what `as_dict` gave. Weights older than swin-unet-0.9 name no window: theirs was 7.
 
         Raises:
             ValueError: a size is unknown or has another type.

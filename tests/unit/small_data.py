@@ -1,4 +1,4 @@
-"""Small data sets with an index, for tests of the data report and its measures."""
+"""Small data sets with an index, and the measures of a good page, for tests of reports and of quality."""
 
 import csv
 from pathlib import Path
@@ -9,10 +9,23 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from cytomask.model.quality import Measures
 from cytomask.training.sources import read_source
 from cytomask.training.survey import Seen, look
 
 COLUMNS = ("source", "split", "image", "mask", "cell")
+GOOD = Measures(
+    confluence_low=0.3,
+    confluence_high=0.32,
+    sharpness=0.7,
+    saturated=0.0,
+    levels=100,
+    noise=0.1,
+    unevenness=0.02,
+    unusualness=0.8,
+    doubt=0.05,
+    shrinkage=1,
+)
 
 
 def picture(seed: int, dtype: str = "uint8", shape: tuple[int, int] = (30, 40)) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from small_data import GOOD
 
 from cytomask.model import quality
 from cytomask.model.predictor import Predictor
@@ -19,19 +20,6 @@ from cytomask.model.quality_bounds import BOUNDS
 from cytomask.samples.degradations import MODALITIES, blurred, noisy, rescaled
 from cytomask.samples.empty import empty_page
 from cytomask.samples.fields import phase_contrast_field
-
-GOOD = Measures(
-    confluence_low=0.3,
-    confluence_high=0.32,
-    sharpness=0.7,
-    saturated=0.0,
-    levels=100,
-    noise=0.1,
-    unevenness=0.02,
-    unusualness=0.8,
-    doubt=0.05,
-    shrinkage=1,
-)
 
 
 def field(seed: int = 2) -> NDArray[np.uint16]:

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from small_data import GOOD
 
 from cytomask.model import quality_bounds
-from cytomask.model.quality import DESCRIPTION, Measures
+from cytomask.model.quality import DESCRIPTION
 from cytomask.model.quality_bounds import BOUNDS, Bounds
 from cytomask.training.quality_bounds import Checked, bounds_of, flag_table, usual, with_usual, write_module
 
@@ -17,19 +18,7 @@ SIZE = len(DESCRIPTION)
 
 
 def checked(iou: float, source: str = "made/val", change: str = "plain", **fields: Any) -> Checked:
-    plain = Measures(
-        sharpness=0.7,
-        saturated=0.0,
-        levels=100,
-        noise=0.1,
-        unevenness=0.02,
-        unusualness=0.8,
-        confluence_low=0.3,
-        confluence_high=0.32,
-        doubt=0.05,
-        shrinkage=1,
-    )
-    measures = msgspec.structs.replace(plain, **fields)
+    measures = msgspec.structs.replace(GOOD, **fields)
     return Checked(source, change, iou, measures, np.zeros(SIZE))
 
 

@@ -46,7 +46,7 @@ def read_grid(lines: Sequence[Line], name: str) -> tuple[dict[str, str], int | N
 
 
 def is_numbers(cells: Sequence[str]) -> bool:
-    """Tell whether a line can be that of the column numbers: 1, 2, 3, … with or without a corner.
+    """Tell whether a line can hold the column numbers: 1, 2, 3, … with or without a corner.
 
     Below an empty corner the numbers may leave out columns. Otherwise they follow one another, and begin with
     1 if there is no corner, so that doses are not taken for columns.

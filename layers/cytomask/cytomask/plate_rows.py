@@ -233,9 +233,8 @@ class Plates:
         Raises:
             InvalidPlateMap: it is too large for a row.
         """
-        content = zlib.compress(
-            msgspec.json.encode(stored)
-        )  # 1,536 wells with long names exceed a row otherwise
+        # Unpacked, a map of 1,536 wells with long names would exceed a row.
+        content = zlib.compress(msgspec.json.encode(stored))
         if len(content) > LARGEST_MAP:
             raise InvalidPlateMap(
                 f"the plate map takes {len(content) / 1000:.0f} kB when packed, and at most "
