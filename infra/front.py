@@ -84,10 +84,10 @@ def _handler_again(name: str) -> Handler:
     try:
         return _handler(name)
     except Exception as error:
-        failure = error
+        failure, trace = error, error.__traceback__
 
     def failing(_event: Any, _context: Context) -> Any:
-        raise failure
+        raise failure.with_traceback(trace)  # each `raise` would add its own frames to the earlier ones
 
     return failing
 
