@@ -177,11 +177,8 @@ def _outputs_of(stack: "Stack", uri: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _fetch_all(stack: "Stack", outputs: Iterable[Output]) -> Iterator[tuple[Output, str | None]]:
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # whatever ends this, no file is on its way afterwards
         yield from pool.map(lambda output: (output, _fetch(stack, output)), outputs)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _fetch(stack: "Stack", output: Output) -> str | None:

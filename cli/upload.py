@@ -190,13 +190,10 @@ def _uploads(found: Found, bucket: str, folders: Mapping[Path, str]) -> Iterator
 
 def _send_all(stack: "Stack", uploads: Iterable[Upload]) -> Iterator[tuple[Upload, int | str]]:
     """Upload files, some at a time; yield each in turn with its size in bytes, or why it failed."""
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # whatever ends this, no file is on its way afterwards
         yield from pool.map(
             lambda upload: (upload, send(stack, upload.path, upload.bucket, upload.key)), uploads
         )
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def send(stack: "Stack", path: Path, bucket: str, key: str) -> int | str:

@@ -2,11 +2,15 @@
 
 import json
 import os
+import threading
+import time
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from factories import GROUND_TRUTH, INPUT, OUTPUT, SEGMENT_QUEUE_URL, request, stack_of, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 
@@ -97,6 +101,32 @@ def test_a_file_that_cannot_be_sent_leaves_the_others_sent(
     assert "in/b.tif  not sent: No such file or directory" in said
     assert r"in/\udcff.tif  not sent: its name is not UTF-8" in said
     assert "2 files uploaded, 0.0 MB, 2 not sent" in said
+
+
+def broken_beside_slow(wrong: BaseException) -> tuple[Callable[..., None], list[str]]:
+    """Make a transfer that fails for `a.tif` while `b.tif` is on its way; list `b.tif` once it ended."""
+    begun, ended = threading.Event(), list[str]()
+
+    def transfer(*told: Any) -> None:
+        if "a.tif" in told:
+            begun.wait(10)
+            raise wrong
+        begun.set()
+        time.sleep(0.1)
+        ended.append("b.tif")
+
+    return transfer, ended
+
+
+def test_no_file_is_on_its_way_after_a_refused_upload(
+    connected: Stack, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    make("in/a.tif", "in/b.tif")
+    refusal: Any = {"Error": {"Code": "NoSuchBucket", "Message": ""}}
+    transfer, ended = broken_beside_slow(ClientError(refusal, "PutObject"))
+    monkeypatch.setattr(connected.s3, "upload_file", lambda path, bucket, key: transfer(key))
+    assert main(["upload", "in"]) == 2
+    assert ended == ["b.tif"]
 
 
 def test_a_key_longer_than_s3_takes_is_refused_by_its_length(stack: SegmentStack, capsys: Capture) -> None:
@@ -261,6 +291,19 @@ def test_download_fetches_nothing_twice_that_has_not_changed(stack: SegmentStack
     assert main(["download", "--prefix", ""]) == 0
     assert "1 file fetched, 1 there already" in capsys.readouterr().err
     assert Path("masks/a.tif.mask.png").read_bytes() == stack.output("a.tif.mask.png")
+
+
+def test_no_file_is_on_its_way_after_an_interrupted_download(
+    stack: SegmentStack, connected: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("a.tif", "b.tif"):
+        stack.upload(f"{key}.mask.png", b"", bucket=OUTPUT)
+    transfer, ended = broken_beside_slow(KeyboardInterrupt())
+    monkeypatch.setattr(
+        connected.s3, "download_file", lambda bucket, key, path: transfer(key.removesuffix(".mask.png"))
+    )
+    assert main(["download", "--prefix", ""]) == 130
+    assert ended == ["b.tif"]
 
 
 @pytest.mark.parametrize(
