@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import unquote, urlencode
 
 import msgspec
@@ -13,6 +13,7 @@ import numpy as np
 from cytomask.curves import Curve
 from cytomask.errors import InvalidRequest, NoSuchPlate
 from cytomask.plate_pages import Options, PlatePage, parse_flags
+from cytomask.plate_places import is_date
 from cytomask.plate_rows import Plates, PlateSummary
 from cytomask.plate_tables import pages_csv_of
 from cytomask.plates import ConditionReport, PlateReport, WellReport, build_report
@@ -56,7 +57,7 @@ class SomePages:
 
     def csv(self) -> str:
         """Write them as the tidy table; a page whose time is unknown has no hours."""
-        first = datetime.fromisoformat(self.first) if _is_date(self.first) else None
+        first = datetime.fromisoformat(self.first) if is_date(self.first) else None
         return pages_csv_of(self.plate, (_with_hours(page, first) for page in self.pages))
 
 
@@ -188,11 +189,6 @@ def _curve(curve: Curve) -> dict[str, list[float]]:
         "hours": curve.hours.tolist(),
         "confluence": [round(each, 6) for each in curve.confluence.tolist()],
     }
-
-
-def _is_date(time: float | str | None) -> TypeGuard[str]:
-    """Tell a scan's date from elapsed hours, and from the number of a scan without a time (`n00000007`)."""
-    return isinstance(time, str) and not time.startswith("n")
 
 
 def _with_hours(page: PlatePage, first: datetime | None) -> PlatePage:

@@ -10,7 +10,7 @@ from factories import REGION, TABLE
 from moto import mock_aws
 from moto_stack import make_table
 
-from cytomask.plate_places import pages_of_row, place_of, plain, time_of
+from cytomask.plate_places import is_date, pages_of_row, place_of, plain, read_time, time_of
 from cytomask.plate_rows import Plates, PlateSummary, StoredMap
 from cytomask.platemap import parse_plate_map
 
@@ -231,3 +231,16 @@ def test_places_sort_by_well_then_time() -> None:
     assert sorted(places) == places
     assert time_of("2026-11-25T13:20:11", None, exact=True) == "2026-11-25T13:20:11"
     assert time_of(None, 7) == "n00000007"
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "dated"),
+    [
+        (time_of(36.5, None), 36.5, False),
+        (time_of("2026-11-25T13:20:11", None), "2026-11-25T13", True),
+        (time_of(None, 7), "n00000007", False),
+    ],
+)
+def test_hours_dates_and_numbers_of_scans_are_told_apart(text: str, read: float | str, dated: bool) -> None:
+    assert read_time(text) == read
+    assert (is_date(text), is_date(read)) == (dated, dated)

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cytomask.errors import InvalidPlateMap
+from cytomask.plate_pages import PlatePage
 from cytomask.platemap import Compound, MappedWell, PlateMap, parse_plate_map, require_fit
+from cytomask.plates import build_report
 from cytomask.wells import well_name
 
 
@@ -233,12 +235,18 @@ def test_a_map_of_another_format_than_the_plate_is_refused() -> None:
         require_fit(small, ["A01", "H12"], "x.PlateMap")
 
 
-def test_a_list_of_some_wells_fits_a_plate_of_any_format() -> None:
-    require_fit(read("well,condition\nA1:A2,DMSO\n"), ["A02", "D05", "H12"], "map.csv")
-    some = parse_plate_map(
-        b"<w><well row='0' col='0'>" + item("Compound", "X").encode() + b"</well></w>", "x"
-    )
-    require_fit(some, ["A01", "H12"], "x")
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("well,condition\nA1:A2,X\n", id="csv"),
+        pytest.param(f"<w><well row='0' col='0'>{item('Compound', 'X')}</well></w>", id="xml"),
+    ],
+)
+def test_a_list_of_some_wells_fits_a_plate_of_any_format(content: str) -> None:
+    pages = [PlatePage(plate="p", well=well, site="1", time=0.0) for well in ("A01", "D05", "H12")]
+    found = build_report("p", pages, read(content))
+    conditions = {well: report.condition for well, report in found.wells.items()}
+    assert (found.size, conditions) == (96, {"A01": "X", "D05": "", "H12": ""})
 
 
 def test_a_map_of_other_wells_than_the_plate_is_refused() -> None:

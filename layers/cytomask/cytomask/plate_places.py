@@ -1,7 +1,7 @@
 """Compute the place of a job's row on its plate, and the pages that the row stands for. Pure functions."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -29,6 +29,16 @@ def time_of(time: float | str | None, frame: int | None, *, exact: bool = False)
     if time is not None:
         return f"{time:012.4f}"
     return "" if frame is None else f"n{frame:08d}"
+
+
+def read_time(text: str) -> float | str:
+    """Read a scan's time as `time_of` wrote it: hours become a number, dates and scans' numbers stay text."""
+    return text if is_date(text) or text.startswith("n") else float(text)
+
+
+def is_date(time: float | str | None) -> TypeGuard[str]:
+    """Tell a scan's date from its hours, as a number or as `time_of` wrote them, and from a scan's number."""
+    return isinstance(time, str) and time[4:5] == "-"
 
 
 def place_row(image: str, pattern: Pattern | None = None) -> dict[str, Any] | None:

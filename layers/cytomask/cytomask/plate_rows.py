@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from cytomask.errors import InvalidPlateMap
 from cytomask.plate_pages import PlatePage
-from cytomask.plate_places import integer, pages_of_row, places_of, plain, time_of, times_of
+from cytomask.plate_places import integer, pages_of_row, places_of, plain, read_time, time_of, times_of
 from cytomask.platemap import PlateMap
 from cytomask.records import JobRow
 
@@ -466,19 +466,14 @@ def _summary(row: Row) -> PlateSummary:
         plate=row["record"],
         wells=sum(number > 0 for number in pages.values()),
         scans=len(scans),
-        first=_told(scans[0]) if scans else None,
-        last=_told(scans[-1]) if scans else None,
+        first=read_time(scans[0]) if scans else None,
+        last=read_time(scans[-1]) if scans else None,
         pages=int(ended - failed),
         failed=int(failed),
         expected_pages=integer(row.get("expected_pages")),
         completed_at=row.get("completed_at"),
         cost_usd=sum(row["cost"].values()),
     )
-
-
-def _told(time: str) -> float | str:
-    """Read a scan's time as `time_of` wrote it; hours become a number."""
-    return float(time) if time[4:5] != "-" and not time.startswith("n") else time
 
 
 def _condition_failed(error: ClientError) -> bool:
