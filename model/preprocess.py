@@ -62,15 +62,22 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
         return np.clip(out, -reach, 1 + reach, out=out)
 
     total = squares = 0.0
-    for band in bands:
-        values = stretched(page[band], 1, room[: band.stop - band.start])
-        if fill is not None:
-            values[fill[band]] = 0
-        total += float(values.sum())
-        squares += float(np.square(values, out=values).sum())
+    if page.dtype == np.uint8:  # Pillow counts pixels faster than NumPy adds them up
+        counts = np.array(Image.fromarray(page).histogram(None if fill is None else Image.fromarray(~fill)))
+        levels = np.flatnonzero(counts)
+        values = stretched(levels, 1, np.empty(levels.size))
+        total, squares = float(counts[levels] @ values), float(counts[levels] @ np.square(values))
+    else:
+        for band in bands:
+            values = stretched(page[band], 1, room[: band.stop - band.start])
+            if fill is not None:
+                values[fill[band]] = 0
+            total += float(values.sum())
+            squares += float(np.square(values, out=values).sum())
     counted = page.size if fill is None else page.size - np.count_nonzero(fill)
-    mean = total / counted
-    deviation = (squares / counted - mean**2) ** 0.5
+    # Rounded, so that sums in another order give the same to the last bit.
+    mean = float(np.float32(total / counted))
+    deviation = float(np.float32((squares / counted - (total / counted) ** 2) ** 0.5))
 
     def standardised(values: NDArray[np.generic], room: NDArray[np.float64], out: Pixels) -> None:
         stretched(values, REACH, room)
@@ -120,8 +127,10 @@ def find_fill(page: NDArray[np.generic]) -> NDArray[np.bool_] | None:
     sample = _sample(page)
     (middle,) = _ranked(sample, [sample.size // 2])
     values: NDArray[Any] = page
-    dark = values <= darkest + FLAT * (middle - darkest)
-    bright = values >= brightest + FLAT * (middle - brightest)
+    lowest, highest = darkest + FLAT * (middle - darkest), brightest + FLAT * (middle - brightest)
+    if _has_few_values(page):  # whole numbers: compared as floats, each pixel would be converted
+        lowest, highest = math.floor(lowest), math.ceil(highest)
+    dark, bright = values <= lowest, values >= highest
     least = FILL_SHARE * page.size
     ends = [_squares(end) for end in (dark, bright) if np.count_nonzero(end) >= least]
     fill = [end for end in ends if np.count_nonzero(end) >= least]

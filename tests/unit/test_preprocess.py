@@ -78,6 +78,14 @@ def test_copies_of_a_page_are_the_same_to_the_last_bit(copy: Any) -> None:
     assert np.array_equal(normalise(copy(page)), normalise(page))
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_copies_of_a_page_with_a_dead_border_are_the_same_too(dtype: type[np.generic]) -> None:
+    page = eight_bit_page()
+    page[:, :24] = 0
+    assert preprocess.find_fill(page) is not None
+    assert np.array_equal(normalise(page.astype(dtype)), normalise(page))
+
+
 def test_fractions_of_a_page_are_nearly_the_same() -> None:
     page = twelve_bit_page()
     fractions = (page / 4095).astype(np.float32)
