@@ -24,7 +24,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Infer = Callable[[Pixels], Pixels]
 Clean = Callable[[NDArray[np.bool_]], NDArray[np.bool_]]  # turns a mask, (H, W), into a cleaned one
 
-TILES_AT_ONCE = 32  # 6 MB before the network and 6 MB after it
+TILES_AT_ONCE = 18  # 6 MB before the network and 6 MB after it
 WEIGHTS = Path(__file__).parent / "weights"
 MANIFEST = "manifest.json"
 
