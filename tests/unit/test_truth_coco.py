@@ -203,6 +203,19 @@ def test_outlines_that_cost_too_much_are_refused(
         draw(SQUARE, SQUARE)
 
 
+def test_too_many_annotations_are_refused_before_each_gets_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outlines, "MOST_OUTLINES", 20_000)
+    name = "n" * 200 + ".tif"
+    coco = read_coco(file_of([listed(file_name=name)], [annotated(SQUARE)] * 20_001), "truth.json")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableCoco, match="20001 annotations"):
+            coco.draw(name, [(HEIGHT, WIDTH)])
+        assert tracemalloc.get_traced_memory()[1] < 3 * images.MEBI
+    finally:
+        tracemalloc.stop()
+
+
 def test_outlines_are_drawn_alike_in_batches_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = np.eye(HEIGHT, WIDTH, dtype=np.bool_)
     shapes = [SQUARE, {"size": [HEIGHT, WIDTH], "counts": run_lengths(mask)}, [[3, 3, 6, 3, 6, 5, 3, 5]]]

@@ -190,10 +190,10 @@ class Coco:
 
     def _outlines(self, name: str) -> Iterator[Outline]:
         entries = self.entries[name]
+        of = f"{entries[0].file_name} in {self.called}"
         for image_id in dict.fromkeys(entry.id for entry in entries):
             for annotation in self.by_image.get(image_id, []):
-                called = f"annotation {annotation.id} of {entries[0].file_name} in {self.called}"
-                yield Outline(annotation.segmentation, called)
+                yield Outline(annotation.segmentation, annotation.id, of)
 
 
 def read_coco(content: bytes, called: str) -> Coco:

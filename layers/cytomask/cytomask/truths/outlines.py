@@ -5,7 +5,6 @@ Drawing time grows with that length, with the number of runs, and with the numbe
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 
 import msgspec
@@ -15,7 +14,7 @@ from pycocotools import mask as pycocotools
 
 from cytomask.errors import UnreadableCoco
 from cytomask.metrics import Mask
-from cytomask.truths.coco_format import UNREADABLE
+from cytomask.truths.coco_format import UNREADABLE, Number
 from cytomask.truths.limits import Size
 
 MEBI = 2**20
@@ -48,12 +47,23 @@ class RunLengths(msgspec.Struct):
     counts: list[float] | str
 
 
-@dataclass(frozen=True)
-class Outline:
-    """One annotation's segmentation. `called` is its name in errors."""
+class Outline(msgspec.Struct, frozen=True, gc=False):
+    """One annotation's segmentation.
+
+    Attributes:
+        text: the segmentation, undecoded.
+        id: of the annotation.
+        of: its image and file, in errors.
+    """
 
     text: msgspec.Raw
-    called: str
+    id: Number | None
+    of: str
+
+    @property
+    def called(self) -> str:
+        """Its name in errors, made when it is needed: a file may have a million."""
+        return f"annotation {self.id} of {self.of}"
 
     def decode(self) -> Polygons | RunLengths:
         """Return the polygons or run lengths; raise UnreadableCoco if there are neither."""
