@@ -3,6 +3,7 @@
 `make test` gives each property a fifth of its examples; `make test-slow` repeats them with all of them.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+gc.disable()  # until the tests begin: imports make a million objects, and all stay
 
 # Worker threads of OpenBLAS, OpenMP (torch) and ONNX Runtime wait by spinning. With more threads than free
 # cores they steal time from each other: two torch threads beside other work are 30 times slower than one.
@@ -42,6 +45,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if FUNCTIONAL in item.path.parents:
                 item.add_marker(pytest.mark.no_cover)
+
+
+def pytest_runtestloop() -> None:
+    """Collect garbage again, but seldom among what has stayed: a search of that takes half a second."""
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 50)
+    gc.enable()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
