@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from cytomask.model import preprocess
 from cytomask.model.predictor import MODES, Mode, tile_side
 from cytomask.model.preprocess import Pixels
 from cytomask.model.swin_unet import STRIDE, SwinUNet, SwinUNetConfig
@@ -45,7 +46,10 @@ pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 ALONE = Process(CPU)
-SIZES: dict[str, Any] = {"width": 16, "depths": [2], "half_width": 4, "quarter_width": 8}
+TILE = 96  # pixels, instead of 288: a step takes a ninth of the time
+SIZES: dict[str, Any] = {
+    "width": 16, "depths": [2], "half_width": 4, "quarter_width": 8, "window": TILE // STRIDE,
+}  # fmt: skip
 FIELDS: dict[str, Any] = {
     "swin_unet": SIZES,
     "train": {"field/train": 1},
@@ -55,6 +59,21 @@ FIELDS: dict[str, Any] = {
     "batch_size": 2,
     "warmup_steps": 1,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_tiles() -> Iterator[None]:
+    """Train on small crops. Pages are still scored in tiles of 288 pixels, three times as wide."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "TILE", TILE)
+        yield
+
+
+@pytest.fixture
+def whole_tiles(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Train on crops as large as in use, as another process does; return the sizes of the network."""
+    monkeypatch.setattr(preprocess, "TILE", 288)
+    return SIZES | {"window": 288 // STRIDE}
 
 
 def experiment(**fields: Any) -> TrainingConfig:
@@ -466,7 +485,7 @@ def test_a_run_from_start_weights_of_other_sizes_is_not_resumed_without_them(
         train(baseline, data, tmp_path / "out", ALONE, resume=True)
 
 
-@pytest.mark.parametrize("sizes", [{}, SIZES | {"half_depth": 1}])
+@pytest.mark.parametrize("sizes", [{"window": TILE // STRIDE}, SIZES | {"half_depth": 1}])
 def test_start_weights_of_other_sizes_than_the_experiments_are_refused(
     data: Path, start: Path, tmp_path: Path, sizes: dict[str, Any]
 ) -> None:
@@ -562,9 +581,10 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_sigterm_stops_a_process_with_143_and_a_checkpoint(
-    command: Callable[..., list[str]], tmp_path: Path
+    command: Callable[..., list[str]], tmp_path: Path, whole_tiles: dict[str, Any]
 ) -> None:
-    arguments = [sys.executable, "-m", "cytomask.training.train", *command(epochs=1000, steps_per_epoch=1000)]
+    given = command(epochs=1000, steps_per_epoch=1000, swin_unet=whole_tiles)
+    arguments = [sys.executable, "-m", "cytomask.training.train", *given]
     with subprocess.Popen(
         arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
     ) as process:
@@ -661,7 +681,11 @@ sys.exit(code)
 
 @pytest.mark.slow
 def test_two_processes_stop_together_go_on_and_learn_what_one_does(
-    command: Callable[..., list[str]], start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., list[str]],
+    start: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    whole_tiles: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(Process, "half", False)  # bfloat16 would hide in its rounding what is compared
     # Equal crops: each half of a batch then has the batch norm of the whole.
@@ -670,7 +694,7 @@ def test_two_processes_stop_together_go_on_and_learn_what_one_does(
     still = {"zoom": [1, 1], "flip": 0, "turn": False}
     still |= dict.fromkeys(("squash", "noise", "repage", "contrast", "brightness"), 0)
     fields = {"augmentation": still, "validation": [], "epochs": 1, "steps_per_epoch": 2, "loss": "bce"}
-    fields |= {"warmup_steps": 0, "batch_size": 4}
+    fields |= {"warmup_steps": 0, "batch_size": 4, "swin_unet": whole_tiles}
     (tmp_path / "worker.py").write_text(WORKER)
 
     def launch(signalled: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -735,7 +759,7 @@ def test_the_crops_of_a_step_are_the_same_for_any_number_of_processes(data: Path
     for step in range(3):
         for kind in (0, 1):
             together = np.stack([share[step][kind] for share in shares], axis=1)  # 2 places, 2 processes
-            assert np.array_equal(together.reshape(4, 1, 288, 288), alone[step][kind])
+            assert np.array_equal(together.reshape(4, 1, TILE, TILE), alone[step][kind])
 
 
 def test_the_crops_of_a_step_are_the_same_wherever_a_run_begins(data: Path) -> None:
@@ -871,9 +895,9 @@ def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
         rates(1, 3, epochs=2, warmup_steps=6)
 
 
-def batch(side: int = 288) -> tuple[Tensor, Tensor, Tensor]:
+def batch() -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(1)
-    pixels = torch.randn(2, 1, side, side)
+    pixels = torch.randn(2, 1, TILE, TILE)
     return pixels, (pixels > 0).float(), torch.ones_like(pixels)
 
 
