@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import boto3
@@ -27,7 +28,7 @@ from functions_on_moto import (
 )
 from http_api import http_api
 from moto import mock_aws
-from moto_stack import ENVIRONMENT, make_buckets, make_table
+from moto_stack import ENVIRONMENT, make_buckets, make_queues, make_table
 from remembering import Remembering
 from rights import Role, read_policy, read_roles
 
@@ -51,6 +52,7 @@ def sessions() -> Sessions:
         for name, session in of_function.items():
             session.events.register("provide-client-params", wire.on_call)
             session.events.register("provide-client-params", roles[name].on_call)
+            session.client = cache(session.client)  # type: ignore[method-assign]
         s3, sqs, dynamodb = own.client("s3"), own.client("sqs"), own.resource("dynamodb")
         return Sessions(s3, sqs, dynamodb, of_function, wire, roles)
 
@@ -72,10 +74,9 @@ def stack(
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     with mock_aws():
-        make_buckets(sessions.s3)
-        make_table(sessions.dynamodb)
-        sessions.sqs.create_queue(QueueName="cytomask-evaluation")
-        sessions.sqs.create_queue(QueueName="cytomask-segment")
+        make_buckets()
+        make_queues()
+        make_table()
         sessions.wire.mend()
         app = importlib.import_module("cytomask.functions.segment.app")
         counting = CountingPredictor(predictor)

@@ -22,7 +22,6 @@ import tifffile
 from factories import (
     INPUT,
     OUTPUT,
-    QUEUE_URL,
     REGION,
     SEGMENT_QUEUE_URL,
     TABLE,
@@ -34,7 +33,7 @@ from factories import (
 )
 from moto import mock_aws
 from moto.s3.models import s3_backends
-from moto_stack import make_buckets, make_table
+from moto_stack import make_buckets, make_queues, make_table
 from PIL import Image
 from remembering import Remembering
 
@@ -334,11 +333,10 @@ def a_world(predictor: Any, *, versioned: bool) -> Iterator[World]:
     """Make a fresh stack on moto."""
     with mock_aws():
         made = connected(predictor)
-        make_buckets(made.s3)
+        make_buckets()
         made.s3.create_bucket(Bucket=ATTACHED, CreateBucketConfiguration={"LocationConstraint": REGION})
-        make_table(made.dynamodb)
-        for name in (SEGMENT_QUEUE_URL, QUEUE_URL):
-            made.sqs.create_queue(QueueName=name.rpartition("/")[2])
+        make_queues()
+        make_table()
         if versioned:
             for bucket in (INPUT, ATTACHED):
                 made.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
 from factories import GROUND_TRUTH, INPUT, OUTPUT, QUEUE_URL, REGION, SEGMENT_QUEUE_URL, TABLE
+from functions_on_moto import Sessions
 from moto import mock_aws
 from moto_stack import make_buckets, make_table
 
@@ -30,7 +30,7 @@ NOW = "2026-11-25T13:20:00.000Z"
 
 
 @pytest.fixture
-def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+def stack(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     for name, value in {
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
@@ -38,10 +38,11 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     }.items():
         monkeypatch.setenv(name, value)
     with mock_aws():
-        make: Any = boto3.client
+        make_buckets()
+        make_table()
+        sessions.wire.mend()
+        make: Any = sessions.of_function["command"].client
         clients = {service: make(service) for service in ("s3", "sqs", "dynamodb", "logs")}
-        make_buckets(clients["s3"])
-        make_table(clients["dynamodb"])
         places = (INPUT, OUTPUT, GROUND_TRUTH, SEGMENT_QUEUE_URL, QUEUE_URL, TABLE)
         found = Stack("cytomask", *places, None, **clients)
         monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: found))

@@ -4,9 +4,9 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
 from factories import REGION, TABLE
+from functions_on_moto import Sessions
 from moto import mock_aws
 from moto_stack import make_table
 
@@ -18,13 +18,11 @@ NOW = "2026-11-25T13:20:00.000Z"
 
 
 @pytest.fixture
-def dynamodb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
+def dynamodb(sessions: Sessions) -> Iterator[Any]:
     with mock_aws():
-        client = boto3.client("dynamodb", region_name=REGION)
-        make_table(client)
-        yield client
+        make_table()
+        sessions.wire.mend()
+        yield sessions.of_function["api"].client("dynamodb", region_name=REGION)
 
 
 @pytest.fixture
@@ -160,10 +158,15 @@ def test_pages_are_read_by_well_and_time(plates: Plates, dynamodb: Any) -> None:
 def test_pages_of_a_plate_are_read_without_a_scan(plates: Plates, dynamodb: Any) -> None:
     add_job(dynamodb, "A01", 0.0)
     asked: list[str] = []
-    dynamodb.meta.events.register("before-call.dynamodb", lambda model, **_: asked.append(model.name))
+
+    def note_call(model: Any, **_: Any) -> None:
+        asked.append(model.name)
+
+    dynamodb.meta.events.register("before-call.dynamodb", note_call)
     list(plates.pages("p"))
     plates.some_pages("p", well=None, start=None, count=5)
     list(plates.summaries())
+    dynamodb.meta.events.unregister("before-call.dynamodb", note_call)
     assert asked == ["Query", "Query", "Query"]
 
 
