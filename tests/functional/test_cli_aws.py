@@ -15,7 +15,7 @@ from cytomask.infra.emulator import EmulatedStack, emulated_stack
 from cytomask.infra.session import REGION
 from cytomask.samples.fields import phase_contrast_field
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.slow]
 LAB = "lab-images"
 IMAGES = 12
 Command = Callable[..., int]
@@ -78,7 +78,6 @@ def test_a_policy_names_this_stack(
     assert statement["Resource"] == f"arn:aws:s3:::{running.outputs['InputBucketName']}/*"
 
 
-@pytest.mark.slow
 def test_a_backfill_states_its_cost_sends_images_without_a_mask_and_resumes(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,7 +116,6 @@ def test_a_backfill_of_a_bucket_that_is_not_served_says_how_to_attach_it(
     assert "is not s3://bucket" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_attaching_keeps_the_buckets_other_notifications_and_detaching_leaves_them(
     running: EmulatedStack, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -197,6 +197,7 @@ def test_children_end_with_their_parent(tmp_path: Path) -> None:
             eventually(partial(both_ended, endpoint, process))
 
 
+@pytest.mark.slow
 def test_a_handler_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     with (
         pytest.raises(ChildFailed, match="No module named 'nowhere'"),

@@ -72,7 +72,7 @@ def test_an_evaluation_that_names_what_it_may_not_is_refused_unread(
     assert evaluate.row()["evaluation_status"] == "SCORED"
 
 
-@pytest.mark.parametrize("truth", ["a.png", "coco.json"])
+@pytest.mark.parametrize("truth", ["a.png", pytest.param("coco.json", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "operation", ["HeadObject", "GetObject", "GetItem", "PutItem", "Query", "UpdateItem"]
 )

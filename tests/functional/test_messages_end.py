@@ -223,7 +223,7 @@ def test_a_message_whose_attempts_all_fail_becomes_a_dead_letter(
 
 
 @pytest.mark.parametrize("queue", QUEUES)
-@pytest.mark.parametrize("count", [101, 20_000])
+@pytest.mark.parametrize("count", [101, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_a_message_of_too_many_images_is_refused_by_name_as_one(
     stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction, queue: Any, count: int
 ) -> None:

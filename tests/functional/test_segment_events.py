@@ -64,7 +64,13 @@ def test_a_strange_key_survives_a_notification(stack: SegmentStack, key: Any) ->
     assert stack.result(f"{key}.result.json")["image"]["key"] == key
 
 
-@pytest.mark.parametrize("key", STRANGE_KEYS)
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, marks=[] if at % 3 == 0 else [pytest.mark.slow])
+        for at, key in enumerate(STRANGE_KEYS)
+    ],
+)
 def test_a_request_and_eventbridge_name_keys_as_they_are(stack: SegmentStack, key: Any) -> None:
     stack.upload(key, tiff())
     from_bridge = event_file("eventbridge")

@@ -338,7 +338,9 @@ class TestPlaceOfAFinishedImage:
         assert counts(plates, "P7") == (0, 0, 0, 0)
         assert counts(plates, "Q") == (1, 1, 0, 1)
 
-    @pytest.mark.parametrize("skip", range(9))
+    @pytest.mark.parametrize(
+        "skip", [pytest.param(skip, marks=[pytest.mark.slow] if skip % 3 else []) for skip in range(9)]
+    )
     @pytest.mark.parametrize("call", ["UpdateItem", "PutObject"])
     def test_a_move_that_was_cut_off_is_finished_by_the_next_delivery(
         self, stack: SegmentStack, plates: Plates, call: str, skip: int

@@ -349,7 +349,9 @@ def test_a_bad_ground_truth_leaves_out_its_image_and_no_other(
 
 
 @needs(DATA / "index.csv")
-@pytest.mark.parametrize("source", ["livecell/test", "livecell_like/val"])
+@pytest.mark.parametrize(
+    "source", [pytest.param("livecell/test", marks=pytest.mark.slow), "livecell_like/val"]
+)
 def test_the_shipped_weights_score_what_their_manifest_says(shipped: Predictor, source: str) -> None:
     found = score_source(shipped, DATA, source)
     for mode, manifest in shipped.manifests.items():

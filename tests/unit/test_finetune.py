@@ -76,6 +76,7 @@ def test_statistics_of_batch_norm_are_those_of_the_start(tiny: SwinUNet, tmp_pat
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_stronger_pull_stays_nearer_to_the_start(tiny: SwinUNet, tmp_path: Path) -> None:
     def moved(pull: float) -> float:
         recipe = msgspec.structs.replace(QUICK, steps=20, pull=pull)

@@ -108,6 +108,7 @@ def test_a_folder_that_cannot_be_written_turns_tensorboard_off_and_not_the_run(
     assert "TensorBoard is off" in caplog.text
 
 
+@pytest.mark.slow
 def test_clearml_is_never_imported_into_a_run_and_not_started_unless_asked_for(tmp_path: Path) -> None:
     script = (
         f"with {monitor_in(tmp_path).replace('clearml=True', 'clearml=False')} as monitor:\n"
@@ -148,9 +149,8 @@ def test_a_tracker_that_gives_no_answer_is_ended_by_the_system(
     assert steps_of(tmp_path, "loss") == {1: 0.5}
 
 
-@pytest.mark.parametrize(
-    "ending", ["monitor.close()", pytest.param("raise SystemExit(0)", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["monitor.close()", "raise SystemExit(0)"])
 def test_a_blocked_tracker_does_not_delay_the_end_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:

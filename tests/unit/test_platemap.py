@@ -132,12 +132,19 @@ def test_an_invalid_plate_map_is_refused_with_a_sentence(content: bytes, sentenc
         (b"#plate:" + b";" * 4_000_000 + b"x\nwell,condition\nA1,x\n", "line 1 of map.csv has 4,000,008"),
         (b"#plate:" + b"; " * 9_900 + b"x\nwell,condition\n", "maps no well"),
         (b",\n" * 2_000_000, "more than 200,000 cells"),
-        ((b"," * 19_000 + b"\n") * 200, "more than 200,000 cells"),
+        pytest.param(
+            (b"," * 19_000 + b"\n") * 200, "more than 200,000 cells", marks=pytest.mark.slow, id="wide table"
+        ),
         (
             b"<a>" + b"<well row='1' col='1'>" * 130_000 + b"</well>" * 130_000 + b"</a>",
             "stands inside this one",
         ),
-        (b"<a xmlns='" + b"x" * 4_900 + b"'>" + b"<b/>" * 1_000_000 + b"</a>", "without a `well` element"),
+        pytest.param(
+            b"<a xmlns='" + b"x" * 4_900 + b"'>" + b"<b/>" * 1_000_000 + b"</a>",
+            "without a `well` element",
+            marks=pytest.mark.slow,
+            id="many elements",
+        ),
         (
             b"<a xmlns='" + b"x" * 2_000_000 + b"'>" + b"<b/>" * 500_000 + b"</a>",
             "an XML element of more than",

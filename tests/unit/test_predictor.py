@@ -213,7 +213,7 @@ def test_a_mode_that_is_not_asked_for_is_not_loaded(copied: Path) -> None:
     assert predictor.predict(noise(9, 9), "resize").mask.shape == (9, 9)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["native", pytest.param("resize", marks=pytest.mark.slow)])
 def test_each_mode_has_its_own_network(
     copied: Path, exporter: Exporter, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:

@@ -269,6 +269,7 @@ def test_the_manifest_is_replaced_last(tmp_path: Path, monkeypatch: pytest.Monke
     assert order[-1] == "native/manifest.json"
 
 
+@pytest.mark.slow
 def test_each_mode_has_weights_of_its_own_and_both_are_on_the_card(
     checkpoints: Path, data: Path, serving: Path
 ) -> None:

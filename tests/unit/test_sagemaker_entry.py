@@ -181,7 +181,12 @@ def test_a_killed_training_is_a_failure(base: Path, stub: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(None, "FileNotFoundError"), ("{", "JSONDecodeError"), ("{}", "exit code 1")]
+    ("text", "said"),
+    [
+        (None, "FileNotFoundError"),
+        ("{", "JSONDecodeError"),
+        pytest.param("{}", "exit code 1", marks=pytest.mark.slow),
+    ],
 )
 def test_hyperparameters_that_cannot_be_read_are_the_reason(
     text: str | None, said: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,7 +222,7 @@ sys.exit(128 + noted[0])
 """
 
 
-@pytest.mark.parametrize("gpus", [0, 2])
+@pytest.mark.parametrize("gpus", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_spot_interruption_reaches_training_which_ends_in_order(gpus: int, base: Path, stub: Any) -> None:
     stub(WAIT_FOR_SIGNAL)
     ranks = [str(rank) for rank in range(gpus)] or [""]
@@ -236,6 +241,7 @@ def test_a_spot_interruption_reaches_training_which_ends_in_order(gpus: int, bas
     assert not (base / "output" / "failure").exists()
 
 
+@pytest.mark.slow
 def test_several_gpus_train_under_torchrun(base: Path, stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_NUM_GPUS", "2")
     assert main(["train"]) == 0
