@@ -4,6 +4,7 @@ import base64
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
@@ -18,17 +19,13 @@ TEXT = re.compile(r"text/.*|application/(json|javascript|xml)")
 
 def http_api(invoke: Mapping[str, Invoke]) -> Callable[[Environ, Any], Iterable[bytes]]:
     """Make the application; `invoke` maps a function's logical id to a callable."""
-    known = [
-        (function, method, re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path), f"{method} {path}")
-        for function, method, path in routes(load_template())
-    ]
 
     def application(environ: Environ, start_response: Any) -> Iterable[bytes]:
         method, path = (
             environ["REQUEST_METHOD"],
             environ["PATH_INFO"].encode("latin-1").decode(errors="replace"),
         )
-        for function, route_method, pattern, route in known:
+        for function, route_method, pattern, route in known_routes():
             match = re.fullmatch(pattern, path)
             if match and method == route_method:
                 answer = invoke[function](event_of(environ, method, path, route, match.groupdict()))
@@ -36,6 +33,15 @@ def http_api(invoke: Mapping[str, Invoke]) -> Callable[[Environ, Any], Iterable[
         return _respond({"statusCode": 404, "body": '{"message":"Not Found"}'}, start_response)
 
     return application
+
+
+@cache
+def known_routes() -> list[tuple[str, str, str, str]]:
+    """List each route's function, its method, a pattern of its path, and its name."""
+    return [
+        (function, method, re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path), f"{method} {path}")
+        for function, method, path in routes(load_template())
+    ]
 
 
 def event_of(

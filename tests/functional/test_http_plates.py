@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -25,32 +26,37 @@ NOW = "2026-11-25T13:20:00.000Z"
 HOURS = tuple(float(hour) for hour in range(0, 88, 4))
 
 
-def add_page(well: str, hour: float | str, confluence: float, plate: str = "P 7") -> None:
-    """Write a page like the segment function: its row, and its place in the plate's counts."""
+def add_pages(well: str, pages: Mapping[float | str, float], plate: str = "P 7") -> None:
+    """Write the pages of a well, by time, like the segment function: their rows, and the plate's counts.
+
+    Only the counts come all at once, because a test would spend most of its time on them.
+    """
     dynamodb = boto3.client("dynamodb")
-    placed = columns_of(Acquisition(plate=plate, well=well, site="1", time=hour))
-    assert placed is not None
-    name = f"{well}_{hour}"
-    row = {
-        **{"job_id": f"{plate}{well}{hour}", "record": "JOB", "status": "SUCCEEDED", "created_at": NOW},
-        **{
-            "image": f"s3://in/{name}.tif",
-            "mask": f"s3://out/{name}.png",
-            "model": "m",
+    places: list[str] = []
+    requests: list[Any] = []
+    for time, confluence in pages.items():
+        placed = columns_of(Acquisition(plate=plate, well=well, site="1", time=time))
+        assert placed is not None
+        places += places_of(placed, [0])
+        name = f"{well}_{time}"
+        row = {
+            **{"job_id": f"{plate}{well}{time}", "record": "JOB", "status": "SUCCEEDED", "created_at": NOW},
+            **{"image": f"s3://in/{name}.tif", "mask": f"s3://out/{name}.png", "model": "m"},
             **placed,
-        },
-    }
-    item: dict[str, Any] = {
-        name: {"N": str(value)} if isinstance(value, float) else {"S": value} for name, value in row.items()
-    }
-    dynamodb.put_item(TableName=TABLE, Item=item | {"confluence": {"N": f"{confluence:.6f}"}})
+        }
+        item: dict[str, Any] = {
+            field: {"N": str(value)} if isinstance(value, float) else {"S": value}
+            for field, value in row.items()
+        }
+        requests.append({"PutRequest": {"Item": item | {"confluence": {"N": f"{confluence:.6f}"}}}})
+    dynamodb.batch_write_item(RequestItems={TABLE: requests})
     Plates(dynamodb, TABLE).note(
         plate,
         well,
-        places=places_of(placed, [0]),
-        times=[time_of(hour, None)],
+        places=places,
+        times=[time_of(time, None) for time in pages],
         masked=True,
-        cost_usd=0.001,
+        cost_usd=0.001 * len(pages),
         now=NOW,
     )
 
@@ -58,9 +64,8 @@ def add_page(well: str, hour: float | str, confluence: float, plate: str = "P 7"
 @pytest.fixture
 def plate(http: HttpDoor) -> HttpDoor:
     for well, doubling in (("A01", 18.0), ("B02", 30.0)):
-        share = Well("logistic", doubling).confluence(np.array(HOURS))
-        for hour, value in zip(HOURS, share, strict=True):
-            add_page(well, hour, float(value))
+        shares = Well("logistic", doubling).confluence(np.array(HOURS))
+        add_pages(well, dict(zip(HOURS, shares.tolist(), strict=True)))
     return http
 
 
@@ -106,7 +111,7 @@ def test_a_plate_that_is_not_there_is_answered_404(http: HttpDoor, path: str) ->
 
 @pytest.mark.parametrize("name", ["a#b", "ü", "50%", "a+b", "(1)"])
 def test_any_name_can_be_asked_for(http: HttpDoor, name: str) -> None:
-    add_page("A01", 0.0, 0.1, plate=name)
+    add_pages("A01", {0.0: 0.1}, plate=name)
     assert http.get(f"/plates/{quote(name)}").json["plate"] == name
     assert len(http.get(f"/plates/{quote(name)}/pages").json["pages"]) == 1
 
@@ -179,7 +184,7 @@ def test_the_link_of_a_csv_leads_through_all_pages_of_the_well(
 
 def test_the_hours_of_a_csv_count_from_the_first_scans_hour_if_times_are_dates(http: HttpDoor) -> None:
     for well, time in (("A01", "2026-11-25T13:20:00"), ("B02", "2026-11-26T01:50:00")):
-        add_page(well, time, 0.1)
+        add_pages(well, {time: 0.1})
     answer = http.call("GET", "/plates/P 7/pages?well=B2", accept="text/csv")
     (row,) = csv.DictReader(io.StringIO(answer.body.decode()))
     assert (row["time"], row["hours"]) == ("2026-11-26T01:50:00", "12.8333")
