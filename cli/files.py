@@ -3,15 +3,15 @@
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cytomask.truths.names import IMAGE_SUFFIXES
+from cytomask.truths.names import CELLPOSE, IMAGE_SUFFIXES, MICROSCOPE_SUFFIXES, masks_beside
 
 SUFFIXES = frozenset(f".{suffix}" for suffix in IMAGE_SUFFIXES)
-MICROSCOPES = frozenset({".czi", ".nd2", ".lif"})  # read with the extra `microscopes`
-OWN_OUTPUTS = (".mask.png", ".probability.png", ".overlay.png", ".result.json")
+MICROSCOPES = frozenset(f".{suffix}" for suffix in MICROSCOPE_SUFFIXES)
+MASK = ".mask.png"  # ending of the one output that may be a ground truth, because it may be corrected
 APPLE_DOUBLE = "._"  # prefix of macOS's files for metadata that the disk's file system cannot store
 
 
@@ -28,34 +28,42 @@ class Found:
     passed_over: Counter[str] = field(default_factory=Counter)
 
 
-def find_images(
-    paths: Iterable[Path], suffixes: Iterable[str] = SUFFIXES, left_out: Sequence[str] = OWN_OUTPUTS
-) -> Found:
+def find_images(paths: Iterable[Path], suffixes: Iterable[str] = SUFFIXES, *, truths: bool = False) -> Found:
     """Find the given files, and the images in the given folders.
 
-    Outputs of cytomask and macOS's ._ files are skipped even if they are given, because a shell's `*` may
-    include them.
+    Outputs of cytomask, masks named like another image that is found, and macOS's ._ files are skipped even
+    if they are given, because a shell's `*` may include them.
 
     Args:
         paths: files and folders.
         suffixes: file name suffixes of images, in lower case.
-        left_out: suffixes of cytomask's own outputs.
+        truths: find ground truths: masks beside images count, and so do masks by cytomask, as they may be
+            corrected.
     """
     found = Found()
+    seen: list[str] = []  # also images of formats that were not asked for, because masks may lie beside them
     for path in paths:
         if not os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises where a folder may not be entered
-            kind = _never_sent(path, left_out)
+            kind = _never_sent(path, truths=truths)
             if kind:
                 found.passed_over[kind] += 1
             else:
+                seen.append(str(path))
                 found.images.append((path, Path(path.name)))
             continue
         for file in _walk(path, found.passed_over):
-            kind = _never_sent(file, left_out) or _no_image(file, suffixes)
+            never = _never_sent(file, truths=truths)
+            seen += [] if never else [str(file)]
+            kind = never or _no_image(file, suffixes)
             if kind:
                 found.passed_over[kind] += 1
             else:
                 found.images.append((file, file.relative_to(path)))
+    masks = {} if truths else masks_beside(seen)
+    images = [(path, below) for path, below in found.images if str(path) not in masks]
+    if passed := len(found.images) - len(images):
+        found.passed_over["named as the mask of another image"] = passed
+    found.images = images
     return found
 
 
@@ -84,13 +92,16 @@ def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
     return iter(sorted(files))
 
 
-def _never_sent(file: Path, left_out: Sequence[str]) -> str:
+def _never_sent(file: Path, *, truths: bool) -> str:
     """Name the kind of a file that cannot be an image; empty if it may be one."""
+    from cytomask.work import image_of_output, is_output
+
     if file.name.startswith(APPLE_DOUBLE):
         return "._ of macOS"
-    if file.name.endswith(tuple(left_out)):
-        return "written by cytomask"
-    return ""
+    if file.name.endswith(CELLPOSE):
+        return "saved by Cellpose"
+    own = is_output(file.name) and not file.name.endswith(MASK) if truths else image_of_output(file.name)
+    return "written by cytomask" if own else ""
 
 
 def _no_image(file: Path, suffixes: Iterable[str]) -> str:

@@ -37,7 +37,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
         run,
         EXAMPLES,
         description="Folders keep their structure in --out. Each page of a stack gets its own mask,\n"
-        "such as stack.tif.p0003.mask.png. The exit code is 1 if any file was refused.",
+        "such as stack.tif.p0003.mask.png. Outputs of cytomask and masks beside images (a_mask.png beside\n"
+        "a.tif) are skipped and counted. The exit code is 1 if any file was refused.",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
     parser.add_argument("--out", type=Path, default=Path("masks"), metavar="DIR", help="default: masks")

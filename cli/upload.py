@@ -23,7 +23,6 @@ EXAMPLES = (
 )
 MAP_SUFFIXES = frozenset({".platemap", ".csv", ".xml", ".txt"})
 TRUTH_SUFFIXES = SUFFIXES | {".json"}
-NO_TRUTHS = (".probability.png", ".overlay.png", ".result.json")  # no .mask.png: it may be corrected
 AT_ONCE = 4
 LONGEST_KEY = 1024  # bytes, S3's limit
 MEGABYTE = 1_000_000
@@ -52,8 +51,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
         on_stack(run_upload),
         EXAMPLES,
         description="Keys are the paths relative to the given folders. They begin with the folder's name\n"
-        "if the images' names need it to tell their plate. Outputs of cytomask, ._ files of macOS and\n"
-        "other files are skipped and counted.",
+        "if the images' names need it to tell their plate. Outputs of cytomask, masks beside images, ._\n"
+        "files of macOS and other files are skipped and counted.",
         on_a_stack=True,
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, or folders of them")
@@ -75,7 +74,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 def run_upload(stack: "Stack", arguments: Namespace) -> int:
     """Upload every file, ground truths first; return 1 if any failed, 2 if nothing could be uploaded."""
-    truths = find_images(arguments.ground_truth, TRUTH_SUFFIXES, NO_TRUTHS)
+    truths = find_images(arguments.ground_truth, TRUTH_SUFFIXES, truths=True)
     pages = find_images(arguments.paths, SUFFIXES | MAP_SUFFIXES)
     maps = _take_maps(pages)
     asked = None if arguments.folder is None else arguments.folder.strip("/")

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from cytomask.cli.files import count_of, describe_passed_over, find_clashes, find_images, write_whole
+from cytomask.cli.files import (
+    SUFFIXES,
+    count_of,
+    describe_passed_over,
+    find_clashes,
+    find_images,
+    write_whole,
+)
+from cytomask.work import OUTPUT_FILES, RESULT, output_key
 
 
 def make(folder: Path, *names: str) -> None:
@@ -71,6 +79,48 @@ def test_outputs_and_macos_files_are_passed_over_even_if_a_shell_named_them(tmp_
     result = find_images(sorted(tmp_path.iterdir()))
     assert [path.name for path, _ in result.images] == ["a.tif"]
     assert result.passed_over == {"._ of macOS": 1, "written by cytomask": 3}
+
+
+def test_no_output_of_cytomask_is_an_image(tmp_path: Path) -> None:
+    outputs = [
+        output_key("a.tif", ending, page)
+        for page in (None, 3)
+        for ending in [RESULT, *(each for files in OUTPUT_FILES.values() for each in files.values())]
+    ]
+    make(tmp_path, "a.tif", *outputs)
+    result = find_images([tmp_path], SUFFIXES | {".csv", ".json", ".zip", ".geojson"})
+    assert [path.name for path, _ in result.images] == ["a.tif"]
+    assert result.passed_over == {"written by cytomask": len(outputs)}
+
+
+@pytest.mark.parametrize("named_by_a_shell", [True, False])
+def test_masks_beside_their_images_are_passed_over(tmp_path: Path, named_by_a_shell: bool) -> None:
+    masks = [f"p/Zelle 1 ü{end}" for end in ("_mask.png", "_masks.tif", "_cp_masks.png", "_label.png")]
+    make(tmp_path, "p/Zelle 1 ü.tif", *masks, "p/Zelle 1 ü_seg.npy")
+    result = find_images(sorted((tmp_path / "p").iterdir()) if named_by_a_shell else [tmp_path])
+    assert [path.name for path, _ in result.images] == ["Zelle 1 ü.tif"]
+    assert result.passed_over == {"named as the mask of another image": 4, "saved by Cellpose": 1}
+
+
+def test_an_image_that_only_looks_like_a_mask_is_an_image(tmp_path: Path) -> None:
+    names = ["a/x.ome.tif", "a/x.tif", "a/x.tif.png", "a/y_mask.tif", "b/y.tif", "b/z_label.tif"]
+    make(tmp_path, *names)
+    assert found(tmp_path) == names
+    make(tmp_path, "c/y.czi", "c/y_mask.png", "c/x.ome.tif", "c/x.ome_mask.png")
+    assert [path.name for path, _ in find_images([tmp_path / "c"]).images] == ["x.ome.tif"]
+    assert [path.name for path, _ in find_images([tmp_path / "c/y_mask.png"]).images] == ["y_mask.png"]
+
+
+def test_ground_truths_may_be_corrected_masks_and_lie_beside_images(tmp_path: Path) -> None:
+    make(tmp_path, "a.tif", "a_mask.png", "b.labels.tif", "a.tif.mask.png", "a.tif.labels.tif")
+    result = find_images([tmp_path], truths=True)
+    assert [path.name for path, _ in result.images] == [
+        "a.tif",
+        "a.tif.mask.png",
+        "a_mask.png",
+        "b.labels.tif",
+    ]
+    assert result.passed_over == {"written by cytomask": 1}
 
 
 def test_unreadable_files_are_counted_and_affect_no_other(tmp_path: Path) -> None:

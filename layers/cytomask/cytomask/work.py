@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from cytomask.addresses import LONGEST_KEY, S3Object
 from cytomask.requests import Output, Parameters, SegmentRequest
+from cytomask.truths.names import is_image
 
 CLEANING = ("min_size_px", "min_size_um2", "fill_holes", "pixel_size_um")
 LONGEST_SUFFIX = len(".p000000.probability.png")
@@ -27,6 +28,7 @@ OUTPUT_FILES: Mapping[Output, Mapping[str, str]] = {
 _ENDINGS = [re.escape(ending) for files in OUTPUT_FILES.values() for ending in files.values()]
 # The part after the prefix in the key of a page's file.
 PAGE_FILE = re.compile(rf"(\.p\d{{4,6}})?\.({'|'.join(_ENDINGS)})")
+_OUTPUT = re.compile(rf"(?P<image>.+?)({PAGE_FILE.pattern}|\.{re.escape(RESULT)})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,20 @@ def job_prefix(job_id: str, key: str) -> str:
 def output_key(prefix: str, kind: str, page: int | None = None) -> str:
     """Return the key of one output: `<prefix>.mask.png`, or `<prefix>.p0003.mask.png` for page 3."""
     return f"{prefix}{'' if page is None else f'.p{page:04d}'}.{kind}"
+
+
+def image_of_output(name: str) -> str | None:
+    """Return the name of the image that an output was made of; None if the name is not an output's.
+
+    `p/a.tif.p0003.labels.tif` was made of `p/a.tif`. A file with such a name is never segmented.
+    """
+    match = _OUTPUT.fullmatch(name)
+    return match["image"] if match else None
+
+
+def is_output(name: str) -> bool:
+    """Tell whether a name can only be an output's: `a.tif.labels.tif`, but not a person's `a.labels.tif`."""
+    return is_image(image_of_output(name) or "")
 
 
 def ground_truth_keys(key: str) -> Sequence[str]:

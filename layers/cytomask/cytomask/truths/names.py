@@ -18,6 +18,8 @@ from urllib.parse import unquote
 IMAGE_SUFFIXES = frozenset(
     {"tif", "tiff", "stk", "lsm", "btf", "tf2", "tf8", "png", "jpg", "jpeg", "jpe", "jfif"}
 )
+MICROSCOPE_SUFFIXES = frozenset({"czi", "nd2", "lif"})  # read with the extra `microscopes`
+CELLPOSE = "_seg.npy"  # ending of the files that Cellpose writes beside images
 _MARK = r"[ ._-]+(?:masks?|labels?|segs?|segmentations?|gts?|ground[ ._-]?truths?|truths?|annotations?)$"
 MARKS = (re.compile(rf"[ ._-]+cp{_MARK}", re.IGNORECASE), re.compile(_MARK, re.IGNORECASE))
 # Label Studio's address of a file on its own disk has the path in a parameter.
@@ -161,6 +163,12 @@ def base(name: str) -> str:
     return clean(name).rpartition("/")[2]
 
 
+def is_image(name: str) -> bool:
+    """Tell whether a name has the suffix of an image that the command can read."""
+    head, _, suffix = name.rpartition(".")
+    return bool(head) and suffix.lower() in IMAGE_SUFFIXES | MICROSCOPE_SUFFIXES
+
+
 def image_stems(name: str) -> list[str]:
     """Return the names of this image that a mask's name may contain: its own, without its suffix."""
     return _stems(clean(name))
@@ -192,10 +200,38 @@ def truth_stems(name: str) -> list[str]:
 
     `p/a_cp_masks.TIFF` may belong to `p/a_cp_masks`, `p/a` and `p/a_cp`, whatever their suffixes.
     """
+    return _shortened(name, MARKS)
+
+
+def masks_beside(names: Iterable[str]) -> dict[str, list[str]]:
+    """Find the masks among some files: those whose mark, such as `_mask` or `_seg.npy`, leads to another one.
+
+    Args:
+        names: the files' paths; only images and files of Cellpose count.
+
+    Returns:
+        The stems of the images that each mask may belong to, the likeliest first. At least one is there.
+    """
+    all_names = list(names)
+    known = {stem for name in all_names if is_image(name) for stem in image_stems(name)}
+    marked = {name: _marked_stems(name) for name in all_names}
+    return {name: stems for name, stems in marked.items() if not known.isdisjoint(stems)}
+
+
+def _marked_stems(name: str) -> list[str]:
+    """Return those of a mask's stems that a mark in its name leads to."""
+    if name.endswith(CELLPOSE):
+        return [clean(name).removesuffix(CELLPOSE)]
+    unmarked = _shortened(name, ())
+    return [stem for stem in truth_stems(name) if stem not in unmarked]
+
+
+def _shortened(name: str, marks: Sequence[re.Pattern[str]]) -> list[str]:
+    """Return a path without its suffix, then without one mark after the other, `.ome` and inner suffixes."""
     stems = [_without_suffix(clean(name))]
     for stem in stems:  # the loop appends shorter and shorter names to the list
         folder, slash, last = stem.rpartition("/")
-        shorter = [*(mark.sub("", last) for mark in MARKS), _without_ome(last), _without_suffix(last)]
+        shorter = [*(mark.sub("", last) for mark in marks), _without_ome(last), _without_suffix(last)]
         stems += [each for part in shorter if part and (each := f"{folder}{slash}{part}") not in stems]
     return list(dict.fromkeys(stems))
 
