@@ -250,30 +250,32 @@ def _segmentation(height: int, width: int, chance: random.Random) -> str:
     """Make an outline: polygons, or run lengths that fill the page or do not."""
     pixels = height * width
     letters = chance.choice(("0", "1", "_", "o", "P", "~", "PPPPPPP0", "\\u0030"))
-    runs = chance.choice(
-        (
-            f"[{pixels}]",
-            "[" + "1," * (pixels - 1 if pixels < 3_000_000 else 10) + "1]",
-            "[" + "0,0," * chance.choice((1, 1000, 800_000)) + f"{pixels}]",
-            "[" + _often(chance.choice(NUMBERS) + ",", chance) + f"{pixels}]",
-            f'"{compressed([0, pixels])}"',
-            f'"{compressed([0, 0, 0, *[2**38, 0] * 2**13, *[-(2**38), 0] * 2**13, pixels])}"',
-            f'"{_long(letters, chance)}"',
-        )
-    )
     zigzag = "".join(
         f"0,{at % height},{width - 1},{at * 7 % height}," for at in range(chance.choice((3, 1400, 9000)))
     )
     point = f"{chance.choice(NUMBERS)},{chance.choice(NUMBERS)},"
-    polygon = chance.choice(
+    polygon = _mostly(
+        chance.choice((f"[0,0,{width},0,{width},{height}]", f"[{zigzag}0,0]")),
+        chance,
         (
-            f"[0,0,{width},0,{width},{height}]",
-            f"[{zigzag}0,0]",
             "[" + _often(point, chance) + "0,0]",
             "[" + _often("1.25,1.75,", chance) + "0,0,9,0,9,9]",
             "[0,0,0,0,0,0]",
             _nested("[", "]", chance),
-        )
+        ),
+    )
+    every = "1," * (pixels - 1 if pixels < 3_000_000 else 10)
+    empty = "0,0," * chance.choice((1, 1000, 800_000))
+    runs = _mostly(
+        chance.choice(
+            (f"[0,{pixels}]", f"[{every}1]", f"[0,{empty}{pixels}]", f'"{compressed([0, pixels])}"')
+        ),
+        chance,
+        (
+            "[" + _often(chance.choice(NUMBERS) + ",", chance) + f"{pixels}]",
+            f'"{compressed([0, 0, 0, *[2**38, 0] * 2**13, *[-(2**38), 0] * 2**13, pixels])}"',
+            f'"{_long(letters, chance)}"',
+        ),
     )
     match chance.choices(("polygons", "runs", "other"), (55, 40, 5))[0]:
         case "polygons":
