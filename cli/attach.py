@@ -3,11 +3,14 @@
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus, unquote_plus
 
 from cytomask.cli.backfill import split_place
 from cytomask.cli.console import complain, say
+from cytomask.cli.files import count_of
 from cytomask.cli.options import Commands, Parser, add_command, on_stack
 
 if TYPE_CHECKING:
@@ -20,6 +23,8 @@ EXAMPLES = (
 )
 KINDS = ("QueueConfigurations", "TopicConfigurations", "LambdaFunctionConfigurations")
 TARGETS = ("QueueArn", "TopicArn", "LambdaFunctionArn")
+OLD_REGIONS = {"EU": "eu-west-1"}  # what S3 says of buckets of its first years
+LONGEST_ID = 255  # characters of a notification's id, S3's limit
 
 Configuration = dict[str, Any]
 
@@ -48,56 +53,69 @@ def add_place(parser: Parser) -> None:
 
 def run_attach(stack: "Stack", arguments: Namespace) -> int:
     """Attach a bucket; return 2 if that is impossible, 1 if the user declined."""
+    from botocore.exceptions import ClientError  # boto3 takes half a second
+
+    from cytomask.cli.stack import refusal
+
     bucket, prefix = split_place(arguments.place)
-    if reason := why_not(stack, bucket):
+    reason = why_not(stack, bucket, prefix) or conflict(notifications(stack, bucket), stack, bucket, prefix)
+    if reason:
         complain(reason)
-        return 2
-    present = notifications(stack, bucket)
-    if other := overlapping(present, prefix, own_id(stack, prefix)):
-        complain(
-            f"s3://{bucket} already notifies {other} of changes there, and S3 allows one notification for a "
-            "key; attach another prefix, or remove that one first"
-        )
         return 2
     if bucket not in stack.allowed_buckets:
         names = ",".join([*stack.allowed_buckets, bucket])
         if not change_parameter(stack, "AllowedBuckets", names, ask=not arguments.yes):
             return 1
-    ours = {
-        "Id": own_id(stack, prefix),
-        "QueueArn": queue_arn(stack),
-        "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],  # the mask of a deleted image is removed
-        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}},
-    }
-    others = [each for each in present.get("QueueConfigurations", []) if each.get("Id") != ours["Id"]]
-    put_notifications(stack, bucket, present | {"QueueConfigurations": [*others, ours]})
+    try:
+        reason = notify(stack, bucket, prefix)
+    except ClientError as error:
+        reason = refusal(error)
+    if reason:
+        complain(reason)
+        complain(
+            f"the stack may read s3://{bucket} now, but does not hear of uploads; run this again, or take "
+            f"the right back with `cytomask detach {arguments.place}`"
+        )
+        return 2
     say(f"attached; every upload to s3://{bucket}/{prefix} is segmented from now on")
     say(f"`cytomask backfill s3://{bucket}/{prefix}` segments the images that are there already")
     return 0
 
 
 def run_detach(stack: "Stack", arguments: Namespace) -> int:
-    """Undo `attach`; return 1 if there was nothing to undo."""
+    """Undo `attach`; return 1 if there was nothing to undo or the user declined.
+
+    The notification goes first, and then the right to read the bucket unless another prefix needs it. After
+    an attempt that broke off, a second one finishes the work.
+    """
     bucket, prefix = split_place(arguments.place)
-    present = notifications(stack, bucket)
-    queued = present.get("QueueConfigurations", [])
-    kept = [each for each in queued if each.get("Id") != own_id(stack, prefix)]
-    if len(kept) == len(queued):
+    ours = own_id(stack, prefix)
+    ids = [str(each.get("Id")) for each in notifications(stack, bucket).get("QueueConfigurations", [])]
+    needed = any(each.startswith(own_id(stack, "")) for each in ids if each != ours)
+    permitted = bucket in stack.allowed_buckets
+    if ours not in ids and (needed or not permitted):
         complain(f"s3://{bucket}/{prefix} is not attached to the stack `{stack.name}`")
         return 1
-    put_notifications(stack, bucket, present | {"QueueConfigurations": kept})
-    say(f"detached; uploads to s3://{bucket}/{prefix} are no longer segmented")
-    still = any(str(each.get("Id", "")).startswith(own_id(stack, "")) for each in kept)
-    if not still and bucket in stack.allowed_buckets:
+    if needed or not permitted:
+        forget_notification(stack, bucket, ours)
+    else:
+        warn_of_waiting(stack, bucket)
         names = ",".join(name for name in stack.allowed_buckets if name != bucket)
-        change_parameter(stack, "AllowedBuckets", names, ask=not arguments.yes)
+        with proposed(stack, "AllowedBuckets", names) as carry_out:
+            if not agreed(ask=not arguments.yes):
+                return 1
+            forget_notification(stack, bucket, ours)
+            carry_out()
+    say(f"detached; uploads to s3://{bucket}/{prefix} are no longer segmented")
     return 0
 
 
-def why_not(stack: "Stack", bucket: str) -> str:
+def why_not(stack: "Stack", bucket: str, prefix: str) -> str:
     """Say why a bucket cannot be attached; empty if it can."""
     if not bucket:
         return "give s3://bucket or s3://bucket/prefix"
+    if "*" in prefix:
+        return f"{prefix} has a *, which S3 allows in no prefix of a notification; give the part before it"
     if bucket in stack.own_buckets:
         return f"s3://{bucket} is the stack's own bucket; only other buckets are attached"
     if stack.s3.list_objects_v2(Bucket=stack.input_bucket, Prefix=f"{bucket}/", MaxKeys=1).get("Contents"):
@@ -105,13 +123,51 @@ def why_not(stack: "Stack", bucket: str) -> str:
             f"s3://{stack.input_bucket} has images under {bucket}/, and the masks of s3://{bucket} would get "
             "the same names; move these images to another folder first"
         )
-    region = stack.s3.get_bucket_location(Bucket=bucket).get("LocationConstraint") or "us-east-1"
+    named = stack.s3.get_bucket_location(Bucket=bucket).get("LocationConstraint") or "us-east-1"
+    region = OLD_REGIONS.get(named, named)
     if region != stack.s3.meta.region_name:
         return (
             f"s3://{bucket} is in {region}, and a bucket can notify only queues of its own region; deploy a "
             "stack there, or copy the images"
         )
     return ""
+
+
+def notify(stack: "Stack", bucket: str, prefix: str) -> str:
+    """Add the stack's notification to those that the bucket has now; say what is in its way, if anything."""
+    present = notifications(stack, bucket)  # read again: others may have changed them during the update
+    if reason := conflict(present, stack, bucket, prefix):
+        return reason
+    ours = {
+        "Id": own_id(stack, prefix),
+        "QueueArn": queue_arn(stack),
+        "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],  # the mask of a deleted image is removed
+        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": filter_value(prefix)}]}},
+    }
+    put_notifications(stack, bucket, present, [*without(present, ours["Id"]), ours])
+    return ""
+
+
+def forget_notification(stack: "Stack", bucket: str, own: str) -> None:
+    """Remove the notification with this id from those that the bucket has now."""
+    present = notifications(stack, bucket)
+    put_notifications(stack, bucket, present, without(present, own))
+
+
+def without(present: Configuration, own: object) -> list[Any]:
+    """Return the notifications of queues except the one with this id."""
+    return [each for each in present.get("QueueConfigurations", []) if each.get("Id") != own]
+
+
+def warn_of_waiting(stack: "Stack", bucket: str) -> None:
+    """Say how many messages wait: those of images of the bucket are rejected once the right is gone."""
+    counts: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    answer = stack.sqs.get_queue_attributes(QueueUrl=stack.segment_queue, AttributeNames=counts)
+    if waiting := sum(map(int, answer["Attributes"].values())):
+        complain(
+            f"about {count_of(waiting, 'message')} in the queue; images of s3://{bucket} among them will be "
+            "rejected. For their masks, detach when the queue is empty (`cytomask resume` counts them)"
+        )
 
 
 def notifications(stack: "Stack", bucket: str) -> Configuration:
@@ -121,15 +177,38 @@ def notifications(stack: "Stack", bucket: str) -> Configuration:
     return dict(present)
 
 
-def put_notifications(stack: "Stack", bucket: str, configuration: Configuration) -> None:
-    """Replace the notifications of a bucket."""
+def put_notifications(stack: "Stack", bucket: str, present: Configuration, of_queues: Sequence[Any]) -> None:
+    """Replace a bucket's notifications of queues, and keep its others."""
     put: Any = stack.s3.put_bucket_notification_configuration
-    put(Bucket=bucket, NotificationConfiguration=configuration)
+    put(Bucket=bucket, NotificationConfiguration=present | {"QueueConfigurations": of_queues})
 
 
 def own_id(stack: "Stack", prefix: str) -> str:
-    """Name the stack's notification of a prefix."""
-    return f"cytomask {stack.name} {prefix}"
+    """Name the stack's notification of a prefix; a long prefix is hashed."""
+    from cytomask.table import fitted
+
+    head = f"cytomask {stack.name} "
+    return head + fitted(prefix, LONGEST_ID - len(head))
+
+
+def filter_value(prefix: str) -> str:
+    """Encode a prefix as S3's filters expect it: a space as +, other special characters in percent.
+
+    S3 compares it with the encoded key, so that a raw space or `=` matches nothing
+    (docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html; the characters that
+    need no encoding are in object-keys.html, "Safe characters", and the slash).
+    """
+    return quote_plus(prefix, safe="/!'()").replace("~", "%7E")
+
+
+def conflict(present: Configuration, stack: "Stack", bucket: str, prefix: str) -> str:
+    """Say which other notification is in the way of ours; empty if none is."""
+    if other := overlapping(present, prefix, own_id(stack, prefix)):
+        return (
+            f"s3://{bucket} already notifies {other} of changes there, and S3 allows one notification for a "
+            "key; attach another prefix, or remove that one first"
+        )
+    return ""
 
 
 def overlapping(present: Mapping[str, Any], prefix: str, own: str) -> str:
@@ -141,7 +220,8 @@ def overlapping(present: Mapping[str, Any], prefix: str, own: str) -> str:
     for kind, target in zip(KINDS, TARGETS, strict=True):
         for each in present.get(kind, []):
             rules = each.get("Filter", {}).get("Key", {}).get("FilterRules", [])
-            theirs = next((rule["Value"] for rule in rules if rule["Name"].lower() == "prefix"), "")
+            encoded = next((rule["Value"] for rule in rules if rule["Name"].lower() == "prefix"), "")
+            theirs = unquote_plus(encoded)
             same = any(event.startswith(("s3:ObjectCreated", "s3:ObjectRemoved")) for event in each["Events"])
             meets = theirs.startswith(prefix) or prefix.startswith(theirs)
             if same and meets and each.get("Id") != own:
@@ -156,7 +236,7 @@ def queue_arn(stack: "Stack") -> str:
 
 
 def change_parameter(stack: "Stack", name: str, value: str, *, ask: bool) -> bool:
-    """Show what a new value of one parameter changes, then update the stack.
+    """Show what a new value of one parameter changes, ask, and update the stack.
 
     Returns:
         Whether it was updated.
@@ -164,11 +244,26 @@ def change_parameter(stack: "Stack", name: str, value: str, *, ask: bool) -> boo
     Raises:
         ClientError: CloudFormation refused the update, for example because another one is running.
     """
+    with proposed(stack, name, value) as carry_out:
+        if not agreed(ask=ask):
+            return False
+        carry_out()
+    return True
+
+
+@contextmanager
+def proposed(stack: "Stack", name: str, value: str) -> Iterator[Callable[[], None]]:
+    """Show what a new value of one parameter changes; yield the function that updates the stack.
+
+    A proposal that is not carried out is discarded.
+
+    Raises:
+        ClientError: CloudFormation refused the update, for example because another one is running.
+    """
     cloudformation = stack.client("cloudformation")
-    change = f"cytomask-{time.time_ns()}"
+    named = {"StackName": stack.name, "ChangeSetName": f"cytomask-{time.time_ns()}"}
     cloudformation.create_change_set(
-        StackName=stack.name,
-        ChangeSetName=change,
+        **named,
         UsePreviousTemplate=True,
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
         Parameters=[
@@ -178,16 +273,29 @@ def change_parameter(stack: "Stack", name: str, value: str, *, ask: bool) -> boo
             for each in stack.parameters
         ],
     )
-    cloudformation.get_waiter("change_set_create_complete").wait(StackName=stack.name, ChangeSetName=change)
-    described = cloudformation.describe_change_set(StackName=stack.name, ChangeSetName=change)
-    say(f"{name}: {stack.parameters.get(name, '') or '(empty)'} -> {value or '(empty)'}")
-    show_changes(described.get("Changes", []))
+    done = False
+
+    def carry_out() -> None:
+        nonlocal done
+        cloudformation.execute_change_set(**named)
+        done = True
+        cloudformation.get_waiter("stack_update_complete").wait(StackName=stack.name)
+
+    try:
+        cloudformation.get_waiter("change_set_create_complete").wait(**named)
+        say(f"{name}: {stack.parameters.get(name, '') or '(empty)'} -> {value or '(empty)'}")
+        show_changes(cloudformation.describe_change_set(**named).get("Changes", []))
+        yield carry_out
+    finally:
+        if not done:
+            cloudformation.delete_change_set(**named)
+
+
+def agreed(*, ask: bool) -> bool:
+    """Ask whether to update the stack, if a person can answer."""
     if ask and sys.stdin.isatty() and input("Update the stack? (y/n) ").strip().lower() not in ("y", "yes"):
-        cloudformation.delete_change_set(StackName=stack.name, ChangeSetName=change)
         complain("nothing was changed")
         return False
-    cloudformation.execute_change_set(StackName=stack.name, ChangeSetName=change)
-    cloudformation.get_waiter("stack_update_complete").wait(StackName=stack.name)
     return True
 
 

@@ -42,6 +42,7 @@ class Stack:
         api_url: address of the HTTP API; None if the stack has no HTTP routes.
         alarm_topic: ARN of the topic for alarms.
         models_bucket: name of the bucket; empty for a stack of an earlier release.
+        arn: CloudFormation's id of the stack, which no other stack ever has.
         parameters: the template's parameters with which the stack was deployed.
         client: makes a client for any other service.
         logs: a client for CloudWatch Logs.
@@ -61,6 +62,7 @@ class Stack:
     logs: Any
     alarm_topic: str | None = None
     models_bucket: str = ""
+    arn: str = ""
     parameters: Mapping[str, str] = field(default_factory=dict)
     client: Callable[[str], Any] = field(default_factory=lambda: partial(_client, endpoint_url=None))
 
@@ -106,6 +108,7 @@ class Stack:
                 outputs.get("ApiUrl"),
                 alarm_topic=outputs.get("AlarmTopicArn"),
                 models_bucket=outputs.get("ModelsBucketName", ""),
+                arn=described["StackId"],
                 parameters={
                     each["ParameterKey"]: each["ParameterValue"] for each in described.get("Parameters", [])
                 },
@@ -118,7 +121,7 @@ class Stack:
     @property
     def own_buckets(self) -> set[str]:
         """The buckets that belong to the stack."""
-        return {self.input_bucket, self.output_bucket, self.ground_truth_bucket}
+        return {self.input_bucket, self.output_bucket, self.ground_truth_bucket, self.models_bucket}
 
     @property
     def allowed_buckets(self) -> list[str]:
