@@ -53,7 +53,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "segment the images that are already in a bucket",
         on_stack(run_backfill),
         EXAMPLES,
-        description="Sends a message for each image without a finished job of the current model. New\n"
+        description="Sends a message for each image without a finished job of the current model. Objects\n"
+        "without an image's suffix and cytomask's own outputs are left out, as by `cytomask upload`. New\n"
         "uploads are segmented first. After Ctrl-C, run the same command again to resume.",
         on_a_stack=True,
     )
@@ -62,7 +63,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "--inventory", metavar="S3URI", help="manifest.json of an S3 Inventory of the bucket (CSV)"
     )
     parser.add_argument("--match", metavar="PATTERN", help="only keys that match, such as '*_Ph.tif'")
-    parser.add_argument("--since", type=moment, metavar="TIME", help="only uploads since: 7d or a date")
+    parser.add_argument("--since", type=moment_text, metavar="TIME", help="only uploads since: 7d or a date")
     parser.add_argument("--limit", type=count, metavar="N", help="send at most this many images")
     parser.add_argument(
         "--max-usd", type=positive, metavar="X", help="stop when the estimated cost reaches this"
@@ -88,90 +89,138 @@ def positive(text: str) -> float:
     return value
 
 
-def run_backfill(stack: "Stack", arguments: Namespace) -> int:
-    """Print time and cost, ask, and send; return 2 if the place is unusable, 1 if a limit stopped it."""
-    from cytomask.backfill import Wanted
-    from cytomask.errors import InvalidRequest
-
-    bucket, prefix = split_place(arguments.place)
-    if not bucket:
-        complain(f"{arguments.place} is not s3://bucket or s3://bucket/prefix")
-        return 2
-    if bucket not in stack.own_buckets | set(stack.allowed_buckets):
-        complain(
-            f"the stack `{stack.name}` does not serve s3://{bucket}; run `cytomask attach s3://{bucket}`, or "
-            "add it to the parameter AllowedBuckets"
-        )
-        return 2
-    wanted = Wanted(arguments.match, arguments.since)
-    mark = Mark.of(stack.name, arguments)
-    if arguments.restart:
-        mark.forget()
-    try:
-        return _send_all(stack, arguments, wanted, mark, (bucket, prefix))
-    except InvalidRequest as error:
-        complain(str(error))
-        return 2
+def moment_text(text: str) -> str:
+    """Check a point in time, and keep it as it was typed: a run is resumed by the same words."""
+    moment(text)
+    return text
 
 
-def _send_all(
-    stack: "Stack", arguments: Namespace, wanted: "Wanted", mark: "Mark", place: tuple[str, str]
-) -> int:
-    from cytomask.backfill import batched, send, unfinished
+@dataclass
+class Choice:
+    """The images that a run looks at.
 
-    pace = look_at_pace(stack)
-    affordable = int(arguments.max_usd / pace.usd) if arguments.max_usd else None
-    most = min((each for each in (arguments.limit, affordable) if each is not None), default=None)
-    start = "" if arguments.inventory else mark.read()
-    if start:
-        say(f"resuming after {start}; --restart starts from the beginning")
-    archived = 0
+    Attributes:
+        after: look only at images after this key.
+        archived: how many were left out because they are archived.
+    """
 
-    def candidates() -> Iterator["Listed"]:
-        nonlocal archived
-        for listed in listing(stack, arguments.inventory, place, start):
-            if wanted.takes(listed):
+    stack: "Stack"
+    wanted: "Wanted"
+    place: tuple[str, str]
+    inventory: str | None
+    after: str
+    archived: int = 0
+
+    def images(self) -> Iterator["Listed"]:
+        """Yield the images that can be read; count the others."""
+        self.archived = 0
+        for listed in listing(self.stack, self.inventory, self.place, self.after):
+            if self.wanted.takes(listed):
                 if listed.archived:
-                    archived += 1
+                    self.archived += 1
                 else:
                     yield listed
 
-    models = stack.models().of
-    left = (image for image, lacks in unfinished(stack.dynamodb, stack.table, candidates(), models) if lacks)
-    if arguments.dry_run:
-        number = sum(1 for _ in islice(left, most))
-        state(number, pace, arguments.rate)
-        _say_archived(archived)
-        return 0
-    listed = sum(1 for _ in islice(candidates(), most))
-    if not listed:
-        say(f"no {'more ' if start else ''}images under {arguments.place}; nothing was sent")
-        _say_archived(archived)
-        return 0
-    say(f"at most {listed} images; those with a finished mask are left out")
-    state(listed, pace, arguments.rate)
-    archived = 0
-    if not _agreed(arguments):
-        return 1
-    sent, began = 0, time.monotonic()
-    for group in batched(with_progress(islice(left, most), listed, "image"), 10):
-        send(stack.sqs, stack.segment_queue, group)
-        sent += len(group)
-        mark.write(group[-1].object.key)
-        if arguments.rate:
-            time.sleep(max(0.0, began + sent / arguments.rate - time.monotonic()))
-    say(f"{sent} images sent; `cytomask jobs --since 1h` shows their jobs")
-    _say_archived(archived)
-    if most is not None and sent == most:
-        complain("stopped by --limit or --max-usd; run the same command again to resume after the last image")
-        return 1
-    mark.forget()
+    def unfinished(self) -> Iterator["Listed"]:
+        """Yield the images that lack a mask by their model."""
+        from cytomask.backfill import unfinished
+
+        found = unfinished(self.stack.dynamodb, self.stack.table, self.images(), self.stack.models().of)
+        return (image for image, lacks in found if lacks)
+
+    def say_archived(self) -> None:
+        """Say how many images were left out."""
+        if self.archived:
+            complain(f"{self.archived} images are archived (Glacier) and were left out; restore them first")
+            if self.inventory:
+                complain("an inventory does not tell which are restored; run without it to send those")
+
+
+def run_backfill(stack: "Stack", arguments: Namespace) -> int:
+    """Print time and cost, ask, and send; return 2 if it cannot begin, 1 if a limit stopped it."""
+    from cytomask.backfill import Wanted
+    from cytomask.errors import InvalidRequest
+
+    if reason := why_not(stack, arguments):
+        complain(reason)
+        return 2
+    pace = look_at_pace(stack)
+    affordable = int(arguments.max_usd / pace.usd) if arguments.max_usd else None
+    if affordable == 0:
+        complain(f"--max-usd {arguments.max_usd:g} pays for no image: one costs about US$ {pace.usd:.6f}")
+        return 2
+    most = min((each for each in (arguments.limit, affordable) if each is not None), default=None)
+    mark = Mark.of(stack, arguments)
+    if arguments.restart:
+        mark.forget()
+    after = "" if arguments.dry_run else mark.read()
+    wanted = Wanted(arguments.match, moment(arguments.since) if arguments.since else None)
+    choice = Choice(stack, wanted, split_place(arguments.place), arguments.inventory, after)
+    try:
+        if not arguments.dry_run:
+            return _send_all(choice, arguments, mark, pace, most)
+        state(sum(1 for _ in islice(choice.unfinished(), most)), pace, arguments.rate)
+        choice.say_archived()
+        if stopped := mark.read():
+            say(f"an earlier run stopped after {stopped}, and the next resumes there unless it has --restart")
+    except InvalidRequest as error:
+        complain(str(error))
+        return 2
     return 0
 
 
-def _say_archived(archived: int) -> None:
-    if archived:
-        complain(f"{archived} images are archived (Glacier) and were left out; restore them first")
+def why_not(stack: "Stack", arguments: Namespace) -> str:
+    """Say why a place cannot be backfilled; empty if it can."""
+    bucket, _ = split_place(arguments.place)
+    if not bucket:
+        return f"{arguments.place} is not s3://bucket or s3://bucket/prefix"
+    if bucket in stack.own_buckets - {stack.input_bucket}:
+        return f"s3://{bucket} belongs to the stack and holds no images; name s3://{stack.input_bucket}"
+    if bucket not in {stack.input_bucket, *stack.allowed_buckets}:
+        return (
+            f"the stack `{stack.name}` does not serve s3://{bucket}; run `cytomask attach s3://{bucket}`, or "
+            "add it to the parameter AllowedBuckets"
+        )
+    if arguments.inventory and not split_place(arguments.inventory)[1]:
+        return f"--inventory {arguments.inventory} is not s3://bucket/…/manifest.json"
+    return ""
+
+
+def _send_all(choice: Choice, arguments: Namespace, mark: "Mark", pace: Pace, most: int | None) -> int:
+    """Send at most so many images; return 1 if some are left or the user declined."""
+    from cytomask.backfill import batched, send
+
+    stack, after = choice.stack, choice.after
+    if after:
+        say(f"resuming after {after}; --restart starts from the beginning")
+    listed = sum(1 for _ in islice(choice.images(), most))
+    if listed:
+        say(f"at most {listed} images; those with a finished mask are left out")
+        state(listed, pace, arguments.rate)
+        if not _agreed(arguments):
+            return 1
+        left = choice.unfinished()
+        sent, began = 0, time.monotonic()
+        for group in batched(with_progress(islice(left, most), listed, "image"), 10):
+            send(stack.sqs, stack.segment_queue, group)
+            sent += len(group)
+            mark.write(group[-1].object.key)
+            if arguments.rate:
+                time.sleep(max(0.0, began + sent / arguments.rate - time.monotonic()))
+        say(f"{sent} images sent; `cytomask jobs --since 1h` shows their jobs")
+        if sent == most and next(left, None) is not None:
+            choice.say_archived()
+            complain(
+                "stopped by --limit or --max-usd; run the same command again to resume after the last image"
+            )
+            return 1
+    else:
+        say(f"no {'more ' if after else ''}images under {arguments.place}; nothing was sent")
+    choice.say_archived()
+    mark.forget()
+    if after:
+        say(f"images up to {after} were not looked at again; run the same command once more for new ones")
+    return 0
 
 
 def _agreed(arguments: Namespace) -> bool:
@@ -194,8 +243,10 @@ def listing(stack: "Stack", inventory: str | None, place: tuple[str, str], after
         with stack.s3.get_object(Bucket=own, Key=name)["Body"] as body:
             return body.read()
 
-    # An inventory is unsorted, so each run reads it from the start; finished jobs are skipped.
-    for listed in read_inventory(read, read(key), bucket):
+    listed_all = read_inventory(read, read(key), bucket)
+    if after:  # an inventory is unsorted, but one manifest always gives the same order
+        next((each for each in listed_all if each.object.key == after), None)
+    for listed in listed_all:
         if listed.object.key.startswith(prefix):
             yield listed
 
@@ -240,14 +291,17 @@ class Mark:
         self._path = path
 
     @classmethod
-    def of(cls, stack: str, arguments: Namespace) -> "Mark":
-        """Return the mark of a backfill, which depends on stack, place and choice of images."""
+    def of(cls, stack: "Stack", arguments: Namespace) -> "Mark":
+        """Return the mark of a backfill, which depends on stack, model, place and choice of images."""
+        from cytomask.model_store import MODE
+
         chosen = [
-            stack,
+            stack.arn,
+            stack.models().current[MODE].sha256,
             arguments.place,
             arguments.inventory,
             arguments.match,
-            str(arguments.since and arguments.since.date()),
+            arguments.since,
         ]
         name = hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

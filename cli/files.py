@@ -7,12 +7,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cytomask.truths.names import CELLPOSE, IMAGE_SUFFIXES, MICROSCOPE_SUFFIXES, masks_beside
+from cytomask.truths.names import (
+    APPLE_DOUBLE,
+    CELLPOSE,
+    IMAGE_SUFFIXES,
+    MICROSCOPE_SUFFIXES,
+    masks_beside,
+)
 
 SUFFIXES = frozenset(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 MICROSCOPES = frozenset(f".{suffix}" for suffix in MICROSCOPE_SUFFIXES)
 MASK = ".mask.png"  # ending of the one output that may be a ground truth, because it may be corrected
-APPLE_DOUBLE = "._"  # prefix of macOS's files for metadata that the disk's file system cannot store
 
 
 @dataclass

@@ -192,7 +192,7 @@ def port(text: str) -> int:
 
 def count(text: str) -> int:
     """Read a count of at least one."""
-    return _number(text, 1, 1_000_000, "number")
+    return _number(text, 1, 999_999_999, "number")
 
 
 def _number(text: str, least: int, most: int, what: str) -> int:

@@ -47,6 +47,7 @@ def run_reindex(stack: "Stack", arguments: Namespace) -> int:
     from cytomask.plate_rows import Plates, note_row
 
     plates = Plates(stack.dynamodb, stack.table)
+    pattern = arguments.pattern or stack.pattern
     looked_at = 0
     found: list[tuple[JobRow, dict[str, Any]]] = []
 
@@ -58,7 +59,7 @@ def run_reindex(stack: "Stack", arguments: Namespace) -> int:
                 yield row
 
     for row in unplaced():
-        if (placed := place_row(row.image or "", arguments.pattern)) is not None:
+        if (placed := place_row(row.image or "", pattern)) is not None:
             found.append((row, placed))
     names = sorted({placed["plate"] for _, placed in found})
     if not arguments.dry_run:

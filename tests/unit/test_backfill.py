@@ -2,26 +2,54 @@
 
 import gzip
 import json
-from argparse import Namespace
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from cytomask.addresses import S3Object
-from cytomask.backfill import Listed, Wanted, batched, read_inventory
+from cytomask.backfill import Listed, Wanted, batched, is_image, read_inventory
 from cytomask.cli.attach import overlapping
-from cytomask.cli.backfill import Mark, Pace, split_place
+from cytomask.cli.backfill import Pace, split_place
 from cytomask.errors import InvalidRequest
+from cytomask.work import OUTPUT_FILES
 
 
 def listed(key: str, uploaded_at: str = "2026-11-25T10:00:00+00:00") -> Listed:
     return Listed(S3Object("lab", key, etag="e", uploaded_at=uploaded_at), 100)
 
 
-@pytest.mark.parametrize("key", ["a/", "a/notes.txt", "plate.xml", "a.JSON"])
-def test_folders_and_sidecars_are_no_images(key: str) -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "a/",
+            "a.tif/",
+            "a/notes.txt",
+            "plate.xml",
+            "a.JSON",
+            ".DS_Store",
+            "film.mp4",
+            "talk.docx",
+            "README",
+        ),
+        *("p/._a.tif", "p/a.tif.mask.png", "p/a.tif.p0003.overlay.png"),
+    ],
+)
+def test_what_upload_passes_over_is_no_image(key: str) -> None:
     assert not Wanted().takes(listed(key))
+
+
+def test_an_empty_object_is_no_image() -> None:
+    assert Wanted().takes(listed("p/a.TIF"))
+    assert not Wanted().takes(replace(listed("p/a.TIF"), size=0))
+
+
+def test_no_output_of_ours_is_an_image() -> None:
+    endings = [ending for files in OUTPUT_FILES.values() for ending in files.values()]
+    for ending in (*endings, "result.json"):
+        assert not is_image(f"p/a.tif.{ending}")
+        assert not is_image(f"p/a.tif.p0003.{ending}")
 
 
 def test_a_pattern_is_matched_against_the_whole_key() -> None:
@@ -63,9 +91,33 @@ def test_an_inventory_gives_the_newest_versions_with_decoded_keys() -> None:
     ]
 
 
+WHOLE = gzip.compress(ROWS.encode())
+LONG = ROWS.replace("old.tif", "x" * 131_073)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ROWS.encode(),
+        WHOLE[:-20],
+        gzip.compress(ROWS.replace("2020-01-01T00:00:00.000Z", "").encode()),
+        gzip.compress(ROWS.replace('"10","2020', '"many","2020').encode()),
+        gzip.compress(ROWS.replace(',"GLACIER"', "").encode()),
+        gzip.compress(b"\xff" + ROWS.encode()),
+        gzip.compress(LONG.encode()),
+    ],
+    ids=["no gzip", "truncated", "no date", "no size", "short row", "no UTF-8", "long field"],
+)
+def test_a_damaged_file_of_an_inventory_is_named(content: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=r"^d/1\.csv\.gz of the inventory is damaged: "):
+        list(read_inventory({"d/1.csv.gz": content}.__getitem__, manifest(), "lab"))
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
+        (manifest(files=[{"name": "d/1.csv.gz"}]), "not the manifest.json"),
+        (manifest(files="d/1.csv.gz"), "not the manifest.json"),
         (b"no json", "not the manifest.json"),
         (b"[]", "not the manifest.json"),
         (manifest(sourceBucket="other"), "lists s3://other, not s3://lab"),
@@ -95,16 +147,6 @@ def test_a_place_is_a_bucket_and_a_prefix() -> None:
     assert split_place("s3://lab/a/b") == ("lab", "a/b")
     assert split_place("s3://lab") == ("lab", "")
     assert split_place("lab/a") == ("", "")
-
-
-def test_a_mark_survives_until_it_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    arguments = Namespace(place="s3://lab/a/", inventory=None, match=None, since=None)
-    Mark.of("cytomask", arguments).write("a/ü.tif")
-    assert Mark.of("cytomask", arguments).read() == "a/ü.tif"
-    assert Mark.of("another", arguments).read() == ""
-    Mark.of("cytomask", arguments).forget()
-    assert Mark.of("cytomask", arguments).read() == ""
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,20 @@ import gzip
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
-from cytomask.addresses import SIDECARS, S3Object
+from cytomask.addresses import S3Object
 from cytomask.errors import InvalidRequest
 from cytomask.requests import SegmentRequest, message_of
 from cytomask.served_model import ServedModels, work_of
+from cytomask.truths.names import APPLE_DOUBLE, IMAGE_SUFFIXES
+from cytomask.work import image_of_output
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -31,15 +33,17 @@ MESSAGE_GROUP = "backfill"  # one tenant of SQS's fair queues, so that fresh upl
 SENT_AT_ONCE = 10  # messages that SQS takes in one call
 READ_AT_ONCE = 100  # rows that DynamoDB returns in one call
 FINISHED = {"SUCCEEDED", "REJECTED"}
-ARCHIVED = {
-    "GLACIER",
-    "DEEP_ARCHIVE",
-}  # storage classes whose objects cannot be read before they are restored
+ARCHIVED = {"GLACIER", "DEEP_ARCHIVE"}  # storage classes whose objects must be restored before they are read
 
 
 @dataclass(frozen=True)
 class Listed:
-    """An object as listed. `size` in bytes."""
+    """An object as listed.
+
+    Attributes:
+        size: in bytes.
+        archived: whether it must be restored before it is read. An inventory does not tell what was restored.
+    """
 
     object: S3Object
     size: int
@@ -59,14 +63,22 @@ class Wanted:
     since: datetime | None = None
 
     def takes(self, listed: Listed) -> bool:
-        """Tell whether a listed object is wanted and may be an image."""
+        """Tell whether a listed object is wanted and, by its name and size, an image."""
         key = listed.object.key
-        if key.endswith("/") or PurePosixPath(key).suffix.lower() in SIDECARS:
+        if not (listed.size and is_image(key)):
             return False
         if self.match is not None and not fnmatchcase(key, self.match):
             return False
         uploaded = listed.object.uploaded_at
         return self.since is None or uploaded is None or datetime.fromisoformat(uploaded) >= self.since
+
+
+def is_image(key: str) -> bool:
+    """Tell by its name whether an object is an image that neither cytomask nor macOS wrote beside another."""
+    name = key.rpartition("/")[2]
+    head, _, suffix = name.rpartition(".")
+    has_suffix = bool(head) and suffix.lower() in IMAGE_SUFFIXES
+    return has_suffix and not name.startswith(APPLE_DOUBLE) and image_of_output(name) is None
 
 
 def list_bucket(s3: "S3Client", bucket: str, prefix: str = "", after: str = "") -> Iterator[Listed]:
@@ -81,15 +93,18 @@ def list_bucket(s3: "S3Client", bucket: str, prefix: str = "", after: str = "") 
     Raises:
         ClientError: we may not list the bucket.
     """
+    asked: dict[str, Any] = {
+        "Bucket": bucket,
+        "Prefix": prefix,
+        "OptionalObjectAttributes": ["RestoreStatus"],
+    }
     if s3.get_bucket_versioning(Bucket=bucket).get("Status") is None:
-        for page in s3.get_paginator("list_objects_v2").paginate(
-            Bucket=bucket, Prefix=prefix, StartAfter=after
-        ):
+        for page in s3.get_paginator("list_objects_v2").paginate(**asked, StartAfter=after):
             for each in page.get("Contents", []):
                 yield _listed(bucket, each, None)
         return
     start: dict[str, Any] = {"KeyMarker": after} if after else {}
-    for versions in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix, **start):
+    for versions in s3.get_paginator("list_object_versions").paginate(**asked, **start):
         for version in versions.get("Versions", []):
             if version["IsLatest"] and version["Key"] > after:
                 yield _listed(bucket, version, version["VersionId"])
@@ -103,7 +118,13 @@ def _listed(bucket: str, each: Any, version: str | None) -> Listed:
         each["ETag"].strip('"'),
         each["LastModified"].replace(microsecond=0).isoformat(),  # in the form that HEAD returns
     )
-    return Listed(found, each["Size"], each.get("StorageClass") in ARCHIVED)
+    archived = each.get("StorageClass") in ARCHIVED and not _is_restored(each.get("RestoreStatus", {}))
+    return Listed(found, each["Size"], archived)
+
+
+def _is_restored(status: Mapping[str, Any]) -> bool:
+    """Tell whether a copy can be read (docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreStatus.html)."""
+    return "RestoreExpiryDate" in status and not status.get("IsRestoreInProgress")
 
 
 def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -> Iterator[Listed]:
@@ -117,11 +138,13 @@ def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -
         bucket: the bucket that the inventory must describe.
 
     Raises:
-        InvalidRequest: it is not a manifest, describes another bucket or format, or lacks a column.
+        InvalidRequest: it is not a manifest, describes another bucket or format, or lacks a column; or one of
+            its files is damaged.
     """
     try:
         told = json.loads(manifest)
-        source, kind, files = told["sourceBucket"], told["fileFormat"], told["files"]
+        source, kind = told["sourceBucket"], told["fileFormat"]
+        files = [file["key"] for file in told["files"]]
         columns = [name.strip() for name in told["fileSchema"].split(",")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidRequest(
@@ -134,20 +157,29 @@ def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -
     if missing := {"Bucket", "Key", "ETag", "LastModifiedDate", "Size"} - set(columns):
         raise InvalidRequest(f"the inventory lacks {', '.join(sorted(missing))}; add these fields to it")
     for file in files:
-        text = io.TextIOWrapper(gzip.GzipFile(fileobj=io.BytesIO(read(file["key"]))), "utf-8", newline="")
-        for values in csv.reader(text):
-            row = dict(zip(columns, values, strict=False))
-            if row.get("IsLatest", "true") != "true" or row.get("IsDeleteMarker", "false") == "true":
-                continue
-            uploaded = datetime.fromisoformat(row["LastModifiedDate"]).replace(microsecond=0).isoformat()
-            found = S3Object(
-                bucket,
-                unquote_plus(row["Key"]),
-                row.get("VersionId") or None,
-                row["ETag"].strip('"'),
-                uploaded,
-            )
-            yield Listed(found, int(row["Size"] or 0), row.get("StorageClass") in ARCHIVED)
+        content = read(file)
+        try:
+            yield from _read_inventory_file(content, columns, bucket)
+        except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
+            raise InvalidRequest(
+                f"{file} of the inventory is damaged: {error}; wait for the next inventory, or run without it"
+            ) from error
+
+
+def _read_inventory_file(content: bytes, columns: Sequence[str], bucket: str) -> Iterator[Listed]:
+    """Yield the newest versions in a file; a damaged one raises an error of gzip, csv or of a value."""
+    for values in csv.reader(
+        io.TextIOWrapper(gzip.GzipFile(fileobj=io.BytesIO(content)), "utf-8", newline="")
+    ):
+        if len(values) != len(columns):
+            raise ValueError(f"a row has {len(values)} fields instead of {len(columns)}: {values}"[:300])
+        row = dict(zip(columns, values, strict=True))
+        if row.get("IsLatest", "true") != "true" or row.get("IsDeleteMarker", "false") == "true":
+            continue
+        uploaded = datetime.fromisoformat(row["LastModifiedDate"]).replace(microsecond=0).isoformat()
+        key, version = unquote_plus(row["Key"]), row.get("VersionId") or None
+        found = S3Object(bucket, key, version, row["ETag"].strip('"'), uploaded)
+        yield Listed(found, int(row["Size"]), row.get("StorageClass") in ARCHIVED)
 
 
 def unfinished(

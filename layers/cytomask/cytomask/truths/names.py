@@ -19,6 +19,7 @@ IMAGE_SUFFIXES = frozenset(
     {"tif", "tiff", "stk", "lsm", "btf", "tf2", "tf8", "png", "jpg", "jpeg", "jpe", "jfif"}
 )
 MICROSCOPE_SUFFIXES = frozenset({"czi", "nd2", "lif"})  # read with the extra `microscopes`
+APPLE_DOUBLE = "._"  # prefix of macOS's files for metadata that a disk's file system cannot store
 CELLPOSE = "_seg.npy"  # ending of the files that Cellpose writes beside images
 _MARK = r"[ ._-]+(?:masks?|labels?|segs?|segmentations?|gts?|ground[ ._-]?truths?|truths?|annotations?)$"
 MARKS = (re.compile(rf"[ ._-]+cp{_MARK}", re.IGNORECASE), re.compile(_MARK, re.IGNORECASE))
