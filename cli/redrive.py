@@ -2,7 +2,7 @@
 
 import time
 from argparse import Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cytomask.cli.console import complain, say
 from cytomask.cli.options import Commands, Parser, add_command, on_stack
@@ -59,11 +59,14 @@ def redrive_row(stack: "Stack", jobs: "Jobs", found: "JobRow | EvaluationRow") -
     if row is None:
         return False
     of_image = isinstance(row, JobRow) and row.image is not None
+    group = row.message_group if isinstance(row, JobRow) else None
+    fair: dict[str, Any] = {"MessageGroupId": group} if group else {}  # fresh uploads still come before it
     try:
         stack.sqs.send_message(
             QueueUrl=stack.segment_queue if of_image else stack.evaluation_queue,
             MessageBody=row.message or "",
             MessageAttributes=awaited_by(row.job_id, row.message or "") if of_image else {},
+            **fair,
         )
     except BaseException:
         jobs.fail_again(row)

@@ -31,7 +31,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "fill in plate, well, site and time of jobs that lack them",
         on_stack(run_reindex),
         EXAMPLES,
-        description="Reads only the names of images. Jobs that already belong to a plate are not changed.\n"
+        description="Reads only the names of images, by --pattern or the stack's parameter NamePattern if\n"
+        "there is one. Jobs that already belong to a plate are not changed.\n"
         "Also indexes the masks in the ground-truth bucket, so that images uploaded later are scored\n"
         "against masks from version 0.1 too.",
         on_a_stack=True,

@@ -85,6 +85,7 @@ def record_message(record: SQSRecord, context: LambdaContext) -> None:
             record.body,
             record.event_source_arn,
             remaining_seconds=lambda: context.get_remaining_time_in_millis() / 1000,
+            message_group=record.attributes.get("MessageGroupId"),
         )
         waiting = waiting_job(record["messageAttributes"])
         if waiting:

@@ -79,13 +79,21 @@ class Recorder:
         self._metrics = metrics
         self._clock = clock
 
-    def record(self, body: str, queue_arn: str, *, remaining_seconds: Callable[[], float]) -> list[str]:
+    def record(
+        self,
+        body: str,
+        queue_arn: str,
+        *,
+        remaining_seconds: Callable[[], float],
+        message_group: str | None = None,
+    ) -> list[str]:
         """Record everything that a dead letter asks for; a part that fails does not hold up the others.
 
         Args:
             body: the message.
             queue_arn: of the dead-letter queue.
             remaining_seconds: tells how many seconds are left to work.
+            message_group: the message's group in SQS.
 
         Returns:
             The jobs of its images, including jobs that had ended before.
@@ -105,7 +113,7 @@ class Recorder:
                 faults.append(TimeShort("too little time is left for the rest of the dead letter"))
                 break
             try:
-                job_ids += self._record_one(arrival, body, remaining_seconds)
+                job_ids += self._record_one(arrival, body, message_group, remaining_seconds)
             except Exception as error:
                 faults.append(error)
         if faults:
@@ -116,6 +124,7 @@ class Recorder:
         self,
         arrival: Arrival | EvaluationArrival,
         body: str,
+        message_group: str | None,
         remaining_seconds: Callable[[], float],
     ) -> list[str]:
         match arrival:
@@ -128,7 +137,7 @@ class Recorder:
             case Refused():
                 return [self._reject(arrival)]
             case SegmentRequest():
-                return [self._fail_job(arrival, body, remaining_seconds)]
+                return [self._fail_job(arrival, body, message_group, remaining_seconds)]
             case Evaluation():
                 self._fail_evaluation(arrival)
             case uploaded:
@@ -169,7 +178,13 @@ class Recorder:
         self._metrics.add_metric("Rejected", MetricUnit.Count, 1)
         return job_id
 
-    def _fail_job(self, request: SegmentRequest, body: str, remaining_seconds: Callable[[], float]) -> str:
+    def _fail_job(
+        self,
+        request: SegmentRequest,
+        body: str,
+        message_group: str | None,
+        remaining_seconds: Callable[[], float],
+    ) -> str:
         found = self._found(request.image)
         work = work_of(replace(request, image=found or request.image), self._models.of(request))
         failed = self._jobs.fail(
@@ -177,6 +192,7 @@ class Recorder:
             image=request.image.uri,
             group=request.group,
             message=_kept(body),
+            message_group=message_group,
             error=NO_ERROR_REPORTED,
             now=self._clock(),
         )

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,21 @@ def test_rows_of_an_earlier_release_are_put_on_their_plates(
     assert re.search(
         r"^demo plate +6 +8 +0 h +56 h +48 +0 +- +0.0480$", capsys.readouterr().out, re.MULTILINE
     )
+
+
+def test_a_reindex_reads_names_by_the_stacks_own_pattern(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = r"(?P<plate>[^/_]+)_(?P<well>[A-H][0-9]+)_t(?P<hours>[0-9]+)"
+    old_row(stack, "q/mine_B3_t4.tif", 0.5)
+    assert main(["reindex", "--dry-run"]) == 0
+    assert "mine" not in capsys.readouterr().out
+    found = replace(stack, parameters={"NamePattern": own})
+    monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: found))
+    assert main(["reindex", "--dry-run"]) == 0
+    assert "1 would belong to 1 plate\n  mine\n" in capsys.readouterr().out
+    assert main(["reindex"]) == 0
+    assert "1 belong to 1 plate" in capsys.readouterr().out
 
 
 def test_ground_truths_of_version_0_1_are_indexed_for_later_images(

@@ -9,9 +9,10 @@ from typing import Any
 
 import boto3
 import pytest
-from factories import GROUND_TRUTH, INPUT, ground_truth, request, tiff
+from factories import GROUND_TRUTH, INPUT, LambdaContext, ground_truth, request, sqs_batch, tiff
 from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
+from cytomask.backfill import MESSAGE_GROUP
 from cytomask.cli.main import main
 from cytomask.cli.options import duration
 from cytomask.cli.stack import Stack
@@ -88,6 +89,25 @@ def test_redrive_sends_the_stored_message_and_the_next_attempt_is_counted(
     assert stack.deliver(message["Body"], waiting=failed["job_id"]) == []
     assert (stack.row()["status"], stack.row()["attempt"]) == ("SUCCEEDED", 2)
     assert cytomask("failed") == 0
+
+
+def test_a_redriven_message_of_a_backfill_keeps_its_group(
+    stack: SegmentStack, failures: FailuresFunction, cytomask: Callable[..., int], queue: str
+) -> None:
+    batch = sqs_batch(request("a.tif"), request("b.tif"), queue="cytomask-segment-dlq")
+    batch["Records"][0] |= {
+        "attributes": batch["Records"][0]["attributes"] | {"MessageGroupId": MESSAGE_GROUP}
+    }
+    assert failures.app.handler(batch, LambdaContext("failures")) == {"batchItemFailures": []}
+    assert cytomask("redrive") == 0
+    answer = stack.sqs.receive_message(
+        QueueUrl=queue, MaxNumberOfMessages=10, AttributeNames=["MessageGroupId"]
+    )
+    groups = {
+        json.loads(each["Body"])["image"]: each.get("Attributes", {}).get("MessageGroupId")
+        for each in answer["Messages"]
+    }
+    assert groups == {f"s3://{INPUT}/a.tif": MESSAGE_GROUP, f"s3://{INPUT}/b.tif": None}
 
 
 @pytest.mark.parametrize(("length", "attributes"), [(262_100, 1), (262_101, 0), (262_144, 0)])

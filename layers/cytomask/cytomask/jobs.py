@@ -92,6 +92,7 @@ class Jobs:
             "error_code": ImageReplaced.code,
             "error": cut(error),
             "message": None,
+            "message_group": None,
             "updated_at": timestamp(now),
         }
         rejected = self._table.update_if(
@@ -210,6 +211,7 @@ class Jobs:
         image: str | None = None,
         group: str | None = None,
         ground_truth: str | None = None,
+        message_group: str | None = None,
     ) -> bool:
         """Fail a job whose message the queue has given up on; return False if it has ended already.
 
@@ -221,11 +223,13 @@ class Jobs:
             image: the image that the message named.
             group: label of that image.
             ground_truth: the ground truth, if the message named one instead of an image.
+            message_group: the message's group in SQS, kept for a redrive too.
 
         Raises:
             JobHeld: an owner's lease has not expired.
         """
-        values = {"message": message, "image": image, "group": group, "ground_truth": ground_truth}
+        values = {"message": message, "message_group": message_group, "image": image, "group": group}
+        values["ground_truth"] = ground_truth
         values |= {"status": "FAILED", "error_code": TriesUsedUp.code, "owner": None, "lease_until": None}
         known = self.read(job_id)
         values["created_at"] = known.created_at if known else timestamp(now)
@@ -368,6 +372,7 @@ def outcome_of(result: Result) -> dict[str, Any]:
         "error_code": error and error.code,
         "error": error and cut(error.message),
         "message": None,
+        "message_group": None,
         "lease_until": None,
         "owner": None,
     }

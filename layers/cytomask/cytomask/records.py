@@ -211,6 +211,7 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
     Attributes:
         attempt: how often the job was started again, by a redrive or because its outputs were gone.
         message: a FAILED job's message, to send it again; or the beginning of an unreadable message.
+        message_group: that message's group in SQS, if it had one: `backfill`.
         ground_truth: address of a COCO file that was never indexed, if the row stands for its notification.
         owner, lease_until: the invocation that holds the lease, and the lease's end in seconds since 1970.
         quality, quality_values: names of the quality flags, and the value of each.
@@ -233,6 +234,7 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
     error_code: str | None = None
     error: str | None = None
     message: str | None = None
+    message_group: str | None = None
     attempt: int | None = None
     result: str | None = None
     confluence: float | None = None
