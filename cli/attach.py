@@ -194,9 +194,8 @@ def own_id(stack: "Stack", prefix: str) -> str:
 def filter_value(prefix: str) -> str:
     """Encode a prefix as S3's filters expect it: a space as +, other special characters in percent.
 
-    S3 compares it with the encoded key, so that a raw space or `=` matches nothing
-    (docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html; the characters that
-    need no encoding are in object-keys.html, "Safe characters", and the slash).
+    docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html; object-keys.html lists
+    the safe characters. A raw `=` was seen to match nothing (github.com/aws/aws-cdk/pull/28012).
     """
     return quote_plus(prefix, safe="/!'()").replace("~", "%7E")
 
