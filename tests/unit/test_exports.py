@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import roifile
+import shapely
 import tifffile
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from cytomask.errors import ImageTooLarge
@@ -82,6 +86,21 @@ def test_geojson_has_the_masks_area_and_keeps_holes(cells: NDArray[np.bool_]) ->
         measured = {"Area px^2": expected, "Area µm^2": expected / 4}
         assert feature["properties"]["measurements"] == measured
         assert feature["properties"]["classification"]["name"] == "Cell"
+
+
+@given(arrays.arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14))))
+@example(np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]], np.bool_))  # a hole
+@example(np.array([[1, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 1], [0, 1, 1, 0]], np.bool_))  # an outline
+@example(np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 0]], np.bool_))
+def test_polygons_are_valid_by_ogcs_rules_and_cover_exactly_their_pixels(mask: NDArray[np.bool_]) -> None:
+    regions = find_regions(mask)
+    rows, columns = np.indices(mask.shape) + 0.5
+    features = json.loads(encode_geojson(regions, name="a"))["features"]
+    for label, feature in enumerate(features, 1):
+        polygon = shapely.from_geojson(json.dumps(feature["geometry"]))
+        assert polygon.is_valid, shapely.is_valid_reason(polygon)
+        assert polygon.area == regions.areas[label - 1]
+        np.testing.assert_array_equal(shapely.contains_xy(polygon, columns, rows), regions.labels() == label)
 
 
 def test_ids_of_features_differ_between_pages_and_stay_the_same() -> None:
