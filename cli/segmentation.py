@@ -31,9 +31,9 @@ from cytomask.cli.ledger import Ledger, Row, Settings, outputs_of
 from cytomask.cli.tables import flag_text
 from cytomask.errors import CytomaskError, InvalidRequest
 from cytomask.lengths import UM2_A_MM2, PixelSize
-from cytomask.model.predictor import Predictor, cores
+from cytomask.model.predictor import Clean, Predictor, cores
 from cytomask.outputs import encode_files
-from cytomask.requests import Output, parse_fields
+from cytomask.requests import Output, Parameters, parse_fields
 from cytomask.work import resolve
 
 AT_ONCE = 4
@@ -206,14 +206,10 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
         with _open(task.source) as image:
             pages = len(image.pages)
             wanted = asked.selected(pages, name)
-            pixel_size = PixelSize.chosen(asked.pixel_size_um, image.pixel_size)
-            clean = None
-            if asked.cleans:
-                from cytomask.cleaning import cleaner_of
-
-                clean = cleaner_of(asked, pixel_size, name)
             started = time.perf_counter()
             for page in images.read_pages(image, wanted, asked.channel):
+                pixel_size = PixelSize.chosen(asked.pixel_size_um, image.pages[page.index].pixel_size)
+                clean = _cleaner(asked, pixel_size, name)
                 prediction = predictor.predict(page.pixels, asked.mode, asked.threshold)
                 prediction = prediction.cleaned(clean) if clean else prediction
                 written = outputs_of(task.target, page.index, pages, asked.outputs)
@@ -270,6 +266,15 @@ def _readable_microscopes() -> set[str]:
     from cytomask.microscopes import READERS, is_installed
 
     return {suffix for suffix in READERS if is_installed(suffix)}
+
+
+def _cleaner(asked: Parameters, pixel_size: PixelSize | None, name: str) -> Clean | None:
+    """Return the function that cleans a page's mask as the user asks; None if nothing is asked."""
+    if not asked.cleans:
+        return None
+    from cytomask.cleaning import cleaner_of
+
+    return cleaner_of(asked, pixel_size, name)
 
 
 def _measured(cells: int, pixel_size: PixelSize | None) -> dict[str, Any]:

@@ -85,20 +85,21 @@ class Source:
         image = self.open()
         wanted = parameters.selected(len(image.pages), self.name)
         images.check(image, wanted, parameters.channel, self._limits)
-        self.cleaner(parameters)
+        for index in wanted:
+            self.cleaner(parameters, index)
         return wanted
 
-    def pixel_size(self, parameters: Parameters) -> PixelSize | None:
-        """Return the size of its pixels, if the request or the file says it; raise RejectedInput."""
-        return PixelSize.chosen(parameters.pixel_size_um, self.open().pixel_size)
+    def pixel_size(self, parameters: Parameters, index: int) -> PixelSize | None:
+        """Return the size of a page's pixels, if the request or the file says it; raise RejectedInput."""
+        return PixelSize.chosen(parameters.pixel_size_um, self.open().pages[index].pixel_size)
 
-    def cleaner(self, parameters: Parameters) -> Callable[[metrics.Mask], metrics.Mask] | None:
-        """Return the function that cleans masks as the request asks, or None; raise RejectedInput."""
+    def cleaner(self, parameters: Parameters, index: int) -> Callable[[metrics.Mask], metrics.Mask] | None:
+        """Return the function that cleans a page's mask as the request asks, or None; raise RejectedInput."""
         if not parameters.cleans:
             return None
         from cytomask.cleaning import cleaner_of  # noqa: PLC0415  # a cold start does without contourpy
 
-        return cleaner_of(parameters, self.pixel_size(parameters), self.name)
+        return cleaner_of(parameters, self.pixel_size(parameters, index), self.name)
 
 
 def require_answer_in_time(source: Source, parameters: Parameters, one_mask: bool) -> None:
@@ -146,7 +147,6 @@ def predictions(
 ) -> Iterator[tuple[Page, Prediction]]:
     """Segment the pages asked for, one after the other; the threshold of `parameters` is settled."""
     image, wanted = source.open(), source.select(parameters)
-    clean = source.cleaner(parameters)
     _require_budget(image, wanted, parameters, budget.QUEUE)
     pages = images.read_pages(image, wanted, parameters.channel, limits)
     while True:
@@ -156,7 +156,7 @@ def predictions(
             return
         with watch.stage("infer"):
             prediction = predictor.predict(page.pixels, parameters.mode, parameters.threshold)
-        if clean:
+        if clean := source.cleaner(parameters, page.index):
             with watch.stage("clean"):
                 prediction = prediction.cleaned(clean)
         yield page, prediction

@@ -128,7 +128,7 @@ class Writer:
         with Source(lambda: content, "the image in the body", self._limits) as source:
             require_answer_in_time(source, settled, one_mask)
             for page, prediction in predictions(source, settled, predictor, self._limits, watch):
-                result.pages.append(describe(page, prediction, source.pixel_size(settled)))
+                result.pages.append(describe(page, prediction, source.pixel_size(settled, page.index)))
                 with watch.stage("encode"):
                     masks.append(images.encode_mask(prediction.mask))
         summarise(result, result.pages)
@@ -168,7 +168,7 @@ class Writer:
             source.open()
         for page, prediction in predictions(source, parameters, predictor, self._limits, watch):
             number = page.index if len(source.open().pages) > 1 else None
-            pixel_size = source.pixel_size(parameters)
+            pixel_size = source.pixel_size(parameters, page.index)
             described = describe(page, prediction, pixel_size)
             files = encode_files(
                 parameters.outputs,

@@ -420,6 +420,29 @@ def test_the_csv_has_areas_where_the_size_of_a_pixel_is_known() -> None:
     assert [float(sized[name]) for name in columns] == pytest.approx([0.5, 0.4, area, area / 1e6])
 
 
+def test_each_image_of_an_ome_file_is_measured_and_cleaned_by_its_own_pixels(shipped: Predictor) -> None:
+    pixels = tifffile.imread(write("a.tif"))
+    with tifffile.TiffWriter("two.ome.tif") as file:
+        for side in (0.5, 1.0):
+            told = {
+                "axes": "YX",
+                "PhysicalSizeX": side,
+                "PhysicalSizeY": side,
+                "Channel": {"Name": f"by {side}"},
+            }
+            file.write(pixels, metadata=told)
+    largest = int(find_regions(shipped.predict(pixels).mask).areas.max())
+    arguments = ["--min-size-um2", str(largest / 2), "--csv", "a.csv", "--outputs", "ome"]
+    assert main(["segment", "two.ome.tif", *arguments]) == 0
+    rows = rows_of("a.csv")
+    assert int(rows[0]["cell_pixels"]) == 0 < int(rows[1]["cell_pixels"])  # half of it at 0.5 µm is a quarter
+    assert float(rows[1]["cell_area_um2"]) == int(rows[1]["cell_pixels"])
+    with tifffile.TiffFile("masks/two.ome.tif.p0001.mask.ome.tif") as file:
+        told = str(file.ome_metadata)
+    assert 'PhysicalSizeX="1.0"' in told
+    assert 'Name="by 1.0"' in told
+
+
 def test_an_area_in_micrometres_of_unknown_pixels_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     write("a.tif")
     assert main(["segment", "a.tif", "--min-size-um2", "9"]) == 1

@@ -14,7 +14,9 @@ OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 def ome(date: str | None, planes: str = "", pixels: str = "") -> str:
     dated = f"<AcquisitionDate>{date}</AcquisitionDate>" if date else ""
-    return f'<OME xmlns="{OME}"><Image ID="Image:0">{dated}<Pixels {pixels}>{planes}</Pixels></Image></OME>'
+    lengths = " ".join(f'Size{axis}="1"' for axis in "CTZ" if f"Size{axis}" not in pixels)
+    sizes = f'DimensionOrder="XYZCT" SizeX="8" SizeY="8" {lengths} {pixels}'
+    return f'<OME xmlns="{OME}"><Image ID="Image:0">{dated}<Pixels {sizes}>{planes}</Pixels></Image></OME>'
 
 
 def plane(frame: int, delta: float, unit: str = "s") -> str:
@@ -71,6 +73,13 @@ def test_omes_date_is_that_of_the_first_frame() -> None:
 def test_omes_time_increment_is_not_that_of_planes() -> None:
     text = ome(None, "", 'SizeT="1" SizeZ="3" TimeIncrement="14400.0"')
     assert page_times(text, None, 3) == [Acquisition()] * 3
+
+
+def test_a_text_of_several_images_tells_no_times() -> None:
+    text = ome("2026-11-25T20:00:00", plane(0, 0))
+    two = text.replace("</OME>", text[text.index("<Image") :])
+    assert page_times(two, None, 1) == [Acquisition()]
+    assert page_times(two, None, 2) == [Acquisition()] * 2
 
 
 @pytest.mark.parametrize("delta", ["inf", "nan", "1e300", "-5"])

@@ -16,12 +16,12 @@ Cleaner = Callable[[Mask], Mask]
 
 
 def cleaner_of(parameters: Parameters, pixel_size: PixelSize | None, name: str) -> Cleaner:
-    """Return a function that cleans the masks of an image as its request asks.
+    """Return a function that cleans the mask of a page as its request asks.
 
     Args:
         parameters: the request's parameters.
-        pixel_size: size of the image's pixels, if the request or the file gives it.
-        name: name of the image, for the error.
+        pixel_size: size of the page's pixels, if the request or the file gives it.
+        name: name of the page, for the error.
 
     Raises:
         PixelSizeUnknown: the smallest area is in square micrometres, and the size of a pixel is unknown.

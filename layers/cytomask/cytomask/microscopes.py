@@ -5,6 +5,7 @@ position, time and depth is a page; channels are channels of a page, as in a TIF
 files: their readers would more than double the image and the cold start.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cytomask.acquisition import iso_date
 from cytomask.errors import EmptyImage, RejectedInput, UnreadableImage
 from cytomask.images import (
     JPEG_MAGIC,
@@ -50,13 +52,11 @@ class MicroscopeImage:
         self,
         name: str,
         pages: Sequence[PageHeader],
-        pixel_size: PixelSize | None,
         read: Read,
         facts: Facts,
     ) -> None:
         self.name = name
         self.pages = pages
-        self.pixel_size = pixel_size
         self._read = read
         self._facts = facts
 
@@ -146,11 +146,12 @@ def _open_czi(path: Path, name: str, stack: ExitStack) -> ImageFile:
     colour = types[0].startswith("Bgr")
     first = {axis: box.get(axis, (0, 1))[0] for axis in "TZC"}
     places = list(product(scenes, range(*box.get("T", (0, 1))), range(*box.get("Z", (0, 1)))))
+    information = file.metadata["ImageDocument"]["Metadata"]
+    size = _pixel_size_of_czi(information)
     headers = [
-        _header(scenes[scene].h, scenes[scene].w, CZI_TYPES[types[0]], len(types), colour=colour)
+        _header(scenes[scene].h, scenes[scene].w, CZI_TYPES[types[0]], len(types), size, colour=colour)
         for scene, _, _ in places
     ]
-    information = file.metadata["ImageDocument"]["Metadata"]
 
     def read(index: int, channel: int) -> NDArray[Any]:
         scene, time, depth = places[index]
@@ -158,14 +159,15 @@ def _open_czi(path: Path, name: str, stack: ExitStack) -> ImageFile:
         pixels: NDArray[Any] = file.read(plane=plane, scene=scene)  # H, W, samples
         return pixels[..., ::-1] if colour else pixels[..., 0]
 
-    names = _names_of_czi(information)
-    return MicroscopeImage(
-        name,
-        headers,
-        _pixel_size_of_czi(information),
-        read,
-        lambda _, channel: PlaneFacts(names[channel] if channel < len(names) else None),
-    )
+    names, date, step = _names_of_czi(information), _date_of_czi(information), _interval_of_czi(information)
+
+    def facts(index: int, channel: int) -> PlaneFacts:
+        since = places[index][1] - first["T"]
+        return PlaneFacts(
+            names[channel] if channel < len(names) else None, date, None if step is None else since * step
+        )
+
+    return MicroscopeImage(name, headers, read, facts)
 
 
 def _pixel_size_of_czi(information: Any) -> PixelSize | None:
@@ -185,6 +187,23 @@ def _names_of_czi(information: Any) -> list[str | None]:
         return []
 
 
+def _date_of_czi(information: Any) -> str | None:
+    try:
+        return iso_date(information["Information"]["Image"]["AcquisitionDateAndTime"])
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _interval_of_czi(information: Any) -> float | None:
+    """Return the seconds between two times; None if they are not regular."""
+    try:
+        times = information["Information"]["Image"]["Dimensions"]["T"]["Positions"]["Interval"]
+        seconds = float(times["Increment"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return seconds if 0 < seconds < math.inf else None
+
+
 def _open_nd2(path: Path, name: str, stack: ExitStack) -> ImageFile:
     import nd2  # noqa: PLC0415  # an extra
 
@@ -193,7 +212,13 @@ def _open_nd2(path: Path, name: str, stack: ExitStack) -> ImageFile:
     channels = sizes.get("C", 1)
     frames = len(file.loop_indices) if file.loop_indices else 1
     header = _header(
-        sizes["Y"], sizes["X"], file.dtype.name, channels, colour=sizes.get("S", 1) == RGB, together=True
+        sizes["Y"],
+        sizes["X"],
+        file.dtype.name,
+        channels,
+        _pixel_size_of_nd2(file),
+        colour=sizes.get("S", 1) == RGB,
+        together=True,
     )
 
     def read(index: int, channel: int) -> NDArray[Any]:
@@ -210,7 +235,7 @@ def _open_nd2(path: Path, name: str, stack: ExitStack) -> ImageFile:
         seconds = told.time.relativeTimeMs / 1000
         return PlaneFacts(told.channel.name or None, None, seconds if frames > 1 else None)
 
-    return MicroscopeImage(name, [header] * frames, _pixel_size_of_nd2(file), read, facts)
+    return MicroscopeImage(name, [header] * frames, read, facts)
 
 
 def _pixel_size_of_nd2(file: Any) -> PixelSize | None:
@@ -226,27 +251,49 @@ def _open_lif(path: Path, name: str, stack: ExitStack) -> ImageFile:
 
     file = stack.enter_context(liffile.LifFile(path))
     headers: list[PageHeader] = []
+    moments: list[PlaneFacts] = []
     places: list[tuple[Any, dict[str, int]]] = []
-    pixel_sizes = set()
     for image in file.images:
         sizes = dict(image.sizes)
         if not {"X", "Y"} <= sizes.keys():
             continue  # a line or a point scan
         colour = sizes.get("S", 1) == RGB
         outer = [axis for axis in sizes if axis not in "XYCS"]
-        header = _header(sizes["Y"], sizes["X"], image.dtype.name, sizes.get("C", 1), colour=colour)
-        for at in product(*(range(sizes[axis]) for axis in outer)):
-            headers.append(header)
-            places.append((image, dict(zip(outer, at, strict=True))))
-        pixel_sizes.add(_pixel_size_of_lif(image))
+        header = _header(
+            sizes["Y"],
+            sizes["X"],
+            image.dtype.name,
+            sizes.get("C", 1),
+            _pixel_size_of_lif(image),
+            colour=colour,
+        )
+        own = [dict(zip(outer, at, strict=True)) for at in product(*(range(sizes[axis]) for axis in outer))]
+        headers += [header] * len(own)
+        places += [(image, at) for at in own]
+        moments += _moments_of_lif(image, len(own))
 
     def read(index: int, channel: int) -> NDArray[Any]:
         image, at = places[index]
         of_channel = {"C": channel} if "C" in image.sizes else {}
         return np.asarray(image.frame(**at, **of_channel))
 
-    same = pixel_sizes.pop() if len(pixel_sizes) == 1 else None  # a request may still say it
-    return MicroscopeImage(name, headers, same, read, lambda *_: PlaneFacts())
+    return MicroscopeImage(name, headers, read, lambda index, _: moments[index])
+
+
+def _moments_of_lif(image: Any, pages: int) -> list[PlaneFacts]:
+    """Return when each page of an image was taken; the stamps are of its frames, in the pages' order."""
+    try:
+        stamps = image.timestamps
+    except Exception:  # missing or damaged stamps are no reason to refuse a file
+        stamps = None
+    if stamps is None or not len(stamps):
+        return [PlaneFacts()] * pages
+    date = iso_date(str(stamps[0]))
+    frames, rest = divmod(len(stamps), pages)
+    if pages == 1 or rest:
+        return [PlaneFacts(date=date)] * pages
+    since = (stamps[::frames] - stamps[0]) / np.timedelta64(1, "s")  # pages, in seconds
+    return [PlaneFacts(date=date, elapsed_s=seconds if seconds >= 0 else None) for seconds in since.tolist()]
 
 
 def _pixel_size_of_lif(image: Any) -> PixelSize | None:
@@ -261,7 +308,14 @@ def _pixel_size_of_lif(image: Any) -> PixelSize | None:
 
 
 def _header(
-    height: int, width: int, dtype: str, channels: int, *, colour: bool, together: bool = False
+    height: int,
+    width: int,
+    dtype: str,
+    channels: int,
+    pixel_size: PixelSize | None,
+    *,
+    colour: bool,
+    together: bool = False,
 ) -> PageHeader:
     """Describe a page. `together`: all its channels are decoded at once."""
     samples = RGB if colour else channels if together else 1
@@ -272,6 +326,7 @@ def _header(
         colour=colour,
         dtype=dtype,
         decoded_bytes=height * width * samples * np.dtype(dtype).itemsize,
+        pixel_size=pixel_size,
     )
 
 

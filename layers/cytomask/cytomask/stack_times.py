@@ -11,23 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from cytomask.acquisition import Acquisition, add_hours, from_metadata, hours_between
+from cytomask.errors import UnreadableImage
+from cytomask.images.ome_xml import LONGEST_DESCRIPTION, describe, interval, is_ome
 
-LONGEST_DESCRIPTION = 8 * 2**20  # characters, as the reader of images allows
-DATE = re.compile(r"AcquisitionDate>\s*([0-9T:.+Z-]{10,40})\s*<")
-PLANE = re.compile(r"<(?:\w{1,20}:)?Plane\s([^<>]{0,1000})>")
-PIXELS = re.compile(r"<(?:\w{1,20}:)?Pixels\s([^<>]{0,2000})>")
-ATTRIBUTE = re.compile(
-    r'\b(TheT|DeltaT|DeltaTUnit|SizeT|TimeIncrement|TimeIncrementUnit)\s*=\s*"([^"]{0,30})"'
-)
-UNITS = {  # seconds, and the names of OME's `UnitsTime` and of ImageJ's users
-    1e-6: ("us", "µs", "μs", "usec", "microsecond", "microseconds"),
-    1e-3: ("ms", "msec", "millisecond", "milliseconds"),
-    1.0: ("s", "sec", "secs", "second", "seconds"),
-    60.0: ("min", "mins", "minute", "minutes"),
-    3600.0: ("h", "hr", "hrs", "hour", "hours"),
-    86400.0: ("d", "day", "days"),
-}
-SECONDS = {name: seconds for seconds, names in UNITS.items() for name in names}
 IMAGEJ = re.compile(r"^(frames|finterval|tunit|slices|channels)=([^\n]{1,30})$", re.MULTILINE)
 
 
@@ -43,7 +29,7 @@ def page_times(description: str, tiff_date: str | None, pages: int) -> Sequence[
         An Acquisition for each page, as far as it is known: `time` and, in a stack over time, `frame`.
     """
     text = description[:LONGEST_DESCRIPTION]
-    if "openmicroscopy.org" in text[:4000]:
+    if is_ome(text):
         return _of_ome(text, pages)
     if pages == 1:
         return [from_metadata(tiff_date, None, "tiff")]
@@ -77,35 +63,30 @@ def _placed(named: Acquisition, first: Acquisition, own: Acquisition, page: int)
 
 
 def _of_ome(text: str, pages: int) -> Sequence[Acquisition]:
-    match = DATE.search(text)
-    date = match[1] if match else None
-    deltas: dict[int, float] = {}
-    for plane in PLANE.finditer(text):
-        told = dict(ATTRIBUTE.findall(plane[1]))
-        unit = SECONDS.get(told.get("DeltaTUnit", "s"))
-        try:
-            frame, delta = int(told["TheT"]), float(told["DeltaT"])
-        except (KeyError, ValueError):
-            continue
-        if unit is not None:
-            deltas.setdefault(frame, delta * unit)
-    if pages == 1:
-        return [from_metadata(date, deltas.get(0), "ome")]
-    if len(deltas) == pages:
-        return [_framed(from_metadata(date, deltas[frame], "ome"), frame) for frame in sorted(deltas)]
-    pixels = PIXELS.search(text)
-    told = dict(ATTRIBUTE.findall(pixels[1])) if pixels else {}
-    if told.get("SizeT") != str(pages):  # a stack of channels or planes
+    try:
+        found = describe(text, "the image")
+    except UnreadableImage:  # its pages are judged elsewhere
+        found = None
+    if found is None or len(found.pictures) != 1:  # the text alone does not tell which page is of which image
         return [Acquisition()] * pages
-    step = _seconds(told.get("TimeIncrement"), told.get("TimeIncrementUnit", "s"))
-    return _series(date, step, pages, "ome")
+    [picture] = found.pictures
+    deltas: dict[int, float] = {}
+    for (_, frame, _), delta in picture.deltas.items():
+        deltas.setdefault(frame, delta)
+    if pages == 1:
+        return [from_metadata(picture.date, deltas.get(0), "ome")]
+    if len(deltas) == pages:
+        return [_framed(from_metadata(picture.date, deltas[frame], "ome"), frame) for frame in sorted(deltas)]
+    if picture.lengths["T"] != pages:  # a stack of channels or planes
+        return [Acquisition()] * pages
+    return _series(picture.date, picture.increment, pages, "ome")
 
 
 def _of_imagej(text: str, pages: int) -> Sequence[Acquisition]:
     told = {name: value.strip() for name, value in IMAGEJ.findall(text)}
     if told.get("frames") != str(pages):
         return [Acquisition()] * pages
-    return _series(None, _seconds(told.get("finterval"), told.get("tunit", "sec")), pages, "imagej")
+    return _series(None, interval(told.get("finterval"), told.get("tunit", "sec")), pages, "imagej")
 
 
 def _series(date: str | None, step: float | None, pages: int, source: str) -> Sequence[Acquisition]:
@@ -116,15 +97,6 @@ def _series(date: str | None, step: float | None, pages: int, source: str) -> Se
         for frame in range(1, pages)
     ]
     return [_framed(each, frame) for frame, each in enumerate((first, *later))]
-
-
-def _seconds(interval: str | None, unit: str) -> float | None:
-    """Return an interval in seconds; None if it is unknown, has an unknown unit or is not above 0."""
-    try:
-        seconds = float(interval or "") * SECONDS[unit]
-    except (KeyError, ValueError):
-        return None
-    return seconds if seconds > 0 else None
 
 
 def _framed(acquisition: Acquisition, frame: int) -> Acquisition:

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 Stack = NDArray[np.uint16]  # T, C, H, W
 
 
-def write_czi(path: Path, stack: Stack, *, pixel_um: float, channels: Mapping[int, str]) -> None:
+def write_czi(
+    path: Path, stack: Stack, *, pixel_um: float, channels: Mapping[int, str], timed: bool = True
+) -> None:
+    """Write a CZI, whose times are a minute apart if it is `timed`."""
     from pylibCZIrw import czi
 
     with czi.create_czi(str(path)) as file:
@@ -23,11 +26,27 @@ def write_czi(path: Path, stack: Stack, *, pixel_um: float, channels: Mapping[in
             for channel, plane in enumerate(planes):
                 file.write(plane[..., None], plane={"T": time, "C": channel, "Z": 0}, scene=0)
         names: Any = dict(channels)
-        file.write_metadata(path.stem, channel_names=names, scale_x=pixel_um / 1e6, scale_y=pixel_um / 1e6)
+        file.write_metadata(ROOM, channel_names=names, scale_x=pixel_um / 1e6, scale_y=pixel_um / 1e6)
+    if timed:
+        path.write_bytes(_timed(path.read_bytes()))
 
 
-def write_lif(path: Path, stack: Stack, *, pixel_um: float) -> None:
-    """Write a LIF: an XML header in UTF-16, then a block of memory."""
+def _timed(content: bytes) -> bytes:
+    """Put a date and an interval into a CZI's metadata, in the place of its title."""
+    begin, end = content.index(b"<ImageDocument>"), content.index(b"</ImageDocument>")
+    told = b"".join(line.strip() for line in content[begin:end].splitlines())
+    told = told.replace(ROOM.encode(), b"a").replace(b"<Dimensions>", CZI_DATE + b"<Dimensions>" + CZI_TIMES)
+    return content[:begin] + told.ljust(end - begin) + content[end:]
+
+
+ROOM = "room" * 50
+CZI_DATE = b"<AcquisitionDateAndTime>2026-11-25T13:20:11.5Z</AcquisitionDateAndTime>"
+CZI_TIMES = b"<T><Positions><Interval><Increment>60</Increment></Interval></Positions></T>"
+LIF_START = 134400864110000000  # 2026-11-25T13:20:11, in tenths of microseconds since 1601
+
+
+def write_lif(path: Path, stack: Stack, *, pixel_um: float, timed: bool = True) -> None:
+    """Write a LIF: an XML header in UTF-16, then a block of memory; stamps a minute apart if `timed`."""
     times, channels, height, width = stack.shape
     item = stack.dtype.itemsize
     strides = {"X": item, "Y": item * width, "T": item * width * height * channels}
@@ -43,10 +62,17 @@ def write_lif(path: Path, stack: Stack, *, pixel_um: float) -> None:
         f'Length="{(count - 1) * pixel_um / 1e6}" Unit="m" BytesInc="{strides[axis]}" BitInc="0"/>'
         for axis, (identity, count) in sizes.items()
     )
+    stamps = " ".join(
+        f"{LIF_START + time * 60 * 10**7 + channel * 10**6:x}"
+        for time in range(times)
+        for channel in range(channels)
+    )
+    listed = f"<TimeStampList>{stamps}</TimeStampList>" if timed else ""
     xml = (
         '<LMSDataContainerHeader Version="2"><Element Name="a" UniqueID="1"><Children>'
         '<Element Name="Series001" UniqueID="2"><Data><Image><ImageDescription>'
-        f"<Channels>{described}</Channels><Dimensions>{dimensions}</Dimensions></ImageDescription></Image></Data>"
+        f"<Channels>{described}</Channels><Dimensions>{dimensions}</Dimensions></ImageDescription>{listed}</Image>"
+        "</Data>"
         f'<Memory Size="{stack.nbytes}" MemoryBlockID="MemBlock_1"/></Element>'
         "</Children></Element></LMSDataContainerHeader>"
     )

@@ -26,7 +26,7 @@ from tiffs import tiff
 
 from cytomask import images
 from cytomask.errors import ImageTooLarge, RejectedInput, UnreadableImage
-from cytomask.images.ome import is_ome
+from cytomask.images.ome_xml import is_ome
 
 HEIGHT, WIDTH = 16, 20
 # So small that any memory allocated on a file's claim alone stands out.

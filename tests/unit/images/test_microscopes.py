@@ -26,9 +26,10 @@ WRITERS: dict[str, Callable[[Path, Any], None]] = {
     ".lif": lambda path, stack: write_lif(path, stack, pixel_um=0.65),
     ".nd2": lambda path, stack: write_nd2(path, stack, pixel_um=0.65, channels=CHANNELS),
 }
+DATE = "2026-11-25T13:20:11"
 FACTS = {
-    ".czi": PlaneFacts("GFP"),
-    ".lif": PlaneFacts(),
+    ".czi": PlaneFacts("GFP", DATE, 60.0),
+    ".lif": PlaneFacts(None, DATE, 60.0),
     ".nd2": PlaneFacts("GFP", elapsed_s=60.0),
 }
 
@@ -45,13 +46,25 @@ def test_pages_channels_and_pixel_size_are_those_written(written: Path) -> None:
         assert [(page.height, page.width, page.channels, page.dtype) for page in image.pages] == [
             (24, 32, 2, "uint16")
         ] * 2
-        assert image.pixel_size
-        assert image.pixel_size.area_um2 == pytest.approx(0.65**2)
+        for header in image.pages:
+            assert header.pixel_size
+            assert header.pixel_size.area_um2 == pytest.approx(0.65**2)
         for page in range(2):
             for channel in range(2):
                 assert np.array_equal(image.decode(page, channel), STACK[page, channel])
             assert np.array_equal(image.stored(page).values, np.moveaxis(STACK[page], 0, -1))
         assert image.facts(1, 1) == FACTS[written.suffix]
+
+
+@pytest.mark.parametrize(("suffix", "channel"), [(".czi", "GFP"), (".lif", None)])
+def test_a_file_without_times_has_no_date(tmp_path: Path, suffix: str, channel: str | None) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".czi":
+        write_czi(path, STACK, pixel_um=0.65, channels=CHANNELS, timed=False)
+    else:
+        write_lif(path, STACK, pixel_um=0.65, timed=False)
+    with open_microscope(path) as image:
+        assert image.facts(1, 1) == PlaneFacts(channel)
 
 
 def test_read_page_requires_page_and_channel_of_a_microscopes_file(written: Path) -> None:
@@ -78,7 +91,7 @@ def test_metadata_that_breaks_its_reader_does_not_refuse_the_image(tmp_path: Pat
     path = tmp_path / "a.nd2"
     write_nd2(path, STACK, pixel_um=0.65, channels=CHANNELS, probes=False)
     with open_microscope(path) as image:
-        assert image.pixel_size is None
+        assert image.pages[0].pixel_size is None
         assert np.array_equal(image.decode(0, 1), STACK[0, 1])
 
 

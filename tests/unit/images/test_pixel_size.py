@@ -17,7 +17,7 @@ def pixel_size_of(**options: Any) -> PixelSize | None:
     stream = io.BytesIO()
     tifffile.imwrite(stream, np.zeros((16, 24), np.uint8), **options)
     with open_image(stream.getvalue(), "a.tif") as image:
-        return image.pixel_size
+        return image.pages[0].pixel_size
 
 
 def test_ome_sizes_are_converted_from_their_unit() -> None:
@@ -43,7 +43,7 @@ def test_dots_per_inch_give_no_pixel_size() -> None:
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e9", "x", ""])
 def test_an_absurd_pixel_size_is_ignored(value: str) -> None:
-    assert size_of_ome(f'<Pixels PhysicalSizeX="{value}" PhysicalSizeY="0.5">') is None
+    assert size_of_ome({"PhysicalSizeX": value, "PhysicalSizeY": "0.5"}) is None
 
 
 def test_invalid_resolutions_are_ignored() -> None:

@@ -1,119 +1,38 @@
-"""Read from an OME description which plane of the image each TIFF directory of this file holds.
-
-We read it ourselves, in one pass that keeps the few elements that matter. tifffile allocates memory and
-spends time on every plane that a description mentions, present or not, takes elements of other schemas for
-OME's, and opens other files that are named.
-"""
+"""Tell which plane of an OME description each TIFF directory of this file holds."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from xml.parsers import expat
+from dataclasses import dataclass
 
 from cytomask.errors import ImageTooLarge, UnreadableImage
+from cytomask.images.ome_xml import AXES, Block, Description, Picture, Place
 from cytomask.images.pages import Limits
 
-LONGEST_DESCRIPTION = 8 * 2**20  # 10,000 planes, each with its own elements, take 3 to 5 MB
 MOST_SAMPLES = 4  # SizeC counts the samples of a colour pixel one by one
-AXES = "CTZ"
-DEEPEST = 5  # OME, Image, Pixels, TiffData, UUID
-SCHEMA = "openmicroscopy.org"
-BLANK = "\ufeff \t\r\n"  # byte order mark and white space
-# Possessive, so that a text without an end is passed once.
-BEFORE_THE_ROOT = re.compile(rf"[{BLANK}]*+(?:(<\?|<!--)|<!DOCTYPE[^\[>]*+(?:\[[^\]]*+\][^>]*+)?+>)")
-ENDINGS = {"<?": "?>", "<!--": "-->"}
-ROOT = re.compile(rf"[{BLANK}]*<(?:[\w.-]{{1,40}}:)?OME(?=[\s/>])([^<>]{{0,9999}})")
 
 
 @dataclass(frozen=True)
-class Block:
-    """A TiffData element: planes that follow each other from directory `first` on.
+class Page:
+    """The planes of one time and depth, one for each channel.
 
     Attributes:
-        start: where its first plane lies along C, T and Z.
-        first: directory, counted from 0.
-        planes: how many; None for all.
-        uuid, file: of the file that holds them, where it is named.
+        picture: the stack that it belongs to.
+        places: where each plane lies along C, T and Z.
+        directories: that hold the planes.
     """
 
-    start: dict[str, int]
-    first: int
-    planes: int | None
-    uuid: str | None = None
-    file: str | None = None
-
-
-@dataclass
-class Picture:
-    """A Pixels element: a stack of planes of one size."""
-
-    height: int
-    width: int
-    lengths: dict[str, int]  # along C, T and Z
-    order: str  # of C, T and Z; the first changes fastest
-    samples: list[int] = field(default_factory=list)  # of each Channel
-    blocks: list[Block] = field(default_factory=list)
-
-
-@dataclass
-class Description:
-    """This file's planes, as its OME description lists them."""
-
-    uuid: str | None = None
-    elsewhere: bool = False  # its metadata lie in another file
-    pictures: list[Picture] = field(default_factory=list)
-
-
-# One page: the directory of each of its channels.
-Page = tuple[int, ...]
-
-
-def describe(text: str, name: str) -> Description | None:
-    """Read an OME description; return None for another program's text, or if it cannot be followed.
-
-    Raises:
-        UnreadableImage: it is OME's, and its numbers are invalid, or it declares entities.
-    """
-    if not is_ome(text):
-        return None
-    reader = _Reader()
-    try:
-        reader.read(text)
-    except (expat.ExpatError, _NotOme):
-        return None
-    except _Entities as error:
-        raise UnreadableImage(
-            f"{name} has an OME description that declares entities, which are not read; save the stack anew"
-        ) from error
-    except (KeyError, ValueError) as error:
-        raise UnreadableImage(
-            f"{name} has an OME description that lacks a number or has a wrong one ({error}); save the stack "
-            "anew"
-        ) from error
-    return reader.found
-
-
-def is_ome(text: str) -> bool:
-    """Tell whether a text is XML whose first element is OME, of OME's schema if it names any."""
-    place = 0
-    while found := BEFORE_THE_ROOT.match(text, place):
-        place = found.end()
-        if found[1]:
-            end = text.find(ENDINGS[found[1]], place)
-            if end < 0:
-                return False
-            place = end + len(ENDINGS[found[1]])
-    root = ROOT.match(text, place)
-    return root is not None and ("xmlns" not in root[1] or SCHEMA in root[1])
+    picture: Picture
+    places: tuple[Place, ...]
+    directories: tuple[int, ...]
 
 
 def pages(
     found: Description, sizes: Sequence[tuple[int, int, int]], file: str, limits: Limits, name: str
 ) -> list[Page]:
-    """List the pages of this file, in the order of its description; each has a directory for every channel.
+    """List the pages of this file, in the order of its description.
 
-    If a picture's planes lie in several files, the planes in this file are its pages.
+    If a picture's planes lie in several files, the planes in this file are its pages. Pictures that do not
+    say where their planes are follow each other.
 
     Args:
         found: the description.
@@ -133,7 +52,14 @@ def pages(
             f"{name} is described as having more than {limits.file_pages} planes, the limit; split the stack"
         )
     own = _names_of_this_file(found, file)
-    return [page for one in found.pictures for page in _pages_of(one, own, sizes, name)]
+    listed: list[Page] = []
+    following = 0  # directory where the next picture begins that does not say it
+    for one in found.pictures:
+        held = list(_pages_of(one, following, own, sizes, name))
+        if not one.blocks:
+            following += sum(len(page.directories) for page in held)
+        listed += held
+    return listed
 
 
 @dataclass(frozen=True)
@@ -159,12 +85,13 @@ def _names_of_this_file(found: Description, file: str) -> _Own:
 
 
 def _pages_of(
-    picture: Picture, own: _Own, sizes: Sequence[tuple[int, int, int]], name: str
+    picture: Picture, following: int, own: _Own, sizes: Sequence[tuple[int, int, int]], name: str
 ) -> Iterator[Page]:
-    channels = _channels(picture, sizes, own)
+    blocks = picture.blocks or [Block(dict.fromkeys(AXES, 0), following, None)]
+    first = next((block.first for block in blocks if own.has(block)), 0)
+    channels = _channels(picture, sizes[first][2] if first < len(sizes) else 1)
     lengths = picture.lengths | {"C": channels}
-    blocks = picture.blocks or [Block(dict.fromkeys(AXES, 0), 0, None)]
-    at: dict[tuple[int, int, int], int] = {}  # C, T, Z to a directory
+    at: dict[Place, int] = {}  # to a directory
     for block in blocks:
         if own.has(block):
             at |= dict(_places(block, picture.order, lengths, len(sizes), name))
@@ -191,14 +118,18 @@ def _pages_of(
         )
     for outer, inner in sorted(held):
         place = {slow: outer, fast: inner}
-        yield tuple(at[channel, place["T"], place["Z"]] for channel in held[outer, inner])
+        places = tuple((channel, place["T"], place["Z"]) for channel in held[outer, inner])
+        yield Page(picture, places, tuple(at[each] for each in places))
 
 
-def _channels(picture: Picture, sizes: Sequence[tuple[int, int, int]], own: _Own) -> int:
-    """Count the planes of a page: SizeC counts samples, and a colour pixel has several."""
+def _channels(picture: Picture, stored: int) -> int:
+    """Count the planes of a page: SizeC counts samples, and a colour pixel has several.
+
+    Args:
+        picture: the stack of the page.
+        stored: samples of its first directory.
+    """
     samples = max(picture.samples, default=1)
-    first = next((block.first for block in picture.blocks if own.has(block)), 0)
-    stored = sizes[first][2] if first < len(sizes) else 1
     if samples == 1 and stored > 1 and picture.lengths["C"] % stored == 0:
         samples = stored  # older writers say nothing
     return max(picture.lengths["C"] // samples, 1)
@@ -206,7 +137,7 @@ def _channels(picture: Picture, sizes: Sequence[tuple[int, int, int]], own: _Own
 
 def _places(
     block: Block, order: str, lengths: dict[str, int], directories: int, name: str
-) -> Iterator[tuple[tuple[int, int, int], int]]:
+) -> Iterator[tuple[Place, int]]:
     """Yield each plane of a block with the directory that holds it."""
     plane, step = 0, 1
     for axis in order:
@@ -231,100 +162,3 @@ def _places(
 
 def _planes_claimed(block: Block, directories: int) -> int:
     return directories if block.planes is None else abs(block.planes)
-
-
-class _NotOme(Exception):
-    """The text is other XML."""
-
-
-class _Entities(Exception):
-    """The text declares entities, which may grow without end."""
-
-
-class _Reader:
-    """Keep the elements that matter while the parser passes an OME description."""
-
-    def __init__(self) -> None:
-        self.found = Description()
-        self._path: list[str] = []  # of the elements around, as deep as any that matters
-        self._depth = 0
-        # The text is decoded already, so its declaration, such as .NET's encoding="UTF-16", does not count.
-        self._parser = expat.ParserCreate("utf-8", namespace_separator=" ")
-        self._parser.StartElementHandler = self._start
-        self._parser.EndElementHandler = self._end
-        self._parser.CharacterDataHandler = self._text
-        self._parser.EntityDeclHandler = self._refuse_entity
-        self._parser.buffer_text = True
-        self._block: Block | None = None
-        self._uuid: tuple[str, str | None] | None = None  # text, file
-
-    def read(self, text: str) -> None:
-        """Parse the whole text."""
-        self._parser.Parse(text.lstrip(BLANK).encode(errors="replace"), True)
-
-    def _refuse_entity(self, *_: object) -> None:
-        raise _Entities
-
-    def _start(self, tag: str, facts: dict[str, str]) -> None:
-        self._depth += 1
-        if self._depth > DEEPEST:
-            return
-        schema, _, kind = tag.rpartition(" ")
-        if not self._path:
-            if kind != "OME" or (schema and SCHEMA not in schema):
-                raise _NotOme(tag)
-            self.found.uuid = facts.get("UUID")
-        self._path.append(kind if not schema or SCHEMA in schema else "")
-        match self._path[1:]:
-            case ["BinaryOnly"]:
-                self.found.elsewhere = True
-            case ["Image", "Pixels"]:
-                self.found.pictures.append(_picture(facts))
-            case ["Image", "Pixels", "Channel"]:
-                self.found.pictures[-1].samples.append(int(facts.get("SamplesPerPixel", 1)))
-            case ["Image", "Pixels", "TiffData"]:
-                self._block = _block(facts)
-            case ["Image", "Pixels", "TiffData", "UUID"]:
-                self._uuid = "", facts.get("FileName")
-
-    def _text(self, text: str) -> None:
-        if self._uuid is not None:
-            self._uuid = self._uuid[0] + text, self._uuid[1]
-
-    def _end(self, _: str) -> None:
-        self._depth -= 1
-        if self._depth >= DEEPEST:
-            return
-        match self._path[1:]:
-            case ["Image", "Pixels", "TiffData", "UUID"] if self._uuid and self._block:
-                (uuid, file), self._uuid = self._uuid, None
-                self._block = Block(
-                    self._block.start,
-                    self._block.first,
-                    self._block.planes,
-                    uuid.strip() or None,
-                    file.replace("\\", "/").rpartition("/")[2].lower() if file else None,
-                )
-            case ["Image", "Pixels", "TiffData"] if self._block:
-                self.found.pictures[-1].blocks.append(self._block)
-                self._block = None
-        self._path.pop()
-
-
-def _picture(facts: dict[str, str]) -> Picture:
-    order = facts["DimensionOrder"]
-    if sorted(order) != sorted("XY" + AXES) or not order.startswith("XY"):
-        raise ValueError(f"DimensionOrder {order}")
-    lengths = {axis: int(facts[f"Size{axis}"]) for axis in AXES}
-    if min(lengths.values()) < 1:
-        raise ValueError(f"sizes {lengths}")
-    return Picture(int(facts["SizeY"]), int(facts["SizeX"]), lengths, order[2:])
-
-
-def _block(facts: dict[str, str]) -> Block:
-    planes = facts.get("PlaneCount", facts.get("NumPlanes"))
-    return Block(
-        {axis: int(facts.get(f"First{axis}", 0)) for axis in AXES},
-        int(facts.get("IFD", 0)),
-        int(planes) if planes is not None else (1 if "IFD" in facts else None),
-    )

@@ -69,6 +69,7 @@ class PageHeader:
         orientation: 1 to 8, as EXIF or TIFF's tag 274 states it.
         turned: whether pixels are turned upright by it; those of a TIFF are read as they are stored.
         doubt: why three or four channels may be frames that were saved as colours; empty if they are not.
+        pixel_size: of its pixels; None if the file does not tell it.
     """
 
     height: int
@@ -82,6 +83,7 @@ class PageHeader:
     orientation: int = 1
     turned: bool = False
     doubt: str = ""
+    pixel_size: PixelSize | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ class PlaneFacts:
 
     Attributes:
         channel: its name.
-        date: when the first page was taken, ISO 8601 to the second.
-        elapsed_s: seconds between the first page and this one.
+        date: when its acquisition began, ISO 8601 to the second.
+        elapsed_s: seconds from then to this page.
     """
 
     channel: str | None = None
@@ -139,7 +141,6 @@ class ImageFile(Protocol):
 
     name: str
     pages: Sequence[PageHeader]
-    pixel_size: PixelSize | None
 
     def decode(self, index: int, channel: int | None) -> NDArray[Any]:
         """Decode page `index`: (H, W) of the named or only channel, otherwise (H, W, 3) colours.

@@ -6,7 +6,7 @@ into its description. Other programs write the resolution of a screen or printer
 """
 
 import math
-import re
+from collections.abc import Mapping
 
 import tifffile
 
@@ -17,31 +17,25 @@ UNITS_UM = {
     **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "pm": 1e-6},
 }
 MICRO_ESCAPED = r"\u00B5"  # as ImageJ writes it into an ASCII description
-LONGEST_HEAD = 65_536  # the first Pixels element begins within this many characters of a description
-PIXELS = re.compile(r"<(?:\w+:)?Pixels\b[^>]{0,4000}>")
 
 
-def read_pixel_size(file: tifffile.TiffFile) -> PixelSize | None:
-    """Read the size of a pixel; None if the file does not give it, or gives an absurd one."""
-    page = file.pages.first
-    described = page.description
-    if "Pixels" in described[:LONGEST_HEAD] and (found := PIXELS.search(described[:LONGEST_HEAD])):
-        return size_of_ome(found[0])
-    if file.is_imagej:
-        unit = str((file.imagej_metadata or {}).get("unit", "")).replace(MICRO_ESCAPED, "µ")
-        x, y = (page.tags.valueof(code) for code in (282, 283))  # XResolution, YResolution: pixels a unit
-        return size_of_imagej(unit, x, y)
-    return None
+def size_of_ome(facts: Mapping[str, str]) -> PixelSize | None:
+    """Read the attributes of OME's `Pixels` element; None if they do not give it, or give an absurd one."""
+    return _plausible(
+        *(
+            _length(facts.get(f"PhysicalSize{axis}", ""), facts.get(f"PhysicalSize{axis}Unit", "µm"))
+            for axis in "XY"
+        )
+    )
 
 
-def size_of_ome(element: str) -> PixelSize | None:
-    """Read the attributes of OME's `Pixels` element."""
-    sizes = []
-    for axis in "XY":
-        value = re.search(rf'\bPhysicalSize{axis}\s*=\s*"([^"]{{1,40}})"', element)
-        unit = re.search(rf'\bPhysicalSize{axis}Unit\s*=\s*"([^"]{{1,20}})"', element)
-        sizes.append(_length(value[1] if value else "", unit[1].replace("&#181;", "µ") if unit else "µm"))
-    return _plausible(*sizes)
+def read_imagej_size(file: tifffile.TiffFile) -> PixelSize | None:
+    """Read the size of ImageJ's pixels; None if the file is not ImageJ's, or gives none or an absurd one."""
+    if not file.is_imagej:
+        return None
+    unit = str((file.imagej_metadata or {}).get("unit", "")).replace(MICRO_ESCAPED, "µ")
+    x, y = (file.pages.first.tags.valueof(code) for code in (282, 283))  # resolutions: pixels a unit
+    return size_of_imagej(unit, x, y)
 
 
 def size_of_imagej(unit: str, x: object, y: object) -> PixelSize | None:

@@ -15,7 +15,6 @@ from cytomask.images.orientation import AS_STORED, swaps_sides, upright
 from cytomask.images.pages import RGB, RGBA, PageHeader, PlaneFacts, StoredPage
 from cytomask.images.spliced import Spliced, read_all
 from cytomask.images.work import Work
-from cytomask.lengths import PixelSize
 
 CMYK = 4
 
@@ -25,7 +24,6 @@ class PngImage:
 
     def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self.name = name
-        self.pixel_size: PixelSize | None = None  # a PNG or JPEG tells the resolution of a screen
         self._stream = stream
         self._png = png.read_png(stream, 0, size, name)
         grey = self._png.colours in (png.GREY, png.GREY_ALPHA)
@@ -117,7 +115,6 @@ class JpegImage:
 
     def __init__(self, stream: IO[bytes], size: int, name: str) -> None:
         self.name = name
-        self.pixel_size: PixelSize | None = None  # a PNG or JPEG tells the resolution of a screen
         self._stream = stream
         self._jpeg = jpeg.read_jpeg(stream, 0, size, name)
         wide = self._jpeg.precision > 8

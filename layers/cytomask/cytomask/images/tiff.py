@@ -10,13 +10,14 @@ import tifffile
 from numpy.typing import NDArray
 
 from cytomask.errors import EmptyImage, ImageTooLarge, UnreadableImage
-from cytomask.images import directories, ome, planes, segments, series
+from cytomask.images import directories, ome, ome_xml, planes, segments, series
 from cytomask.images.directories import Directory
 from cytomask.images.pages import Limits, PageHeader, PlaneFacts, StoredPage
-from cytomask.images.pixel_size import read_pixel_size
+from cytomask.images.pixel_size import read_imagej_size
 from cytomask.images.planes import Source
 from cytomask.images.samples import plain
 from cytomask.images.work import Work
+from cytomask.lengths import PixelSize
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -26,10 +27,17 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True)
 class _Page:
-    """One page: a plane for each outer channel, all of the same meaning."""
+    """One page: a plane for each outer channel, all of the same meaning.
+
+    Attributes:
+        planes: of its channels.
+        header: what the page is like.
+        described: the page in the file's OME description, if it has one.
+    """
 
     planes: tuple[Source, ...]
     header: PageHeader
+    described: ome.Page | None
 
 
 class TiffImage:
@@ -56,11 +64,10 @@ class TiffImage:
             is_micromanager=False,
         )
         _require_short_descriptions(self._file.pages.first, name)
-        self.pixel_size = read_pixel_size(self._file)
         self._loaded: dict[int, tifffile.TiffPage] = {}
         self._work: dict[int, Work] = {}
         self._steps = 0  # inside strips and tiles, over all directories in `_work`
-        self._pages = [self._page(sources) for sources in self._find_pages()]
+        self._pages = self._find_pages()
         self.pages: Sequence[PageHeader] = tuple(page.header for page in self._pages)
 
     def decode(self, index: int, channel: int | None) -> NDArray[Any]:
@@ -86,10 +93,14 @@ class TiffImage:
 
     def facts(self, index: int, channel: int | None) -> PlaneFacts:
         """As `ImageFile.facts`."""
-        from cytomask.images.facts import date_of, facts_of_tiff  # noqa: PLC0415  # only some outputs need it
+        from cytomask.images import facts  # noqa: PLC0415  # only some outputs need it
 
+        page = self._pages[index]
+        if page.described:
+            outer = (channel or 0) // len(page.planes[0].meaning.visible)
+            return facts.facts_of_ome(page.described.picture, page.described.places[outer])
         first = self._file.pages.first
-        return facts_of_tiff(first.description, date_of(first), index, len(self.pages), channel)
+        return facts.facts_of_tiff(first.description, facts.date_of(first), index, len(self.pages))
 
     def work(self, wanted: Sequence[int], channel: int | None) -> list[Work]:
         """As `ImageFile.work`."""
@@ -117,22 +128,23 @@ class TiffImage:
             return page.planes
         return (page.planes[channel // len(page.planes[0].meaning.visible)],)
 
-    def _find_pages(self) -> list[list[Source]]:
-        """Find the sources of each page's channels, in the order of the description or of the file."""
+    def _find_pages(self) -> list[_Page]:
+        """Find the pages, in the order of the description or of the file."""
         text = self._file.pages.first.description
-        described = ome.describe(text, self.name)
+        described = ome_xml.describe(text, self.name)
         if described and not described.elsewhere:
             found = self._pages_by_ome(described)
             if found:
                 return found
         self._file.is_ome = False
         if described is None:
-            if len(self._chain) > 1 and not self._file.is_imagej and ome.is_ome(text):
+            if len(self._chain) > 1 and not self._file.is_imagej and ome_xml.is_ome(text):
                 raise series.misdescribed(self.name, len(self._chain))
             followed = series.follow(self._file, self._chain, self._load, self._size, self._limits, self.name)
             if followed is not None:
-                return followed
-        return [[source] for source in self._planes_of(directories.pictures(self._chain))]
+                size = read_imagej_size(self._file)
+                return [self._page(sources, size) for sources in followed]
+        return [self._page([source]) for source in self._planes_of(directories.pictures(self._chain))]
 
     def _planes_of(self, numbers: Sequence[int]) -> list[Source]:
         """List the planes of some directories; a volume has several."""
@@ -144,17 +156,20 @@ class TiffImage:
             found += planes.of_directory(directory, self.name)
         return found
 
-    def _pages_by_ome(self, described: ome.Description) -> list[list[Source]]:
+    def _pages_by_ome(self, described: ome_xml.Description) -> list[_Page]:
         sizes = [(one.height, one.width, one.samples) for one in self._chain]
         found = ome.pages(described, sizes, self._file.filename.lower(), self._limits, self.name)
-        named = {number for page in found for number in page}
+        named = {number for page in found for number in page.directories}
         left = [one for at, one in enumerate(self._chain) if at not in named]
         if found and not all(one.is_reduced or one.is_mask for one in left):
             raise series.misdescribed(self.name, len(self._chain))
         if any(self._load(number).imagedepth > 1 for number in named):
             raise series.misdescribed(self.name, len(self._chain))
         held = dict(zip(sorted(named), self._planes_of(sorted(named)), strict=True))
-        return [[held[number] for number in page] for page in found]
+        return [
+            self._page([held[number] for number in page.directories], page.picture.pixel_size, page)
+            for page in found
+        ]
 
     def _load(self, number: int) -> tifffile.TiffPage:
         """Load a directory of the chain as tifffile reads it; refuse it if its pixels are missing."""
@@ -170,7 +185,9 @@ class TiffImage:
             self._loaded[number] = directory
         return self._loaded[number]
 
-    def _page(self, sources: list[Source]) -> _Page:
+    def _page(
+        self, sources: list[Source], pixel_size: PixelSize | None = None, described: ome.Page | None = None
+    ) -> _Page:
         first = sources[0]
         alike = [(one.height, one.width, one.dtype, one.meaning.visible) for one in sources]
         if len(set(alike)) > 1:
@@ -189,15 +206,16 @@ class TiffImage:
             lossy=any(directory.compression in segments.LOSSY for directory in first.directories),
             orientation=meaning.orientation,
             doubt=meaning.doubt,
+            pixel_size=pixel_size,
         )
-        return _Page(tuple(sources), header)
+        return _Page(tuple(sources), header, described)
 
 
 def _require_short_descriptions(page: tifffile.TiffPage, name: str) -> None:
     """Refuse long descriptions of the file's first page before they are parsed; a second one may be there."""
     for text in (page.description, page.description1):
-        head = text[: ome.LONGEST_DESCRIPTION]
-        limit = ome.LONGEST_DESCRIPTION if ome.is_ome(head) else series.LONGEST_DESCRIPTION
+        head = text[: ome_xml.LONGEST_DESCRIPTION]
+        limit = ome_xml.LONGEST_DESCRIPTION if ome_xml.is_ome(head) else series.LONGEST_DESCRIPTION
         if len(text) > limit:
             raise ImageTooLarge(
                 f"{name} has a description of {len(text)} characters, the limit is {limit}; export it anew"
