@@ -149,9 +149,10 @@ def notify(stack: "Stack", bucket: str, prefix: str) -> str:
 
 
 def forget_notification(stack: "Stack", bucket: str, own: str) -> None:
-    """Remove the notification with this id from those that the bucket has now."""
+    """Remove the notification with this id, if it is there, from those that the bucket has now."""
     present = notifications(stack, bucket)
-    put_notifications(stack, bucket, present, without(present, own))
+    if any(each.get("Id") == own for each in present.get("QueueConfigurations", [])):
+        put_notifications(stack, bucket, present, without(present, own))
 
 
 def without(present: Configuration, own: object) -> list[Any]:
@@ -171,8 +172,15 @@ def warn_of_waiting(stack: "Stack", bucket: str) -> None:
 
 
 def notifications(stack: "Stack", bucket: str) -> Configuration:
-    """Return a bucket's notifications in the form that S3 accepts."""
-    present: Any = stack.s3.get_bucket_notification_configuration(Bucket=bucket)
+    """Return a bucket's notifications in the form that S3 accepts; none if the bucket is gone."""
+    from botocore.exceptions import ClientError
+
+    try:
+        present: Any = stack.s3.get_bucket_notification_configuration(Bucket=bucket)
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "NoSuchBucket":
+            raise
+        return {}
     present.pop("ResponseMetadata", None)
     return dict(present)
 

@@ -138,7 +138,7 @@ class Choice:
 
 def run_backfill(stack: "Stack", arguments: Namespace) -> int:
     """Print time and cost, ask, and send; return 2 if it cannot begin, 1 if a limit stopped it."""
-    from cytomask.backfill import Wanted
+    from cytomask.backfill import NotSent, Wanted
     from cytomask.errors import InvalidRequest
 
     if reason := why_not(stack, arguments):
@@ -165,6 +165,9 @@ def run_backfill(stack: "Stack", arguments: Namespace) -> int:
             say(f"an earlier run stopped after {stopped}, and the next resumes there unless it has --restart")
     except InvalidRequest as error:
         complain(str(error))
+        return 2
+    except NotSent as error:
+        complain(f"{error}; run the same command again to resume before these images")
         return 2
     return 0
 

@@ -112,6 +112,30 @@ def test_a_notification_added_during_the_update_is_kept(
     assert notified(stack) == {"theirs": "elsewhere/", "cytomask cytomask scans/": "scans/"}
 
 
+def test_a_notification_added_while_detach_asks_is_kept(
+    stack: SegmentStack, served: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(_: str) -> str:
+        add_notification(stack, "theirs", "elsewhere/")
+        return "y"
+
+    served(LAB)
+    assert main(["attach", PLACE]) == 0
+    with answering("", monkeypatch):
+        monkeypatch.setattr("builtins.input", answer)
+        assert main(["detach", PLACE]) == 0
+    assert notified(stack) == {"theirs": "elsewhere/"}
+
+
+def test_the_right_to_a_bucket_that_is_gone_can_be_taken_back(
+    stack: SegmentStack, served: Callable[[str], None], updates: Updates
+) -> None:
+    served(LAB)
+    stack.s3.delete_bucket(Bucket=LAB)
+    assert main(["detach", PLACE]) == 0
+    assert updates.carried_out == [""]
+
+
 def test_an_overlap_that_came_up_during_the_update_is_refused(
     stack: SegmentStack,
     served: Callable[[str], None],
@@ -240,12 +264,12 @@ def test_a_long_prefix_has_an_id_that_s3_takes(stack: SegmentStack, served: Call
 
 
 def test_a_bucket_of_s3s_first_years_is_in_ireland(
-    served: Callable[[str], None], connected: Stack, capsys: pytest.CaptureFixture[str]
+    served: Callable[[str], None],
+    connected: Stack,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def say_eu(parsed: dict[str, Any], **_: Any) -> None:
-        parsed["LocationConstraint"] = "EU"
-
     served(LAB)
-    connected.s3.meta.events.register("after-call.s3.GetBucketLocation", say_eu)
+    monkeypatch.setattr(connected.s3, "get_bucket_location", lambda **_: {"LocationConstraint": "EU"})
     assert main(["attach", PLACE]) == 2
     assert "is in eu-west-1, and a bucket can notify" in capsys.readouterr().err

@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,16 @@ def change(stack: SegmentStack, connected: Stack, monkeypatch: pytest.MonkeyPatc
 
     serve()
     return serve
+
+
+@contextmanager
+def listening(client: Any, event: str, handler: Callable[..., None]) -> Iterator[None]:
+    """Call a handler at an event of a client, whose session other tests use too."""
+    client.meta.events.register(event, handler)
+    try:
+        yield
+    finally:
+        client.meta.events.unregister(event, handler)
 
 
 def upload(stack: SegmentStack, *names: str) -> None:
@@ -154,9 +165,11 @@ def test_archived_images_that_were_restored_are_sent(
     def note(params: dict[str, Any], **_: Any) -> None:
         asked.append(params["headers"].get("x-amz-optional-object-attributes"))
 
-    connected.s3.meta.events.register("after-call.s3.ListObjectsV2", restore)
-    connected.s3.meta.events.register("before-call.s3.ListObjectsV2", note)
-    assert main(["backfill", PLACE]) == 0
+    with (
+        listening(connected.s3, "after-call.s3.ListObjectsV2", restore),
+        listening(connected.s3, "before-call.s3.ListObjectsV2", note),
+    ):
+        assert main(["backfill", PLACE]) == 0
     assert sent(stack) == "bdfhjrestored"
     assert set(asked) == {"RestoreStatus"}
     assert "2 images are archived" in capsys.readouterr().err
@@ -180,6 +193,21 @@ def test_a_budget_below_one_images_price_is_refused(
     assert main(["backfill", PLACE, "--max-usd", "0.00001"]) == 2
     assert "--max-usd 1e-05 pays for no image: one costs about US$ 0.0000" in capsys.readouterr().err
     assert main(["backfill", PLACE, "--limit", "30000000"]) == 0
+    assert sent(stack) == "bdfhj"
+
+
+@pytest.mark.usefixtures("change")
+def test_a_message_that_sqs_refuses_is_sent_by_the_next_run(
+    stack: SegmentStack, connected: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["Failed"] = [{"Id": "1", "Code": "InternalError", "Message": "busy"}]
+
+    with listening(connected.sqs, "after-call.sqs.SendMessageBatch", refuse):
+        assert main(["backfill", PLACE]) == 2
+    assert f"SQS did not take {PLACE}d.tif: busy; run the same command again" in capsys.readouterr().err
+    stack.take_messages()
+    assert main(["backfill", PLACE]) == 0
     assert sent(stack) == "bdfhj"
 
 

@@ -36,6 +36,10 @@ FINISHED = {"SUCCEEDED", "REJECTED"}
 ARCHIVED = {"GLACIER", "DEEP_ARCHIVE"}  # storage classes whose objects must be restored before they are read
 
 
+class NotSent(Exception):
+    """SQS took some messages of a batch and refused others."""
+
+
 @dataclass(frozen=True)
 class Listed:
     """An object as listed.
@@ -227,7 +231,7 @@ def send(sqs: "SQSClient", queue_url: str, images: Sequence[Listed]) -> None:
 
     Raises:
         ClientError: SQS refused the call.
-        RuntimeError: SQS refused single messages; all the others were sent.
+        NotSent: SQS refused single messages; all the others were sent.
     """
     entries: Any = [
         {
@@ -241,7 +245,7 @@ def send(sqs: "SQSClient", queue_url: str, images: Sequence[Listed]) -> None:
     answer = sqs.send_message_batch(QueueUrl=queue_url, Entries=entries)
     if failed := answer.get("Failed"):
         names = ", ".join(images[int(each["Id"])].object.uri for each in failed)
-        raise RuntimeError(f"SQS did not take {names}: {failed[0].get('Message', failed[0]['Code'])}")
+        raise NotSent(f"SQS did not take {names}: {failed[0].get('Message', failed[0]['Code'])}")
 
 
 def batched(items: Iterable[Listed], size: int) -> Iterator[list[Listed]]:
