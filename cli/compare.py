@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cytomask.cli.console import complain, say, with_progress
-from cytomask.cli.files import count_of, write_whole
+from cytomask.cli.files import complain_left_out, count_of, write_whole
 from cytomask.cli.options import Commands, Parser, add_command, require_extra
 from cytomask.cli.tables import number, print_table
 
@@ -73,24 +73,39 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Compare, print a table and write one HTML page; return 1 if something cannot be read."""
+    """Compare, print a table and write one HTML page; return 1 if something cannot be read.
+
+    Files that cannot be read are named and left out.
+    """
     require_extra("local", "jinja2")
     from cytomask.cli.weights import open_weights
     from cytomask.model.predictor import WeightsError
     from cytomask.truths.pairs import PairsError, find_images_and_truths
 
+    code = 0
+    compared: list[Compared] = []
     try:
         first, second = (open_weights(named, arguments.mode) for named in arguments.models)
         for each in (first, second):
             each.wait()
         with tempfile.TemporaryDirectory(prefix="cytomask-") as scratch:
             found = find_images_and_truths(arguments.images, Path(scratch))
+            complain_left_out(found.outputs, "file", "written by cytomask")
+            complain_left_out(found.without_image, "ground truth", "without an image")
             count = len(found.pairs) + len(found.without_truth)
             if not count:
                 complain(f"no images in {', '.join(map(str, arguments.images))}")
                 return 1
-            pages = with_progress(compare_all(first, second, found, arguments.mode), count, "page")
-            compared = sorted(pages, key=lambda each: each.agreement)
+            pages = compare_all(first, second, found, arguments.mode)
+            try:
+                for page in with_progress(pages, count, "page"):
+                    compared.append(page)  # those before an error are kept
+            except PairsError as error:  # the other pages are worth their table
+                complain(f"left out: {error}")
+                code = 1
+            if not compared:
+                return 1
+        compared.sort(key=lambda each: each.agreement)
         names = tuple(each.manifests[arguments.mode].name for each in (first, second))
         write_whole(arguments.out, render_comparison(compared, names, arguments.mode))
     except (PairsError, WeightsError) as error:
@@ -103,25 +118,34 @@ def run(arguments: Namespace) -> int:
     print_table(heads, rows, heads[1:])
     say(f"A is {names[0]}, B is {names[1]}; {count_of(len(compared), 'page')}, the least alike first")
     say(f"wrote {arguments.out}")
-    return 0
+    return code
 
 
 def compare_all(first: "Predictor", second: "Predictor", found: "Found", mode: "Mode") -> Iterator[Compared]:
     """Compare two models on each page, those with a ground truth first.
 
     Raises:
-        PairsError: an image or a ground truth cannot be read.
+        PairsError: after the last page, if images or ground truths cannot be read.
     """
-    from cytomask.truths.pairs import read_pages, read_plain_pages
+    from cytomask.truths.pairs import PairsError, read_pages, read_plain_pages
 
     def compare(name: str, pixels: "NDArray[Any]", cells: "Mask | None") -> Compared:
         return compare_page(
             name, pixels, cells, *(each.predict(pixels, mode).mask for each in (first, second))
         )
 
-    yield from (compare(page.name, page.pixels, page.cells) for page in read_pages(found.pairs))
+    faults = []
+    try:
+        yield from (compare(page.name, page.pixels, page.cells) for page in read_pages(found.pairs))
+    except PairsError as error:
+        faults.append(str(error))
     for name, path in found.without_truth.items():
-        yield from (compare(page, pixels, None) for page, pixels in read_plain_pages(name, path))
+        try:
+            yield from (compare(page, pixels, None) for page, pixels in read_plain_pages(name, path))
+        except PairsError as error:
+            faults.append(str(error))
+    if faults:
+        raise PairsError("; ".join(faults))
 
 
 def compare_page(

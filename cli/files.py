@@ -3,15 +3,17 @@
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cytomask.cli.console import complain
 from cytomask.truths.names import (
     APPLE_DOUBLE,
     CELLPOSE,
     IMAGE_SUFFIXES,
     MICROSCOPE_SUFFIXES,
+    listed,
     masks_beside,
 )
 
@@ -78,6 +80,12 @@ def describe_passed_over(passed_over: Counter[str]) -> str:
         return ""
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(passed_over.items()))
     return f"passed over {count_of(passed_over.total(), 'file')}: {kinds}"
+
+
+def complain_left_out(names: Sequence[str], what: str, why: str) -> None:
+    """Print how many files were left out and some of their names; print nothing if none were."""
+    if names:
+        complain(f"left out {count_of(len(names), what)} {why}: {listed(names, 10)}")
 
 
 def count_of(count: int, what: str) -> str:

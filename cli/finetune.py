@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from cytomask.cli.console import complain, say
-from cytomask.cli.files import count_of
+from cytomask.cli.files import complain_left_out, count_of
 from cytomask.cli.options import Commands, Parser, add_command, count, moment, require_extra
 from cytomask.cli.tables import number, print_table
 
@@ -164,12 +164,9 @@ def _read(arguments: Namespace, scratch: Path) -> "list[Page]":
 
         paths = [fetch_pairs(arguments, scratch / "stack.zip")]
     found = find_pairs(paths, scratch)
-    for some, what in (
-        (found.without_truth, "image without a ground truth"),
-        (found.without_image, "ground truth without an image"),
-    ):
-        if some:
-            complain(f"left out {count_of(len(some), what)}: {', '.join([*some][:10])}")
+    complain_left_out([*found.without_truth], "image", "without a ground truth")
+    complain_left_out(found.without_image, "ground truth", "without an image")
+    complain_left_out(found.outputs, "file", "written by cytomask")
     pages = list(read_pages(found.pairs))
     empty = [page.name for page in pages if not page.cells.any()]
     if empty and not arguments.partial:

@@ -200,6 +200,25 @@ def test_models_on_images_without_truths_are_compared_by_disagreement(
     assert Path("compare.html").exists()
 
 
+def test_compare_takes_every_image_beside_outputs_and_names_what_it_cannot_read(
+    workplace: Path, capsys: Capture
+) -> None:
+    write_pairs(workplace / "in", 3)
+    for name in ("f0", "f1"):
+        write_mask(workplace / f"in/{name}_mask.png", np.eye(40, 50, dtype=bool))
+    for made in ("f2.tif", "f0_mask.png"):
+        shutil.copy(workplace / "in" / made, workplace / "in" / f"{made}.mask.png")
+    shutil.copy(workplace / "in/f2.tif", workplace / "in/g.ome.tif")
+    (workplace / "in/h.tif").write_bytes(b"damaged")
+    assert main(["compare", "parent-1", "parent-1", "in"]) == 1
+    said, complained = capsys.readouterr()
+    assert "2 pages" in said
+    assert [line.split()[0] for line in said.splitlines()[1:3]] == ["f2.tif", "g.ome.tif"]
+    assert "left out 2 files written by cytomask: f0_mask.png.mask.png, f2.tif.mask.png" in complained
+    assert all(f"{name}_mask.png is 50 x 40" in complained for name in ("f0", "f1"))
+    assert "h.tif" in complained
+
+
 def test_compare_says_what_is_missing(workplace: Path, capsys: Capture) -> None:
     write_pairs(workplace / "in", 1)
     assert main(["compare", "parent-1", "nobody", "in"]) == 1

@@ -11,7 +11,14 @@ import pytest
 import tifffile
 from PIL import Image
 
-from cytomask.truths.pairs import Page, PairsError, find_pairs, read_pages
+from cytomask.truths.pairs import (
+    Page,
+    PairsError,
+    find_images_and_truths,
+    find_pairs,
+    read_pages,
+)
+from cytomask.work import OUTPUT_FILES, RESULT, output_key
 
 SIZE = (30, 40)
 
@@ -141,6 +148,67 @@ def test_another_size_is_refused_with_both_sizes_and_the_file(tmp_path: Path) ->
     mask(tmp_path / "in/a_mask.png", size=(31, 40))
     with pytest.raises(PairsError, match=r"a\.tif: a_mask\.png is 40 x 31 pixels and the image 40 x 30"):
         read(tmp_path, tmp_path / "in")
+
+
+def test_every_bad_pair_is_named_after_the_good_ones_were_read(tmp_path: Path) -> None:
+    for name in "abc":
+        image(tmp_path / f"in/{name}.tif")
+        mask(tmp_path / f"in/{name}_mask.png", size=SIZE if name == "b" else (31, 40))
+    pages = read_pages(find_pairs([tmp_path / "in"], tmp_path).pairs)
+    assert next(pages).name == "b.tif"
+    with pytest.raises(
+        PairsError, match=r"a\.tif: a_mask\.png is 40 x 31 .*; c\.tif: c_mask\.png is 40 x 31"
+    ):
+        next(pages)
+
+
+@pytest.mark.parametrize("ending", ["_mask.png", ".ome_mask.png", "_mask.ome.tif", "_label.tif"])
+def test_an_ome_tiff_is_an_image_and_not_its_own_mask(tmp_path: Path, ending: str) -> None:
+    image(tmp_path / "in/a.ome.tif", 1)
+    mask(tmp_path / f"in/a{ending}", 1)
+    image(tmp_path / "in/b.tif")
+    image(tmp_path / "in/b.ome.tif")
+    found = find_pairs([tmp_path / "in"], tmp_path)
+    assert_pages(list(read_pages(found.pairs)), {"a.ome.tif": 1})
+    assert list(found.without_truth) == ["b.ome.tif", "b.tif"]
+
+
+@pytest.mark.parametrize("named_one_by_one", [True, False])
+def test_outputs_of_cytomask_are_neither_images_nor_truths(tmp_path: Path, named_one_by_one: bool) -> None:
+    folder = tmp_path / "in"
+    image(folder / "a.tif", 1)
+    image(folder / "b.tif")
+    outputs = [
+        output_key(image, ending, page)
+        for image in ("a.tif", "b.tif")
+        for page in (None, 2)
+        for ending in [RESULT, *(each for files in OUTPUT_FILES.values() for each in files.values())]
+    ]
+    for name in outputs:
+        (folder / name).write_bytes(b"not to be opened")
+    given = sorted(folder.iterdir()) if named_one_by_one else [folder]
+    with pytest.raises(PairsError, match=r"b\.tif\.mask\.png.*: if you corrected it, rename it likewise"):
+        find_pairs(given, tmp_path)
+    given.append(mask(tmp_path / "in/a_mask.png", 1))
+    found = find_images_and_truths(given if named_one_by_one else [folder], tmp_path)
+    assert_pages(list(read_pages(found.pairs)), {"a.tif": 1})
+    assert list(found.without_truth) == ["b.tif"]
+    assert found.outputs == sorted(outputs)
+
+
+def test_a_folder_of_truths_may_hold_corrected_masks_by_cytomask(tmp_path: Path) -> None:
+    image(tmp_path / "pictures/a.tif", 1)
+    mask(tmp_path / "masks/a.tif.mask.png", 1)
+    mask(tmp_path / "masks/a.tif.labels.tif", 2)
+    image(tmp_path / "pictures/b.tif", 3)
+    mask(tmp_path / "masks/b.labels.tif", 3)
+    assert_pages(read(tmp_path, tmp_path / "pictures", tmp_path / "masks"), {"a.tif": 1, "b.tif": 3})
+
+
+def test_a_file_of_cellpose_without_an_image_is_named(tmp_path: Path) -> None:
+    image(tmp_path / "in/a.tif")
+    seg(tmp_path / "in/b_seg.npy")
+    assert find_images_and_truths([tmp_path / "in"], tmp_path).without_image == ["b_seg.npy"]
 
 
 def test_names_that_fit_several_masks_are_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from cytomask.images import PlaneFacts
 from cytomask.microscopes import open_microscope
 from cytomask.model.predictor import Predictor
 from cytomask.samples.fields import phase_contrast_field
+from cytomask.truths.pairs import find_pairs, read_pages, read_plain_pages
 
 STACK = (np.arange(2 * 2 * 24 * 32).reshape(2, 2, 24, 32) * 21 % 60_000).astype(np.uint16)  # T, C, H, W
 CHANNELS = {0: "Phase", 1: "GFP"}
@@ -130,3 +131,18 @@ def test_the_command_segments_files_of_a_folder_with_their_areas(
         [0.65**2] * 3
     )
     assert 'PhysicalSizeX="0.65"' in Path("masks/a.nd2.mask.ome.tif").read_bytes().decode("latin-1")
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_files_with_masks_beside_them_are_pairs(tmp_path: Path, suffix: str) -> None:
+    pixels = STACK[:1, :1]
+    WRITERS[suffix](tmp_path / f"a{suffix}", pixels)
+    WRITERS[suffix](tmp_path / f"b{suffix}", pixels)
+    tifffile.imwrite(tmp_path / "a_mask.tif", np.eye(24, 32, dtype=np.uint8))
+    found = find_pairs([tmp_path], tmp_path)
+    [page] = read_pages(found.pairs)
+    assert (page.name, int(page.cells.sum())) == (f"a{suffix}", 24)
+    np.testing.assert_array_equal(page.pixels, pixels[0, 0])
+    [(name, path)] = found.without_truth.items()
+    [(_, plain)] = read_plain_pages(name, path)
+    np.testing.assert_array_equal(plain, pixels[0, 0])

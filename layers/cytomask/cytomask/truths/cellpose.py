@@ -16,7 +16,6 @@ from cytomask.errors import GroundTruthMismatch, ImageTooLarge, UnreadableImage
 from cytomask.metrics import Mask
 from cytomask.truths.limits import Size
 
-ENDING = "_seg.npy"
 LARGEST = 2**31  # bytes; the file of a 64 megapixel image has about 1.5 GB
 ARRAYS = ("numpy.core.multiarray", "numpy._core.multiarray")
 

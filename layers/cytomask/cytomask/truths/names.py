@@ -205,18 +205,19 @@ def truth_stems(name: str) -> list[str]:
 
 
 def masks_beside(names: Iterable[str]) -> dict[str, list[str]]:
-    """Find the masks among some files: those whose mark, such as `_mask` or `_seg.npy`, leads to another one.
-
-    Args:
-        names: the files' paths; only images and files of Cellpose count.
+    """Find the masks among some files: Cellpose's, and those whose mark, such as `_mask`, leads to an image.
 
     Returns:
-        The stems of the images that each mask may belong to, the likeliest first. At least one is there.
+        The stems of the images that each mask may belong to, the likeliest first.
     """
     all_names = list(names)
     known = {stem for name in all_names if is_image(name) for stem in image_stems(name)}
     marked = {name: _marked_stems(name) for name in all_names}
-    return {name: stems for name, stems in marked.items() if not known.isdisjoint(stems)}
+    return {
+        name: stems
+        for name, stems in marked.items()
+        if name.endswith(CELLPOSE) or not known.isdisjoint(stems)
+    }
 
 
 def _marked_stems(name: str) -> list[str]:

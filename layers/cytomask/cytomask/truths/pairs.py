@@ -5,7 +5,8 @@ corrected pairs that the web page makes.
 """
 
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,16 +18,17 @@ from cytomask import images
 from cytomask.acquisition import Acquisition, read_acquisition
 from cytomask.errors import CytomaskError, GroundTruthMismatch
 from cytomask.metrics import Mask
+from cytomask.microscopes import READERS, open_microscope
 from cytomask.truths import names
-from cytomask.truths.cellpose import ENDING, read_cellpose
+from cytomask.truths.cellpose import read_cellpose
 from cytomask.truths.coco import Coco, read_coco
 from cytomask.truths.limits import Size, require_coco_size
 from cytomask.truths.masks import read_ground_truth
+from cytomask.work import image_of_output, is_output
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs")
 TRUTH_FOLDERS = ("masks", "mask", "labels", "truths", "ground_truth", "ground_truths", "gt")
-OTHER_OUTPUTS = (".overlay.png", ".probability.png")  # outputs of cytomask that are neither image nor truth
-OF_ANOTHER_FILE = "._"  # prefix of the metadata files that macOS writes beside other files
+MASK = ".mask.png"  # ending of the one output of cytomask that may be a ground truth, once it is corrected
 
 ReadTruth = Callable[[Sequence[Size]], list[Mask]]
 
@@ -82,17 +84,20 @@ class Found:
         pairs: images with their ground truths.
         without_truth: the other images, by their names.
         without_image: names of ground truths that belong to no image.
+        outputs: names of files that cytomask wrote, which are neither.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     without_truth: dict[str, Path] = field(default_factory=dict)
     without_image: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
 
     def add(self, other: "Found") -> None:
         """Add the pairs and names found in another place."""
         self.pairs += other.pairs
         self.without_truth |= other.without_truth
         self.without_image += other.without_image
+        self.outputs += other.outputs
 
 
 def find_pairs(paths: Sequence[Path], unpacked: Path) -> Found:
@@ -104,9 +109,11 @@ def find_pairs(paths: Sequence[Path], unpacked: Path) -> Found:
     found = find_images_and_truths(paths, unpacked)
     if not found.pairs:
         places = ", ".join(str(path) for path in paths)
+        own = [name for name in found.outputs if name.endswith(MASK)]
+        more = f"; {names.listed(own, 3)}: if you corrected it, rename it likewise" if own else ""
         raise PairsError(
             f"{places}: no image has a ground truth of its name. Name the mask of a.tif a_mask.png, or put "
-            "the masks into a second folder under the images' names"
+            f"the masks into a second folder under the images' names{more}"
         )
     return found
 
@@ -130,6 +137,9 @@ def find_images_and_truths(paths: Sequence[Path], unpacked: Path) -> Found:
         path = left.pop(0)
         if not path.exists():
             raise PairsError(f"{path} does not exist")
+        if image_of_output(path.name) and path.is_file():  # a shell's `*` may name ROI sets and results
+            files.append(path)
+            continue
         if path.suffix.lower() == ".zip" and path.is_file():
             path = _unpack(path, unpacked / path.stem)
         if path.suffix.lower() == ".json":
@@ -152,11 +162,12 @@ def read_pages(pairs: Sequence[Pair]) -> Iterator[Page]:
     """Read the pages of each pair in turn.
 
     Raises:
-        PairsError: an image or its ground truth cannot be read, or their sizes differ.
+        PairsError: after the last pair, if images or ground truths cannot be read or their sizes differ.
     """
+    faults = []
     for pair in pairs:
         try:
-            with images.open_image(pair.image) as image:
+            with _open(pair.image) as image:
                 sizes = [(page.height, page.width) for page in image.pages]
                 truths = pair.read_truth(sizes)
                 for page, cells in zip(images.read_pages(image), truths, strict=True):
@@ -168,17 +179,23 @@ def read_pages(pairs: Sequence[Pair]) -> Iterator[Page]:
                     name = pair.name if len(sizes) == 1 else f"{pair.name} page {page.index}"
                     yield Page(name, pair.name, page.pixels, cells, pair.acquisition)
         except (CytomaskError, OSError) as error:
-            raise PairsError(f"{pair.name}: {error}") from error
+            faults.append(f"{pair.name}: {error}")
+    if faults:
+        raise PairsError("; ".join(faults))
 
 
 def read_plain_pages(name: str, path: Path) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """Yield name and pixels, (H, W) of any real dtype, of each page; raise PairsError if unreadable."""
     try:
-        with images.open_image(path) as image:
+        with _open(path) as image:
             for page in images.read_pages(image):
                 yield name if len(image.pages) == 1 else f"{name} page {page.index}", page.pixels
     except (CytomaskError, OSError) as error:
         raise PairsError(f"{name}: {error}") from error
+
+
+def _open(path: Path) -> AbstractContextManager[images.ImageFile]:
+    return open_microscope(path) if path.suffix.lower() in READERS else images.open_image(path)
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
@@ -203,44 +220,52 @@ def _of_folder(folder: Path) -> Found:
 
 def _of_two(pictures: Path, truths: Path) -> Found:
     """Match the images in one folder with the ground truths in another."""
+    all_pictures, all_truths = list(_usable(pictures.rglob("*"))), list(_usable(truths.rglob("*")))
     image_names = {
-        path: names.image_stems(_below(path, pictures))
-        for path in _usable(pictures.rglob("*"), images_only=True)
+        path: names.image_stems(_below(path, pictures)) for path in all_pictures if _may_be_image(path)
     }
-    truth_names = {path: names.truth_stems(_below(path, truths)) for path in _usable(truths.rglob("*"))}
-    seen = {
-        path: [*stems, *(_without_cellpose(stem) for stem in stems if path.name.endswith(ENDING))]
-        for path, stems in truth_names.items()
+    truth_names = {
+        path: _truth_stems(_below(path, truths))
+        for path in all_truths
+        if path.name.endswith(MASK) or not is_output(path.name)
     }
-    return _matched(image_names, seen, pictures)
+    outputs = [
+        path
+        for path in (*all_pictures, *all_truths)
+        if path not in truth_names and image_of_output(path.name)
+    ]
+    return _matched(image_names, truth_names, outputs, pictures)
+
+
+def _truth_stems(name: str) -> list[str]:
+    stems = names.truth_stems(name)
+    return [stem.removesuffix(names.CELLPOSE) for stem in stems]
 
 
 def _of_files(files: Sequence[Path], folder: Path) -> Found:
-    """Pick the ground truths from some files by their names, and match them with the others."""
-    usable = list(_usable(files))
-    stems = {
-        path: names.image_stems(_below(path, folder)) for path in usable if not path.name.endswith(ENDING)
+    """Pick the ground truths from some files by the marks in their names, and match them with the others."""
+    usable = {_below(path, folder): path for path in _usable(files)}
+    marked = names.masks_beside(name for name, path in usable.items() if not is_output(path.name))
+    truths = {usable[name]: stems for name, stems in marked.items()}
+    pictures = {
+        path: names.image_stems(name)
+        for name, path in usable.items()
+        if path not in truths and _may_be_image(path)
     }
-    known = {stem for several in stems.values() for stem in several}
-    truths = {}
-    for path in usable:
-        own = names.truth_stems(_below(path, folder))
-        if path.name.endswith(ENDING):
-            truths[path] = [_without_cellpose(stem) for stem in own]
-        elif any(stem in known for stem in own[1:]):
-            truths[path] = own[1:]
-    pictures = {path: several for path, several in stems.items() if path not in truths}
-    drawn = {stem for path, several in truths.items() if path.name.endswith(ENDING) for stem in several}
+    drawn = {stem for path, stems in truths.items() if path.name.endswith(names.CELLPOSE) for stem in stems}
     # Cellpose writes a_seg.npy and, on request, a_cp_masks.png; the former has the latest corrections.
     kept = {
-        path: several
-        for path, several in truths.items()
-        if path.name.endswith(ENDING) or not drawn.intersection(several)
+        path: stems
+        for path, stems in truths.items()
+        if path.name.endswith(names.CELLPOSE) or not drawn.intersection(stems)
     }
-    return _matched(pictures, kept, folder)
+    outputs = [path for path in usable.values() if path not in truths and image_of_output(path.name)]
+    return _matched(pictures, kept, outputs, folder)
 
 
-def _matched(pictures: dict[Path, list[str]], truths: dict[Path, list[str]], folder: Path) -> Found:
+def _matched(
+    pictures: dict[Path, list[str]], truths: dict[Path, list[str]], outputs: Sequence[Path], folder: Path
+) -> Found:
     found = names.assign(pictures, truths)
     if found.doubtful:
         doubts = "; ".join(
@@ -253,6 +278,7 @@ def _matched(pictures: dict[Path, list[str]], truths: dict[Path, list[str]], fol
         pairs,
         {_below(path, folder): path for path in sorted(found.lonely)},
         sorted(path.name for path in found.unused),
+        sorted(path.name for path in outputs),
     )
 
 
@@ -263,7 +289,7 @@ def _of_coco(annotations: Path, pictures: Path) -> Found:
         coco = read_coco(annotations.read_bytes(), annotations.name)
     except (CytomaskError, OSError) as error:
         raise PairsError(str(error)) from error
-    usable = _usable(pictures.rglob("*"), images_only=True)
+    usable = filter(_may_be_image, _usable(pictures.rglob("*")))
     found = names.assign(
         {path: [names.clean(_below(path, pictures))] for path in usable},
         {name: [name] for name in coco.entries},
@@ -284,7 +310,7 @@ def _draw(coco: Coco, name: str, sizes: Sequence[Size]) -> list[Mask]:
 
 
 def _reader(truth: Path) -> ReadTruth:
-    return partial(_read_cellpose if truth.name.endswith(ENDING) else _read_image, truth)
+    return partial(_read_cellpose if truth.name.endswith(names.CELLPOSE) else _read_image, truth)
 
 
 def _read_image(truth: Path, sizes: Sequence[Size]) -> list[Mask]:
@@ -297,18 +323,16 @@ def _read_cellpose(truth: Path, sizes: Sequence[Size]) -> list[Mask]:
     return [read_cellpose(truth, sizes[0])]
 
 
-def _usable(paths: Iterator[Path] | Sequence[Path], *, images_only: bool = False) -> Iterator[Path]:
-    """Yield the files that may be images or ground truths."""
+def _usable(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files that are images, ground truths or outputs of cytomask, by their names."""
     for path in sorted(paths):
-        if path.name.startswith(OF_ANOTHER_FILE) or path.name.endswith(OTHER_OUTPUTS):
-            continue
-        picture = path.suffix.lower().removeprefix(".") in names.IMAGE_SUFFIXES
-        if picture or (path.name.endswith(ENDING) and not images_only):
+        known = names.is_image(path.name) or path.name.endswith(names.CELLPOSE) or image_of_output(path.name)
+        if known and path.is_file() and not path.name.startswith(names.APPLE_DOUBLE):
             yield path
 
 
-def _without_cellpose(stem: str) -> str:
-    return stem.removesuffix(ENDING)
+def _may_be_image(path: Path) -> bool:
+    return names.is_image(path.name) and not image_of_output(path.name)
 
 
 def _below(path: Path, folder: Path) -> str:
