@@ -55,7 +55,11 @@ class CloudFormation:
             answer: Any = {"Error": {"Code": "ValidationError", "Message": "Stack does not exist"}}
             raise ClientError(answer, "DescribeStacks")
         outputs = [{"OutputKey": key, "OutputValue": value} for key, value in self._outputs.items()]
-        return {"Stacks": [{"Outputs": outputs}]}
+        return {
+            "Stacks": [
+                {"StackId": "arn:aws:cloudformation:eu-central-1:1:stack/cytomask/1", "Outputs": outputs}
+            ]
+        }
 
 
 @pytest.fixture
