@@ -299,8 +299,15 @@ def proposed(stack: "Stack", name: str, value: str) -> Iterator[Callable[[], Non
 
 
 def agreed(*, ask: bool) -> bool:
-    """Ask whether to update the stack, if a person can answer."""
-    if ask and sys.stdin.isatty() and input("Update the stack? (y/n) ").strip().lower() not in ("y", "yes"):
+    """Ask whether to update the stack; without a terminal, where nobody can answer, it is not updated."""
+    if not ask:
+        return True
+    if not sys.stdin.isatty():
+        complain(
+            "nothing was changed: there is no terminal to ask on; --yes updates the stack without asking"
+        )
+        return False
+    if input("Update the stack? (y/n) ").strip().lower() not in ("y", "yes"):
         complain("nothing was changed")
         return False
     return True

@@ -50,8 +50,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
         nargs="?",
         const="",
         metavar="MODEL",
-        help="segment the plate's next images with this model: baked-in, or the name or sha256 of a model in "
-        "the stack; without MODEL, show the plate's model",
+        help="segment the plate's next images with this model: baked-in, or the name or sha256 (8 digits or "
+        "more) of a model in the stack; without MODEL, show the plate's model",
     )
     model.add_argument(
         "--unpin", action="store_true", help="let the plate's next image choose the stack's current model"
@@ -70,7 +70,7 @@ def run_plate(stack: "Stack", arguments: Namespace) -> int:
     plates = Plates(stack.dynamodb, stack.table)
     pages = list(plates.pages(arguments.name))
     if not pages:
-        complain(f"the stack `{stack.name}` has no plate {arguments.name}; `cytomask plates` lists them")
+        complain(no_plate(stack, arguments.name))
         return 1
     try:
         plate_map = read_map(arguments.map)
@@ -97,6 +97,11 @@ def run_plate(stack: "Stack", arguments: Namespace) -> int:
     return show_report(report, arguments, films, arguments.csv)
 
 
+def no_plate(stack: "Stack", name: str) -> str:
+    """Say that the stack has no such plate."""
+    return f"the stack `{stack.name}` has no plate {name}; `cytomask plates` lists them"
+
+
 def step_between_models(pages: "Sequence[PlatePage]") -> str:
     """Warn if a plate's masks are by several models; empty if they are by one."""
     models = sorted({page.model for page in pages if page.model and page.mode != "resize"})
@@ -109,11 +114,19 @@ def step_between_models(pages: "Sequence[PlatePage]") -> str:
 
 
 def change_pin(stack: "Stack", plate: str, named: str | None) -> int:
-    """Pin a plate to a model, show its model (empty name), or unpin it (None); return the exit code."""
+    """Pin a plate to a model, show its model (empty name), or unpin it (None).
+
+    Returns:
+        0; 1 if no plate has this name, 2 if the model cannot be used.
+    """
     from cytomask.cli.stack_weights import called, stored_model
     from cytomask.errors import ModelUnusable
+    from cytomask.plate_rows import Plates
 
     pinned = stack.pins.read(plate)
+    if pinned is None and Plates(stack.dynamodb, stack.table).summary(plate) is None:
+        complain(no_plate(stack, plate))
+        return 1
     if named == "":
         said = f"is pinned to {called(pinned)}" if pinned else "is not pinned yet; its next image pins it"
         say(f"{plate} {said}")

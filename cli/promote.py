@@ -15,6 +15,7 @@ from cytomask.cli.tables import number, print_table
 if TYPE_CHECKING:
     from cytomask.cli.scored_pages import ScoredImage
     from cytomask.cli.stack import Stack
+    from cytomask.errors import ModelUnusable
     from cytomask.model.predictor import Predictor
     from cytomask.served_model import ServedModel
 
@@ -43,7 +44,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="a name from `cytomask models`, a folder, name or sha256 of a model in the stack, or baked-in",
+        help="a name from `cytomask models`, a folder, name or sha256 (8 digits or more) of a model in the "
+        "stack, or baked-in",
     )
     parser.add_argument(
         "--limit",
@@ -111,6 +113,7 @@ def _promote(stack: "Stack", arguments: Namespace, opened: ExitStack) -> int:
         say(f"the stack `{stack.name}` already segments with it")
         return 0
     kept = keep_plates(stack, present)
+    say("the update sets the parameter Model; it lists every function, and what refers to a function")
     if not change_parameter(stack, "Model", value, ask=not arguments.yes):
         return 1
     say(f"the stack `{stack.name}` segments with {called(new)} from now on")
@@ -127,26 +130,50 @@ def open_model(stack: "Stack", named: str, opened: ExitStack) -> "tuple[ServedMo
         ModelUnusable, WeightsError: nothing has that name, or it cannot be served.
         OSError: a file cannot be read.
     """
-    from cytomask.cli.stack_weights import stored_model
+    from cytomask.cli.stack_weights import called, stored_model
     from cytomask.cli.weights import find_weights
+    from cytomask.errors import ModelUnusable
     from cytomask.model.predictor import WeightsError, network_folder
     from cytomask.model_store import MODE
     from cytomask.served_model import ServedModel
 
     stored = None if Path(named).is_dir() else stored_model(stack, named)
     if stored:
-        return stored, open_stored(stack, stored, opened)
-    try:
-        weights = find_weights(named, MODE)
-    except WeightsError as error:
-        held = ", ".join(each.name for each in stack.model_store.all()) or "none"
-        raise WeightsError(f"{error}; the stack's bucket holds: {held}") from error
+        try:
+            return stored, open_stored(stack, stored, opened)
+        except ModelUnusable as error:
+            weights = own_copy(stored, error)
+            complain(f"{error}; this computer's copy replaces it")
+    else:
+        try:
+            weights = find_weights(named, MODE)
+        except WeightsError as error:
+            held = ", ".join(called(each.served) for each in stack.model_store.all()) or "none"
+            raise WeightsError(f"{error}; the stack's bucket holds: {held}") from error
     predictor = _loaded(weights)  # before anything is uploaded
     manifest, folder = predictor.manifests[MODE], network_folder(weights, MODE)
     if not stack.model_store.has(folder):
         say(f"uploading {folder} to {stack.model_store.uri(manifest.sha256)}")
         stack.model_store.add(folder)
     return ServedModel(manifest.sha256, manifest.threshold, manifest.name), predictor
+
+
+def own_copy(model: "ServedModel", error: "ModelUnusable") -> Path:
+    """Return this computer's folder of a model whose copy in the bucket cannot be used, for this reason.
+
+    Raises:
+        ModelUnusable: this computer does not have it.
+    """
+    from cytomask.cli.weights import models_at_hand
+    from cytomask.errors import ModelUnusable
+
+    for each in models_at_hand():
+        manifest = each.manifest
+        if manifest and (manifest.sha256, manifest.name) == (model.sha256, model.name) and not each.fault:
+            return each.folder
+    raise ModelUnusable(
+        f"{error}; `cytomask promote FOLDER` with the model's folder uploads it again"
+    ) from error
 
 
 def open_stored(stack: "Stack", model: "ServedModel", opened: ExitStack) -> "Predictor":

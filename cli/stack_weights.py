@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
 
 SHA256 = re.compile(r"[0-9a-f]{8,64}")
+SHORT = re.compile(r"[0-9a-f]{4,7}")  # which another model may begin with too
 
 
 def stored_model(stack: "Stack", named: str) -> ServedModel | None:
@@ -28,15 +29,21 @@ def stored_model(stack: "Stack", named: str) -> ServedModel | None:
         None if there is none.
 
     Raises:
-        ModelUnusable: there are several.
+        ModelUnusable: there are several, or it is the beginning of a sha256 and has too few digits.
     """
     if named == BAKED_IN:
         return read_served_models()[MODE]
+    held = list(stack.model_store.all())
     found = [
         each.served
-        for each in stack.model_store.all()
+        for each in held
         if each.name == named or (SHA256.fullmatch(named) and each.sha256.startswith(named))
     ]
+    begun = [each.sha256 for each in held if SHORT.fullmatch(named) and each.sha256.startswith(named)]
+    if begun and not found:
+        raise ModelUnusable(
+            f"{named} is too short for a sha256: give 8 digits or more, as in {begun[0][:12]}"
+        )
     if len(found) > 1:
         several = ", ".join(each.sha256 for each in found)
         raise ModelUnusable(f"{named} is the name of several models: {several}; give the sha256 of one")

@@ -27,6 +27,7 @@ Clean = Callable[[NDArray[np.bool_]], NDArray[np.bool_]]  # turns a mask, (H, W)
 TILES_AT_ONCE = 18  # 6 MB before the network and 6 MB after it
 WEIGHTS = Path(__file__).parent / "weights"
 MANIFEST = "manifest.json"
+RENEW = "copy the model's whole folder again, or make the model again"
 
 
 class WeightsError(Exception):
@@ -241,7 +242,7 @@ def open_session(network: Path, threads: int) -> Any:
         # Pass the path: given bytes, the session would keep a copy of them.
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own classes have no base of their own
-        raise WeightsError(f"{network} cannot be run: {str(error)[:300]}; export the model again") from error
+        raise WeightsError(f"{network} cannot be run: {str(error)[:300]}; {RENEW}") from error
 
 
 def tile_side(mode: Mode) -> int:
@@ -324,7 +325,7 @@ def read_manifest(folder: Path, mode: Mode) -> Manifest:
     except OSError as error:
         raise WeightsError(_absent(path, error)) from None
     except ValueError as error:  # not JSON, not UTF-8, or not the fields of a manifest
-        raise WeightsError(f"{path} is not a manifest: {error}; make it again with model.export") from error
+        raise WeightsError(f"{path} is not a manifest: {error}; {RENEW}") from error
     if manifest.mode != mode:
         raise WeightsError(
             f"{path} describes a network for {manifest.mode}, but lies in the folder for {mode}"
@@ -347,11 +348,9 @@ def check_weights(folder: Path, manifest: Manifest) -> Path:
     except OSError as error:
         raise WeightsError(_absent(path, error)) from None
     if sha256 != manifest.sha256:
-        raise WeightsError(
-            f"{path} has sha256 {sha256} but its manifest says {manifest.sha256}; export the model again"
-        )
+        raise WeightsError(f"{path} has sha256 {sha256} but its manifest says {manifest.sha256}; {RENEW}")
     return path
 
 
 def _absent(path: Path, error: OSError) -> str:
-    return f"no weights to serve, {path}: {error.strerror}; make it with model.export"
+    return f"no weights to serve, {path}: {error.strerror}; {RENEW}"

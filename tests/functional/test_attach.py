@@ -53,7 +53,8 @@ def updates() -> Updates:
 def served(
     stack: SegmentStack, connected: Stack, updates: Updates, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], None]:
-    """Let the stack serve these buckets; beside it there is a bucket of the lab."""
+    """Let the stack serve these buckets; beside it are a bucket of the lab, and somebody who agrees."""
+    monkeypatch.setattr("sys.stdin", Terminal("y\n" * 9))
     stack.s3.create_bucket(Bucket=LAB, CreateBucketConfiguration={"LocationConstraint": REGION})
 
     def serve(buckets: str) -> None:
@@ -68,12 +69,13 @@ def served(
     return serve
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @contextmanager
 def answering(answer: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdin", Terminal(f"{answer}\n"))
         yield
@@ -101,6 +103,22 @@ def add_notification(stack: SegmentStack, name: str, prefix: str, bucket: str = 
     stack.s3.put_bucket_notification_configuration(
         Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [*others, theirs]}
     )
+
+
+def test_without_a_terminal_the_stack_is_updated_only_if_that_is_said(
+    stack: SegmentStack,
+    served: Callable[[str], None],
+    updates: Updates,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    served("")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert main(["attach", PLACE]) == 1
+    assert "nothing was changed: there is no terminal to ask on; --yes" in capsys.readouterr().err
+    assert (notified(stack), updates.carried_out, updates.proposed) == ({}, [], {})
+    assert main(["attach", PLACE, "--yes"]) == 0
+    assert updates.carried_out == [LAB]
 
 
 def test_a_notification_added_during_the_update_is_kept(

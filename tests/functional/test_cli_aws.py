@@ -134,10 +134,10 @@ def test_attaching_keeps_the_buckets_other_notifications_and_detaching_leaves_th
     )
     assert command("attach", f"s3://{bucket}/raw/today/") == 2
     assert ":theirs of changes there" in capsys.readouterr().err
-    assert command("attach", f"s3://{bucket}/scans/") == 0
+    assert command("attach", f"s3://{bucket}/scans/", "--yes") == 0
     assert f"AllowedBuckets: {LAB} -> {LAB},{bucket}" in capsys.readouterr().out
     assert notified(s3, bucket) == {"theirs": "raw/", "cytomask cytomask scans/": "scans/"}
-    assert command("detach", f"s3://{bucket}/scans/") == 0
+    assert command("detach", f"s3://{bucket}/scans/", "--yes") == 0
     assert notified(s3, bucket) == {"theirs": "raw/"}
     assert f"AllowedBuckets: {LAB},{bucket} -> {LAB}" in capsys.readouterr().out
     assert command("detach", f"s3://{bucket}/scans/") == 1

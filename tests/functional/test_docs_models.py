@@ -78,6 +78,8 @@ def typed(words: list[str], stack: EmulatedStack, folder: Path) -> list[str]:
         "model/weights": str(WEIGHTS),
     }
     words = [SHIPPED if word.startswith("swin-unet-") else names.get(word, word) for word in words]
+    if words[0] == "promote":
+        words += ["--yes"]
     if words[0] == "finetune":
         words += ["--steps", "2"]
     if words[0] in ON_A_STACK or "--from-stack" in words:

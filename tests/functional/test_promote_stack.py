@@ -79,6 +79,37 @@ def test_a_damaged_copy_in_the_bucket_is_replaced(
     assert content == (tmp_path / "mine" / "swin_unet.onnx").read_bytes()
 
 
+def test_a_damaged_copy_is_replaced_by_name_if_this_computer_has_the_model(
+    with_bucket: Stack,
+    stack: SegmentStack,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sha256 = make_model(tmp_path / "mine", "mine")
+    assert main(["promote", str(tmp_path / "mine"), "--no-switch"]) == 0
+    key = f"models/{sha256}/native/swin_unet.onnx"
+    stack.s3.put_object(Bucket=MODELS, Key=key, Body=b"damaged")
+    capsys.readouterr()
+    assert main(["promote", "mine", "--no-switch"]) == 2
+    assert "it is damaged or was replaced; `cytomask promote FOLDER`" in capsys.readouterr().err
+    monkeypatch.setenv("CYTOMASK_MODELS", str(tmp_path))
+    assert main(["promote", "mine", "--no-switch"]) == 0
+    assert "this computer's copy replaces it" in capsys.readouterr().err
+    content = stack.s3.get_object(Bucket=MODELS, Key=key)["Body"].read()
+    assert content == (tmp_path / "mine" / "swin_unet.onnx").read_bytes()
+
+
+def test_too_few_digits_of_a_sha256_are_refused(
+    with_bucket: Stack, stack: SegmentStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sha256 = make_model(tmp_path / "mine", "mine")
+    assert main(["promote", str(tmp_path / "mine"), "--no-switch"]) == 0
+    assert main(["promote", sha256[:6], "--no-switch"]) == 2
+    assert f"{sha256[:6]} is too short for a sha256: give 8 digits or more" in capsys.readouterr().err
+    assert main(["promote", sha256[:8], "--no-switch"]) == 0
+
+
 def test_the_shipped_weights_can_be_kept_in_the_bucket_for_plates_that_need_them(
     with_bucket: Stack, stack: SegmentStack
 ) -> None:
@@ -158,7 +189,12 @@ def test_a_promoted_model_makes_the_next_mask_and_plates_keep_theirs(
     assert segmented("P1/P1_Phase_B02_1_00d00h00m.tif")["model"]["name"] == SHIPPED
 
     sha256 = make_model(tmp_path / "mine", "mine")
+    unasked = ["promote", str(tmp_path / "mine"), "--endpoint-url", running.endpoint]
+    assert main(unasked) == 1  # tests have no terminal
+    assert "nothing was changed: there is no terminal to ask on; --yes" in capsys.readouterr().err
+    assert segmented("unchanged.tif")["model"]["name"] == SHIPPED
     printed = command("promote", str(tmp_path / "mine"), "--yes")
+    assert "the update sets the parameter Model" in printed
     assert "mean IoU of 1 images" in printed
     assert f"Model: baked-in -> {sha256}" in printed
     assert "modify SegmentFunction" in printed
@@ -169,7 +205,7 @@ def test_a_promoted_model_makes_the_next_mask_and_plates_keep_theirs(
     assert segmented("P1/P1_Phase_B02_1_00d04h00m.tif")["model"]["name"] == SHIPPED
     assert segmented("P2/P2_Phase_B02_1_00d00h00m.tif")["model"]["name"] == "mine"
     left = command("backfill", f"s3://{running.outputs['InputBucketName']}", "--dry-run")
-    assert left.startswith("1 images")  # a.tif
+    assert left.startswith("2 images")  # a.tif and unchanged.tif
 
     printed = command("promote", "baked-in", "--yes")
     assert f"Model: {sha256} -> baked-in" in printed

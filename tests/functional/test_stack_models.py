@@ -313,6 +313,9 @@ def test_a_command_pins_shows_and_unpins_a_plate(
     monkeypatch.setattr(Stack, "connect", classmethod(lambda *_: with_models(connected)))
     stack.segment(PLATE.format(hour=0), tiff())
     own = upload("own")
+    for change in (["--pin"], ["--pin", "own"], ["--unpin"]):
+        assert main(["plate", "P11", *change]) == 1
+        assert "has no plate P11; `cytomask plates` lists them" in capsys.readouterr().err
     assert main(["plate", "P1", "--pin"]) == 0
     assert "is pinned to swin-unet-" in capsys.readouterr().out
     assert main(["plate", "P1", "--pin", "own"]) == 0

@@ -438,9 +438,9 @@ def test_each_image_of_an_ome_file_is_measured_and_cleaned_by_its_own_pixels(shi
     assert int(rows[0]["cell_pixels"]) == 0 < int(rows[1]["cell_pixels"])  # half of it at 0.5 µm is a quarter
     assert float(rows[1]["cell_area_um2"]) == int(rows[1]["cell_pixels"])
     with tifffile.TiffFile("masks/two.ome.tif.p0001.mask.ome.tif") as file:
-        told = str(file.ome_metadata)
-    assert 'PhysicalSizeX="1.0"' in told
-    assert 'Name="by 1.0"' in told
+        written = str(file.ome_metadata)
+    assert 'PhysicalSizeX="1.0"' in written
+    assert 'Name="by 1.0"' in written
 
 
 def test_an_area_in_micrometres_of_unknown_pixels_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -193,7 +193,7 @@ def test_moving_the_page_moves_the_mask(shipped: Predictor) -> None:
 
 
 def test_without_a_manifest_nothing_is_served(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"manifest\.json: No such file.*model\.export"):
+    with pytest.raises(WeightsError, match=r"manifest\.json: No such file.*copy the model's whole"):
         Predictor(tmp_path)
 
 
@@ -239,7 +239,7 @@ def test_each_mode_has_its_own_network(
 
 def test_a_file_in_place_of_the_folder_is_not_served(tmp_path: Path) -> None:
     (tmp_path / "weights").touch()
-    with pytest.raises(WeightsError, match=r"manifest\.json: Not a directory.*model\.export"):
+    with pytest.raises(WeightsError, match=r"manifest\.json: Not a directory.*copy the model's whole"):
         Predictor(tmp_path / "weights")
 
 
@@ -247,14 +247,16 @@ def test_without_the_network_nothing_is_served(copied: Path) -> None:
     (copied / "native" / "swin_unet.onnx").unlink()
     predictor = Predictor(copied)
     for serve in (predictor.wait, lambda: predictor.predict(noise(9, 9))):
-        with pytest.raises(WeightsError, match=r"swin_unet\.onnx: No such file.*model\.export"):
+        with pytest.raises(WeightsError, match=r"swin_unet\.onnx: No such file.*copy the model's whole"):
             serve()
 
 
 def test_a_network_of_another_sha256_is_not_served(copied: Path) -> None:
     network = copied / "native" / "swin_unet.onnx"
     network.write_bytes(network.read_bytes() + b"\0")
-    with pytest.raises(WeightsError, match=r"swin_unet\.onnx has sha256 [0-9a-f]{64} .* export the model"):
+    with pytest.raises(
+        WeightsError, match=r"swin_unet\.onnx has sha256 [0-9a-f]{64} .* copy the model's whole"
+    ):
         Predictor(copied).wait()
 
 
@@ -272,7 +274,9 @@ def test_weights_made_for_other_pixels_are_not_served(copied: Path, field: str, 
 )
 def test_a_broken_manifest_is_not_served(copied: Path, content: bytes) -> None:
     (copied / "native" / "manifest.json").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"manifest\.json is not a manifest: .*model\.export"):
+    with pytest.raises(
+        WeightsError, match=r"manifest\.json is not a manifest: .*copy the model's whole folder"
+    ):
         Predictor(copied)
 
 
