@@ -24,6 +24,7 @@ EXAMPLES = (
 KINDS = ("QueueConfigurations", "TopicConfigurations", "LambdaFunctionConfigurations")
 TARGETS = ("QueueArn", "TopicArn", "LambdaFunctionArn")
 OLD_REGIONS = {"EU": "eu-west-1"}  # what S3 says of buckets of its first years
+NO_BUCKET = "give s3://bucket or s3://bucket/prefix"
 LONGEST_ID = 255  # characters of a notification's id, S3's limit
 
 Configuration = dict[str, Any]
@@ -83,12 +84,15 @@ def run_attach(stack: "Stack", arguments: Namespace) -> int:
 
 
 def run_detach(stack: "Stack", arguments: Namespace) -> int:
-    """Undo `attach`; return 1 if there was nothing to undo or the user declined.
+    """Undo `attach`; return 2 without a bucket, 1 if there was nothing to undo or the user declined.
 
     The notification goes first, and then the right to read the bucket unless another prefix needs it. After
     an attempt that broke off, a second one finishes the work.
     """
     bucket, prefix = split_place(arguments.place)
+    if not bucket:
+        complain(NO_BUCKET)
+        return 2
     ours = own_id(stack, prefix)
     ids = [str(each.get("Id")) for each in notifications(stack, bucket).get("QueueConfigurations", [])]
     needed = any(each.startswith(own_id(stack, "")) for each in ids if each != ours)
@@ -113,7 +117,7 @@ def run_detach(stack: "Stack", arguments: Namespace) -> int:
 def why_not(stack: "Stack", bucket: str, prefix: str) -> str:
     """Say why a bucket cannot be attached; empty if it can."""
     if not bucket:
-        return "give s3://bucket or s3://bucket/prefix"
+        return NO_BUCKET
     if "*" in prefix:
         return f"{prefix} has a *, which S3 allows in no prefix of a notification; give the part before it"
     if bucket in stack.own_buckets:

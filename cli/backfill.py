@@ -151,7 +151,7 @@ def run_backfill(stack: "Stack", arguments: Namespace) -> int:
         return 2
     most = min((each for each in (arguments.limit, affordable) if each is not None), default=None)
     mark = Mark.of(stack, arguments)
-    if arguments.restart:
+    if arguments.restart and not arguments.dry_run:
         mark.forget()
     after = "" if arguments.dry_run else mark.read()
     wanted = Wanted(arguments.match, moment(arguments.since) if arguments.since else None)

@@ -255,6 +255,15 @@ def test_a_prefix_is_encoded_as_s3_compares_it(
     assert notified(stack) == {}
 
 
+@pytest.mark.parametrize("command", ["attach", "detach"])
+def test_a_place_without_a_bucket_is_refused(
+    served: Callable[[str], None], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served(LAB)
+    assert main([command, "lab-images"]) == 2
+    assert "give s3://bucket" in capsys.readouterr().err
+
+
 def test_a_prefix_with_a_star_is_refused(
     served: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

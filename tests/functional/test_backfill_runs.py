@@ -82,7 +82,7 @@ def test_a_resumed_backfill_says_what_it_did_not_look_at_and_the_next_does(
     assert sent(stack) == "bdfh"
     upload(stack, "a")
     capsys.readouterr()
-    assert main(["backfill", PLACE, "--dry-run"]) == 0
+    assert main(["backfill", PLACE, "--dry-run", "--restart"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("6 images: ") and "stopped after scans/h.tif" in said
     assert main(["backfill", PLACE]) == 0
