@@ -139,16 +139,29 @@ class Predictor:
     A squashed page shows its cells at a third of their size. A network trained on such cells finds more of
     their borders than one network for both modes (model/weights/MODEL_CARD.md).
 
+    Args:
+        weights: a model's folder, with its manifest; or a folder that holds such a folder for each mode.
+        threads: number of threads; 0 for one per core.
+        modes: which networks to load; None for all that the folder has.
+
     Raises:
         WeightsError: a manifest is missing, cannot be read, or needs a normalisation that this code lacks.
+        ValueError: `threads` or `modes` is not as described.
     """
 
-    def __init__(self, weights: Path = WEIGHTS, threads: int = 0, modes: Sequence[Mode] = MODES) -> None:
-        """Start loading the networks of `weights`, a folder that holds one folder for each mode.
-
-        `threads` is the number of threads; 0 means one per core.
-        """
-        self.manifests = read_manifests(weights, modes)
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] = WEIGHTS,
+        threads: int = 0,
+        modes: Sequence[Mode] | None = None,
+    ) -> None:
+        """Start loading the networks."""
+        if not isinstance(threads, int) or threads < 0:
+            raise ValueError(f"threads must be a positive number, or 0 for one per core, not {threads!r}")
+        if modes is not None and (isinstance(modes, str) or not modes or not set(modes) <= set(MODES)):
+            raise ValueError(f"modes must be a list of 'native', 'resize' or both, not {modes!r}")
+        weights = Path(weights)
+        self.manifests = read_manifests(weights, modes or modes_of(weights))
         # This thread loads the networks. Later it measures each page while the network works on it, because
         # the network leaves cores idle.
         self._beside = ThreadPoolExecutor(1)
@@ -174,7 +187,13 @@ class Predictor:
 
         Raises:
             WeightsError: as `wait` does.
+            ValueError: the network for this mode was not loaded.
         """
+        if mode not in self._networks:
+            loaded = " and ".join(self._networks)
+            raise ValueError(
+                f"this predictor has only the network for {loaded}, not for {mode}; load weights for it"
+            )
         infer, manifest = self._networks[mode].result(), self.manifests[mode]
         normalised = preprocess.normalise(page)
         appearance = self._beside.submit(quality.look_at, page, normalised, manifest.known_pages)
@@ -306,6 +325,14 @@ def served_modes(weights: Path) -> list[Mode]:
     return [mode for mode in MODES if (weights / mode / MANIFEST).exists()]
 
 
+def modes_of(weights: Path) -> list[Mode]:
+    """Return the modes that a folder of weights is for; raise WeightsError if its manifest cannot be read."""
+    below = [mode for mode in MODES if (weights / mode).is_dir()]
+    if below or not (weights / MANIFEST).exists():
+        return below or list(MODES)
+    return [_decode(weights / MANIFEST).mode]
+
+
 def read_manifests(weights: Path, modes: Sequence[Mode] = MODES) -> dict[Mode, Manifest]:
     """Read the manifests of a folder of weights; raise WeightsError if one cannot be served."""
     return {mode: read_manifest(network_folder(weights, mode), mode) for mode in modes}
@@ -320,15 +347,10 @@ def network_folder(weights: Path, mode: Mode) -> Path:
 def read_manifest(folder: Path, mode: Mode) -> Manifest:
     """Read the manifest of a network for a mode; raise WeightsError if it cannot be served."""
     path = folder / MANIFEST
-    try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except OSError as error:
-        raise WeightsError(_absent(path, error)) from None
-    except ValueError as error:  # not JSON, not UTF-8, or not the fields of a manifest
-        raise WeightsError(f"{path} is not a manifest: {error}; {RENEW}") from error
+    manifest = _decode(path)
     if manifest.mode != mode:
         raise WeightsError(
-            f"{path} describes a network for {manifest.mode}, but lies in the folder for {mode}"
+            f"{path} describes a network for {manifest.mode}, not for {mode}; use it for {manifest.mode}"
         )
     expected = (preprocess.NORMALISATION, tile_side(mode), preprocess.OVERLAP)
     found = (manifest.normalisation, manifest.tile, manifest.overlap)
@@ -338,6 +360,15 @@ def read_manifest(folder: Path, mode: Mode) -> Manifest:
             "serve it with the cytomask that exported it"
         )
     return manifest
+
+
+def _decode(path: Path) -> Manifest:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise WeightsError(_absent(path, error)) from None
+    except ValueError as error:  # not JSON, not UTF-8, or not the fields of a manifest
+        raise WeightsError(f"{path} is not a manifest: {error}; {RENEW}") from error
 
 
 def check_weights(folder: Path, manifest: Manifest) -> Path:
@@ -353,4 +384,4 @@ def check_weights(folder: Path, manifest: Manifest) -> Path:
 
 
 def _absent(path: Path, error: OSError) -> str:
-    return f"no weights to serve, {path}: {error.strerror}; {RENEW}"
+    return f"no weights to serve, {path}: {error.strerror}; give a model's folder, or {RENEW}"

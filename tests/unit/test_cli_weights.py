@@ -49,7 +49,7 @@ def test_masks_are_made_with_the_weights_that_were_named(
     assert main(["segment", "a.tif", "--weights", "mine"]) == 0
     assert Path("masks/a.tif.mask.png").exists()
     assert main(["segment", "a.tif", "--weights", "mine", "--mode", "resize", "--out", "other"]) == 2
-    assert "describes a network for native, but lies in the folder for resize" in capsys.readouterr().err
+    assert "describes a network for native, not for resize; use it for native" in capsys.readouterr().err
     assert not Path("other").exists()
 
 

@@ -200,9 +200,40 @@ def test_without_a_manifest_nothing_is_served(tmp_path: Path) -> None:
 def test_a_network_for_the_other_mode_is_not_served(copied: Path) -> None:
     change(copied, mode="resize")
     with pytest.raises(
-        WeightsError, match="describes a network for resize, but lies in the folder for native"
+        WeightsError, match="describes a network for resize, not for native; use it for resize"
     ):
         Predictor(copied)
+
+
+def test_the_networks_that_a_folder_has_are_loaded(copied: Path) -> None:
+    alone = Predictor(str(copied / "native"))  # as fine-tuned weights lie
+    alone.wait()
+    shutil.rmtree(copied / "native")
+    below = Predictor(copied)
+    assert [list(each.manifests) for each in (alone, below)] == [["native"], ["resize"]]
+    assert alone.predict(noise(9, 9)).mask.shape == (9, 9)
+    with pytest.raises(ValueError, match="only the network for resize, not for native; load"):
+        below.predict(noise(9, 9))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"modes": "native"}, "modes must be a list of 'native', 'resize' or both, not 'native'"),
+        ({"modes": []}, r"not \[\]"),
+        ({"modes": ["fast"]}, r"not \['fast'\]"),
+        ({"threads": -1}, "threads must be a positive number, or 0 for one per core, not -1"),
+        ({"threads": "2"}, "not '2'"),
+    ],
+)
+def test_options_that_no_predictor_has_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Predictor(**options)
+
+
+def test_a_name_instead_of_a_folder_is_refused_with_what_to_give() -> None:
+    with pytest.raises(WeightsError, match=r"my-microscope/native/manifest\.json: .*; give a model's folder"):
+        Predictor("my-microscope")
 
 
 def test_a_mode_that_is_not_asked_for_is_not_loaded(copied: Path) -> None:

@@ -83,6 +83,7 @@ def test_a_channel_must_be_chosen(tmp_path: Path) -> None:
         (np.zeros((HEIGHT, WIDTH), bool), "integers or floats, not bool"),
         (np.zeros((HEIGHT, WIDTH), complex), "not complex128"),
         (np.full((HEIGHT, WIDTH), np.nan), "NaN or infinite"),
+        (np.ma.masked_equal(np.eye(HEIGHT), 1), r"image has masked pixels; .* image\.filled\(0\)"),
     ],
 )
 def test_an_array_of_another_kind_is_refused_with_the_shape_that_is_wanted(
@@ -96,7 +97,9 @@ def test_an_array_of_another_kind_is_refused_with_the_shape_that_is_wanted(
     ("options", "told"),
     [
         ({"mode": "fast"}, "mode must be 'native' or 'resize', not 'fast'"),
-        ({"threshold": 50}, "threshold must be between 0 and 1, not 50"),
+        ({"threshold": 50}, "threshold must be a number between 0 and 1, not 50"),
+        ({"threshold": "0.5"}, "threshold must be a number between 0 and 1, not '0.5'"),
+        ({"threshold": float("nan")}, "not nan"),
         ({"page": 0}, r"index the array instead, as in image\[0\]"),
         ({"channel": 1}, "page and channel choose from a file"),
     ],
@@ -104,6 +107,23 @@ def test_an_array_of_another_kind_is_refused_with_the_shape_that_is_wanted(
 def test_an_option_out_of_range_is_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         cytomask.segment(np.ones((HEIGHT, WIDTH)), **options)
+
+
+@pytest.mark.parametrize("option", ["page", "channel"])
+def test_a_page_and_a_channel_must_be_numbers(option: str) -> None:
+    given: dict[str, Any] = {option: "1"}
+    for read in (cytomask.read_page, cytomask.segment):
+        with pytest.raises(ValueError, match=f"{option} must be a whole number, counted from 0, not '1'"):
+            read("field.tif", **given)
+
+
+def test_numbers_of_numpy_and_an_array_without_masked_pixels_are_taken(field: Field, tmp_path: Path) -> None:
+    path = tmp_path / "field.tif"
+    tifffile.imwrite(path, field.pixels)
+    numbers: dict[str, Any] = {"page": np.int64(0), "threshold": np.float32(0.5)}
+    found = cytomask.segment(path, **numbers, mode="resize")
+    whole = np.ma.MaskedArray(field.pixels)
+    assert np.array_equal(cytomask.segment(whole, threshold=0.5, mode="resize").mask, found.mask)
 
 
 def test_scores_are_the_same_for_arrays_labels_and_files(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 
 import os
 from functools import cache
+from numbers import Integral, Real
 from pathlib import Path, PurePath
 from typing import Any, overload
 
@@ -53,9 +54,12 @@ def read_page(file: File, *, page: int | None = None, channel: int | None = None
 
     Raises:
         NoSuchPage: the file has several pages and `page` is None, or it has no such page.
+        ValueError: `page` or `channel` is no whole number.
         RejectedInput: the file is not an image, is damaged or too large, or its channel must be named.
         FileNotFoundError: there is no such file.
     """
+    _require_number(page, "page")
+    _require_number(channel, "channel")
     path = Path(file)
     microscope = path.suffix.lower() in READERS
     with open_microscope(path) if microscope else open_image(path) as image:
@@ -89,19 +93,19 @@ def segment(
         A prediction with `mask`, (height, width) bool, and `probability`, (height, width) float32.
 
     Raises:
-        ValueError: the array, `mode` or `threshold` is not as described.
+        ValueError: an argument is not as described, or the predictor has no network for the mode.
         RejectedInput: the file cannot be read; see `read_page`.
     """
     if mode not in ("native", "resize"):
         raise ValueError(f"mode must be 'native' or 'resize', not {mode!r}")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must be between 0 and 1, not {threshold}")
+    if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+        raise ValueError(f"threshold must be a number between 0 and 1, not {threshold!r}")
     if isinstance(image, str | os.PathLike):
         pixels = read_page(image, page=page, channel=channel)
     elif page is not None or channel is not None:
         raise ValueError("page and channel choose from a file; index the array instead, as in image[0]")
     else:
-        pixels = _grey_page(np.asarray(image))
+        pixels = _grey_page(_array(image, "image"))
     return (predictor or _shipped()).predict(pixels, mode, threshold)
 
 
@@ -190,6 +194,17 @@ def _shipped() -> Predictor:
     return Predictor()
 
 
+def _require_number(given: int | None, name: str) -> None:
+    if given is not None and not isinstance(given, Integral):
+        raise ValueError(f"{name} must be a whole number, counted from 0, not {given!r}")
+
+
+def _array(given: ArrayLike, name: str) -> NDArray[Any]:
+    if np.ma.is_masked(given):
+        raise ValueError(f"{name} has masked pixels; give each a value, as in {name}.filled(0), or crop them")
+    return np.asarray(given)
+
+
 def _grey_page(pixels: NDArray[Any]) -> NDArray[Any]:
     if pixels.ndim != 2:
         hint = "pass one page at a time, as in image[0]" if pixels.ndim > 2 else "pass a whole page"
@@ -208,7 +223,7 @@ def _grey_page(pixels: NDArray[Any]) -> NDArray[Any]:
 def _mask(given: ArrayLike | File, name: str) -> Mask:
     if isinstance(given, str | os.PathLike):
         return _read_mask(Path(given), name)
-    array = np.asarray(given)
+    array = _array(given, name)
     if array.ndim != 2:
         raise ValueError(
             f"{name} must have shape (height, width), not {array.shape}; pass one page at a time"
