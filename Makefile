@@ -70,8 +70,8 @@ e2e: tools  ## test sam build, sam local, sam deploy and the real container; nee
 image-size: tools  ## compare the container image's layers with their budget
 	tests/e2e/with_docker.sh tests/e2e/image_size.sh
 
-deploy: $(SAM)/ready  ## build the stack and deploy it to your AWS account; asks for region and parameters
-	$(SAM)/bin/sam build
+deploy: $(SAM)/ready  ## build the stack and deploy it to your AWS account; BUILD= and ARGS= for sam build and deploy
+	$(SAM)/bin/sam build $(BUILD)
 	$(SAM)/bin/sam deploy --guided $(ARGS)
 
 destroy: $(VENV)/local  ## remove a stack and all it holds, after asking; set STACK, ARGS=--keep-table

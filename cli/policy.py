@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from cytomask.cli.console import say_all
 from cytomask.cli.options import Commands, Parser, add_command, on_stack
@@ -42,10 +43,16 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 
 def run_policy(stack: "Stack", arguments: Namespace) -> int:
-    """Print the policy, with stack, account and region filled in."""
+    """Print the policy, with the names of the stack filled in."""
     # https://sqs.REGION.amazonaws.com/ACCOUNT/NAME, and http://127.0.0.1:PORT/ACCOUNT/NAME in the emulator
     account = stack.segment_queue.split("/")[-2]
     region = stack.s3.meta.region_name
-    written = Template((POLICIES / f"{arguments.role}.json").read_text())
-    say_all(written.substitute(StackName=stack.name, AccountId=account, Region=region).rstrip())
+    names = {
+        "StackName": stack.name,
+        "AccountId": account,
+        "Region": region,
+        "ApiId": (urlsplit(stack.api_url or "").hostname or "").partition(".")[0],
+        "Images": stack.name.replace("-", ""),  # SAM leaves the hyphens out of its repository's name
+    }
+    say_all(Template((POLICIES / f"{arguments.role}.json").read_text()).substitute(names).rstrip())
     return 0

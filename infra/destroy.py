@@ -1,23 +1,28 @@
 """Remove a stack and all it leaves behind: `python -m cytomask.infra.destroy STACK [--endpoint-url URL]`.
 
-CloudFormation refuses to delete buckets that hold objects, keeps the table on purpose, and does not know the
-image repository that sam made. This command lists what will be lost, asks for the stack's name, and then
-removes everything.
+CloudFormation refuses to delete buckets that hold objects, keeps the table on purpose, and knows neither the
+image repository that sam made nor the buckets that `cytomask attach` connected. This command lists what will
+be lost, asks for the stack's name, and then removes everything. It can be repeated after a removal that broke
+off: the stack itself goes last, and whatever is gone already is left out.
 """
 
 import argparse
+import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import boto3
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from cytomask.infra import session
 
 BATCH = 1000  # objects that S3 deletes in one call
-COMPANION = "CompanionStack"  # sam keeps the image repositories in a stack whose name ends like this
+TRIES = 3  # to delete the stack: an upload or a function still at work may fill a bucket again
+PAUSE_SECONDS = 60  # Lambda takes about this long to disable a queue mapping
 
 Connect = Callable[[str], Any]
 
@@ -27,32 +32,45 @@ class Belongings:
     """The parts of a stack that deleting it destroys or leaves behind.
 
     Attributes:
+        mappings: ids of the mappings from queues to functions.
         buckets: bucket name -> number of objects, old versions included.
         table: name of the table and its approximate number of rows.
-        companions: sam's stacks that hold the image repositories: stack name -> repositories.
+        companion: sam's stack that holds the image repositories; None if there is none.
+        repositories: names of these repositories.
+        queues: ARNs of the queues.
+        attached: other buckets that may notify one of these queues: name -> why that cannot be looked up,
+            or an empty text.
     """
 
     stack: str
+    mappings: list[str]
     buckets: dict[str, int]
     table: tuple[str, int] | None
-    companions: dict[str, list[str]]
+    companion: str | None
+    repositories: list[str]
+    queues: set[str]
+    attached: dict[str, str]
 
     def lines(self, *, keeps_table: bool) -> Iterator[str]:
         """Yield one line for each thing that will be lost."""
         for name, count in self.buckets.items():
             yield f"bucket {name}: {count} objects, with every old version"
+        for name, refusal in self.attached.items():
+            yield f"the notifications of s3://{name} to this stack; the bucket and its images stay" + (
+                f" (they cannot be read: {refusal})" if refusal else ""
+            )
         if self.table:
             name, count = self.table
             yield f"table {name}: about {count} rows" + (
                 ", kept because of --keep-table" if keeps_table else ""
             )
-        for stack, repositories in self.companions.items():
-            yield f"stack {stack}: image repositories {', '.join(repositories) or 'none'}"
+        if self.companion:
+            yield f"stack {self.companion}: image repositories {', '.join(self.repositories) or 'none'}"
         yield f"stack {self.stack}: its functions, queues with every message in them, alarms and log groups"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """List, ask and remove; return 0, or 1 if the stack does not exist or the user declined."""
+    """List, ask and remove; return 0, or 1 if there is no such stack, the user declined, or a part stays."""
     parser = argparse.ArgumentParser(prog="make destroy", description=(__doc__ or "").partition(":")[0])
     parser.add_argument("stack", help="name of the stack")
     parser.add_argument("--endpoint-url", help="of an emulator; AWS if left out")
@@ -76,52 +94,155 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.yes and input(f"Type the stack's name to go on ({given.stack}): ").strip() != given.stack:
         print("nothing was removed", file=sys.stderr)
         return 1
-    remove(connect, found, keeps_table=given.keep_table)
-    return 0
+    try:
+        staying = remove(connect, found, keeps_table=given.keep_table)
+    except RuntimeError as error:
+        print(f"{error}; run the same command again", file=sys.stderr)
+        return 1
+    for line in staying:
+        print(line, file=sys.stderr)
+    return 1 if staying else 0
 
 
 def find_belongings(connect: Connect, stack: str) -> Belongings | None:
-    """Look up a stack's resources; return None if the stack does not exist."""
+    """Look up what is left of a stack; return None if the stack does not exist."""
     cloudformation, s3 = connect("cloudformation"), connect("s3")
-    try:
-        resources = list(_resources(cloudformation, stack))
-    except ClientError as error:
-        if error.response.get("Error", {}).get("Code") != "ValidationError":
-            raise
+    described = _describe(cloudformation, stack)
+    if described is None:
         return None
-    tables = [physical for kind, physical in resources if kind == "AWS::DynamoDB::Table"]
-    buckets = [physical for kind, physical in resources if kind == "AWS::S3::Bucket"]
-    companions = {
-        name: [physical for kind, physical in _resources(cloudformation, name) if kind.startswith("AWS::ECR")]
-        for name in _stacks(cloudformation)
-        if name.startswith(f"{stack}-") and name.endswith(COMPANION)
+    resources = list(_resources(cloudformation, stack))
+
+    def of_kind(kind: str) -> list[str]:
+        return [physical for each, physical in resources if each == kind]
+
+    buckets = {}
+    for name in of_kind("AWS::S3::Bucket"):
+        with _unless("NoSuchBucket"):
+            buckets[name] = sum(1 for _ in versions(s3, name))
+    table = None
+    for name in of_kind("AWS::DynamoDB::Table"):
+        with _unless("ResourceNotFoundException"):
+            table = name, connect("dynamodb").describe_table(TableName=name)["Table"]["ItemCount"]
+    _, _, _, region, account, _ = described["StackId"].split(":", 5)
+    queues = {
+        f"arn:aws:sqs:{region}:{account}:{url.rpartition('/')[2]}" for url in of_kind("AWS::SQS::Queue")
     }
-    count = {name: sum(1 for _ in versions(s3, name)) for name in buckets}
-    rows = connect("dynamodb").describe_table(TableName=tables[0])["Table"]["ItemCount"] if tables else 0
-    return Belongings(stack, count, (tables[0], rows) if tables else None, companions)
+    companion = companion_of(stack)
+    has_images = _describe(cloudformation, companion) is not None
+    return Belongings(
+        stack,
+        mappings=of_kind("AWS::Lambda::EventSourceMapping"),
+        buckets=buckets,
+        table=table,
+        companion=companion if has_images else None,
+        repositories=[
+            physical
+            for kind, physical in (_resources(cloudformation, companion) if has_images else ())
+            if kind == "AWS::ECR::Repository"
+        ],
+        queues=queues,
+        attached=dict(_attached(s3, described.get("Parameters", ()), queues)),
+    )
 
 
-def remove(connect: Connect, found: Belongings, *, keeps_table: bool) -> None:
-    """Remove a stack and everything that belongs to it, printing each step."""
-    s3, cloudformation = connect("s3"), connect("cloudformation")
-    for bucket in found.buckets:
-        print(f"emptying {bucket}")
-        empty_bucket(s3, bucket)
-    for companion, repositories in found.companions.items():
-        print(f"deleting {companion}")
-        for repository in repositories:
-            connect("ecr").delete_repository(repositoryName=repository, force=True)
-        _delete_stack(cloudformation, companion)
-    print(f"deleting {found.stack}; this takes minutes")
-    _delete_stack(cloudformation, found.stack)
+def companion_of(stack: str) -> str:
+    """Name the stack in which sam keeps a stack's image repositories.
+
+    As in samcli/lib/bootstrap/companion_stack/data_types.py. A prefix would not do: the name of another
+    stack's companion may begin alike.
+    """
+    digits = hashlib.md5(stack.encode(), usedforsecurity=False).hexdigest()
+    return f"{stack[:104]}-{digits[:8]}-CompanionStack"
+
+
+def _attached(
+    s3: Any, parameters: Sequence[dict[str, str]], queues: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield each allowed bucket that notifies one of the queues, or whose notifications cannot be read."""
+    allowed = next(
+        (each["ParameterValue"] for each in parameters if each["ParameterKey"] == "AllowedBuckets"), ""
+    )
+    for bucket in filter(None, allowed.split(",")):
+        try:
+            present = s3.get_bucket_notification_configuration(Bucket=bucket)
+        except ClientError as error:
+            if _code(error) != "NoSuchBucket":
+                yield bucket, _code(error)
+            continue
+        if any(each["QueueArn"] in queues for each in present.get("QueueConfigurations", ())):
+            yield bucket, ""
+
+
+def remove(connect: Connect, found: Belongings, *, keeps_table: bool) -> list[str]:
+    """Remove a stack and everything that belongs to it, printing each step.
+
+    Returns:
+        What stays and has to be removed by hand, a sentence each.
+
+    Raises:
+        RuntimeError: an object or the stack could not be deleted; the message names what is left.
+    """
+    staying = []
+    stop(connect("lambda"), found.mappings)
+    for bucket in found.attached:
+        print(f"removing the notifications of s3://{bucket}")
+        try:
+            detach(connect("s3"), bucket, found.queues)
+        except ClientError as error:
+            staying.append(
+                f"s3://{bucket} may still notify {found.stack}, and S3 then refuses every change of its "
+                f"notifications ({_code(error)}); whoever owns the bucket must remove that notification"
+            )
+    if found.companion:
+        print(f"deleting {found.companion}")
+        for repository in found.repositories:
+            with _unless("RepositoryNotFoundException"):
+                connect("ecr").delete_repository(repositoryName=repository, force=True)
+        _delete_stack(connect("cloudformation"), found.companion)
     if found.table and not keeps_table:
         print(f"deleting {found.table[0]}")
-        try:
+        with _unless("ResourceNotFoundException"):
             connect("dynamodb").delete_table(TableName=found.table[0])
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "ResourceNotFoundException":
+    for again in range(TRIES):
+        for bucket in found.buckets:
+            print(f"emptying {bucket}")
+            with _unless("NoSuchBucket"):
+                empty_bucket(connect("s3"), bucket)
+        print(f"deleting {found.stack}; this takes minutes")
+        try:
+            _delete_stack(connect("cloudformation"), found.stack)
+            break
+        except RuntimeError as error:
+            if again == TRIES - 1:
                 raise
+            print(error)
     print("done")
+    return staying
+
+
+def stop(functions: Any, mappings: Collection[str]) -> None:
+    """Disable the mappings from queues to functions, so that no message fills a bucket again."""
+    print("stopping the functions")
+    for uuid in mappings:
+        with _unless("ResourceNotFoundException"):
+            functions.update_event_source_mapping(UUID=uuid, Enabled=False)
+    end = time.monotonic() + PAUSE_SECONDS
+    for uuid in mappings:
+        with _unless("ResourceNotFoundException"):
+            while functions.get_event_source_mapping(UUID=uuid)["State"] != "Disabled":
+                if time.monotonic() > end:
+                    return  # the stack is deleted in several tries
+                time.sleep(1)
+
+
+def detach(s3: Any, bucket: str, queues: Collection[str]) -> None:
+    """Remove a bucket's notifications to these queues and keep all others."""
+    present = s3.get_bucket_notification_configuration(Bucket=bucket)
+    present.pop("ResponseMetadata", None)
+    kept = [each for each in present.get("QueueConfigurations", ()) if each["QueueArn"] not in queues]
+    s3.put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration=present | {"QueueConfigurations": kept}
+    )
 
 
 def empty_bucket(s3: Any, bucket: str) -> None:
@@ -151,20 +272,50 @@ def _delete_objects(s3: Any, bucket: str, batch: list[dict[str, str]]) -> None:
 
 def _delete_stack(cloudformation: Any, stack: str) -> None:
     cloudformation.delete_stack(StackName=stack)
-    cloudformation.get_waiter("stack_delete_complete").wait(StackName=stack)
+    try:
+        cloudformation.get_waiter("stack_delete_complete").wait(StackName=stack)
+    except WaiterError as error:
+        pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack)
+        reasons = [
+            f"{each['LogicalResourceId']} ({each.get('ResourceStatusReason', 'no reason given')})"
+            for page in pages
+            for each in page["StackResourceSummaries"]
+            if each["ResourceStatus"] == "DELETE_FAILED"
+        ]
+        raise RuntimeError(f"{stack} was not deleted: {', '.join(reasons) or error}") from error
+
+
+def _describe(cloudformation: Any, stack: str) -> dict[str, Any] | None:
+    """Return CloudFormation's description of a stack, or None if it does not exist."""
+    try:
+        (found,) = cloudformation.describe_stacks(StackName=stack)["Stacks"]
+    except ClientError as error:
+        if _code(error) != "ValidationError":
+            raise
+        return None
+    return dict(found)
 
 
 def _resources(cloudformation: Any, stack: str) -> Iterator[tuple[str, str]]:
-    """Yield the type and the physical name of each of a stack's resources."""
+    """Yield the type and the physical name of each resource of a stack that is there."""
     for page in cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack):
         for each in page["StackResourceSummaries"]:
-            yield each["ResourceType"], each.get("PhysicalResourceId", "")
+            if each["ResourceStatus"] != "DELETE_COMPLETE" and each.get("PhysicalResourceId"):
+                yield each["ResourceType"], each["PhysicalResourceId"]
 
 
-def _stacks(cloudformation: Any) -> Iterator[str]:
-    for page in cloudformation.get_paginator("describe_stacks").paginate():
-        for each in page["Stacks"]:
-            yield each["StackName"]
+@contextmanager
+def _unless(gone: str) -> Iterator[None]:
+    """Ignore the error that says that a resource is gone already."""
+    try:
+        yield
+    except ClientError as error:
+        if _code(error) != gone:
+            raise
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code"))
 
 
 if __name__ == "__main__":

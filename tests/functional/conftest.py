@@ -47,7 +47,8 @@ def sessions() -> Sessions:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         wire, own = Wire(), boto3.Session()
-        roles = read_roles() | {"command": read_policy("operator")}
+        rights = [*read_policy("operator").rights, *read_policy("bucket").rights]
+        roles = read_roles() | {"command": Role(rights)}
         of_function = {name: boto3.Session() for name in roles}
         for name, session in of_function.items():
             session.events.register("provide-client-params", wire.on_call)
@@ -99,7 +100,7 @@ def connected(
 ) -> Iterator[Stack]:
     """The stack's resources, as every command finds them.
 
-    The test fails if a command did what infra/policies/operator.json does not allow.
+    The test fails if a command did what the policies of operator and bucket do not allow.
     """
     make: Any = boto3.client  # typed for literal names only
     clients = {name: make(name) for name in ("s3", "sqs", "dynamodb", "logs")}

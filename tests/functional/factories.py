@@ -17,7 +17,7 @@ from PIL import Image
 from cytomask.samples.fields import phase_contrast_field
 
 REGION: Final = "eu-central-1"
-TABLE = "cytomask-jobs"
+TABLE = "cytomask-JobsTable-1ABC"
 QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-evaluation"
 SEGMENT_QUEUE_URL = f"https://sqs.{REGION}.amazonaws.com/123456789012/cytomask-segment"
 INPUT = "cytomask-input-000000000000-eu-central-1"

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from string import Template
 from typing import Any
 
 from factories import GROUND_TRUTH, INPUT, MODELS, OUTPUT, REGION, TABLE
@@ -115,7 +116,7 @@ def _resources(params: dict[str, Any]) -> list[str]:
         case {"StackName": stack}:
             found = [f"stack/{stack}/1"]
         case {"logGroupName": group}:
-            found = [f"log-group:{group}"]
+            found = [f"log-group:{group}:*"]
         case {"repositoryName": repository}:
             found = [f"repository/{repository}"]
         case {"UUID": mapping}:
@@ -149,8 +150,8 @@ def _needed_of_s3(operation: str, params: dict[str, Any]) -> list[tuple[str, str
 def read_policy(name: str, *, strict: bool = False) -> Role:
     """Read a policy file of infra/policies, for the stack of the tests in whichever account."""
     text = (TEMPLATE.parent / "infra" / "policies" / f"{name}.json").read_text()
-    for variable, value in {"StackName": "cytomask", "AccountId": "*", "Region": REGION}.items():
-        text = text.replace(f"${{{variable}}}", value)
+    known = {"StackName": "cytomask", "Images": "cytomask", "Region": REGION}
+    text = Template(text).substitute(dict.fromkeys(("AccountId", "ApiId", "Bucket"), "*") | known)
     rights = [
         Right(statement["Sid"], action, resource)
         for statement in json.loads(text)["Statement"]

@@ -37,7 +37,8 @@ LAB = "lab-images"
 PLATE = "P7"
 RIGHTS = ROOT / "docs" / "rights.md"
 # The least role that each command on a stack is for. Attaching and promoting change the stack as well, for
-# which CloudFormation uses the caller's rights: these commands need the deployer's too.
+# which CloudFormation uses the caller's rights: these commands need the deployer's too. A bucket of the lab
+# needs the policy bucket.json besides.
 COMMANDS = {
     "scientist": (
         "upload", "submit", "jobs", "failed", "report", "costs", "logs", "plates", "plate", "download",
@@ -111,8 +112,8 @@ def test_every_right_of_every_role_is_used_and_suffices(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("CYTOMASK_MODELS", str(tmp_path / "models"))
-    names = ("microscope", "scientist", "operator", "deployer")
-    microscope, scientist, operator, deployer = (read_policy(name, strict=True) for name in names)
+    names = ("microscope", "scientist", "operator", "deployer", "bucket")
+    microscope, scientist, operator, deployer, bucket = (read_policy(name, strict=True) for name in names)
     with watched(microscope):
         write_tiff(tmp_path / "a.tif", 0)
         client, images = session.client("s3", running.endpoint), running.outputs["InputBucketName"]
@@ -122,20 +123,26 @@ def test_every_right_of_every_role_is_used_and_suffices(
         be_a_scientist(running, tmp_path / "scientist")
     with watched(operator):
         be_an_operator(running)
-    changing = Role([*operator.rights, *deployer.rights], strict=True, used=operator.used)
+    filling = Role([*operator.rights, *bucket.rights], strict=True, used=operator.used)
+    with watched(filling):
+        backfill_a_bucket(running)
+    changing = Role([*filling.rights, *deployer.rights], strict=True, used=operator.used)
     with watched(changing):
         change_the_stack(running, tmp_path / "changing")
     with watched(scientist, operator):  # now the model lies in the stack's own bucket
         typed(running)("submit", f"s3://{running.outputs['InputBucketName']}/b.tif", "--threshold", "0.6")
-    with watched(deployer):
+    leaving = Role([*deployer.rights, *bucket.rights], strict=True, used=deployer.used)
+    with watched(leaving):
         assert destroy.main(["cytomask", "--endpoint-url", running.endpoint, "--yes"]) == 0
 
     roles = {"microscope": microscope, "scientist": scientist, "operator": operator}
-    missing = {name: role.denied for name, role in (roles | {"deployer": deployer, "both": changing}).items()}
+    together = {"with a bucket": filling, "with the deployer's": changing, "deployer": leaving}
+    missing = {name: role.denied for name, role in (roles | together).items()}
     assert {name: denied for name, denied in missing.items() if denied} == {}
+    bucket.used = operator.used
     unused = [
         f"{name}: {each.sid}, {each.action} on {each.resource}"
-        for name, role in roles.items()
+        for name, role in (roles | {"bucket": bucket}).items()
         for each in role.rights
         if each not in role.used and each.action not in OVER_HTTP
     ]
@@ -224,8 +231,8 @@ def newest_job(stack: EmulatedStack, key: str) -> str:
 
 
 def be_an_operator(stack: EmulatedStack) -> None:
-    """Check the stack, stop and start it, send a failed job again, and fill it from a bucket of the lab."""
-    command, s3 = typed(stack), stack.client("s3")
+    """Check the stack, stop and start it, and send a failed job again."""
+    command = typed(stack)
     command("check")
     command("pause")
     command("resume")
@@ -238,13 +245,19 @@ def be_an_operator(stack: EmulatedStack) -> None:
     table.put({"job_id": "d" * 32, "record": "EVAL#1"} | failed)
     command("redrive")
     command("reindex")
+    command("backfill", f"s3://{stack.outputs['InputBucketName']}", "--dry-run")
+
+
+def backfill_a_bucket(stack: EmulatedStack) -> None:
+    """Fill the stack from a bucket of the lab."""
+    s3 = stack.client("s3")
     with suppress(ClientError):
         s3.create_bucket(Bucket=LAB, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_bucket_versioning(Bucket=LAB, VersioningConfiguration={"Status": "Enabled"})
     image = io.BytesIO()
     tifffile.imwrite(image, phase_contrast_field(5, 64, 64).pixels)
     s3.put_object(Bucket=LAB, Key="scans/1.tif", Body=image.getvalue())
-    command("backfill", f"s3://{LAB}/scans/", "--yes")
-    command("backfill", f"s3://{stack.outputs['InputBucketName']}", "--dry-run")
+    typed(stack)("backfill", f"s3://{LAB}/scans/", "--yes")
 
 
 def change_the_stack(stack: EmulatedStack, folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import boto3
 import pytest
-from factories import INPUT, MODELS, page, s3_event, tiff
+from factories import INPUT, MODELS, TABLE, page, s3_event, tiff
 from functions_on_moto import FailuresFunction, SegmentStack, Sessions
 from own_models import THRESHOLD, make_model, make_other_architecture
 
@@ -235,7 +235,7 @@ def test_few_networks_are_kept_in_memory_and_on_disk(
 ) -> None:
     names = ["one", "two", "three"]
     shas = {name: upload(name) for name in names}
-    pins = Pins(Table(boto3.client("dynamodb"), "cytomask-jobs"))
+    pins = Pins(Table(boto3.client("dynamodb"), TABLE))
     for name in names[1:]:
         pins.pin(name, ModelStore(stack.s3, MODELS).describe(shas[name]).served)
     restart(shas["one"])
@@ -298,7 +298,7 @@ def test_a_plate_named_by_the_request_is_pinned_too(
     restart(own)
     stack.upload("a.tif", tiff())
     stack.handle({"image": f"s3://{INPUT}/a.tif", "plate": "Q", "well": "B2"})
-    pinned = Pins(Table(boto3.client("dynamodb"), "cytomask-jobs")).read("Q")
+    pinned = Pins(Table(boto3.client("dynamodb"), TABLE)).read("Q")
     assert pinned is not None
     assert (pinned.sha256, pinned.threshold, pinned.name) == (own, THRESHOLD, "own")
 

@@ -1,13 +1,17 @@
-"""Fixtures of the unit tests: a small network, exported once."""
+"""Fixtures of the unit tests: a small network, exported once, and the stack that CloudFormation gets."""
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from exported import Exporter, small_network
 from safetensors.torch import save_file
+from samtranslator.translator.transform import transform
 
+from cytomask.infra.template import load_template, without_local_code
 from cytomask.model.export import main as export
 from cytomask.model.predictor import Predictor
 from cytomask.model.swin_unet import SwinUNet
@@ -53,3 +57,20 @@ def weights(network: SwinUNet, exporter: Exporter, tmp_path_factory: pytest.Temp
             config.write_text(json.dumps({"steps": 2, "mode": mode}))
             export([*files, *given.split(), "--out", str(folder / mode)])
     return folder
+
+
+class NoManagedPolicies:
+    """Stands for AWS, which SAM asks for managed policies; a template without any needs no answer."""
+
+    def load(self) -> dict[str, str]:
+        return {}
+
+
+@pytest.fixture(scope="session")
+def resources() -> dict[str, Any]:
+    """Transform the template as SAM does: its resources by logical id, as CloudFormation gets them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+        template = copy.deepcopy(without_local_code(load_template()))
+        found: dict[str, Any] = transform(template, {}, NoManagedPolicies())["Resources"]
+        return found

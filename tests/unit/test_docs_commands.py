@@ -59,7 +59,7 @@ def test_every_make_target_in_the_docs_exists(page: str, line: str) -> None:
 
 
 def test_the_deployers_policy_is_filled_in_as_the_page_says(tmp_path: Path) -> None:
-    [command] = [line for line in lines_to_type(ROOT / "docs" / "deploy.md") if line.startswith("sed ")]
+    [command] = [line for line in lines_to_type(ROOT / "docs" / "deploy.md") if "deployer.json >" in line]
     filled = subprocess.run(
         ["bash", "-c", command.partition(" > ")[0]],
         cwd=ROOT,
@@ -69,4 +69,13 @@ def test_the_deployers_policy_is_filled_in_as_the_page_says(tmp_path: Path) -> N
         check=True,
     ).stdout
     assert "${" not in filled
-    assert "arn:aws:iam::123456789012:role/cytomask-*" in filled
+    assert "arn:aws:iam::123456789012:role/cytomask-SegmentRole-*" in filled
+
+
+def test_a_base_image_reaches_the_build_that_reads_it() -> None:
+    [line] = [line for page, line in typed("make") if page == "deploy.md" and "BaseImage=" in line]
+    printed = subprocess.run(
+        ["make", "--dry-run", *shlex.split(line)[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    [build] = re.findall(r"sam build.*", printed)
+    assert build.startswith("sam build --parameter-overrides BaseImage=public.ecr.aws/")

@@ -1,33 +1,11 @@
 """The rights in the stack that CloudFormation gets, including everything that SAM adds."""
 
-import copy
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-from samtranslator.translator.transform import transform
-
-from cytomask.infra.template import load_template, without_local_code
-
 Node = dict[str, Any]
-
-
-class NoManagedPolicies:
-    """Stands for AWS, which SAM asks for managed policies; a template without any needs no answer."""
-
-    def load(self) -> dict[str, str]:
-        return {}
-
-
-@pytest.fixture(scope="module")
-def resources() -> Node:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-        template = copy.deepcopy(without_local_code(load_template()))
-        found: Node = transform(template, {}, NoManagedPolicies())["Resources"]
-        return found
 
 
 def statements(node: Any) -> Iterator[Node]:
