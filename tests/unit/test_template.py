@@ -662,16 +662,43 @@ def test_rolling_back_the_first_deployment_removes_the_table() -> None:
     assert resources["JobsTable"]["UpdateReplacePolicy"] == "Retain"
 
 
-def test_a_changed_timeout_requires_a_changed_visibility() -> None:
+def test_on_aws_no_visibility_is_below_any_timeout_of_the_function() -> None:
+    rule = template["Rules"]["Timeouts"]
+    assert rule["RuleCondition"] == template["Conditions"]["OnAws"]
+    values, asked = rule["Assertions"][0]["Assert"]["Fn::Contains"]
+    assert asked == {"Ref": "VisibilityTimeout"}
+    assert min(map(int, values)) >= template["Parameters"]["SegmentTimeout"]["MaxValue"]
+    assert str(parameters["VisibilityTimeout"]) in values
+    assert max(map(int, values)) <= template["Parameters"]["VisibilityTimeout"]["MaxValue"]
+    assert ", ".join(values[:-1]) in rule["Assertions"][0]["AssertDescription"]
+
+
+def test_a_changed_timeout_requires_a_changed_alarm_that_can_go_off() -> None:
     unchanged = {
         name: {"Fn::Equals": [{"Ref": name}, str(parameters[name])]}
-        for name in ("SegmentTimeout", "VisibilityTimeout")
+        for name in ("SegmentTimeout", "SlowMilliseconds")
     }
-    both = template["Rules"]["TimeoutsChangeTogether"]["Assertions"]
-    assert [each["Assert"] for each in both] == [
-        {"Fn::Or": [unchanged[one], {"Fn::Not": [unchanged[other]]}]}
-        for one, other in (unchanged, list(unchanged)[::-1])
-    ]
+    assert template["Rules"]["Timeouts"]["Assertions"][1]["Assert"] == {
+        "Fn::Or": [unchanged["SegmentTimeout"], {"Fn::Not": [unchanged["SlowMilliseconds"]]}]
+    }
+    longest = template["Parameters"]["SegmentTimeout"]["MaxValue"]
+    assert template["Parameters"]["SlowMilliseconds"]["MaxValue"] == longest * 1000
+
+
+@pytest.mark.parametrize(
+    ("names", "fit"),
+    [("", True), ("lab", True), ("lab-a,lab.b", True), ("lab,", False), ("a", False), ("a1b,,b1a", False)],
+)
+def test_allowed_buckets_name_buckets_without_gaps(names: str, fit: bool) -> None:
+    pattern = template["Parameters"]["AllowedBuckets"]["AllowedPattern"]
+    assert bool(re.search(pattern, names)) == fit
+
+
+@pytest.mark.parametrize(
+    ("keys", "fit"), [("", True), ("arn:aws:kms:eu-west-1:1:key/a", True), ("a,", False), ("a,,b", False)]
+)
+def test_allowed_keys_have_no_gaps(keys: str, fit: bool) -> None:
+    assert bool(re.search(template["Parameters"]["AllowedKeys"]["AllowedPattern"], keys)) == fit
 
 
 def test_the_failure_query_matches_all_of_lambdas_own_reports() -> None:
