@@ -26,7 +26,8 @@ class Load:
 
     Attributes:
         backlog: messages of the backfill, all queued at the start.
-        uploads: images that arrive one after another, `interval` seconds apart.
+        uploads: images that arrive one after another, each at a random moment of its `interval` seconds.
+            Whole seconds would beat in time with the consumers, and always meet a free one.
         consumers: messages processed at a time: concurrent functions, each with one message of its batch.
         seconds: processing time of a message.
     """
@@ -47,6 +48,8 @@ def waiting_times(load: Load, *, grouped: bool) -> NDArray[np.float64]:
             tenant of its own, none is noisy, and the queue delivers roughly in order of arrival.
     """
     waits = np.zeros(load.uploads)
+    rng = np.random.default_rng(0)
+    arrivals = (np.arange(load.uploads) + rng.random(load.uploads)) * load.interval
     free = [
         (0.0, False)
     ] * load.consumers  # when each consumer is free, and whether it works for the backfill
@@ -58,8 +61,8 @@ def waiting_times(load: Load, *, grouped: bool) -> NDArray[np.float64]:
         now, of_backfill = heapq.heappop(free)
         in_flight -= of_backfill
         if not backlog and not waiting:
-            now = max(now, arrived * load.interval)
-        while arrived < load.uploads and arrived * load.interval <= now:
+            now = max(now, arrivals[arrived])
+        while arrived < load.uploads and arrivals[arrived] <= now:
             waiting.append(arrived)
             arrived += 1
         while recent and recent[0][0] < now - RECENT_SECONDS:
@@ -68,7 +71,7 @@ def waiting_times(load: Load, *, grouped: bool) -> NDArray[np.float64]:
         take_upload = bool(waiting) and (noisy or not backlog)
         if take_upload:
             number = waiting.popleft()
-            waits[number] = now - number * load.interval
+            waits[number] = now - arrivals[number]
         elif backlog:
             backlog -= 1
             in_flight += 1
@@ -92,7 +95,7 @@ def main() -> None:
     parser.add_argument("--backlog", type=int, default=1_000_000, help="messages of the backfill")
     parser.add_argument("--uploads", type=int, default=3600, help="images that arrive, one a second")
     parser.add_argument("--consumers", type=int, default=6, help="functions that run at a time")
-    parser.add_argument("--seconds", type=float, default=0.25, help="seconds that an image takes")
+    parser.add_argument("--seconds", type=float, default=0.11, help="seconds that an image takes")
     given = parser.parse_args()
     load = Load(given.backlog, given.uploads, 1.0, given.consumers, given.seconds)
     print(
