@@ -185,3 +185,14 @@ def test_the_sum_is_that_of_its_lines() -> None:
 def test_the_alarms_are_as_many_as_the_template_has() -> None:
     alarms = [each for each in load_template()["Resources"].values() if each["Type"].endswith("::Alarm")]
     assert int(number_after(r"the template has (\d+) ")) == len(alarms)
+
+
+def test_the_readme_names_the_price_of_an_idle_stack() -> None:
+    [polling] = re.findall(r"\| polling four queues \| ([0-9.]+) after", COSTS)
+    [each, free, count] = re.findall(
+        r"\| alarms \| ([0-9.]+) each beyond (ten) free ones; .* has ([0-9]+) \|", COSTS
+    )[0]
+    price = f"US$ {float(polling) + float(each) * (int(count) - {'ten': 10}[free]):.2f} a month"
+    readme = Path(__file__).parents[2] / "README.md"
+    assert price in COSTS
+    assert price in readme.read_text()
