@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from cytomask.cli.console import complain, say
 from cytomask.cli.options import Commands, Parser, add_command, duration, on_stack
+from cytomask.table import Table
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
@@ -56,7 +57,8 @@ def add_parser(commands: "Commands[Parser]") -> None:
         "send a small image through the stack and show which steps work",
         on_stack(run_check),
         EXAMPLES,
-        description="The image and its outputs are removed at the end. The exit code is 1 if a step failed.",
+        description="The image, its outputs and its rows are removed at the end, so that no report counts\n"
+        "them. The exit code is 1 if a step failed.",
         on_a_stack=True,
     )
     parser.add_argument(
@@ -215,7 +217,7 @@ def look_at_alarms(trial: Trial) -> str:
 
 
 def remove(trial: Trial) -> Iterator[str]:
-    """Remove the image and its outputs; yield a line for each object that could not be removed."""
+    """Remove the image, its outputs and its rows; yield a line for each thing that could not be removed."""
     stack = trial.stack
     places = [(stack.input_bucket, trial.key), (stack.ground_truth_bucket, f"{trial.key}.png")]
     places += [(stack.output_bucket, f"{trial.key}.{kind}") for kind in ("mask.png", "result.json")]
@@ -224,3 +226,12 @@ def remove(trial: Trial) -> Iterator[str]:
             stack.s3.delete_object(Bucket=bucket, Key=key)
         except ClientError:
             yield f"s3://{bucket}/{key} stays: you have no right to delete it"
+    if trial.job_id:
+        try:
+            for row in list(Table(stack.dynamodb, stack.table).rows(trial.job_id)):
+                stack.dynamodb.delete_item(
+                    TableName=stack.table,
+                    Key={name: {"S": str(row[name])} for name in ("job_id", "record")},
+                )
+        except ClientError:
+            yield f"the rows of job {trial.job_id} stay: you have no right to delete them"

@@ -55,6 +55,11 @@ def test_a_check_prints_every_step_and_removes_its_traces(
             Bucket=running.outputs[output], Prefix="cytomask-check/"
         )
         assert listed["KeyCount"] == 0
+    capsys.readouterr()
+    assert command("jobs", "--json") == 0
+    assert "cytomask-check" not in capsys.readouterr().out
+    command("report")
+    assert "cytomask-check" not in capsys.readouterr().out
 
 
 def test_a_paused_stack_fails_its_check_and_a_resumed_one_takes_messages(
