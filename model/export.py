@@ -73,14 +73,14 @@ def check_licence(name: str, licence: str, lineage: Sequence[Ancestor]) -> None:
     """Check that a licence allows no more than the licences of the weights these began from.
 
     Raises:
-        ValueError: it allows more; the message names the ancestor and the missing term.
+        ValueError: it allows more; the message names the nearest ancestor and the missing term.
     """
-    for ancestor in lineage:
+    for ancestor in reversed(lineage):
         for term, pattern in RESTRICTIONS.items():
             if pattern.search(ancestor.licence) and not pattern.search(licence):
                 raise ValueError(
-                    f"{name} began from {ancestor.name}, which is {term} ({ancestor.licence}); its own "
-                    f"licence does not say so ({licence}): name one that does"
+                    f"{name} cannot have the licence {licence}, because it builds on {ancestor.name}, whose "
+                    f"licence is {term} ({ancestor.licence}); give a licence that is {term} too"
                 )
 
 

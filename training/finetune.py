@@ -139,7 +139,7 @@ def finetune(
     lineage = lineage_from(network_folder(request.start, recipe.mode) / CHECKPOINT_FILE)
     joined = join_licences(started.licence, request.pairs_licence)
     licence = request.licence or joined
-    check_licence(request.name, licence, [*lineage, Ancestor("its pairs", "", [], request.pairs_licence)])
+    check_licence(request.name, licence, [Ancestor("its pairs", "", [], request.pairs_licence), *lineage])
 
     before = Predictor(request.start, modes=[recipe.mode])
     scores = [_score(before, page, recipe) for page in request.pages]
@@ -205,17 +205,20 @@ def require_free(folder: Path) -> None:
 
 
 def check_pages(pages: Sequence[Page], *, partial: bool) -> None:
-    """Raise PairsError if the pages teach nothing."""
+    """Raise PairsError if pages teach nothing; the message names all of them."""
     empty = [page.name for page in pages if not page.cells.any()]
-    if partial and empty:
-        raise PairsError(
+    flat = [page.name for page in pages if page.pixels.min() == page.pixels.max()]
+    faults = []
+    if len(empty) == len(pages):
+        faults.append("none of the masks has a cell in it; mark the cells first")
+    elif partial and empty:
+        faults.append(
             f"no cell is marked in {', '.join(empty)}; with --partial such a page says nothing: leave it out"
         )
-    if len(empty) == len(pages):
-        raise PairsError("none of the masks has a cell in it; mark the cells first")
-    flat = [page.name for page in pages if page.pixels.min() == page.pixels.max()]
     if flat:
-        raise PairsError(f"all pixels of {', '.join(flat)} are the same; leave it out")
+        faults.append(f"all pixels of {', '.join(flat)} are the same; leave it out")
+    if faults:
+        raise PairsError("; ".join(faults))
 
 
 def read_start(folder: Path, mode: Mode) -> tuple[SwinUNet, Manifest]:
@@ -281,7 +284,10 @@ def _data(request: Request) -> str:
 
 
 def _scores(pages: Sequence[PageScore], generated: tuple[float, float], recipe: Recipe) -> dict[str, Any]:
-    """Return mean scores by kind of page, for `Manifest.scores`; `before` holds the start's score."""
+    """Return mean scores by kind of page, for `Manifest.scores`; `before` holds the start's score.
+
+    They are not rounded, so that every command shows the same three digits.
+    """
     found: dict[str, Any] = {}
     for name, held in ((HELD_OUT, True), (TRAINED, False)):
         some = [each for each in pages if each.held_out == held]
@@ -289,12 +295,12 @@ def _scores(pages: Sequence[PageScore], generated: tuple[float, float], recipe: 
             what = f"{name}, share of the marked cells that was found" if recipe.partial else name
             found[what] = {
                 "images": len(some),
-                "mean_iou": {recipe.mode: round(fmean(each.after for each in some), DIGITS)},
-                "before": round(fmean(each.before for each in some), DIGITS),
+                "mean_iou": {recipe.mode: fmean(each.after for each in some)},
+                "before": fmean(each.before for each in some),
             }
     found[GENERATED] = {
         "images": len(GENERATED_SEEDS),
-        "mean_iou": {recipe.mode: round(generated[1], DIGITS)},
-        "before": round(generated[0], DIGITS),
+        "mean_iou": {recipe.mode: generated[1]},
+        "before": generated[0],
     }
     return found

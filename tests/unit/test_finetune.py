@@ -187,8 +187,8 @@ def test_a_model_is_written_with_its_scores_lineage_and_licence(start: Path, tmp
     held = next(each for each in outcome.pages if each.held_out)
     assert manifest.scores["held-out pages"] == {
         "images": 1,
-        "mean_iou": {"native": round(held.after, 4)},
-        "before": round(held.before, 4),
+        "mean_iou": {"native": held.after},
+        "before": held.before,
     }
     assert manifest.training["held_out"] == [held.page.name]
     assert len(manifest.known_pages) == 5
@@ -201,7 +201,7 @@ def test_a_model_is_written_with_its_scores_lineage_and_licence(start: Path, tmp
     with pytest.raises(ValueError, match="holds a model already: "):
         finetune(Request(pages, folder, "child-1", start, QUICK))
     grandchild = Request(pages[:1], tmp_path / "grandchild", "grandchild-1", folder, QUICK, licence="MIT")
-    with pytest.raises(ValueError, match=r"began from parent-1, which is non-commercial"):
+    with pytest.raises(ValueError, match=r"builds on child-1, whose licence is non-commercial"):
         finetune(grandchild)
     assert not grandchild.out.exists()
 
@@ -211,8 +211,8 @@ def test_a_model_is_written_with_its_scores_lineage_and_licence(start: Path, tmp
     [
         ("CC BY-SA 4.0", "", "the two cannot be combined"),
         ("CC BY-ND 4.0", "", "allows no derived works"),
-        ("CC BY-NC-SA 4.0", "CC BY-NC 4.0", "began from its pairs, which is share-alike"),
-        ("", "Apache-2.0", "began from parent-1, which is non-commercial"),
+        ("CC BY-NC-SA 4.0", "CC BY-NC 4.0", "builds on its pairs, whose licence is share-alike"),
+        ("", "Apache-2.0", "builds on parent-1, whose licence is non-commercial"),
     ],
 )
 def test_licences_that_cannot_be_combined_are_refused_before_the_training(
@@ -234,6 +234,10 @@ def test_pages_that_teach_nothing_are_refused_with_their_names() -> None:
     flat = Page("flat", "flat", np.full((9, 9), 7, np.uint8), np.eye(9, dtype=bool), Acquisition())
     with pytest.raises(PairsError, match="all pixels of flat are the same"):
         check_pages([flat], partial=False)
+    with pytest.raises(
+        PairsError, match=r"no cell is marked in f3\.tif; .*; all pixels of flat are the same"
+    ):
+        check_pages([field(0), empty, flat], partial=True)
 
 
 def test_a_start_of_another_architecture_or_sha256_is_refused(

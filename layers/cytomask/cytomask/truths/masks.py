@@ -34,6 +34,10 @@ from cytomask.truths.limits import Size
 # If a page has less background than this, and one label takes LABELLED_BACKGROUND, that is its background.
 LEAST_BACKGROUND = 0.01
 LABELLED_BACKGROUND = 0.1
+ALL_CELL = (
+    "If the page is all cell, outline it in a COCO file, or leave it out; only in a stack where another page "
+    "has background may it be saved with one value"
+)
 READING = budget.Budget(60, "save it uncompressed, or with LZW or deflate")
 
 
@@ -76,7 +80,7 @@ def read_ground_truth(
     if not background:
         raise NoBackground(
             f"{name} has no background: no pixel is stored as 0. Save the background as 0; if the "
-            "background has a label of its own, such as 1, subtract it"
+            f"background has a label of its own, such as 1, subtract it. {ALL_CELL}"
         )
 
 
@@ -124,7 +128,7 @@ def _require_background(stored: NDArray[Any], cells: Mask, called: str) -> None:
     if not empty and (stored != stored[0, 0]).any():
         raise NoBackground(
             f"{called} has no background: no pixel is stored as 0, and there are several labels. Save the "
-            "background as 0; if the page is all cell, save it with one value"
+            f"background as 0. {ALL_CELL}"
         )
     if stored.ndim == 2 and 0 < empty < LEAST_BACKGROUND * cells.size:
         lowest = stored[cells].min()
@@ -132,8 +136,7 @@ def _require_background(stored: NDArray[Any], cells: Mask, called: str) -> None:
         if share >= LABELLED_BACKGROUND and np.any(cells & (stored != lowest)):
             raise NoBackground(
                 f"{called} has {empty} pixels that are stored as 0, and {share:.0%} of it as {lowest}, which "
-                "looks like its background. Save the background as 0; if all of this is cell, save it with "
-                "one value"
+                f"looks like its background. Save the background as 0. {ALL_CELL}"
             )
 
 
