@@ -157,14 +157,14 @@ def compare_page(
 
     pictures = {
         "image": png_uri(grey_page(pixels, LONGEST_SIDE)),
-        "A and B": compared_uri(ours, theirs, LONGEST_SIDE),
+        "A (orange) and B (blue)": compared_uri(ours, theirs, LONGEST_SIDE),
     }
     iou = None
     if cells is not None:
         iou = metrics.score(ours, cells).iou, metrics.score(theirs, cells).iou
         pictures |= {
-            "A and ground truth": compared_uri(ours, cells, LONGEST_SIDE),
-            "B and ground truth": compared_uri(theirs, cells, LONGEST_SIDE),
+            "A (orange) and ground truth (blue)": compared_uri(ours, cells, LONGEST_SIDE),
+            "B (orange) and ground truth (blue)": compared_uri(theirs, cells, LONGEST_SIDE),
         }
     confluence = metrics.confluence(ours), metrics.confluence(theirs)
     return Compared(name, metrics.score(ours, theirs).iou, confluence, iou, pictures)

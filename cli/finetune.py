@@ -1,8 +1,12 @@
 """`cytomask finetune`: make weights for your own microscope from a few corrected pages."""
 
+import os
 import re
+import shlex
+import subprocess  # its quoting for Windows
 import tempfile
 import time
+import unicodedata
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -124,6 +128,8 @@ def _misuse(arguments: Namespace, name: str) -> str:
         return "give PAIRS, or --from-stack for pairs from a stack"
     if (arguments.group or arguments.since) and not arguments.from_stack:
         return "--group and --since choose jobs of a stack; use them with --from-stack"
+    if not name:
+        return "--name is missing, and the folder's name has none of the letters a-z or digits; give a --name"
     if not NAME.fullmatch(name):
         return (
             f"--name: {name[:80]!r} is not a name for weights; use up to 64 letters, digits and . _ + -, "
@@ -146,12 +152,19 @@ def _require_free(name: str, out: Path) -> None:
 
 
 def _name_of(arguments: Namespace) -> str:
-    """Derive a name from --out or PAIRS."""
+    """Derive a name from --out or PAIRS; empty if that has no letter or digit to use."""
     if arguments.out:
-        return str(arguments.out.resolve().name)
+        return plain_name(arguments.out.resolve().name)
     if arguments.pairs:
-        return str(arguments.pairs[0].resolve().stem)
+        return plain_name(arguments.pairs[0].resolve().stem)
     return f"{arguments.stack}-{time.strftime('%Y%m%d')}"
+
+
+def plain_name(text: str) -> str:
+    """Turn a folder's name into a name for weights, such as `my-aou-model` for `my äöü model`."""
+    letters = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
+    without_accents = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", without_accents).strip("-._+")[:64]
 
 
 def _read(arguments: Namespace, scratch: Path) -> "list[Page]":
@@ -267,11 +280,14 @@ def _mode(mode: str) -> str:
 
 
 def shown(outcome: "Outcome") -> str:
-    """Return the model's name if `cytomask models` finds it, otherwise its folder."""
+    """Return the model's name if `cytomask models` finds it, otherwise its folder, quoted for a shell."""
     from cytomask.cli.weights import models_folder
 
     found = outcome.folder.resolve().parent == models_folder().resolve()
-    return outcome.manifest.name if found else str(outcome.folder)
+    if found:
+        return outcome.manifest.name
+    folder = str(outcome.folder)
+    return subprocess.list2cmdline([folder]) if os.name == "nt" else shlex.quote(folder)
 
 
 def rows_of(pages: "Sequence[PageScore]") -> list[tuple[str, ...]]:
@@ -300,6 +316,11 @@ def notes_of(outcome: "Outcome", measure: str) -> list[str]:
         f"{outcome.manifest.lineage[-1].name}",
         f"generated pages, to see what was forgotten: IoU {before:.3f} before, {after:.3f} after",
     ]
+    most = outcome.manifest.training["recipe"]["steps"]
+    if tuned.steps < most:
+        notes.insert(
+            0, f"stopped after {tuned.steps} of {most} steps, because the held-out pages no longer gained"
+        )
     if before - after > FORGETTING:
         notes.append(
             "these weights got worse on other pages: use them only for the microscope of your pairs, and the "

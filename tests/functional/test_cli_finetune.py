@@ -2,9 +2,11 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from factories import ground_truth, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 from tiny_model import make_tiny_model, write_mask, write_pairs
 
+from cytomask.cli.finetune import notes_of
 from cytomask.cli.main import main
 from cytomask.cli.stack import Stack
 from cytomask.model.predictor import read_manifest
@@ -77,7 +80,11 @@ def test_from_corrected_pages_to_masks(workplace: Path, capsys: Capture) -> None
     assert "A is parent-1, B is mine-1; 6 pages" in said
     assert len([line for line in said.splitlines() if line.startswith("f")]) == 6
     assert "IoU A" in said
-    assert Path("ab.html").read_text().count("data:image/png;base64,") == 5 * 4 + 2
+    page = Path("ab.html").read_text()
+    assert page.count("data:image/png;base64,") == 5 * 4 + 2
+    assert page.count("<span>A (orange) and B (blue)</span>") == 6
+    assert page.count("<span>B (orange) and ground truth (blue)</span>") == 5
+    assert page.count("repeat(4, 1fr)") == 5
 
 
 @pytest.mark.slow
@@ -109,12 +116,13 @@ def test_a_stopped_run_goes_on_with_the_same_command(
 @pytest.mark.slow
 def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> None:
     write_pairs(workplace / "in", 1)
-    assert finetune("in", "--partial", "--out", "here") == 0
+    assert finetune("in", "--partial", "--out", "my Straße äöü") == 0
     said = capsys.readouterr().out
     assert "share of the marked cells that was found" in said
-    assert "use it: cytomask segment PATH --weights here" in said
-    manifest = read_manifest(workplace / "here", "native")
-    assert (manifest.name, manifest.threshold) == ("here", 0.5)
+    (used,) = (line for line in said.splitlines() if line.startswith("use it: "))
+    assert shlex.split(used.removeprefix("use it: "))[-2:] == ["--weights", "my Straße äöü"]
+    manifest = read_manifest(workplace / "my Straße äöü", "native")
+    assert (manifest.name, manifest.threshold) == ("my-Strasse-aou", 0.5)
     assert manifest.training["recipe"]["partial"] is True
 
 
@@ -125,28 +133,42 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
         (("in", "--from-stack"), "give PAIRS, or --from-stack", 2),
         (("in", "--group", "g"), "use them with --from-stack", 2),
         (("in", "--name", "../x"), "is not a name for weights", 2),
+        (("äöü€/日本",), "give a --name", 2),
         (("in", "--name", "parent-1"), "weights called parent-1 exist already", 1),
         (("in", "--name", "swin-unet-0.9"), "weights called swin-unet-0.9 exist already", 1),
         (("in", "--out", "models/parent", "--name", "parent-1"), "holds a model already: ", 1),
         (("nowhere",), "nowhere does not exist", 1),
-        (("in", "--licence", "MIT"), "began from parent-1, which is non-commercial", 1),
+        (("in", "--licence", "MIT"), "builds on parent-1, whose licence is non-commercial", 1),
         (("in", "--pairs-licence", "CC BY-SA 4.0"), "the two cannot be combined", 1),
         (("in", "--mode", "resize"), "parent-1 is for --mode native, not for resize", 1),
         (("none",), "none of the masks has a cell in it", 1),
         (("other",), "f0_mask.png is 50 x 40 pixels and the image 120 x 96", 1),
+        (("other",), "f1_mask.png is 50 x 40 pixels and the image 120 x 96", 1),
     ],
 )
 def test_unusable_input_is_reported_before_training(
     workplace: Path, capsys: Capture, arguments: tuple[str, ...], said: str, code: int
 ) -> None:
-    for name in ("in", "none", "other"):
-        write_pairs(workplace / name, 1)
+    for name, count in (("in", 1), ("none", 1), ("other", 2)):
+        write_pairs(workplace / name, count)
     write_mask(workplace / "none/f0_mask.png", np.zeros((96, 120), bool))
-    write_mask(workplace / "other/f0_mask.png", np.eye(40, 50, dtype=bool))
+    for name in ("f0", "f1"):
+        write_mask(workplace / f"other/{name}_mask.png", np.eye(40, 50, dtype=bool))
     before = sorted(workplace.rglob("*"))
     assert finetune(*arguments) == code
     assert said in capsys.readouterr().err
     assert sorted(workplace.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("steps", "early"), [(5, True), (16, False)])
+def test_a_run_that_ends_early_says_why(steps: int, early: bool) -> None:
+    manifest: Any = SimpleNamespace(
+        training={"recipe": {"steps": 16}}, lineage=[SimpleNamespace(name="parent-1")], licence="MIT"
+    )
+    tuned = SimpleNamespace(steps=steps, threshold=0.5, share=1.0)
+    outcome: Any = SimpleNamespace(manifest=manifest, tuned=tuned, generated=(0.8, 0.8))
+    line = "stopped after 5 of 16 steps, because the held-out pages no longer gained"
+    assert (line in notes_of(outcome, "IoU")) is early
 
 
 def test_the_folder_of_the_shipped_weights_is_refused(workplace: Path, capsys: Capture) -> None:
