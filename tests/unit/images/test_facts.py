@@ -77,14 +77,16 @@ def image_xml(
     )
 
 
-def opened(*described: str, pages: int) -> tuple[list[PixelSize | None], list[PlaneFacts]]:
-    """Read the pixel sizes and facts of a TIFF with this description."""
+def opened(
+    *described: str, pages: int, directories: int | None = None
+) -> tuple[list[PixelSize | None], list[PlaneFacts]]:
+    """Read the pixel sizes and facts of a TIFF with this description and a directory for each page."""
     text = f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="{XML}">{"".join(described)}</OME>'
     stream = io.BytesIO()
     with tifffile.TiffWriter(stream) as writer:
-        for page in range(pages):
-            told = text.encode() if page == 0 else None
-            writer.write(np.full((8, 9), page, np.uint8), description=told, metadata=None, contiguous=False)
+        for number in range(directories or pages):
+            told = text.encode() if number == 0 else None
+            writer.write(np.full((8, 9), number, np.uint8), description=told, metadata=None, contiguous=False)
     with images.open_image(stream.getvalue(), "a.ome.tif") as image:
         assert len(image.pages) == pages
         sizes = [page.pixel_size for page in image.pages]
@@ -121,6 +123,18 @@ def test_images_whose_directories_are_swapped_keep_their_sizes_and_times() -> No
     )
     assert sizes == [PixelSize(0.5, 0.5)] * 2 + [None] * 2
     assert [each.elapsed_s for each in facts] == [180, 60, 0, 120]
+
+
+def test_a_directory_that_two_images_claim_has_no_size() -> None:
+    place = '<TiffData IFD="0"/>'
+    sizes, facts = opened(
+        image_xml(0, size=HALF, channel="a", inside=place),
+        image_xml(1, size=ONE, channel="b", inside=place),
+        image_xml(2, size=ONE, channel="c", inside='<TiffData IFD="1"/>'),
+        pages=3,
+        directories=2,
+    )
+    assert (sizes, facts) == ([None, None, PixelSize(1, 1)], [PlaneFacts(), PlaneFacts(), PlaneFacts("c")])
 
 
 def test_an_image_without_a_size_does_not_get_its_neighbours() -> None:

@@ -1,6 +1,7 @@
 """Read TIFF, OME-TIFF and ImageJ stacks: headers first, then one page at a time."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -166,10 +167,16 @@ class TiffImage:
         if any(self._load(number).imagedepth > 1 for number in named):
             raise series.misdescribed(self.name, len(self._chain))
         held = dict(zip(sorted(named), self._planes_of(sorted(named)), strict=True))
-        return [
-            self._page([held[number] for number in page.directories], page.picture.pixel_size, page)
-            for page in found
-        ]
+        claims = {(number, id(page.picture)) for page in found for number in page.directories}
+        times_claimed = Counter(number for number, _ in claims)
+        listed = []
+        for page in found:
+            sources = [held[number] for number in page.directories]
+            if all(times_claimed[number] == 1 for number in page.directories):
+                listed.append(self._page(sources, page.picture.pixel_size, page))
+            else:  # two images claim the plane, so neither tells its size
+                listed.append(self._page(sources))
+        return listed
 
     def _load(self, number: int) -> tifffile.TiffPage:
         """Load a directory of the chain as tifffile reads it; refuse it if its pixels are missing."""
