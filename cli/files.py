@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cytomask.cli.console import complain
+from cytomask.output_names import image_of_output, is_output
 from cytomask.truths.names import (
     APPLE_DOUBLE,
     CELLPOSE,
@@ -107,8 +108,6 @@ def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
 
 def _never_sent(file: Path, *, truths: bool) -> str:
     """Name the kind of a file that cannot be an image; empty if it may be one."""
-    from cytomask.work import image_of_output, is_output
-
     if file.name.startswith(APPLE_DOUBLE):
         return "._ of macOS"
     if file.name.endswith(CELLPOSE):

@@ -12,9 +12,9 @@ from cytomask.cli.console import complain
 from cytomask.cli.files import write_whole
 from cytomask.cli.tables import csv_bytes
 from cytomask.errors import CytomaskError
+from cytomask.output_names import OUTPUT_FILES, output_key
 from cytomask.requests import Output, Parameters
 from cytomask.spreadsheets import csv_line, guard
-from cytomask.work import OUTPUT_FILES, output_key
 
 COLUMNS = (
     "file",

@@ -18,6 +18,7 @@ from cytomask.jobs import Jobs
 from cytomask.lengths import PixelSize
 from cytomask.mask_index import MaskIndex
 from cytomask.metrics import Mask
+from cytomask.output_names import RESULT, output_key
 from cytomask.records import JOB, EvaluationRow, ImageIdentity, JobRow, PageResult, Result
 from cytomask.requests import Parameters
 from cytomask.storage import Storage
@@ -28,7 +29,7 @@ from cytomask.web.account import Account
 from cytomask.web.answers import Refusal
 from cytomask.web.cache import Cache
 from cytomask.web.raster import Raster, least_shade, mask_raster, raster_of
-from cytomask.work import RESULT, ground_truth_keys, output_key
+from cytomask.work import ground_truth_keys
 
 FRESH_SECONDS = 1
 MOST_KNOWN = 256

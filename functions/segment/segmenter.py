@@ -14,13 +14,14 @@ from cytomask.arrivals import Arrival, admitted, images_of
 from cytomask.errors import ImageReplaced, JobHeld, RejectedInput
 from cytomask.jobs import FINISHED, Jobs, Lease
 from cytomask.names import Names, OtherWriters
+from cytomask.output_names import RESULT, output_key
 from cytomask.records import Fault, JobRow, Result, cut
 from cytomask.requests import Parameters, SegmentRequest
 from cytomask.served_model import work_of
 from cytomask.settings import Settings
 from cytomask.storage import NameTakenError, Storage, SupersededError
 from cytomask.table import timestamp
-from cytomask.work import RESULT, Work, image_name, job_prefix, output_key, rejected_message_id
+from cytomask.work import Work, image_name, job_prefix, rejected_message_id
 
 from .invocation import Invocation, Waiting
 from .networks import Networks

@@ -9,6 +9,7 @@ from cytomask import images
 from cytomask.addresses import S3Object, parse_uri
 from cytomask.errors import ImageNotFound, RejectedInput
 from cytomask.model.predictor import Predictor
+from cytomask.output_names import RESULT, output_key
 from cytomask.outputs import encode_files
 from cytomask.records import Fault, ImageIdentity, ModelIdentity, PageResult, Result, cut
 from cytomask.requests import Parameters
@@ -16,7 +17,7 @@ from cytomask.settings import Settings
 from cytomask.storage import Download, Storage
 from cytomask.table import timestamp
 from cytomask.telemetry import Stopwatch, estimated_cost_usd
-from cytomask.work import RESULT, Work, output_key, resolve
+from cytomask.work import Work, resolve
 
 from .invocation import Invocation
 from .networks import Networks

@@ -12,7 +12,7 @@ from cytomask.backfill import Listed, Wanted, batched, is_image, read_inventory
 from cytomask.cli.attach import overlapping
 from cytomask.cli.backfill import Pace, split_place
 from cytomask.errors import InvalidRequest
-from cytomask.work import OUTPUT_FILES
+from cytomask.output_names import OUTPUT_FILES
 
 
 def listed(key: str, uploaded_at: str = "2026-11-25T10:00:00+00:00") -> Listed:

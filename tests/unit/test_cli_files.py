@@ -15,7 +15,7 @@ from cytomask.cli.files import (
     find_images,
     write_whole,
 )
-from cytomask.work import OUTPUT_FILES, RESULT, output_key
+from cytomask.output_names import OUTPUT_FILES, RESULT, output_key
 
 
 def make(folder: Path, *names: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from cytomask.output_names import OUTPUT_FILES, RESULT, output_key
 from cytomask.truths.pairs import (
     Page,
     PairsError,
@@ -18,7 +19,6 @@ from cytomask.truths.pairs import (
     find_pairs,
     read_pages,
 )
-from cytomask.work import OUTPUT_FILES, RESULT, output_key
 
 SIZE = (30, 40)
 

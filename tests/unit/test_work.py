@@ -7,8 +7,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cytomask.addresses import S3Object
+from cytomask.output_names import output_key
 from cytomask.requests import Parameters, SegmentRequest
-from cytomask.work import Work, fits, ground_truth_keys, job_prefix, output_key, rejected_message_id
+from cytomask.work import Work, fits, ground_truth_keys, job_prefix, rejected_message_id
 
 BUCKET = "cytomask-input"
 ATTACHED = frozenset({"lab", "jobs"})  # a bucket may have any name

@@ -19,10 +19,10 @@ from urllib.parse import unquote_plus
 
 from cytomask.addresses import S3Object
 from cytomask.errors import InvalidRequest
+from cytomask.output_names import image_of_output
 from cytomask.requests import SegmentRequest, message_of
 from cytomask.served_model import ServedModels, work_of
 from cytomask.truths.names import APPLE_DOUBLE, IMAGE_SUFFIXES
-from cytomask.work import image_of_output
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

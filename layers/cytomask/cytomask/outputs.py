@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from cytomask import images
 from cytomask.images import PlaneFacts
 from cytomask.lengths import PixelSize
+from cytomask.output_names import OUTPUT_FILES
 from cytomask.requests import Output
-from cytomask.work import OUTPUT_FILES
 
 
 def encode_files(

@@ -10,9 +10,9 @@ from botocore.exceptions import ClientError, ParamValidationError
 from cytomask.addresses import S3Object
 from cytomask.errors import ImageLocked, ImageNotFound, ImageReplaced, InvalidRequest
 from cytomask.images import Limits, require_size
+from cytomask.output_names import PAGE_FILE, RESULT, output_key
 from cytomask.records import Result
 from cytomask.truths.limits import require_coco_size
-from cytomask.work import PAGE_FILE, RESULT, output_key
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -3,32 +3,16 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 
 from cytomask.addresses import LONGEST_KEY, S3Object
-from cytomask.requests import Output, Parameters, SegmentRequest
-from cytomask.truths.names import is_image
+from cytomask.requests import Parameters, SegmentRequest
 
 CLEANING = ("min_size_px", "min_size_um2", "fill_holes", "pixel_size_um")
 LONGEST_SUFFIX = len(".p000000.probability.png")
-RESULT = "result.json"
-# The files of each output: their names in the result, and the suffixes of their keys.
-OUTPUT_FILES: Mapping[Output, Mapping[str, str]] = {
-    "mask": {"mask": "mask.png"},
-    "probability": {"probability": "probability.png"},
-    "overlay": {"overlay": "overlay.png"},
-    "rois": {"rois": "rois.zip"},
-    "geojson": {"geojson": "geojson"},
-    "labels": {"labels": "labels.tif", "labels_table": "labels.csv"},
-    "ome": {"ome": "mask.ome.tif"},
-}
-_ENDINGS = [re.escape(ending) for files in OUTPUT_FILES.values() for ending in files.values()]
-# The part after the prefix in the key of a page's file.
-PAGE_FILE = re.compile(rf"(\.p\d{{4,6}})?\.({'|'.join(_ENDINGS)})")
-_OUTPUT = re.compile(rf"(?P<image>.+?)({PAGE_FILE.pattern}|\.{re.escape(RESULT)})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -119,25 +103,6 @@ def job_prefix(job_id: str, key: str) -> str:
     """Return the folder for the outputs of a job that does not own its image's name."""
     own = f"jobs/{job_id}/{key}"
     return own if fits(own) else f"jobs/{job_id}/image"
-
-
-def output_key(prefix: str, kind: str, page: int | None = None) -> str:
-    """Return the key of one output: `<prefix>.mask.png`, or `<prefix>.p0003.mask.png` for page 3."""
-    return f"{prefix}{'' if page is None else f'.p{page:04d}'}.{kind}"
-
-
-def image_of_output(name: str) -> str | None:
-    """Return the name of the image that an output was made of; None if the name is not an output's.
-
-    `p/a.tif.p0003.labels.tif` was made of `p/a.tif`. A file with such a name is never segmented.
-    """
-    match = _OUTPUT.fullmatch(name)
-    return match["image"] if match else None
-
-
-def is_output(name: str) -> bool:
-    """Tell whether a name can only be an output's: `a.tif.labels.tif`, but not a person's `a.labels.tif`."""
-    return is_image(image_of_output(name) or "")
 
 
 def ground_truth_keys(key: str) -> Sequence[str]:

@@ -19,12 +19,12 @@ from cytomask.acquisition import Acquisition, read_acquisition
 from cytomask.errors import CytomaskError, GroundTruthMismatch
 from cytomask.metrics import Mask
 from cytomask.microscopes import READERS, open_microscope
+from cytomask.output_names import image_of_output, is_output
 from cytomask.truths import names
 from cytomask.truths.cellpose import read_cellpose
 from cytomask.truths.coco import Coco, read_coco
 from cytomask.truths.limits import Size, require_coco_size
 from cytomask.truths.masks import read_ground_truth
-from cytomask.work import image_of_output, is_output
 
 IMAGE_FOLDERS = ("images", "image", "img", "imgs")
 TRUTH_FOLDERS = ("masks", "mask", "labels", "truths", "ground_truth", "ground_truths", "gt")
