@@ -7,8 +7,6 @@ import pytest
 from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
 from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
-from cytomask.addresses import S3Object
-
 KEY = "plate 1/A172_Phase_C7_1.tif"
 TRUTH = "plate 1/A172_Phase_C7_1.png"
 
@@ -271,7 +269,8 @@ def test_a_failed_notification_of_a_ground_truth_without_jobs_loses_nothing(
 
 
 def test_a_failed_coco_notification_gets_its_own_row(stack: SegmentStack, failures: FailuresFunction) -> None:
-    uploaded = S3Object(GROUND_TRUTH, "plate 1/cells.json", etag="e")
-    failures.app.recorder._fail_upload(uploaded, "the notice")
+    notice = s3_event("plate 1/cells.json", bucket=GROUND_TRUTH)
+    assert failures.deliver_evaluations(notice) == []
     row = stack.row()
-    assert (row["status"], row["message"], row["ground_truth"]) == ("FAILED", "the notice", uploaded.uri)
+    assert (row["status"], row["ground_truth"]) == ("FAILED", f"s3://{GROUND_TRUTH}/plate 1/cells.json")
+    assert json.loads(row["message"])["Records"] == notice["Records"]
