@@ -12,6 +12,7 @@ from cytomask.cli.backfill import split_place
 from cytomask.cli.console import complain, say
 from cytomask.cli.files import count_of
 from cytomask.cli.options import Commands, Parser, add_command, on_stack
+from cytomask.errors import code_of
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
@@ -138,7 +139,7 @@ def why_not(stack: "Stack", bucket: str, prefix: str) -> str:
 
 
 def notify(stack: "Stack", bucket: str, prefix: str) -> str:
-    """Add the stack's notification to those that the bucket has now; say what is in its way, if anything."""
+    """Add the stack's notification to the bucket's; return what conflicts with it, or an empty text."""
     present = notifications(stack, bucket)  # read again: others may have changed them during the update
     if reason := conflict(present, stack, bucket, prefix):
         return reason
@@ -153,7 +154,7 @@ def notify(stack: "Stack", bucket: str, prefix: str) -> str:
 
 
 def forget_notification(stack: "Stack", bucket: str, own: str) -> None:
-    """Remove the notification with this id, if it is there, from those that the bucket has now."""
+    """Remove the notification with this id from the bucket's, if it is there."""
     present = notifications(stack, bucket)
     if any(each.get("Id") == own for each in present.get("QueueConfigurations", [])):
         put_notifications(stack, bucket, present, without(present, own))
@@ -165,7 +166,7 @@ def without(present: Configuration, own: object) -> list[Any]:
 
 
 def warn_of_waiting(stack: "Stack", bucket: str) -> None:
-    """Say how many messages wait: those of images of the bucket are rejected once the right is gone."""
+    """Warn how many messages wait: images of this bucket among them will be rejected."""
     counts: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     answer = stack.sqs.get_queue_attributes(QueueUrl=stack.segment_queue, AttributeNames=counts)
     if waiting := sum(map(int, answer["Attributes"].values())):
@@ -182,7 +183,7 @@ def notifications(stack: "Stack", bucket: str) -> Configuration:
     try:
         present: Any = stack.s3.get_bucket_notification_configuration(Bucket=bucket)
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") != "NoSuchBucket":
+        if code_of(error) != "NoSuchBucket":
             raise
         return {}
     present.pop("ResponseMetadata", None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cytomask.cli.console import complain
-from cytomask.output_names import image_of_output, is_output
+from cytomask.output_names import OUTPUT_FILES, image_of_output, is_output
 from cytomask.truths.names import (
     APPLE_DOUBLE,
     CELLPOSE,
@@ -20,7 +20,8 @@ from cytomask.truths.names import (
 
 SUFFIXES = frozenset(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 MICROSCOPES = frozenset(f".{suffix}" for suffix in MICROSCOPE_SUFFIXES)
-MASK = ".mask.png"  # ending of the one output that may be a ground truth, because it may be corrected
+# Ending of the one output that may be a ground truth, because it may be corrected.
+MASK = f".{OUTPUT_FILES['mask']['mask']}"
 
 
 @dataclass
@@ -61,7 +62,8 @@ def find_images(paths: Iterable[Path], suffixes: Iterable[str] = SUFFIXES, *, tr
             continue
         for file in _walk(path, found.passed_over):
             never = _never_sent(file, truths=truths)
-            seen += [] if never else [str(file)]
+            if not never:
+                seen.append(str(file))
             kind = never or _no_image(file, suffixes)
             if kind:
                 found.passed_over[kind] += 1

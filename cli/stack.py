@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from cytomask.acquisition import Pattern, parse_pattern
 from cytomask.cli.console import complain
 from cytomask.cli.rows import Rows
+from cytomask.errors import code_of
 from cytomask.infra import session
 from cytomask.model_store import BAKED_IN, ModelStore
 from cytomask.stack_models import Pins, StackModels, read_current
@@ -166,7 +167,7 @@ class Stack:
         try:
             yield from (event for page in pages for event in page["events"])
         except ClientError as error:
-            if error.response.get("Error", {}).get("Code") != "ResourceNotFoundException":
+            if code_of(error) != "ResourceNotFoundException":
                 raise
 
     def find_job(self, beginning: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import boto3
 from botocore.exceptions import ClientError, WaiterError
 
+from cytomask.errors import code_of
 from cytomask.infra import session
 
 BATCH = 1000  # objects that S3 deletes in one call
@@ -166,8 +167,8 @@ def _attached(
         try:
             present = s3.get_bucket_notification_configuration(Bucket=bucket)
         except ClientError as error:
-            if _code(error) != "NoSuchBucket":
-                yield bucket, _code(error)
+            if code_of(error) != "NoSuchBucket":
+                yield bucket, code_of(error)
             continue
         if any(each["QueueArn"] in queues for each in present.get("QueueConfigurations", ())):
             yield bucket, ""
@@ -177,7 +178,7 @@ def remove(connect: Connect, found: Belongings, *, keeps_table: bool) -> list[st
     """Remove a stack and everything that belongs to it, printing each step.
 
     Returns:
-        What stays and has to be removed by hand, a sentence each.
+        A sentence for each part that you must remove by hand.
 
     Raises:
         RuntimeError: an object or the stack could not be deleted; the message names what is left.
@@ -191,7 +192,7 @@ def remove(connect: Connect, found: Belongings, *, keeps_table: bool) -> list[st
         except ClientError as error:
             staying.append(
                 f"s3://{bucket} may still notify {found.stack}, and S3 then refuses every change of its "
-                f"notifications ({_code(error)}); whoever owns the bucket must remove that notification"
+                f"notifications ({code_of(error)}); whoever owns the bucket must remove that notification"
             )
     if found.companion:
         print(f"deleting {found.companion}")
@@ -290,7 +291,7 @@ def _describe(cloudformation: Any, stack: str) -> dict[str, Any] | None:
     try:
         (found,) = cloudformation.describe_stacks(StackName=stack)["Stacks"]
     except ClientError as error:
-        if _code(error) != "ValidationError":
+        if code_of(error) != "ValidationError":
             raise
         return None
     return dict(found)
@@ -310,12 +311,8 @@ def _unless(gone: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        if _code(error) != gone:
+        if code_of(error) != gone:
             raise
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code"))
 
 
 if __name__ == "__main__":

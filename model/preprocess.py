@@ -75,9 +75,9 @@ def normalise(page: NDArray[np.generic]) -> Pixels:
             total += float(values.sum())
             squares += float(np.square(values, out=values).sum())
     counted = page.size if fill is None else page.size - np.count_nonzero(fill)
+    exact = total / counted
     # Rounded, so that sums in another order give the same to the last bit.
-    mean = float(np.float32(total / counted))
-    deviation = float(np.float32((squares / counted - (total / counted) ** 2) ** 0.5))
+    mean, deviation = (float(np.float32(each)) for each in (exact, (squares / counted - exact**2) ** 0.5))
 
     def standardised(values: NDArray[np.generic], room: NDArray[np.float64], out: Pixels) -> None:
         stretched(values, REACH, room)

@@ -63,13 +63,19 @@ def test_a_model_is_uploaded_once_and_compared_on_the_stacks_own_truths(
     assert "uploading" not in capsys.readouterr().out
 
 
+def damaged_copy(stack: SegmentStack, folder: Path) -> str:
+    """Make a model, upload it, and damage its network in the bucket; return the network's key."""
+    sha256 = make_model(folder, folder.name)
+    assert main(["promote", str(folder), "--no-switch"]) == 0
+    key = f"models/{sha256}/native/swin_unet.onnx"
+    stack.s3.put_object(Bucket=MODELS, Key=key, Body=b"damaged")
+    return key
+
+
 def test_a_damaged_copy_in_the_bucket_is_replaced(
     with_bucket: Stack, stack: SegmentStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sha256 = make_model(tmp_path / "mine", "mine")
-    assert main(["promote", str(tmp_path / "mine"), "--no-switch"]) == 0
-    key = f"models/{sha256}/native/swin_unet.onnx"
-    stack.s3.put_object(Bucket=MODELS, Key=key, Body=b"damaged")
+    key = damaged_copy(stack, tmp_path / "mine")
     capsys.readouterr()
     assert main(["promote", str(tmp_path / "mine"), "--no-switch"]) == 0
     printed = capsys.readouterr()
@@ -86,10 +92,7 @@ def test_a_damaged_copy_is_replaced_by_name_if_this_computer_has_the_model(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sha256 = make_model(tmp_path / "mine", "mine")
-    assert main(["promote", str(tmp_path / "mine"), "--no-switch"]) == 0
-    key = f"models/{sha256}/native/swin_unet.onnx"
-    stack.s3.put_object(Bucket=MODELS, Key=key, Body=b"damaged")
+    key = damaged_copy(stack, tmp_path / "mine")
     capsys.readouterr()
     assert main(["promote", "mine", "--no-switch"]) == 2
     assert "it is damaged or was replaced; `cytomask promote FOLDER`" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from cytomask.errors import InvalidRequest
 from cytomask.output_names import image_of_output
 from cytomask.requests import SegmentRequest, message_of
 from cytomask.served_model import ServedModels, work_of
-from cytomask.truths.names import APPLE_DOUBLE, IMAGE_SUFFIXES
+from cytomask.truths import names
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -80,9 +80,11 @@ class Wanted:
 def is_image(key: str) -> bool:
     """Tell by its name whether an object is an image that neither cytomask nor macOS wrote beside another."""
     name = key.rpartition("/")[2]
-    head, _, suffix = name.rpartition(".")
-    has_suffix = bool(head) and suffix.lower() in IMAGE_SUFFIXES
-    return has_suffix and not name.startswith(APPLE_DOUBLE) and image_of_output(name) is None
+    return (
+        names.is_image(name, names.IMAGE_SUFFIXES)
+        and not name.startswith(names.APPLE_DOUBLE)
+        and image_of_output(name) is None
+    )
 
 
 def list_bucket(s3: "S3Client", bucket: str, prefix: str = "", after: str = "") -> Iterator[Listed]:

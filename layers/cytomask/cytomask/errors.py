@@ -1,6 +1,14 @@
 """What can go wrong, by name. Each error says what, with which object, and what to do."""
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+
+
+def code_of(error: "ClientError") -> str:
+    """Return AWS's code of a refused call, such as NoSuchBucket; empty if the answer has none."""
+    return str(error.response.get("Error", {}).get("Code") or "")
 
 
 class CytomaskError(Exception):

@@ -28,6 +28,7 @@ from cytomask.errors import (
     RejectedInput,
     ServiceFault,
     UnsupportedMediaType,
+    code_of,
 )
 
 JSON = "application/json"
@@ -81,7 +82,7 @@ def make_door(logger: Logger, metrics: Metrics) -> APIGatewayHttpResolver:
     def failed(error: Exception) -> Response[bytes | str]:
         logger.exception("attempt_failed")
         metrics.add_metric("AttemptsFailed", MetricUnit.Count, 1)
-        said = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+        said = code_of(error) if isinstance(error, ClientError) else ""
         return problem(ServiceFault(f"{said or type(error).__name__}; try again, the log has the details"))
 
     door.exception_handler(CytomaskError)(refused)

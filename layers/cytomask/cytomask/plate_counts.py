@@ -98,7 +98,7 @@ class PlateCounts:
         if self._publish is not None:
             try:
                 self._publish(f"plate complete: {summary.plate}"[:100], completion_message(summary, now))
-            except Exception:
+            except Exception:  # the next page then tries to publish again
                 self._plates.give_completion_back(summary.plate)
                 raise
         return True

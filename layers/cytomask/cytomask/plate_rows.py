@@ -23,6 +23,7 @@ from cytomask.plate_pages import PlatePage
 from cytomask.plate_places import integer, pages_of_row, places_of, plain, read_time, time_of, times_of
 from cytomask.platemap import PlateMap
 from cytomask.records import JobRow
+from cytomask.table import condition_failed
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -301,7 +302,7 @@ class Plates:
                 ConditionExpression="attribute_not_exists(job_id)",
             )
         except ClientError as error:
-            if not _condition_failed(error):
+            if not condition_failed(error):
                 raise
         self._known.add(plate)
 
@@ -391,7 +392,7 @@ class Plates:
                 **asked,
             )
         except ClientError as error:
-            if condition and _condition_failed(error):
+            if condition and condition_failed(error):
                 return None
             raise
         return plain(answer["Attributes"])
@@ -474,7 +475,3 @@ def _summary(row: Row) -> PlateSummary:
         completed_at=row.get("completed_at"),
         cost_usd=sum(row["cost"].values()),
     )
-
-
-def _condition_failed(error: ClientError) -> bool:
-    return error.response.get("Error", {}).get("Code") == "ConditionalCheckFailedException"

@@ -9,7 +9,7 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, Exc
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from cytomask.errors import TimeShort
+from cytomask.errors import TimeShort, code_of
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -33,8 +33,11 @@ def is_final(error: Exception) -> bool:
     """Tell whether AWS or its client will always refuse a call, so that no retry can help."""
     if isinstance(error, ParamValidationError):
         return True
-    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
-    return code in ("ValidationException", "InvalidParameterValue", "InvalidMessageContents")
+    return isinstance(error, ClientError) and code_of(error) in (
+        "ValidationException",
+        "InvalidParameterValue",
+        "InvalidMessageContents",
+    )
 
 
 class RetryingProcessor(BatchProcessor):

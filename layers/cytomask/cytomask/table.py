@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
+from cytomask.errors import code_of
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
@@ -92,7 +94,7 @@ class Table:
                 ConditionExpression="attribute_not_exists(job_id)",
             )
         except ClientError as error:
-            if not _condition_failed(error):
+            if not condition_failed(error):
                 raise
             return self.read(row["job_id"], row["record"]) or row
         return row
@@ -144,7 +146,7 @@ class Table:
                 **conditional,
             )
         except ClientError as error:
-            if _condition_failed(error):
+            if condition_failed(error):
                 raise ConditionFailed(f"{job_id} {record}") from error
             raise
         return _plain(answer.get("Attributes", {}))
@@ -171,7 +173,7 @@ class Table:
                 **named,
             )
         except ClientError as error:
-            if _condition_failed(error):
+            if condition_failed(error):
                 return False
             raise
         return True
@@ -261,5 +263,6 @@ def _reserved(condition: str) -> dict[str, str]:
     return {f"#{name}": name for name in re.findall(r"#(\w+)", condition)}
 
 
-def _condition_failed(error: ClientError) -> bool:
-    return error.response.get("Error", {}).get("Code") == "ConditionalCheckFailedException"
+def condition_failed(error: ClientError) -> bool:
+    """Tell whether a write was refused because its condition does not hold."""
+    return code_of(error) == "ConditionalCheckFailedException"

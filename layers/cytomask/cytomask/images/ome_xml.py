@@ -1,4 +1,4 @@
-"""Read an OME description: its images, and what it tells of their planes.
+"""Read an OME description: its images, and what it says about their planes.
 
 We read it ourselves, in one pass that keeps the few elements that matter. tifffile allocates memory and
 spends time on every plane that a description mentions, present or not, takes elements of other schemas for

@@ -7,7 +7,7 @@ alone decides only if exactly one image and one ground truth have it.
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -164,10 +164,10 @@ def base(name: str) -> str:
     return clean(name).rpartition("/")[2]
 
 
-def is_image(name: str) -> bool:
-    """Tell whether a name has the suffix of an image that the command can read."""
+def is_image(name: str, suffixes: Set[str] = IMAGE_SUFFIXES | MICROSCOPE_SUFFIXES) -> bool:
+    """Tell whether a name has the suffix of an image, by default one that the command can read."""
     head, _, suffix = name.rpartition(".")
-    return bool(head) and suffix.lower() in IMAGE_SUFFIXES | MICROSCOPE_SUFFIXES
+    return bool(head) and suffix.lower() in suffixes
 
 
 def image_stems(name: str) -> list[str]:
@@ -221,7 +221,7 @@ def masks_beside(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _marked_stems(name: str) -> list[str]:
-    """Return those of a mask's stems that a mark in its name leads to."""
+    """Return the stems that a mask's name has without its mark."""
     if name.endswith(CELLPOSE):
         return [clean(name).removesuffix(CELLPOSE)]
     unmarked = _shortened(name, ())
