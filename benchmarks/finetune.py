@@ -2,7 +2,8 @@
 
 `python -m benchmarks.finetune --data DIR --out FILE` draws pairs of a public source by seed, fine-tunes on
 them with the code of `cytomask finetune`, and scores the weights on the source's validation pages and on
-LIVECell's test pages. Each finished draw is a line of the JSON file, so a stopped run can resume.
+LIVECell's test pages. Each finished draw is a line of the JSON file, so a stopped run can resume. Several
+processes can share the work, each with its own draws and --out; --join then puts their files together.
 """
 
 import argparse
@@ -10,13 +11,14 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.machine import describe
 from cytomask.acquisition import read_acquisition
@@ -50,6 +52,7 @@ def measure(data: Path, source: str, count: int, seed: int, folder: Path) -> dic
     pages = draw(data, source, count, seed)
     recipe = Recipe(steps=steps_for(count), seed=seed)
     name = f"{source}-{count}-{seed}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else describe(cores())["cpu"]
     started, cpu = time.monotonic(), time.process_time()
     request = Request(pages, folder / name, name, WEIGHTS, recipe)
     outcome = finetune(request, report=_say)
@@ -62,6 +65,7 @@ def measure(data: Path, source: str, count: int, seed: int, folder: Path) -> dic
         "steps": outcome.tuned.steps,
         "share": outcome.tuned.share,
         "threshold": outcome.tuned.threshold,
+        "device": device,
         "minutes": round((time.monotonic() - started) / 60, 1),
         "cpu_minutes": round((time.process_time() - cpu) / 60, 1),
     }
@@ -83,21 +87,28 @@ def _say(step: Step) -> None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Write the table in Markdown: means and ranges over the draws."""
+    """Write the table in Markdown: means and ranges over the draws that one kind of device trained."""
     lines = [
-        "| pairs | draws | val before | val after: mean (range) | livecell/test before | after | CPU min |",
-        "|---|---|---|---|---|---|---|",
+        "| pairs | draws | val before | val after: mean (range) | livecell/test before | after | minutes | "
+        "CPU min | device |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for source, count in sorted({(row["source"], row["pairs"]) for row in rows}):
-        some = [row for row in rows if (row["source"], row["pairs"]) == (source, count)]
+    for kind in sorted({_kind(row) for row in rows}):
+        source, count, device = kind
+        some = [row for row in rows if _kind(row) == kind]
         after = [row["val_after"] for row in some]
         lines.append(
             f"| {count} of {source} | {len(some)} | {some[0]['val_before']:.3f} | {fmean(after):.3f} "
             f"({min(after):.3f} to {max(after):.3f}) | {some[0]['livecell_test_before']:.3f} | "
             f"{fmean(row['livecell_test_after'] for row in some):.3f} | "
-            f"{fmean(row['cpu_minutes'] for row in some):.1f} |"
+            f"{fmean(row['minutes'] for row in some):.1f} | "
+            f"{fmean(row['cpu_minutes'] for row in some):.1f} | {device} |"
         )
     return "\n".join(lines)
+
+
+def _kind(row: dict[str, Any]) -> tuple[str, int, str]:
+    return row["source"], row["pairs"], row.get("device", "a CPU")  # older rows name no device
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -109,23 +120,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sources", nargs="+", choices=tuple(SOURCES), default=list(SOURCES))
     parser.add_argument("--draws", nargs="+", type=int, default=list(DRAWS))
     parser.add_argument("--pairs", nargs="+", type=int, help="only these numbers of pairs")
+    parser.add_argument(
+        "--join",
+        nargs="+",
+        type=Path,
+        default=[],
+        help="JSON files of other processes; their draws join --out",
+    )
     parsed = parser.parse_args(arguments)
-    rows = json.loads(parsed.out.read_text())["draws"] if parsed.out.exists() else []
-    done = {(row["source"], row["pairs"], row["draw"]) for row in rows}
+    machine = describe(cores())
+    files = [*([parsed.out] if parsed.out.exists() else []), *parsed.join]
+    found = [row for file in files for row in json.loads(file.read_text())["draws"]]
+    rows = {(row["source"], row["pairs"], row["draw"]): row for row in found}
+    if parsed.join:
+        _write(parsed.out, machine, rows.values())
     for seed in parsed.draws:
         for source in parsed.sources:
             for count in SOURCES[source]:
-                if (source, count, seed) in done or (parsed.pairs and count not in parsed.pairs):
+                if (source, count, seed) in rows or (parsed.pairs and count not in parsed.pairs):
                     continue
                 folder = parsed.models / f"{source}-{count}-{seed}"
                 if (folder / MANIFEST).exists():  # an earlier run made these weights but did not score them
                     shutil.rmtree(folder)
-                rows.append(measure(parsed.data, source, count, seed, parsed.models))
-                parsed.out.parent.mkdir(parents=True, exist_ok=True)
-                said = {"machine": describe(cores()), "draws": rows}
-                parsed.out.write_text(json.dumps(said, indent=1) + "\n")
-                print(json.dumps(rows[-1]), file=sys.stderr)
-    print(table(rows))
+                row = rows[source, count, seed] = measure(parsed.data, source, count, seed, parsed.models)
+                _write(parsed.out, machine, rows.values())
+                print(json.dumps(row), file=sys.stderr)
+    print(table([*rows.values()]))
+
+
+def _write(out: Path, machine: dict[str, Any], rows: Iterable[dict[str, Any]]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"machine": machine, "draws": [*rows]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
