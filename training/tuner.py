@@ -4,14 +4,18 @@ A few pages cannot teach everything, so the weights stay near the start weights.
 statistics, each step pulls the weights a little towards the start, and on generated pages the network learns
 to predict what the start weights predict. At the end the weights are interpolated between start and result;
 the held-out pages choose how far.
+
+It trains on the CUDA device if torch finds one, on the CPU otherwise. The code for CUDA has not run on a GPU
+yet; its tests run it on the CPU.
 """
 
 import copy
 import math
 import pickle
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +36,7 @@ from cytomask.training.calibrate import best_factor
 from cytomask.training.checkpoints import write_whole
 from cytomask.training.crops import Augmentation, Crop, Labelled, random_crop
 from cytomask.training.losses import loss_of
-from cytomask.training.processes import Process
+from cytomask.training.processes import Process, join
 from cytomask.training.validation import tile_function
 
 SHARES = (1.0, 0.85, 0.7, 0.5)  # of the way from the start weights to the last ones, the farthest first
@@ -40,7 +44,8 @@ NEARER = 0.003  # mean IoU we give up for weights that stay nearer to the start
 THRESHOLDS = tuple(percent / 100 for percent in range(30, 75, 5))
 GAIN = 0.005  # mean IoU that a threshold must gain over 0.5 to replace it
 PIXELS_FOR_FACTOR = 2_000_000
-PARTS = 2  # each batch is split into two parts, one per thread
+PARTS = 2  # of each batch; on the CPU each has its own thread
+AHEAD = 4  # steps whose crops are drawn before a GPU needs them
 WARMUP_STEPS = 20
 FEWEST_STEPS, STEPS_A_PAGE, MOST_STEPS = 300, 100, 1200  # twelve minutes on two cores of a slow machine
 CHECKS = 10  # how often a run scores the held-out pages
@@ -120,7 +125,7 @@ class Tuned:
     """Fine-tuned weights.
 
     Attributes:
-        network: the weights, with calibrated logits.
+        network: the weights, with calibrated logits, on the CPU.
         threshold: probability at or above which a pixel is cell, 0..1.
         share: how far the weights moved from the start weights towards the last ones, 0..1.
         steps: steps trained.
@@ -169,22 +174,22 @@ def tune(
         Interrupted: `stopped` returned True.
         ValueError: the folder holds the state of another run, or the loss is not a number.
     """
-    with one_thread():
-        run = _Run(start, train, recipe)
+    with one_thread(), join("auto") as process:
+        run = _Run(start, train, recipe, process)
         state = folder / STATE
         if state.exists():
             run.resume(state)
         try:
             run.learn(held_out, state, report, stopped)
         finally:
-            run.pool.shutdown()
-        shared, share = _choose_share(start, run.best, held_out, recipe)
+            run.pool.shutdown(cancel_futures=True)
+        shared, share = _choose_share(run.start, run.best, held_out, recipe)
         factor = _factor(shared, held_out or train, recipe)
         threshold = 0.5 if recipe.partial else _choose_threshold(shared, factor, held_out, recipe)
     with torch.no_grad():
         for parameter in shared.head.logit.parameters():
             parameter.mul_(factor)
-    return Tuned(shared, threshold, share, run.progress.step, factor)
+    return Tuned(shared.cpu(), threshold, share, run.progress.step, factor)
 
 
 @contextmanager
@@ -198,16 +203,21 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Run:
-    """The state of one run."""
+# A part of a batch: pixels, cells and known, (crops, 1, side, side) float32 each, the latter two 0 or 1.
+Part = tuple[Tensor, Tensor, Tensor]
 
-    def __init__(self, start: SwinUNet, train: Sequence[Labelled], recipe: Recipe) -> None:
+
+class _Run:
+    """The state of one run; its networks are on the device of the process."""
+
+    def __init__(self, start: SwinUNet, train: Sequence[Labelled], recipe: Recipe, process: Process) -> None:
         torch.manual_seed(recipe.seed)
-        self.start = copy.deepcopy(start).eval()
+        self.process = process
+        self.start = copy.deepcopy(start).to(process.device).eval()
         # Train in evaluation mode, or the batch norm statistics of a few pages would replace those of many.
-        self.network = copy.deepcopy(start).eval()
-        self.average = copy.deepcopy(start).eval()
-        self.best = copy.deepcopy(start).eval()
+        self.network = copy.deepcopy(self.start)
+        self.average = copy.deepcopy(self.start)
+        self.best = copy.deepcopy(self.start)
         self.train, self.recipe = train, recipe
         self.views = [views_of(page, place) for place, page in enumerate(train)]
         self.augmentation = NATIVE if recipe.mode == "native" else RESIZE
@@ -215,9 +225,10 @@ class _Run:
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
-        self.process = Process(torch.device("cpu"))
         self.progress = _Progress()
-        self.pool = ThreadPoolExecutor(min(PARTS, cores()))
+        self.ahead = 0 if process.device.type == "cpu" else AHEAD
+        self.drawn: deque[list[Future[Part]]] = deque()  # the parts of this step and of those ahead
+        self.pool = ThreadPoolExecutor(min(PARTS * max(self.ahead, 1), cores()))
 
     def learn(
         self,
@@ -247,54 +258,79 @@ class _Run:
                 raise Interrupted
 
     def step(self) -> float:
-        """Learn from one batch and return its loss.
-
-        Each part of the batch runs in its own thread. That is faster than splitting each operation between
-        threads, and other work on the machine slows it down less.
-        """
+        """Learn from one batch and return its loss."""
         rate = self._rate()
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         parameters = [*self.network.parameters()]
-        outcomes = list(self.pool.map(self._learn_part, range(PARTS)))
-        loss = fmean(loss for loss, _ in outcomes)
+        losses, gradients = zip(*self._learn_batch(), strict=True)
+        loss = fmean(losses)
         if not math.isfinite(loss):
             raise ValueError(f"the loss is {loss} after {self.progress.step} steps; begin again")
-        for place, parameter in enumerate(parameters):
-            parameter.grad = torch.stack([gradients[place] for _, gradients in outcomes]).mean(0)
+        for parameter, *each in zip(parameters, *gradients, strict=True):
+            parameter.grad = torch.stack(each).mean(0) if len(each) > 1 else each[0]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimiser.step()
         self._pull(rate * self.recipe.pull)
         self._update_average()
         return loss
 
-    def _learn_part(self, part: int) -> tuple[float, Sequence[Tensor]]:
-        """Compute loss and gradients of one part of the batch.
+    def _learn_batch(self) -> list[tuple[float, Sequence[Tensor]]]:
+        """Compute loss and gradients of this step's batch.
 
-        The crops depend only on seed, step and part, so a resumed run draws the same ones.
+        On the CPU each part of the batch runs in its own thread. That is faster than splitting each operation
+        between threads, and other work on the machine slows it down less. A GPU takes the whole batch at
+        once, and the threads draw the crops of the steps ahead.
+        """
+        step, pool = self.progress.step, self.pool
+        if not self.ahead:
+            return list(pool.map(lambda part: self._learn([self._draw_part(step, part)]), range(PARTS)))
+        while len(self.drawn) < self.ahead:
+            later = step + len(self.drawn)
+            self.drawn.append([pool.submit(self._draw_part, later, part) for part in range(PARTS)])
+        return [self._learn([part.result() for part in self.drawn.popleft()])]
+
+    def _draw_part(self, step: int, part: int) -> Part:
+        """Draw the crops of one part of a batch: those of the user's pages, then those of generated pages.
+
+        They depend only on seed, step and part, so a resumed run draws the same ones, and so does another
+        device.
         """
         recipe, side = self.recipe, tile_side(self.recipe.mode)
-        rng = np.random.default_rng((recipe.seed, self.progress.step, part))
-        own, held = recipe.batch // PARTS, recipe.held // PARTS
+        rng = np.random.default_rng((recipe.seed, step, part))
         crops = [
             _draw(self.views[int(rng.integers(len(self.views)))], side, self.augmentation, rng)
-            for _ in range(own)
+            for _ in range(recipe.batch // PARTS)
         ]
-        crops += [_draw(self.generated, side, self.augmentation, rng) for _ in range(held)]
+        crops += [_draw(self.generated, side, self.augmentation, rng) for _ in range(recipe.held // PARTS)]
         pixels, cells, known = (torch.from_numpy(np.stack(each)) for each in zip(*crops, strict=True))
+        return pixels, cells, known
+
+    def _learn(self, parts: Sequence[Part]) -> tuple[float, Sequence[Tensor]]:
+        """Compute the mean loss of parts of a batch and its gradients, in one pass."""
+        recipe, own = self.recipe, self.recipe.batch // PARTS
+        pixels, cells, known = (  # parts, crops, 1, side, side
+            torch.stack(each).to(self.process.device) for each in zip(*parts, strict=True)
+        )
         logits = self._logits(self.network, pixels)
-        loss = loss_of(logits[:own], cells[:own], "bce_lovasz", known[:own])
-        taught = torch.zeros_like(known)
-        taught[own:] = 1
-        if recipe.partial:
-            taught[:own] = 1 - known[:own]
-        if held or recipe.partial:
+        losses = [
+            loss_of(given, truth, "bce_lovasz", weights)
+            for given, truth, weights in zip(logits[:, :own], cells[:, :own], known[:, :own], strict=True)
+        ]
+        if recipe.held or recipe.partial:
+            taught = torch.ones_like(known)
+            taught[:, :own] = 1 - known[:, :own] if recipe.partial else 0
             first = 0 if recipe.partial else own
             with torch.no_grad():
-                said = self._logits(self.start, pixels[first:]).sigmoid()
-            apart = functional.binary_cross_entropy_with_logits(logits[first:], said, reduction="none")
-            loss = loss + (apart * taught[first:]).sum() / taught[first:].sum().clamp(min=1)
-        return loss.item(), torch.autograd.grad(loss, [*self.network.parameters()])
+                said = self._logits(self.start, pixels[:, first:]).sigmoid()
+            apart = functional.binary_cross_entropy_with_logits(logits[:, first:], said, reduction="none")
+            losses += [
+                (each * weights).sum() / weights.sum().clamp(min=1)
+                for each, weights in zip(apart, taught[:, first:], strict=True)
+            ]
+        loss = torch.stack(losses).sum() / len(parts)
+        gradients = torch.autograd.grad(loss, [*self.network.parameters()])
+        return loss.item(), gradients
 
     def check(self, held_out: Sequence[Labelled]) -> float | None:
         """Score the averaged weights on the held-out pages and keep the best so far."""
@@ -328,7 +364,8 @@ class _Run:
     def resume(self, path: Path) -> None:
         """Restore what `save` wrote; raise ValueError if it belongs to another run."""
         try:
-            state = torch.load(path, weights_only=True)
+            # On the CPU: AdamW keeps its counts of steps there, and `load_state_dict` copies the rest.
+            state = torch.load(path, map_location="cpu", weights_only=True)
             same = state["recipe"] == msgspec.json.encode(self.recipe).decode()
             same = same and state["pages"] == [item.name for item in self.train]
             if same:
@@ -351,10 +388,10 @@ class _Run:
         return recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
 
     def _logits(self, network: SwinUNet, pixels: Tensor) -> Tensor:
-        """Compute logits: (B, 1, side, side) float32 in and out."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.process.half):
-            logits: Tensor = network(pixels)
-        return logits.float()
+        """Compute logits: (parts, crops, 1, side, side) float32 in and out."""
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=self.process.half):
+            logits: Tensor = network(pixels.flatten(0, 1))
+        return logits.float().reshape(pixels.shape)
 
     @torch.no_grad()
     def _pull(self, share: float) -> None:
@@ -396,8 +433,8 @@ def _mean_ious(
 
 def logits_of(network: SwinUNet, page: Labelled, mode: Mode) -> Pixels:
     """Compute the logits of a page the way serving does: (H, W) float32."""
-    device = torch.device("cpu")
-    with torch.autocast("cpu", torch.bfloat16, enabled=Process(device).half):
+    device = next(network.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=Process(device).half):
         return logits_of_page(page.pixels, mode, tile_function(network, device))
 
 

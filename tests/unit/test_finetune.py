@@ -21,6 +21,7 @@ from cytomask.training import tuner
 from cytomask.training.checkpoints import save
 from cytomask.training.crops import Labelled
 from cytomask.training.finetune import Request, check_pages, finetune, read_start, require_free
+from cytomask.training.processes import Process
 from cytomask.training.tuner import Interrupted, Recipe, Step, between, steps_for, tune
 from cytomask.truths.pairs import Page, PairsError
 
@@ -108,6 +109,66 @@ def test_an_interrupted_run_ends_as_one_that_was_not(
     (tmp_path / "cut" / tuner.STATE).write_bytes(b"half")
     with pytest.raises(ValueError, match="is damaged; remove it to begin again"):
         tune(tiny, pages, held_out, QUICK, tmp_path / "cut")
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize(
+    ("device", "apart"),
+    [
+        ("cpu", 1e-4),
+        pytest.param(
+            "cuda", 0.02, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+        ),
+    ],
+)
+def test_a_batch_at_once_has_the_gradient_of_its_two_parts(
+    tiny: SwinUNet, monkeypatch: pytest.MonkeyPatch, device: str, apart: float, partial: bool
+) -> None:
+    monkeypatch.setattr(Process, "half", False)
+    page = labelled(0)
+    marked = page.cells & (np.arange(page.cells.shape[1]) < 60) if partial else None
+    recipe = msgspec.structs.replace(QUICK, batch=4, held=2, partial=partial)
+
+    def learned(device: str, ahead: int) -> tuple[float, torch.Tensor]:
+        pages = [Labelled("page", page.pixels, page.cells, marked)]
+        run = tuner._Run(tiny, pages, recipe, Process(torch.device(device)))
+        run.ahead = ahead
+        loss = run.step()
+        gradients = [value.grad for value in run.network.parameters() if value.grad is not None]
+        return loss, torch.cat([value.flatten().cpu() for value in gradients])
+
+    (loss, gradient), (other_loss, other) = learned("cpu", 0), learned(device, tuner.AHEAD)
+    assert other_loss == pytest.approx(loss, rel=apart)
+    assert (other - gradient).norm() < apart * gradient.norm()
+
+
+def test_crops_drawn_ahead_are_those_of_their_steps(tiny: SwinUNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tuner._Run(tiny, [labelled(0)], QUICK, Process(torch.device("cpu")))
+    run.ahead = 2
+    monkeypatch.setattr(run, "_learn", lambda parts: parts)
+    for step in (3, 4, 5):
+        run.progress.step = step
+        [parts] = run._learn_batch()
+        assert len(parts) == tuner.PARTS
+        for part, drawn in enumerate(parts):
+            torch.testing.assert_close(drawn, run._draw_part(step, part), rtol=0, atol=0)
+
+
+def test_a_run_takes_the_cuda_device_that_torch_finds(
+    tiny: SwinUNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def stop(start: Any, train: Any, recipe: Any, process: Process) -> None:
+        found.append(process.device.type)
+        raise Interrupted
+
+    monkeypatch.setattr(tuner, "_Run", stop)
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        with pytest.raises(Interrupted):
+            tune(tiny, [labelled(0)], [], QUICK, tmp_path)
+    assert found == ["cuda", "cpu"]
 
 
 def test_a_run_ends_when_the_held_out_pages_gain_no_more(
