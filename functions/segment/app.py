@@ -129,7 +129,6 @@ def answer(event: Any, context: LambdaContext, invocation: Invocation) -> Any:
     half = invocation.remaining_seconds() / 2
 
     def segment_message(record: SQSRecord) -> list[Result]:
-        logger.append_keys(message_id=record.message_id)
         if invocation.remaining_seconds() < half:
             raise TimeShort(
                 "the messages before it took half of the invocation's time; it goes back untouched"

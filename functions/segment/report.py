@@ -1,4 +1,4 @@
-"""Write the log line and the metrics of a finished job."""
+"""Write the log line of a finished job, and count rejections and duplicates."""
 
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
@@ -7,7 +7,10 @@ from cytomask.records import Result
 
 
 class Report:
-    """Log a finished job in one line, and add it to the metrics."""
+    """Log a finished job in one line, and count what else happens.
+
+    template.yaml makes metrics of the figures in `mask_written`.
+    """
 
     def __init__(self, logger: Logger, metrics: Metrics) -> None:
         self._logger = logger
@@ -36,12 +39,12 @@ class Report:
             confluence_low=result.confluence_low,
             confluence_high=result.confluence_high,
             quality={flag.name: flag.value for flag in result.quality},
-            flagged_pages=_flagged_pages(result),
+            pages=len(result.pages),
+            flagged_pages=sum(bool(page.quality) for page in result.pages),
             megapixels=result.pixels / 1e6,
             timings_ms=result.timings_ms,
             estimated_cost_usd=result.estimated_cost_usd,
         )
-        self._measure(result)
 
     def repeated(self, job_id: str, image: str) -> None:
         """Report a request whose job was finished before."""
@@ -51,16 +54,3 @@ class Report:
     def model_refused(self) -> None:
         """Count an invocation in which the container's model stands in for the stack's own."""
         self._metrics.add_metric("ModelsRefused", MetricUnit.Count, 1)
-
-    def _measure(self, result: Result) -> None:
-        self._metrics.add_metric("MasksWritten", MetricUnit.Count, len(result.pages))
-        self._metrics.add_metric("Megapixels", MetricUnit.NoUnit, result.pixels / 1e6)
-        self._metrics.add_metric("Confluence", MetricUnit.NoUnit, result.confluence or 0)
-        self._metrics.add_metric("FlaggedPages", MetricUnit.Count, _flagged_pages(result))
-        self._metrics.add_metric("EstimatedCostUSD", MetricUnit.NoUnit, result.estimated_cost_usd or 0)
-        for stage, milliseconds in result.timings_ms.items():
-            self._metrics.add_metric(f"{stage.capitalize()}Time", MetricUnit.Milliseconds, milliseconds)
-
-
-def _flagged_pages(result: Result) -> int:
-    return sum(bool(page.quality) for page in result.pages)

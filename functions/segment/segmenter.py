@@ -360,6 +360,7 @@ class Segmenter:
         A name that is `known` may have older outputs. They are removed first: if this job fails, no older
         mask stays. After the last write the image is checked again. If a newer one came in between, our
         outputs may have replaced a newer job's under the name: the newest image is then settled at once.
+        Nobody looks for other writers of a new name: all of them enter later and find this one.
         """
         image = work.request.image
         try:
@@ -369,10 +370,12 @@ class Segmenter:
             try:
                 result = self._write_cleared(work, name, known, source, present, invocation)
             except NameTakenError:
-                result = self._write_cleared(work, name, True, source, present, invocation)
-            others = self._names.others(image, work.job_id)
+                known = True
+                result = self._write_cleared(work, name, known, source, present, invocation)
+            others = self._names.others(image, work.job_id) if known else None
             if self._is_current(work):
-                self._attend_to(others, image)
+                if others:
+                    self._attend_to(others, image)
                 return result
         except SupersededError:
             pass
