@@ -19,7 +19,7 @@ EXAMPLES = (
     "cytomask costs --plate P1 --since 2026-11-01",
 )
 # The cost of a mask besides computing: S3 and SQS calls, rows, log lines. docs/costs.md derives it.
-OTHER_USD = 0.0000161
+OTHER_USD = 0.0000155
 
 
 @dataclass

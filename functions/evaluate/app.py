@@ -35,7 +35,7 @@ def connect() -> tuple[Evaluator, RetryingProcessor]:
     storage = Storage(boto3.client("s3", config=CLIENTS))
     table = Table(boto3.client("dynamodb", config=CLIENTS), settings.jobs_table)
     sqs = boto3.client("sqs", config=CLIENTS)
-    evaluations = Evaluations(table, sqs, settings.evaluation_queue_url)
+    evaluations = Evaluations(table, sqs, settings.evaluation_queue_url, result_at=storage.read_result)
     indexer = Indexer(settings, storage, evaluations, CocoIndex(table), logger)
     retrying = RetryingProcessor(
         sqs, settings.evaluation_queue_url, settings.retry_delay, settings.tries, logger

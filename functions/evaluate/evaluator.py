@@ -15,7 +15,7 @@ from cytomask.errors import ImageNotFound, ImageNotNamed, ImageReplaced, MaskRep
 from cytomask.evaluations import Evaluations
 from cytomask.mask_index import MaskIndex
 from cytomask.metrics import BOUNDARY_TOLERANCE, BoundaryScore, Mask, Score, score, score_boundary
-from cytomask.records import PageResult, Result, Scorable, Scores
+from cytomask.records import PageResult, Scorable, Scores
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.truths import names
@@ -226,12 +226,7 @@ class Evaluator:
 
     def _pages(self, evaluation: Evaluation) -> list[PageResult]:
         """Read what the job's result says of each page; raise MaskReplaced if it is another job's now."""
-        place = parse_uri(evaluation.result, "result")
-        stored = self._storage.read_output(place.bucket, place.key)
-        try:
-            result = msgspec.json.decode(stored, type=Result) if stored else None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            result = None
+        result = self._storage.read_result(evaluation.result)
         if result is None or result.job_id != evaluation.job_id or not result.mask:
             raise _replaced(evaluation.result)
         return result.pages

@@ -141,7 +141,7 @@ class Indexer:
 
     def jobs_of(self, base: str, prefix: str) -> list[Scorable]:
         """List the jobs of images with a base name that a COCO file may speak of."""
-        return [job for job in self._evaluations.expecting_coco(base) if job.image.startswith(prefix)]
+        return list(self._evaluations.expecting_coco(base, prefix))
 
 
 def _part_key(coco: S3Object, base: str) -> str:

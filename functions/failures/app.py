@@ -42,6 +42,7 @@ def connect() -> Recorder:
     settings = Settings.from_environment(os.environ)
     dynamodb = boto3.client("dynamodb", config=CLIENTS)
     s3 = boto3.client("s3", config=CLIENTS)
+    storage = Storage(s3)
     table = Table(dynamodb, settings.jobs_table)
     pattern = parse_pattern(settings.name_pattern) if settings.name_pattern else None
     current = read_current(ModelStore(s3, settings.models_bucket), settings.model)
@@ -49,9 +50,9 @@ def connect() -> Recorder:
     return Recorder(
         settings,
         StackModels(current, Pins(table).read, pattern),
-        Storage(s3),
+        storage,
         Jobs(table),
-        Evaluations(table),
+        Evaluations(table, result_at=storage.read_result),
         Names(table),
         PlateCounts(Plates(dynamodb, settings.jobs_table), publish, time.time),
         logger,

@@ -29,11 +29,19 @@ class Scoring:
         self._masks = masks
         self._bucket = ground_truth_bucket
 
-    def record(self, request: SegmentRequest, result: Result, group: str) -> None:
+    def record(
+        self, request: SegmentRequest, result: Result, group: str, *, led_to: str | None = None
+    ) -> None:
         """Ask for the evaluations of a result that has a mask.
 
         Write the rows first and look for the ground truth second, so that at least one side sees a ground
         truth that arrives in between.
+
+        Args:
+            request: the request.
+            result: its result, which has been written.
+            group: label to report by.
+            led_to: address of a result to which the row of the image's name leads already.
         """
         if not (result.mask and result.result and result.job_id):
             return
@@ -46,7 +54,8 @@ class Scoring:
             etag=request.image.etag,
         )
         named = request.ground_truth.uri if request.ground_truth else None
-        self._evaluations.expect(job, named)
+        if result.result != led_to:
+            self._evaluations.expect(job, named)
         if named:
             self._evaluations.wait(job, named)
         for truth in self._ground_truths(request):

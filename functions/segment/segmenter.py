@@ -224,7 +224,8 @@ class Segmenter:
         request = work.request
         self._logger.info("job_taken", image=request.image.uri, again=lease.earlier is not None)
         with self._released_after_faults(lease):
-            known = self._enter(work, invocation)
+            led_to = self._result_to_find(work)
+            known = self._enter(work, led_to, invocation)
             # Before outputs are removed: without its network the job cannot make new ones.
             self._networks.find(work.parameters.mode, work.model_sha256)
             stored = self._stored(work) if lease.earlier else None  # written by an earlier owner
@@ -233,7 +234,7 @@ class Segmenter:
                 self._write_place(work, result, stored)
             else:
                 result = self._produce(work, known, source, present, invocation)
-            self._scoring.record(request, result, request.group)
+            self._scoring.record(request, result, request.group, led_to=led_to)
             self._end(lease, work, result, stored)
         self._report.finished(result)
         return result
@@ -331,11 +332,20 @@ class Segmenter:
     def _is_current(self, work: Work) -> bool:
         return self._storage.is_newest(work.request.image)
 
-    def _enter(self, work: Work, invocation: Invocation) -> bool:
+    def _result_to_find(self, work: Work) -> str | None:
+        """Return the address of the result to which the row of the image's name may lead a ground truth."""
+        name = self._own_name(work)
+        if name is None or work.request.ground_truth:
+            return None
+        return self._writer.uri(output_key(name, RESULT))
+
+    def _enter(self, work: Work, led_to: str | None, invocation: Invocation) -> bool:
         """Announce that the job may write under its image's name; return whether outputs may lie there."""
         if self._own_name(work) is None:
             return False
-        return self._names.enter(work.request.image, work.job_id, seconds=invocation.lease_seconds)
+        return self._names.enter(
+            work.request.image, work.job_id, seconds=invocation.lease_seconds, result=led_to
+        )
 
     def _produce(
         self, work: Work, known: bool, source: Source, present: bool, invocation: Invocation
@@ -398,10 +408,10 @@ class Segmenter:
         """
         if others.seconds:
             self._names.look_again(image, others.seconds)
-        for job_id, until in others.ended.items():
+        for job_id, entry in others.ended.items():
             if self._jobs.end_replaced(job_id, now=self._clock()):
                 self._logger.warning("job_replaced", replaced=job_id, image=image.uri)
-            self._names.forget(image, job_id, until)
+            self._names.forget(image, job_id, entry)
 
     def _settle(self, image: S3Object, invocation: Invocation) -> None:
         """Bring the newest image's own outputs, or none, under its name."""

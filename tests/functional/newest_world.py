@@ -281,8 +281,9 @@ class World:
 
     def announced(self, key: str) -> set[str]:
         """Return the jobs that announced themselves as writers of an image's name and were not forgotten."""
-        name = "NAME#s3://{}/{}".format(*place_of(key))
-        return {writer for row in self.rows() if row["job_id"] == name for writer in row}
+        image = "s3://{}/{}".format(*place_of(key))
+        rows = [row for row in self.rows() if row["record"].startswith("TRUTH_OF#") and row["image"] == image]
+        return {writer for row in rows for writer in row if isinstance(row[writer], dict)}
 
     def lying(self, key: str) -> dict[str, bytes]:
         """Return the pictures under an image's name: key -> pixels."""

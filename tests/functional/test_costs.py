@@ -21,6 +21,10 @@ from cytomask.telemetry import USD_PER_GB_SECOND
 
 COSTS = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
 PRICE = COSTS.partition("| **together** |")[0]  # the table of one image
+PRICES = [
+    (what, float(usd))
+    for what, usd in re.findall(r"^\| (?!\*\*)([^|]+) \|.*\| (0\.\d{4}) \|$", PRICE, re.MULTILINE)
+]
 KEY, ON_A_PLATE = "A172_Phase_C7_1.tif", "A172_Phase_C7_1_00d00h00m_1.tif"
 READS, WRITES = ("HeadObject", "GetObject"), ("PutObject",)
 ROWS = ("UpdateItem", "PutItem", "DeleteItem")
@@ -89,7 +93,7 @@ def test_the_calls_of_an_image_are_those_of_the_estimate(stack: SegmentStack) ->
     assert image.units == documented("DynamoDB, write units")
     assert sum(image.calls[name] for name in ROW_READS) == documented("DynamoDB, reads")
     assert set(image.calls) <= {*READS, *WRITES, *ROWS, *ROW_READS}
-    assert f"{image.stored / 1000:.1f} KB for each image" in COSTS
+    assert image.stored / 1000 == pytest.approx(float(number_after(r"(\d\.\d) KB for each image")), abs=0.1)
 
 
 def test_an_image_of_a_plate_makes_the_documented_calls(stack: SegmentStack) -> None:
@@ -143,6 +147,23 @@ def test_the_commands_use_the_documented_price() -> None:
     assert float(number_after(r"\+ n x (0\.0000\d+) +S3")) == pytest.approx((total + upload) / 1000)
 
 
+def test_the_price_in_a_backlog_follows_from_the_size_of_a_batch() -> None:
+    function = load_template()["Resources"]["SegmentFunction"]["Properties"]
+    batch = function["Events"]["Images"]["Properties"]["BatchSize"]
+    backlog = COSTS.partition("### In a backlog")[2].partition("### ")[0]
+    told = dict(re.findall(r"^\| ([^|]+) \|.*\| \**(0\.\d{4})\** \|$", backlog, re.MULTILINE))
+    *lines, together = (float(usd) for usd in told.values())
+    logs, lines_alone = (float(number_after(rf"{kind} KB")) for kind in (r"Logs \| (\d\.\d)", r": (\d\.\d)"))
+    kilobytes = lines_alone + (logs - lines_alone) / batch
+    assert told["Lambda, requests"] == f"{0.0002 / batch + 1e-9:.4f}"
+    assert told["SQS requests"] == f"{(1 + 2 / batch) * 0.0004:.4f}"
+    assert told["CloudWatch Logs"] == f"{kilobytes * 0.0005:.4f}"
+    same = [usd for what, usd in PRICES if what not in told]
+    assert float(told["all other lines, as above"]) == pytest.approx(sum(same))
+    assert together == pytest.approx(sum(lines))
+    assert f"US$ {together * 1000:.1f}**" in backlog
+
+
 def test_the_floor_and_what_lies_above_it_make_the_price() -> None:
     floor, with_upload = (
         float(number_after(pattern)) for pattern in (r"US\$ (0\.\d{4})\nfor 1,000", r"or (0\.\d{4}) with")
@@ -179,8 +200,7 @@ def test_the_memory_sizes_are_those_of_the_benchmarks() -> None:
 
 
 def test_the_sum_is_that_of_its_lines() -> None:
-    lines = re.findall(r"^\| (?!\*\*)[^|]+\|.*\| (0\.\d{4}) \|$", PRICE, re.MULTILINE)
-    assert round(sum(map(float, lines)), 4) == float(number_after(r"\*\*(0\.\d{4})\*\* \|$"))
+    assert round(sum(usd for _, usd in PRICES), 4) == float(number_after(r"\*\*(0\.\d{4})\*\* \|$"))
 
 
 def test_the_alarms_are_as_many_as_the_template_has() -> None:

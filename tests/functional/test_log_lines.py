@@ -57,7 +57,7 @@ def named(line: dict[str, Any]) -> set[str]:
 
 def filtered(lines: list[dict[str, Any]]) -> dict[str, float]:
     """Return the metrics that the template's filters make of log lines: name -> the last value."""
-    metrics = {}
+    metrics: dict[str, Any] = {}
     for resource in load_template()["Resources"].values():
         if resource["Type"] == "AWS::Logs::MetricFilter":
             [event] = re.findall(r'\$\.message = "(\w+)"', resource["Properties"]["FilterPattern"])

@@ -9,6 +9,7 @@ from functions_on_moto import FailuresFunction, HttpDoor, SegmentStack
 from moto.s3.models import s3_backends
 
 from cytomask import images
+from cytomask.names import writers_of
 
 pytestmark = pytest.mark.long
 
@@ -25,7 +26,7 @@ def delete_outputs(stack: SegmentStack, *keys: str) -> None:
 
 
 def name_rows(stack: SegmentStack) -> list[dict[str, Any]]:
-    return [row for row in stack.table.scan()["Items"] if row["job_id"].startswith("NAME#")]
+    return [row for row in stack.table.scan()["Items"] if row["job_id"].startswith("GROUND_TRUTH#image:")]
 
 
 @pytest.mark.parametrize("kind", ["ObjectRemoved:Delete", "ObjectRemoved:DeleteMarkerCreated"])
@@ -40,7 +41,9 @@ def test_a_deleted_image_takes_its_masks_and_result_away(
     assert [row["status"] for row in stack.rows()] == ["SUCCEEDED", "SUCCEEDED"]
     (line,) = log_lines("mask_removed")
     assert line["image"] == f"s3://{INPUT}/a.tif"
-    assert {row["record"] for row in name_rows(stack)} == {"WRITERS"}
+    writers = {row["image"]: dict(writers_of(row)) for row in name_rows(stack)}
+    assert "removed" in writers[f"s3://{INPUT}/a.tif"]
+    assert len(writers[f"s3://{INPUT}/a.tif.png"]) == 1
 
 
 def test_a_late_deletion_event_leaves_the_mask_of_the_newer_upload(stack: SegmentStack) -> None:
@@ -217,15 +220,15 @@ def stored(key: str) -> Any:
 
 def end_writers(stack: SegmentStack, key: str) -> None:
     """Let the time of all that write under an image's name be up."""
-    place = {"job_id": f"NAME#s3://{INPUT}/{key}", "record": "WRITERS"}
-    row = stack.table.get_item(Key=place)["Item"]
-    stack.table.put_item(Item=place | {name: 1 for name in row.keys() - place.keys()})
+    (row,) = (row for row in name_rows(stack) if row["image"] == f"s3://{INPUT}/{key}")
+    ended = {writer: entry | {"until": 1} for writer, entry in writers_of(row)}
+    stack.table.put_item(Item=row | ended)
 
 
 def test_a_writer_that_finds_another_has_the_name_checked_again(stack: SegmentStack) -> None:
     stack.segment("a.tif", tiff())
-    row = {"job_id": f"NAME#s3://{INPUT}/a.tif", "record": "WRITERS", "another": 2_000_000_000}
-    stack.table.put_item(Item=row)
+    (row,) = name_rows(stack)
+    stack.table.put_item(Item=row | {"another": {"until": 2_000_000_000}})
     stack.deliver(s3_event("a.tif"))
     stack.upload("b.tif", tiff())
     stack.deliver(s3_event("b.tif"))

@@ -20,8 +20,8 @@ FAULTS = {
     "S3 fails when the result is written": ("PutObject", "InternalError", 500, 1),
     "the row is throttled when it is taken": ("UpdateItem", "ProvisionedThroughputExceededException", 400, 0),
     "the row of the name is throttled": ("UpdateItem", "ThrottlingException", 400, 1),
-    "the row of the evaluation is throttled": ("UpdateItem", "ThrottlingException", 400, 2),
-    "the row is throttled when it is finished": ("UpdateItem", "InternalServerError", 500, 3),
+    "the look for ground truths is throttled": ("Query", "ThrottlingException", 400, 0),
+    "the row is throttled when it is finished": ("UpdateItem", "InternalServerError", 500, 2),
 }
 # Every run has each fault in the first test, and some in the others.
 SOME_FAULTS = [
@@ -30,7 +30,7 @@ SOME_FAULTS = [
 AFTER_THE_RESULT = {
     "S3 is slow when the image is looked at again",
     "the last look is refused",
-    "the row of the evaluation is throttled",
+    "the look for ground truths is throttled",
     "the row is throttled when it is finished",
 }
 

@@ -12,6 +12,8 @@ import pytest
 from factories import GROUND_TRUTH, HEIGHT, INPUT, OUTPUT, WIDTH, page, png, request, s3_event, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 
+from cytomask.names import writers_of
+
 LogLines = Callable[[str], list[dict[str, Any]]]
 
 SQUARE = [[10, 10, 40, 10, 40, 50, 10, 50]]
@@ -136,12 +138,12 @@ def test_a_file_name_is_read_whichever_tool_wrote_it(
 def keep_old_row(stack: SegmentStack, address: str, key: str) -> None:
     """Add the row by which an earlier release listed an image's job, with outputs that lay elsewhere."""
     items = stack.table.scan()["Items"]
-    (today,) = (item for item in items if item["job_id"].startswith("GROUND_TRUTH#image:"))
-    job_id = today["record"].rpartition("#")[2]
+    (job,) = (item for item in items if item["record"] == "JOB")
+    job_id = job["job_id"]
     elsewhere = f"s3://{OUTPUT}/jobs/{job_id}/{key}"
     outputs = {"mask": f"{elsewhere}.mask.png", "result": f"{elsewhere}.result.json"}
     old = {"job_id": f"GROUND_TRUTH#{address}", "record": f"TRUTH_OF#{job_id}"}
-    stack.table.put_item(Item=today | outputs | old)
+    stack.table.put_item(Item={"image": job["image"]} | outputs | old)
 
 
 @pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
@@ -160,6 +162,81 @@ def test_a_job_with_a_row_of_an_earlier_release_is_scored_once_with_its_present_
         assert evaluate.deliver(message) == []
     (row,) = stack.rows("EVAL#")
     assert (row["evaluation_status"], row["mask"]) == ("SCORED", result["mask"])
+
+
+# The calls of an image, in their order: the operation, and how many such calls come before.
+CALLS = [
+    ("GetObject", 0),
+    ("UpdateItem", 0),
+    ("UpdateItem", 1),
+    ("PutObject", 0),
+    ("PutObject", 1),
+    ("HeadObject", 0),
+    ("Query", 0),
+    ("Query", 1),
+    ("UpdateItem", 2),
+]
+
+
+@pytest.mark.parametrize("retried", [False, True], ids=["at once", "after a fault"])
+@pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_ground_truth_that_arrives_before_any_call_of_its_image_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction, call: tuple[str, int], truth_is: str, retried: bool
+) -> None:
+    def arrive() -> None:
+        if truth_is == "mask":
+            assert evaluate.upload("a_mask.png", truth()) == []
+        else:
+            upload_coco(evaluate, coco("a.tif"))
+        assert {row["evaluation_status"] for row in stack.rows("EVAL#")} <= {"SCORED"}
+        if retried:
+            raise ConnectionError("the answer was lost")
+
+    stack.upload("a.tif", tiff())
+    stack.wire.before(call[0], arrive, skip=call[1])
+    if stack.deliver(s3_event("a.tif")):
+        assert stack.deliver(s3_event("a.tif")) == []
+    assert stack.wire.rules[0].times == 0
+    assert evaluate.deliver_queued() == []
+    assert statuses(stack) == {"a.tif": ["SCORED"]}
+
+
+@pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
+def test_a_rejected_image_is_no_image_to_score(
+    stack: SegmentStack, evaluate: EvaluateFunction, truth_is: str
+) -> None:
+    stack.segment("bad/a.tif", b"no image")
+    stack.segment("good/a.tif", tiff())
+    if truth_is == "mask":
+        assert evaluate.upload("bad/a_mask.png", truth()) == []
+    else:
+        upload_coco(evaluate, coco("a.tif"))
+    assert statuses(stack) == {"good/a.tif": ["AWAITING_GROUND_TRUTH" if truth_is == "mask" else "SCORED"]}
+
+
+def test_a_replaced_image_leaves_its_ground_truth_to_the_newer(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
+    stack.segment("a.tif", picture(0))
+    newer = stack.segment("a.tif", picture(1))
+    (row,) = (row for row in stack.table.scan()["Items"] if row["record"].startswith("TRUTH_OF#"))
+    assert {name for name, _ in writers_of(row)} >= {newer["job_id"]}
+    assert evaluate.upload("a_mask.png", truth()) == []
+    scored = [row for row in stack.rows("EVAL#") if row["evaluation_status"] == "SCORED"]
+    assert [row["job_id"] for row in scored] == [newer["job_id"]]
+
+
+def test_a_job_whose_request_names_its_ground_truth_is_not_found_by_name(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
+    stack.upload("a.tif", tiff())
+    named = f"s3://{GROUND_TRUTH}/elsewhere.png"
+    assert stack.deliver(request("a.tif", ground_truth=named)) == []
+    assert evaluate.upload("a_mask.png", truth()) == []
+    assert statuses(stack) == {"a.tif": ["AWAITING_GROUND_TRUTH"]}
+    assert evaluate.upload("elsewhere.png", truth()) == []
+    assert statuses(stack) == {"a.tif": ["SCORED"]}
 
 
 ORDERS = list(itertools.permutations(["plate 1/a.tif", "plate 2/a.tif", FILE]))

@@ -6,7 +6,8 @@ yet has a row, `EVAL#awaiting`.
 
 Rows of another kind list the jobs that look for a ground truth, even before it exists. If the request names
 it, the row is under `GROUND_TRUTH#<address>`. Otherwise it is under `GROUND_TRUTH#image:<image's name>`, and
-its `record` begins with the image's path: masks find an image by its path, COCO files by its name alone.
+its `record` begins with the image's path: masks find an image by its path, COCO files by its name alone. For
+outputs under the image's own name it is the row of their writers (names.py), which is there before the mask.
 Image and ground truth may come in either order: each side writes its own rows and then reads the other's.
 """
 
@@ -20,7 +21,8 @@ import msgspec
 from cytomask.addresses import S3Object
 from cytomask.arrivals import Evaluation
 from cytomask.errors import MaskReplaced, RejectedInput, TriesUsedUp
-from cytomask.records import JOB, EvaluationRow, JobRow, Scorable, Scores, cut
+from cytomask.names import GROUND_TRUTH, TRUTH_OF, by_name, lead_to, of_stem, writers_of
+from cytomask.records import JOB, EvaluationRow, JobRow, Result, Scorable, Scores, cut
 from cytomask.requests import ascii_json
 from cytomask.table import Row, Table, fitted, timestamp
 from cytomask.truths import names
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 AWAITING = "EVAL#awaiting"
-GROUND_TRUTH = "GROUND_TRUTH#"
-TRUTH_OF = "TRUTH_OF#"
-LONGEST_STEM = 900  # bytes; a sort key has 1,024, and the job's id comes behind
 
 
 class Evaluations:
@@ -43,9 +42,14 @@ class Evaluations:
         sqs: "SQSClient | None" = None,
         queue_url: str = "",
         clock: Callable[[], float] = time.time,
+        result_at: Callable[[str], Result | None] = lambda _: None,
     ) -> None:
-        """Use the evaluations of a table; without `sqs` they can be recorded and ended but not sent."""
+        """Use the evaluations of a table; without `sqs` they can be recorded and ended but not sent.
+
+        `result_at` reads the result at an address. It tells whether a job that still runs has a mask.
+        """
         self._table = table
+        self._result_at = result_at
         self._sqs = sqs
         self._queue_url = queue_url
         self._clock = clock
@@ -67,13 +71,11 @@ class Evaluations:
 
     def expect(self, job: Scorable, ground_truth: str | None) -> None:
         """Index a job where its ground truth looks for it: under the truth's address, or the image's name."""
-        address, record = ground_truth, f"{TRUTH_OF}{job.job_id}"
+        place = f"{GROUND_TRUTH}{ground_truth}", f"{TRUTH_OF}{job.job_id}"
         if ground_truth is None:
-            stem = names.shortest_stem(names.clean(_key(job.image)))
-            address, record = _by_name(stem), f"{_of_stem(stem)}{job.job_id}"
+            place = lead_to(_key(job.image), job.job_id)
         self._table.update(
-            f"{GROUND_TRUTH}{address}",
-            record,
+            *place,
             values={"image": job.image, "mask": job.mask, "result": job.result, "etag": job.etag},
             first={"created_at": timestamp(self._clock())},
         )
@@ -85,19 +87,51 @@ class Evaluations:
     def expecting_mask(self, stem: str) -> Iterator[Scorable]:
         """List the jobs of the images that a mask with this stem may belong to."""
         rows = chain.from_iterable(
-            self._table.rows(f"{GROUND_TRUTH}{_by_name(shortest)}", _of_stem(shortest))
+            self._table.rows(by_name(shortest), of_stem(shortest))
             for shortest in names.shortest_stems_of(stem)
         )
-        jobs = (job for job in map(_scorable, rows) if stem in names.image_stems(_key(job.image)))
+        jobs = self._led_to(row for row in rows if stem in names.image_stems(_key(row["image"])))
         earlier = self.expecting(f"mask:{stem}")  # where builds between 0.1 and 0.2 wrote them
         return _once(chain(jobs, earlier))
 
-    def expecting_coco(self, name: str) -> Iterator[Scorable]:
-        """List the jobs of the images that a COCO file calls by this base name."""
-        rows = self._table.rows(f"{GROUND_TRUTH}{_by_name(names.shortest_stem(name))}")
-        jobs = (job for job in map(_scorable, rows) if names.base(_key(job.image)) == name)
+    def expecting_coco(self, name: str, prefix: str) -> Iterator[Scorable]:
+        """List the jobs of images that a COCO file calls by this base name, and whose addresses begin so."""
+        rows = self._table.rows(by_name(names.shortest_stem(name)))
+        jobs = self._led_to(
+            row for row in rows if names.base(_key(row["image"])) == name and row["image"].startswith(prefix)
+        )
         earlier = self.expecting(f"coco:{fitted(name)}")  # where version 0.1 wrote them
-        return _once(chain(jobs, earlier))
+        return _once(chain(jobs, (job for job in earlier if job.image.startswith(prefix))))
+
+    def _led_to(self, rows: Iterable[Row]) -> Iterator[Scorable]:
+        """List the jobs with a mask that rows by an image's name lead to.
+
+        The row of a name is there before the mask. A job that still runs counts once its result is written,
+        and looks for ground truths only after that, so at least one side sees the other.
+        """
+        writers: dict[str, tuple[str, Row]] = {}
+        for row in rows:
+            if "mask" in row:
+                yield _scorable(row)
+            else:
+                writers |= {job: (row["image"], entry) for job, entry in writers_of(row) if "result" in entry}
+        jobs = self._table.read_many([(job, JOB) for job in writers], as_now=True)
+        for job_id, (image, entry) in writers.items():
+            job = jobs.get((job_id, JOB), {})
+            mask, result = job.get("mask"), job.get("result")
+            if job.get("status") == "RUNNING":
+                written = self._result_at(entry["result"])
+                mask, result = written and written.job_id == job_id and written.mask, entry["result"]
+            if job.get("status") in ("RUNNING", "SUCCEEDED") and mask and result:
+                yield Scorable(
+                    job_id=job_id,
+                    image=image,
+                    mask=mask,
+                    result=result,
+                    etag=entry["etag"],
+                    created_at=job["created_at"],
+                    group=job.get("group", ""),
+                )
 
     def wait(self, job: Scorable, ground_truth: str) -> None:
         """Record that a mask waits for its ground truth; `ground_truth` is the address in the request.
@@ -245,16 +279,6 @@ def _once(jobs: Iterable[Scorable]) -> Iterator[Scorable]:
         if job.job_id not in seen:
             seen.add(job.job_id)
             yield job
-
-
-def _by_name(stem: str) -> str:
-    """Return the address of rows by an image's name; the stem has been cleaned, which works only once."""
-    return f"image:{fitted(stem.rpartition('/')[2])}"
-
-
-def _of_stem(stem: str) -> str:
-    """Return how the records of jobs of images with this shortest stem begin."""
-    return f"{TRUTH_OF}{fitted(stem, LONGEST_STEM)}#"
 
 
 def _key(uri: str) -> str:

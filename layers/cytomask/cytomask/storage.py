@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import msgspec
 from botocore.exceptions import ClientError, ParamValidationError
 
-from cytomask.addresses import S3Object
+from cytomask.addresses import S3Object, parse_uri
 from cytomask.errors import ImageLocked, ImageNotFound, ImageReplaced, InvalidRequest
 from cytomask.images import Limits, require_size
 from cytomask.output_names import PAGE_FILE, RESULT, output_key
@@ -194,13 +194,18 @@ class Storage:
                 return None
             raise
 
-    def whole_result(self, bucket: str, prefix: str, job_id: str) -> Result | None:
-        """Read a job's result under a prefix; None if it or one of its outputs is gone or another job's."""
-        stored = self.read_output(bucket, output_key(prefix, RESULT))
+    def read_result(self, uri: str) -> Result | None:
+        """Read the result at an address; None if there is none."""
+        place = parse_uri(uri, "result")
+        stored = self.read_output(place.bucket, place.key)
         try:
-            result = msgspec.json.decode(stored, type=Result) if stored else None
+            return msgspec.json.decode(stored, type=Result) if stored else None
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
+
+    def whole_result(self, bucket: str, prefix: str, job_id: str) -> Result | None:
+        """Read a job's result under a prefix; None if it or one of its outputs is gone or another job's."""
+        result = self.read_result(S3Object(bucket, output_key(prefix, RESULT)).uri)
         if result is None or result.job_id != job_id:
             return None
         written = {uri: etag for page in result.pages for uri, etag in page.outputs().items()}

@@ -13,11 +13,11 @@ import boto3
 STEPS = {
     "image found": ("GetObject", ".tif"),
     "job taken": ("UpdateItem", "RUNNING"),
-    "name entered": ("UpdateItem", "NAME#"),
+    "name entered": ("UpdateItem", "GROUND_TRUTH#"),
     "image looked at": ("HeadObject", ".tif"),
     "mask written": ("PutObject", ".mask.png"),
     "result written": ("PutObject", ".result.json"),
-    "ground truth expected": ("UpdateItem", "GROUND_TRUTH#"),
+    "ground truths looked for": ("Query", "COCO#"),
     "row finished": ("UpdateItem", "SUCCEEDED"),
 }
 
