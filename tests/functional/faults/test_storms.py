@@ -16,7 +16,7 @@ from benchmarks.reconcile import discrepancies
 S3_CALLS = ("HeadObject", "GetObject", "ListObjectsV2", "PutObject", "DeleteObject")
 CALLS = (*S3_CALLS, "UpdateItem", "GetItem", "PutItem", "DeleteItem", "Query")
 # The calls to S3 and DynamoDB for one image without a ground truth, as in docs/costs.md.
-CALLS_OF_ONE_IMAGE = 13
+CALLS_OF_ONE_IMAGE = 11
 # Each process records a group once, so the next image of the same group makes one call less.
 CALLS_OF_THE_NEXT = CALLS_OF_ONE_IMAGE - 1
 TRIES = 5
