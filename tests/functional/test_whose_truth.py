@@ -203,6 +203,27 @@ def test_a_ground_truth_that_arrives_before_any_call_of_its_image_is_scored(
 
 
 @pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_ground_truth_that_arrives_while_its_image_waits_for_a_retry_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction, call: tuple[str, int], truth_is: str
+) -> None:
+    stack.upload("a.tif", tiff())
+    stack.wire.cut(*call)
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    stack.wire.mend()
+    if truth_is == "mask":
+        assert evaluate.upload("a_mask.png", truth()) == []
+    else:
+        upload_coco(evaluate, coco("a.tif"))
+    assert {row["evaluation_status"] for row in stack.rows("EVAL#")} <= {"SCORED"}
+    for row in stack.rows():
+        stack.table.put_item(Item=row | {"lease_until": 1})
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert evaluate.deliver_queued() == []
+    assert statuses(stack) == {"a.tif": ["SCORED"]}
+
+
+@pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
 def test_a_rejected_image_is_no_image_to_score(
     stack: SegmentStack, evaluate: EvaluateFunction, truth_is: str
 ) -> None:
