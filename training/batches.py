@@ -1,18 +1,16 @@
 """What a run learns from: the images of its sources, and batches of random crops of them."""
 
-import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Self
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from cytomask.model.predictor import tile_side
+from cytomask.model.predictor import cores, tile_side
 from cytomask.training.crops import Crop, Labelled, Mix, draw_crop
 from cytomask.training.experiment import TrainingConfig
 from cytomask.training.processes import Process
@@ -53,40 +51,51 @@ def read_data(config: TrainingConfig, data: Path) -> tuple[Mix, list[Labelled]]:
     return mix, held_out
 
 
+Batch = tuple[Tensor, Tensor, Tensor]  # pixels, cells and known, each (B, 1, side, side)
+
+
 class Batches:
-    """Random crops, drawn ahead by threads while the device computes.
+    """Random crops, drawn ahead by processes while the device computes.
 
     A crop depends on seed, step and its place in the batch alone, not on what was drawn before or on the
-    number of threads and processes.
+    number of processes.
     """
 
     def __init__(self, mix: Mix, config: TrainingConfig, process: Process) -> None:
-        self._mix, self._config, self._process = mix, config, process
-        self._places = range(process.rank, config.batch_size, process.count)
-        self._executor = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))
+        self._crops = _Crops(mix, config, range(process.rank, config.batch_size, process.count))
+        self._process = process
 
-    def __enter__(self) -> Self:
-        return self
+    def of(self, steps: Sequence[int]) -> Iterator[Batch]:
+        """Yield this process's share of each step's crops, float32, on its device."""
+        device, workers = self._process.device, max(cores() // self._process.count, 1)
+        loader = DataLoader(
+            self._crops,
+            batch_size=None,
+            sampler=steps,
+            num_workers=min(workers, len(steps)),
+            worker_init_fn=_prepare,
+            pin_memory=device.type == "cuda",
+        )
+        for batch in loader:
+            pixels, cells, known = (each.to(device, non_blocking=True) for each in batch)
+            yield pixels, cells.float(), known.float()
 
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
 
-    def of(self, steps: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield this process's share of each step's crops, on its device, (B, 1, side, side) float32 each."""
-        drawn = deque(self._draw(step) for step in steps[:2])
-        for ahead in [*steps[2:], None, None][: len(steps)]:
-            crops = [future.result() for future in drawn.popleft()]
-            if ahead is not None:
-                drawn.append(self._draw(ahead))
-            pixels, cells, known = (
-                torch.from_numpy(np.stack(arrays)).to(self._process.device)
-                for arrays in zip(*crops, strict=True)
-            )
-            yield pixels, cells, known
+class _Crops(Dataset[Batch]):
+    """The crops of each step: pixels float32, cells and known uint8, a quarter of float32 to move."""
 
-    def _draw(self, step: int) -> list[Future[Crop]]:
-        return [self._executor.submit(self._crop, step, place) for place in self._places]
+    def __init__(self, mix: Mix, config: TrainingConfig, places: range) -> None:
+        self._mix, self._config, self._places = mix, config, places
+
+    def __getitem__(self, step: int) -> Batch:
+        crops = [self._crop(step, place) for place in self._places]
+        pixels, cells, known = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*crops, strict=True))
+        return pixels, cells.to(torch.uint8), known.to(torch.uint8)
 
     def _crop(self, step: int, place: int) -> Crop:
         rng = np.random.default_rng((self._config.seed, step % 2**32, place))
         return draw_crop(self._mix, tile_side(self._config.mode), self._config.augmentation, rng)
+
+
+def _prepare(_worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the threads

@@ -1,5 +1,6 @@
 """The random crops that training takes from labelled images, and what they undergo."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -44,13 +45,11 @@ class Labelled:
         Returns:
             Three (side, side) float32: pixels, coverage by cells 0..1, share that is known 0..1.
         """
-        cells = preprocess.resize(self.cells[window].astype(np.float32), side, side)
-        known = self.weights()[window]
-        return (
-            preprocess.resize(self.pixels[window], side, side),
-            cells,
-            preprocess.resize(known, side, side),
-        )
+        known = None if self.known is None else self.known[window]
+        part = Labelled(self.name, self.pixels[window], self.cells[window], known)
+        layers = (part.pixels, part.cells.astype(np.float32), part.weights())
+        pixels, coverage, weights = (preprocess.resize(layer, side, side) for layer in layers)
+        return pixels, coverage, weights
 
     def weights(self) -> preprocess.Pixels:
         """Return 1 where the ground truth is known and 0 elsewhere: (H, W) float32."""
@@ -146,11 +145,12 @@ def _place(item: Labelled, side: int, augmentation: Augmentation, rng: np.random
         pixels, coverage, known = item.squashed(_window(item.pixels.shape, augmentation, rng), side)
         placement = _placement(pixels.shape, side, 1.0, augmentation.shift, augmentation, rng)
     else:
-        pixels, coverage, known = item.pixels, item.cells.astype(np.float32), item.weights()
         if rng.random() < augmentation.unscaled:
             augmentation = msgspec.structs.replace(augmentation, zoom=(1.0, 1.0), affine=0.0)
         zoom = rng.uniform(*augmentation.zoom)
-        placement = _placement(pixels.shape, side, zoom, None, augmentation, rng)
+        placement = _placement(item.pixels.shape, side, zoom, None, augmentation, rng)
+        item, placement = _near(item, side, placement)
+        pixels, coverage, known = item.pixels, item.cells.astype(np.float32), item.weights()
     pixels = _warp(pixels, side, placement)
     cells = (_warp(coverage, side, placement) >= 0.5).astype(np.float32)
     known = (_warp(known, side, placement, cv2.BORDER_CONSTANT) >= 0.5).astype(np.float32)
@@ -204,6 +204,24 @@ def _placement(
         centre = middle + (rng.uniform(-shift, shift, 2) * reach if bent else 0)
     linear = zoom * sheared
     return np.column_stack([linear, centre - linear @ np.array([half, half])])
+
+
+def _near(item: Labelled, side: int, placement: NDArray[np.float64]) -> tuple[Labelled, NDArray[np.float64]]:
+    """Cut the part of the page that the tile shows, so that no crop touches a whole page of megapixels.
+
+    Where the tile reaches beyond the page, that direction keeps its full length: it is mirrored.
+    """
+    corners = placement @ np.array([[0, side, 0, side], [0, 0, side, side], [1, 1, 1, 1]])  # x, y
+    starts, cut = [], []
+    for near, length in zip(corners[::-1], item.pixels.shape, strict=True):  # rows, then columns
+        first, last = math.floor(near.min()) - 1, math.ceil(near.max()) + 2
+        inside = first >= 0 and last <= length
+        starts.append(first if inside else 0)
+        cut.append(slice(first, last) if inside else slice(None))
+    rows, columns = cut
+    known = None if item.known is None else item.known[rows, columns]
+    part = Labelled(item.name, item.pixels[rows, columns], item.cells[rows, columns], known)
+    return part, placement - np.array([[0, 0, starts[1]], [0, 0, starts[0]]])
 
 
 def _warp(

@@ -90,7 +90,7 @@ def train(
 
     with ExitStack() as stack:
         signalled = stack.enter_context(signals())
-        batches = stack.enter_context(Batches(mix, config, process))
+        batches = Batches(mix, config, process)
         monitor = None
         if process.leads:
             folders.make(config)
