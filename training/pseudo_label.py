@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cytomask.model.predictor import Infer, logits_of_page, open_network, probability_of
+from cytomask.model.predictor import Infer, logits_of_page, open_network, probability_of, tile_side
 from cytomask.model.preprocess import Pixels
+from cytomask.model.swin_unet import STRIDE, SwinUNet, with_window
 from cytomask.training.checkpoints import load_network
 from cytomask.training.labels import SMOOTH, UNKNOWN_GREY, texture
 from cytomask.training.sources import read_unlabelled
@@ -31,11 +32,16 @@ CELL, BACKGROUND, CERTAIN = 0.6, 0.3, 0.03  # probabilities, in every view
 def teacher(weights: Path) -> Infer:
     """Load a network as the predictor sees it: a checkpoint of a run, or an ONNX file of a release.
 
+    A checkpoint of a release with smaller tiles gets the windows of today's tiles, and so may teach too.
+
     Raises:
         ValueError: the file is neither.
     """
     if weights.suffix != ".onnx":
-        return tile_function(load_network(weights), torch.device("cpu"))
+        network = load_network(weights)
+        if isinstance(network, SwinUNet):
+            network = with_window(network, tile_side("native") // STRIDE)
+        return tile_function(network, torch.device("cpu"))
     try:
         return open_network(weights, "native")
     except Exception as error:  # ONNX Runtime's own classes have no public base
