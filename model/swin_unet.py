@@ -23,12 +23,13 @@ Positive = Annotated[int, Meta(ge=1)]
 
 
 class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Sizes of the network; the defaults are those of the shipped `native` weights (3.0 M parameters).
+    """Sizes of the network; the defaults are those of the shipped `native` weights (2.2 M parameters).
 
     Attributes:
         width: channels of the tokens at stride 8; they double with every coarser stage.
         depths: number of blocks in each stage from stride 8 on; the decoder mirrors the encoder.
         half_width, quarter_width: channels of the convolutions at strides 2 and 4.
+        mlp_ratio: hidden units of the MLPs, as a multiple of the tokens' channels.
         half_depth: number of convolutions in the head at stride 2.
         window: side of the windows of attention, in tokens.
     """
@@ -37,7 +38,7 @@ class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     depths: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (2, 2)
     bottleneck_depth: Positive = 2
     head_width: Positive = 16
-    mlp_ratio: Positive = 4
+    mlp_ratio: Positive = 2
     half_width: Positive = 16
     quarter_width: Positive = 32
     half_depth: Positive = 2
@@ -208,7 +209,7 @@ class SwinBlock(nn.Module):
         if shift:
             windows = torch.roll(windows, (-shift, -shift), dims=(1, 2))
         windows = partition(windows, self.window)  # B*windows, T, C
-        mask = shift_mask(height, width, self.window, shift).to(x) if shift else None
+        mask = shift_mask(height, width, self.window, shift, x.device).to(x.dtype) if shift else None
         windows = self.attention(windows, mask)
         attended = unpartition(windows, batch, height, width, channels)  # B, H, W, C
         if shift:
@@ -331,13 +332,39 @@ def with_window(network: SwinUNet, window: int) -> SwinUNet:
     return made
 
 
-def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
+def with_mlp_ratio(network: SwinUNet, ratio: int) -> SwinUNet:
+    """Return the network with narrower MLPs that keep their hidden units of the largest weights.
+
+    A unit's size is the product of the norms of its weights in and out (magnitude pruning: Han et al. 2015,
+    arXiv:1506.02626). The network must be trained on before it is as good as it was.
+
+    Raises:
+        ValueError: the MLPs would be wider.
+    """
+    if ratio > network.config.mlp_ratio:
+        raise ValueError(f"MLPs of {network.config.mlp_ratio} times the width cannot be widened to {ratio}")
+    made = SwinUNet(msgspec.structs.replace(network.config, mlp_ratio=ratio))
+    weights = network.state_dict()
+    for name in [name for name in weights if name.endswith(".mlp.0.weight")]:
+        block = name.removesuffix("0.weight")
+        inward, outward = weights[name], weights[f"{block}2.weight"]  # (hidden, width), (width, hidden)
+        hidden = ratio * inward.shape[1]
+        kept = (inward.norm(dim=1) * outward.norm(dim=0)).topk(hidden).indices.sort().values
+        weights[name], weights[f"{block}0.bias"] = inward[kept], weights[f"{block}0.bias"][kept]
+        weights[f"{block}2.weight"] = outward[:, kept]
+    made.load_state_dict(weights)
+    return made
+
+
+def shift_mask(
+    height: int, width: int, window: int, shift: int, device: torch.device | None = None
+) -> Tensor:
     """Keep tokens that the cyclic shift brought together from attending to each other.
 
     Returns (windows, T, T) float32: 0 within a region of the unrolled image, -100 across regions.
     """
     regions = [slice(0, -window), slice(-window, -shift), slice(-shift, None)]
-    label = torch.zeros(1, height, width, 1)
+    label = torch.zeros(1, height, width, 1, device=device)
     for row_index, rows in enumerate(regions):
         for column_index, columns in enumerate(regions):
             label[:, rows, columns, :] = row_index * len(regions) + column_index

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import (
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cytomask.model.predictor import Ancestor
-from cytomask.model.swin_unet import SwinUNet, with_window
+from cytomask.model.swin_unet import SwinUNet, with_mlp_ratio, with_window
 from cytomask.training.checkpoints import Network, lineage_from, load_network, write_whole
 from cytomask.training.conv_unet import ConvUNet
 from cytomask.training.experiment import TrainingConfig
@@ -57,6 +57,8 @@ class Run:
                 raise ValueError(f"{start} does not hold a {config.network}, the network of {config.name}")
             if isinstance(begun, SwinUNet) and begun.config.window < config.swin_unet.window:
                 begun = with_window(begun, config.swin_unet.window)
+            if isinstance(begun, SwinUNet) and begun.config.mlp_ratio > config.swin_unet.mlp_ratio:
+                begun = with_mlp_ratio(begun, config.swin_unet.mlp_ratio)
             if isinstance(begun, SwinUNet) and begun.config != config.swin_unet:
                 raise ValueError(f"{start} has other sizes than {config.name} sets under swin_unet")
             network = begun
@@ -119,7 +121,7 @@ class Run:
     def resume(self, path: Path) -> None:
         """Continue where `save` was called; raise ValueError if that was another experiment."""
         try:
-            state = torch.load(path, map_location=self.process.device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)  # AdamW counts steps there
             saved = json.loads(state["config"])
         except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a checkpoint of a run; remove it to start afresh") from error

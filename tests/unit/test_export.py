@@ -46,7 +46,7 @@ def by_onnx(weights: Path, images: preprocess.Pixels) -> NDArray[np.float64]:
 
 def test_a_tile_gets_the_probabilities_of_torch(network: SwinUNet, weights: Path) -> None:
     expected = by_torch(network, tiles(3))
-    assert expected.std() > 0.1
+    assert expected.std() > 0.05
     np.testing.assert_allclose(by_onnx(weights / "native", tiles(3)), expected, rtol=0, atol=TOLERANCE)
 
 
@@ -72,7 +72,7 @@ def test_the_manifest_says_everything_of_the_network(weights: Path) -> None:
             "depths": [2],
             "bottleneck_depth": 2,
             "head_width": 16,
-            "mlp_ratio": 4,
+            "mlp_ratio": 2,
             "half_width": 4,
             "quarter_width": 8,
             "half_depth": 2,

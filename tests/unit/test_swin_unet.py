@@ -16,6 +16,7 @@ from cytomask.model.swin_unet import (
     relative_position_index,
     shift_mask,
     unpartition,
+    with_mlp_ratio,
     with_window,
 )
 
@@ -47,8 +48,8 @@ def reached(block: SwinBlock, row: int, column: int) -> Tensor:
     return difference.abs().amax(dim=-1)[0] > 1e-6
 
 
-def test_the_network_has_about_three_million_parameters(network: SwinUNet) -> None:
-    assert 2_500_000 <= count_parameters(network) <= 3_500_000
+def test_the_network_has_about_two_million_parameters(network: SwinUNet) -> None:
+    assert 2_000_000 <= count_parameters(network) <= 2_500_000
 
 
 def test_one_tile_costs_at_most_2_6_gflop(network: SwinUNet) -> None:
@@ -115,6 +116,21 @@ def test_wider_windows_keep_the_bias_of_every_pair_of_tokens_that_was_known() ->
     assert all(torch.equal(narrow.state_dict()[name], wide.state_dict()[name]) for name in others)
     with pytest.raises(ValueError, match="windows of 9 tokens cannot be cut to 7"):
         with_window(wide, 7)
+
+
+def test_narrower_mlps_keep_the_hidden_units_that_matter() -> None:
+    torch.manual_seed(0)
+    wide = SwinUNet(SwinUNetConfig(width=16, depths=(1,), mlp_ratio=4)).eval()
+    for name, parameter in wide.named_parameters():
+        if ".mlp.2.weight" in name:  # half of the hidden units, every other one, say next to nothing
+            parameter.data[:, ::2] *= 1e-6
+    narrow = with_mlp_ratio(wide, 2).eval()
+    assert narrow.config == SwinUNetConfig(width=16, depths=(1,), mlp_ratio=2)
+    page = torch.randn(1, 1, wide.config.tile, wide.config.tile)
+    with torch.inference_mode():
+        torch.testing.assert_close(narrow(page), wide(page), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="MLPs of 2 times the width cannot be widened to 4"):
+        with_mlp_ratio(narrow, 4)
 
 
 def test_a_plain_block_reaches_all_of_a_window_and_nothing_else() -> None:

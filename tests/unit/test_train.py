@@ -493,6 +493,13 @@ def test_start_weights_of_other_sizes_than_the_experiments_are_refused(
         train(experiment(swin_unet=sizes), data, tmp_path, ALONE, start=start)
 
 
+def test_a_run_may_begin_from_weights_with_wider_mlps(data: Path, start: Path, tmp_path: Path) -> None:
+    wider = experiment().swin_unet.mlp_ratio
+    run = Run(experiment(swin_unet=SIZES | {"mlp_ratio": wider // 2}), 1, ALONE, start)
+    assert isinstance(run.network, SwinUNet)
+    assert run.network.config.mlp_ratio == wider // 2
+
+
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half of one"])
 def test_a_checkpoint_that_cannot_be_read_is_named(
     data: Path, start: Path, tmp_path: Path, content: bytes
@@ -749,8 +756,8 @@ def crops_of(
 ) -> list[tuple[Pixels, Pixels]]:
     config = experiment(batch_size=4, **fields)
     mix, _ = read_data(config, data)
-    with Batches(mix, config, process) as batches:
-        return [(pixels.numpy(), cells.numpy()) for pixels, cells, _ in batches.of(steps)]
+    batches = Batches(mix, config, process)
+    return [(pixels.numpy(), cells.numpy()) for pixels, cells, _ in batches.of(steps)]
 
 
 def test_the_crops_of_a_step_are_the_same_for_any_number_of_processes(data: Path) -> None:
