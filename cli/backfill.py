@@ -26,7 +26,7 @@ EXAMPLES = (
     "cytomask backfill s3://lab-images/2025/ --match '*_Ph.tif' --max-usd 20",
     "cytomask backfill s3://lab-images --inventory s3://lab-inventory/…/manifest.json",
 )
-TYPICAL_SECONDS, TYPICAL_USD = 0.11, 0.0000054  # per 704x520 image, for a stack that has no finished jobs
+TYPICAL_SECONDS, TYPICAL_USD = 0.10, 0.0000049  # per 704x520 image, for a stack that has no finished jobs
 LOOKED_AT = 50  # finished jobs from which time and cost are estimated
 DEFAULT_CONCURRENCY = 6
 

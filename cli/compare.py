@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from cytomask.truths.pairs import Found
 
 EXAMPLES = (
-    "cytomask compare swin-unet-0.9 mine plate/             # where do the two disagree?",
-    "cytomask compare swin-unet-0.9 mine corrected/         # with masks: also which one is right",
+    "cytomask compare swin-unet-1.0 mine plate/             # where do the two disagree?",
+    "cytomask compare swin-unet-1.0 mine corrected/         # with masks: also which one is right",
     "cytomask compare models/a models/b images/ masks/ --out a-and-b.html",
 )
 HEADS = ("page", "agreement", "confluence A", "confluence B")

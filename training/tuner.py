@@ -5,8 +5,8 @@ statistics, each step pulls the weights a little towards the start, and on gener
 to predict what the start weights predict. At the end the weights are interpolated between start and result;
 the held-out pages choose how far.
 
-It trains on the CUDA device if torch finds one, on the CPU otherwise. The code for CUDA has not run on a GPU
-yet; its tests run it on the CPU.
+It trains on the CUDA device if torch finds one, on the CPU otherwise. On an H200 twelve runs side by side
+reached their first checkpoints before the device's time was up; none was run to its end there.
 """
 
 import copy
