@@ -12,6 +12,7 @@ from cytomask.cli.tables import print_table
 
 if TYPE_CHECKING:
     from cytomask.cli.weights import AtHand
+    from cytomask.model.predictor import Ancestor
 
 EXAMPLES = (
     "cytomask models                                        # shipped and fine-tuned weights",
@@ -75,8 +76,8 @@ def describe(model: "AtHand") -> Iterator[str]:
     yield f"  folder      {model.folder}"
     yield f"  mode        {model.mode}, threshold {manifest.threshold:g}"
     yield f"  sha256      {manifest.sha256}"
-    for ancestor in reversed(manifest.lineage):
-        yield f"  began from  {ancestor.name} ({ancestor.sha256[:DIGITS]})"
+    for ancestor in reversed(_released(manifest.lineage)):
+        yield f"  began from  {ancestor.name} (its safetensors: {ancestor.sha256[:DIGITS]})"
     for name, score, before in _scores(manifest.scores, model.mode):
         was = "" if before is None else f", {before:.3f} before"
         yield f"  score       {name}: mean IoU {score:.3f}{was}"
@@ -94,11 +95,19 @@ def _scores(scores: dict[str, Any], mode: str) -> Iterator[tuple[str, float, flo
             yield name, float(value), each.get("before")
 
 
+def _released(lineage: "list[Ancestor]") -> "list[Ancestor]":
+    """Return the ancestors that were models; the others are stages of a training, such as `a2`.
+
+    `--json` shows all of them. Only a model has a licence.
+    """
+    return [each for each in lineage if each.licence]
+
+
 def _row(model: "AtHand") -> tuple[str, ...]:
     manifest = model.manifest
     assert manifest is not None  # models without a manifest have a fault, and get no row
     first = next(_scores(manifest.scores, model.mode), None)
-    start = manifest.lineage[-1].name if manifest.lineage else "-"
+    start = released[-1].name if (released := _released(manifest.lineage)) else "-"
     folder = "shipped" if model.shipped else str(model.folder)
     score = f"{first[1]:.3f} on {first[0]}" if first else "-"
     return model.name, model.mode, manifest.sha256[:DIGITS], score, start, folder

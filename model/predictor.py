@@ -356,8 +356,9 @@ def read_manifest(folder: Path, mode: Mode) -> Manifest:
     found = (manifest.normalisation, manifest.tile, manifest.overlap)
     if found != expected:
         raise WeightsError(
-            f"{path} was made for normalisation, tile and overlap {found}, this code has {expected}; "
-            "serve it with the cytomask that exported it"
+            f"the weights in {folder} are from another version of cytomask: their normalisation, tile and "
+            f"overlap are {found}, and this version needs {expected}; run `cytomask finetune` again with "
+            "this version, or use the version that made them"
         )
     return manifest
 

@@ -38,7 +38,7 @@ from cytomask.model.predictor import (
 )
 from cytomask.model.preprocess import normalise
 from cytomask.model.quality import describe
-from cytomask.model.swin_unet import SwinUNet
+from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training.checkpoints import lineage_from, save
 from cytomask.training.crops import Labelled
@@ -232,9 +232,10 @@ def read_start(folder: Path, mode: Mode) -> tuple[SwinUNet, Manifest]:
     check_weights(place, manifest)
     try:
         network = load_checkpoint(place / CHECKPOINT_FILE)
+        described = SwinUNetConfig.from_dict(manifest.architecture)
     except (OSError, ValueError) as error:
         raise WeightsError(f"training cannot begin from {place}: {error}") from error
-    if network.config.as_dict() | {"depths": [*network.config.depths]} != manifest.architecture:
+    if network.config != described:
         raise WeightsError(
             f"{place / CHECKPOINT_FILE} is a network of another architecture than {MANIFEST} beside it "
             "describes; take both from one model"

@@ -161,7 +161,7 @@ def retile(s3: Any, _: str, folder: Path) -> str:
         (mislabel, "is the manifest of"),
         (scribble, "is not a manifest"),
         (reshape, "has another architecture"),
-        (retile, "was made for normalisation, tile and overlap"),
+        (retile, "are from another version of cytomask: their normalisation, tile and overlap"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_named_and_the_containers_segments(

@@ -107,6 +107,27 @@ def test_models_lists_what_ships_and_what_was_made(
     assert "its manifest says" in complained
 
 
+def test_models_name_the_models_that_they_began_from_and_no_stages_of_a_training(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model(weights, tmp_path / "models" / "a", "mine-1")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    line = [
+        {"name": name, "sha256": 64 * digit, "training_data": [], "licence": licence}
+        for name, digit, licence in (("old-1", "1", "CC0"), ("old-2", "2", "CC0"), ("a2", "3", ""))
+    ]
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"lineage": line}))
+    assert main(["models", "--dir", "models", "mine-1"]) == 0
+    began = [line for line in capsys.readouterr().out.splitlines() if "began from" in line]
+    assert began == [
+        "  began from  old-2 (its safetensors: 222222222222)",
+        "  began from  old-1 (its safetensors: 111111111111)",
+    ]
+    assert main(["models", "--dir", "models"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert rows["mine-1"].split()[-2] == "old-2"
+
+
 def test_models_as_json_have_everything_that_manifests_say(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,6 @@
 """Fine-tuning on a few pages learns, stays near its start, resumes, and keeps to its licence."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tiny_model import make_tiny_model, tiny_network
 
 from cytomask.acquisition import Acquisition
 from cytomask.model.export import load_checkpoint
-from cytomask.model.predictor import Predictor, WeightsError, read_manifest
+from cytomask.model.predictor import WEIGHTS, Mode, Predictor, WeightsError, read_manifest
 from cytomask.model.preprocess import normalise
 from cytomask.model.quality import describe
 from cytomask.model.swin_unet import SwinUNet
@@ -301,6 +302,20 @@ def test_pages_that_teach_nothing_are_refused_with_their_names() -> None:
         check_pages([field(0), empty, flat], partial=True)
 
 
+@pytest.mark.parametrize("mode", ["native", "resize"])
+def test_training_can_begin_from_the_shipped_weights_of_both_modes(mode: Mode) -> None:
+    network, manifest = read_start(WEIGHTS, mode)
+    assert (manifest.mode, network.config.tile) == (mode, manifest.tile)
+
+
+@pytest.mark.slow
+def test_weights_for_resize_are_made_and_served(tmp_path: Path) -> None:
+    recipe = msgspec.structs.replace(QUICK, mode="resize", steps=2)
+    made = finetune(Request([field(0), field(1)], tmp_path / "child", "child-1", WEIGHTS, recipe))
+    assert made.manifest.lineage[-1].name == read_manifest(WEIGHTS / "resize", "resize").name
+    assert Predictor(made.folder).predict(field(2).pixels, "resize").mask.shape == (96, 120)
+
+
 def test_a_start_of_another_architecture_or_sha256_is_refused(
     start: Path, tmp_path: Path, network: SwinUNet
 ) -> None:
@@ -308,6 +323,12 @@ def test_a_start_of_another_architecture_or_sha256_is_refused(
     save(network, other / "swin_unet.safetensors")
     with pytest.raises(WeightsError, match="is a network of another architecture than manifest"):
         read_start(other, "native")
+    told = json.loads((start / "manifest.json").read_text())
+    told["architecture"]["layers"] = 3
+    (other / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(WeightsError, match=r"training cannot begin from .* unknown field `layers`"):
+        read_start(other, "native")
+    shutil.copy(start / "manifest.json", other)
     (other / "swin_unet.safetensors").write_bytes(b"no weights")
     with pytest.raises(WeightsError, match=r"training cannot begin from .* is not a checkpoint"):
         read_start(other, "native")
