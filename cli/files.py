@@ -20,6 +20,7 @@ from cytomask.truths.names import (
 
 SUFFIXES = frozenset(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 MICROSCOPES = frozenset(f".{suffix}" for suffix in MICROSCOPE_SUFFIXES)
+ZARR_FILES = frozenset({".zarray", ".zgroup", "zarr.json"})  # one of them is in every folder of Zarr
 # Ending of the one output that may be a ground truth, because it may be corrected.
 MASK = f".{OUTPUT_FILES['mask']['mask']}"
 
@@ -97,14 +98,21 @@ def count_of(count: int, what: str) -> str:
 
 
 def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
-    """Yield the files in a folder in the order of their paths; count folders that cannot be read."""
+    """Yield the files in a folder in the order of their paths.
+
+    Folders that cannot be read and those of OME-Zarr, which hold a file for each chunk, are counted.
+    """
 
     def count_unreadable(_: OSError) -> None:
         passed_over["folder that cannot be read"] += 1
 
-    files = [
-        Path(root, name) for root, _, names in os.walk(folder, onerror=count_unreadable) for name in names
-    ]
+    files: list[Path] = []
+    for root, below, names in os.walk(folder, onerror=count_unreadable):
+        if root.lower().endswith(".zarr") or not ZARR_FILES.isdisjoint(names):
+            passed_over["OME-Zarr, which is not read: export it as OME-TIFF"] += 1
+            below.clear()
+            continue
+        files += (Path(root, name) for name in names)
     return iter(sorted(files))
 
 

@@ -70,6 +70,7 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
         complain(str(error))
         return 2
     found = find_images(arguments.paths, SUFFIXES | _readable_microscopes())
+    _complain_if(_missing_readers(found.passed_over))
     tasks = [Task(source, arguments.out / below) for source, below in found.images]
     clashes = find_clashes((task.source, task.target) for task in tasks)
     for target, sources in clashes.items():
@@ -266,6 +267,12 @@ def _readable_microscopes() -> set[str]:
     from cytomask.microscopes import READERS, is_installed
 
     return {suffix for suffix in READERS if is_installed(suffix)}
+
+
+def _missing_readers(passed_over: Counter[str]) -> str:
+    """Say how to read microscopes' files that were passed over; empty if there are none."""
+    missing = sorted(MICROSCOPES & passed_over.keys())
+    return f"to read {', '.join(missing)}: pip install 'cytomask[microscopes]'" if missing else ""
 
 
 def _cleaner(asked: Parameters, pixel_size: PixelSize | None, name: str) -> Clean | None:

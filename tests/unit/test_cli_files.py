@@ -74,6 +74,16 @@ def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
     assert {"2 .czi", "1 ._ of macOS", "1 .DS_Store"} <= set(said.partition(": ")[2].split(", "))
 
 
+def test_a_zarr_is_passed_over_as_one_thing_with_what_to_do(tmp_path: Path) -> None:
+    make(tmp_path, "a.tif", "b.zarr/0/0/0.tif", "c/zarr.json", "c/0/c/0/0")
+    result = find_images([tmp_path])
+    assert [below for _, below in result.images] == [Path("a.tif")]
+    assert describe_passed_over(result.passed_over) == (
+        "passed over 2 files: 2 OME-Zarr, which is not read: export it as OME-TIFF"
+    )
+    assert find_images([tmp_path / "c"]).passed_over.total() == 1
+
+
 def test_outputs_and_macos_files_are_passed_over_even_if_a_shell_named_them(tmp_path: Path) -> None:
     make(tmp_path, "a.tif", "._a.tif", "a.tif.mask.png", "a.tif.p0001.overlay.png", "a.tif.probability.png")
     result = find_images(sorted(tmp_path.iterdir()))

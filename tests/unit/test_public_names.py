@@ -83,12 +83,13 @@ def test_a_channel_must_be_chosen(tmp_path: Path) -> None:
         (np.zeros((HEIGHT, WIDTH), bool), "integers or floats, not bool"),
         (np.zeros((HEIGHT, WIDTH), complex), "not complex128"),
         (np.full((HEIGHT, WIDTH), np.nan), "NaN or infinite"),
-        (np.ma.masked_equal(np.eye(HEIGHT), 1), r"image has masked pixels; .* image\.filled\(0\)"),
+        (np.ma.masked_equal(np.eye(HEIGHT), 1), r"image has masked values; .* image\.filled\(0\)"),
+        (None, r"must be an array of shape \(height, width\), or a path, not NoneType"),
+        (b"field.tif", "or a path, not bytes"),
+        ([[1, 2], [3]], "image cannot be turned into a NumPy array: "),
     ],
 )
-def test_an_array_of_another_kind_is_refused_with_the_shape_that_is_wanted(
-    image: NDArray[Any], told: str
-) -> None:
+def test_an_array_of_another_kind_is_refused_with_the_shape_that_is_wanted(image: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         cytomask.segment(image)
 
@@ -102,6 +103,7 @@ def test_an_array_of_another_kind_is_refused_with_the_shape_that_is_wanted(
         ({"threshold": float("nan")}, "not nan"),
         ({"page": 0}, r"index the array instead, as in image\[0\]"),
         ({"channel": 1}, "page and channel choose from a file"),
+        ({"predictor": "mine"}, r"predictor must be a Predictor, .* not 'mine'"),
     ],
 )
 def test_an_option_out_of_range_is_refused(options: dict[str, Any], told: str) -> None:
@@ -157,9 +159,11 @@ def test_a_mask_may_be_all_cell_but_a_ground_truth_without_background_is_refused
     [
         (np.zeros((HEIGHT, WIDTH), np.float32), "mask must hold bool or integers, not float32; compare"),
         (np.zeros((1, HEIGHT, WIDTH), bool), r"mask must have shape \(height, width\), not \(1, 64, 80\)"),
+        (np.zeros((0, WIDTH), bool), "mask has no pixels"),
+        (None, "mask must be an array .* or a path, not NoneType"),
     ],
 )
-def test_arrays_that_are_not_masks_are_not_scored(mask: NDArray[Any], told: str) -> None:
+def test_arrays_that_are_not_masks_are_not_scored(mask: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         cytomask.score(mask, np.zeros((HEIGHT, WIDTH), bool))
 
@@ -171,6 +175,8 @@ def test_a_file_that_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
         cytomask.segment(path)
     with pytest.raises(FileNotFoundError, match=r"missing\.tif"):
         cytomask.read_page(tmp_path / "missing.tif")
+    with pytest.raises(RejectedInput, match=r"is a folder; .* OME-Zarr is not read: export it as OME-TIFF"):
+        cytomask.segment(tmp_path)
 
 
 def test_the_import_alone_loads_no_numpy_and_a_wrong_name_is_told() -> None:
@@ -219,6 +225,10 @@ def test_growth_of_a_table_is_that_of_each_well(tidy: bool, tmp_path: Path) -> N
     [
         ([0, 4], [0.1], r"two lists of one length, not \(2,\) and \(1,\)"),
         ([], [], "two lists of one length"),
+        ([0, 4], None, "confluence is missing"),
+        (np.array([0, 4], "m8[s]"), [0.1, 0.2], r"not timedelta64\[s\]; divide .* np\.timedelta64\(1, 'h'\)"),
+        (np.ma.masked_equal([0, 4], 4), [0.1, 0.2], "hours has masked values"),
+        ([0, 4], ["0.1", "high"], "confluence must be integers or floats"),
         ([0, 4], [10, 20], "a share, not a percentage"),
         ([0, float("nan")], [0.1, 0.2], "hours must be finite"),
         ([0, 0], [0.1, 0.2], "average the sites"),

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from cytomask.acquisition import Acquisition, parse_pattern
 from cytomask.acquisition import read_acquisition as read_name
 from cytomask.curves import Curve
-from cytomask.errors import NoSuchPage
+from cytomask.errors import NoSuchPage, UnreadableImage
 from cytomask.images import open_image, read_pages
 from cytomask.metrics import Mask, Score
 from cytomask.metrics import score as score_masks
@@ -61,6 +61,10 @@ def read_page(file: File, *, page: int | None = None, channel: int | None = None
     _require_number(page, "page")
     _require_number(channel, "channel")
     path = Path(file)
+    if path.is_dir():
+        raise UnreadableImage(
+            f"{path} is a folder; name one image in it. OME-Zarr is not read: export it as OME-TIFF"
+        )
     microscope = path.suffix.lower() in READERS
     with open_microscope(path) if microscope else open_image(path) as image:
         if page is None and len(image.pages) > 1:
@@ -100,12 +104,16 @@ def segment(
         raise ValueError(f"mode must be 'native' or 'resize', not {mode!r}")
     if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
         raise ValueError(f"threshold must be a number between 0 and 1, not {threshold!r}")
+    if predictor is not None and not isinstance(predictor, Predictor):
+        raise ValueError(
+            f"predictor must be a Predictor, as in Predictor(weights='my_weights'), not {predictor!r}"
+        )
     if isinstance(image, str | os.PathLike):
         pixels = read_page(image, page=page, channel=channel)
     elif page is not None or channel is not None:
         raise ValueError("page and channel choose from a file; index the array instead, as in image[0]")
     else:
-        pixels = _grey_page(_array(image, "image"))
+        pixels = _grey_page(_plane(image, "image"))
     return (predictor or _shipped()).predict(pixels, mode, threshold)
 
 
@@ -176,7 +184,9 @@ def growth(table: ArrayLike | File, confluence: ArrayLike | None = None, /) -> G
         from cytomask.cli.plate_files import read_table  # noqa: PLC0415  # the reports' modules behind it
 
         return read_table(Path(table))
-    hours, shares = np.asarray(table, np.float64), np.asarray(confluence, np.float64)
+    if confluence is None:
+        raise ValueError("confluence is missing; pass the hours and the confluence of each scan")
+    hours, shares = _numbers(table, "hours"), _numbers(confluence, "confluence")
     if hours.ndim != 1 or hours.shape != shares.shape or not hours.size:
         raise ValueError(
             f"hours and confluence must be two lists of one length, not {hours.shape} and {shares.shape}"
@@ -199,10 +209,38 @@ def _require_number(given: int | None, name: str) -> None:
         raise ValueError(f"{name} must be a whole number, counted from 0, not {given!r}")
 
 
-def _array(given: ArrayLike, name: str) -> NDArray[Any]:
+def _array(given: ArrayLike | None, name: str) -> NDArray[Any]:
     if np.ma.is_masked(given):
-        raise ValueError(f"{name} has masked pixels; give each a value, as in {name}.filled(0), or crop them")
-    return np.asarray(given)
+        raise ValueError(
+            f"{name} has masked values; give each a value, as in {name}.filled(0), or leave them out"
+        )
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of several lengths; a tensor with gradients
+        raise ValueError(f"{name} cannot be turned into a NumPy array: {error}") from error
+
+
+def _plane(given: ArrayLike, name: str) -> NDArray[Any]:
+    array = _array(given, name)
+    if array.ndim == 0:  # such as None, which cv2.imread returns for a missing file
+        raise ValueError(
+            f"{name} must be an array of shape (height, width), or a path, not {type(given).__name__}"
+        )
+    if array.size == 0:
+        raise ValueError(f"{name} has no pixels: its shape is {array.shape}")
+    return array
+
+
+def _numbers(given: ArrayLike | None, name: str) -> NDArray[np.float64]:
+    array = _array(given, name)
+    if array.dtype.kind in "mM":
+        raise ValueError(
+            f"{name} must be numbers, not {array.dtype}; divide the times since the first scan by "
+            "np.timedelta64(1, 'h')"
+        )
+    if array.dtype.kind not in "uif":
+        raise ValueError(f"{name} must be integers or floats, not {array.dtype}")
+    return array.astype(np.float64)
 
 
 def _grey_page(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -211,8 +249,6 @@ def _grey_page(pixels: NDArray[Any]) -> NDArray[Any]:
         if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
             hint = "choose one channel, as in image[..., 0], or pass the file's path to use its luma"
         raise ValueError(f"image must have shape (height, width), not {pixels.shape}; {hint}")
-    if pixels.size == 0:
-        raise ValueError(f"image has no pixels: its shape is {pixels.shape}")
     if pixels.dtype.kind not in "uif":
         raise ValueError(f"image must hold integers or floats, not {pixels.dtype}")
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
@@ -223,7 +259,7 @@ def _grey_page(pixels: NDArray[Any]) -> NDArray[Any]:
 def _mask(given: ArrayLike | File, name: str) -> Mask:
     if isinstance(given, str | os.PathLike):
         return _read_mask(Path(given), name)
-    array = _array(given, name)
+    array = _plane(given, name)
     if array.ndim != 2:
         raise ValueError(
             f"{name} must have shape (height, width), not {array.shape}; pass one page at a time"

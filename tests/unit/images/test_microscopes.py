@@ -104,6 +104,14 @@ def test_without_its_reader_a_file_is_refused_with_the_extras_name(
         cytomask.read_page(written)
 
 
+def test_a_folder_of_such_files_is_passed_over_with_the_extras_name(
+    written: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(microscopes, "find_spec", lambda _: None)
+    assert main(["segment", str(written.parent)]) == 2
+    assert f"to read {written.suffix}: pip install 'cytomask[microscopes]'" in capsys.readouterr().err
+
+
 def test_the_function_refuses_it_with_the_extras_name(written: Path) -> None:
     with (
         pytest.raises(UnreadableImage, match=r"pip install 'cytomask\[microscopes\]'; for a stack export it"),
