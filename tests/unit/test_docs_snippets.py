@@ -79,12 +79,12 @@ def test_the_napari_reader_gives_layers(tmp_path: Path) -> None:
     for text in snippets("exports.md", "python"):
         exec(compile(text, "docs/exports.md", "exec"), names)
     exports = MaskExports(FIELD.cells, name="a", pixel_size=PixelSize(0.65, 0.7))
-    for kind, ending, scale in (("labels", "labels.tif", [1, 1]), ("ome", "mask.ome.tif", [0.7, 0.65])):
+    for kind, ending in (("labels", "labels.tif"), ("ome", "mask.ome.tif")):
         path = tmp_path / f"a.tif.{ending}"
         path.write_bytes(exports.encode(kind))
         [(cells, options, layer)] = names["napari_get_reader"](str(path))(str(path))
         assert np.array_equal(cells > 0, FIELD.cells)
-        assert (options["name"], options["scale"], layer) == ("cells", scale, "labels")
+        assert (options["name"], options["scale"], layer) == ("cells", [0.7, 0.65], "labels")
     assert names["napari_get_reader"]("a.png") is None
 
 

@@ -66,7 +66,7 @@ class MaskExports:
             case "geojson":
                 return encode_geojson(self._regions, name=self._name, pixel_size=self._pixel_size)
             case "labels":
-                return encode_labels(self._regions)
+                return encode_labels(self._regions, self._pixel_size)
             case "labels_table":
                 return encode_label_table(self._regions, self._pixel_size)
             case "ome":
@@ -205,13 +205,13 @@ def _signed_area(ring: list[Point]) -> float:
     return sum(x * (below - y) for (x, y), (_, below) in pairwise(ring))
 
 
-def encode_labels(regions: Regions) -> bytes:
-    """Encode regions as a TIFF of labels: 0 is background, each region has its number, counted from 1.
+def encode_labels(regions: Regions, pixel_size: PixelSize | None = None) -> bytes:
+    """Encode regions as an OME-TIFF of labels: 0 is background, each region has its number, counted from 1.
 
     The dtype is uint16, or uint32 if there are more than 65,535 regions.
     """
     dtype = np.uint16 if len(regions) <= UINT16_LABELS else np.uint32
-    return _encode_tiff(regions.labels().astype(dtype), ome=False, metadata=None)
+    return _encode_ome(regions.labels().astype(dtype), pixel_size, {"Channel": {"Name": "labels"}})
 
 
 def encode_label_table(regions: Regions, pixel_size: PixelSize | None = None) -> bytes:
@@ -239,21 +239,21 @@ def encode_ome(
         pixel_size: size of the image's pixels.
         facts: facts about the image: its channel's name, `AcquisitionDate`, and the plane's `DeltaT`.
     """
-    content = hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()
-    metadata: dict[str, Any] = {"axes": "YX", "Channel": {"Name": facts.channel or "cytomask"}}
-    metadata["UUID"] = str(uuid.uuid5(uuid.NAMESPACE_OID, content))
-    if pixel_size:
-        metadata |= {"PhysicalSizeX": pixel_size.width_um, "PhysicalSizeXUnit": "µm"}
-        metadata |= {"PhysicalSizeY": pixel_size.height_um, "PhysicalSizeYUnit": "µm"}
+    metadata: dict[str, Any] = {"Channel": {"Name": facts.channel or "cytomask"}}
     if facts.date:
         metadata["AcquisitionDate"] = facts.date
     if facts.elapsed_s is not None:
         metadata["Plane"] = {"DeltaT": [facts.elapsed_s], "DeltaTUnit": ["s"]}
-    return _encode_tiff(np.where(mask, np.uint8(255), np.uint8(0)), ome=True, metadata=metadata)
+    return _encode_ome(np.where(mask, np.uint8(255), np.uint8(0)), pixel_size, metadata)
 
 
-def _encode_tiff(pixels: NDArray[Any], *, ome: bool, metadata: dict[str, Any] | None) -> bytes:
+def _encode_ome(pixels: NDArray[Any], pixel_size: PixelSize | None, metadata: dict[str, Any]) -> bytes:
+    content = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+    metadata |= {"axes": "YX", "UUID": str(uuid.uuid5(uuid.NAMESPACE_OID, content))}
+    if pixel_size:
+        metadata |= {"PhysicalSizeX": pixel_size.width_um, "PhysicalSizeXUnit": "µm"}
+        metadata |= {"PhysicalSizeY": pixel_size.height_um, "PhysicalSizeYUnit": "µm"}
     stream = io.BytesIO()
-    with tifffile.TiffWriter(stream, ome=ome) as writer:
+    with tifffile.TiffWriter(stream, ome=True) as writer:
         writer.write(pixels, compression="zlib", photometric="minisblack", metadata=metadata)
     return stream.getvalue()
