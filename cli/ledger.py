@@ -83,7 +83,8 @@ class Row:
     Attributes:
         pages: number of pages in the file.
         pixel_width_um, pixel_height_um: size of a pixel from the request or the file; areas are based on it.
-        confluence_low, confluence_high: the confluence at a probability of 0.7 and of 0.3.
+        confluence_low, confluence_high: the confluence at thresholds of 0.7 and 0.3, or at the row's own if
+            that is above 0.7 or below 0.3.
         quality: quality flags with their numbers, such as `UNCERTAIN=0.42`, separated by spaces.
         orientation: the file's orientation tag, numbered as in EXIF and TIFF: 1 is upright.
         turned: 1 if the page was turned upright by that tag, 0 if its pixels are read as they are stored.

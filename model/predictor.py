@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cytomask.model import preprocess, quality
 from cytomask.model.preprocess import Blend, Pixels, TilePlan
-from cytomask.model.quality import Flag, share_above
+from cytomask.model.quality import Flag
 
 Mode = Literal["native", "resize"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -109,22 +109,24 @@ class Prediction:
     @property
     def confluence(self) -> float:
         """Share of the page that is cell, 0..1."""
-        return float(np.count_nonzero(self.mask) / self.mask.size)
+        return self._confluence(self.mask)
 
     @property
     def confluence_low(self) -> float:
-        """Confluence at a probability of 0.7: the area that the network is sure of."""
-        return self._confluence_at(0.7)
+        """Confluence at a probability of 0.7, or at a higher threshold: the area that is surely cell."""
+        return self._confluence(self.mask & self._mask_at(0.7))
 
     @property
     def confluence_high(self) -> float:
-        """Confluence at a probability of 0.3: the area that may be cell."""
-        return self._confluence_at(0.3)
+        """Confluence at a probability of 0.3, or at a lower threshold: the area that may be cell."""
+        return self._confluence(self.mask | self._mask_at(0.3))
 
-    def _confluence_at(self, probability: float) -> float:
-        if self.clean is None:
-            return share_above(self.logits, probability)
-        mask = self.clean(self.logits >= logit(probability))
+    def _mask_at(self, probability: float) -> NDArray[np.bool_]:
+        mask = self.logits >= logit(probability)
+        return self.clean(mask) if self.clean else mask
+
+    @staticmethod
+    def _confluence(mask: NDArray[np.bool_]) -> float:
         return float(np.count_nonzero(mask) / mask.size)
 
     @property

@@ -75,12 +75,14 @@ class Measures(Appearance, frozen=True):
     Attributes:
         confluence_low, confluence_high: share of the page whose probability is 0.7 or more, and 0.3 or more.
         doubt: area with a probability between 0.3 and 0.7, as a share of the cells' area.
+        squashed: whether the network saw the page squashed to one tile, as in `resize` mode.
         shrinkage: factor by which `resize` mode shrinks the longer side; 1 in `native` mode.
     """
 
     confluence_low: float
     confluence_high: float
     doubt: float
+    squashed: bool
     shrinkage: float
 
 
@@ -194,13 +196,14 @@ def measure(appearance: Appearance, logits: Pixels, *, squashed: bool) -> Measur
     Args:
         appearance: what `look_at` measured.
         logits: (H, W) float32.
-        squashed: whether the network saw the page squashed to one tile, as in `resize` mode.
+        squashed: as in `Measures`.
     """
     low, high = share_above(logits, 0.7), share_above(logits, 0.3)
     return Measures(
         confluence_low=low,
         confluence_high=high,
         doubt=(high - low) / max(high, 0.02),
+        squashed=squashed,
         shrinkage=max(logits.shape) / preprocess.SQUARE if squashed else 1.0,
         **msgspec.structs.asdict(appearance),
     )
@@ -213,6 +216,7 @@ def check(appearance: Appearance, logits: Pixels, *, squashed: bool) -> tuple[Fl
 
 def flags_of(measures: Measures, bounds: Bounds = BOUNDS) -> list[Flag]:
     """Return a flag for every number out of bounds, in the order of `FlagName`."""
+    doubt = bounds.squashed_doubt if measures.squashed else bounds.doubt
     found: list[tuple[FlagName, float, bool]] = [
         ("EMPTY", measures.confluence_high, measures.confluence_high < bounds.empty),
         ("OUT_OF_FOCUS", measures.sharpness, measures.sharpness < bounds.sharpness),
@@ -220,7 +224,7 @@ def flags_of(measures: Measures, bounds: Bounds = BOUNDS) -> list[Flag]:
         ("LOW_CONTRAST", measures.levels, measures.levels < bounds.levels),
         ("UNEVEN_LIGHT", measures.unevenness, measures.unevenness > bounds.unevenness),
         ("UNUSUAL", measures.unusualness, measures.unusualness > bounds.unusualness),
-        ("UNCERTAIN", measures.doubt, measures.doubt > bounds.doubt),
+        ("UNCERTAIN", measures.doubt, measures.doubt > doubt),
         ("SQUASHED", measures.shrinkage, measures.shrinkage > bounds.shrinkage),
     ]
     return [Flag(name, round(value, 4)) for name, value, out in found if out]

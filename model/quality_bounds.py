@@ -7,7 +7,10 @@ from numpy.typing import NDArray
 
 
 class Bounds(NamedTuple):
-    """Where each flag begins; see `cytomask.model.quality.Measures` for the numbers."""
+    """Where each flag begins; see `cytomask.model.quality.Measures` for the numbers.
+
+    `squashed_doubt` takes the place of `doubt` in `resize` mode, whose network draws softer borders.
+    """
 
     centre: NDArray[np.float64]
     whitening: NDArray[np.float64]
@@ -18,6 +21,7 @@ class Bounds(NamedTuple):
     unevenness: float = 0.6
     unusualness: float = 2.0
     doubt: float = 0.3
+    squashed_doubt: float = 0.3
     shrinkage: float = 6.0
 
 
@@ -44,4 +48,5 @@ BOUNDS = Bounds(
     unevenness=0.9557,
     unusualness=8.66,
     doubt=0.1102,
+    squashed_doubt=0.3017,
 )

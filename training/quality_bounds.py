@@ -1,10 +1,11 @@
 """Find the bounds of the quality flags on public pages, their degradations and other modalities.
 
 `python -m cytomask.training.quality_bounds --data DIR --reference SOURCE… --score SOURCE…` writes
-model/quality_bounds.py and prints the table of docs/quality.md.
+model/quality_bounds.py and prints the tables of docs/quality.md, one for each mode.
 
 The reference pages show what is usual. Each bound then lets through the share `SPARED` of the pages whose
-mask is good: flags must be rare to be read.
+mask is good: flags must be rare to be read. Both modes share the bounds, found in `native` mode, except that
+for doubt.
 """
 
 import argparse
@@ -22,7 +23,16 @@ from tqdm import tqdm
 
 from cytomask import metrics
 from cytomask.model import preprocess, quality
-from cytomask.model.predictor import WEIGHTS, Infer, Mode, load_network, logit, logits_of_page, read_manifest
+from cytomask.model.predictor import (
+    MODES,
+    WEIGHTS,
+    Infer,
+    Mode,
+    load_network,
+    logit,
+    logits_of_page,
+    read_manifest,
+)
 from cytomask.model.quality import Measures
 from cytomask.model.quality_bounds import BOUNDS, Bounds
 from cytomask.samples.degradations import DEGRADATIONS, MODALITIES, SEVERE
@@ -100,15 +110,28 @@ def with_usual(checked: Sequence[Checked], bounds: Bounds) -> list[Checked]:
 
 
 def bounds_of(checked: Sequence[Checked], bounds: Bounds) -> Bounds:
-    """Set each bound so that it lets through `SPARED` of the pages whose mask is good."""
+    """Set each bound so that it lets through `SPARED` of the pages whose mask is good.
+
+    Args:
+        checked: pages in both modes. Only `squashed_doubt` is found in `resize` mode.
+        bounds: with the centre and the whitening that the pages were measured by.
+    """
     good = [each.measures for each in checked if each.iou >= GOOD]
-    found: dict[str, Any] = {}
-    for name, largest in BOUNDED.items():
-        values = np.sort([getattr(measures, name) for measures in good])
-        values = values[np.isfinite(values)]
-        spared = math.ceil(SPARED * values.size) - 1
-        found[name] = float(values[spared] if largest else values[-1 - spared])
+    native = [measures for measures in good if not measures.squashed]
+    found: dict[str, Any] = {
+        name: _sparing([getattr(measures, name) for measures in native], largest=largest)
+        for name, largest in BOUNDED.items()
+    }
+    found["squashed_doubt"] = _sparing([each.doubt for each in good if each.squashed], largest=True)
     return bounds._replace(empty=EMPTY, saturated=SATURATED, **found)
+
+
+def _sparing(values: Sequence[float], *, largest: bool) -> float:
+    """Return the largest or the least value that passes, so that `SPARED` of the finite values do."""
+    ordered = np.sort(values)
+    ordered = ordered[np.isfinite(ordered)]
+    spared = math.ceil(SPARED * ordered.size) - 1
+    return float(ordered[spared] if largest else ordered[-1 - spared])
 
 
 def flag_table(checked: Sequence[Checked], bounds: Bounds) -> str:
@@ -171,9 +194,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(quality.__file__).with_name("quality_bounds.py"))
     given = parser.parse_args(arguments)
     try:
-        mode: Mode = "native"
-        manifest = read_manifest(given.weights / mode, mode)
-        infer, cut = load_network(given.weights / mode, manifest, threads=1), logit(manifest.threshold)
         pages = [sample.read()[0] for source in given.reference for sample in read_source(given.data, source)]
         usual_pages = [preprocess.normalise(page) for page in pages]
         usual_pages += [
@@ -183,15 +203,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bounds = BOUNDS._replace(centre=centre, whitening=whitening)
         samples = [(source, sample) for source in given.score for sample in read_source(given.data, source)]
         checked = []
-        for seed, (source, sample) in enumerate(tqdm(samples, unit="page", disable=None)):
-            checked += check_sample(sample, source, infer, mode, cut, seed)
+        for mode in MODES:
+            manifest = read_manifest(given.weights / mode, mode)
+            infer, cut = load_network(given.weights / mode, manifest, threads=1), logit(manifest.threshold)
+            for seed, (source, sample) in enumerate(tqdm(samples, mode, unit="page", disable=None)):
+                checked += check_sample(sample, source, infer, mode, cut, seed)
     except (OSError, ValueError) as error:
         print(f"cannot find bounds: {error}", file=sys.stderr)
         return 1
     checked = with_usual(checked, bounds)
     bounds = bounds_of(checked, bounds)
     write_module(bounds, given.out)
-    print(f"{len(usual_pages)} usual pages\n\n{flag_table(checked, bounds)}")
+    print(f"{len(usual_pages)} usual pages")
+    for mode in MODES:
+        own = [each for each in checked if each.measures.squashed is (mode == "resize")]
+        print(f"\n`{mode}`:\n\n{flag_table(own, bounds)}")
     return 0
 
 

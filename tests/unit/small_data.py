@@ -24,6 +24,7 @@ GOOD = Measures(
     unevenness=0.02,
     unusualness=0.8,
     doubt=0.05,
+    squashed=False,
     shrinkage=1,
 )
 

@@ -10,7 +10,7 @@ from cytomask.cleaning import clean, cleaner_of
 from cytomask.errors import PixelSizeUnknown
 from cytomask.lengths import PixelSize
 from cytomask.metrics import Mask
-from cytomask.model.predictor import Prediction
+from cytomask.model.predictor import Prediction, logit
 from cytomask.requests import Parameters
 
 masks = arrays.arrays(np.bool_, arrays.array_shapes(min_dims=2, max_dims=2, max_side=12))
@@ -64,13 +64,17 @@ def test_cleaning_twice_is_cleaning_once(mask: Mask, least: int, fill: bool) -> 
 
 
 @given(
-    arrays.arrays(np.float32, (9, 11), elements=st.floats(-3, 3, width=32)), st.integers(0, 30), st.booleans()
+    arrays.arrays(np.float32, (9, 11), elements=st.floats(-3, 3, width=32)),
+    st.floats(0, 1),
+    st.integers(0, 30),
+    st.booleans(),
 )
-def test_confluence_lies_between_low_and_high_after_cleaning_too(
-    logits: np.ndarray[tuple[int, int], np.dtype[np.float32]], least: int, fill: bool
+def test_confluence_lies_between_low_and_high_at_any_threshold_after_cleaning_too(
+    logits: np.ndarray[tuple[int, int], np.dtype[np.float32]], threshold: float, least: int, fill: bool
 ) -> None:
-    prediction = Prediction(logits, logits >= 0, None).cleaned(
-        lambda mask: clean(mask, min_area=least, fill_holes=fill)
-    )
-    assert prediction.confluence_low <= prediction.confluence <= prediction.confluence_high
-    assert prediction.confluence == clean(logits >= 0, min_area=least, fill_holes=fill).mean()
+    mask = logits >= logit(threshold)
+    plain = Prediction(logits, mask, None)
+    cleaned = plain.cleaned(lambda mask: clean(mask, min_area=least, fill_holes=fill))
+    for prediction in (plain, cleaned):
+        assert prediction.confluence_low <= prediction.confluence <= prediction.confluence_high
+    assert cleaned.confluence == clean(mask, min_area=least, fill_holes=fill).mean()

@@ -96,6 +96,15 @@ def test_the_confluences_are_those_of_other_thresholds() -> None:
         assert rows("other.csv")[0]["confluence"] == row[name]
 
 
+@pytest.mark.parametrize(("threshold", "end"), [("0.2", "confluence_high"), ("0.9", "confluence_low")])
+def test_a_threshold_beyond_the_range_is_an_end_of_it(threshold: str, end: str) -> None:
+    write("a.tif")
+    assert main([*RUN, "--threshold", threshold]) == 0
+    (row,) = rows()
+    assert float(row["confluence_low"]) <= float(row["confluence"]) <= float(row["confluence_high"])
+    assert row["confluence"] == row[end]
+
+
 def test_a_row_is_in_the_file_before_the_next_page_is_begun(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,12 @@
 """Quality flags: each one fires on its fault, none on a good page, and copies of a page get the same."""
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 from examples import examples
@@ -113,6 +116,17 @@ def test_an_empty_page_is_empty() -> None:
     assert "EMPTY" not in names(page)
 
 
+def test_resize_may_doubt_more_of_a_page_than_native_before_it_is_flagged() -> None:
+    assert BOUNDS.doubt < 0.2 < BOUNDS.squashed_doubt < 0.4
+    doubts = {(squashed, doubt) for squashed in (False, True) for doubt in (0.2, 0.4)}
+    flagged = {
+        (squashed, doubt)
+        for squashed, doubt in doubts
+        if flags_of(msgspec.structs.replace(GOOD, squashed=squashed, doubt=doubt))
+    }
+    assert flagged == doubts - {(True, 0.2)}
+
+
 def test_resize_flags_a_page_that_it_squashes_too_far() -> None:
     page = field()
     for longer, squashed in ((int(BOUNDS.shrinkage * 224), False), (int(BOUNDS.shrinkage * 224) + 300, True)):
@@ -165,6 +179,21 @@ def test_the_description_has_a_name_for_each_number() -> None:
     assert describe(normalise(field())).shape == (len(quality.DESCRIPTION),)
     assert BOUNDS.centre.shape == (len(quality.DESCRIPTION),)
     assert BOUNDS.whitening.shape == (len(quality.DESCRIPTION),) * 2
+
+
+def test_the_docs_give_the_bound_of_each_flag() -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "quality.md").read_text()
+    told = dict(re.findall(r"^\| `([A-Z_]+)` \|[^|]*\| ([^|]+) \|", docs, re.MULTILINE))
+    assert told == {
+        "EMPTY": f"below {BOUNDS.empty:g}",
+        "OUT_OF_FOCUS": f"below {BOUNDS.sharpness:g}",
+        "SATURATED": f"above {BOUNDS.saturated:g}",
+        "LOW_CONTRAST": f"below {BOUNDS.levels:g}",
+        "UNEVEN_LIGHT": f"above {BOUNDS.unevenness:g}",
+        "UNUSUAL": f"above {BOUNDS.unusualness:g}",
+        "UNCERTAIN": f"above {BOUNDS.doubt:g}; in `resize` mode {BOUNDS.squashed_doubt:g}",
+        "SQUASHED": f"above {BOUNDS.shrinkage:g}",
+    }
 
 
 def test_a_prediction_carries_flags_and_the_range_of_its_confluence(shipped: Predictor) -> None:

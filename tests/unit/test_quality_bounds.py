@@ -35,9 +35,11 @@ def test_usual_pages_have_a_deviation_of_1_in_every_direction() -> None:
 def test_a_bound_spares_all_but_three_in_two_hundred_good_pages() -> None:
     good = [checked(0.9, doubt=share / 1000, sharpness=0.4 + share / 1000) for share in range(200)]
     bad = [checked(0.2, doubt=5, sharpness=0.1)]
-    found = bounds_of([*good, *bad], BOUNDS)
+    squashed = [checked(0.9, doubt=share / 100, sharpness=0.2, squashed=True) for share in range(200)]
+    found = bounds_of([*good, *bad, *squashed], BOUNDS)
     assert found.doubt == pytest.approx(0.196)
     assert found.sharpness == pytest.approx(0.403)
+    assert found.squashed_doubt == pytest.approx(1.96)
     assert sum(page.measures.doubt > found.doubt for page in good) == 3
 
 

@@ -29,7 +29,8 @@ class PlatePage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         frame: number of the scan, or the page's number in a stack.
         hours: hours since the first scan; set by `build_report`.
         confluence: 0..1; None without a mask.
-        confluence_low, confluence_high: the same at the thresholds 0.7 and 0.3.
+        confluence_low, confluence_high: the same at thresholds of 0.7 and 0.3, or at the job's own if that
+            is above 0.7 or below 0.3.
         cell_area_mm2: area of the cells, if the size of a pixel is known.
         quality: names of the page's quality flags.
         pixels: number of pixels, the page's weight when sites are pooled; None weighs pages equally.

@@ -104,7 +104,8 @@ class PageResult(msgspec.Struct, kw_only=True, omit_defaults=True):
         dtype: type of the stored pixels.
         time: time of the page in a time series: elapsed hours, or an ISO date.
         confluence: cell pixels over all pixels, 0..1, at the job's threshold.
-        confluence_low, confluence_high: the same at the thresholds 0.7 and 0.3.
+        confluence_low, confluence_high: the same at thresholds of 0.7 and 0.3, or at the job's own if that
+            is above 0.7 or below 0.3.
         tiles: null in `resize` mode.
         quality: warnings about the page's quality, if any.
         orientation: the file's orientation tag, numbered as in EXIF and TIFF: 1 is upright.
