@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cytomask.cli.console import complain, say, say_all
 from cytomask.cli.options import Commands, Parser, add_command, count, moment, on_stack
-from cytomask.cli.tables import number, print_table
+from cytomask.cli.tables import flags_text, number, print_table
 
 if TYPE_CHECKING:
     from cytomask.cli.stack import Stack
@@ -82,7 +82,7 @@ def run_jobs(stack: "Stack", arguments: Namespace) -> int:
 
 
 def print_jobs(stack: "Stack", rows: "Sequence[JobRow]") -> None:
-    """Print a line for each job, with its score, or the reason if it has no mask or score."""
+    """Print a line for each job: its score, its quality flags, and the reason if it has no mask or score."""
     from cytomask.cli.rows import newest_evaluation
 
     lines = [
@@ -138,7 +138,8 @@ def _line(row: "JobRow", evaluation: "EvaluationRow | None") -> tuple[str, ...]:
     iou = number(evaluation.iou) if evaluation else "-"
     if evaluation and evaluation.evaluation_status != "SCORED":
         iou = evaluation.evaluation_status.lower()
-    why = reason_of(row) or (reason_of(evaluation, "score: ") if evaluation else "") or ", ".join(row.quality)
+    reason = reason_of(row) or (reason_of(evaluation, "score: ") if evaluation else "")
+    why = "; ".join(filter(None, (flags_text(row.quality, row.quality_values), reason)))
     return (
         row.job_id[:SHORT_ID],
         row.status,

@@ -149,7 +149,7 @@ def _figure(storage: Storage, which: str, job: Job, score: EvaluationRow) -> dic
 def _flagged(job: Job) -> tuple[str, ...]:
     row = job.row
     between = f"{number(row.confluence_low)} to {number(row.confluence_high)}"
-    return row.image or "", job.group, ", ".join(job.flags), number(row.confluence), between, row.job_id
+    return row.image or "", job.group, job.doubts, number(row.confluence), between, row.job_id
 
 
 def _failure(job: Job) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cytomask.cli.rows import newest_score
-from cytomask.cli.tables import flag_text
+from cytomask.cli.tables import flags_text
 from cytomask.metrics import Score
 from cytomask.records import EvaluationRow, JobRow
 
@@ -41,8 +41,7 @@ class Job:
     @property
     def doubts(self) -> str:
         """The flags with their numbers, such as `UNCERTAIN=0.42`, separated by spaces."""
-        values = self.row.quality_values
-        return " ".join(flag_text(name, values[name]) if name in values else name for name in self.flags)
+        return flags_text(self.flags, self.row.quality_values)
 
     @property
     def score(self) -> EvaluationRow | None:

@@ -41,6 +41,11 @@ def flag_text(name: str, value: float) -> str:
     return f"{name}={value:.3g}"
 
 
+def flags_text(names: Iterable[str], values: Mapping[str, float]) -> str:
+    """Write quality flags with the numbers that are known, separated by spaces."""
+    return " ".join(flag_text(name, values[name]) if name in values else name for name in names)
+
+
 def number(value: Any, digits: int = 3) -> str:
     """Format a number with this many decimals; None becomes -."""
     return "-" if value is None else f"{value:.{digits}f}"

@@ -82,6 +82,15 @@ def test_jobs_say_why_an_image_has_no_mask(stack: SegmentStack, run: Run) -> Non
     assert "UNREADABLE_IMAGE: bad.tif is not a TIFF, PNG or JPEG" in listed
 
 
+def test_jobs_list_quality_flags_with_their_numbers_beside_a_rejected_score(
+    stack: SegmentStack, evaluate: EvaluateFunction, run: Run
+) -> None:
+    stack.segment("a.tif", png(np.full((40, 60), 7, np.uint8)))
+    assert run("jobs")[1].rstrip().endswith("a.tif  EMPTY=0 SATURATED=1 LOW_CONTRAST=0")
+    evaluate.upload("a.tif.png", png(np.zeros((3, 4), np.uint8)))
+    assert "  EMPTY=0 SATURATED=1 LOW_CONTRAST=0; score: GROUND_TRUTH_MISMATCH" in run("jobs")[1]
+
+
 def test_a_rejected_score_is_not_shown_as_missing(
     stack: SegmentStack, evaluate: EvaluateFunction, run: Run
 ) -> None:

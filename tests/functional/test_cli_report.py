@@ -133,7 +133,7 @@ def test_flagged_masks_are_counted_and_come_first(
     assert all(row["quality"] == "" for row in written[2:])
     html = (tmp_path / "a.html").read_text()
     assert html.index("Look at these first") < html.index("Failures")
-    assert "UNUSUAL, UNCERTAIN" in html
+    assert "<code>UNUSUAL UNCERTAIN=0.421</code>" in html
 
 
 def test_each_group_and_model_has_a_row_of_measures(rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
