@@ -223,8 +223,9 @@ def segment_file(task: Task, predictor: Predictor, settings: Settings) -> Iterat
                     pixel_size=pixel_size,
                     facts=partial(image.facts, page.index, asked.channel),
                 )
-                for kind, _, encode in files:
-                    write_whole(written[kind], encode())
+                encoded = [(kind, encode()) for kind, _, encode in files]  # one may refuse: write all or none
+                for kind, content in encoded:
+                    write_whole(written[kind], content)
                 finished = time.perf_counter()
                 height, width = page.pixels.shape
                 yield Row(

@@ -486,3 +486,13 @@ def test_a_page_without_any_cell_has_every_output() -> None:
     assert below("masks") == [f"flat.tif.{ending}" for ending in endings]
     (row,) = rows_of("a.csv")
     assert (row["cell_pixels"], row["confluence"], row["confluence_high"]) == ("0", "0.0", "0.0")
+
+
+def test_a_page_that_one_output_refuses_leaves_no_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cytomask.exports.LARGEST_ROI_SIDE", 45)
+    tifffile.imwrite("wide.tif", np.full((40, 50), 7, np.uint16))
+    assert main(["segment", "wide.tif", "--outputs", "mask", "rois"]) == 1
+    assert "refused, IMAGE_TOO_LARGE: a page of 50 x 40 pixels has no ROI set" in capsys.readouterr().err
+    assert not Path("masks").exists()
