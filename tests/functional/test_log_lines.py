@@ -55,19 +55,43 @@ def named(line: dict[str, Any]) -> set[str]:
     return {metric["Name"] for metric in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}
 
 
+def field(line: dict[str, Any], path: str) -> Any:
+    """Return a field of a line by a path such as `$.timings_ms.read`."""
+    return reduce(lambda fields, name: fields[name], path.removeprefix("$.").split("."), line)
+
+
+def fits(line: dict[str, Any], pattern: str) -> bool:
+    """Tell whether a line meets all conditions of a filter's pattern."""
+    for condition in pattern.strip("{ }").split(" && "):
+        path, comparison, value = condition.split(" ")
+        found, wanted = field(line, path), json.loads(value)
+        if not (found == wanted if comparison == "=" else found >= wanted):
+            return False
+    return True
+
+
 def filtered(lines: list[dict[str, Any]]) -> dict[str, float]:
     """Return the metrics that the template's filters make of log lines: name -> the last value."""
     metrics: dict[str, Any] = {}
     for resource in load_template()["Resources"].values():
         if resource["Type"] == "AWS::Logs::MetricFilter":
-            [event] = re.findall(r'\$\.message = "(\w+)"', resource["Properties"]["FilterPattern"])
             [made] = resource["Properties"]["MetricTransformations"]
-            path = made["MetricValue"].removeprefix("$.").split(".")
             for line in lines:
-                if line["message"] == event:
-                    metrics[made["MetricName"]] = reduce(lambda fields, name: fields[name], path, line)
+                if fits(line, resource["Properties"]["FilterPattern"]):
+                    metrics[made["MetricName"]] = field(line, made["MetricValue"])
                     assert {line[each["Key"]] for each in made.get("Dimensions", [])} <= {"segment"}
     return metrics
+
+
+def test_a_metric_filter_s_pattern_names_what_it_publishes() -> None:
+    """A filter can publish only fields that its pattern matches; `>= 0` leaves out null."""
+    for name, resource in load_template()["Resources"].items():
+        if resource["Type"] == "AWS::Logs::MetricFilter":
+            pattern = resource["Properties"]["FilterPattern"]
+            [made] = resource["Properties"]["MetricTransformations"]
+            assert f"{made['MetricValue']} >= 0" in pattern, name
+            for dimension in made.get("Dimensions", []):
+                assert f"{dimension['Value']} = " in pattern, name
 
 
 def test_log_lines_from_upload_to_score_have_the_same_job_id(
