@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from factories import request, s3_event, tiff
-from functions_on_moto import HttpDoor, SegmentStack
+from factories import GROUND_TRUTH, ground_truth, request, s3_event, tiff
+from functions_on_moto import EvaluateFunction, HttpDoor, SegmentStack
 from moto_stack import INDEXES
 from write_units import Snapshot, size_of, snapshot, units_of
 
@@ -120,6 +120,22 @@ def test_an_image_of_a_call_that_waits_makes_the_documented_writes(http: HttpDoo
     http.stack.upload(KEY, tiff())
     image = counted(http.stack, lambda: http.post("/seg_mask", request(KEY)))
     assert f"takes {image.units} write units" in COSTS
+
+
+def test_a_score_makes_the_documented_calls(stack: SegmentStack, evaluate: EvaluateFunction) -> None:
+    stack.segment(KEY, tiff())
+    truth = KEY.replace(".tif", "_mask.png")
+    stack.upload(truth, ground_truth(), bucket=GROUND_TRUTH)
+    calls: Counter[str] = Counter()
+    for name in (*READS, *ROWS, *ROW_READS, "BatchGetItem"):
+        stack.wire.before(name, partial(calls.update, [name]), times=1000)
+    assert evaluate.deliver(s3_event(truth, bucket=GROUND_TRUTH)) == []
+    assert evaluate.row()["evaluation_status"] == "SCORED"
+    of_s3, of_rows, writes = (
+        sum(calls[name] for name in names) for names in (READS, (*ROW_READS, "BatchGetItem"), ROWS)
+    )
+    told = f"{of_s3} reads of S3, {of_rows} reads of rows and {writes} row writes"
+    assert told in " ".join(COSTS.split())
 
 
 def test_the_log_lines_of_an_image_have_the_documented_length(
