@@ -41,7 +41,8 @@ class Scoring:
             request: the request.
             result: its result, which has been written.
             group: label to report by.
-            led_to: address of a result to which the row of the image's name leads already.
+            led_to: address of a result to which the row of the image's name leads. It leads to this result
+                unless a newer image has taken the name.
         """
         if not (result.mask and result.result and result.job_id):
             return
@@ -54,9 +55,10 @@ class Scoring:
             etag=request.image.etag,
         )
         named = request.ground_truth.uri if request.ground_truth else None
-        if result.result != led_to:
-            self._evaluations.expect(job, named)
+        if result.result != led_to and (led_to or not named):
+            self._evaluations.expect(job, None)
         if named:
+            self._evaluations.expect(job, named)
             self._evaluations.wait(job, named)
         for truth in self._ground_truths(request):
             self._evaluations.ask(job, truth)

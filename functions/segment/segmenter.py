@@ -13,7 +13,7 @@ from cytomask.admission import require_served
 from cytomask.arrivals import Arrival, admitted, images_of
 from cytomask.errors import ImageReplaced, JobHeld, RejectedInput
 from cytomask.jobs import FINISHED, Jobs, Lease
-from cytomask.names import Names, OtherWriters
+from cytomask.names import Entered, Names, OtherWriters
 from cytomask.output_names import RESULT, output_key
 from cytomask.records import Fault, JobRow, Result, cut
 from cytomask.requests import Parameters, SegmentRequest
@@ -224,8 +224,8 @@ class Segmenter:
         request = work.request
         self._logger.info("job_taken", image=request.image.uri, again=lease.earlier is not None)
         with self._released_after_faults(lease):
-            led_to = self._result_to_find(work)
-            known = self._enter(work, led_to, invocation)
+            led_to = self._result_to_find(work, lease)
+            entered = self._enter(work, led_to, invocation)
             # Before outputs are removed: without its network the job cannot make new ones.
             self._networks.find(work.parameters.mode, work.model_sha256)
             stored = self._stored(work) if lease.earlier else None  # written by an earlier owner
@@ -233,10 +233,13 @@ class Segmenter:
                 result = self._plating.note_place_again(stored, lease.earlier, request, source)
                 self._write_place(work, result, stored)
             else:
+                known = entered is not None and entered.known
                 result = self._produce(work, known, source, present, invocation)
             self._scoring.record(request, result, request.group, led_to=led_to)
             self._end(lease, work, result, stored)
         self._report.finished(result)
+        if entered and result.result != self._own_result(work):  # a row has no room for thousands of versions
+            self._names.forget(request.image, work.job_id, entered.entry)
         return result
 
     @contextmanager
@@ -332,17 +335,25 @@ class Segmenter:
     def _is_current(self, work: Work) -> bool:
         return self._storage.is_newest(work.request.image)
 
-    def _result_to_find(self, work: Work) -> str | None:
-        """Return the address of the result to which the row of the image's name may lead a ground truth."""
-        name = self._own_name(work)
-        if name is None or work.request.ground_truth:
-            return None
-        return self._writer.uri(output_key(name, RESULT))
+    def _result_to_find(self, work: Work, lease: Lease) -> str | None:
+        """Return the address of the result to which the row of the image's name may lead a ground truth.
 
-    def _enter(self, work: Work, led_to: str | None, invocation: Invocation) -> bool:
-        """Announce that the job may write under its image's name; return whether outputs may lie there."""
+        If the request names a ground truth, the row leads to the job only if it did so before.
+        """
+        own, image = self._own_result(work), work.request.image
+        if own is None or work.request.ground_truth is None:
+            return own
+        return own if lease.earlier and self._names.leads_to(image, work.job_id) else None
+
+    def _own_result(self, work: Work) -> str | None:
+        """Return the address of the result under the image's own name; None if the job does not own it."""
+        name = self._own_name(work)
+        return None if name is None else self._writer.uri(output_key(name, RESULT))
+
+    def _enter(self, work: Work, led_to: str | None, invocation: Invocation) -> Entered | None:
+        """Announce that the job may write under its image's name; None if its outputs do not go there."""
         if self._own_name(work) is None:
-            return False
+            return None
         return self._names.enter(
             work.request.image, work.job_id, seconds=invocation.lease_seconds, result=led_to
         )

@@ -7,12 +7,28 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+import boto3
 import numpy as np
 import pytest
-from factories import GROUND_TRUTH, HEIGHT, INPUT, OUTPUT, WIDTH, page, png, request, s3_event, tiff
+from factories import (
+    GROUND_TRUTH,
+    HEIGHT,
+    INPUT,
+    OUTPUT,
+    WIDTH,
+    page,
+    png,
+    request,
+    s3_event,
+    s3_record,
+    tiff,
+)
 from functions_on_moto import EvaluateFunction, SegmentStack
 
-from cytomask.names import writers_of
+from cytomask.addresses import S3Object
+from cytomask.evaluations import Evaluations
+from cytomask.names import Names, writers_of
+from cytomask.table import Table
 
 LogLines = Callable[[str], list[dict[str, Any]]]
 
@@ -151,7 +167,7 @@ def test_a_job_with_a_row_of_an_earlier_release_is_scored_once_with_its_present_
     stack: SegmentStack, evaluate: EvaluateFunction, truth_is: str
 ) -> None:
     result = stack.segment("a.tif", tiff())
-    for address in ("mask:a", "coco:a.tif"):
+    for address in ("mask:a", "coco:a.tif", f"s3://{GROUND_TRUTH}/a_mask.png"):
         keep_old_row(stack, address, "a.tif")
     if truth_is == "mask":
         assert evaluate.upload("a_mask.png", truth()) == []
@@ -223,6 +239,20 @@ def test_a_ground_truth_that_arrives_while_its_image_waits_for_a_retry_is_scored
     assert statuses(stack) == {"a.tif": ["SCORED"]}
 
 
+def test_a_score_before_its_job_ends_is_in_the_plate_s_table(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
+    def arrive() -> None:
+        assert evaluate.upload("A172_Phase_C7_1_00d00h00m_1_mask.png", truth()) == []
+
+    stack.wire.before("Query", arrive)
+    stack.segment("A172_Phase_C7_1_00d00h00m_1.tif", tiff())
+    (score,) = stack.rows("EVAL#")
+    (row,) = stack.rows()
+    assert row["plate"]
+    assert row["iou"] == score["iou"]
+
+
 @pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
 def test_a_rejected_image_is_no_image_to_score(
     stack: SegmentStack, evaluate: EvaluateFunction, truth_is: str
@@ -258,6 +288,94 @@ def test_a_job_whose_request_names_its_ground_truth_is_not_found_by_name(
     assert statuses(stack) == {"a.tif": ["AWAITING_GROUND_TRUTH"]}
     assert evaluate.upload("elsewhere.png", truth()) == []
     assert statuses(stack) == {"a.tif": ["SCORED"]}
+
+
+def test_a_job_that_is_done_again_with_a_named_truth_is_still_found_by_name(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
+    result = stack.segment("a.tif", tiff())
+    stack.s3.delete_object(Bucket=OUTPUT, Key="a.tif.mask.png")
+    named = request("a.tif", ground_truth=f"s3://{GROUND_TRUTH}/elsewhere.png")
+    assert stack.deliver(named) == []
+    assert stack.row()["attempt"] == 2
+    assert evaluate.upload("a_mask.png", truth()) == []
+    assert evaluate.upload("elsewhere.png", png(np.tri(HEIGHT, WIDTH, dtype=np.uint8))) == []
+    assert statuses(stack) == {"a.tif": ["SCORED", "SCORED"]}
+    assert {row["job_id"] for row in stack.rows("EVAL#")} == {result["job_id"]}
+
+
+def two_versions(stack: SegmentStack) -> tuple[str, str]:
+    """Upload two versions of an image, and segment the newer before the older; return their ids."""
+    stack.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
+    older, newer = (stack.upload("a.tif", picture(seed)) for seed in (1, 2))
+    for version in (newer, older):
+        assert stack.deliver({"Records": [s3_record("a.tif", version=version)]}) == []
+    return str(older), str(newer)
+
+
+def row_of_writers(stack: SegmentStack) -> dict[str, Any]:
+    leads = [row for row in stack.table.scan()["Items"] if row["record"].startswith("TRUTH_OF#")]
+    (row,) = (row for row in leads if "mask" not in row)
+    return dict(row)
+
+
+def test_the_row_of_a_name_does_not_grow_with_the_older_versions_of_its_image(stack: SegmentStack) -> None:
+    two_versions(stack)
+    newest = stack.result("a.tif.result.json")["job_id"]
+    assert len(stack.rows()) == 2
+    assert [name for name, _ in writers_of(row_of_writers(stack))] == [newest]
+
+
+@pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
+def test_a_version_that_is_the_newest_again_is_scored_with_its_present_mask(
+    stack: SegmentStack, evaluate: EvaluateFunction, truth_is: str
+) -> None:
+    older, newer = two_versions(stack)
+    stack.s3.delete_object(Bucket=INPUT, Key="a.tif", VersionId=newer)
+    assert stack.deliver(s3_event("a.tif")) == []
+    result = stack.result("a.tif.result.json")
+    assert result["image"]["version_id"] == older
+    for key in stack.outputs():
+        if key.startswith("jobs/"):
+            stack.s3.delete_object(Bucket=OUTPUT, Key=key)
+    if truth_is == "mask":
+        assert evaluate.upload("a_mask.png", truth()) == []
+    else:
+        upload_coco(evaluate, coco("a.tif"))
+    rows = {row["job_id"]: row for row in stack.rows("EVAL#")}
+    assert rows[result["job_id"]]["evaluation_status"] == "SCORED"
+    assert rows[result["job_id"]]["mask"] == result["mask"]
+
+
+class Busy:
+    """A client of DynamoDB that has capacity for few rows of each BatchGetItem."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def batch_get_item(self, RequestItems: dict[str, Any]) -> Any:
+        ((name, asked),) = RequestItems.items()
+        assert asked["ConsistentRead"]
+        now, later = asked["Keys"][:30], asked["Keys"][30:]
+        answer = self._client.batch_get_item(RequestItems={name: asked | {"Keys": now}})
+        return answer | {"UnprocessedKeys": {name: asked | {"Keys": later}} if later else {}}
+
+
+def test_a_name_in_many_folders_leads_to_all_its_jobs_on_a_busy_table(stack: SegmentStack) -> None:
+    stack.segment("0/a.tif", tiff())
+    busy: Any = Busy(boto3.client("dynamodb"))
+    table = Table(busy, stack.table.name)
+    job, names = stack.row(), Names(table)
+    images = [S3Object(INPUT, f"{number}/a.tif", etag=str(number)) for number in range(1, 111)]
+    for number, image in enumerate(images, 1):
+        job_id = f"{number:032x}"
+        stack.table.put_item(Item=job | {"job_id": job_id, "image": image.uri})
+        names.enter(image, job_id, seconds=0, result=f"s3://{OUTPUT}/{image.key}.result.json")
+    found = list(Evaluations(table).expecting_coco("a.tif", f"s3://{INPUT}/"))
+    assert len({job.job_id for job in found}) == len(found) == 111
 
 
 ORDERS = list(itertools.permutations(["plate 1/a.tif", "plate 2/a.tif", FILE]))

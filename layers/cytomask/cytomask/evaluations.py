@@ -107,12 +107,14 @@ class Evaluations:
         """List the jobs with a mask that rows by an image's name lead to.
 
         The row of a name is there before the mask. A job that still runs counts once its result is written,
-        and looks for ground truths only after that, so at least one side sees the other.
+        and looks for ground truths only after that, so at least one side sees the other. Rows of
+        single jobs come last: if a job was done again under the image's name, its row has earlier outputs.
         """
         writers: dict[str, tuple[str, Row]] = {}
+        single: list[Scorable] = []
         for row in rows:
             if "mask" in row:
-                yield _scorable(row)
+                single.append(_scorable(row))
             else:
                 writers |= {job: (row["image"], entry) for job, entry in writers_of(row) if "result" in entry}
         jobs = self._table.read_many([(job, JOB) for job in writers], as_now=True)
@@ -132,6 +134,7 @@ class Evaluations:
                     created_at=job["created_at"],
                     group=job.get("group", ""),
                 )
+        yield from single
 
     def wait(self, job: Scorable, ground_truth: str) -> None:
         """Record that a mask waits for its ground truth; `ground_truth` is the address in the request.
@@ -154,22 +157,25 @@ class Evaluations:
 
         The caller must end each evaluation before taking the next; only then does its job stop waiting.
         """
-        jobs = {job.job_id: job for job in self.expecting(truth.uri)}
-        for stem in filter(None, stems):
-            jobs |= {job.job_id: job for job in self.expecting_mask(stem) if job.job_id not in jobs}
-        for job in jobs.values():
+        by_name = chain.from_iterable(self.expecting_mask(stem) for stem in filter(None, stems))
+        for job in list(_once(chain(by_name, self.expecting(truth.uri)))):
             yield Evaluation(job.job_id, self._add(job, truth).record, truth, job.result)
             self._stop_waiting(job.job_id, truth.uri)
 
     def score(self, evaluation: Evaluation, scores: Scores) -> bool:
         """End an evaluation as SCORED; return False if it has ended already.
 
-        If the job is part of a plate, its row keeps the newest score for the plate's table.
+        If the job is part of a plate, its row keeps the newest score for the plate's table. A job that still
+        runs gets its place only at its end, so its row keeps the score in any case.
         """
         scored = self._end(evaluation, {"evaluation_status": "SCORED"} | msgspec.to_builtins(scores))
         if scored:
             self._table.update_if(
-                evaluation.job_id, "JOB", values={"iou": scores.iou}, condition="attribute_exists(place)"
+                evaluation.job_id,
+                JOB,
+                values={"iou": scores.iou},
+                condition="attribute_exists(place) OR #status = :running",
+                given={":running": "RUNNING"},
             )
         return scored
 
@@ -273,7 +279,7 @@ def awaited(job: JobRow) -> list[EvaluationRow]:
 
 
 def _once(jobs: Iterable[Scorable]) -> Iterator[Scorable]:
-    """Leave out a job that came before: its later row is of an earlier release, with outputs of that time."""
+    """Leave out a job that came before: its later row may have outputs of an earlier run or release."""
     seen: set[str] = set()
     for job in jobs:
         if job.job_id not in seen:

@@ -43,6 +43,18 @@ class OtherWriters(NamedTuple):
     ended: dict[str, Any]
 
 
+class Entered(NamedTuple):
+    """What a writer learns when it is announced.
+
+    Attributes:
+        known: whether any writer was announced before, so that the name may have outputs.
+        entry: the writer's entry in the row.
+    """
+
+    known: bool
+    entry: dict[str, Any]
+
+
 class Names:
     """The rows of writers under images' names. Faults of DynamoDB and SQS pass through as ClientError."""
 
@@ -59,7 +71,7 @@ class Names:
         self._queue_url = queue_url
         self._clock = clock
 
-    def enter(self, image: S3Object, writer: str, *, seconds: float, result: str | None = None) -> bool:
+    def enter(self, image: S3Object, writer: str, *, seconds: float, result: str | None = None) -> Entered:
         """Announce a writer, before it checks which image is the newest.
 
         Args:
@@ -67,14 +79,12 @@ class Names:
             writer: id of the writer's job, or a word.
             seconds: the longest time that the writer can work.
             result: where its result will lie, if ground truths may find the job by the image's name.
-
-        Returns:
-            Whether any writer was announced before, so that the name may have outputs.
         """
         entry: Row = {"until": Decimal(str(round(self._clock() + seconds, 3)))}
         if result:
             entry |= {"result": result, "etag": image.etag or ""}
-        return bool(self._table.update(*_row_of(image), values={writer: entry, "image": image.uri}))
+        before = self._table.update(*_row_of(image), values={writer: entry, "image": image.uri})
+        return Entered(bool(before), entry)
 
     def others(self, image: S3Object, writer: str) -> OtherWriters:
         """Return all other writers of an image's name."""
@@ -84,10 +94,15 @@ class Names:
         ended = {name: entry for name, entry in others.items() if entry["until"] < now}
         return OtherWriters(max([0.0, *(entry["until"] - now for entry in others.values())]), ended)
 
-    def forget(self, image: S3Object, writer: str, entry: Row) -> None:
-        """Remove a writer whose time was up, unless it has entered again since.
+    def leads_to(self, image: S3Object, writer: str) -> bool:
+        """Tell whether ground truths may find a writer's job by the image's name."""
+        row = self._table.read(*_row_of(image)) or {}
+        return "result" in row.get(writer, {})
 
-        No output under the name is its own any more, so no ground truth needs to find its job there.
+    def forget(self, image: S3Object, writer: str, entry: Row) -> None:
+        """Remove a writer that writes no more, unless it has entered again since.
+
+        No output under the name is its own, so no ground truth needs to find its job there.
         """
         self._table.update_if(
             *_row_of(image),
