@@ -316,13 +316,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="scores only: no empty or degraded pages")
     parsed = parser.parse_args(arguments)
+    if parsed.quick and parsed.degrade:
+        parser.error("--quick leaves out the table that --degrade is for; give one of them")
+    neurons = [source for source in parsed.sources if source.startswith("somata:")]
+    degraded = parsed.degrade or parsed.sources[:1]
     try:
+        for source in {*parsed.sources, *degraded}:
+            read_source(parsed.data, source)  # fails now, not after the other sources were scored
         predictor = Predictor(parsed.weights, modes=served_modes(parsed.weights) or MODES)
         scored = {source: score_source(predictor, parsed.data, source) for source in parsed.sources}
         measured: dict[Mode, Yardsticks] = {}
         if not parsed.quick:
-            neurons = [source for source in parsed.sources if source.startswith("somata:")]
-            degraded = parsed.degrade or parsed.sources[:1]
             measured = {
                 mode: measure(predictor, mode, parsed.data, neurons, degraded) for mode in predictor.manifests
             }

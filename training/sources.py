@@ -183,7 +183,13 @@ def _index_samples(folder: Path, source: str) -> list[Sample]:
         table = csv.DictReader(file)
         if absent := {"source", "split", "image", "mask"}.difference(table.fieldnames or ()):
             raise ValueError(f"{index} lacks the columns {', '.join(sorted(absent))}")
-        rows = [row for row in table if f"{row['source']}/{row['split']}" == source]
+        by_source: dict[str, list[dict[str, str]]] = {}
+        for row in table:
+            by_source.setdefault(f"{row['source']}/{row['split']}", []).append(row)
+    if source not in by_source:
+        listed = ", ".join(by_source) or "nothing"
+        raise ValueError(f"{source} in {folder} has no images; {index.name} lists {listed}")
+    rows = by_source[source]
     _require_files(folder, (row[key] for row in rows for key in ("image", "mask")))
     return [
         Sample(

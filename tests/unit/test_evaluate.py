@@ -337,6 +337,21 @@ def test_missing_files_are_named_in_a_sentence(noisy: Path, weights: Path, sourc
     assert missing in str(raised.value.code)
 
 
+@pytest.mark.parametrize("given", [["made/val", "made/tset"], ["made/val", "--degrade", "made/tset"]])
+def test_a_wrong_source_ends_before_the_others_are_scored(
+    noisy: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, given: list[str]
+) -> None:
+    monkeypatch.delattr("cytomask.training.evaluate.score_source")
+    with pytest.raises(SystemExit, match=r"made/tset in .* has no images; index\.csv lists made/val$"):
+        main([*given, "--data", str(noisy), "--weights", str(weights)])
+
+
+def test_quick_and_degrade_contradict_each_other(noisy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["made/val", "--data", str(noisy), "--quick", "--degrade", "made/val"])
+    assert "--quick leaves out the table that --degrade is for; give one of them" in capsys.readouterr().err
+
+
 def test_a_bad_ground_truth_leaves_out_its_image_and_no_other(
     three: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
