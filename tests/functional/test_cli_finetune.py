@@ -135,7 +135,7 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
         (("in", "--name", "../x"), "is not a name for weights", 2),
         (("äöü€/日本",), "give a --name", 2),
         (("in", "--name", "parent-1"), "weights called parent-1 exist already", 1),
-        (("in", "--name", "swin-unet-1.0"), "weights called swin-unet-0.9 exist already", 1),
+        (("in", "--name", "swin-unet-1.0"), "weights called swin-unet-1.0 exist already", 1),
         (("in", "--out", "models/parent", "--name", "parent-1"), "holds a model already: ", 1),
         (("nowhere",), "nowhere does not exist", 1),
         (("in", "--licence", "MIT"), "builds on parent-1, whose licence is non-commercial", 1),

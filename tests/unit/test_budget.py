@@ -8,7 +8,7 @@ from benchmarks.worker import NETWORKS
 
 # A little above the current values. If you grow them on purpose, raise the limits here and say why.
 MOST_NODES = {"native": 220, "resize": 138}
-MOST_GFLOP = {"native": 2.5, "resize": 1.08}
+MOST_GFLOP = {"native": 2.07, "resize": 1.08}
 UNWANTED = {
     *(
         "cytomask.cli.demonstration",

@@ -296,7 +296,7 @@ def test_a_network_of_another_sha256_is_not_served(copied: Path) -> None:
 )
 def test_weights_made_for_other_pixels_are_not_served(copied: Path, field: str, value: object) -> None:
     change(copied, **{field: value})
-    with pytest.raises(WeightsError, match=rf"manifest\.json was made for .*{value}.* serve it with"):
+    with pytest.raises(WeightsError, match=rf"from another version of cytomask: .*{value}.*, and this"):
         Predictor(copied)
 
 

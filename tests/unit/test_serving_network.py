@@ -16,9 +16,9 @@ def logits(network: torch.nn.Module, side: int) -> torch.Tensor:
 
 def test_the_serving_networks_logits_equal_the_networks(network: SwinUNet) -> None:
     expected = logits(network, network.config.tile)
-    assert expected.std() > 1
+    assert expected.std() > 0.2
     torch.testing.assert_close(
-        logits(ServingNetwork(network).eval(), network.config.tile), expected, rtol=0, atol=1e-4
+        logits(ServingNetwork(network).eval(), network.config.tile), expected, rtol=0, atol=2e-5
     )
 
 
