@@ -115,14 +115,23 @@ def bounds_of(checked: Sequence[Checked], bounds: Bounds) -> Bounds:
     Args:
         checked: pages in both modes. Only `squashed_doubt` is found in `resize` mode.
         bounds: with the centre and the whitening that the pages were measured by.
+
+    Raises:
+        ValueError: a mode has no page with a good mask.
     """
     good = [each.measures for each in checked if each.iou >= GOOD]
-    native = [measures for measures in good if not measures.squashed]
+    native, squashed = ([each for each in good if each.squashed is mode] for mode in (False, True))
+    for mode, pages in (("native", native), ("resize", squashed)):
+        if not pages:
+            raise ValueError(
+                f"no page has an IoU of {GOOD} or more in `{mode}` mode; --score pages like those that its "
+                "weights were trained on"
+            )
     found: dict[str, Any] = {
         name: _sparing([getattr(measures, name) for measures in native], largest=largest)
         for name, largest in BOUNDED.items()
     }
-    found["squashed_doubt"] = _sparing([each.doubt for each in good if each.squashed], largest=True)
+    found["squashed_doubt"] = _sparing([each.doubt for each in squashed], largest=True)
     return bounds._replace(empty=EMPTY, saturated=SATURATED, **found)
 
 

@@ -43,6 +43,12 @@ def test_a_bound_spares_all_but_three_in_two_hundred_good_pages() -> None:
     assert sum(page.measures.doubt > found.doubt for page in good) == 3
 
 
+@pytest.mark.parametrize(("squashed", "mode"), [(True, "native"), (False, "resize")])
+def test_a_mode_without_a_good_page_has_no_bounds(squashed: bool, mode: str) -> None:
+    with pytest.raises(ValueError, match=f"no page has an IoU of 0.85 or more in `{mode}` mode; --score"):
+        bounds_of([checked(0.9, squashed=squashed), checked(0.84, squashed=not squashed)], BOUNDS)
+
+
 def test_the_unusualness_is_measured_again_by_new_bounds() -> None:
     page = Checked("made/val", "plain", 0.9, checked(0.9).measures, np.full(SIZE, 3.0))
     bounds = BOUNDS._replace(centre=np.ones(SIZE), whitening=np.eye(SIZE))
