@@ -49,4 +49,5 @@ BOUNDS = Bounds(
     unusualness=8.66,
     doubt=0.1102,
     squashed_doubt=0.3017,
+    shrinkage=6,
 )
