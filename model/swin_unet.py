@@ -28,8 +28,8 @@ class SwinUNetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         width: channels of the tokens at stride 8; they double with every coarser stage.
         depths: number of blocks in each stage from stride 8 on; the decoder mirrors the encoder.
-        half_width, quarter_width: channels of the convolutions at strides 2 and 4.
         mlp_ratio: hidden units of the MLPs, as a multiple of the tokens' channels.
+        half_width, quarter_width: channels of the convolutions at strides 2 and 4.
         half_depth: number of convolutions in the head at stride 2.
         window: side of the windows of attention, in tokens.
     """

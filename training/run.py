@@ -55,12 +55,14 @@ class Run:
             begun = load_network(start)
             if type(begun) is not type(network):
                 raise ValueError(f"{start} does not hold a {config.network}, the network of {config.name}")
-            if isinstance(begun, SwinUNet) and begun.config.window < config.swin_unet.window:
-                begun = with_window(begun, config.swin_unet.window)
-            if isinstance(begun, SwinUNet) and begun.config.mlp_ratio > config.swin_unet.mlp_ratio:
-                begun = with_mlp_ratio(begun, config.swin_unet.mlp_ratio)
-            if isinstance(begun, SwinUNet) and begun.config != config.swin_unet:
-                raise ValueError(f"{start} has other sizes than {config.name} sets under swin_unet")
+            if isinstance(begun, SwinUNet):
+                sizes = config.swin_unet
+                if begun.config.window < sizes.window:
+                    begun = with_window(begun, sizes.window)
+                if begun.config.mlp_ratio > sizes.mlp_ratio:
+                    begun = with_mlp_ratio(begun, sizes.mlp_ratio)
+                if begun.config != sizes:
+                    raise ValueError(f"{start} has other sizes than {config.name} sets under swin_unet")
             network = begun
             self.lineage = lineage_from(start)
         self.network = network.to(process.device)

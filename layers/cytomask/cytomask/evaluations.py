@@ -157,8 +157,8 @@ class Evaluations:
 
         The caller must end each evaluation before taking the next; only then does its job stop waiting.
         """
-        by_name = chain.from_iterable(self.expecting_mask(stem) for stem in filter(None, stems))
-        for job in list(_once(chain(by_name, self.expecting(truth.uri)))):
+        found = chain.from_iterable(self.expecting_mask(stem) for stem in filter(None, stems))
+        for job in list(_once(chain(found, self.expecting(truth.uri)))):
             yield Evaluation(job.job_id, self._add(job, truth).record, truth, job.result)
             self._stop_waiting(job.job_id, truth.uri)
 

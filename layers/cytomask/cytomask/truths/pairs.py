@@ -203,6 +203,7 @@ def _unpack(archive: Path, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(archive) as opened:
             opened.extractall(folder)
+    # zipfile raises RuntimeError for a password, NotImplementedError for a compression that it does not know.
     except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
         raise PairsError(f"{archive} cannot be unpacked: {error}") from error
     return folder
