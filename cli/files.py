@@ -100,7 +100,7 @@ def count_of(count: int, what: str) -> str:
 def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
     """Yield the files in a folder in the order of their paths.
 
-    Folders that cannot be read and those of OME-Zarr, which hold a file for each chunk, are counted.
+    Folders that cannot be read are counted. So are folders of OME-Zarr: they hold a file for each chunk.
     """
 
     def count_unreadable(_: OSError) -> None:

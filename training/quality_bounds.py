@@ -124,8 +124,8 @@ def bounds_of(checked: Sequence[Checked], bounds: Bounds) -> Bounds:
     for mode, pages in (("native", native), ("resize", squashed)):
         if not pages:
             raise ValueError(
-                f"no page has an IoU of {GOOD} or more in `{mode}` mode; --score pages like those that its "
-                "weights were trained on"
+                f"no page has an IoU of {GOOD} or more in `{mode}` mode; --score pages like its "
+                "weights' training pages"
             )
     found: dict[str, Any] = {
         name: _sparing([getattr(measures, name) for measures in native], largest=largest)

@@ -291,7 +291,7 @@ class _Run:
         return [self._learn([part.result() for part in self.drawn.popleft()])]
 
     def _draw_part(self, step: int, part: int) -> Part:
-        """Draw the crops of one part of a batch: those of the user's pages, then those of generated pages.
+        """Draw the crops for one part of a batch: first from the user's pages, then from generated ones.
 
         They depend only on seed, step and part, so a resumed run draws the same ones, and so does another
         device.

@@ -31,7 +31,7 @@ ROWS = ("UpdateItem", "PutItem", "DeleteItem")
 ROW_READS = ("GetItem", "Query")
 OTHERS = ("ListObjectsV2", "SendMessage", "DeleteObject")
 
-REQUEST_ID = "8f507cfc-9f0c-4b9b-a0a5-2f3a1d5c6e7f"  # as long as AWS makes them
+REQUEST_ID = "8f507cfc-9f0c-4b9b-a0a5-2f3a1d5c6e7f"  # as long as AWS's ids
 OF_A_ROW = 100  # bytes that DynamoDB adds to each row
 USD_PER_GB_OF_ROWS, USD_PER_GB_OF_LOGS = 0.25 + 0.20, 0.50
 
