@@ -19,7 +19,7 @@ from cytomask.cli.options import Commands, Parser, add_command, count, moment, r
 from cytomask.cli.tables import number, print_table
 
 if TYPE_CHECKING:
-    from cytomask.training.finetune import Outcome, PageScore
+    from cytomask.training.finetune import Outcome, PageScore, Split
     from cytomask.training.tuner import Step
     from cytomask.truths.pairs import Page
 
@@ -210,17 +210,19 @@ def _finetune(arguments: Namespace, name: str, out: Path, start: Path, pages: "S
     )
     measure = _measure(recipe.partial)
 
-    def begun(held_out: Sequence[bool], scores: Sequence[float]) -> None:
-        kept = [page.name for page, held in zip(pages, held_out, strict=True) if held]
+    def begun(split: "Split") -> None:
+        kept = [page.name for page, held in zip(pages, split.held_out, strict=True) if held]
         many = count_of(len(pages), "page")
         if kept:
             say(f"{many}: {len(pages) - len(kept)} to learn from, held out: {', '.join(kept)}")
         else:
             say(
-                f"{many}, all to learn from: too few to hold one out, so no score is independent. Check the "
-                "masks before you trust them"
+                f"{many}, all to learn from, so no score is independent. Check the masks before you trust "
+                "them"
             )
-        say(f"start weights: {measure} {fmean(scores):.3f} on these pages")
+        if known := sum(split.learned):
+            say(f"the start weights have learned from {known} of them already; these cannot be held out")
+        say(f"start weights: {measure} {fmean(split.scores):.3f} on these pages")
 
     with signals() as noted:
         try:

@@ -64,6 +64,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scores: mean IoU by name of the data set, each with its number of images.
         lineage: the weights that these began from, oldest first; empty if they began from random numbers.
         known_pages: `quality.describe` of each page that the weights were fine-tuned on.
+        learned_pages: `training.splits.page_hash` of each page that they, or weights that they began from,
+            learned from. `cytomask finetune` does not hold these pages out.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scores: dict[str, Any]
     lineage: list[Ancestor] = []
     known_pages: list[list[float]] = []
+    learned_pages: list[str] = []
 
 
 @dataclass(frozen=True)

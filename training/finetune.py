@@ -42,7 +42,7 @@ from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training.checkpoints import lineage_from, save
 from cytomask.training.crops import Labelled
-from cytomask.training.splits import choose_held_out
+from cytomask.training.splits import choose_held_out, page_hash
 from cytomask.training.tuner import Recipe, Step, Tuned, one_thread, tune
 from cytomask.truths.pairs import Page, PairsError
 
@@ -80,6 +80,21 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Split:
+    """What each page is used for, in the order of the request's pages.
+
+    Attributes:
+        held_out: whether it is held out from training.
+        learned: whether the start weights have learned from it already.
+        scores: the start weights' score on it.
+    """
+
+    held_out: Sequence[bool]
+    learned: Sequence[bool]
+    scores: Sequence[float]
+
+
+@dataclass(frozen=True)
 class PageScore:
     """A page's score before and after: IoU, or the share of marked pixels found if the marks are partial."""
 
@@ -113,7 +128,7 @@ class Outcome:
 def finetune(
     request: Request,
     *,
-    begun: Callable[[Sequence[bool], Sequence[float]], None] = lambda held_out, scores: None,
+    begun: Callable[[Split], None] = lambda split: None,
     report: Callable[[Step], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Outcome:
@@ -121,7 +136,7 @@ def finetune(
 
     Args:
         request: what to make.
-        begun: called before training with which pages are held out and the start weights' score on each.
+        begun: called before training.
         report: called after each training step.
         stopped: called after each step; return True to stop. The same request resumes later.
 
@@ -143,10 +158,12 @@ def finetune(
 
     before = Predictor(request.start, modes=[recipe.mode])
     scores = [_score(before, page, recipe) for page in request.pages]
+    hashes = [page_hash(page.pixels) for page in request.pages]
+    learned = [each in started.learned_pages for each in hashes]
     # Partial marks name only cells, so a mask that is all cell would score best: hold out nothing.
-    held_places = [] if recipe.partial else choose_held_out(request.pages, scores)
+    held_places = [] if recipe.partial else choose_held_out(request.pages, scores, learned)
     held_out = [place in held_places for place in range(len(request.pages))]
-    begun(held_out, scores)
+    begun(Split(held_out, learned, scores))
 
     labelled = [_labelled(page, recipe) for page in request.pages]
     tuned = tune(
@@ -186,6 +203,10 @@ def finetune(
             manifest,
             scores=_scores(pages, generated, recipe),
             known_pages=[*started.known_pages, *map(_described, labelled)],
+            learned_pages=sorted(
+                {*started.learned_pages}
+                | {each for each, held in zip(hashes, held_out, strict=True) if not held}
+            ),
         )
         write_manifest(manifest, staging)
         for file in (CHECKPOINT_FILE, manifest.file, MANIFEST):  # manifest last: it marks a complete model

@@ -34,6 +34,7 @@ from cytomask.model.predictor import (
 )
 from cytomask.training.evaluate import Scored, mean_iou, score_source, score_table, summarise
 from cytomask.training.sources import read_source
+from cytomask.training.splits import page_hash
 
 CHECKPOINT_FILE = "swin_unet.safetensors"
 CARD = "MODEL_CARD.md"
@@ -118,7 +119,9 @@ def promote(
         }
         scores = {source: summarise(images) for source, images in scored.items()}
 
-        manifest = msgspec.structs.replace(manifest, scores=scores)
+        manifest = msgspec.structs.replace(
+            manifest, scores=scores, learned_pages=learned_pages(candidate.training, lineage, data)
+        )
         write_manifest(manifest, staging / mode)
         shutil.copyfile(candidate.checkpoint, staging / mode / CHECKPOINT_FILE)
         card = weights / CARD
@@ -154,6 +157,29 @@ def _images_of(training: Mapping[str, Any], lineage: Sequence[Ancestor] = ()) ->
     """Return the sources of a run and of all that it began from, and the images that the run left out."""
     inherited = {source for ancestor in lineage for source in ancestor.training_data}
     return inherited | set(training.get("train", ())), set(training.get("hold_out", ()))
+
+
+def learned_pages(training: Mapping[str, Any], lineage: Sequence[Ancestor], data: Path) -> list[str]:
+    """Hash the pages that a run and those before it learned from, in order.
+
+    Generated pages have no hash, nor have sources that are not in `data`.
+
+    Args:
+        training: the run's configuration.
+        lineage: the weights that the run began from.
+        data: folder of the sources.
+    """
+    sources, left_out = _images_of(training, lineage)
+    hashes = set()
+    for source in sources:
+        if source.startswith("empty:"):
+            continue
+        try:
+            samples = read_source(data, source)
+        except (FileNotFoundError, ValueError):  # on the machine that trained, or a sentence about a release
+            continue
+        hashes |= {page_hash(sample.read()[0]) for sample in samples if sample.name not in left_out}
+    return sorted(hashes)
 
 
 def _compare(

@@ -1,6 +1,10 @@
 """Which pages are held out when weights are fine-tuned on a few of them."""
 
+import hashlib
 from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cytomask.truths.pairs import Page
 
@@ -22,30 +26,40 @@ LEVELS: tuple[Callable[[Page], Hashable], ...] = (
 )
 
 
-def choose_held_out(pages: Sequence[Page], scores: Sequence[float]) -> list[int]:
+def choose_held_out(pages: Sequence[Page], scores: Sequence[float], learned: Sequence[bool]) -> list[int]:
     """Choose the pages that are not learned from, and that choose and score the weights.
 
     Whole groups are held out, by the coarsest of plate, well, field and file of which there are at least
-    three. They are taken evenly from the poorest to the best, so that they represent all.
+    three. They are taken evenly from the poorest to the best, so that they represent all. At most half of
+    the groups that are new to the start weights are held out, because the others must teach.
 
     Args:
         pages: all of them.
         scores: of the start weights on each page; anything that orders the pages from hard to easy.
+        learned: whether the start weights have learned from a page. Its score says nothing about other
+            pages, so its group is not held out.
 
     Returns:
-        The places of the held-out pages; empty if there are fewer than five pages.
+        The places of the held-out pages; empty if there are fewer than five pages, or too few new groups.
     """
     if len(pages) < FEWEST:
         return []
     groups = _groups(pages)
     wanted = int(SHARE * len(pages))
-    ordered = sorted(groups, key=lambda group: sum(scores[place] for place in group) / len(group))
-    count = max(min(round(wanted * len(groups) / len(pages)), len(groups) - 1), 1)
+    new = [group for group in groups if not any(learned[place] for place in group)]
+    ordered = sorted(new, key=lambda group: sum(scores[place] for place in group) / len(group))
+    count = min(max(round(wanted * len(groups) / len(pages)), 1), len(new) // 2)
     taken = [ordered[int((place + 0.5) * len(ordered) / count)] for place in range(count)]
     held_out = sorted(place for group in taken for place in group)
     if not any(page.cells.any() for place, page in enumerate(pages) if place not in held_out):
         return []  # all cells would be held out
     return held_out
+
+
+def page_hash(pixels: NDArray[np.generic]) -> str:
+    """Return 16 hex digits that tell pages apart by their pixels: (H, W), any real dtype, any byte order."""
+    native = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+    return hashlib.sha256(native.data).hexdigest()[:16]
 
 
 def _groups(pages: Sequence[Page]) -> list[list[int]]:

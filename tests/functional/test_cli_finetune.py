@@ -107,7 +107,7 @@ def test_a_stopped_run_goes_on_with_the_same_command(
     monkeypatch.setattr(tuner._Run, "step", step)
     assert finetune("in", "--name", "mine-2", steps=4) == 0
     told = capsys.readouterr()
-    assert "all to learn from: too few to hold one out" in told.out
+    assert "all to learn from, so no score is independent" in told.out
     assert "step 4 of 4" in told.err
     assert "step 1 of 4" not in told.err
     assert read_manifest(workplace / "models/mine-2", "native").training["steps_taken"] == 4

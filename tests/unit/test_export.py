@@ -88,6 +88,7 @@ def test_the_manifest_says_everything_of_the_network(weights: Path) -> None:
         "scores": {"noise": {"iou": 0.5, "images": 1}},
         "lineage": [],
         "known_pages": [],
+        "learned_pages": [],
     }
 
 

@@ -23,6 +23,7 @@ from cytomask.training.checkpoints import save
 from cytomask.training.crops import Labelled
 from cytomask.training.finetune import Request, check_pages, finetune, read_start, require_free
 from cytomask.training.processes import Process
+from cytomask.training.splits import page_hash
 from cytomask.training.tuner import Interrupted, Recipe, Step, between, steps_for, tune
 from cytomask.truths.pairs import Page, PairsError
 
@@ -226,7 +227,7 @@ def test_a_model_is_written_with_its_scores_lineage_and_licence(start: Path, tmp
     told: list[Any] = []
     outcome = finetune(
         Request(pages, tmp_path / "child", "child-1", start, QUICK, about="fields"),
-        begun=lambda held_out, scores: told.append((list(held_out), list(scores))),
+        begun=told.append,
     )
     folder = tmp_path / "child"
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -238,9 +239,9 @@ def test_a_model_is_written_with_its_scores_lineage_and_licence(start: Path, tmp
     assert (manifest.name, manifest.licence) == ("child-1", "CC BY-NC 4.0")
     assert [ancestor.name for ancestor in manifest.lineage] == ["parent-1"]
     assert manifest.training_data == ["fields: 5 pages, no licence stated", "fields"]
-    [(held_out, scores)] = told
-    assert sum(held_out) == 1
-    assert [each.before for each in outcome.pages] == scores
+    [split] = told
+    assert (sum(split.held_out), sum(split.learned)) == (1, 0)
+    assert [each.before for each in outcome.pages] == split.scores
     predictor = Predictor(folder, modes=["native"])
     for each in outcome.pages:
         mask = predictor.predict(each.page.pixels).mask
@@ -257,6 +258,8 @@ def test_a_model_is_written_with_its_scores_lineage_and_licence(start: Path, tmp
     np.testing.assert_allclose(
         manifest.known_pages[0], describe(normalise(pages[0].pixels)), atol=1e-4, rtol=0
     )
+    used = [page for page, is_held in zip(pages, split.held_out, strict=True) if not is_held]
+    assert manifest.learned_pages == sorted(page_hash(page.pixels) for page in used)
     checkpoint = load_checkpoint(folder / "swin_unet.safetensors")
     assert checkpoint.config == load_checkpoint(start / "swin_unet.safetensors").config
 

@@ -17,7 +17,17 @@ from PIL import Image
 from cytomask.model.predictor import MODES, Manifest, Predictor, WeightsError, read_manifest, tile_side
 from cytomask.model.swin_unet import STRIDE, SwinUNet, SwinUNetConfig
 from cytomask.training.checkpoints import save
-from cytomask.training.promote import Candidate, LowerScore, fill_card, flattered, install, main, promote
+from cytomask.training.promote import (
+    Candidate,
+    LowerScore,
+    fill_card,
+    flattered,
+    install,
+    learned_pages,
+    main,
+    promote,
+)
+from cytomask.training.splits import page_hash
 
 FILES = ["MODEL_CARD.md", "native/manifest.json", "native/swin_unet.onnx", "native/swin_unet.safetensors"]
 TRAINED = {"train": {"made/train": 1.0}}
@@ -108,7 +118,16 @@ def test_the_first_weights_replace_none(checkpoints: Path, data: Path, tmp_path:
     manifest = read_manifest(weights / "native", "native")
     assert (manifest.name, manifest.threshold, manifest.training) == ("all-1", 0.4, TRAINED)
     assert (manifest.training_data, manifest.licence) == (["made, 1 image: CC0"], "CC0")
+    with Image.open(data / "made_train_36.png") as learned:
+        assert manifest.learned_pages == [page_hash(np.asarray(learned))]
     assert (weights / FILES[3]).read_bytes() == (checkpoints / "all_native.safetensors").read_bytes()
+
+
+def test_generated_pages_pages_left_out_and_sources_elsewhere_have_no_hash(data: Path) -> None:
+    sources = {"made/val": 1.0, "empty:1-3": 1.0, "elsewhere/train": 1.0}
+    found = learned_pages({"train": sources, "hold_out": ["made_val_30"]}, [], data)
+    with Image.open(data / "made_val_10.png") as learned:
+        assert found == [page_hash(np.asarray(learned))]
 
 
 def test_a_higher_score_replaces_all_of_a_model(checkpoints: Path, data: Path, serving: Path) -> None:
