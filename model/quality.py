@@ -6,6 +6,7 @@ degraded copies of them; docs/quality.md has the table.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -29,8 +30,12 @@ FlagName = Literal[
 ]
 
 BLOCK = 16  # pixels; texture and light are measured in squares of this side
-LINES = 6  # changes of grey value are measured along every sixth row and column
+LINES = 16  # changes of grey value are measured along every 16th row and column
+ROWS = 4  # the texture of blocks and saturated pixels are measured in every fourth row
+GRID = 8  # skew, tails and levels are measured in every eighth pixel of every eighth row
 TAIL = 5  # deviations; skew and tails clip values here
+LEAST_CHANGE = 1e-6  # smaller ones count as this, for the logarithm
+SMOOTH = np.array([[0, 1, 1], [1, 1, 0], [1, 0, 0]], np.bool_)  # of constant, slope and bend; down, across
 LAGS = (1, 2, 4, 8, 16)  # pixels between the two grey values that are compared
 
 
@@ -55,7 +60,6 @@ class Appearance(msgspec.Struct, frozen=True):
             to 0.25, noise raises it to 1.
         saturated: share of the page at its darkest or brightest value.
         levels: grey levels between the 1st and the 99th percentile; infinite for floats.
-        noise: deviation of the noise, as a share of the page's.
         unevenness: deviation of the light, a smooth surface, as a share of the page's.
         unusualness: distance in texture and grey values from the training pages, or from the nearest
             fine-tuning page, in deviations.
@@ -64,7 +68,6 @@ class Appearance(msgspec.Struct, frozen=True):
     sharpness: float
     saturated: float
     levels: float
-    noise: float
     unevenness: float
     unusualness: float
 
@@ -102,21 +105,23 @@ def _described(
     normalised: Pixels, changes: NDArray[np.float64], deviations: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Describe a page from its grey value changes and the deviations of its blocks."""
-    calm, middle, busy = np.quantile(deviations, (0.1, 0.5, 0.9))
+    ordered = np.sort(deviations, axis=None)
+    calm, middle, busy = (float(ordered[tenth * ordered.size // 10]) for tenth in (1, 5, 9))
     # Clip, or hot pixels and scale bars would decide skew and tails.
-    sample = np.clip(normalised[::4, ::4].ravel().astype(np.float64), -TAIL, TAIL)
+    sample = np.clip(normalised[::GRID, ::GRID].ravel().astype(np.float64), -TAIL, TAIL)
     sample -= sample.mean()
     squares = sample * sample
     variance = max(float(squares.mean()), 1e-12)
+    steps = [math.log(change) for change in changes.tolist()]
     return np.array(
         [
-            *np.log(changes[1:] / changes[:-1]),
-            math.log(changes[0]),
+            *(far - near for near, far in pairwise(steps)),
+            steps[0],
             math.log(calm),
             math.log(middle / calm),
             math.log(busy / middle),
-            float(np.mean(squares * sample)) / variance**1.5,
-            math.log(max(float(np.mean(squares * squares)) / variance**2, 1e-12)),
+            float(squares @ sample) / sample.size / variance**1.5,
+            math.log(max(float(squares @ squares) / sample.size / variance**2, 1e-12)),
         ]
     )
 
@@ -144,7 +149,7 @@ def _changes(normalised: Pixels) -> NDArray[np.float64]:
                 sums += float(np.abs(differences, out=differences).sum())
                 count += differences.size
         means.append(sums / count if count else 0.0)
-    changes: NDArray[np.float64] = np.maximum(np.array(means), 1e-6)
+    changes: NDArray[np.float64] = np.maximum(np.array(means), LEAST_CHANGE)
     return changes
 
 
@@ -153,10 +158,12 @@ def _blocks(normalised: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64
     down, across = (max(length // BLOCK, 1) for length in normalised.shape)
     height, width = (min(length, BLOCK) for length in normalised.shape)
     cut = normalised[: down * height, : across * width]
+    if height == BLOCK:
+        cut, height = cut[::ROWS], height // ROWS
 
     def averaged(values: Pixels) -> NDArray[np.float64]:
         rows = values.reshape(down, height, across * width).sum(axis=1)  # rows first: neighbours in memory
-        sums: NDArray[np.float64] = rows.reshape(down, across, width).sum(axis=2, dtype=np.float64)
+        sums: NDArray[np.float64] = rows.astype(np.float64).reshape(down, across, width) @ np.ones(width)
         sums /= height * width
         return sums
 
@@ -174,9 +181,9 @@ def look_at(
         normalised: (H, W) float32, the same page normalised.
         known_pages: `describe` of each page that the weights were fine-tuned on; they count as usual too.
     """
-    if not normalised.any():  # a constant page
-        return Appearance(1.0, 1.0, 0.0, 0.0, 0.0, 0.0)
     changes = _changes(normalised)
+    if changes.max() <= LEAST_CHANGE and not normalised.any():  # a constant page
+        return Appearance(1.0, 1.0, 0.0, 0.0, 0.0)
     means, deviations = _blocks(normalised)
     usual = np.array([BOUNDS.centre, *known_pages])
     away = (_described(normalised, changes, deviations) - usual) @ BOUNDS.whitening.T  # usual pages, measures
@@ -184,7 +191,6 @@ def look_at(
         sharpness=float(changes[0] / changes[2]),
         saturated=_saturated(page, normalised),
         levels=_levels(page),
-        noise=float(np.quantile(deviations, 0.02)),
         unevenness=_unevenness(means),
         unusualness=float(np.sqrt(np.square(away).mean(axis=1).min())),
     )
@@ -232,33 +238,33 @@ def flags_of(measures: Measures, bounds: Bounds = BOUNDS) -> list[Flag]:
 
 def _saturated(page: NDArray[np.generic], normalised: Pixels) -> float:
     """Return the share of the page at its lowest or highest value, excluding fill (normalised to 0)."""
-    dark = np.count_nonzero((page == page.min()) & (normalised != 0))
-    return float(dark + np.count_nonzero(page == page.max())) / page.size
+    rows, light = page[::ROWS], normalised[::ROWS]
+    dark = np.count_nonzero((rows == page.min()) & (light != 0))
+    return float(dark + np.count_nonzero(rows == page.max())) / rows.size
 
 
 def _levels(page: NDArray[np.generic]) -> float:
     """Count the grey levels that the page can have between its 1st and 99th percentile."""
     if page.dtype.kind == "f":
         return math.inf
-    low, high = preprocess.low_and_high(page[::4, ::4].ravel())
+    low, high = preprocess.low_and_high(page[::GRID, ::GRID].ravel())
     return high - low
 
 
 def _unevenness(means: NDArray[np.float64]) -> float:
     """Fit a smooth surface to the block means, (rows, columns) float64, and return its deviation."""
-    down, across = (np.linspace(-1, 1, length) for length in means.shape)
-    bent_down, bent_across = (axis**2 - np.mean(axis**2) for axis in (down, across))
-    # On a full grid these terms are orthogonal, so each can be fitted alone.
-    flat_down, flat_across = (np.ones(length) for length in means.shape)
-    variance = 0.0
-    for rows, columns in (
-        (down, flat_across),
-        (flat_down, across),
-        (down, across),
-        (bent_down, flat_across),
-        (flat_down, bent_across),
-    ):
-        length = float((rows**2).sum() * (columns**2).sum())
-        if length > 0:
-            variance += float(np.einsum("ab,a,b->", means, rows, columns)) ** 2 / length / means.size
-    return math.sqrt(variance)
+    down, across = (_bends(length) for length in means.shape)
+    # On a full grid the products of the terms are orthogonal, so each can be fitted alone.
+    fitted = np.square(down @ means @ across.T)
+    return math.sqrt(float(fitted[SMOOTH].sum()) / means.size)
+
+
+@lru_cache(8)
+def _bends(length: int) -> NDArray[np.float64]:
+    """Return a constant, a slope and a bend along an axis: (3, length) float64, orthonormal or 0."""
+    place = np.linspace(-1, 1, length) if length > 1 else np.zeros(1)
+    squares = place * place
+    terms = np.stack([np.ones(length), place, squares - squares.mean()])
+    lengths = np.sqrt(np.square(terms).sum(axis=1, keepdims=True))
+    terms /= np.where(lengths > 1e-9, lengths, np.inf)
+    return terms

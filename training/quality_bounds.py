@@ -173,7 +173,7 @@ def _flagged(pages: Sequence[Checked], bounds: Bounds) -> list[str]:
 def write_module(bounds: Bounds, path: Path) -> None:
     """Write the bounds as the module that serving imports."""
     before, _, _ = path.read_text().partition("BOUNDS = ")
-    numbers = {name: value for name, value in bounds._asdict().items() if isinstance(value, float)}
+    numbers = {name: value for name, value in bounds._asdict().items() if isinstance(value, int | float)}
     lines = [
         "BOUNDS = Bounds(",
         f"    centre=np.array({_written(bounds.centre)}),",

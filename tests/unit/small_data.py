@@ -20,7 +20,6 @@ GOOD = Measures(
     sharpness=0.7,
     saturated=0.0,
     levels=100,
-    noise=0.1,
     unevenness=0.02,
     unusualness=0.8,
     doubt=0.05,
