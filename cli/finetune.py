@@ -34,7 +34,7 @@ EXAMPLES = (
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 EXTRA_MODULES = ("torch", "cv2", "onnx", "onnxscript", "safetensors", "jinja2")
 SECONDS_BETWEEN_LINES = 20.0
-FORGETTING = 0.02  # IoU; weights that lose more on generated pages fit only the pairs' microscope
+FORGETTING = 0.02  # IoU; weights that lose more on generated pages got worse on others
 STOPPED = 130  # 128 and the number of SIGINT, as shells count
 
 
@@ -324,9 +324,7 @@ def notes_of(outcome: "Outcome", measure: str) -> list[str]:
             0, f"stopped after {tuned.steps} of {most} steps, because the held-out pages no longer gained"
         )
     if before - after > FORGETTING:
-        notes.append(
-            "these weights got worse on other pages: use them only for the microscope of your pairs, and the "
-            "shipped ones for any other"
-        )
+        notes.append("the new weights got worse on other pages")
+    notes.append("use the new weights for the microscope of your pairs only, and the shipped ones for others")
     notes.append(f"licence: {outcome.manifest.licence}")
     return notes

@@ -160,15 +160,27 @@ def test_unusable_input_is_reported_before_training(
     assert sorted(workplace.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("steps", "early"), [(5, True), (16, False)])
-def test_a_run_that_ends_early_says_why(steps: int, early: bool) -> None:
-    manifest: Any = SimpleNamespace(
+def outcome_of(steps: int, generated_after: float) -> Any:
+    manifest = SimpleNamespace(
         training={"recipe": {"steps": 16}}, lineage=[SimpleNamespace(name="parent-1")], licence="MIT"
     )
     tuned = SimpleNamespace(steps=steps, threshold=0.5, share=1.0)
-    outcome: Any = SimpleNamespace(manifest=manifest, tuned=tuned, generated=(0.8, 0.8))
+    return SimpleNamespace(manifest=manifest, tuned=tuned, generated=(0.8, generated_after))
+
+
+@pytest.mark.parametrize(("steps", "early"), [(5, True), (16, False)])
+def test_a_run_that_ends_early_says_why(steps: int, early: bool) -> None:
     line = "stopped after 5 of 16 steps, because the held-out pages no longer gained"
-    assert (line in notes_of(outcome, "IoU")) is early
+    assert (line in notes_of(outcome_of(steps, 0.8), "IoU")) is early
+
+
+@pytest.mark.parametrize(("after", "worse"), [(0.79, False), (0.77, True)])
+def test_new_weights_are_for_one_microscope(after: float, worse: bool) -> None:
+    notes = notes_of(outcome_of(16, after), "IoU")
+    assert (
+        "use the new weights for the microscope of your pairs only, and the shipped ones for others" in notes
+    )
+    assert ("the new weights got worse on other pages" in notes) is worse
 
 
 def test_the_folder_of_the_shipped_weights_is_refused(workplace: Path, capsys: Capture) -> None:
