@@ -319,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if parsed.quick and parsed.degrade:
         parser.error("--quick leaves out the table that --degrade is for; give one of them")
     neurons = [source for source in parsed.sources if source.startswith("somata:")]
+    outlined = [source for source in parsed.sources if source not in neurons]
     degraded = parsed.degrade or parsed.sources[:1]
     try:
         for source in {*parsed.sources, *degraded}:
@@ -328,7 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured: dict[Mode, Yardsticks] = {}
         if not parsed.quick:
             measured = {
-                mode: measure(predictor, mode, parsed.data, neurons, degraded) for mode in predictor.manifests
+                mode: measure(predictor, mode, parsed.data, neurons, degraded, outlined)
+                for mode in predictor.manifests
             }
         if parsed.out:
             write_report(predictor, scored, measured, max(parsed.panels, 0), parsed.out)

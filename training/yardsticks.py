@@ -1,7 +1,8 @@
 """Measures beside the IoU: can a confluence be believed on empty, sparse and degraded pages?
 
-Three measures: phantom confluence on generated empty pages; neurite pages, on which only somata are marked;
-and the IoU between the masks of a degraded page and of the plain page.
+Four measures: phantom confluence on generated empty pages; neurite pages, on which only somata are marked;
+the IoU between the masks of a degraded page and of the plain page; and how exact the outlines of the ground
+truths are, which bounds every IoU.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ from cytomask.training.sources import read_source
 EMPTY_PAGES = range(72)  # eight of each kind; training uses other seeds
 SPARSE = 0.05  # a page of neurites: its somata cover at most this share
 FOUND = 0.5  # share of a soma's pixels that must be found
+REACH = 10  # pixels; a region of a ground truth is looked for this far off
+DISPLACED = (1, 2, 3)  # pixels
 DIGITS = 4
 
 
@@ -62,16 +65,37 @@ class Robustness(msgspec.Struct, frozen=True):
     worst: float
 
 
+class Outlines(msgspec.Struct, frozen=True):
+    """How exact the outlines of a source's ground truths are.
+
+    Attributes:
+        regions: number of connected regions of cells, at least `REACH` pixels off the border.
+        displacement: how far a region must be moved to overlap the mask most, in pixels; the median.
+        displaced_iou: mean IoU of the ground truths with copies of which each region was moved by `DISPLACED`
+            pixels in a random direction. Where outlines lie that far off, a perfect mask scores no more.
+    """
+
+    regions: int
+    displacement: float
+    displaced_iou: list[float]
+
+
 class Yardsticks(msgspec.Struct, frozen=True):
     """All of them for one mode."""
 
     phantom: dict[str, Phantom]
     neurites: list[Neurites]
     robustness: dict[str, Robustness]
+    outlines: dict[str, Outlines]
 
 
 def measure(
-    predictor: Predictor, mode: Mode, data: Path, neurons: Sequence[str], plain: Sequence[str]
+    predictor: Predictor,
+    mode: Mode,
+    data: Path,
+    neurons: Sequence[str],
+    plain: Sequence[str],
+    outlined: Sequence[str],
 ) -> Yardsticks:
     """Measure one network.
 
@@ -81,11 +105,13 @@ def measure(
         data: folder of the sources.
         neurons: sources of neurite pages.
         plain: sources to degrade, for the robustness.
+        outlined: sources whose outlines are checked.
     """
     return Yardsticks(
         phantom_confluence(predictor, mode),
         [page for source in neurons for page in neurite_pages(predictor, mode, data, source)],
         robustness(predictor, mode, data, plain) if plain else {},
+        {source: outlines(predictor, mode, data, source) for source in outlined},
     )
 
 
@@ -152,6 +178,48 @@ def robustness(predictor: Predictor, mode: Mode, data: Path, sources: Sequence[s
     }
 
 
+def outlines(predictor: Predictor, mode: Mode, data: Path, source: str) -> Outlines:
+    """Measure how far the outlines of a source's ground truths lie off, and what that costs."""
+    rng = np.random.default_rng(0)
+    distances: list[float] = []
+    ious: list[list[float]] = []
+    for sample in read_source(data, source):
+        page, cells = sample.read()
+        mask = predictor.predict(page, mode).mask
+        moved = [np.zeros_like(cells) for _ in DISPLACED]
+        count, regions, boxes, _ = cv2.connectedComponentsWithStats(cells.astype(np.uint8))
+        for region in range(1, count):
+            left, top, width, height = boxes[region, :4]
+            box = regions[top : top + height, left : left + width] == region
+            around = mask[
+                max(top - REACH, 0) : top + height + REACH, max(left - REACH, 0) : left + width + REACH
+            ]
+            if around.shape == (height + 2 * REACH, width + 2 * REACH):
+                distances.append(_displacement(box, around))
+            rows, columns = np.nonzero(box)
+            angle = rng.uniform(0, 2 * np.pi)
+            for each, pixels in zip(moved, DISPLACED, strict=True):
+                down, right = (
+                    rows + top + round(pixels * np.sin(angle)),
+                    columns + left + round(pixels * np.cos(angle)),
+                )
+                inside = (down >= 0) & (right >= 0) & (down < cells.shape[0]) & (right < cells.shape[1])
+                each[down[inside], right[inside]] = True
+        ious.append([metrics.score(each, cells).iou for each in moved])
+    return Outlines(
+        len(distances),
+        round(float(np.median(distances)), 1) if distances else 0.0,
+        [round(fmean(each), DIGITS) for each in zip(*ious, strict=True)],
+    )
+
+
+def _displacement(region: metrics.Mask, around: metrics.Mask) -> float:
+    """Return how far a region must be moved to overlap the mask around it most: the least, in pixels."""
+    overlap = cv2.matchTemplate(around.astype(np.float32), region.astype(np.float32), cv2.TM_CCORR)
+    down, right = np.nonzero(overlap > overlap.max() - 0.5)  # whole pixels, counted in float32
+    return float(np.hypot(down - REACH, right - REACH).min())
+
+
 def yardstick_tables(measured: Mapping[Mode, Yardsticks]) -> str:
     """Write all yardsticks as Markdown tables, a column for each mode."""
     modes = list(measured)
@@ -179,6 +247,20 @@ def yardstick_tables(measured: Mapping[Mode, Yardsticks]) -> str:
             [
                 [name, str(row.pages), *(_pair(measured[mode].robustness[name]) for mode in modes)]
                 for name, row in first.robustness.items()
+            ],
+        ),
+        (
+            "Ground truths: how far their regions lie from the best overlap with the mask, median in pixels, "
+            "and their IoU with copies of which each region is displaced",
+            ["source", "regions", *modes, *(f"IoU, displaced by {pixels}" for pixels in DISPLACED)],
+            [
+                [
+                    source,
+                    str(row.regions),
+                    *(f"{measured[mode].outlines[source].displacement:.1f}" for mode in modes),
+                    *(f"{iou:.3f}" for iou in row.displaced_iou),
+                ]
+                for source, row in first.outlines.items()
             ],
         ),
     ]

@@ -15,6 +15,7 @@ from cytomask.training.yardsticks import (
     Yardsticks,
     found_share,
     neurite_pages,
+    outlines,
     phantom_confluence,
     robustness,
     yardstick_tables,
@@ -97,8 +98,33 @@ def test_the_tables_name_every_kind_and_degradation(data: Path) -> None:
         phantom_confluence(stand_in, "native", range(2)),  # type: ignore[arg-type]
         neurite_pages(stand_in, "native", data, "neurons/val"),  # type: ignore[arg-type]
         robustness(stand_in, "native", data, ["neurons/val"]),  # type: ignore[arg-type]
+        {"neurons/val": outlines(stand_in, "native", data, "neurons/val")},  # type: ignore[arg-type]
     )
     text = yardstick_tables({"native": measured})
     for name in ("sensor", "grain", "all", *DEGRADATIONS):
         assert f"| {name} |" in text
     assert "| a | 0.015 | 0.030, 0.000, 1.00 |" in text  # the confluence of the neurite page
+    assert "| neurons/val | 2 | 0.0 | " in text
+
+
+def test_a_displaced_ground_truth_is_noticed(tmp_path: Path) -> None:
+    """The page's cells lie 3 pixels below and 4 beside those of the truth; the last touches the border."""
+    page, truth = np.full((120, 160), 40, np.uint8), np.zeros((120, 160), np.uint8)
+    for row, column in ((30, 30), (80, 120), (0, 60)):
+        truth[row : row + 20, column : column + 20] = 255
+        page[row + 3 : row + 23, column + 4 : column + 24] = 200
+    Image.fromarray(page).save(tmp_path / "a.png")
+    Image.fromarray(truth).save(tmp_path / "m.png")
+    (tmp_path / "index.csv").write_text("source,split,image,mask\ncells,val,a.png,m.png")
+    found = outlines(Brightest(), "native", tmp_path, "cells/val")  # type: ignore[arg-type]
+    assert (found.regions, found.displacement) == (2, 5.0)
+    assert sorted(found.displaced_iou, reverse=True) == found.displaced_iou
+    assert 0.8 < found.displaced_iou[0] < 1
+
+
+def test_a_ground_truth_without_cells_has_no_outline(tmp_path: Path) -> None:
+    for name, value in (("a", 40), ("m", 0)):
+        Image.fromarray(np.full((60, 60), value, np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "index.csv").write_text("source,split,image,mask\ncells,val,a.png,m.png")
+    found = outlines(Brightest(), "native", tmp_path, "cells/val")  # type: ignore[arg-type]
+    assert (found.regions, found.displacement, found.displaced_iou) == (0, 0.0, [1.0, 1.0, 1.0])
