@@ -10,7 +10,7 @@ import tifffile
 from cytomask import budget, images, metrics
 from cytomask.acquisition import Acquisition
 from cytomask.budget import Budget
-from cytomask.errors import ImageTooLarge, NotAcceptable, RejectedInput
+from cytomask.errors import ImageLocked, ImageTooLarge, NotAcceptable, RejectedInput
 from cytomask.images import ImageFile, Limits, Page
 from cytomask.images.facts import date_of
 from cytomask.lengths import UM2_A_MM2, PixelSize
@@ -68,6 +68,14 @@ class Source:
         if isinstance(self._opened, RejectedInput):
             raise self._opened
         return self._opened
+
+    def is_locked(self) -> bool:
+        """Tell whether the bytes are kept from us; an image that is refused for another reason was read."""
+        try:
+            self.open()
+        except RejectedInput as error:
+            return isinstance(error, ImageLocked)
+        return False
 
     def times(self) -> Sequence[Acquisition]:
         """Return each page's time as the file's own metadata tells it; nothing if it tells none."""

@@ -11,7 +11,7 @@ from aws_lambda_powertools import Logger, Metrics
 from cytomask.addresses import S3Object, parse_uri
 from cytomask.admission import require_served
 from cytomask.arrivals import Arrival, admitted, images_of
-from cytomask.errors import ImageReplaced, JobHeld, RejectedInput
+from cytomask.errors import ImageLocked, ImageReplaced, JobHeld, RejectedInput
 from cytomask.jobs import FINISHED, Jobs, Lease
 from cytomask.names import Entered, Names, OtherWriters
 from cytomask.output_names import RESULT, output_key
@@ -109,7 +109,8 @@ class Segmenter:
                     return stored
                 if not self._is_current(work):
                     return self.segment(request, invocation, waiting)
-                self._logger.warning("outputs_gone", job_id=work.job_id, image=image.uri)
+                why = "image_unlocked" if taken.error_code == ImageLocked.code else "outputs_gone"
+                self._logger.warning(why, job_id=work.job_id, image=image.uri)
                 taken = self._jobs.take_again(
                     taken,
                     owner=invocation.request_id,
@@ -228,7 +229,7 @@ class Segmenter:
             entered = self._enter(work, led_to, invocation)
             # Before outputs are removed: without its network the job cannot make new ones.
             self._networks.find(work.parameters.mode, work.model_sha256)
-            stored = self._stored(work) if lease.earlier else None  # written by an earlier owner
+            stored = self._stored(work, source) if lease.earlier else None  # written by an earlier owner
             if stored and lease.earlier:
                 result = self._plating.note_place_again(stored, lease.earlier, request, source)
                 self._write_place(work, result, stored)
@@ -262,10 +263,10 @@ class Segmenter:
 
         Returns:
             The result; a bare one for an older version whose name a newer image has taken; None if the
-            outputs are gone, or the image is no longer the newest.
+            outputs are gone, the image was locked and can be read now, or it is no longer the newest.
         """
         request = work.request
-        result = self._stored(work)
+        result = self._stored(work, source)
         if result is None and not (request.image.version_id and not self._is_current(work)):
             return None
         self._report.repeated(work.job_id, request.image.uri)
@@ -314,8 +315,16 @@ class Segmenter:
         except SupersededError as error:
             raise JobHeld(f"{work.request.image.uri} was replaced meanwhile; ask again") from error
 
-    def _stored(self, work: Work) -> Result | None:
-        """Read the job's result from where its outputs belong, if all of them are there."""
+    def _stored(self, work: Work, source: Source) -> Result | None:
+        """Read the job's result from where its outputs belong, if all of them are there and it still holds.
+
+        The rejection of a locked image holds until the image can be read: restored, or its key enabled.
+        """
+        result = self._lying(work)
+        locked = result is not None and result.error is not None and result.error.code == ImageLocked.code
+        return None if locked and not source.is_locked() else result
+
+    def _lying(self, work: Work) -> Result | None:
         name = self._own_name(work)
         if name is None:
             return self._whole_result(work, work.prefix)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import GROUND_TRUTH, INPUT, MODELS, OUTPUT, REGION, tiff
+from factories import GROUND_TRUTH, INPUT, MODELS, OUTPUT, REGION, request, tiff
 from functions_on_moto import SegmentStack
 from own_models import make_model
 
@@ -173,6 +173,17 @@ def test_archived_images_that_were_restored_are_sent(
     assert sent(stack) == "bdfhjrestored"
     assert set(asked) == {"RestoreStatus"}
     assert "2 images are archived" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("change")
+def test_images_that_were_rejected_as_locked_are_sent_again(stack: SegmentStack) -> None:
+    for key in ("locked.tif", "damaged.tif"):
+        stack.upload(key, b"no image" if key == "damaged.tif" else tiff())
+    stack.wire.fail("GetObject", "KMS.DisabledException", 400, times=100, key="locked.tif")
+    assert stack.deliver(*(request(key) for key in ("locked.tif", "damaged.tif"))) == []
+    assert {row["status"] for row in stack.rows()} == {"REJECTED"}
+    assert main(["backfill", f"s3://{INPUT}"]) == 0
+    assert sent(stack) == "locked"
 
 
 @pytest.mark.usefixtures("change")

@@ -22,7 +22,7 @@ from factories import (
     sqs_batch,
     tiff,
 )
-from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack, lines_of
+from functions_on_moto import EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack, lines_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -263,6 +263,8 @@ LOCKED = {
     "an impossible key": ("KeyTooLongError", 400, "KeyTooLongError"),
 }
 
+LOCKED_STATUS = {code: status for code, status, _ in LOCKED.values()}
+
 
 @pytest.mark.parametrize("name", LOCKED)
 def test_an_object_locked_for_good_is_rejected_at_once(stack: SegmentStack, name: Any) -> None:
@@ -282,6 +284,51 @@ def test_an_object_that_s3_will_not_describe_is_rejected_at_once(stack: SegmentS
     stack.wire.fail("GetObject", "InvalidRequest", 400, times=1000, key="a.tif")
     assert stack.deliver(request("a.tif")) == []
     assert (stack.row()["status"], stack.row()["error_code"]) == ("REJECTED", "IMAGE_LOCKED")
+
+
+def test_a_version_that_s3_will_not_describe_is_locked_and_not_missing(stack: SegmentStack) -> None:
+    stack.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
+    version = stack.upload("a.tif", tiff())
+    stack.wire.fail("HeadObject", "400", 400, times=1000, key="a.tif")
+    stack.wire.fail("GetObject", "InvalidRequest", 400, times=1000, key="a.tif")
+    assert stack.deliver({"Records": [s3_record("a.tif", version=version)]}) == []
+    assert (stack.row()["status"], stack.row()["error_code"]) == ("REJECTED", "IMAGE_LOCKED")
+    assert stack.result("a.tif.result.json")["error"]["code"] == "IMAGE_LOCKED"
+
+
+def test_a_version_that_s3_never_issues_is_missing(stack: SegmentStack) -> None:
+    stack.wire.fail("HeadObject", "400", 400, times=1000, key="a.tif")
+    stack.wire.fail("GetObject", "InvalidArgument", 400, times=1000, key="a.tif")
+    assert stack.deliver({"Records": [s3_record("a.tif", version="none")]}) == []
+    assert {row["error_code"] for row in stack.rows()} == {"IMAGE_NOT_FOUND"}
+
+
+@pytest.mark.parametrize("code", ["InvalidObjectState", "KMS.DisabledException"])
+def test_an_image_that_was_locked_is_segmented_once_it_can_be_read(
+    stack: SegmentStack, log_lines: Any, code: str
+) -> None:
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("GetObject", code, LOCKED_STATUS[code], times=100, key="a.tif")
+    assert [stack.deliver(request("a.tif")), stack.deliver(request("a.tif"))] == [[], []]
+    assert (stack.row()["error_code"], stack.row()["attempt"]) == ("IMAGE_LOCKED", 1)
+    stack.wire.mend()
+    assert stack.deliver(request("a.tif")) == []
+    assert (stack.row()["status"], stack.row()["attempt"]) == ("SUCCEEDED", 2)
+    assert "error_code" not in stack.row()
+    assert stack.outputs() == {"a.tif.mask.png", "a.tif.result.json"}
+    assert len(log_lines("image_unlocked")) == 1
+    assert stack.deliver(request("a.tif")) == []
+    assert stack.predictor.pages == 1
+
+
+def test_a_caller_who_asks_again_for_an_unlocked_image_gets_its_mask(
+    stack: SegmentStack, http: HttpDoor
+) -> None:
+    stack.upload("a.tif", tiff())
+    stack.wire.fail("GetObject", "InvalidObjectState", 403, times=100, key="a.tif")
+    assert http.post("/seg_mask", request("a.tif")).json["code"] == "IMAGE_LOCKED"
+    stack.wire.mend()
+    assert http.post("/seg_mask", request("a.tif")).json["status"] == "SUCCEEDED"
 
 
 def test_a_lookup_throttled_with_a_400_is_retried(stack: SegmentStack) -> None:

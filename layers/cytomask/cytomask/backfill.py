@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 from cytomask.addresses import S3Object
-from cytomask.errors import InvalidRequest
+from cytomask.errors import ImageLocked, InvalidRequest
 from cytomask.output_names import image_of_output
 from cytomask.requests import SegmentRequest, message_of
 from cytomask.served_model import ServedModels, work_of
@@ -211,11 +211,11 @@ def unfinished(
 
 
 def _finished(dynamodb: "DynamoDBClient", table: str, job_ids: Set[str]) -> set[str]:
-    """Return the ids among these whose job has ended for good."""
+    """Return the ids among these whose job has ended for good; a locked image may be readable by now."""
     asked: Any = {
         table: {
             "Keys": [{"job_id": {"S": job_id}, "record": {"S": "JOB"}} for job_id in sorted(job_ids)],
-            "ProjectionExpression": "job_id, #status",
+            "ProjectionExpression": "job_id, #status, error_code",
             "ExpressionAttributeNames": {"#status": "status"},
         }
     }
@@ -223,7 +223,12 @@ def _finished(dynamodb: "DynamoDBClient", table: str, job_ids: Set[str]) -> set[
     while asked:  # DynamoDB returns the keys that it had no capacity to read
         answer = dynamodb.batch_get_item(RequestItems=asked)
         rows = answer["Responses"].get(table, [])
-        found |= {row["job_id"]["S"] for row in rows if row.get("status", {}).get("S") in FINISHED}
+        found |= {
+            row["job_id"]["S"]
+            for row in rows
+            if row.get("status", {}).get("S") in FINISHED
+            and row.get("error_code", {}).get("S") != ImageLocked.code
+        }
         asked = answer.get("UnprocessedKeys")
     return found
 

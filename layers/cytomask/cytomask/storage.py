@@ -1,6 +1,7 @@
 """Read and write objects in S3: an image's version, its bytes, and outputs that only newer images replace."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -101,8 +102,7 @@ class Storage:
                 f"S3 cannot hold an object called {wanted.uri[:300]}; correct the address"
             ) from error
         except ClientError as error:
-            # S3 answers 400 to a version id that it never issues; no object has it.
-            if _status(error) in (404, 405) or (_status(error) == 400 and wanted.version_id):
+            if _status(error) in (404, 405):
                 return None
             if _status(error) == 400 and _code(error) not in PASSING_400:
                 return self._find_by_get(wanted)
@@ -124,12 +124,13 @@ class Storage:
     def _find_by_get(self, wanted: S3Object) -> S3Object | None:
         """Look up an object that S3 refuses to describe, with GET, whose answer says why."""
         try:
-            answer = self._s3.get_object(Bucket=wanted.bucket, Key=wanted.key)
+            answer = self._s3.get_object(Bucket=wanted.bucket, Key=wanted.key, **_version(wanted))
         except ClientError as error:
-            if _status(error) == 404:
+            # S3 answers 400 to a version id that it never issues; no object has it.
+            if _status(error) in (404, 405) or (wanted.version_id and _code(error) == "InvalidArgument"):
                 return None
             if _locked(error):
-                return S3Object(wanted.bucket, wanted.key, None, UNDESCRIBED, UNDESCRIBED)
+                return replace(wanted, etag=UNDESCRIBED, uploaded_at=UNDESCRIBED)
             raise
         answer["Body"].close()
         return _found(wanted, answer)
@@ -137,6 +138,8 @@ class Storage:
     def is_newest(self, image: S3Object) -> bool:
         """Tell whether the key still holds this image; an image that was not found means an empty key."""
         newest = self.find(S3Object(image.bucket, image.key))
+        if newest and newest.etag == UNDESCRIBED:  # nor does S3 tell its version
+            return image.etag == UNDESCRIBED
         return newest == (image if image.was_found else None)
 
     def read_image(self, image: S3Object, limits: Limits) -> bytes:
