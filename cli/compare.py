@@ -91,6 +91,7 @@ def run(arguments: Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="cytomask-") as scratch:
             found = find_images_and_truths(arguments.images, Path(scratch))
             complain_left_out(found.outputs, "file", "written by cytomask")
+            complain_left_out(found.zarrs, "folder", "of OME-Zarr, which is not read; export it as OME-TIFF")
             complain_left_out(found.without_image, "ground truth", "without an image")
             count = len(found.pairs) + len(found.without_truth)
             if not count:

@@ -14,13 +14,13 @@ from cytomask.truths.names import (
     CELLPOSE,
     IMAGE_SUFFIXES,
     MICROSCOPE_SUFFIXES,
+    is_zarr,
     listed,
     masks_beside,
 )
 
 SUFFIXES = frozenset(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 MICROSCOPES = frozenset(f".{suffix}" for suffix in MICROSCOPE_SUFFIXES)
-ZARR_FILES = frozenset({".zarray", ".zgroup", "zarr.json"})  # one of them is in every folder of Zarr
 # Ending of the one output that may be a ground truth, because it may be corrected.
 MASK = f".{OUTPUT_FILES['mask']['mask']}"
 
@@ -108,8 +108,8 @@ def _walk(folder: Path, passed_over: Counter[str]) -> Iterator[Path]:
 
     files: list[Path] = []
     for root, below, names in os.walk(folder, onerror=count_unreadable):
-        if root.lower().endswith(".zarr") or not ZARR_FILES.isdisjoint(names):
-            passed_over["OME-Zarr, which is not read: export it as OME-TIFF"] += 1
+        if is_zarr(root, names):
+            passed_over["OME-Zarr (not read; export it as OME-TIFF)"] += 1
             below.clear()
             continue
         files += (Path(root, name) for name in names)

@@ -180,6 +180,7 @@ def _read(arguments: Namespace, scratch: Path) -> "list[Page]":
     complain_left_out([*found.without_truth], "image", "without a ground truth")
     complain_left_out(found.without_image, "ground truth", "without an image")
     complain_left_out(found.outputs, "file", "written by cytomask")
+    complain_left_out(found.zarrs, "folder", "of OME-Zarr, which is not read; export it as OME-TIFF")
     pages = list(read_pages(found.pairs))
     empty = [page.name for page in pages if not page.cells.any()]
     if empty and not arguments.partial:

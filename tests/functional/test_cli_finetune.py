@@ -257,9 +257,11 @@ def test_compare_says_what_is_missing(workplace: Path, capsys: Capture) -> None:
     write_pairs(workplace / "in", 1)
     assert main(["compare", "parent-1", "nobody", "in"]) == 1
     assert "nobody is neither a folder nor the name of a model" in capsys.readouterr().err
-    (workplace / "empty").mkdir()
+    (workplace / "empty/x.zarr").mkdir(parents=True)
     assert main(["compare", "parent-1", "parent-1", "empty"]) == 1
-    assert "no images in empty" in capsys.readouterr().err
+    complained = capsys.readouterr().err
+    assert "no images in empty" in complained
+    assert "1 folder of OME-Zarr, which is not read; export it as OME-TIFF: x.zarr" in complained
     (workplace / "models/parent/swin_unet.onnx").write_bytes(b"damaged")
     assert main(["compare", "parent-1", "parent-1", "in"]) == 1
     assert "its manifest says" in capsys.readouterr().err

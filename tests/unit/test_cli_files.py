@@ -79,7 +79,7 @@ def test_a_zarr_is_passed_over_as_one_thing_with_what_to_do(tmp_path: Path) -> N
     result = find_images([tmp_path])
     assert [below for _, below in result.images] == [Path("a.tif")]
     assert describe_passed_over(result.passed_over) == (
-        "passed over 2 files: 2 OME-Zarr, which is not read: export it as OME-TIFF"
+        "passed over 2 files: 2 OME-Zarr (not read; export it as OME-TIFF)"
     )
     assert find_images([tmp_path / "c"]).passed_over.total() == 1
 

@@ -225,3 +225,33 @@ def test_a_folder_without_pairs_is_refused_with_advice(tmp_path: Path) -> None:
         find_pairs([tmp_path / "in"], tmp_path)
     with pytest.raises(PairsError, match="nowhere does not exist"):
         find_pairs([tmp_path / "nowhere"], tmp_path)
+
+
+def zarr(path: Path) -> Path:
+    (path / "0").mkdir(parents=True)
+    (path / ".zgroup").write_text("{}")
+    image(path / "0" / "0.tif")  # a chunk
+    return path
+
+
+@pytest.mark.parametrize("layout", ["one folder", "two folders", "COCO"])
+def test_ome_zarr_is_named_and_its_chunks_are_no_images(tmp_path: Path, layout: str) -> None:
+    image(tmp_path / "in" / "a.tif")
+    zarr(tmp_path / "in" / "deep" / "b.zarr")
+    truths = tmp_path / ("in" if layout == "one folder" else "masks")
+    mask(truths / ("a_mask.png" if layout == "one folder" else "a.png"))
+    paths = [tmp_path / "in", truths] if layout == "two folders" else [tmp_path / "in"]
+    if layout == "COCO":
+        paths = [tmp_path / "coco.json", *paths]
+        entry = {"id": 1, "file_name": "a.tif", "height": SIZE[0], "width": SIZE[1]}
+        cell = {"id": 1, "image_id": 1, "segmentation": [[5, 5, 15, 5, 15, 15, 5, 15]]}
+        paths[0].write_text(json.dumps({"images": [entry], "annotations": [cell]}))
+    found = find_images_and_truths(paths, tmp_path)
+    assert found.zarrs == ["b.zarr"]
+    images = [*(pair.name for pair in found.pairs), *found.without_truth]
+    assert images == ["a.tif"]
+
+
+def test_a_folder_of_ome_zarr_alone_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(PairsError, match=r"b\.zarr: OME-Zarr is not read, export it as OME-TIFF"):
+        find_pairs([zarr(tmp_path / "b.zarr")], tmp_path)

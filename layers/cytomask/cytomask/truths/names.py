@@ -21,6 +21,7 @@ IMAGE_SUFFIXES = frozenset(
 MICROSCOPE_SUFFIXES = frozenset({"czi", "nd2", "lif"})  # read with the extra `microscopes`
 APPLE_DOUBLE = "._"  # prefix of macOS's files for metadata that a disk's file system cannot store
 CELLPOSE = "_seg.npy"  # ending of the files that Cellpose writes beside images
+ZARR_FILES = frozenset({".zarray", ".zgroup", "zarr.json"})  # one of them is in every folder of Zarr
 _MARK = r"[ ._-]+(?:masks?|labels?|segs?|segmentations?|gts?|ground[ ._-]?truths?|truths?|annotations?)$"
 MARKS = (re.compile(rf"[ ._-]+cp{_MARK}", re.IGNORECASE), re.compile(_MARK, re.IGNORECASE))
 # Label Studio's address of a file on its own disk has the path in a parameter.
@@ -168,6 +169,11 @@ def is_image(name: str, suffixes: Set[str] = IMAGE_SUFFIXES | MICROSCOPE_SUFFIXE
     """Tell whether a name has the suffix of an image, by default one that the command can read."""
     head, _, suffix = name.rpartition(".")
     return bool(head) and suffix.lower() in suffixes
+
+
+def is_zarr(folder: str, files: Iterable[str]) -> bool:
+    """Tell whether a folder is of OME-Zarr, by its name and the names of the files in it."""
+    return folder.lower().endswith(".zarr") or not ZARR_FILES.isdisjoint(files)
 
 
 def image_stems(name: str) -> list[str]:

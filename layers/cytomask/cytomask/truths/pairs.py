@@ -4,10 +4,11 @@ They may be in one folder, in two folders, in a COCO file, in Cellpose's `_seg.n
 corrected pairs that the web page makes.
 """
 
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -85,12 +86,14 @@ class Found:
         without_truth: the other images, by their names.
         without_image: names of ground truths that belong to no image.
         outputs: names of files that cytomask wrote, which are neither.
+        zarrs: names of folders of OME-Zarr, which are not read.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     without_truth: dict[str, Path] = field(default_factory=dict)
     without_image: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    zarrs: list[str] = field(default_factory=list)
 
     def add(self, other: "Found") -> None:
         """Add the pairs and names found in another place."""
@@ -98,6 +101,7 @@ class Found:
         self.without_truth |= other.without_truth
         self.without_image += other.without_image
         self.outputs += other.outputs
+        self.zarrs += other.zarrs
 
 
 def find_pairs(paths: Sequence[Path], unpacked: Path) -> Found:
@@ -111,6 +115,8 @@ def find_pairs(paths: Sequence[Path], unpacked: Path) -> Found:
         places = ", ".join(str(path) for path in paths)
         own = [name for name in found.outputs if name.endswith(MASK)]
         more = f"; {names.listed(own, 3)}: if you corrected it, rename it likewise" if own else ""
+        if found.zarrs:
+            more += f"; {names.listed(found.zarrs, 3)}: OME-Zarr is not read, export it as OME-TIFF"
         raise PairsError(
             f"{places}: no image has a ground truth of its name. Name the mask of a.tif a_mask.png, or put "
             f"the masks into a second folder under the images' names{more}"
@@ -216,12 +222,14 @@ def _of_folder(folder: Path) -> Found:
     truths = next((below[name] for name in TRUTH_FOLDERS if name in below), None)
     if pictures and truths:
         return _of_two(pictures, truths)
-    return _of_files([path for path in folder.rglob("*") if path.is_file()], folder)
+    files, zarrs = _walk(folder)
+    return replace(_of_files(files, folder), zarrs=zarrs)
 
 
 def _of_two(pictures: Path, truths: Path) -> Found:
     """Match the images in one folder with the ground truths in another."""
-    all_pictures, all_truths = list(_usable(pictures.rglob("*"))), list(_usable(truths.rglob("*")))
+    (picture_files, zarrs), (truth_files, more_zarrs) = _walk(pictures), _walk(truths)
+    all_pictures, all_truths = list(_usable(picture_files)), list(_usable(truth_files))
     image_names = {
         path: names.image_stems(_below(path, pictures)) for path in all_pictures if _may_be_image(path)
     }
@@ -235,7 +243,7 @@ def _of_two(pictures: Path, truths: Path) -> Found:
         for path in (*all_pictures, *all_truths)
         if path not in truth_names and image_of_output(path.name)
     ]
-    return _matched(image_names, truth_names, outputs, pictures)
+    return replace(_matched(image_names, truth_names, outputs, pictures), zarrs=[*zarrs, *more_zarrs])
 
 
 def _truth_stems(name: str) -> list[str]:
@@ -290,7 +298,8 @@ def _of_coco(annotations: Path, pictures: Path) -> Found:
         coco = read_coco(annotations.read_bytes(), annotations.name)
     except (CytomaskError, OSError) as error:
         raise PairsError(str(error)) from error
-    usable = filter(_may_be_image, _usable(pictures.rglob("*")))
+    files, zarrs = _walk(pictures)
+    usable = filter(_may_be_image, _usable(files))
     found = names.assign(
         {path: [names.clean(_below(path, pictures))] for path in usable},
         {name: [name] for name in coco.entries},
@@ -303,7 +312,7 @@ def _of_coco(annotations: Path, pictures: Path) -> Found:
         for path, name in sorted(found.truths.items())
     ]
     lonely = {_below(path, pictures): path for path in sorted(found.lonely)}
-    return Found(pairs, lonely, sorted(found.unused))
+    return Found(pairs, lonely, sorted(found.unused), zarrs=zarrs)
 
 
 def _draw(coco: Coco, name: str, sizes: Sequence[Size]) -> list[Mask]:
@@ -322,6 +331,19 @@ def _read_cellpose(truth: Path, sizes: Sequence[Size]) -> list[Mask]:
     if len(sizes) > 1:
         raise GroundTruthMismatch(f"{truth.name} has the masks of one page and the image has {len(sizes)}")
     return [read_cellpose(truth, sizes[0])]
+
+
+def _walk(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the files in a folder, and the names of its folders of OME-Zarr, which are not entered."""
+    files: list[Path] = []
+    zarrs = []
+    for root, below, inside in os.walk(folder):
+        if names.is_zarr(root, inside):
+            zarrs.append(Path(root).name)
+            below.clear()
+        else:
+            files += (Path(root, name) for name in inside)
+    return files, sorted(zarrs)
 
 
 def _usable(paths: Iterable[Path]) -> Iterator[Path]:
