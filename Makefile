@@ -72,7 +72,7 @@ image-size: tools  ## compare the container image's layers with their budget
 
 deploy: $(SAM)/ready  ## build the stack and deploy it to your AWS account; BUILD= and ARGS= for sam build and deploy
 	$(SAM)/bin/sam build $(BUILD)
-	$(SAM)/bin/sam deploy --guided $(ARGS)
+	$(SAM)/bin/sam deploy $(ARGS)
 
 destroy: $(VENV)/local  ## remove a stack and all it holds, after asking; set STACK, ARGS=--keep-table
 	$(BIN)/python -m cytomask.infra.destroy $(if $(STACK),"$(STACK)",cytomask) $(ARGS)

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,26 @@ def test_every_command_in_the_docs_parses(page: str, line: str, capsys: pytest.C
 def test_every_make_target_in_the_docs_exists(page: str, line: str) -> None:
     targets = [word for word in shlex.split(line)[1:] if "=" not in word and not word.startswith("-")]
     assert set(targets) <= TARGETS, page
+
+
+def test_a_deployment_keeps_the_parameters_that_it_does_not_name() -> None:
+    """sam's guided mode and its file name all of them, and so undo `attach` and `promote`."""
+    printed = subprocess.run(
+        ["make", "--dry-run", "deploy"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    [deployed] = re.findall(r"sam deploy.*", printed)
+    assert "--guided" not in deployed
+    configured = tomllib.loads((ROOT / "samconfig.toml").read_text())["default"]["deploy"]["parameters"]
+    assert configured["stack_name"] == "cytomask"
+    assert "parameter_overrides" not in configured
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_variable_in_a_command_is_set_on_its_page(page: Path) -> None:
+    typed_text = "\n".join(lines_to_type(page))
+    text = re.sub(r"'[^']*'|\\\$", "", typed_text)  # the shell expands nothing there
+    set_before = set(re.findall(r"(?:^|\s)([A-Z_]+)=", typed_text)) | {"PWD", "PATH", "HOME"}
+    assert set(re.findall(r"\$\{?([A-Z_]+)", text)) <= set_before
 
 
 def test_the_deployers_policy_is_filled_in_as_the_page_says(tmp_path: Path) -> None:
