@@ -234,7 +234,7 @@ def _agreed(arguments: Namespace) -> bool:
 
 def listing(stack: "Stack", inventory: str | None, place: tuple[str, str], after: str) -> Iterator["Listed"]:
     """Yield the objects to consider, from S3's listing or from an inventory of the bucket."""
-    from cytomask.backfill import list_bucket, read_inventory
+    from cytomask.backfill import keeps_versions, list_bucket, read_inventory
 
     bucket, prefix = place
     if inventory is None:
@@ -246,7 +246,7 @@ def listing(stack: "Stack", inventory: str | None, place: tuple[str, str], after
         with stack.s3.get_object(Bucket=own, Key=name)["Body"] as body:
             return body.read()
 
-    listed_all = read_inventory(read, read(key), bucket)
+    listed_all = read_inventory(read, read(key), bucket, versions=keeps_versions(stack.s3, bucket))
     if after:  # an inventory is unsorted, but one manifest always gives the same order
         next((each for each in listed_all if each.object.key == after), None)
     for listed in listed_all:

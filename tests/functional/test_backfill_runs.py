@@ -127,9 +127,9 @@ def test_only_the_same_backfill_of_the_same_stack_and_model_resumes(
         assert sent(stack) == "j"
 
 
-@pytest.mark.usefixtures("change")
-def test_a_limited_backfill_by_inventory_advances_while_earlier_images_wait(stack: SegmentStack) -> None:
-    rows = "".join(f'"{LAB}","scans%2F{name}.tif","9","2026-11-25T10:00:00.000Z","e"\n' for name in "jbhdf")
+def take_inventory(stack: SegmentStack, names: str) -> None:
+    """Write an inventory of current versions, as S3's console proposes it."""
+    rows = "".join(f'"{LAB}","scans%2F{name}.tif","9","2026-11-25T10:00:00.000Z","e"\n' for name in names)
     told = {
         "sourceBucket": LAB,
         "fileFormat": "CSV",
@@ -138,6 +138,23 @@ def test_a_limited_backfill_by_inventory_advances_while_earlier_images_wait(stac
     }
     stack.upload("daily/1.csv.gz", gzip.compress(rows.encode()), bucket=INVENTORY)
     stack.upload("daily/manifest.json", json.dumps(told).encode(), bucket=INVENTORY)
+
+
+@pytest.mark.usefixtures("change")
+@pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+def test_an_inventory_without_versions_of_a_bucket_that_keeps_them_is_refused(
+    stack: SegmentStack, status: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack.s3.put_bucket_versioning(Bucket=LAB, VersioningConfiguration={"Status": status})
+    take_inventory(stack, "bd")
+    assert main(["backfill", f"s3://{LAB}", "--inventory", MANIFEST]) == 2
+    assert "configure it to include all versions, or run without it" in capsys.readouterr().err
+    assert sent(stack) == ""
+
+
+@pytest.mark.usefixtures("change")
+def test_a_limited_backfill_by_inventory_advances_while_earlier_images_wait(stack: SegmentStack) -> None:
+    take_inventory(stack, "jbhdf")
     command = ["backfill", f"s3://{LAB}", "--inventory", MANIFEST, "--limit", "2"]
     assert [main(command), sent(stack)] == [1, "bj"]
     assert [main(command), sent(stack)] == [1, "dh"]

@@ -91,6 +91,12 @@ def test_an_inventory_gives_the_newest_versions_with_decoded_keys() -> None:
     ]
 
 
+def test_the_null_version_of_an_inventory_has_no_id_like_that_of_a_listing() -> None:
+    files = {"d/1.csv.gz": gzip.compress(ROWS.replace('"v2"', '"null"').encode())}
+    first = next(read_inventory(files.__getitem__, manifest(), "lab", versions=True))
+    assert (first.object.key, first.object.version_id) == ("a b/c.tif", None)
+
+
 WHOLE = gzip.compress(ROWS.encode())
 LONG = ROWS.replace("old.tif", "x" * 131_073)
 

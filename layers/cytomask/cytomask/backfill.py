@@ -104,7 +104,7 @@ def list_bucket(s3: "S3Client", bucket: str, prefix: str = "", after: str = "") 
         "Prefix": prefix,
         "OptionalObjectAttributes": ["RestoreStatus"],
     }
-    if s3.get_bucket_versioning(Bucket=bucket).get("Status") is None:
+    if not keeps_versions(s3, bucket):
         for page in s3.get_paginator("list_objects_v2").paginate(**asked, StartAfter=after):
             for each in page.get("Contents", []):
                 yield _listed(bucket, each, None)
@@ -120,7 +120,7 @@ def _listed(bucket: str, each: Any, version: str | None) -> Listed:
     found = S3Object(
         bucket,
         each["Key"],
-        None if version == "null" else version,
+        _real(version),
         each["ETag"].strip('"'),
         each["LastModified"].replace(microsecond=0).isoformat(),  # in the form that HEAD returns
     )
@@ -128,12 +128,24 @@ def _listed(bucket: str, each: Any, version: str | None) -> Listed:
     return Listed(found, each["Size"], archived)
 
 
+def _real(version: str | None) -> str | None:
+    """Return a version's id; None for `null`, the version of an object uploaded while none were kept."""
+    return None if version == "null" else version
+
+
 def _is_restored(status: Mapping[str, Any]) -> bool:
     """Tell whether a copy can be read (docs.aws.amazon.com/AmazonS3/latest/API/API_RestoreStatus.html)."""
     return "RestoreExpiryDate" in status and not status.get("IsRestoreInProgress")
 
 
-def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -> Iterator[Listed]:
+def keeps_versions(s3: "S3Client", bucket: str) -> bool:
+    """Tell whether objects of a bucket may have version ids, also if it has stopped keeping versions."""
+    return s3.get_bucket_versioning(Bucket=bucket).get("Status") is not None
+
+
+def read_inventory(
+    read: Callable[[str], bytes], manifest: bytes, bucket: str, *, versions: bool = False
+) -> Iterator[Listed]:
     """Yield the objects of an S3 Inventory in CSV, file after file.
 
     docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html
@@ -142,6 +154,7 @@ def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -
         read: returns the bytes of a key of the inventory's own bucket.
         manifest: the bytes of its manifest.json.
         bucket: the bucket that the inventory must describe.
+        versions: whether objects may have version ids. A job's id contains them, so the inventory must too.
 
     Raises:
         InvalidRequest: it is not a manifest, describes another bucket or format, or lacks a column; or one of
@@ -162,6 +175,11 @@ def read_inventory(read: Callable[[str], bytes], manifest: bytes, bucket: str) -
         raise InvalidRequest(f"the inventory is in {kind}; configure it to write CSV")
     if missing := {"Bucket", "Key", "ETag", "LastModifiedDate", "Size"} - set(columns):
         raise InvalidRequest(f"the inventory lacks {', '.join(sorted(missing))}; add these fields to it")
+    if versions and "VersionId" not in columns:
+        raise InvalidRequest(
+            f"s3://{bucket} keeps versions, and the inventory names none, so it does not tell which images "
+            "have a mask; configure it to include all versions, or run without it"
+        )
     for file in files:
         content = read(file)
         try:
@@ -183,7 +201,7 @@ def _read_inventory_file(content: bytes, columns: Sequence[str], bucket: str) ->
         if row.get("IsLatest", "true") != "true" or row.get("IsDeleteMarker", "false") == "true":
             continue
         uploaded = datetime.fromisoformat(row["LastModifiedDate"]).replace(microsecond=0).isoformat()
-        key, version = unquote_plus(row["Key"]), row.get("VersionId") or None
+        key, version = unquote_plus(row["Key"]), _real(row.get("VersionId") or None)
         found = S3Object(bucket, key, version, row["ETag"].strip('"'), uploaded)
         yield Listed(found, int(row["Size"]), row.get("StorageClass") in ARCHIVED)
 
