@@ -171,13 +171,13 @@ def show_report(
 
 def print_report(report: "PlateReport") -> None:
     """Print a line for each well and each condition, and the notes."""
-    from cytomask.cli.plate_page import goodness, hours, interval, number
+    from cytomask.cli.plate_page import goodness, hours, interval, number, span
     from cytomask.cli.tables import print_table
 
-    span = f", {report.scans[0]:g} to {report.scans[-1]:g} h" if report.scans.size else ""
+    times = f", {span(report.scans)}" if report.scans.size else ""
     say(
         f"plate {report.plate}: {count_of(len(report.wells), 'well')}, "
-        f"{count_of(report.scans.size, 'scan')}{span}, {count_of(len(report.pages), 'page')} used, "
+        f"{count_of(report.scans.size, 'scan')}{times}, {count_of(len(report.pages), 'page')} used, "
         f"{len(report.left_out)} left out"
     )
     heads = ("well", "condition", "pages", "doubling time", "95 % interval", "R²", "lag", "plateau", "notes")

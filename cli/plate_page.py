@@ -59,13 +59,13 @@ def facts(report: PlateReport) -> list[tuple[str, str]]:
     """Return the facts at the top of the page, as (label, value)."""
     used = len(report.pages)
     told = [
-        ("wells with images", str(len(report.wells))),
-        ("scans", str(report.scans.size)),
-        ("pages used", f"{used:,}"),
+        ("well with images" if len(report.wells) == 1 else "wells with images", str(len(report.wells))),
+        ("scan" if report.scans.size == 1 else "scans", str(report.scans.size)),
+        ("page used" if used == 1 else "pages used", f"{used:,}"),
         ("left out", f"{len(report.left_out):,}"),
     ]
     if report.scans.size:
-        told.insert(2, ("from first to last scan", f"{report.scans[0]:g} to {report.scans[-1]:g} h"))
+        told.insert(2, ("time" if report.scans.size == 1 else "from first to last scan", span(report.scans)))
     if report.expected_pages:
         state = "complete" if report.complete else "not complete"
         told.append((f"of {report.expected_pages:,} expected pages", state))
@@ -75,6 +75,11 @@ def facts(report: PlateReport) -> list[tuple[str, str]]:
     if report.cost_usd:
         told.append(("estimated cost", f"US$ {report.cost_usd:.2g}"))
     return told
+
+
+def span(scans: Hours) -> str:
+    """Format the hours of the first and the last of at least one scan; of a single scan, its hour."""
+    return f"{scans[0]:g} to {scans[-1]:g} h" if scans.size > 1 else f"{scans[0]:g} h"
 
 
 def number(value: float | None) -> str:

@@ -108,6 +108,7 @@ def _condition(condition: ConditionReport) -> dict[str, Any]:
         "mean": _numbers(condition.mean),
         "error": _numbers(condition.error),
         "doubling_time_h": condition.doubling_time_h,
+        "rate": condition.rate,
         "relative_rate": condition.relative_rate,
     }
 

@@ -101,7 +101,7 @@ function scale(width, height, pad, top) {
   return { x, y };
 }
 
-/** A path through the values that are there. */
+/** A path through the values that are there; with round caps, a single value is a dot. */
 function path(values, at) {
   let line = "", pen = "M";
   values.forEach((value, index) => {
@@ -109,7 +109,7 @@ function path(values, at) {
     line += `${pen}${at.x(data.scans[index]).toFixed(1)} ${at.y(value).toFixed(1)}`;
     pen = "L";
   });
-  return line;
+  return line && `${line}h0`;
 }
 
 function axes(svg, width, height, pad, at, top) {
@@ -129,7 +129,7 @@ function drawMinis() {
   layOut($("minis"), (name) => {
     const well = data.wells[name], at = scale(100, 80, { left: 3, right: 3, top: 4, bottom: 4 }, 1);
     const svg = make("svg:svg", { viewBox: "0 0 100 80", preserveAspectRatio: "none", "aria-hidden": "true" });
-    svg.append(make("svg:path", { d: path(well.c, at), fill: "none", stroke: "var(--accent)", "stroke-width": 2.5, "vector-effect": "non-scaling-stroke" }));
+    svg.append(make("svg:path", { d: path(well.c, at), fill: "none", stroke: "var(--accent)", "stroke-width": 2.5, "stroke-linecap": "round", "vector-effect": "non-scaling-stroke" }));
     const button = chooser("mini", name, svg);
     button.title = `${name}${well.k ? `, ${well.k}` : ""}: doubling time ${hours(well.g.doubling_time_h)}`;
     button.setAttribute("aria-label", button.title);
@@ -188,13 +188,13 @@ function drawConditions() {
     const colour = COLOURS[index % COLOURS.length], dash = DASHES[(index + Math.floor(index / COLOURS.length)) % DASHES.length];
     const up = [], down = [];
     condition.m.forEach((mean, each) => {
-      if (mean === null || condition.e[each] === null) return;
-      const x = at.x(data.scans[each]).toFixed(1);
-      up.push(`${x} ${at.y(Math.min(mean + condition.e[each], 1)).toFixed(1)}`);
-      down.unshift(`${x} ${at.y(Math.max(mean - condition.e[each], 0)).toFixed(1)}`);
+      if (mean === null) return;
+      const x = at.x(data.scans[each]).toFixed(1), half = condition.e[each] ?? 0; // one well alone has no error
+      up.push(`${x} ${at.y(Math.min(mean + half, 1)).toFixed(1)}`);
+      down.unshift(`${x} ${at.y(Math.max(mean - half, 0)).toFixed(1)}`);
     });
     if (up.length > 1) svg.append(make("svg:path", { d: `M${up.join("L")}L${down.join("L")}Z`, fill: colour, opacity: 0.18 }));
-    svg.append(make("svg:path", { d: path(condition.m, at), fill: "none", stroke: colour, "stroke-width": 2.2, "stroke-dasharray": dash }));
+    svg.append(make("svg:path", { d: path(condition.m, at), fill: "none", stroke: colour, "stroke-width": data.scans.length > 1 ? 2.2 : 6, "stroke-linecap": data.scans.length > 1 ? null : "round", "stroke-dasharray": dash }));
     const line = make("svg:svg", { width: 34, height: 10, "aria-hidden": "true" }, make("svg:line", { x1: 0, x2: 34, y1: 5, y2: 5, stroke: colour, "stroke-width": 2.5, "stroke-dasharray": dash }));
     keys.push(make("span", { class: "key" }, line, `${condition.name} (n = ${condition.wells.length})`));
   });

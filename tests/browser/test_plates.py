@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import Served
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
+from cytomask.cli.plate_page import render_plate
+from cytomask.plate_pages import PlatePage
 from cytomask.plate_places import place_of, time_of
 from cytomask.plate_rows import Plates
+from cytomask.platemap import parse_plate_map
+from cytomask.plates import build_report
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.samples.plates import DEMO_HOURS, DEMO_PLATE, DEMO_WELLS, write_plate
 
@@ -181,3 +185,24 @@ def test_the_film_strip_of_a_time_stack_shows_each_of_its_pages(page: Page, serv
         page.request.get(f"{served.origin}{each.get_attribute('src')}").body() for each in pictures.all()
     }
     assert len(drawn) == 3
+
+
+def test_the_file_draws_one_scan_as_dots_and_no_error_of_one_well(chromium: Browser, tmp_path: Path) -> None:
+    wells = parse_plate_map(b"well,condition\nA1:A2,drug\n", "map.csv")
+    shares = {("A01", 0): 0.1, ("A02", 0): 0.3, ("A01", 4): 0.5, ("A01", 8): 0.4, ("A02", 8): 0.6}
+    pages = [
+        PlatePage(plate="p", well=well, site="1", time=float(hour), confluence=share, image=f"{well}{hour}")
+        for (well, hour), share in shares.items()
+    ]
+    tab, file = chromium.new_page(), tmp_path / "plate.html"
+    file.write_bytes(render_plate(build_report("p", pages, wells)))
+    tab.goto(file.as_uri())
+    band = tab.locator("#conditions > svg path").first.get_attribute("d")
+    points = [float(point.split()[1]) for point in (band or "").strip("MZ").split("L")]
+    assert points[1] == points[-2]  # at 4 h only one well was scanned
+    file.write_bytes(render_plate(build_report("p", [each for each in pages if each.time == 0], wells)))
+    tab.goto(file.as_uri())
+    expect(tab.locator("ul.facts")).to_contain_text("1 scan 0 h time")
+    minis = tab.locator("#minis path").evaluate_all("paths => paths.map((path) => path.getAttribute('d'))")
+    assert all(line.endswith("h0") for line in minis)
+    tab.close()

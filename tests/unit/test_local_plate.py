@@ -231,7 +231,7 @@ def test_frames_without_an_interval_are_left_out_with_the_reason(
     tifffile.imwrite(path, np.zeros((3, 8, 8), np.uint8), photometric="minisblack", metadata=None)
     assert report_plates([line(path, page=page) for page in range(3)], asked()) == 0
     told = capsys.readouterr()
-    assert told.out.startswith("plate P: 1 well, 1 scan, 24 to 24 h, 1 page used, 2 left out")
+    assert told.out.startswith("plate P: 1 well, 1 scan, 24 h, 1 page used, 2 left out")
     assert told.err.count("no time is known") == 2
     assert "(--interval)" in told.err
 

@@ -244,6 +244,17 @@ def test_a_well_that_does_not_grow_counts_as_no_growth_in_its_condition() -> Non
     assert found.conditions[1].relative_rate == 0.0
 
 
+@pytest.mark.parametrize("share", [[0.05, 0.06], [0.9] * len(HOURS)], ids=["two scans", "always full"])
+def test_a_well_whose_growth_is_unknown_does_not_count_in_its_condition(share: list[float]) -> None:
+    unknown = [page("A02", time=hour, confluence=each) for hour, each in zip(HOURS, share, strict=False)]
+    control, drug = build_report("p", [*series("A01"), *series("B01", doubling=40), *unknown], MAP).conditions
+    assert control.doubling_time_h == pytest.approx(20, rel=0.05)
+    assert control.rate_error is None
+    assert drug.relative_rate == pytest.approx(0.5, rel=0.05)
+    (alone,) = build_report("p", unknown, MAP).conditions
+    assert (alone.rate, alone.doubling_time_h, alone.relative_rate) == (None, None, None)
+
+
 def test_a_map_for_another_format_is_reported_and_not_used() -> None:
     small = msgspec.structs.replace(MAP, states_size=True)
     found = build_report("p", series("H12"), small)

@@ -128,12 +128,25 @@ def test_plateau_and_area_of_a_well_that_filled_up() -> None:
 def test_a_well_that_does_not_grow_is_named() -> None:
     growth = measure_growth(Curve(SCANS, np.full(SCANS.size, 0.1)), SCANS)
     assert growth.doubling_time_h is None
+    assert growth.rate_per_h == 0
     assert growth.notes == ("no growth: confluence goes from 0.10 to 0.10 in 84 h",)
 
 
 def test_a_well_without_cells_is_named() -> None:
     growth = measure_growth(Curve(SCANS, np.full(SCANS.size, 0.004)), SCANS)
     assert growth.notes == ("no growth: confluence never reaches 0.03 (highest 0.004)",)
+
+
+def test_an_empty_well_of_two_scans_is_not_said_to_stand_still() -> None:
+    growth = measure_growth(Curve(SCANS[:2], np.zeros(2)))
+    assert growth.rate_per_h is None
+    assert growth.notes == ("too few scans: 0 with a confluence of 0.03 to 0.8; a doubling time needs 5",)
+
+
+def test_growth_of_a_well_that_is_full_from_its_first_scan_is_unknown() -> None:
+    growth = measure_growth(Curve(SCANS, np.linspace(0.85, 0.95, SCANS.size)), SCANS)
+    assert growth.rate_per_h is None
+    assert growth.notes == ("full: confluence is above 0.8 in every scan, where growth cannot be seen",)
 
 
 def test_a_well_that_falls_is_named_and_its_growth_before_is_measured() -> None:

@@ -122,9 +122,10 @@ function conditionsOf(plate) {
   return [el("h2", {}, "By condition"), curves(series, { label: "Mean confluence of each condition over time" }),
     el("ul", { class: "key" }, keyOf(series).map(({ line, name }, place) => {
       const each = plate.conditions[place];
+      const grows = each.doubling_time_h ? `doubles in ${each.doubling_time_h.toFixed(1)} h` : each.rate === 0 ? "no growth" : "growth unknown";
       const compared = each.relative_rate !== null && each.doubling_time_h && name !== plate.control;
       const relative = compared ? `, at ${fixed(each.relative_rate, 2)} times the rate of ${plate.control}` : "";
-      return el("li", {}, line, ` ${name}: ${each.doubling_time_h ? `doubles in ${each.doubling_time_h.toFixed(1)} h` : "no growth"}${relative}, ${counted(each.wells.length, "well")}`);
+      return el("li", {}, line, ` ${name}: ${grows}${relative}, ${counted(each.wells.length, "well")}`);
     }))];
 }
 

@@ -43,8 +43,8 @@ class ConditionReport:
     Attributes:
         hours, mean, error, count: (N,) float64 over scans: mean confluence of the wells, its standard error
             (NaN for a single well) and the number of wells.
-        doubling_time_h: from the mean growth rate of the wells that grow.
-        rate, rate_error: mean growth rate per hour and its standard error over wells.
+        doubling_time_h: from the mean growth rate.
+        rate, rate_error: mean growth rate per hour and its standard error, over wells whose rate is known.
         relative_rate: growth rate divided by the control's; 1 is as fast as the control.
         compound, dose, unit: the condition's, if the map gives one compound.
     """
@@ -176,7 +176,7 @@ def _condition(
         np.divide(squares, np.maximum(count - 1, 1) * count, out=np.full(scans.size, np.nan), where=count > 1)
     )
     # A well that does not grow counts with the rate 0. Without it, a deadly drug would look harmless.
-    rates = np.array([well.growth.rate or 0.0 for well in group if well.pages])
+    rates = np.array([well.growth.rate_per_h for well in group if well.growth.rate_per_h is not None])
     rate = float(rates.mean()) if rates.size else None
     spread = float(rates.std(ddof=1) / math.sqrt(rates.size)) if rates.size > 1 else None
     compounds = plate_map.wells[group[0].well].compounds if plate_map else ()

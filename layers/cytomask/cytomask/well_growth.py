@@ -50,6 +50,7 @@ class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         doubling_time_h: hours in which the covered area doubles while cells are few; None if it does not.
+        rate_per_h: growth rate, ln(2) over the doubling time; 0 if the well does not grow; None if unknown.
         plain_doubling_time_h: what a straight line through the logarithms of confluence 0.08 to 0.6 says.
         doubling_time_low_h, doubling_time_high_h: 95 % interval; high is None if growth may have stopped.
         r2: of the logarithm of confluence, within the window.
@@ -65,6 +66,7 @@ class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     doubling_time_h: float | None = None
+    rate_per_h: float | None = None
     plain_doubling_time_h: float | None = None
     doubling_time_low_h: float | None = None
     doubling_time_high_h: float | None = None
@@ -79,11 +81,6 @@ class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
     limit: float | None = None
     points: int = 0
     notes: tuple[str, ...] = ()
-
-    @property
-    def rate(self) -> float | None:
-        """Growth rate per hour, ln(2) over the doubling time."""
-        return math.log(2) / self.doubling_time_h if self.doubling_time_h else None
 
 
 def pool_sites(hours: Hours, cells: Grid, pixels: Grid) -> Curve:
@@ -157,14 +154,17 @@ def measure_growth(curve: Curve, scans: Hours | None = None, prior: Prior = EVEN
         points=int(kept.size),
     )
     fit = best_fit(kept_hours, kept, prior)
-    trouble = stands_still(kept_hours, kept, fit)
     notes += falling(kept_hours, kept)
-    if trouble is not None or fit is None:
-        return msgspec.structs.replace(described, notes=(*notes, *([trouble] if trouble else [])))
+    still = stands_still(kept_hours, kept, fit)
+    if still is not None:
+        return msgspec.structs.replace(described, rate_per_h=0.0, notes=(*notes, still))
+    if fit is None:
+        return msgspec.structs.replace(described, notes=(*notes, unknown_growth(kept)))
     low, high = interval(fit)
     return msgspec.structs.replace(
         described,
         doubling_time_h=math.log(2) / fit.rate,
+        rate_per_h=fit.rate,
         plain_doubling_time_h=plain_doubling_time(kept_hours, kept),
         doubling_time_low_h=math.log(2) / high,
         doubling_time_high_h=math.log(2) / low if low > 0 else None,
@@ -260,23 +260,32 @@ def missing_scans(hours: Hours, scans: Hours | None) -> tuple[str, ...]:
 
 
 def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | None:
-    """Say why the doubling time is missing; None if it exists."""
+    """Say that the well does not grow; None if it grows, or if that cannot be told."""
+    if confluence.size < FEWEST_POINTS or float(confluence.min()) > HIGHEST:
+        return None
     highest = float(confluence.max())
     if highest < LOWEST:
         return f"no growth: confluence never reaches {LOWEST:g} (highest {highest:.3f})"
     begins, ends = float(np.median(confluence[:3])), float(np.median(confluence[-3:]))
     span = float(hours[-1] - hours[0])
     no_growth = f"no growth: confluence goes from {begins:.2f} to {ends:.2f} in {span:g} h"
-    if confluence.size >= FEWEST_POINTS and running_median(confluence).max() < begins * 1.15:
+    if running_median(confluence).max() < begins * 1.15:
         return no_growth
     if fit is None:
-        inside = int(np.count_nonzero(usable(confluence)))
-        return (
-            f"too few scans: {inside} with a confluence of {LOWEST:g} to {HIGHEST:g}; a doubling time needs "
-            f"{FEWEST_POINTS}"
-        )
+        return None
     low, _ = interval(fit)
     return no_growth if low <= 0 or math.log(2) / fit.rate > 4 * span else None
+
+
+def unknown_growth(confluence: Shares) -> str:
+    """Say why nobody can tell whether the well grows."""
+    if confluence.size >= FEWEST_POINTS and float(confluence.min()) > HIGHEST:
+        return f"full: confluence is above {HIGHEST:g} in every scan, where growth cannot be seen"
+    inside = int(np.count_nonzero(usable(confluence)))
+    return (
+        f"too few scans: {inside} with a confluence of {LOWEST:g} to {HIGHEST:g}; a doubling time needs "
+        f"{FEWEST_POINTS}"
+    )
 
 
 def falling(hours: Hours, confluence: Shares) -> tuple[str, ...]:
