@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cytomask.addresses import is_plate_map
 from cytomask.cli.console import complain
 from cytomask.output_names import OUTPUT_FILES, image_of_output, is_output
 from cytomask.truths.names import (
@@ -21,6 +22,7 @@ from cytomask.truths.names import (
 
 SUFFIXES = frozenset(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 MICROSCOPES = frozenset(f".{suffix}" for suffix in MICROSCOPE_SUFFIXES)
+PLATE_MAP = "plate map"  # kind of a file that was passed over
 # Ending of the one output that may be a ground truth, because it may be corrected.
 MASK = f".{OUTPUT_FILES['mask']['mask']}"
 
@@ -129,7 +131,7 @@ def _never_sent(file: Path, *, truths: bool) -> str:
 def _no_image(file: Path, suffixes: Iterable[str]) -> str:
     """Name the kind of a file without an image's suffix; empty for an image."""
     if file.suffix.lower() not in suffixes:
-        return printable_kind(file)
+        return PLATE_MAP if is_plate_map(file.name) else printable_kind(file)
     if not os.path.isfile(file):  # noqa: PTH113  # Path.is_file raises where a name is too long
         return "broken link" if file.is_symlink() else "not a plain file"
     return ""

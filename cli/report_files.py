@@ -14,6 +14,7 @@ from cytomask.cli.stack import Stack
 from cytomask.cli.summary import (
     EVALUATION,
     MEASURES,
+    NO_GROUP,
     OF_MASKS,
     OF_SCORES,
     Job,
@@ -92,7 +93,7 @@ def print_report(stack: Stack, jobs: Sequence[Job]) -> None:
     scored = [line for line in lines if line.summary.scored]
     if scored:
         _print_lines(scored, names, OF_SCORES)
-    flags = Counter((job.group, names[job.model], flag) for job in jobs for flag in job.flags)
+    flags = Counter((job.group or NO_GROUP, names[job.model], flag) for job in jobs for flag in job.flags)
     if flags:
         say()
         rows = [(*place, str(count)) for place, count in sorted(flags.items())]

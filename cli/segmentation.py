@@ -19,6 +19,7 @@ from cytomask import __version__, images
 from cytomask.cli.console import OutputClosed, complain, printable, say, with_progress
 from cytomask.cli.files import (
     MICROSCOPES,
+    PLATE_MAP,
     SUFFIXES,
     count_of,
     describe_passed_over,
@@ -90,6 +91,8 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
         from cytomask.cli.local_plate import read_fitting_map
 
         plate_map = read_fitting_map((task.source for task in tasks), arguments)
+        if plate_map is None and found.passed_over[PLATE_MAP]:
+            complain("a plate map lies beside the images; name it with --map to use it")
     with Ledger(arguments.csv) as ledger:
         done = ledger.resume(((task.source, task.target) for task in tasks), settings)
         open_tasks = [task for task in tasks if task.source not in done]

@@ -113,7 +113,7 @@ class Desk:
         found = self._evaluations.with_job(job_id) if JOB_ID.fullmatch(job_id) else None
         if found is None:
             raise NoSuchJob(
-                f"there is no job {job_id[:100]}; its id has 32 hex digits, as POST /jobs answers it"
+                f"there is no job {job_id[:100]}; an id has 32 hex digits, and POST /jobs answers with it"
             )
         job, evaluations = found
         return _shown(job) | {"evaluations": [_shown(row) for row in evaluations]}

@@ -24,6 +24,7 @@ from cytomask.samples.plates import DEMO_HOURS, DEMO_PLATE, DEMO_WELLS, write_pl
 PLATE = "plate 1/#2 <b>"
 WELLS = {"A01": 18.0, "A02": 24.0, "B01": 36.0, "B02": None}
 HOURS = range(0, 84, 4)
+LACKING = "B02", 80  # a scan that was not taken
 Picture = Callable[[Page, str], None]
 QUEUED = """async (request) => {
   const headers = { "Content-Type": "application/json" };
@@ -47,6 +48,8 @@ def plate(served: Served) -> Iterator[str]:
     plates, made = Plates(dynamodb, table), []
     for number, (well, doubling) in enumerate(WELLS.items()):
         for hour in HOURS:
+            if (well, hour) == LACKING:
+                continue
             for site in (1, 2):
                 job = f"{number:08x}{hour:08x}{site:016x}"
                 made.append(job)
@@ -90,6 +93,7 @@ def test_a_plate_is_walked_from_the_list_to_a_page(page: Page, plate: str, pictu
     cell = page.get_by_role("link", name="A01: ")
     last = round(100 * confluence(18.0, 80, 1))
     assert abs(int(cell.inner_text()) - last) <= 1
+    expect(page.get_by_role("link", name="B02: no scan at this time")).to_have_text("–")
     picture(page, "plate")
 
     page.locator("#time").press("Home")
@@ -99,7 +103,7 @@ def test_a_plate_is_walked_from_the_list_to_a_page(page: Page, plate: str, pictu
     assert abs(int(cell.inner_text()) - 6) <= 1
     page.select_option("#show", "growth")
     expect(cell).to_have_text("18")
-    expect(page.get_by_role("link", name="B02: ")).to_have_text("–")
+    expect(page.get_by_role("link", name="B02: no growth")).to_have_text("–")
     picture(page, "plate-growth")
 
     cell.click()
@@ -124,6 +128,13 @@ def test_a_film_strip_says_where_a_picture_is_missing(
     expect(first.locator(".picture")).to_have_text("picture not available")
     expect(first.locator("img")).to_have_count(0)
     picture(page, "well-without-pictures")
+
+
+def test_codes_become_words_and_names_in_capitals_stay(page: Page) -> None:
+    said = page.evaluate(
+        "import('/static/words.js').then(({ inWords }) => inWords('DMSO: OUT_OF_FOCUS (2)'))"
+    )
+    assert said == "DMSO: out of focus (2)"
 
 
 def test_what_a_plate_lacks_is_said(page: Page, served: Served, plate: str) -> None:

@@ -120,19 +120,19 @@ def test_flagged_masks_are_counted_and_come_first(
     rows: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     rows.job("f1", quality=["UNUSUAL", "UNCERTAIN"], quality_values={"UNCERTAIN": Decimal("0.4213")})
-    rows.job("f2", quality=["UNUSUAL"])
+    rows.job("f2", quality=["UNUSUAL"], group="")
     rows.job("g1")
     assert main(["report", "--csv", str(tmp_path / "a.csv"), "--html", str(tmp_path / "a.html")]) == 0
     lines = [re.split(r" {2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
-    counts = {line[2]: line[3] for line in lines if line[2:3] in (["UNUSUAL"], ["UNCERTAIN"])}
-    assert counts == {"UNCERTAIN": "1", "UNUSUAL": "2"}
+    counts = {tuple(line[:1] + line[2:]) for line in lines if line[2:3] in (["UNUSUAL"], ["UNCERTAIN"])}
+    assert counts == {("A172", "UNCERTAIN", "1"), ("A172", "UNUSUAL", "1"), ("no group", "UNUSUAL", "1")}
     with (tmp_path / "a.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert {row["job_id"] for row in written[:2]} == {"f1", "f2"}
     assert {row["quality"] for row in written[:2]} == {"UNUSUAL UNCERTAIN=0.421", "UNUSUAL"}
     assert all(row["quality"] == "" for row in written[2:])
     html = (tmp_path / "a.html").read_text()
-    assert html.index("Look at these first") < html.index("Failures")
+    assert html.index("Look at these first") < html.index("The worst, the median")
     assert "<code>UNUSUAL UNCERTAIN=0.421</code>" in html
 
 

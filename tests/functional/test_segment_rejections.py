@@ -41,8 +41,8 @@ BAD_IMAGES = {
         "AMBIGUOUS_CHANNELS",
         "name the phase-contrast one as `channel`, 0 to 4",
     ),
-    "a NaN": (with_pixel(float("nan")), "NON_FINITE_PIXELS", "1 pixels that are NaN or infinite"),
-    "an infinity": (with_pixel(float("inf")), "NON_FINITE_PIXELS", "1 pixels that are NaN or infinite"),
+    "a NaN": (with_pixel(float("nan")), "NON_FINITE_PIXELS", "NaN or infinite in 1 of "),
+    "an infinity": (with_pixel(float("inf")), "NON_FINITE_PIXELS", "NaN or infinite in 1 of "),
 }
 BAD_REQUESTS = {
     "no JSON": ("{image: s3://b/k}", "not JSON"),

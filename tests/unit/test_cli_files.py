@@ -58,6 +58,7 @@ def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
         "README",
         "p/._a.tif",
         "p/a.tif.mask.png",
+        "p/platemap.csv",
     )
     result = find_images([tmp_path])
     assert len(result.images) == 1
@@ -68,9 +69,10 @@ def test_other_files_are_counted_by_kind(tmp_path: Path) -> None:
         "without an ending": 1,
         "._ of macOS": 1,
         "written by cytomask": 1,
+        "plate map": 1,
     }
     said = describe_passed_over(result.passed_over)
-    assert said.startswith("passed over 7 files: ")
+    assert said.startswith("passed over 8 files: ")
     assert {"2 .czi", "1 ._ of macOS", "1 .DS_Store"} <= set(said.partition(": ")[2].split(", "))
 
 

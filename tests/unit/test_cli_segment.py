@@ -161,9 +161,24 @@ def test_several_channels_need_one_named(shipped: Predictor, capsys: pytest.Capt
     tifffile.imwrite("c.tif", channels, imagej=True, metadata={"axes": "CYX"})
     assert main(["segment", "c.tif"]) == 1
     assert "AMBIGUOUS_CHANNELS" in capsys.readouterr().err
+    assert main(["segment", "c.tif", "--channel", "3"]) == 1
+    assert "c.tif has no channel 3: it has 3, counted from 0; correct `channel`" in capsys.readouterr().err
     assert main(["segment", "c.tif", "--channel", "1"]) == 0
     expected = shipped.predict(channels[1]).mask * np.uint8(255)
     assert np.array_equal(read("masks/c.tif.mask.png"), expected)
+
+
+def test_a_plate_map_beside_the_images_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    write("plate/A1_1_00d00h00m.tif")
+    Path("plate/platemap.csv").write_text("well,condition\nA1,drug\n")
+    hint = "a plate map lies beside the images; name it with --map to use it"
+    for options, named in (
+        ([], False),
+        (["--plate"], True),
+        (["--plate", "--map", "plate/platemap.csv"], False),
+    ):
+        assert main(["segment", "plate", *options]) == 0
+        assert (hint in capsys.readouterr().err) == named
 
 
 def test_the_overlay_is_the_page_in_colour() -> None:

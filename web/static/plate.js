@@ -5,7 +5,7 @@ import { curves, heat, keyOf, sparkline } from "./charts.js";
 import { counted, dollars, el, fixed } from "./dom.js";
 import { addressOf } from "./plates.js";
 import { note } from "./router.js";
-import { wordsOf } from "./words.js";
+import { inWords } from "./words.js";
 
 /** @typedef {{place: [number, number], condition: string, pages: number, flagged: number, hours: number[], confluence: (number | null)[], growth: any, sites: Record<string, any>}} Well */
 /** @typedef {{plate: string, rows: number, columns: number, scans: number[], wells: Record<string, Well>, conditions: any[], control: string | null, pages: any[], left_out: {image: string, well: string, reason: string}[], left_out_count: number, notes: string[], complete: boolean | null, failures: number, cost_usd: number}} Plate */
@@ -35,7 +35,7 @@ export async function showPlate({ main, parts, query, signal }) {
   const wide = plate.columns > 24 ? 1.6 : plate.columns > 12 ? 2.6 : plate.columns > 6 ? 4.2 : 6; // rem
   grid.style.gridTemplateColumns = `1.6rem repeat(${plate.columns}, minmax(1.4rem, ${wide}rem))`;
   const legend = el("div", { class: "legend" });
-  main.append(el("h1", {}, plate.plate), el("p", { class: "quiet" }, summary(plate)), ...plate.notes.map((text) => el("p", { class: "note" }, text.replace(/\b[A-Z]+(_[A-Z]+)*\b/g, wordsOf))),
+  main.append(el("h1", {}, plate.plate), el("p", { class: "quiet" }, summary(plate)), ...plate.notes.map((text) => el("p", { class: "note" }, inWords(text))),
     el("div", { class: "tools" }, el("label", {}, "Show", show), el("label", {}, "Time", slider, told), el("label", {}, flagged, "leave out pages with a warning")),
     grid, legend, ...conditionsOf(plate), ...wellTable(plate), ...leftOut(plate));
 
@@ -68,11 +68,9 @@ function summary(plate) {
   return `${counted(Object.keys(plate.wells).length, "well")}, ${counted(plate.scans.length, "scan")}, ${counted(plate.pages.length, "page")}${plate.failures ? `, ${plate.failures} failed` : ""}${complete}; estimated cost ${dollars(plate.cost_usd)}.`;
 }
 
-/** The confluence of a well at its last scan up to an hour. @param {Well} well @param {number} hour */
-export function confluenceAt(well, hour) {
-  let found = null;
-  for (let place = 0; place < well.hours.length && well.hours[place] <= hour + 1e-9; place += 1) found = well.confluence[place] ?? found;
-  return found;
+/** The confluence of a well at the hour of a scan; null if the well lacks the scan. @param {Well} well @param {number} hour */
+function confluenceAt(well, hour) {
+  return well.confluence[well.hours.indexOf(hour)] ?? null;
 }
 
 /** @param {Plate} plate @param {number} hour @param {string} show */
@@ -93,7 +91,7 @@ function cells(plate, hour, show) {
       const { name, well } = found;
       const share = confluenceAt(well, hour);
       const doubling = well.growth.doubling_time_h;
-      const words = show === "growth" ? (doubling ? `doubles in ${doubling.toFixed(1)} h` : "no growth") : share === null ? "no scan yet" : `${(share * 100).toFixed(0)} %`;
+      const words = show === "growth" ? (doubling ? `doubles in ${doubling.toFixed(1)} h` : well.growth.rate_per_h === 0 ? "no growth" : "growth unknown") : share === null ? "no scan at this time" : `${(share * 100).toFixed(0)} %`;
       const value = show === "growth" ? (doubling ? 1 - (doubling - fast) / Math.max(slow - fast, 1e-9) : null) : show === "curve" ? null : share;
       const text = show === "growth" ? (doubling ? doubling.toFixed(0) : "–") : share === null ? "–" : (share * 100).toFixed(0);
       const cell = el("a", { class: "well", href: addressOf(plate.plate, name), "aria-label": `${name}${well.condition ? `, ${well.condition}` : ""}: ${words}`, title: `${name}${well.condition ? ` ${well.condition}` : ""}: ${words}` },
@@ -136,16 +134,16 @@ function wellTable(plate) {
     el("tbody", {}, Object.entries(plate.wells).map(([name, well]) => {
       const { growth } = well;
       return el("tr", {}, el("th", { scope: "row" }, el("a", { href: addressOf(plate.plate, name) }, name)), el("td", {}, well.condition),
-        el("td", { class: "number" }, fixed(growth.doubling_time_h, 1)), el("td", { class: "number" }, intervalOf(growth)), el("td", { class: "number" }, fixed(growth.r2, 2)),
+        el("td", { class: "number" }, fixed(growth.doubling_time_h, 1)), el("td", { class: "number" }, intervalOf(growth)), el("td", { class: "number" }, fixed(growth.r2, 4)),
         el("td", { class: "number" }, fixed(growth.lag_h, 1)), el("td", { class: "number" }, growth.plateau === undefined ? "–" : (growth.plateau * 100).toFixed(0)),
-        el("td", { class: "number" }, well.pages), el("td", {}, (growth.notes ?? []).join("; ")));
+        el("td", { class: "number" }, well.pages), el("td", {}, (growth.notes ?? []).map(inWords).join("; ")));
     })))];
 }
 
 /** @param {any} growth */
 export function intervalOf(growth) {
   if (growth.doubling_time_low_h === undefined) return "–";
-  return `${fixed(growth.doubling_time_low_h, 1)} to ${growth.doubling_time_high_h === undefined ? "no growth" : fixed(growth.doubling_time_high_h, 1)}`;
+  return `${fixed(growth.doubling_time_low_h, 1)} to ${growth.doubling_time_high_h === undefined ? "∞" : fixed(growth.doubling_time_high_h, 1)}`;
 }
 
 /** @param {Plate} plate */

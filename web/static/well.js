@@ -7,7 +7,7 @@ import { fetchPlate, intervalOf } from "./plate.js";
 import { addressOf } from "./plates.js";
 import { note, trouble } from "./router.js";
 import { thumbnail } from "./thumbnail.js";
-import { wordsOf } from "./words.js";
+import { inWords, wordsOf } from "./words.js";
 
 const PICTURE = { width: 150, height: 112 };
 
@@ -39,7 +39,7 @@ export async function showWell({ main, parts, query, signal }) {
   main.append(
     el("p", { class: "quiet" }, `${well.condition ? `Condition ${well.condition}; ` : ""}${counted(pages.length, "page")}, ${counted(sites.length, "site")}${well.flagged ? `; ${counted(well.flagged, "page")} used despite a warning` : ""}.`),
     el("p", { class: "big" }, growth.doubling_time_h ? `doubles in ${growth.doubling_time_h.toFixed(1)} h` : "no doubling time"),
-    ...(growth.notes ?? []).map((/** @type {string} */ text) => el("p", { class: "note warn" }, text)),
+    ...(growth.notes ?? []).map((/** @type {string} */ text) => el("p", { class: "note warn" }, inWords(text))),
     el("div", { class: "row top" }, el("div", {}, curves(series, { label: `Confluence of well ${wellName} over time, in percent`, mark: window }), el("ul", { class: "key" }, keyOf(series).map(({ line, name: words }) => el("li", {}, line, ` ${words}`)), window ? el("li", { class: "quiet" }, "shaded: where the doubling time was measured") : "")),
       el("dl", { class: "facts" }, facts(growth).flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)]))),
     el("p", { class: "quiet" }, "Confluence is area, not number: cells that spread or shrink change it without dividing."),
@@ -64,7 +64,7 @@ export async function showWell({ main, parts, query, signal }) {
 function facts(growth) {
   /** @type {[string, string][]} */
   const all = [
-    ["95 % interval", `${intervalOf(growth)} h`], ["R²", fixed(growth.r2, 3)], ["Measured between", growth.from_h === undefined ? "–" : `${growth.from_h} and ${growth.to_h} h`],
+    ["95 % interval", `${intervalOf(growth)} h`], ["R²", fixed(growth.r2, 4)], ["Measured between", growth.from_h === undefined ? "–" : `${growth.from_h} and ${growth.to_h} h`],
     ["Log-linear fit", growth.plain_doubling_time_h === undefined ? "–" : `${fixed(growth.plain_doubling_time_h, 1)} h`],
     ["Lag", growth.lag_h === undefined ? "–" : `${fixed(growth.lag_h, 1)} h`], ["Half covered after", growth.half_h === undefined ? "–" : `${fixed(growth.half_h, 1)} h`],
     ["80 % covered after", growth.eighty_h === undefined ? "–" : `${fixed(growth.eighty_h, 1)} h`], ["Plateau", growth.plateau === undefined ? "–" : `${(growth.plateau * 100).toFixed(0)} %`],

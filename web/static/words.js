@@ -38,3 +38,11 @@ export const ADVICE = {
 export function wordsOf(code) {
   return WORDS[code] ?? code.toLowerCase().replaceAll("_", " ");
 }
+
+/**
+ * A sentence with its codes in words. Other capitals, such as the name of a compound, stay.
+ * @param {string} sentence
+ */
+export function inWords(sentence) {
+  return sentence.replace(/\b[A-Z_]+\b/g, (code) => WORDS[code] ?? code);
+}

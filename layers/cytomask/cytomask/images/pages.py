@@ -187,7 +187,7 @@ def check(image: ImageFile, wanted: Sequence[int], channel: int | None, limits: 
         if channel is not None and not 0 <= channel < page.channels:
             raise AmbiguousChannels(
                 f"page {index} of {image.name} has no channel {channel}: it has {page.channels}, counted "
-                "from 0"
+                "from 0; correct `channel`"
             )
 
 

@@ -189,7 +189,7 @@ def _read(image: ImageFile, index: int, channel: int | None) -> Page:
     if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
         bad = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
         raise NonFinitePixels(
-            f"page {index} of {image.name} has {bad} pixels that are NaN or infinite; "
+            f"page {index} of {image.name} is NaN or infinite in {bad} of {pixels.size} pixels; "
             "replace them and upload it again"
         )
     return Page(index, pixels, header.dtype, header.orientation, header.turned, joined)
