@@ -12,7 +12,7 @@ from cytomask import __version__, images
 from cytomask.cli.files import count_of, write_whole
 from cytomask.cli.html import render
 from cytomask.cli.pictures import fitted, grey_page, png_uri
-from cytomask.cli.tables import number
+from cytomask.cli.tables import flags_text, number
 from cytomask.records import EvaluationRow, JobRow
 
 LONGEST_SIDE = 352  # pixels: half of LIVECell's images
@@ -21,11 +21,13 @@ MOST_PAGES = 120  # pages shown with pictures; each takes about 150 kB
 
 @dataclass(frozen=True)
 class ShownPage:
-    """One page of an image, and the files of its mask and overlay."""
+    """One page of an image: its confluence, its quality flags, and the files of its mask and overlay."""
 
     source: Path
     number: int
     channel: int | None
+    confluence: float
+    flags: str
     mask: Path
     overlay: Path
 
@@ -48,6 +50,11 @@ class Shown:
     score: EvaluationRow | None
     reason: str
     pages: Sequence[ShownPage]
+
+    @property
+    def flags(self) -> str:
+        """The quality flags of the image with their numbers, separated by spaces."""
+        return flags_text(self.row.quality, self.row.quality_values)
 
 
 def write_page(path: Path, shown: Sequence[Shown]) -> Path:
@@ -78,13 +85,17 @@ def _numbers(shown: Shown) -> dict[str, str]:
         "dice": number(score.dice if score else None),
         "ms": number(row.milliseconds, 0),
         "reason": shown.reason,
+        "flags": shown.flags,
     }
 
 
 def _cards(shown: Shown) -> Iterator[dict[str, Any]]:
     for page in shown.pages:
         title = f"{shown.name}, page {page.number}" if len(shown.pages) > 1 else shown.name
-        yield {"title": title, "page": page, "job": _numbers(shown)}
+        numbers = _numbers(shown) | {"confluence": number(page.confluence), "flags": page.flags}
+        if len(shown.pages) > 1:  # the scores are those of all pages together
+            numbers |= {"iou": "-"}
+        yield {"title": title, "page": page, "job": numbers}
 
 
 def _pictures(page: ShownPage) -> dict[str, str]:
