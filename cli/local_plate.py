@@ -45,9 +45,10 @@ def report_plates(lines: Sequence[Line], arguments: Namespace, plate_map: PlateM
         plates.setdefault(page.plate, []).append(page)
     lost = len(lines) - len(pages)
     if lost:
+        belong = "belongs" if lost == 1 else "belong"
         complain(
-            f"{count_of(lost, 'page')} belong to no plate; describe your file names with --pattern, or give "
-            "--plate NAME if they lack only the plate"
+            f"{count_of(lost, 'page')} {belong} to no plate; describe your file names with --pattern, or "
+            "give --plate NAME if they lack only the plate"
         )
     if not plates:
         return 1

@@ -59,7 +59,7 @@ def test_the_later_of_two_images_for_one_well_site_and_time_counts_and_both_are_
         (left_out,) = found.left_out
         assert left_out.image == "s3://in/old.tif"
         assert left_out.reason == "A01, site 1 at 0 h has a later upload, which counts: s3://in/new.tif"
-    assert found.notes == ["1 pages are not the last ones of their well, site and time"]
+    assert found.notes == ["1 page is not the last one of its well, site and time"]
 
 
 def test_an_image_that_was_segmented_twice_counts_once_with_its_plain_mask() -> None:
@@ -159,7 +159,7 @@ def test_a_scan_that_takes_long_stays_one_scan(minutes: int) -> None:
 def test_a_long_scan_without_its_first_well_stays_one_scan() -> None:
     found = scanned(120, missing=(("A01", 3),))
     assert list(found.scans) == pytest.approx([0, 4, 8, 12 + 5 / 60, 16, 20, 24, 28], abs=1e-3)
-    assert found.wells["A01"].growth.notes == ("1 of 8 scans are missing (12.0833 h)",)
+    assert found.wells["A01"].growth.notes == ("1 of 8 scans is missing (12.0833 h)",)
     assert found.wells["D06"].growth.notes == ()
 
 
@@ -221,6 +221,13 @@ def test_growth_is_that_of_phase_contrast_where_there_are_several_channels() -> 
     assert "channels C1 (2), Ph (1); growth is that of Ph" in found.notes[0]
     assert len(report(pages, channel="C1").pages) == 2
     assert "no page is of the channel 'X'; channels are: C1, Ph" in report(pages, channel="X").notes
+
+
+def test_the_other_pages_keep_their_hours_if_the_first_scan_is_left_out() -> None:
+    dates = [f"2026-11-25T{hour:02d}:00" for hour in (8, 12, 16)]
+    pages = [page(time=date, quality=("EMPTY",) if date == dates[0] else ()) for date in dates]
+    assert [each.hours for each in report(pages).pages] == [0, 4, 8]
+    assert [each.hours for each in report(pages, leave_out=frozenset({"EMPTY"})).pages] == [4, 8]
 
 
 def test_conditions_have_means_errors_and_rates_relative_to_the_control() -> None:

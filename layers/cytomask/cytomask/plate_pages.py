@@ -262,7 +262,11 @@ class Sieve:
                     else f"{where} has a later upload, which counts: {self.kept[last].image}"
                 )
         if reasons:
-            self.notes.append(f"{len(reasons)} pages are not the last ones of their well, site and time")
+            self.notes.append(
+                "1 page is not the last one of its well, site and time"
+                if len(reasons) == 1
+                else f"{len(reasons)} pages are not the last ones of their well, site and time"
+            )
         self._sift(reasons)
 
 

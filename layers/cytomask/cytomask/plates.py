@@ -108,8 +108,8 @@ def build_report(
     sieve = Sieve(given)
     sieve.drop_failures()
     sieve.keep_one_channel(options.channel)
+    sieve.set_hours(options.interval_h)  # before pages are left out, so that the others keep their hours
     sieve.drop_flagged(options.leave_out)
-    sieve.set_hours(options.interval_h)
     sieve.keep_latest()
     kept = sorted(sieve.kept, key=lambda page: (*well_position(page.well), page.site, page.hours or 0))
     scans = np.array(sorted({page.hours for page in kept if page.hours is not None}))

@@ -256,7 +256,7 @@ def missing_scans(hours: Hours, scans: Hours | None) -> tuple[str, ...]:
     if lacking.size == 0:
         return ()
     which = ", ".join(f"{hour:g} h" for hour in lacking[:5]) + (", …" if lacking.size > 5 else "")
-    return (f"{lacking.size} of {scans.size} scans are missing ({which})",)
+    return (f"{lacking.size} of {scans.size} scans {'is' if lacking.size == 1 else 'are'} missing ({which})",)
 
 
 def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | None:
