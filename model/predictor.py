@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -151,7 +151,7 @@ class Predictor:
 
     Raises:
         WeightsError: a manifest is missing, cannot be read, or needs a normalisation that this code lacks.
-        ValueError: `threads` or `modes` is not as described.
+        ValueError: an argument is not as described.
     """
 
     def __init__(
@@ -163,7 +163,14 @@ class Predictor:
         """Start loading the networks."""
         if not isinstance(threads, int) or threads < 0:
             raise ValueError(f"threads must be a positive number, or 0 for one per core, not {threads!r}")
-        if modes is not None and (isinstance(modes, str) or not modes or not set(modes) <= set(MODES)):
+        if not isinstance(weights, str | os.PathLike):
+            raise ValueError(f"weights must be the folder of a model, not {weights!r}")
+        if modes is not None and (
+            isinstance(modes, str)
+            or not isinstance(modes, Collection)
+            or not modes
+            or any(each not in MODES for each in modes)
+        ):
             raise ValueError(f"modes must be a list of 'native', 'resize' or both, not {modes!r}")
         weights = Path(weights)
         self.manifests = read_manifests(weights, modes or modes_of(weights))

@@ -220,6 +220,9 @@ def test_the_networks_that_a_folder_has_are_loaded(copied: Path) -> None:
     ("options", "told"),
     [
         ({"modes": "native"}, "modes must be a list of 'native', 'resize' or both, not 'native'"),
+        ({"modes": 5}, "modes must be a list of 'native', 'resize' or both, not 5"),
+        ({"modes": [["native"]]}, r"modes must be a list .* not \[\['native'\]\]"),
+        ({"weights": None}, "weights must be the folder of a model, not None"),
         ({"modes": []}, r"not \[\]"),
         ({"modes": ["fast"]}, r"not \['fast'\]"),
         ({"threads": -1}, "threads must be a positive number, or 0 for one per core, not -1"),

@@ -119,6 +119,19 @@ def test_a_page_and_a_channel_must_be_numbers(option: str) -> None:
             read("field.tif", **given)
 
 
+@pytest.mark.parametrize("file", [None, 3, b"field.tif", ["a.tif", "b.tif"]])
+def test_a_file_must_be_a_path(file: Any) -> None:
+    for read in (cytomask.read_page, cytomask.read_acquisition):
+        with pytest.raises(ValueError, match=f"file must be a path, not {type(file).__name__}"):
+            read(file)
+
+
+def test_a_pattern_must_be_a_text() -> None:
+    pattern: Any = 5
+    with pytest.raises(ValueError, match="pattern must be a regular expression as text, not 5"):
+        cytomask.read_acquisition("a.tif", pattern=pattern)
+
+
 def test_numbers_of_numpy_and_an_array_without_masked_pixels_are_taken(field: Field, tmp_path: Path) -> None:
     path = tmp_path / "field.tif"
     tifffile.imwrite(path, field.pixels)

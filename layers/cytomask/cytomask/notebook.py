@@ -54,12 +54,13 @@ def read_page(file: File, *, page: int | None = None, channel: int | None = None
 
     Raises:
         NoSuchPage: the file has several pages and `page` is None, or it has no such page.
-        ValueError: `page` or `channel` is no whole number.
+        ValueError: `file` is no path, or `page` or `channel` no whole number.
         RejectedInput: the file is not an image, is damaged or too large, or its channel must be named.
         FileNotFoundError: there is no such file.
     """
     _require_number(page, "page")
     _require_number(channel, "channel")
+    _require_path(file)
     path = Path(file)
     if path.is_dir():
         raise UnreadableImage(
@@ -149,8 +150,12 @@ def read_acquisition(file: PurePath | str, *, pattern: str | None = None) -> Acq
         What the name tells. Fields that it does not tell are None.
 
     Raises:
+        ValueError: `file` is no path, or `pattern` no text.
         InvalidRequest: the pattern has no meaning.
     """
+    _require_path(file)
+    if pattern is not None and not isinstance(pattern, str):
+        raise ValueError(f"pattern must be a regular expression as text, not {pattern!r}")
     return read_name(str(file), parse_pattern(pattern) if pattern is not None else None)
 
 
@@ -202,6 +207,11 @@ def growth(table: ArrayLike | File, confluence: ArrayLike | None = None, /) -> G
 @cache
 def _shipped() -> Predictor:
     return Predictor()
+
+
+def _require_path(file: object) -> None:
+    if not isinstance(file, str | os.PathLike):
+        raise ValueError(f"file must be a path, not {type(file).__name__}")
 
 
 def _require_number(given: int | None, name: str) -> None:
