@@ -78,13 +78,14 @@ def run(arguments: Namespace) -> int:
     Files that cannot be read are named and left out.
     """
     require_extra("local", "jinja2")
-    from cytomask.cli.weights import open_weights
+    from cytomask.cli.weights import open_weights, require_one_mode
     from cytomask.model.predictor import WeightsError
     from cytomask.truths.pairs import PairsError, find_images_and_truths
 
     code = 0
     compared: list[Compared] = []
     try:
+        require_one_mode(*arguments.models)
         first, second = (open_weights(named, arguments.mode) for named in arguments.models)
         for each in (first, second):
             each.wait()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from cytomask.cli.console import complain, say
 from cytomask.cli.files import complain_left_out, count_of
-from cytomask.cli.options import Commands, Parser, add_command, count, moment, require_extra
+from cytomask.cli.options import Commands, Parser, add_command, count, moment, require_extra, seed
 from cytomask.cli.tables import number, print_table
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--steps", type=count, metavar="N", help="most steps to train; default: by the number of pages"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed; default: 0")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="random seed; default: 0")
     parser.add_argument(
         "--about", default="", metavar="TEXT", help="description of the pages, for the manifest"
     )
@@ -222,7 +222,7 @@ def _finetune(arguments: Namespace, name: str, out: Path, start: Path, pages: "S
                 "them"
             )
         if known := sum(split.learned):
-            say(f"the start weights have learned from {known} of them already; these cannot be held out")
+            say(f"the start weights have learned from {known} of them already; these are never held out")
         say(f"start weights: {measure} {fmean(split.scores):.3f} on these pages")
 
     with signals() as noted:
@@ -314,9 +314,10 @@ def _change(before: float, after: float) -> tuple[str, str, str]:
 def notes_of(outcome: "Outcome", measure: str) -> list[str]:
     """Describe the table's measure, how far the weights moved, and how much they forgot."""
     tuned, (before, after) = outcome.tuned, outcome.generated
+    start = outcome.manifest.lineage[-1].name
     notes = [
-        f"{measure} at threshold {tuned.threshold:g}; {tuned.steps} steps, {tuned.share:.0%} of the way from "
-        f"{outcome.manifest.lineage[-1].name}",
+        f"{measure} at threshold {tuned.threshold:g}; {count_of(tuned.steps, 'step')}, {tuned.share:.0%} of "
+        f"the way from {start}",
         f"generated pages, to see what was forgotten: IoU {before:.3f} before, {after:.3f} after",
     ]
     most = outcome.manifest.training["recipe"]["steps"]
@@ -324,6 +325,15 @@ def notes_of(outcome: "Outcome", measure: str) -> list[str]:
         notes.insert(
             0, f"stopped after {tuned.steps} of {most} steps, because the held-out pages no longer gained"
         )
+    if outcome.manifest.training["recipe"]["partial"]:
+        was, now = (fmean(each.confluence[place] for each in outcome.pages) for place in (0, 1))
+        notes.append(
+            f"mean confluence of these pages: {was:.3f} before, {now:.3f} after. Partial marks cannot tell "
+            "whether masks grew too far: look at them"
+        )
+    gains = [each.after - each.before for each in outcome.pages if each.held_out]
+    if gains and fmean(gains) <= 0:
+        notes.append(f"the held-out pages gained nothing: correct more pages, or keep {start}")
     if before - after > FORGETTING:
         notes.append("the new weights got worse on other pages")
     notes.append("use the new weights for the microscope of your pairs only, and the shipped ones for others")

@@ -21,6 +21,7 @@ EXAMPLES = (
 )
 HEADS = ("name", "mode", "sha256", "score", "began from", "folder")
 DIGITS = 12  # digits of a sha256 to print
+MEASURES = {"mean_iou": "IoU", "mean_recall": "recall"}  # recall if the marks of the pages were partial
 
 
 def add_parser(commands: "Commands[Parser]") -> None:
@@ -78,21 +79,22 @@ def describe(model: "AtHand") -> Iterator[str]:
     yield f"  sha256      {manifest.sha256}"
     for ancestor in reversed(_released(manifest.lineage)):
         yield f"  began from  {ancestor.name} (its safetensors: {ancestor.sha256[:DIGITS]})"
-    for name, score, before in _scores(manifest.scores, model.mode):
+    for name, measure, score, before in _scores(manifest.scores, model.mode):
         was = "" if before is None else f", {before:.3f} before"
-        yield f"  score       {name}: mean IoU {score:.3f}{was}"
+        yield f"  score       {name}: mean {measure} {score:.3f}{was}"
     for line in manifest.training_data:
         yield f"  data        {line}"
     yield f"  licence     {manifest.licence}"
 
 
-def _scores(scores: dict[str, Any], mode: str) -> Iterator[tuple[str, float, float | None]]:
-    """Yield data set, mean IoU and the start weights' mean IoU, if the manifest has them."""
+def _scores(scores: dict[str, Any], mode: str) -> Iterator[tuple[str, str, float, float | None]]:
+    """Yield data set, measure, score and the start weights' score, if the manifest has them."""
     for name, each in scores.items():
-        score = each.get("mean_iou") if isinstance(each, dict) else None
-        value = score.get(mode) if isinstance(score, dict) else score
-        if isinstance(value, int | float):
-            yield name, float(value), each.get("before")
+        for key, measure in MEASURES.items():
+            score = each.get(key) if isinstance(each, dict) else None
+            value = score.get(mode) if isinstance(score, dict) else score
+            if isinstance(value, int | float):
+                yield name, measure, float(value), each.get("before")
 
 
 def _released(lineage: "list[Ancestor]") -> "list[Ancestor]":
@@ -109,7 +111,7 @@ def _row(model: "AtHand") -> tuple[str, ...]:
     first = next(_scores(manifest.scores, model.mode), None)
     start = released[-1].name if (released := _released(manifest.lineage)) else "-"
     folder = "shipped" if model.shipped else str(model.folder)
-    score = f"{first[1]:.3f} on {first[0]}" if first else "-"
+    score = "{1} {2:.3f} on {0}".format(*first) if first else "-"
     return model.name, model.mode, manifest.sha256[:DIGITS], score, start, folder
 
 

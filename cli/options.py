@@ -195,6 +195,11 @@ def count(text: str) -> int:
     return _number(text, 1, 999_999_999, "number")
 
 
+def seed(text: str) -> int:
+    """Read the seed of random numbers."""
+    return _number(text, 0, 999_999_999, "seed")
+
+
 def _number(text: str, least: int, most: int, what: str) -> int:
     value = int(text) if text.isdecimal() and len(text) < 10 else -1
     if not least <= value <= most:

@@ -126,11 +126,34 @@ def find_weights(named: str, mode: Mode) -> Path:
         WeightsError: nothing has that name, several models have it, or it is for another mode.
     """
     folder = Path(named)
-    if (network_folder(folder, mode) / MANIFEST).is_file():
+    if _holds_weights(folder, mode):
         return folder
-    if folder.is_dir():
+    if folder.is_dir() and all(
+        each.name != named for each in models_at_hand()
+    ):  # pairs may lie under this name
         raise WeightsError(f"{folder} has no weights for the mode {mode}: {mode}/{MANIFEST} is not there")
     return find_model(named, mode).folder
+
+
+def _holds_weights(folder: Path, mode: Mode) -> bool:
+    return (network_folder(folder, mode) / MANIFEST).is_file()
+
+
+def require_one_mode(one: str, other: str) -> None:
+    """Raise WeightsError if no mode has weights of both, each a folder or a name."""
+    modes, others = _modes_of(one), _modes_of(other)
+    if modes and others and modes.isdisjoint(others):
+        raise WeightsError(
+            f"{one} is for --mode {modes.pop()} and {other} for {others.pop()}; compare weights of one mode"
+        )
+
+
+def _modes_of(named: str) -> set[Mode]:
+    """Return the modes of the weights of a folder or a name; none if there are none."""
+    folder = Path(named)
+    if any(_holds_weights(folder, mode) for mode in get_args(Mode)):
+        return set(predictor.modes_of(folder))
+    return {each.mode for each in models_at_hand() if each.name == named}
 
 
 def find_model(named: str, mode: Mode) -> AtHand:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as weights_bytes
 
 from cytomask.model.export import read_lineage
 from cytomask.model.predictor import MANIFEST, Ancestor, Manifest
@@ -78,7 +79,8 @@ def save(network: Network, path: Path, lineage: Sequence[Ancestor] = ()) -> None
         "config": json.dumps(network.config.as_dict()),
         "lineage": msgspec.json.encode(lineage).decode(),
     }
-    write_whole(path, lambda partial: save_file(network.state_dict(), partial, metadata=metadata))
+    content = weights_bytes(network.state_dict(), metadata)  # save_file would make it private to its owner
+    write_whole(path, lambda partial: partial.write_bytes(content))
 
 
 def lineage_from(start: Path) -> list[Ancestor]:

@@ -96,12 +96,17 @@ class Split:
 
 @dataclass(frozen=True)
 class PageScore:
-    """A page's score before and after: IoU, or the share of marked pixels found if the marks are partial."""
+    """A page's score before and after: IoU, or the share of marked pixels found if the marks are partial.
+
+    Attributes:
+        confluence: confluence of its mask before and after, 0..1.
+    """
 
     page: Page
     held_out: bool
     before: float
     after: float
+    confluence: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,8 @@ def finetune(
     check_licence(request.name, licence, [Ancestor("its pairs", "", [], request.pairs_licence), *lineage])
 
     before = Predictor(request.start, modes=[recipe.mode])
-    scores = [_score(before, page, recipe) for page in request.pages]
+    scored = [_score(before, page, recipe) for page in request.pages]
+    scores = [score for score, _ in scored]
     hashes = [page_hash(page.pixels) for page in request.pages]
     learned = [each in started.learned_pages for each in hashes]
     # Partial marks name only cells, so a mask that is all cell would score best: hold out nothing.
@@ -194,10 +200,10 @@ def finetune(
                 lineage=lineage,
             )
         after = Predictor(staging, modes=[recipe.mode])
-        pages = [
-            PageScore(page, held, score, _score(after, page, recipe))
-            for page, held, score in zip(request.pages, held_out, scores, strict=True)
-        ]
+        pages = []
+        for page, held, (score, was) in zip(request.pages, held_out, scored, strict=True):
+            reached, now = _score(after, page, recipe)
+            pages.append(PageScore(page, held, score, reached, (was, now)))
         generated = (_generated_iou(before, recipe.mode), _generated_iou(after, recipe.mode))
         manifest = msgspec.structs.replace(
             manifest,
@@ -221,7 +227,8 @@ def require_free(folder: Path) -> None:
         for name in (MANIFEST, CHECKPOINT_FILE, ONNX_FILE, REPORT):
             if (place / name).exists():
                 raise ValueError(
-                    f"{place} holds a model already: {name} is there and is kept; choose another --out"
+                    f"{place} holds a model already: {name} is there and is kept; choose another --name "
+                    "or --out"
                 )
 
 
@@ -273,9 +280,11 @@ def _described(page: Labelled) -> list[float]:
     return [round(float(value), DIGITS) for value in describe(page.pixels)]
 
 
-def _score(predictor: Predictor, page: Page, recipe: Recipe) -> float:
-    score = metrics.score(predictor.predict(page.pixels, recipe.mode).mask, page.cells)
-    return score.recall if recipe.partial else score.iou
+def _score(predictor: Predictor, page: Page, recipe: Recipe) -> tuple[float, float]:
+    """Return a page's score, as `PageScore` has it, and the confluence of its mask."""
+    prediction = predictor.predict(page.pixels, recipe.mode)
+    score = metrics.score(prediction.mask, page.cells)
+    return score.recall if recipe.partial else score.iou, prediction.confluence
 
 
 def _generated_iou(predictor: Predictor, mode: Mode) -> float:
@@ -314,10 +323,11 @@ def _scores(pages: Sequence[PageScore], generated: tuple[float, float], recipe: 
     for name, held in ((HELD_OUT, True), (TRAINED, False)):
         some = [each for each in pages if each.held_out == held]
         if some:
-            what = f"{name}, share of the marked cells that was found" if recipe.partial else name
-            found[what] = {
+            found[name] = {
                 "images": len(some),
-                "mean_iou": {recipe.mode: fmean(each.after for each in some)},
+                "mean_recall" if recipe.partial else "mean_iou": {
+                    recipe.mode: fmean(each.after for each in some)
+                },
                 "before": fmean(each.before for each in some),
             }
     found[GENERATED] = {

@@ -11,6 +11,7 @@ from cytomask.truths.pairs import Page
 FEWEST = 5  # pages; with fewer, all are needed for learning
 SHARE = 0.2  # of the pages that is held out
 FEWEST_GROUPS = 3
+FEWEST_NEW_GROUPS = 2  # one to learn from, and one to hold out
 
 # From the coarsest to the finest. Pages of one plate, well or field look alike, so they stay together.
 LEVELS: tuple[Callable[[Page], Hashable], ...] = (
@@ -30,8 +31,8 @@ def choose_held_out(pages: Sequence[Page], scores: Sequence[float], learned: Seq
     """Choose the pages that are not learned from, and that choose and score the weights.
 
     Whole groups are held out, by the coarsest of plate, well, field and file of which there are at least
-    three. They are taken evenly from the poorest to the best, so that they represent all. At most half of
-    the groups that are new to the start weights are held out, because the others must teach.
+    three, two of them new to the start weights. They are taken evenly from the poorest to the best, so that
+    they represent all. At most half of the new groups are held out, because the others must teach.
 
     Args:
         pages: all of them.
@@ -44,9 +45,8 @@ def choose_held_out(pages: Sequence[Page], scores: Sequence[float], learned: Seq
     """
     if len(pages) < FEWEST:
         return []
-    groups = _groups(pages)
+    groups, new = _groups(pages, learned)
     wanted = int(SHARE * len(pages))
-    new = [group for group in groups if not any(learned[place] for place in group)]
     ordered = sorted(new, key=lambda group: sum(scores[place] for place in group) / len(group))
     count = min(max(round(wanted * len(groups) / len(pages)), 1), len(new) // 2)
     taken = [ordered[int((place + 0.5) * len(ordered) / count)] for place in range(count)]
@@ -62,13 +62,18 @@ def page_hash(pixels: NDArray[np.generic]) -> str:
     return hashlib.sha256(native.data).hexdigest()[:16]
 
 
-def _groups(pages: Sequence[Page]) -> list[list[int]]:
-    """Return the places of the pages of each group, at the coarsest level with enough groups."""
+def _groups(pages: Sequence[Page], learned: Sequence[bool]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the places of the pages of each group, and the groups without a learned page.
+
+    They are those of the coarsest level with enough of both, or of single pages.
+    """
     groups: dict[Hashable, list[int]] = {}
+    new: list[list[int]] = []
     for level in LEVELS:
         groups = {}
         for place, page in enumerate(pages):
             groups.setdefault(level(page), []).append(place)
-        if len(groups) >= FEWEST_GROUPS:
+        new = [group for group in groups.values() if not any(learned[place] for place in group)]
+        if len(groups) >= FEWEST_GROUPS and len(new) >= FEWEST_NEW_GROUPS:
             break
-    return list(groups.values())
+    return list(groups.values()), new

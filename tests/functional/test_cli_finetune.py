@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,11 +120,13 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
     assert finetune("in", "--partial", "--out", "my Straße äöü") == 0
     said = capsys.readouterr().out
     assert "share of the marked cells that was found" in said
+    assert "mean confluence of these pages: 0." in said
     (used,) = (line for line in said.splitlines() if line.startswith("use it: "))
     assert shlex.split(used.removeprefix("use it: "))[-2:] == ["--weights", "my Straße äöü"]
     manifest = read_manifest(workplace / "my Straße äöü", "native")
     assert (manifest.name, manifest.threshold) == ("my-Strasse-aou", 0.5)
     assert manifest.training["recipe"]["partial"] is True
+    assert set(manifest.scores["pages that it learned from"]) == {"images", "mean_recall", "before"}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +139,7 @@ def test_one_pair_with_some_cells_marked(workplace: Path, capsys: Capture) -> No
         (("äöü€/日本",), "give a --name", 2),
         (("in", "--name", "parent-1"), "weights called parent-1 exist already", 1),
         (("in", "--name", "swin-unet-1.0"), "weights called swin-unet-1.0 exist already", 1),
-        (("in", "--out", "models/parent", "--name", "parent-1"), "holds a model already: ", 1),
+        (("in", "--out", "models/parent", "--name", "parent-1"), "choose another --name or --out", 1),
         (("nowhere",), "nowhere does not exist", 1),
         (("in", "--licence", "MIT"), "builds on parent-1, whose licence is non-commercial", 1),
         (("in", "--pairs-licence", "CC BY-SA 4.0"), "the two cannot be combined", 1),
@@ -160,18 +163,30 @@ def test_unusable_input_is_reported_before_training(
     assert sorted(workplace.rglob("*")) == before
 
 
-def outcome_of(steps: int, generated_after: float) -> Any:
+def outcome_of(steps: int, generated_after: float, pages: Sequence[Any] = ()) -> Any:
     manifest = SimpleNamespace(
-        training={"recipe": {"steps": 16}}, lineage=[SimpleNamespace(name="parent-1")], licence="MIT"
+        training={"recipe": {"steps": 16, "partial": False}},
+        lineage=[SimpleNamespace(name="parent-1")],
+        licence="MIT",
     )
     tuned = SimpleNamespace(steps=steps, threshold=0.5, share=1.0)
-    return SimpleNamespace(manifest=manifest, tuned=tuned, generated=(0.8, generated_after))
+    return SimpleNamespace(manifest=manifest, tuned=tuned, generated=(0.8, generated_after), pages=pages)
 
 
 @pytest.mark.parametrize(("steps", "early"), [(5, True), (16, False)])
 def test_a_run_that_ends_early_says_why(steps: int, early: bool) -> None:
     line = "stopped after 5 of 16 steps, because the held-out pages no longer gained"
     assert (line in notes_of(outcome_of(steps, 0.8), "IoU")) is early
+
+
+@pytest.mark.parametrize(("held_out_after", "gained"), [(0.71, True), (0.7, False), (0.6, False)])
+def test_new_weights_that_do_no_better_on_held_out_pages_say_so(held_out_after: float, gained: bool) -> None:
+    pages = [
+        SimpleNamespace(held_out=held_out, before=0.7, after=after)
+        for held_out, after in ((False, 0.9), (True, held_out_after))
+    ]
+    line = "the held-out pages gained nothing: correct more pages, or keep parent-1"
+    assert (line not in notes_of(outcome_of(16, 0.8, pages), "IoU")) is gained
 
 
 @pytest.mark.parametrize(("after", "worse"), [(0.79, False), (0.77, True)])

@@ -27,6 +27,8 @@ def test_saved_weights_say_what_they_began_from(
     path = tmp_path / "weights.safetensors"
     save(network, path, lineage)
     assert read_lineage(path) == lineage
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode  # others may copy the model
 
 
 def test_a_run_that_begins_from_a_release_inherits_its_licence_and_data() -> None:

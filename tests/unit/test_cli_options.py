@@ -39,11 +39,21 @@ def test_an_absurd_time_is_refused_in_one_sentence(text: str, capsys: pytest.Cap
 
 @given(st.text())
 def test_no_text_breaks_a_reader_of_values(text: str) -> None:
-    for read in (duration, moment, port, probability, options.channel, options.count):
+    for read in (duration, moment, port, probability, options.channel, options.count, options.seed):
         try:
             read(text)
         except argparse.ArgumentTypeError as error:
             assert str(error)
+
+
+@pytest.mark.parametrize("text", ["-1", "1e3", "99999999999999999999"])
+def test_an_invalid_seed_is_refused_before_any_page_is_read(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["finetune", "nowhere", f"--seed={text}"])
+    assert exit_.value.code == 2
+    assert "argument --seed: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["65536", "-1", "99999999999999999999", "http"])

@@ -8,8 +8,8 @@ import pytest
 import tifffile
 
 from cytomask.cli.main import main
-from cytomask.cli.weights import find_weights, models_folder
-from cytomask.model.predictor import WEIGHTS, WeightsError, read_manifest
+from cytomask.cli.weights import find_weights, models_folder, require_one_mode
+from cytomask.model.predictor import MODES, WEIGHTS, WeightsError, read_manifest
 from cytomask.samples.fields import phase_contrast_field
 
 
@@ -69,9 +69,22 @@ def test_a_fine_tuned_model_is_found_by_its_name(
     assert find_weights("mine-1", "native") == folder
     with pytest.raises(WeightsError, match="mine-1 is for --mode native, not for resize"):
         find_weights("mine-1", "resize")
+    Path("mine-1").mkdir()  # such as the folder of its pairs
+    assert find_weights("mine-1", "native") == folder
     model(weights, tmp_path / "models" / "twin", "mine-1")
     with pytest.raises(WeightsError, match=r"two models are called mine-1: .*anything and .*twin; give the"):
         find_weights("mine-1", "native")
+
+
+def test_weights_of_two_modes_are_not_compared(weights: Path) -> None:
+    native, resize = (read_manifest(WEIGHTS / mode, mode).name for mode in MODES)
+    require_one_mode(native, str(weights))  # a folder with both
+    require_one_mode(native, "nobody")  # refused when it is opened
+    for one in (native, str(weights / "native")):
+        with pytest.raises(
+            WeightsError, match=f"{one} is for --mode native and {resize} for resize; compare"
+        ):
+            require_one_mode(one, resize)
 
 
 @pytest.mark.parametrize("variable", ["CYTOMASK_MODELS", "XDG_DATA_HOME"])
@@ -126,6 +139,24 @@ def test_models_name_the_models_that_they_began_from_and_no_stages_of_a_training
     assert main(["models", "--dir", "models"]) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert rows["mine-1"].split()[-2] == "old-2"
+
+
+def test_models_tell_iou_from_the_recall_of_partial_marks(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model(weights, tmp_path / "models" / "a", "mine-1")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    scores = {
+        "marked pages": {"mean_recall": {"native": 0.9}, "before": 0.8},
+        "generated pages": {"mean_iou": {"native": 0.7}, "before": 0.6},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"scores": scores}))
+    assert main(["models", "--dir", "models", "mine-1"]) == 0
+    told = capsys.readouterr().out
+    assert "score       marked pages: mean recall 0.900, 0.800 before" in told
+    assert "score       generated pages: mean IoU 0.700, 0.600 before" in told
+    assert main(["models", "--dir", "models"]) == 0
+    assert "recall 0.900 on marked pages" in capsys.readouterr().out
 
 
 def test_models_as_json_have_everything_that_manifests_say(

@@ -74,6 +74,14 @@ def test_a_well_with_a_page_that_was_learned_from_is_not_held_out() -> None:
     assert {pages[place].acquisition.well for place in held_out} in ({"B03"}, {"C04"})
 
 
+def test_new_wells_are_held_out_if_every_plate_has_a_page_that_was_learned_from() -> None:
+    pages = [page(f"{plate}/{well}_s1.tif") for plate in ("p1", "p2", "p3") for well in ("B02", "B03", "C04")]
+    learned = [each.acquisition.well == "B02" for each in pages]
+    held_out = choose_held_out(pages, [0.0] * 9, learned)
+    assert held_out
+    assert not any(learned[place] for place in held_out)
+
+
 @pytest.mark.parametrize("new", [0, 1])
 def test_new_pages_are_learned_from_before_any_is_held_out(new: int) -> None:
     pages = [page(f"{place}.tif") for place in range(8)]
