@@ -32,7 +32,8 @@ LONGEST_GROUP = 256
 ROWS_AT_ONCE = 100
 ROWS_EXAMINED = 1000  # many rows may be filtered out
 SIGNATURE_BYTES = 16
-INTERNAL = ("owner", "lease_until", "message")  # messages may be long, and an answer has 6 MB
+# An answer has 6 MB, and messages and the pages of stacks may be long.
+INTERNAL = ("owner", "lease_until", "message", "series")
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,6 @@ def _place_of(place: bytes, names: Mapping[str, str], fields: Set[str]) -> Row |
 
 
 def _shown(row: JobRow | EvaluationRow) -> Row:
-    """Return a row without its internal fields; an evaluation is known by its record."""
+    """Return a row without its internal fields and a stack's pages; an evaluation is known by its record."""
     hidden = {"record" if isinstance(row, JobRow) else "job_id", *INTERNAL}
     return {name: value for name, value in msgspec.to_builtins(row).items() if name not in hidden}

@@ -19,6 +19,7 @@ from factories import (
     ground_truth,
     request,
     s3_event,
+    stack_of,
     tiff,
 )
 from functions_on_moto import ApiFunction, EvaluateFunction, FailuresFunction, HttpDoor, SegmentStack
@@ -258,7 +259,16 @@ def test_the_hundredth_of_a_hundred_jobs_ends_the_list(http: HttpDoor, many: Any
         }
 
 
-@pytest.mark.parametrize("name", ["http-post-job", "http-get-job", "http-get-jobs"])
+def test_jobs_are_shown_without_the_pages_of_their_stacks(http: HttpDoor) -> None:
+    """A hundred stacks of some hundred pages would make an answer that Lambda refuses."""
+    row = http.stack.segment("VID1523_B2_1_00d04h00m.tif", stack_of(2))
+    assert http.stack.row()["series"]
+    assert "series" not in http.get(f"/jobs/{row['job_id']}").json
+    [listed] = http.get("/jobs?status=SUCCEEDED").json["jobs"]
+    assert (listed["pages"], "series" in listed) == (2, False)
+
+
+@pytest.mark.parametrize("name", ["http-post-job", "http-get-job", "http-get-jobs", "http-get-plates"])
 def test_the_event_files_are_answered(http: HttpDoor, api: ApiFunction, name: str) -> None:
     event = event_file(name)
     if name == "http-post-job":

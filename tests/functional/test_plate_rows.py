@@ -5,14 +5,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from factories import REGION, TABLE
+from factories import OUTPUT, REGION, TABLE
 from functions_on_moto import Sessions
 from moto import mock_aws
 from moto_stack import make_table
 
+from cytomask.functions.segment.pages import summarise
+from cytomask.jobs import Jobs, Lease
 from cytomask.plate_places import is_date, pages_of_row, place_of, plain, read_time, time_of
 from cytomask.plate_rows import Plates, PlateSummary, StoredMap
 from cytomask.platemap import parse_plate_map
+from cytomask.records import Flag, PageResult, Result
+from cytomask.table import Table
 
 NOW = "2026-11-25T13:20:00.000Z"
 
@@ -182,6 +186,20 @@ def test_some_pages_at_a_time_are_all_pages_in_the_end(plates: Plates, dynamodb:
     assert found == [float(time) for time in range(7)]
 
 
+def test_an_answer_ends_after_a_stack_of_many_pages(plates: Plates, dynamodb: Any) -> None:
+    for time in range(4):
+        stack = [{"M": {"page": {"N": str(page)}}} for page in range(2000)]
+        add_job(dynamodb, "A01", float(time), series={"L": stack})
+    start, counts, found = None, [], set()
+    while True:
+        pages, start = plates.some_pages("p", well=None, start=start, count=500)
+        counts.append(len(pages))
+        found |= {(page.image, page.page) for page in pages}
+        if start is None:
+            break
+    assert (counts, len(found)) == ([4000, 4000], 8000)
+
+
 def test_a_map_is_kept_and_read(plates: Plates) -> None:
     stored = StoredMap(uri="s3://in/p.csv", plate_map=parse_plate_map(b"well,condition\nA1,x\n", "p.csv"))
     assert plates.map_of("p") is None
@@ -201,6 +219,36 @@ def test_the_pages_of_a_stack_share_its_well_and_its_cost() -> None:
     first, second = pages_of_row(row)
     assert (first.time, first.confluence, first.cost_usd, first.page) == (0.0, 0.1, 0.2, 0)
     assert (second.time, second.mask, second.quality, second.image) == (4.0, "m1", ("blurred",), "i")
+
+
+def test_a_stack_of_as_many_pages_as_a_job_takes_fits_into_its_row(dynamodb: Any, plates: Plates) -> None:
+    """moto refuses rows of more than 400 KB, as DynamoDB does."""
+    prefix = f"s3://{OUTPUT}/an experiment with a long name/2026-11-25/VID1523_B2_1.tif"
+    pages = [
+        PageResult(
+            page=number,
+            height=16,
+            width=16,
+            dtype="uint16",
+            tiles=None,
+            time=f"2026-11-25T{number // 60 % 24:02d}:{number % 60:02d}:00",
+            confluence=1 / 3,
+            confluence_low=1 / 7,
+            confluence_high=2 / 3,
+            cell_area_mm2=0.123456789,
+            quality=[Flag("UNCERTAIN", 0.123)],
+            mask=f"{prefix}.p{number:04d}.mask.png",
+        )
+        for number in range(2100)
+    ]
+    result = Result(status="SUCCEEDED", job_id="j", plate="p", well="B02", pages=pages, mask=pages[0].mask)
+    summarise(result, pages)
+    jobs = Jobs(Table(dynamodb, TABLE))
+    lease = jobs.take("j", image="s3://in/a.tif", group="", owner="me", now=1.0, seconds=60, queued=True)
+    assert isinstance(lease, Lease)
+    assert jobs.finish(lease, result, now=2.0)
+    found = sorted(plates.pages("p"), key=lambda page: page.page or 0)
+    assert [page.mask for page in found] == [page.mask for page in pages]
 
 
 def test_a_row_of_before_this_release_is_read() -> None:

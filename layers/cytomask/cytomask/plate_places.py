@@ -6,6 +6,7 @@ from typing import Any, TypeGuard
 import msgspec
 
 from cytomask.acquisition import Acquisition, Pattern, read_acquisition
+from cytomask.output_names import image_of_output, output_key
 from cytomask.plate_pages import PlatePage
 from cytomask.records import Acquired
 
@@ -137,9 +138,15 @@ def _of_stack(page: Row, count: int, whole: PlatePage) -> dict[str, Any]:
         "confluence_high": page.get("confluence_high"),
         "cell_area_mm2": page.get("cell_area_mm2"),
         "quality": tuple(page.get("quality", ())),
-        "mask": page.get("mask"),
+        "mask": page.get("mask") or _mask_of(int(page["page"]), whole.mask),
         "cost_usd": None if whole.cost_usd is None else whole.cost_usd / count,
     }
+
+
+def _mask_of(page: int, first: str | None) -> str | None:
+    """Return the address of a page's mask from that of the first page; rows of earlier builds have both."""
+    prefix = image_of_output(first or "")
+    return prefix and output_key(prefix, "mask.png", page)
 
 
 def plain(item: Mapping[str, Any]) -> dict[str, Any]:

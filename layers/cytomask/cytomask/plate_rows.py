@@ -13,6 +13,7 @@ later one. A job may also leave a well: that adds `DEPARTURE` to the number, so 
 
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,6 +35,7 @@ MAP = "MAP"
 ENDED = ("SUCCEEDED", "REJECTED", "FAILED")
 DEPARTURE = 1_000_000  # more pages than a well can have
 Row = Mapping[str, Any]
+ENOUGH_PAGES = 2500  # in one answer: with the last stack's own at most 4,600, and an answer has 6 MB
 LARGEST_MAP = 380_000  # bytes; a row of DynamoDB has at most 400 KB
 
 
@@ -271,7 +273,7 @@ class Plates:
             plate: its name.
             well: only pages of this well.
             start: where the previous answer ended.
-            count: how many jobs to read; a stack has several pages.
+            count: how many jobs to read; a stack has several pages, so fewer may be enough.
 
         Returns:
             The pages, and where to continue; None at the end.
@@ -281,7 +283,12 @@ class Plates:
             asked["ExclusiveStartKey"] = {name: {"S": value} for name, value in start.items()}
         answer = self._dynamodb.query(TableName=self._table, **asked)
         end = answer.get("LastEvaluatedKey")
-        pages = [page for item in answer["Items"] for page in pages_of_row(plain(item))]
+        pages: list[PlatePage] = []
+        for item, following in zip_longest(answer["Items"], answer["Items"][1:]):
+            pages += pages_of_row(plain(item))
+            if following and len(pages) >= ENOUGH_PAGES:
+                end = {name: item[name] for name in ("job_id", "record", "plate", "place")}
+                break
         return pages, plain(end) if end else None
 
     def _make(self, plate: str, now: str) -> None:

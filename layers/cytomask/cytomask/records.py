@@ -220,7 +220,7 @@ class JobRow(Acquired, kw_only=True, omit_defaults=True):
         milliseconds: duration of the job.
         place: sort key of the index by plate: well, time and site.
         pixels: number of pixels of all pages.
-        series: the pages of a stack, each with its time, confluence and mask.
+        series: the pages of a stack, each with its time and confluence; their masks are in the result.
         iou: newest score, if the image is part of a plate.
     """
 
