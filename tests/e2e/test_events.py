@@ -13,7 +13,9 @@ from tools import invoke_locally, mask_of_command_line, pixels
 # An event's parameters beyond the defaults, as options of the command line.
 ASKED = {"direct": ["--mode", "resize"], "request_in_sqs": ["--threshold", "0.6"]}
 QUEUED = {"request_in_sqs", "s3_in_sqs"}
-NAMES = sorted(path.stem for path in EVENTS.glob("*.json") if not path.stem.startswith("http-"))
+OF_OTHER_QUEUES = {"ground_truth_in_sqs": "EvaluateFunction", "dead_letter": "FailuresFunction"}
+FILES = {path.stem for path in EVENTS.glob("*.json") if not path.stem.startswith("http-")}
+NAMES = sorted(FILES - OF_OTHER_QUEUES.keys())
 OVER_HTTP = {
     "http-seg-mask": ("SegmentFunction", 200),
     "http-seg-mask-png": ("SegmentFunction", 200),
@@ -21,13 +23,15 @@ OVER_HTTP = {
     "http-post-job": ("ApiFunction", 202),
     "http-get-job": ("ApiFunction", 404),
     "http-get-jobs": ("ApiFunction", 200),
+    "http-get-plates": ("ApiFunction", 200),
 }
 
 
 def test_there_is_an_event_file_for_every_way_in() -> None:
     ways = {"s3_put", "s3_put_nasty_key", "two_s3_records", "s3_in_sqs", "request_in_sqs"}
-    assert ways | {"eventbridge", "sns_wrapped", "s3_test_event", "direct"} <= set(NAMES)
-    assert {path.stem for path in EVENTS.glob("*.json")} == set(NAMES) | OVER_HTTP.keys()
+    assert ways | {"eventbridge", "sns_wrapped", "s3_removed", "s3_test_event", "direct"} <= set(NAMES)
+    assert OF_OTHER_QUEUES.keys() <= FILES
+    assert {path.stem for path in EVENTS.glob("*.json")} == FILES | OVER_HTTP.keys()
 
 
 @pytest.mark.usefixtures("built")
@@ -49,6 +53,17 @@ def test_masks_of_an_event_are_those_of_the_command_line(
         expected = mask_of_command_line(pictures[key], tmp_path, ASKED.get(name, []))
         assert job["status"] == "SUCCEEDED"
         np.testing.assert_array_equal(store.mask(job["mask"]), expected)
+
+
+@pytest.mark.usefixtures("built", "pictures")
+@pytest.mark.parametrize("name", OF_OTHER_QUEUES)
+def test_a_batch_of_another_queue_is_taken(name: Any, store: Any, environment_file: Any) -> None:
+    invoked = invoke_locally(EVENTS / f"{name}.json", environment_file, OF_OTHER_QUEUES[name])
+    assert invoked.answer == {"batchItemFailures": []}
+    if name == "dead_letter":
+        [key] = keys_of(EVENTS / f"{name}.json")
+        [job] = store.jobs(f"s3://{store.outputs['InputBucketName']}/{key}")
+        assert job["status"] == "FAILED"
 
 
 @pytest.mark.usefixtures("built", "pictures")

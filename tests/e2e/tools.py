@@ -27,7 +27,8 @@ BUILT = ROOT / ".aws-sam" / "build"
 BASE_IMAGE = "local/lambda-python:3.13"
 IMAGE = "segmentfunction:segment"
 # Lambda's image for zips cannot be pulled where the base image cannot; the stand-in serves for both.
-LOCAL_IMAGES = ("--skip-pull-image", "--invoke-image", f"ApiFunction={BASE_IMAGE}")
+STAND_INS = [f"--invoke-image={name}Function={BASE_IMAGE}" for name in ("Api", "Evaluate", "Failures")]
+LOCAL_IMAGES = ("--skip-pull-image", *STAND_INS)
 PATIENCE_SECONDS = 900
 ENVIRONMENT = {
     **os.environ,
@@ -64,7 +65,7 @@ class Invoked:
 
 def invoke_locally(event: Path, environment_file: Path, function: str = "SegmentFunction") -> Invoked:
     """Run `sam local invoke` with an event file."""
-    arguments = ("-e", event, "--env-vars", environment_file, *LOCAL_IMAGES)
+    arguments: list[str | Path] = ["-e", event, "--env-vars", environment_file, *LOCAL_IMAGES]
     done = run(SAM, "local", "invoke", function, *arguments)
     return Invoked(json.loads(done.stdout), done.stderr)
 

@@ -5,8 +5,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from factories import GROUND_TRUTH, INPUT, OUTPUT, event_file, request, s3_event, s3_record, sqs_batch, tiff
-from functions_on_moto import SegmentStack
+from factories import (
+    GROUND_TRUTH,
+    INPUT,
+    OUTPUT,
+    LambdaContext,
+    event_file,
+    ground_truth,
+    request,
+    s3_event,
+    s3_record,
+    sqs_batch,
+    tiff,
+)
+from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
 PLAIN = "A172_Phase_C7_1_01d00h00m_1.tif"
 NASTY = "plate 1/A+B well ü 100%2B/ (1) 🔬.tif"
@@ -18,6 +30,7 @@ WAYS_IN = {
     "request_in_sqs": ["plate 2/asked+for.tif"],
     "eventbridge": ["plate 3/a+b ü.tif"],
     "sns_wrapped": ["plate 4/over a topic.tif"],
+    "s3_removed": ["plate 5/came back.tif"],  # the notice is late: the image is there again
     "s3_test_event": [],
     "direct": ["plate 5/direct.tif"],
 }
@@ -55,6 +68,19 @@ def test_each_event_file_is_understood(stack: SegmentStack, name: Any) -> None:
         assert answer == {"batchItemFailures": []}
     else:
         assert [result["image"]["key"] for result in answer] == WAYS_IN[name]
+
+
+def test_the_event_files_of_the_other_queues_are_understood(
+    stack: SegmentStack, evaluate: EvaluateFunction, failures: FailuresFunction
+) -> None:
+    stack.segment(PLAIN, tiff())
+    stack.upload(PLAIN.replace(".tif", ".png"), ground_truth(), bucket=GROUND_TRUTH)
+    context = LambdaContext("another queue")
+    assert evaluate.app.handler(event_file("ground_truth_in_sqs"), context) == {"batchItemFailures": []}
+    assert evaluate.row()["evaluation_status"] == "SCORED"
+    assert failures.app.handler(event_file("dead_letter"), context) == {"batchItemFailures": []}
+    [failed] = [row for row in stack.rows() if row["status"] == "FAILED"]
+    assert failed["image"] == f"s3://{INPUT}/plate 8/given up.tif"
 
 
 @pytest.mark.parametrize("key", STRANGE_KEYS)
