@@ -16,7 +16,7 @@ from moto_stack import INDEXES
 from write_units import Snapshot, size_of, snapshot, units_of
 
 from cytomask.cli.costs import OTHER_USD
-from cytomask.infra.template import load_template
+from cytomask.infra.template import TEMPLATE, load_template
 from cytomask.telemetry import USD_PER_GB_SECOND
 
 COSTS = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
@@ -222,6 +222,24 @@ def test_the_sum_is_that_of_its_lines() -> None:
 def test_the_alarms_are_as_many_as_the_template_has() -> None:
     alarms = [each for each in load_template()["Resources"].values() if each["Type"].endswith("::Alarm")]
     assert int(number_after(r"the template has (\d+) ")) == len(alarms)
+
+
+def test_the_metrics_are_as_many_as_functions_and_filters_send() -> None:
+    def added_in(*paths: Path) -> set[str]:
+        return {name for path in paths for name in re.findall(r'add_metric\("(\w+)"', path.read_text())}
+
+    root = TEMPLATE.parent
+    of_http = added_in(root / "layers" / "cytomask" / "cytomask" / "http.py")
+    sent = {
+        name: added_in(*(root / "functions" / name).glob("*.py")) for name in ("segment", "failures", "api")
+    }
+    for name in ("segment", "api"):
+        sent[name] |= of_http
+    filters = [
+        each for each in load_template()["Resources"].values() if each["Type"] == "AWS::Logs::MetricFilter"
+    ]
+    total = len(filters) + sum(map(len, sent.values()))
+    assert int(number_after(r"the stack sends up to (\d+) ")) == total
 
 
 def test_the_readme_names_the_price_of_an_idle_stack() -> None:

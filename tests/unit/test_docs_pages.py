@@ -1,5 +1,6 @@
 """The documents name files that exist, and the README stays short."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -49,6 +50,29 @@ def test_every_document_can_be_reached_from_the_readme() -> None:
         links = LINK.findall(page.read_text(encoding="utf-8"))
         open_pages += [(page.parent / link).resolve() for link in links]
     assert {page for page in PAGES if page.is_relative_to(ROOT / "docs")} - reached == set()
+
+
+def events_logged(path: Path) -> set[str]:
+    """Find the events that a module logs: the texts in the first argument of calls of its logger."""
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    of_logger = [
+        call.args[0]
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("info", "warning", "error", "exception")
+        and call.args
+    ]
+    found = (node for named in of_logger for node in ast.walk(named))
+    texts = (node.value for node in found if isinstance(node, ast.Constant))
+    return {text for text in texts if isinstance(text, str) and re.fullmatch(r"[a-z]+(_[a-z]+)+", text)}
+
+
+def test_every_event_in_the_functions_logs_is_explained() -> None:
+    modules = [*(ROOT / "functions").rglob("*.py"), *(ROOT / "layers/cytomask/cytomask").glob("*.py")]
+    logged = set().union(*map(events_logged, modules))
+    assert {"mask_written", "evaluation_taken_back", "job_failed"} <= logged
+    explained = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("docs/*.md"))
+    assert {event for event in logged if f"`{event}`" not in explained} == set()
 
 
 def test_the_readme_has_at_most_120_lines() -> None:
