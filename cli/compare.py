@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cytomask.cli.console import complain, say, with_progress
 from cytomask.cli.files import complain_left_out, count_of, write_whole
-from cytomask.cli.options import Commands, Parser, add_command, require_extra
+from cytomask.cli.options import Commands, Parser, add_channel_option, add_command, require_extra
 from cytomask.cli.tables import number, print_table
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--mode", choices=("native", "resize"), default="native", help="as in `segment`; default: native"
     )
+    add_channel_option(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("compare.html"), metavar="FILE", help="default: compare.html"
     )
@@ -98,7 +99,7 @@ def run(arguments: Namespace) -> int:
             if not count:
                 complain(f"no images in {', '.join(map(str, arguments.images))}")
                 return 1
-            pages = compare_all(first, second, found, arguments.mode)
+            pages = compare_all(first, second, found, arguments.mode, arguments.channel)
             try:
                 for page in with_progress(pages, count, "page"):
                     compared.append(page)  # those before an error are kept
@@ -123,8 +124,10 @@ def run(arguments: Namespace) -> int:
     return code
 
 
-def compare_all(first: "Predictor", second: "Predictor", found: "Found", mode: "Mode") -> Iterator[Compared]:
-    """Compare two models on each page, those with a ground truth first.
+def compare_all(
+    first: "Predictor", second: "Predictor", found: "Found", mode: "Mode", channel: int | None
+) -> Iterator[Compared]:
+    """Compare two models on a channel of each page, those with a ground truth first.
 
     Raises:
         PairsError: after the last page, if images or ground truths cannot be read.
@@ -138,12 +141,12 @@ def compare_all(first: "Predictor", second: "Predictor", found: "Found", mode: "
 
     faults = []
     try:
-        yield from (compare(page.name, page.pixels, page.cells) for page in read_pages(found.pairs))
+        yield from (compare(page.name, page.pixels, page.cells) for page in read_pages(found.pairs, channel))
     except PairsError as error:
         faults.append(str(error))
     for name, path in found.without_truth.items():
         try:
-            yield from (compare(page, pixels, None) for page, pixels in read_plain_pages(name, path))
+            yield from (compare(page, pixels, None) for page, pixels in read_plain_pages(name, path, channel))
         except PairsError as error:
             faults.append(str(error))
     if faults:

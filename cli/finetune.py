@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 
 from cytomask.cli.console import complain, say
 from cytomask.cli.files import complain_left_out, count_of
-from cytomask.cli.options import Commands, Parser, add_command, count, moment, require_extra, seed
+from cytomask.cli.options import (
+    Commands,
+    Parser,
+    add_channel_option,
+    add_command,
+    count,
+    moment,
+    require_extra,
+    seed,
+)
 from cytomask.cli.tables import number, print_table
 
 if TYPE_CHECKING:
@@ -68,6 +77,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--mode", choices=("native", "resize"), default="native", help="as in `segment`; default: native"
     )
+    add_channel_option(parser)
     parser.add_argument(
         "--partial", action="store_true", help="the masks mark only some cells; other pixels are unknown"
     )
@@ -181,7 +191,7 @@ def _read(arguments: Namespace, scratch: Path) -> "list[Page]":
     complain_left_out(found.without_image, "ground truth", "without an image")
     complain_left_out(found.outputs, "file", "written by cytomask")
     complain_left_out(found.zarrs, "folder", "of OME-Zarr, which is not read; export it as OME-TIFF")
-    pages = list(read_pages(found.pairs))
+    pages = list(read_pages(found.pairs, arguments.channel))
     empty = [page.name for page in pages if not page.cells.any()]
     if empty and not arguments.partial:
         complain(f"no cell is marked in {', '.join(empty[:10])}; these pages teach only background")

@@ -87,6 +87,13 @@ def add_command(
     return parser
 
 
+def add_channel_option(parser: Parser) -> None:
+    """Add the option that names the channel to read."""
+    parser.add_argument(
+        "--channel", type=channel, metavar="N", help="channel of multi-channel images, counted from 0"
+    )
+
+
 def add_cleaning_options(parser: Parser) -> None:
     """Add the options that clean masks after the network; the request's reader checks their values."""
     parser.add_argument(

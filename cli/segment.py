@@ -10,9 +10,9 @@ from cytomask.cli.options import (
     OUTPUTS,
     Commands,
     Parser,
+    add_channel_option,
     add_cleaning_options,
     add_command,
-    channel,
     probability,
 )
 from cytomask.cli.plate_options import add_pattern_option, add_report_options, plate_name
@@ -63,9 +63,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser.add_argument(
         "--pages", default="all", metavar="P", help="0, 0-3 or all, counted from 0; default: all"
     )
-    parser.add_argument(
-        "--channel", type=channel, metavar="N", help="channel of multi-channel images, counted from 0"
-    )
+    add_channel_option(parser)
     parser.add_argument(
         "--outputs",
         nargs="+",

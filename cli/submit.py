@@ -13,9 +13,9 @@ from cytomask.cli.options import (
     OUTPUTS,
     Commands,
     Parser,
+    add_channel_option,
     add_cleaning_options,
     add_command,
-    channel,
     duration,
     on_stack,
 )
@@ -67,9 +67,7 @@ def add_parser(commands: "Commands[Parser]") -> None:
     )
     parser.add_argument("--mode", choices=("native", "resize"), help="default: native")
     parser.add_argument("--pages", metavar="P", help="0, 0-3 or all, counted from 0; default: all")
-    parser.add_argument(
-        "--channel", type=channel, metavar="N", help="channel of multi-channel images, counted from 0"
-    )
+    add_channel_option(parser)
     parser.add_argument("--outputs", nargs="+", choices=OUTPUTS, help="default: mask")
     add_cleaning_options(parser)
     parser.add_argument("--wait", action="store_true", help="wait until all jobs have ended, and show them")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from factories import ground_truth, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 from tiny_model import make_tiny_model, write_mask, write_pairs
@@ -266,6 +267,20 @@ def test_compare_takes_every_image_beside_outputs_and_names_what_it_cannot_read(
     assert "left out 2 files written by cytomask: f0_mask.png.mask.png, f2.tif.mask.png" in complained
     assert all(f"{name}_mask.png is 50 x 40" in complained for name in ("f0", "f1"))
     assert "h.tif" in complained
+
+
+def test_a_channel_is_chosen_for_both_commands(workplace: Path, capsys: Capture) -> None:
+    write_pairs(workplace / "in", 1)
+    page = tifffile.imread(workplace / "in/f0.tif")
+    channels = np.stack([np.zeros_like(page), page])
+    tifffile.imwrite(workplace / "in/f0.tif", channels, imagej=True, metadata={"axes": "CYX"})
+    for command in (["finetune", "in", "--start", "parent-1"], ["compare", "parent-1", "parent-1", "in"]):
+        assert main(command) == 1
+        assert "has 2 channels; name the phase-contrast one" in capsys.readouterr().err
+    assert main(["compare", "parent-1", "parent-1", "in", "--channel", "1"]) == 0
+    assert "f0.tif" in capsys.readouterr().out
+    assert finetune("in", "--channel", "0") == 1
+    assert "all pixels of f0.tif are the same" in capsys.readouterr().err
 
 
 def test_compare_says_what_is_missing(workplace: Path, capsys: Capture) -> None:

@@ -18,6 +18,7 @@ from cytomask.truths.pairs import (
     find_images_and_truths,
     find_pairs,
     read_pages,
+    read_plain_pages,
 )
 
 SIZE = (30, 40)
@@ -255,3 +256,16 @@ def test_ome_zarr_is_named_and_its_chunks_are_no_images(tmp_path: Path, layout: 
 def test_a_folder_of_ome_zarr_alone_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(PairsError, match=r"b\.zarr: OME-Zarr is not read, export it as OME-TIFF"):
         find_pairs([zarr(tmp_path / "b.zarr")], tmp_path)
+
+
+def test_one_of_several_channels_is_read(tmp_path: Path) -> None:
+    channels = np.stack([np.zeros(SIZE, np.uint16), np.full(SIZE, 7, np.uint16)])
+    tifffile.imwrite(tmp_path / "a.tif", channels, imagej=True, metadata={"axes": "CYX"})
+    mask(tmp_path / "a_mask.png")
+    pairs = find_pairs([tmp_path], tmp_path).pairs
+    [page] = read_pages(pairs, channel=1)
+    assert (page.pixels == 7).all()
+    [(_, pixels)] = read_plain_pages("a.tif", tmp_path / "a.tif", 1)
+    assert (pixels == 7).all()
+    with pytest.raises(PairsError, match="has 2 channels"):
+        list(read_pages(pairs))

@@ -164,8 +164,8 @@ def find_images_and_truths(paths: Sequence[Path], unpacked: Path) -> Found:
     return found
 
 
-def read_pages(pairs: Sequence[Pair]) -> Iterator[Page]:
-    """Read the pages of each pair in turn.
+def read_pages(pairs: Sequence[Pair], channel: int | None = None) -> Iterator[Page]:
+    """Read the pages of each pair in turn; `channel` is as in `images.read_pages`.
 
     Raises:
         PairsError: after the last pair, if images or ground truths cannot be read or their sizes differ.
@@ -176,7 +176,7 @@ def read_pages(pairs: Sequence[Pair]) -> Iterator[Page]:
             with _open(pair.image) as image:
                 sizes = [(page.height, page.width) for page in image.pages]
                 truths = pair.read_truth(sizes)
-                for page, cells in zip(images.read_pages(image), truths, strict=True):
+                for page, cells in zip(images.read_pages(image, channel=channel), truths, strict=True):
                     if cells.shape != page.pixels.shape:  # an orientation tag turned the image
                         raise GroundTruthMismatch(
                             f"it is {page.pixels.shape[1]} x {page.pixels.shape[0]} pixels upright and its "
@@ -190,11 +190,13 @@ def read_pages(pairs: Sequence[Pair]) -> Iterator[Page]:
         raise PairsError("; ".join(faults))
 
 
-def read_plain_pages(name: str, path: Path) -> Iterator[tuple[str, NDArray[np.generic]]]:
+def read_plain_pages(
+    name: str, path: Path, channel: int | None = None
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
     """Yield name and pixels, (H, W) of any real dtype, of each page; raise PairsError if unreadable."""
     try:
         with _open(path) as image:
-            for page in images.read_pages(image):
+            for page in images.read_pages(image, channel=channel):
                 yield name if len(image.pages) == 1 else f"{name} page {page.index}", page.pixels
     except (CytomaskError, OSError) as error:
         raise PairsError(f"{name}: {error}") from error
