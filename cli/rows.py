@@ -60,14 +60,13 @@ class Rows:
                 yield found[1] if found else []
 
     def ids(self, beginning: str) -> list[str]:
-        """Find the ids that begin with this text, the newest first; stop at the first page with any."""
+        """Find the ids that begin with this text: the newest of each status, and those of the newest day."""
         if len(beginning) >= ID_DIGITS:
             return [beginning] if self.of(beginning) else []
+        found = set(self._leads.beginning(beginning))
         for status in STATUSES:
-            for page in self._beginning(status, beginning):
-                if page:
-                    return sorted(page)
-        return self._leads.beginning(beginning)
+            found |= next(filter(None, self._beginning(status, beginning)), set())
+        return sorted(found)
 
     def _beginning(self, status: str, beginning: str) -> Iterator[set[str]]:
         """Yield the matching ids of a status, the newest first, for each page of 1 MB that DynamoDB reads."""

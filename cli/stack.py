@@ -88,11 +88,12 @@ class Stack:
             }
         except (NoCredentialsError, NoRegionError) as error:
             raise StackNotFound(
-                f"cannot ask AWS for the stack `{name}`: {error}; set up the AWS CLI (`aws configure`), or "
-                "give --endpoint-url for the stack of `cytomask up`"
+                f"cannot ask AWS for the stack `{name}`: {str(error).rstrip('.')}; set up the AWS CLI "
+                "(`aws configure`), or give --endpoint-url for the stack of `cytomask up`"
             ) from error
         except BotoCoreError as error:
-            raise StackNotFound(f"the stack `{name}` cannot be looked up: {error}") from error
+            hint = "; is `cytomask up` still running?" if endpoint_url else ""
+            raise StackNotFound(f"the stack `{name}` cannot be looked up: {error}{hint}") from error
         except ValueError as error:  # the endpoint is not a URL
             raise StackNotFound(
                 f"--endpoint-url {endpoint_url}: {error}; give http://127.0.0.1:PORT"
@@ -122,7 +123,12 @@ class Stack:
     @property
     def own_buckets(self) -> set[str]:
         """The buckets that belong to the stack."""
-        return {self.input_bucket, self.output_bucket, self.ground_truth_bucket, self.models_bucket}
+        return {*self.data_buckets, self.models_bucket}
+
+    @property
+    def data_buckets(self) -> set[str]:
+        """The stack's own buckets that messages may name."""
+        return {self.input_bucket, self.output_bucket, self.ground_truth_bucket}
 
     @property
     def allowed_buckets(self) -> list[str]:

@@ -79,13 +79,13 @@ def add_parser(commands: "Commands[Parser]") -> None:
 def run_submit(stack: "Stack", arguments: Namespace) -> int:
     """Send a request for each image; if any is invalid, send none and return 2."""
     from cytomask.addresses import is_coco
-    from cytomask.errors import InvalidRequest  # msgspec and the layer behind it
+    from cytomask.admission import require_served
+    from cytomask.errors import ForeignBucket, InvalidRequest  # msgspec and the layer behind it
     from cytomask.requests import parse_request
 
     requests = [request_for(image, arguments) for image in arguments.images]
     try:
-        for request in requests:
-            parse_request(request)
+        parsed = [parse_request(request) for request in requests]
     except InvalidRequest as error:
         complain(f"nothing was sent: {error}")
         return 2
@@ -95,6 +95,13 @@ def run_submit(stack: "Stack", arguments: Namespace) -> int:
             f"nothing was sent: {truth} cannot be the ground truth of {len(requests)} images; submit them "
             "one by one, or name a COCO file (.json)"
         )
+        return 2
+    served = {*stack.data_buckets, *stack.allowed_buckets}
+    try:
+        for asked in parsed:
+            require_served(asked, served=served, outputs=stack.output_bucket)
+    except ForeignBucket as error:
+        complain(f"nothing was sent: {error}")
         return 2
     sent = [_send(stack, request) for request in requests]
     return _wait(stack, sent, arguments.timeout) if arguments.wait else 0

@@ -52,6 +52,14 @@ def test_an_id_is_found_for_jobs_of_every_status(stack: SegmentStack, connected:
     assert connected.find_job(job_id) == connected.find_job(job_id[:6]) == job_id
 
 
+def test_an_id_that_fits_jobs_of_two_statuses_is_refused(stack: SegmentStack, connected: Stack) -> None:
+    ids = sorted(
+        stack.segment(name, body)["job_id"] for name, body in (("a.tif", b"text"), ("b.tif", tiff()))
+    )
+    with pytest.raises(UnknownJob, match=f"fits 2 jobs: {ids[0]}, {ids[1]}; give more digits"):
+        connected.find_job("")
+
+
 def test_an_id_that_fits_two_jobs_is_refused_with_both(stack: SegmentStack, connected: Stack) -> None:
     ids = [f"{'ab' * 4}{digit * 24}" for digit in "01"]
     for job_id in ids:
@@ -152,7 +160,7 @@ def test_jobs_of_version_0_1_are_found_beside_those_of_today(
         "updated_at": "2025-11-02T08:00:01.000Z",
     }
     for number, status in enumerate(("SUCCEEDED", "REJECTED", "FAILED")):
-        told = {"job_id": f"{number:032x}", "status": status, "image": f"s3://{INPUT}/old {status}.tif"}
+        told = {"job_id": f"{number}" * 32, "status": status, "image": f"s3://{INPUT}/old {status}.tif"}
         stack.table.put_item(Item=early | told | {"group": "HeLa"})
     stack.segment("new.tif", tiff())
     if after_a_reindex:

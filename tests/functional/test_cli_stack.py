@@ -136,7 +136,9 @@ def test_missing_credentials_end_in_a_sentence(
 
 def test_an_emulator_that_does_not_answer_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["jobs", "--endpoint-url", "http://127.0.0.1:1"]) == 2
-    assert "the stack `cytomask` cannot be looked up: Could not connect" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the stack `cytomask` cannot be looked up: Could not connect" in said
+    assert "is `cytomask up` still running?" in said
 
 
 def test_an_aws_refusal_becomes_a_sentence(
@@ -206,6 +208,7 @@ def test_submit_sends_only_the_given_fields(deployed: Any) -> None:
             ["s3://bucket/a.tif", "--ground-truth", "truth.png"],
             '`ground_truth`: "truth.png" is not an S3 address',
         ),
+        (["s3://bucket/a.tif", "--wait"], "s3://bucket/a.tif is in a bucket that this stack does not serve"),
         (
             ["s3://bucket/a.tif", "s3://bucket/b.tif", "--ground-truth", "s3://bucket/truth.png"],
             "s3://bucket/truth.png cannot be the ground truth of 2 images; submit them one by one",

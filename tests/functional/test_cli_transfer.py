@@ -308,7 +308,11 @@ def test_no_file_is_on_its_way_after_an_interrupted_download(
 
 @pytest.mark.parametrize(
     "command",
-    [["download", "--prefix", "\udcff"], ["submit", "s3://bucket/\udcff.tif"], ["jobs", "--group", "\udcff"]],
+    [
+        ["download", "--prefix", "\udcff"],
+        ["submit", f"s3://{INPUT}/\udcff.tif"],
+        ["jobs", "--group", "\udcff"],
+    ],
 )
 def test_a_name_that_is_not_utf8_is_a_sentence(command: list[str], capsys: Capture) -> None:
     assert main(command) in (0, 1, 2)
