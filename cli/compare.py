@@ -185,8 +185,9 @@ def table_of(compared: Sequence[Compared]) -> tuple[tuple[str, ...], list[tuple[
         return (*plain, *map(number, scores)) if scored else plain
 
     rows = [cells(each) for each in compared]
+    some = f", IoU of {len(scored)}" if 0 < len(scored) < len(compared) else ""
     means = [
-        f"mean of {len(compared)}",
+        f"mean of {len(compared)}{some}",
         number(fmean(each.agreement for each in compared)),
         *(number(fmean(each.confluence[place] for each in compared)) for place in (0, 1)),
     ]

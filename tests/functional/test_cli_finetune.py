@@ -17,6 +17,7 @@ from factories import ground_truth, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 from tiny_model import make_tiny_model, write_mask, write_pairs
 
+from cytomask.cli.compare import Compared, table_of
 from cytomask.cli.finetune import notes_of
 from cytomask.cli.main import main
 from cytomask.cli.stack import Stack
@@ -80,6 +81,7 @@ def test_from_corrected_pages_to_masks(workplace: Path, capsys: Capture) -> None
     assert main(["compare", "parent-1", "mine-1", "corrected", "--out", "ab.html"]) == 0
     said = capsys.readouterr().out
     assert "A is parent-1, B is mine-1; 6 pages" in said
+    assert "mean of 6, IoU of 5" in said
     assert len([line for line in said.splitlines() if line.startswith("f")]) == 6
     assert "IoU A" in said
     page = Path("ab.html").read_text()
@@ -267,6 +269,15 @@ def test_compare_takes_every_image_beside_outputs_and_names_what_it_cannot_read(
     assert "left out 2 files written by cytomask: f0_mask.png.mask.png, f2.tif.mask.png" in complained
     assert all(f"{name}_mask.png is 50 x 40" in complained for name in ("f0", "f1"))
     assert "h.tif" in complained
+
+
+@pytest.mark.parametrize(
+    ("scored", "label"), [(0, "mean of 2"), (1, "mean of 2, IoU of 1"), (2, "mean of 2")]
+)
+def test_the_means_of_a_comparison_say_of_how_many_pages_they_are(scored: int, label: str) -> None:
+    pages = [Compared("a", 0.9, (0.4, 0.5), (0.7, 0.8) if place < scored else None, {}) for place in (0, 1)]
+    _, rows = table_of(pages)
+    assert rows[-1] == (label, "0.900", "0.400", "0.500", *(("0.700", "0.800") if scored else ()))
 
 
 def test_a_channel_is_chosen_for_both_commands(workplace: Path, capsys: Capture) -> None:
