@@ -277,6 +277,27 @@ def test_a_mask_replaced_before_its_result_is_not_mistaken_for_the_older_jobs(
     )
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "recorded"),
+    [
+        ("PreconditionFailed", 412, "IMAGE_REPLACED"),
+        ("NoSuchKey", 404, "IMAGE_NOT_FOUND"),
+        ("InvalidObjectState", 403, "IMAGE_LOCKED"),
+    ],
+)
+def test_a_ground_truth_that_comes_back_after_it_was_missed_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction, code: str, status: int, recorded: str
+) -> None:
+    stack.segment(KEY, tiff())
+    truth = png(left_half(stack))
+    stack.wire.fail("GetObject", code, status, key=TRUTH)
+    assert evaluate.upload(TRUTH, truth) == []
+    assert evaluate.row()["error_code"] == recorded
+    assert evaluate.upload(TRUTH, truth) == []
+    assert evaluate.row()["evaluation_status"] == "SCORED"
+    assert "error_code" not in evaluate.row()
+
+
 def test_a_ground_truth_corrected_before_it_is_read_is_scored_in_the_newer_version(
     stack: SegmentStack, evaluate: EvaluateFunction
 ) -> None:

@@ -20,7 +20,14 @@ import msgspec
 
 from cytomask.addresses import S3Object
 from cytomask.arrivals import Evaluation
-from cytomask.errors import MaskReplaced, RejectedInput, TriesUsedUp
+from cytomask.errors import (
+    ImageLocked,
+    ImageNotFound,
+    ImageReplaced,
+    MaskReplaced,
+    RejectedInput,
+    TriesUsedUp,
+)
 from cytomask.names import GROUND_TRUTH, TRUTH_OF, by_name, lead_to, of_stem, writers_of
 from cytomask.records import JOB, EvaluationRow, JobRow, Result, Scorable, Scores, cut
 from cytomask.requests import ascii_json
@@ -31,6 +38,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 AWAITING = "EVAL#awaiting"
+# Mask or ground truth could not be read; the same bytes may be there again.
+MISSED = {each.code for each in (MaskReplaced, ImageReplaced, ImageNotFound, ImageLocked)}
 
 
 class Evaluations:
@@ -219,18 +228,18 @@ class Evaluations:
         )
 
     def _add(self, job: Scorable, truth: S3Object) -> EvaluationRow:
-        """Add an evaluation unless it exists; queue it once more if it missed its mask."""
+        """Add an evaluation unless it exists; queue it once more if it missed its mask or ground truth."""
         now = timestamp(self._clock())
         group = self._group_of(job.job_id) if job.group is None else job.group
         row: Row = {"job_id": job.job_id, "record": f"EVAL#{truth.version}", "evaluation_status": "QUEUED"}
         row |= {"image": job.image, "mask": job.mask, "ground_truth": truth.uri, "group": group}
         row |= {"created_at": now, "updated_at": now}
         found = self._table.add(row)
-        if found.get("error_code") == MaskReplaced.code:
+        if (missed := found.get("error_code")) in MISSED:
             again = row | {"error": None, "error_code": None}
             for name in ("job_id", "record", "created_at"):
                 del again[name]
-            condition, given = "error_code = :replaced", {":replaced": MaskReplaced.code}
+            condition, given = "error_code = :missed", {":missed": missed}
             if self._table.update_if(
                 job.job_id, row["record"], values=again, condition=condition, given=given
             ):
