@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from cytomask.cli.console import complain, say, with_progress
 from cytomask.cli.costs import OTHER_USD
+from cytomask.cli.files import count_of
 from cytomask.cli.options import Commands, Parser, add_command, count, moment, on_stack
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def _send_all(choice: Choice, arguments: Namespace, mark: "Mark", pace: Pace, mo
         say(f"resuming after {after}; --restart starts from the beginning")
     listed = sum(1 for _ in islice(choice.images(), most))
     if listed:
-        say(f"at most {listed} images; those with a finished mask are left out")
+        say(f"at most {count_of(listed, 'image')}; those with a finished mask are left out")
         state(listed, pace, arguments.rate)
         if not _agreed(arguments):
             return 1
@@ -210,7 +211,10 @@ def _send_all(choice: Choice, arguments: Namespace, mark: "Mark", pace: Pace, mo
             mark.write(group[-1].object.key)
             if arguments.rate:
                 time.sleep(max(0.0, began + sent / arguments.rate - time.monotonic()))
-        say(f"{sent} images sent; `cytomask jobs --since 1h` shows their jobs")
+        if sent:
+            say(f"{count_of(sent, 'image')} sent; `cytomask jobs --since 1h` shows their jobs")
+        else:
+            say("each of them has a finished job; nothing was sent")
         if sent == most and next(left, None) is not None:
             choice.say_archived()
             complain(
@@ -277,7 +281,7 @@ def state(images: int, pace: Pace, rate: float | None) -> None:
     takes = f"{hours:.1f} h" if hours >= 1 else f"{math.ceil(hours * 60)} min"
     costs = f"US$ {usd:.2f}" if usd >= 1 else f"US$ {usd:.4f}"
     pace_text = f"{pace.seconds:.2f} s each, {pace.at_a_time} at a time"
-    say(f"{images} images: about {takes} ({pace_text}), about {costs}")
+    say(f"{count_of(images, 'image')}: about {takes} ({pace_text}), about {costs}")
 
 
 def split_place(place: str) -> tuple[str, str]:

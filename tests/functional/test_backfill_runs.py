@@ -193,6 +193,18 @@ def test_archived_images_that_were_restored_are_sent(
 
 
 @pytest.mark.usefixtures("change")
+def test_a_backfill_of_finished_images_says_that_it_sends_nothing(
+    stack: SegmentStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack.segment("a.tif", tiff())
+    assert main(["backfill", f"s3://{INPUT}"]) == 0
+    said = capsys.readouterr().out
+    assert "at most 1 image; " in said
+    assert "each of them has a finished job; nothing was sent" in said
+    assert sent(stack) == ""
+
+
+@pytest.mark.usefixtures("change")
 def test_images_that_were_rejected_as_locked_are_sent_again(stack: SegmentStack) -> None:
     for key in ("locked.tif", "damaged.tif"):
         stack.upload(key, b"no image" if key == "damaged.tif" else tiff())

@@ -75,7 +75,7 @@ def test_archived_images_are_counted_and_not_sent(
         stack.s3.put_object(Bucket=LAB, Key=f"scans/{kind}.tif", Body=tiff(), StorageClass=kind)
     assert main(["backfill", PLACE, "--yes"]) == 0
     captured = capsys.readouterr()
-    assert "1 images sent" in captured.out
+    assert "1 image sent" in captured.out
     assert "2 images are archived (Glacier) and were left out; restore them first" in captured.err
     (message,) = stack.take_messages()
     assert "STANDARD.tif" in message["Body"]
