@@ -54,6 +54,7 @@ GENERATED = 12  # generated pages (`samples.fields`, seeds 0 to 11) on which the
 GENERATED_SIZE = (448, 448)
 PARTS_OF_PAGE = 3
 PART_SHARE = (0.4, 0.8)  # of height and width
+MARKED = 3  # weight of a marked pixel; an unmarked one, which may be a cell like it, has 1
 STATE = "state.pt"
 
 # Gentle: the pages to come are like those at hand. Half of the crops are not resampled, as in serving.
@@ -313,21 +314,27 @@ class _Run:
             torch.stack(each).to(self.process.device) for each in zip(*parts, strict=True)
         )
         logits = self._logits(self.network, pixels)
-        losses = [
-            loss_of(given, truth, "bce_lovasz", weights)
-            for given, truth, weights in zip(logits[:, :own], cells[:, :own], known[:, :own], strict=True)
-        ]
-        if recipe.held or recipe.partial:
-            taught = torch.ones_like(known)
-            taught[:, :own] = 1 - known[:, :own] if recipe.partial else 0
-            first = 0 if recipe.partial else own
-            with torch.no_grad():
-                said = self._logits(self.start, pixels[:, first:]).sigmoid()
-            apart = functional.binary_cross_entropy_with_logits(logits[:, first:], said, reduction="none")
-            losses += [
-                (each * weights).sum() / weights.sum().clamp(min=1)
-                for each, weights in zip(apart, taught[:, first:], strict=True)
+        losses = []
+        if not recipe.partial:
+            losses = [
+                loss_of(given, truth, "bce_lovasz", weights)
+                for given, truth, weights in zip(logits[:, :own], cells[:, :own], known[:, :own], strict=True)
             ]
+        first = 0 if recipe.partial else own  # of the crops on which the start weights teach
+        if first < pixels.shape[1]:
+            with torch.no_grad():
+                wanted = self._logits(self.start, pixels[:, first:]).sigmoid()
+            weights = torch.ones_like(wanted)
+            if recipe.partial:
+                # One mean over marked and unmarked pixels. Marks are all cell: in a mean of their own, they
+                # would outweigh the background, and masks would grow.
+                marked = cells[:, :own] * known[:, :own]
+                wanted[:, :own] = torch.maximum(wanted[:, :own], marked)
+                weights[:, :own] += (MARKED - 1) * marked
+            apart = functional.binary_cross_entropy_with_logits(
+                logits[:, first:], wanted, weights, reduction="none"
+            )
+            losses += [*(apart.flatten(1).sum(1) / weights.flatten(1).sum(1))]
         loss = torch.stack(losses).sum() / len(parts)
         gradients = torch.autograd.grad(loss, [*self.network.parameters()])
         return loss.item(), gradients

@@ -24,7 +24,7 @@ from cytomask.training.crops import Labelled
 from cytomask.training.finetune import Request, check_pages, finetune, read_start, require_free
 from cytomask.training.processes import Process
 from cytomask.training.splits import page_hash
-from cytomask.training.tuner import Interrupted, Recipe, Step, between, steps_for, tune
+from cytomask.training.tuner import Interrupted, Recipe, Step, between, logits_of, steps_for, tune
 from cytomask.truths.pairs import Page, PairsError
 
 QUICK = Recipe(steps=8, batch=2, held=0, learning_rate=3e-3, average_decay=0.5)
@@ -193,6 +193,21 @@ def test_unmarked_pixels_are_learned_from_the_start_alone(tiny: SwinUNet, tmp_pa
         return weights_of(tune(tiny, [item], [], recipe, tmp_path / str(cells.sum())).network)
 
     assert torch.equal(learned(marked), learned(page.cells))
+
+
+@pytest.mark.slow
+def test_a_few_marks_do_not_make_a_page_all_cell(tmp_path: Path) -> None:
+    start = tiny_network()
+    with torch.no_grad():
+        start.head.logit.weight.zero_()
+        torch.nn.init.constant_(start.head.logit.bias, -3.0)  # type: ignore[arg-type]
+    page = labelled(0)
+    marked = np.zeros_like(page.cells)
+    marked[20:32, 20:32] = True
+    recipe = msgspec.structs.replace(QUICK, steps=40, learning_rate=0.02, pull=0.0, partial=True)
+    tuned = tune(start, [Labelled("page", page.pixels, marked, marked)], [], recipe, tmp_path)
+    logits = logits_of(tuned.network, page, "native")
+    assert -3.0 < logits.mean() < -1.0
 
 
 def test_parts_of_a_page_are_normalised_as_pages_of_their_own() -> None:
