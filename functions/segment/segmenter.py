@@ -320,11 +320,11 @@ class Segmenter:
 
         The rejection of a locked image holds until the image can be read: restored, or its key enabled.
         """
-        result = self._lying(work)
+        result = self._result_in_place(work)
         locked = result is not None and result.error is not None and result.error.code == ImageLocked.code
         return None if locked and not source.is_locked() else result
 
-    def _lying(self, work: Work) -> Result | None:
+    def _result_in_place(self, work: Work) -> Result | None:
         name = self._own_name(work)
         if name is None:
             return self._whole_result(work, work.prefix)
