@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cytomask.cli.console import complain, say, with_progress
-from cytomask.cli.files import complain_left_out, count_of, write_whole
+from cytomask.cli.files import complain_unused, count_of, write_whole
 from cytomask.cli.options import Commands, Parser, add_channel_option, add_command, require_extra
 from cytomask.cli.tables import number, print_table
 
@@ -92,9 +92,7 @@ def run(arguments: Namespace) -> int:
             each.wait()
         with tempfile.TemporaryDirectory(prefix="cytomask-") as scratch:
             found = find_images_and_truths(arguments.images, Path(scratch))
-            complain_left_out(found.outputs, "file", "written by cytomask")
-            complain_left_out(found.zarrs, "folder", "of OME-Zarr, which is not read; export it as OME-TIFF")
-            complain_left_out(found.without_image, "ground truth", "without an image")
+            complain_unused(found)
             count = len(found.pairs) + len(found.without_truth)
             if not count:
                 complain(f"no images in {', '.join(map(str, arguments.images))}")

@@ -91,10 +91,11 @@ def _numbers(shown: Shown) -> dict[str, str]:
 
 def _cards(shown: Shown) -> Iterator[dict[str, Any]]:
     for page in shown.pages:
-        title = f"{shown.name}, page {page.number}" if len(shown.pages) > 1 else shown.name
-        numbers = _numbers(shown) | {"confluence": number(page.confluence), "flags": page.flags}
-        if len(shown.pages) > 1:  # the scores are those of all pages together
-            numbers |= {"iou": "-"}
+        title, numbers = shown.name, _numbers(shown)
+        numbers |= {"confluence": number(page.confluence), "flags": page.flags}
+        if len(shown.pages) > 1:
+            title += f", page {page.number}"
+            numbers["iou"] = "-"  # the job has one score for all its pages
         yield {"title": title, "page": page, "job": numbers}
 
 

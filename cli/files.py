@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cytomask.addresses import is_plate_map
 from cytomask.cli.console import complain
@@ -19,6 +20,9 @@ from cytomask.truths.names import (
     listed,
     masks_beside,
 )
+
+if TYPE_CHECKING:
+    from cytomask.truths.pairs import Found as PairsFound
 
 SUFFIXES = frozenset(f".{suffix}" for suffix in IMAGE_SUFFIXES)
 MICROSCOPES = frozenset(f".{suffix}" for suffix in MICROSCOPE_SUFFIXES)
@@ -92,6 +96,13 @@ def complain_left_out(names: Sequence[str], what: str, why: str) -> None:
     """Print how many files were left out and some of their names; print nothing if none were."""
     if names:
         complain(f"left out {count_of(len(names), what)} {why}: {listed(names, 10)}")
+
+
+def complain_unused(found: "PairsFound") -> None:
+    """Name the files beside images and ground truths that were not used."""
+    complain_left_out(found.without_image, "ground truth", "without an image")
+    complain_left_out(found.outputs, "file", "written by cytomask")
+    complain_left_out(found.zarrs, "folder", "of OME-Zarr, which is not read; export it as OME-TIFF")
 
 
 def count_of(count: int, what: str) -> str:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from cytomask.cli.console import complain, say
-from cytomask.cli.files import complain_left_out, count_of
+from cytomask.cli.files import complain_left_out, complain_unused, count_of
 from cytomask.cli.options import (
     Commands,
     Parser,
@@ -188,9 +188,7 @@ def _read(arguments: Namespace, scratch: Path) -> "list[Page]":
         paths = [fetch_pairs(arguments, scratch / "stack.zip")]
     found = find_pairs(paths, scratch)
     complain_left_out([*found.without_truth], "image", "without a ground truth")
-    complain_left_out(found.without_image, "ground truth", "without an image")
-    complain_left_out(found.outputs, "file", "written by cytomask")
-    complain_left_out(found.zarrs, "folder", "of OME-Zarr, which is not read; export it as OME-TIFF")
+    complain_unused(found)
     pages = list(read_pages(found.pairs, arguments.channel))
     empty = [page.name for page in pages if not page.cells.any()]
     if empty and not arguments.partial:

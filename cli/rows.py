@@ -60,7 +60,7 @@ class Rows:
                 yield found[1] if found else []
 
     def ids(self, beginning: str) -> list[str]:
-        """Find the ids that begin with this text: the newest of each status, and those of the newest day."""
+        """Find ids that begin with this text, not all: the newest of each status and of the newest day."""
         if len(beginning) >= ID_DIGITS:
             return [beginning] if self.of(beginning) else []
         found = set(self._leads.beginning(beginning))

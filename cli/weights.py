@@ -128,9 +128,8 @@ def find_weights(named: str, mode: Mode) -> Path:
     folder = Path(named)
     if _holds_weights(folder, mode):
         return folder
-    if folder.is_dir() and all(
-        each.name != named for each in models_at_hand()
-    ):  # pairs may lie under this name
+    at_hand = any(each.name == named for each in models_at_hand())  # the folder may hold its pairs
+    if folder.is_dir() and not at_hand:
         raise WeightsError(f"{folder} has no weights for the mode {mode}: {mode}/{MANIFEST} is not there")
     return find_model(named, mode).folder
 

@@ -65,7 +65,8 @@ def page_hash(pixels: NDArray[np.generic]) -> str:
 def _groups(pages: Sequence[Page], learned: Sequence[bool]) -> tuple[list[list[int]], list[list[int]]]:
     """Return the places of the pages of each group, and the groups without a learned page.
 
-    They are those of the coarsest level with enough of both, or of single pages.
+    The groups are those of the coarsest level that has enough groups and enough without a learned page. If no
+    level has, each page is a group.
     """
     groups: dict[Hashable, list[int]] = {}
     new: list[list[int]] = []

@@ -196,15 +196,12 @@ def outlines(predictor: Predictor, mode: Mode, data: Path, source: str) -> Outli
             ]
             if around.shape == (height + 2 * REACH, width + 2 * REACH):
                 distances.append(_displacement(box, around))
-            rows, columns = np.nonzero(box)
+            place = np.argwhere(box) + np.array([top, left])  # pixels, 2
             angle = rng.uniform(0, 2 * np.pi)
             for each, pixels in zip(moved, DISPLACED, strict=True):
-                down, right = (
-                    rows + top + round(pixels * np.sin(angle)),
-                    columns + left + round(pixels * np.cos(angle)),
-                )
-                inside = (down >= 0) & (right >= 0) & (down < cells.shape[0]) & (right < cells.shape[1])
-                each[down[inside], right[inside]] = True
+                to = place + np.rint(pixels * np.array([np.sin(angle), np.cos(angle)])).astype(int)
+                rows, columns = to[((to >= 0) & (to < cells.shape)).all(axis=1)].T
+                each[rows, columns] = True
         ious.append([metrics.score(each, cells).iou for each in moved])
     return Outlines(
         len(distances),

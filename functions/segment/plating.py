@@ -155,7 +155,7 @@ class Plating:
             self._keep_map(plate, stored)
 
     def _plates_of(self, file: S3Object, told: str | None) -> list[str]:
-        """Return the plates of an uploaded map: the one that it was told, or those that its key names."""
+        """Return the plates that an uploaded map describes: `told` if it is given, else those of its key."""
         plates, faults = [], []
         for plate in (told,) if told else plates_of_map(file.key) or ("",):
             try:

@@ -108,7 +108,7 @@ def test_the_tables_name_every_kind_and_degradation(data: Path) -> None:
 
 
 def test_a_displaced_ground_truth_is_noticed(tmp_path: Path) -> None:
-    """The page's cells lie 3 pixels below and 4 beside those of the truth; the last touches the border."""
+    """Cells lie 3 pixels below and 4 to the right of where the truth has them; one touches the border."""
     page, truth = np.full((120, 160), 40, np.uint8), np.zeros((120, 160), np.uint8)
     for row, column in ((30, 30), (80, 120), (0, 60)):
         truth[row : row + 20, column : column + 20] = 255

@@ -138,13 +138,14 @@ def _of_stack(page: Row, count: int, whole: PlatePage) -> dict[str, Any]:
         "confluence_high": page.get("confluence_high"),
         "cell_area_mm2": page.get("cell_area_mm2"),
         "quality": tuple(page.get("quality", ())),
+        # Builds before 0.2 was released wrote each page's mask into the row.
         "mask": page.get("mask") or _mask_of(int(page["page"]), whole.mask),
         "cost_usd": None if whole.cost_usd is None else whole.cost_usd / count,
     }
 
 
 def _mask_of(page: int, first: str | None) -> str | None:
-    """Return the address of a page's mask from that of the first page; rows of earlier builds have both."""
+    """Return the address of a page's mask from the address of the first page's mask."""
     prefix = image_of_output(first or "")
     return prefix and output_key(prefix, "mask.png", page)
 

@@ -13,7 +13,6 @@ later one. A job may also leave a well: that adds `DEPARTURE` to the number, so 
 
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -284,11 +283,12 @@ class Plates:
         answer = self._dynamodb.query(TableName=self._table, **asked)
         end = answer.get("LastEvaluatedKey")
         pages: list[PlatePage] = []
-        for item, following in zip_longest(answer["Items"], answer["Items"][1:]):
-            pages += pages_of_row(plain(item))
-            if following and len(pages) >= ENOUGH_PAGES:
-                end = {name: item[name] for name in ("job_id", "record", "plate", "place")}
+        for place, item in enumerate(answer["Items"]):
+            if len(pages) >= ENOUGH_PAGES:
+                last = answer["Items"][place - 1]
+                end = {name: last[name] for name in ("job_id", "record", "plate", "place")}
                 break
+            pages += pages_of_row(plain(item))
         return pages, plain(end) if end else None
 
     def _make(self, plate: str, now: str) -> None:
