@@ -27,6 +27,7 @@ EXAMPLES = (
 )
 HEADS = ("page", "agreement", "confluence A", "confluence B")
 SCORES = ("IoU A", "IoU B")
+LEARNED = ("learned by",)
 PICTURES = 12  # pages, those on which the two disagree most
 LONGEST_SIDE = 560  # pixels
 
@@ -40,6 +41,7 @@ class Compared:
         agreement: IoU of the two masks.
         confluence: confluence of each mask, 0..1.
         iou: IoU of each mask with the ground truth; None if there is none.
+        learned_by: the models that learned from the page, `A` and `B`; their IoU says little of other pages.
         pictures: pictures of the page, as data addresses for an HTML page.
     """
 
@@ -47,6 +49,7 @@ class Compared:
     agreement: float
     confluence: tuple[float, float]
     iou: tuple[float, float] | None
+    learned_by: str
     pictures: dict[str, str]
 
 
@@ -118,6 +121,8 @@ def run(arguments: Namespace) -> int:
     heads, rows = table_of(compared)
     print_table(heads, rows, heads[1:])
     say(f"A is {names[0]}, B is {names[1]}; {count_of(len(compared), 'page')}, the least alike first")
+    if all(each.learned_by for each in compared if each.iou) and any(each.iou for each in compared):
+        complain("a model learned from each of the scored pages, so its scores are too high for new pages")
     say(f"wrote {arguments.out}")
     return code
 
@@ -133,9 +138,13 @@ def compare_all(
     from cytomask.truths.pairs import PairsError, read_pages, read_plain_pages
 
     def compare(name: str, pixels: "NDArray[Any]", cells: "Mask | None") -> Compared:
-        return compare_page(
-            name, pixels, cells, *(each.predict(pixels, mode).mask for each in (first, second))
-        )
+        masks = (each.predict(pixels, mode).mask for each in (first, second))
+        learned = [
+            letter
+            for letter, each in (("A", first), ("B", second))
+            if each.manifests[mode].has_learned(pixels)
+        ]
+        return compare_page(name, pixels, cells, *masks, learned_by=" and ".join(learned))
 
     faults = []
     try:
@@ -152,7 +161,13 @@ def compare_all(
 
 
 def compare_page(
-    name: str, pixels: "NDArray[Any]", cells: "Mask | None", ours: "Mask", theirs: "Mask"
+    name: str,
+    pixels: "NDArray[Any]",
+    cells: "Mask | None",
+    ours: "Mask",
+    theirs: "Mask",
+    *,
+    learned_by: str = "",
 ) -> Compared:
     """Compare two masks of a page, all (H, W)."""
     from cytomask import metrics
@@ -170,28 +185,38 @@ def compare_page(
             "B (orange) and ground truth (blue)": compared_uri(theirs, cells, LONGEST_SIDE),
         }
     confluence = metrics.confluence(ours), metrics.confluence(theirs)
-    return Compared(name, metrics.score(ours, theirs).iou, confluence, iou, pictures)
+    return Compared(name, metrics.score(ours, theirs).iou, confluence, iou, learned_by, pictures)
 
 
 def table_of(compared: Sequence[Compared]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the heads and rows of the table, with the means last; scores only if there are any."""
-    scored = [each.iou for each in compared if each.iou]
+    """Return the heads and rows of the table, with the means last.
+
+    It has scores only if there are ground truths. If a model learned from some of the scored pages, the
+    others have means of their own.
+    """
+    scored = [each for each in compared if each.iou]
+    unseen = [each for each in scored if not each.learned_by]
+    heads = (*HEADS, *(SCORES if scored else ()), *(LEARNED if len(unseen) < len(scored) else ()))
 
     def cells(each: Compared) -> tuple[str, ...]:
-        scores = each.iou or (None, None)
         plain = (each.name, number(each.agreement), *map(number, each.confluence))
-        return (*plain, *map(number, scores)) if scored else plain
+        return (*plain, *map(number, each.iou or (None, None)), each.learned_by)[: len(heads)]
 
-    rows = [cells(each) for each in compared]
+    def means(name: str, pages: Sequence[Compared]) -> tuple[str, ...]:
+        ious = [each.iou for each in pages if each.iou]
+        return (
+            name,
+            number(fmean(each.agreement for each in pages)),
+            *(number(fmean(each.confluence[place] for each in pages)) for place in (0, 1)),
+            *(number(fmean(iou[place] for iou in ious)) for place in (0, 1) if ious),
+            "",
+        )[: len(heads)]
+
     some = f", IoU of {len(scored)}" if 0 < len(scored) < len(compared) else ""
-    means = [
-        f"mean of {len(compared)}{some}",
-        number(fmean(each.agreement for each in compared)),
-        *(number(fmean(each.confluence[place] for each in compared)) for place in (0, 1)),
-    ]
-    if scored:
-        means += [number(fmean(scores[place] for scores in scored)) for place in (0, 1)]
-    return (*HEADS, *SCORES) if scored else HEADS, [*rows, tuple(means)]
+    rows = [*map(cells, compared), means(f"mean of {len(compared)}{some}", compared)]
+    if 0 < len(unseen) < len(scored):
+        rows.append(means(f"mean of {len(unseen)} that no model learned from", unseen))
+    return heads, rows
 
 
 def render_comparison(compared: Sequence[Compared], names: Sequence[str], mode: str) -> bytes:

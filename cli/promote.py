@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from cytomask.cli.console import complain, say
+from cytomask.cli.files import count_of
 from cytomask.cli.options import Commands, Parser, add_command, count, moment, on_stack
 from cytomask.cli.tables import number, print_table
 
@@ -66,11 +67,16 @@ def add_parser(commands: "Commands[Parser]") -> None:
 
 @dataclass(frozen=True)
 class Compared:
-    """The IoU of one image with the current model and with the new one."""
+    """The IoU of one image with the current model and with the new one.
+
+    Attributes:
+        learned_by: the models that learned from the image, `present` and `new`.
+    """
 
     image: str
     present: float
     new: float
+    learned_by: tuple[str, ...] = ()
 
 
 def run_promote(stack: "Stack", arguments: Namespace) -> int:
@@ -218,7 +224,16 @@ def _loaded(weights: Path) -> "Predictor":
 
 def compare(image: "ScoredImage", present: "Predictor", new: "Predictor") -> Compared:
     """Score both models on an image, over all its pages."""
-    return Compared(image.uri, iou_of(image, present), iou_of(image, new))
+    models = {"present": present, "new": new}
+    learned_by = tuple(name for name, model in models.items() if has_learned(model, image))
+    return Compared(image.uri, iou_of(image, present), iou_of(image, new), learned_by)
+
+
+def has_learned(predictor: "Predictor", image: "ScoredImage") -> bool:
+    """Tell whether a model learned from a page of an image."""
+    from cytomask.model_store import MODE
+
+    return any(predictor.manifests[MODE].has_learned(page.pixels) for page, _ in image.pages)
 
 
 def iou_of(image: "ScoredImage", predictor: "Predictor") -> float:
@@ -232,21 +247,44 @@ def iou_of(image: "ScoredImage", predictor: "Predictor") -> float:
 
 
 def show_comparison(compared: Sequence[Compared]) -> None:
-    """Print the scores by image, the worst change first, and their means."""
+    """Print the scores by image, the worst change first, and their means.
+
+    Images from which a model learned flatter it, so the others have a mean of their own.
+    """
     if not compared:
         complain("no image of the stack has a ground truth, so the models cannot be compared here")
         return
-    rows = [(number(each.present), number(each.new), _change(each), each.image) for each in compared]
-    order = sorted(range(len(rows)), key=lambda place: compared[place].new - compared[place].present)
-    print_table(("present", "new", "change", "image"), [rows[place] for place in order])
+    unseen = [each for each in compared if not each.learned_by]
+    learned = ("learned by",) if len(unseen) < len(compared) else ()
+    rows = [
+        (
+            number(each.present),
+            number(each.new),
+            _change(each),
+            *(" and ".join(each.learned_by) for _ in learned),
+            each.image,
+        )
+        for each in sorted(compared, key=lambda each: each.new - each.present)
+    ]
+    print_table(("present", "new", "change", *learned, "image"), rows)
+    mean = say_mean(compared, "")
+    if not unseen:
+        complain("a model learned from each of these images, so its scores here are too high for new images")
+    elif len(unseen) < len(compared):
+        mean = say_mean(unseen, " that neither model learned from")
+    if mean.new < mean.present:
+        complain("the new model scores lower on the stack's own ground truths")
+
+
+def say_mean(compared: Sequence[Compared], which: str) -> Compared:
+    """Print and return the mean scores of some images."""
     mean = Compared("", fmean(each.present for each in compared), fmean(each.new for each in compared))
     better = sum(each.new > each.present for each in compared)
     say(
-        f"mean IoU of {len(compared)} images: {number(mean.present)} -> {number(mean.new)} "
-        f"({_change(mean)}); {better} better, {len(compared) - better} not"
+        f"mean IoU of {count_of(len(compared), 'image')}{which}: {number(mean.present)} -> "
+        f"{number(mean.new)} ({_change(mean)}); {better} better, {len(compared) - better} not"
     )
-    if mean.new < mean.present:
-        complain("the new model scores lower on the stack's own ground truths")
+    return mean
 
 
 def _change(compared: Compared) -> str:

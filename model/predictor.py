@@ -64,8 +64,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scores: mean IoU by name of the data set, each with its number of images.
         lineage: the weights that these began from, oldest first; empty if they began from random numbers.
         known_pages: `quality.describe` of each page that the weights were fine-tuned on.
-        learned_pages: `training.splits.page_hash` of each page that they, or weights that they began from,
-            learned from. `cytomask finetune` does not hold these pages out.
+        learned_pages: `page_hash` of each page that they, or weights that they began from, learned from.
+            Scores on these pages say nothing about other pages.
     """
 
     name: str
@@ -85,6 +85,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lineage: list[Ancestor] = []
     known_pages: list[list[float]] = []
     learned_pages: list[str] = []
+
+    def has_learned(self, pixels: NDArray[np.generic]) -> bool:
+        """Tell whether the weights learned from a page: (H, W), any real dtype."""
+        return page_hash(pixels) in self.learned_pages
+
+
+def page_hash(pixels: NDArray[np.generic]) -> str:
+    """Return 16 hex digits that tell pages apart by their pixels: (H, W), any real dtype, any byte order."""
+    native = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+    return hashlib.sha256(native.data).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

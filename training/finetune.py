@@ -34,6 +34,7 @@ from cytomask.model.predictor import (
     WeightsError,
     check_weights,
     network_folder,
+    page_hash,
     read_manifest,
 )
 from cytomask.model.preprocess import normalise
@@ -42,7 +43,7 @@ from cytomask.model.swin_unet import SwinUNet, SwinUNetConfig
 from cytomask.samples.fields import phase_contrast_field
 from cytomask.training.checkpoints import lineage_from, save
 from cytomask.training.crops import Labelled
-from cytomask.training.splits import choose_held_out, page_hash
+from cytomask.training.splits import choose_held_out
 from cytomask.training.tuner import Recipe, Step, Tuned, one_thread, tune
 from cytomask.truths.pairs import Page, PairsError
 

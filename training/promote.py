@@ -28,13 +28,13 @@ from cytomask.model.predictor import (
     Mode,
     Predictor,
     WeightsError,
+    page_hash,
     read_manifest,
     read_manifests,
     served_modes,
 )
 from cytomask.training.evaluate import Scored, mean_iou, score_source, score_table, summarise
 from cytomask.training.sources import read_source
-from cytomask.training.splits import page_hash
 
 CHECKPOINT_FILE = "swin_unet.safetensors"
 CARD = "MODEL_CARD.md"

@@ -1,10 +1,6 @@
 """Which pages are held out when weights are fine-tuned on a few of them."""
 
-import hashlib
 from collections.abc import Callable, Hashable, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cytomask.truths.pairs import Page
 
@@ -54,12 +50,6 @@ def choose_held_out(pages: Sequence[Page], scores: Sequence[float], learned: Seq
     if not any(page.cells.any() for place, page in enumerate(pages) if place not in held_out):
         return []  # all cells would be held out
     return held_out
-
-
-def page_hash(pixels: NDArray[np.generic]) -> str:
-    """Return 16 hex digits that tell pages apart by their pixels: (H, W), any real dtype, any byte order."""
-    native = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-    return hashlib.sha256(native.data).hexdigest()[:16]
 
 
 def _groups(pages: Sequence[Page], learned: Sequence[bool]) -> tuple[list[list[int]], list[list[int]]]:

@@ -21,7 +21,7 @@ from cytomask.cli.compare import Compared, table_of
 from cytomask.cli.finetune import notes_of
 from cytomask.cli.main import main
 from cytomask.cli.stack import Stack
-from cytomask.model.predictor import read_manifest
+from cytomask.model.predictor import page_hash, read_manifest
 from cytomask.training import tuner
 
 Capture = pytest.CaptureFixture[str]
@@ -82,8 +82,12 @@ def test_from_corrected_pages_to_masks(workplace: Path, capsys: Capture) -> None
     said = capsys.readouterr().out
     assert "A is parent-1, B is mine-1; 6 pages" in said
     assert "mean of 6, IoU of 5" in said
-    assert len([line for line in said.splitlines() if line.startswith("f")]) == 6
-    assert "IoU A" in said
+    rows = {line.split()[0]: line for line in said.splitlines() if line.startswith("f")}
+    assert len(rows) == 6
+    learned = read_manifest(workplace / "models/mine-1", "native").training["learned_from"]
+    assert sorted(name for name, line in rows.items() if line.endswith(" B")) == sorted(learned)
+    assert "IoU B  learned by" in said
+    assert "mean of 1 that no model learned from" in said
     page = Path("ab.html").read_text()
     assert page.count("data:image/png;base64,") == 5 * 4 + 2
     assert page.count("<span>A (orange) and B (blue)</span>") == 6
@@ -275,9 +279,28 @@ def test_compare_takes_every_image_beside_outputs_and_names_what_it_cannot_read(
     ("scored", "label"), [(0, "mean of 2"), (1, "mean of 2, IoU of 1"), (2, "mean of 2")]
 )
 def test_the_means_of_a_comparison_say_of_how_many_pages_they_are(scored: int, label: str) -> None:
-    pages = [Compared("a", 0.9, (0.4, 0.5), (0.7, 0.8) if place < scored else None, {}) for place in (0, 1)]
+    pages = [
+        Compared("a", 0.9, (0.4, 0.5), (0.7, 0.8) if place < scored else None, "", {}) for place in (0, 1)
+    ]
     _, rows = table_of(pages)
     assert rows[-1] == (label, "0.900", "0.400", "0.500", *(("0.700", "0.800") if scored else ()))
+
+
+def test_scores_of_pages_that_taught_a_model_are_marked(workplace: Path, capsys: Capture) -> None:
+    write_pairs(workplace / "in", 2)
+    manifest = shutil.copytree(workplace / "models/parent", workplace / "taught") / "manifest.json"
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(told | {"learned_pages": [page_hash(tifffile.imread("in/f0.tif"))]}))
+    assert main(["compare", "parent-1", "taught", "in"]) == 0
+    said, complained = capsys.readouterr()
+    (row,) = [line for line in said.splitlines() if line.startswith("f0.tif")]
+    assert row.endswith("B")
+    assert [line.split()[0] for line in said.splitlines() if "that no model learned from" in line] == ["mean"]
+    assert "too high" not in complained
+    Path("in/f1.tif").unlink()
+    Path("in/f1_mask.png").unlink()
+    assert main(["compare", "parent-1", "taught", "in"]) == 0
+    assert "a model learned from each of the scored pages" in capsys.readouterr().err
 
 
 def test_a_channel_is_chosen_for_both_commands(workplace: Path, capsys: Capture) -> None:

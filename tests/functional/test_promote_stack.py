@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from factories import MODELS, ground_truth, tiff
+from factories import MODELS, ground_truth, page, tiff
 from functions_on_moto import EvaluateFunction, SegmentStack
 from own_models import make_model, make_other_architecture
 from running_stack import scores, segment, until
@@ -15,7 +15,7 @@ from cytomask.cli.main import main
 from cytomask.cli.stack import Stack
 from cytomask.images import encode_mask
 from cytomask.infra.emulator import EmulatedStack, emulated_stack
-from cytomask.model.predictor import WEIGHTS, read_manifest
+from cytomask.model.predictor import WEIGHTS, page_hash, read_manifest
 from cytomask.samples.fields import phase_contrast_field
 
 SHIPPED = read_manifest(WEIGHTS / "native", "native").name
@@ -53,7 +53,7 @@ def test_a_model_is_uploaded_once_and_compared_on_the_stacks_own_truths(
     (score,) = [each for each in stack.rows("EVAL") if each["evaluation_status"] == "SCORED"]
     assert present == pytest.approx(float(score["iou"]), abs=0.0006)
     assert 0 < new < present  # its threshold is too high
-    assert f"mean IoU of 1 images: {row[0]} -> {row[1]}" in printed.out
+    assert f"mean IoU of 1 image: {row[0]} -> {row[1]}" in printed.out
     assert "the new model scores lower" in printed.err
     assert "unscored" not in printed.out
     assert uploaded(stack) == [
@@ -61,6 +61,32 @@ def test_a_model_is_uploaded_once_and_compared_on_the_stacks_own_truths(
     ]
     assert main(["promote", str(tmp_path / "mine"), "--no-switch"]) == 0
     assert "uploading" not in capsys.readouterr().out
+
+
+def test_images_that_taught_a_model_are_marked_and_have_no_part_in_the_judgement(
+    with_bucket: Stack,
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_model(tmp_path / "mine", "mine", learned_pages=[page_hash(page())])
+    stack.segment("a.tif", tiff())
+    evaluate.upload("a.png", ground_truth())
+    evaluate.deliver_queued()
+    promote = ["promote", str(tmp_path / "mine"), "--no-switch"]
+    assert main(promote) == 0
+    assert "a model learned from each of these images" in capsys.readouterr().err
+    stack.segment("b.tif", tiff(page(1)))
+    evaluate.upload("b.png", ground_truth())
+    evaluate.deliver_queued()
+    assert main(promote) == 0
+    printed = capsys.readouterr()
+    rows = {line.split("/")[-1]: line.split() for line in printed.out.splitlines() if line.endswith(".tif")}
+    assert [len(rows["a.tif"]), len(rows["b.tif"])] == [5, 4]
+    assert rows["a.tif"][3] == "new"
+    present, new = rows["b.tif"][:2]
+    assert f"mean IoU of 1 image that neither model learned from: {present} -> {new}" in printed.out
 
 
 def damaged_copy(stack: SegmentStack, folder: Path) -> str:
@@ -198,7 +224,7 @@ def test_a_promoted_model_makes_the_next_mask_and_plates_keep_theirs(
     assert segmented("unchanged.tif")["model"]["name"] == SHIPPED
     printed = command("promote", str(tmp_path / "mine"), "--yes")
     assert "the update sets the parameter Model" in printed
-    assert "mean IoU of 1 images" in printed
+    assert "mean IoU of 1 image" in printed
     assert f"Model: baked-in -> {sha256}" in printed
     assert "modify SegmentFunction" in printed
     assert f"plates that keep the model they began with: P1 ({SHIPPED})" in printed

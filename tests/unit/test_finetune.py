@@ -13,7 +13,7 @@ from tiny_model import make_tiny_model, tiny_network
 
 from cytomask.acquisition import Acquisition
 from cytomask.model.export import load_checkpoint
-from cytomask.model.predictor import WEIGHTS, Mode, Predictor, WeightsError, read_manifest
+from cytomask.model.predictor import WEIGHTS, Mode, Predictor, WeightsError, page_hash, read_manifest
 from cytomask.model.preprocess import normalise
 from cytomask.model.quality import describe
 from cytomask.model.swin_unet import SwinUNet
@@ -23,7 +23,6 @@ from cytomask.training.checkpoints import save
 from cytomask.training.crops import Labelled
 from cytomask.training.finetune import Request, check_pages, finetune, read_start, require_free
 from cytomask.training.processes import Process
-from cytomask.training.splits import page_hash
 from cytomask.training.tuner import Interrupted, Recipe, Step, between, logits_of, steps_for, tune
 from cytomask.truths.pairs import Page, PairsError
 

@@ -16,7 +16,16 @@ from exported import Exporter, small_network
 from numpy.typing import NDArray
 
 from cytomask.model.export import export
-from cytomask.model.predictor import MODES, Mode, Predictor, WeightsError, logit, logits_of_page, open_network
+from cytomask.model.predictor import (
+    MODES,
+    Mode,
+    Predictor,
+    WeightsError,
+    logit,
+    logits_of_page,
+    open_network,
+    page_hash,
+)
 from cytomask.model.preprocess import SQUARE, TILE, Pixels
 from cytomask.samples.fields import phase_contrast_field
 
@@ -332,3 +341,9 @@ def test_serving_imports_nothing_that_it_does_not_need(module: str, unwanted: se
     program = f"import json, sys, {module}; print(json.dumps(list(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True).stdout
     assert unwanted & set(json.loads(output)) == set()
+
+
+def test_a_hash_tells_pixels_apart_and_ignores_byte_order() -> None:
+    pixels = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    assert page_hash(pixels) == page_hash(pixels.astype(">u2")) == page_hash(pixels.copy("F"))
+    assert page_hash(pixels) != page_hash(pixels + 1)

@@ -14,7 +14,15 @@ import torch
 from exported import Exporter
 from PIL import Image
 
-from cytomask.model.predictor import MODES, Manifest, Predictor, WeightsError, read_manifest, tile_side
+from cytomask.model.predictor import (
+    MODES,
+    Manifest,
+    Predictor,
+    WeightsError,
+    page_hash,
+    read_manifest,
+    tile_side,
+)
 from cytomask.model.swin_unet import STRIDE, SwinUNet, SwinUNetConfig
 from cytomask.training.checkpoints import save
 from cytomask.training.promote import (
@@ -27,7 +35,6 @@ from cytomask.training.promote import (
     main,
     promote,
 )
-from cytomask.training.splits import page_hash
 
 FILES = ["MODEL_CARD.md", "native/manifest.json", "native/swin_unet.onnx", "native/swin_unet.safetensors"]
 TRAINED = {"train": {"made/train": 1.0}}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cytomask.acquisition import read_acquisition
-from cytomask.training.splits import FEWEST, choose_held_out, page_hash
+from cytomask.training.splits import FEWEST, choose_held_out
 from cytomask.truths.pairs import Page
 
 
@@ -86,9 +86,3 @@ def test_new_wells_are_held_out_if_every_plate_has_a_page_that_was_learned_from(
 def test_new_pages_are_learned_from_before_any_is_held_out(new: int) -> None:
     pages = [page(f"{place}.tif") for place in range(8)]
     assert choose_held_out(pages, [0.5] * 8, [place >= new for place in range(8)]) == []
-
-
-def test_a_hash_tells_pixels_apart_and_ignores_byte_order() -> None:
-    pixels = np.arange(12, dtype=np.uint16).reshape(3, 4)
-    assert page_hash(pixels) == page_hash(pixels.astype(">u2")) == page_hash(pixels.copy("F"))
-    assert page_hash(pixels) != page_hash(pixels + 1)
