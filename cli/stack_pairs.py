@@ -6,6 +6,7 @@ from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cytomask.cli.console import complain
 from cytomask.cli.options import require_extra
 from cytomask.cli.rows import Search
 from cytomask.cli.stack import Stack, StackNotFound, refusal
@@ -25,7 +26,7 @@ def fetch_pairs(arguments: Namespace, archive: Path) -> Path:
     require_extra("web", "starlette")
     from cytomask.cli.web import account_of  # what the page's download needs
     from cytomask.web.cache import Cache
-    from cytomask.web.downloads import Archive
+    from cytomask.web.downloads import MISSING, Archive
     from cytomask.web.library import Library
 
     try:
@@ -45,7 +46,10 @@ def fetch_pairs(arguments: Namespace, archive: Path) -> Path:
     except BotoCoreError as error:
         raise PairsError(f"the stack {stack.name} does not answer: {error}") from error
     with zipfile.ZipFile(archive) as opened:
-        if not any(name.startswith("images/") for name in opened.namelist()):
+        files = opened.namelist()
+        for line in opened.read(MISSING).decode().splitlines() if MISSING in files else ():
+            complain(f"left out: {line}")
+        if not any(name.startswith("images/") for name in files):
             jobs = f"{len(ids)} jobs with a mask" if ids else "no job with a mask"
             raise PairsError(
                 f"the stack {stack.name} has {jobs} for this, and none has a ground truth; correct masks in "

@@ -23,6 +23,7 @@ from cytomask.web.library import Known, Library, Truth
 from cytomask.web.truths import encode_tiff
 
 KINDS = ("masks", "pairs", "table")
+MISSING = "missing.txt"  # the file of an archive that lists what is not in it
 MOST_TICKETS = 32
 COLUMNS = (
     "image", "group", "status", "confluence", "confluence_low", "confluence_high", "quality", "iou", "pages",
@@ -184,7 +185,7 @@ def unused(name: str, taken: set[str], ending: str = "") -> str:
 
 def _notes(missing: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     if missing:
-        yield "missing.txt", "\n".join([*missing, ""]).encode()
+        yield MISSING, "\n".join([*missing, ""]).encode()
 
 
 class _Pipe(io.RawIOBase):

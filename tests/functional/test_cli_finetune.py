@@ -235,7 +235,13 @@ def test_corrected_pages_of_a_stack(
     assert finetune("--from-stack", "--name", "none") == 1
     assert "has 2 jobs with a mask for this, and none has a ground truth" in capsys.readouterr().err
     stack.s3.put_object(Bucket=connected.ground_truth_bucket, Key="plate 1/B02_s1.png", Body=ground_truth())
+    small = tiff(np.eye(9, dtype=np.uint8))
+    stack.s3.put_object(Bucket=connected.ground_truth_bucket, Key="plate 1/B03_s1.tif", Body=small)
+    capsys.readouterr()
     assert finetune("--from-stack", "--name", "ours") == 0
+    left_out = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
+    assert len(left_out) == 1
+    assert "plate 1/B03_s1.tif is 9 x 9 pixels" in left_out[0]
     manifest = read_manifest(workplace / "models/ours", "native")
     assert manifest.training["learned_from"] == ["plate 1/B02_s1.tif"]
     assert main(["models", "--json", "ours"]) == 0
