@@ -42,7 +42,8 @@ class Scoring:
             result: its result, which has been written.
             group: label to report by.
             led_to: address of a result to which the row of the image's name leads. It leads to this result
-                unless a newer image has taken the name.
+                unless a newer image has taken the name. The job is then scored by the truths of that name,
+                even if the request names another: an upload may have been killed before it looked for them.
         """
         if not (result.mask and result.result and result.job_id):
             return
@@ -54,21 +55,22 @@ class Scoring:
             group=group,
             etag=request.image.etag,
         )
-        named = request.ground_truth.uri if request.ground_truth else None
-        if result.result != led_to and (led_to or not named):
+        named = request.ground_truth
+        by_name = led_to is not None or named is None
+        if by_name and result.result != led_to:
             self._evaluations.expect(job, None)
         if named:
-            self._evaluations.expect(job, named)
-            self._evaluations.wait(job, named)
-        for truth in self._ground_truths(request):
+            self._evaluations.expect(job, named.uri)
+            self._evaluations.wait(job, named.uri)
+        for truth in self._ground_truths(request, by_name=by_name):
             self._evaluations.ask(job, truth)
 
-    def _ground_truths(self, request: SegmentRequest) -> Iterator[S3Object]:
-        """Find the ground truth that the request names, or masks and COCO files by the image's name."""
-        if not request.ground_truth:
+    def _ground_truths(self, request: SegmentRequest, *, by_name: bool) -> Iterator[S3Object]:
+        """Find the ground truth that the request names, and masks and COCO files by the image's name."""
+        if by_name:
             yield from self._masks_of(request.image)
             yield from self._cocos_of(request.image)
-        elif named := self._storage.find(request.ground_truth):
+        if request.ground_truth and (named := self._storage.find(request.ground_truth)):
             yield named
 
     def _masks_of(self, image: S3Object) -> Iterator[S3Object]:

@@ -304,6 +304,25 @@ def test_a_job_that_is_done_again_with_a_named_truth_is_still_found_by_name(
     assert {row["job_id"] for row in stack.rows("EVAL#")} == {result["job_id"]}
 
 
+@pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
+def test_an_upload_killed_before_its_scores_keeps_the_truths_of_its_name_for_a_named_request(
+    stack: SegmentStack, evaluate: EvaluateFunction, truth_is: str
+) -> None:
+    if truth_is == "mask":
+        assert evaluate.upload("a_mask.png", truth()) == []
+    else:
+        upload_coco(evaluate, coco("a.tif"))
+    assert evaluate.upload("elsewhere.png", png(np.tri(HEIGHT, WIDTH, dtype=np.uint8))) == []
+    stack.upload("a.tif", tiff())
+    stack.wire.cut("Query")
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    stack.wire.mend()
+    stack.table.put_item(Item=stack.row() | {"lease_until": 1})
+    assert stack.deliver(request("a.tif", ground_truth=f"s3://{GROUND_TRUTH}/elsewhere.png")) == []
+    assert evaluate.deliver_queued() == []
+    assert statuses(stack) == {"a.tif": ["SCORED", "SCORED"]}
+
+
 def two_versions(stack: SegmentStack) -> tuple[str, str]:
     """Upload two versions of an image, and segment the newer before the older; return their ids."""
     stack.s3.put_bucket_versioning(Bucket=INPUT, VersioningConfiguration={"Status": "Enabled"})
