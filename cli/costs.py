@@ -1,4 +1,4 @@
-"""`cytomask costs`: show the cost of images by day, group and plate, from the rows of their jobs."""
+"""`cytomask costs`: show the cost of jobs by day, group and plate, from their rows."""
 
 from argparse import Namespace
 from collections import defaultdict
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cytomask.cli.console import complain, say
+from cytomask.cli.files import count_of
 from cytomask.cli.options import Commands, Parser, add_command, moment, on_stack
 from cytomask.cli.tables import number, print_table
 
@@ -24,15 +25,15 @@ OTHER_USD = 0.0000155
 
 @dataclass
 class Spent:
-    """The cost of the images of one day, group and plate, in US$."""
+    """The cost of the jobs of one day, group and plate, in US$."""
 
-    images: int = 0
+    jobs: int = 0
     computing: float = 0.0
 
     @property
     def total(self) -> float:
-        """Cost of computing, and of each image's calls, rows and log lines."""
-        return self.computing + self.images * OTHER_USD
+        """Cost of computing, and of each job's calls, rows and log lines."""
+        return self.computing + self.jobs * OTHER_USD
 
 
 def add_parser(commands: "Commands[Parser]") -> None:
@@ -40,11 +41,12 @@ def add_parser(commands: "Commands[Parser]") -> None:
     parser = add_command(
         commands,
         "costs",
-        "show the cost of images, by day, group and plate",
+        "show the cost of jobs, by day, group and plate",
         on_stack(run_costs),
         EXAMPLES,
-        description="The costs are estimates from the jobs' rows: computing as billed, everything else by\n"
-        "the rates in docs/costs.md.",
+        description="A job is one version of an image with one set of settings, so an image that was\n"
+        "overwritten or sent with another threshold counts again. The costs are estimates from the jobs'\n"
+        "rows: computing as billed, everything else by the rates in docs/costs.md.",
         on_a_stack=True,
     )
     parser.add_argument(
@@ -62,16 +64,16 @@ def run_costs(stack: "Stack", arguments: Namespace) -> int:
         complain("nothing was segmented in that time; --since looks further back")
         return 1
     print_table(
-        ("day", "group", "plate", "images", "computing US$", "together US$"),
+        ("day", "group", "plate", "jobs", "computing US$", "together US$"),
         [
-            (day, group, plate, str(each.images), number(each.computing, 5), number(each.total, 5))
+            (day, group, plate, str(each.jobs), number(each.computing, 5), number(each.total, 5))
             for (day, group, plate), each in sorted(spent.items())
         ],
-        right=("images", "computing US$", "together US$"),
+        right=("jobs", "computing US$", "together US$"),
     )
-    images, usd = sum(each.images for each in spent.values()), sum(each.total for each in spent.values())
+    jobs, usd = sum(each.jobs for each in spent.values()), sum(each.total for each in spent.values())
     say()
-    say(f"{images} images, US$ {usd:.4f}")
+    say(f"{count_of(jobs, 'job')}, US$ {usd:.4f}")
     return 0
 
 
@@ -82,6 +84,6 @@ def by_day(rows: "Iterable[JobRow]", plate: str | None) -> dict[tuple[str, str, 
         if row.estimated_cost_usd is None or (plate is not None and row.plate != plate):
             continue
         each = spent[row.created_at[:10], row.group or "", row.plate or ""]
-        each.images += 1
+        each.jobs += 1
         each.computing += row.estimated_cost_usd
     return dict(spent)

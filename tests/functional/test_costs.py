@@ -16,6 +16,8 @@ from moto_stack import INDEXES
 from write_units import Snapshot, size_of, snapshot, units_of
 
 from cytomask.cli.costs import OTHER_USD
+from cytomask.cli.main import main
+from cytomask.cli.stack import Stack
 from cytomask.infra.template import TEMPLATE, load_template
 from cytomask.telemetry import USD_PER_GB_SECOND
 
@@ -251,3 +253,36 @@ def test_the_readme_names_the_price_of_an_idle_stack() -> None:
     readme = Path(__file__).parents[2] / "README.md"
     assert price in COSTS
     assert price in readme.read_text()
+
+
+def table_of(text: str) -> list[list[str]]:
+    """Return the cells of a printed table without its heading."""
+    lines = text.partition("\n\n")[0].splitlines()
+    return [re.split(r" {2,}", line.strip()) for line in lines[1:]]
+
+
+def test_the_command_counts_jobs_and_adds_up_what_each_cost(
+    stack: SegmentStack, connected: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = stack.segment(ON_A_PLATE, tiff())
+    assert stack.deliver(request(ON_A_PLATE, threshold=0.4)) == []
+    (second,) = (row for row in stack.rows() if row["job_id"] != first["job_id"])
+    stack.segment(KEY, b"no image")
+    assert stack.deliver("no request") == []
+    computing = first["estimated_cost_usd"] + float(second["estimated_cost_usd"])
+    capsys.readouterr()
+
+    assert main(["costs", "--plate", first["plate"]]) == 0
+    shown = capsys.readouterr().out
+    ((day, group, plate, jobs, usd, together),) = table_of(shown)
+    assert (day, group, plate, jobs) == (first["finished_at"][:10], "A172", first["plate"], "2")
+    assert float(usd) == pytest.approx(computing, abs=0.00001)
+    assert float(together) == pytest.approx(computing + 2 * OTHER_USD, abs=0.00001)
+    assert shown.splitlines()[0].split()[:4] == ["day", "group", "plate", "jobs"]
+    assert shown.splitlines()[-1].startswith("2 jobs, US$ ")
+
+    assert main(["costs"]) == 0
+    shown = capsys.readouterr().out
+    assert sum(int(line[-3]) for line in table_of(shown)) == 3
+    assert shown.splitlines()[-1].startswith("3 jobs, US$ ")
+    assert main(["costs", "--plate", "another"]) == 1
