@@ -64,6 +64,7 @@ def run_attach(stack: "Stack", arguments: Namespace) -> int:
     if reason:
         complain(reason)
         return 2
+    warn_of_key(stack, bucket)
     if bucket not in stack.allowed_buckets:
         names = ",".join([*stack.allowed_buckets, bucket])
         if not change_parameter(stack, "AllowedBuckets", names, ask=not arguments.yes):
@@ -136,6 +137,34 @@ def why_not(stack: "Stack", bucket: str, prefix: str) -> str:
             "stack there, or copy the images"
         )
     return ""
+
+
+def warn_of_key(stack: "Stack", bucket: str) -> None:
+    """Warn of a bucket that encrypts new objects with a KMS key for which the stack may have no right.
+
+    Without a key of its own a bucket uses S3's, or the AWS managed key `aws/s3`, which needs no right.
+    """
+    from botocore.exceptions import ClientError
+
+    remedy = "add the ARN of the key to the stack's parameter AllowedKeys first, or its images will fail"
+    try:
+        found = stack.s3.get_bucket_encryption(Bucket=bucket)
+    except ClientError as error:
+        if code_of(error) == "AccessDenied":
+            complain(f"you may not see whether a KMS key encrypts s3://{bucket}; if one does, {remedy}")
+        elif code_of(error) != "ServerSideEncryptionConfigurationNotFoundError":
+            raise
+        return
+    known = {key_name(arn) for arn in stack.parameters.get("AllowedKeys", "").split(",")}
+    for rule in found["ServerSideEncryptionConfiguration"]["Rules"]:
+        key = rule.get("ApplyServerSideEncryptionByDefault", {}).get("KMSMasterKeyID", "")
+        if key and key_name(key) not in known and not key.endswith("alias/aws/s3"):
+            complain(f"s3://{bucket} is encrypted with the KMS key {key}, which is not allowed; {remedy}")
+
+
+def key_name(key: str) -> str:
+    """Return the id or alias at the end of a key's ARN."""
+    return key.rpartition("/")[2]
 
 
 def notify(stack: "Stack", bucket: str, prefix: str) -> str:

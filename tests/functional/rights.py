@@ -37,11 +37,12 @@ S3_ACTIONS = {
     "CreateMultipartUpload": "PutObject",
     "UploadPart": "PutObject",
     "CompleteMultipartUpload": "PutObject",
+    "GetBucketEncryption": "GetEncryptionConfiguration",
     "GetBucketNotificationConfiguration": "GetBucketNotification",
     "PutBucketNotificationConfiguration": "PutBucketNotification",
 }
 BUCKET_ACTIONS = {"ListBucket", "ListBucketVersions", "GetBucketLocation", "GetBucketVersioning"}
-BUCKET_ACTIONS |= {"GetBucketNotification", "PutBucketNotification"}
+BUCKET_ACTIONS |= {"GetBucketNotification", "PutBucketNotification", "GetEncryptionConfiguration"}
 EVERYWHERE = "*"  # what a call is about that names nothing: IAM allows it for every resource or for none
 # Rights that Lambda itself uses on a function's behalf: to poll its queue and to write its log.
 BY_LAMBDA = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}

@@ -52,15 +52,15 @@ def updates() -> Updates:
 @pytest.fixture
 def served(
     stack: SegmentStack, connected: Stack, updates: Updates, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], None]:
+) -> Callable[..., None]:
     """Let the stack serve these buckets; beside it are a bucket of the lab, and somebody who agrees."""
     monkeypatch.setattr("sys.stdin", Terminal("y\n" * 9))
     stack.s3.create_bucket(Bucket=LAB, CreateBucketConfiguration={"LocationConstraint": REGION})
 
-    def serve(buckets: str) -> None:
+    def serve(buckets: str, **parameters: str) -> None:
         found = replace(
             connected,
-            parameters={"AllowedBuckets": buckets},
+            parameters={"AllowedBuckets": buckets} | parameters,
             client=lambda _: updates,
             models_bucket=MODELS,
         )
@@ -300,3 +300,65 @@ def test_a_bucket_of_s3s_first_years_is_in_ireland(
     monkeypatch.setattr(connected.s3, "get_bucket_location", lambda **_: {"LocationConstraint": "EU"})
     assert main(["attach", PLACE]) == 2
     assert "is in eu-west-1, and a bucket can notify" in capsys.readouterr().err
+
+
+KEY = f"arn:aws:kms:{REGION}:123456789012:key/0987dcba-09fe-87dc-65ba-ab0987654321"
+
+
+def encrypt(stack: SegmentStack, **by_default: str) -> None:
+    rule: Any = {"ApplyServerSideEncryptionByDefault": by_default}
+    stack.s3.put_bucket_encryption(Bucket=LAB, ServerSideEncryptionConfiguration={"Rules": [rule]})
+
+
+@pytest.mark.parametrize("algorithm", ["aws:kms", "aws:kms:dsse"])
+@pytest.mark.parametrize("key", [KEY, KEY.rpartition("/")[2], "alias/lab"])
+def test_a_bucket_under_a_key_that_the_stack_may_not_use_is_attached_with_a_warning(
+    stack: SegmentStack,
+    served: Callable[[str], None],
+    capsys: pytest.CaptureFixture[str],
+    algorithm: str,
+    key: str,
+) -> None:
+    served("")
+    encrypt(stack, SSEAlgorithm=algorithm, KMSMasterKeyID=key)
+    assert main(["attach", PLACE]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"s3://{LAB} is encrypted with the KMS key {key}, which is not allowed; add the ARN"
+    )
+    assert "AllowedKeys" in line
+
+
+@pytest.mark.parametrize(
+    ("by_default", "allowed_keys"),
+    [
+        ({}, ""),
+        ({"SSEAlgorithm": "AES256"}, ""),
+        ({"SSEAlgorithm": "aws:kms"}, ""),
+        ({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": f"arn:aws:kms:{REGION}:1:alias/aws/s3"}, ""),
+        ({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": KEY}, f"{KEY[:-1]}2,{KEY}"),
+        ({"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": KEY.rpartition("/")[2]}, KEY),
+    ],
+    ids=["none", "of S3", "of AWS", "of AWS by its alias", "allowed", "allowed by its id"],
+)
+def test_a_bucket_whose_images_the_stack_may_decrypt_is_attached_without_a_word(
+    stack: SegmentStack,
+    served: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    by_default: dict[str, str],
+    allowed_keys: str,
+) -> None:
+    served("", AllowedKeys=allowed_keys)
+    if by_default:
+        encrypt(stack, **by_default)
+    assert main(["attach", PLACE]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_without_the_right_to_look_the_key_is_left_to_the_user(
+    stack: SegmentStack, served: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    served("")
+    stack.wire.fail("GetBucketEncryption", "AccessDenied", 403)
+    assert main(["attach", PLACE]) == 0
+    assert f"you may not see whether a KMS key encrypts s3://{LAB}; if one does" in capsys.readouterr().err
