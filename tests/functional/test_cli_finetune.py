@@ -20,6 +20,8 @@ from tiny_model import make_tiny_model, write_mask, write_pairs
 from cytomask.cli.compare import Compared, table_of
 from cytomask.cli.finetune import notes_of
 from cytomask.cli.main import main
+from cytomask.cli.rows import Search
+from cytomask.cli.scored_pages import scored_images
 from cytomask.cli.stack import Stack
 from cytomask.model.predictor import page_hash, read_manifest
 from cytomask.training import tuner
@@ -234,7 +236,8 @@ def test_corrected_pages_of_a_stack(
     stack.segment("plate 1/B03_s1.tif", tiff())
     assert finetune("--from-stack", "--name", "none") == 1
     assert "has 2 jobs with a mask for this, and none has a ground truth" in capsys.readouterr().err
-    stack.s3.put_object(Bucket=connected.ground_truth_bucket, Key="plate 1/B02_s1.png", Body=ground_truth())
+    evaluate.upload("plate 1/B02_s1.png", ground_truth())
+    evaluate.deliver_queued()
     small = tiff(np.eye(9, dtype=np.uint8))
     stack.s3.put_object(Bucket=connected.ground_truth_bucket, Key="plate 1/B03_s1.tif", Body=small)
     capsys.readouterr()
@@ -244,6 +247,8 @@ def test_corrected_pages_of_a_stack(
     assert "plate 1/B03_s1.tif is 9 x 9 pixels" in left_out[0]
     manifest = read_manifest(workplace / "models/ours", "native")
     assert manifest.training["learned_from"] == ["plate 1/B02_s1.tif"]
+    (scored,) = scored_images(connected, Search(), 9)
+    assert manifest.has_learned(scored.pages[0][0].pixels)  # so `promote` marks it
     assert main(["models", "--json", "ours"]) == 0
     said = capsys.readouterr().out
     assert json.loads(said[said.index("[\n") :])[0]["name"] == "ours"
