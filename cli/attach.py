@@ -247,7 +247,7 @@ def conflict(present: Configuration, stack: "Stack", bucket: str, prefix: str) -
     if other := overlapping(present, prefix, own_id(stack, prefix)):
         return (
             f"s3://{bucket} already notifies {other} of changes there, and S3 allows one notification for a "
-            "key; attach another prefix, or remove that one first"
+            "key; attach another prefix, remove that one first, or let it pass them on (docs/deploy.md)"
         )
     return ""
 

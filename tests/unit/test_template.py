@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -379,6 +380,64 @@ def test_every_function_may_read_and_decrypt_the_allowed_buckets_where_there_are
         "kms:Decrypt",
         {"Ref": "AWS::NoValue"},
     )
+
+
+def computed(written: Any, given: dict[str, str]) -> Any:
+    """Compute Fn::Split, Fn::Join, Fn::Sub and Ref as CloudFormation does, with these parameters."""
+    match written:
+        case {"Fn::Split": [str(mark), text]}:
+            return computed(text, given).split(mark)
+        case {"Fn::Join": [str(mark), texts]}:
+            return mark.join(computed(texts, given))
+        case {"Fn::Sub": [str(text), names]}:
+            for name, found in names.items():
+                text = text.replace(f"${{{name}}}", computed(found, given))
+            return text
+        case {"Ref": name}:
+            return given[name]
+    return written
+
+
+def test_the_rights_of_allowed_buckets_are_for_each_of_them_alone() -> None:
+    given = {"AllowedBuckets": "lab-images,scans.of.2026", "AllowedKeys": "arn:1,arn:2"}
+    arns = ["arn:aws:s3:::lab-images", "arn:aws:s3:::scans.of.2026"]
+    policy = resources["AllowedBucketsPolicy"]["Properties"]["PolicyDocument"]
+    read, listed, decrypt = policy["Statement"]
+    assert computed(read["Resource"], given) == [f"{arn}/*" for arn in arns]
+    assert computed(listed["Resource"], given) == arns
+    assert computed(decrypt["Fn::If"][1]["Resource"], given) == ["arn:1", "arn:2"]
+    one = given | {"AllowedBuckets": "lab-images"}
+    assert computed(read["Resource"], one) == ["arn:aws:s3:::lab-images/*"]
+
+
+def test_allowed_buckets_of_this_account_may_notify_the_segment_queue() -> None:
+    """Without it, S3 refuses the notification that `cytomask attach` writes."""
+    given = {"AllowedBuckets": "lab-images,scans.of.2026"}
+    written = resources["SegmentQueuePolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    (condition, statement, otherwise) = next(each["Fn::If"] for each in written if "Fn::If" in each)
+    assert (condition, otherwise) == ("HasAllowedBuckets", {"Ref": "AWS::NoValue"})
+    assert statement["Principal"] == {"Service": "s3.amazonaws.com"}
+    assert statement["Action"] == "sqs:SendMessage"
+    assert statement["Resource"] == {"Fn::GetAtt": ["SegmentQueue", "Arn"]}
+    named = statement["Condition"]["ArnEquals"]["aws:SourceArn"]
+    assert computed(named, given) == ["arn:aws:s3:::lab-images", "arn:aws:s3:::scans.of.2026"]
+    assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}
+
+
+def test_the_docs_let_a_topic_and_a_rule_send_to_the_segment_queue_alone(tmp_path: Path) -> None:
+    page = (TEMPLATE.parent / "docs" / "deploy.md").read_text(encoding="utf-8")
+    section = page.partition("### Through a topic or EventBridge")[2].partition("\n## ")[0]
+    (tmp_path / "statement.yaml").write_text(section.partition("```yaml\n")[2].partition("```")[0])
+    written: Any = load_template(tmp_path / "statement.yaml")
+    (statement,) = written
+    assert statement["Principal"] == {"Service": ["sns.amazonaws.com", "events.amazonaws.com"]}
+    assert statement["Action"] == "sqs:SendMessage"
+    assert statement["Resource"] == {"Fn::GetAtt": ["SegmentQueue", "Arn"]}
+    topic, rule = statement["Condition"]["ArnEquals"]["aws:SourceArn"]
+    assert f"--topic-arn {topic} " in section
+    assert f"--rule {rule.rpartition('/')[2]} " in section
+    queue = queues["SegmentQueue"]["QueueName"]["Fn::Sub"].replace("${AWS::StackName}", "cytomask")
+    assert section.count(f":{queue}\n") == 2
 
 
 def test_functions_write_only_to_the_output_bucket() -> None:
