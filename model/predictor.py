@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -209,13 +210,19 @@ class Predictor:
 
         Raises:
             WeightsError: as `wait` does.
-            ValueError: the network for this mode was not loaded.
+            ValueError: the page or the threshold is not as described, or the network for this mode was not
+                loaded.
         """
+        if mode not in MODES:
+            raise ValueError(f"mode must be 'native' or 'resize', not {mode!r}")
         if mode not in self._networks:
             loaded = " and ".join(self._networks)
             raise ValueError(
                 f"this predictor has only the network for {loaded}, not for {mode}; load weights for it"
             )
+        if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+            raise ValueError(f"threshold must be a number between 0 and 1, not {threshold!r}")
+        page = require_page(page)
         infer, manifest = self._networks[mode].result(), self.manifests[mode]
         normalised = preprocess.normalise(page)
         appearance = self._beside.submit(quality.look_at, page, normalised, manifest.known_pages)
@@ -227,6 +234,33 @@ class Predictor:
         plan = preprocess.plan_tiles(*page.shape) if mode == "native" else None
         flags = quality.check(appearance.result(), logits, squashed=mode == "resize")
         return Prediction(logits, logits >= cut, plan, flags)
+
+
+def require_page(page: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return a page that can be segmented: (H, W) of a real dtype that float64 can hold, finite values.
+
+    Raises:
+        ValueError: it has another shape or dtype, no pixels, masked pixels, or NaN or infinite values.
+    """
+    if np.ma.is_masked(page):
+        raise ValueError("image has masked values; give each a value, as in image.filled(0)")
+    page = np.asarray(page)
+    if page.ndim != 2:
+        hint = "pass one page at a time, as in image[0]" if page.ndim > 2 else "pass a whole page"
+        if page.ndim == 3 and page.shape[-1] in (3, 4):
+            hint = "choose one channel, as in image[..., 0], or pass the file's path to use its luma"
+        raise ValueError(f"image must have shape (height, width), not {page.shape}; {hint}")
+    if page.size == 0:
+        raise ValueError(f"image has no pixels: its shape is {page.shape}")
+    if page.dtype.kind not in "uif":
+        raise ValueError(f"image must hold integers or floats, not {page.dtype}")
+    if page.dtype.kind == "f":
+        if page.dtype.itemsize > np.dtype(np.float64).itemsize:
+            with np.errstate(over="ignore"):
+                page = page.astype(np.float64)
+        if not np.isfinite(page).all():
+            raise ValueError("image holds NaN or infinite values; replace them, as with np.nan_to_num")
+    return page
 
 
 def load_network(folder: Path, manifest: Manifest, threads: int = 0) -> Infer:

@@ -243,6 +243,38 @@ def test_options_that_no_predictor_has_are_refused(options: dict[str, Any], told
         Predictor(**options)
 
 
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [
+        (np.zeros((2, 9, 9), np.uint8), r"shape \(height, width\), not \(2, 9, 9\); pass one page at a time"),
+        (np.zeros((9, 9, 3), np.uint8), r"not \(9, 9, 3\); choose one channel"),
+        (np.zeros(9, np.uint8), r"not \(9,\); pass a whole page"),
+        (np.zeros((0, 9), np.uint8), r"no pixels: its shape is \(0, 9\)"),
+        (np.zeros((9, 9), bool), "integers or floats, not bool"),
+        (np.zeros((9, 9), complex), "integers or floats, not complex128"),
+        (np.full((9, 9), np.nan), "NaN or infinite values"),
+        (np.diag([np.inf] * 9), "NaN or infinite values"),
+        (np.diag([np.longdouble("1e4000")] * 9), "NaN or infinite values"),  # float64 cannot hold it
+        (np.ma.masked_equal(np.eye(9), 1), "masked values"),
+    ],
+)
+def test_a_page_that_cannot_be_segmented_is_refused(predictor: Predictor, page: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        predictor.predict(page)
+
+
+@pytest.mark.parametrize("threshold", [2, -0.1, float("nan"), "0.5"])
+def test_a_threshold_out_of_range_is_refused(predictor: Predictor, threshold: Any) -> None:
+    with pytest.raises(ValueError, match="threshold must be a number between 0 and 1, not "):
+        predictor.predict(noise(9, 9), threshold=threshold)
+
+
+def test_a_list_of_rows_is_a_page(predictor: Predictor) -> None:
+    page = noise(9, 9)
+    rows: Any = page.astype(np.int64).tolist()
+    assert np.array_equal(predictor.predict(rows).logits, predictor.predict(page).logits)
+
+
 def test_a_name_instead_of_a_folder_is_refused_with_what_to_give() -> None:
     with pytest.raises(WeightsError, match=r"my-microscope/native/manifest\.json: .*; give a model's folder"):
         Predictor("my-microscope")

@@ -5,7 +5,7 @@
 
 import os
 from functools import cache
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path, PurePath
 from typing import Any, overload
 
@@ -101,10 +101,6 @@ def segment(
         ValueError: an argument is not as described, or the predictor has no network for the mode.
         RejectedInput: the file cannot be read; see `read_page`.
     """
-    if mode not in ("native", "resize"):
-        raise ValueError(f"mode must be 'native' or 'resize', not {mode!r}")
-    if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
-        raise ValueError(f"threshold must be a number between 0 and 1, not {threshold!r}")
     if predictor is not None and not isinstance(predictor, Predictor):
         raise ValueError(
             f"predictor must be a Predictor, as in Predictor(weights='my_weights'), not {predictor!r}"
@@ -114,7 +110,7 @@ def segment(
     elif page is not None or channel is not None:
         raise ValueError("page and channel choose from a file; index the array instead, as in image[0]")
     else:
-        pixels = _grey_page(_plane(image, "image"))
+        pixels = _plane(image, "image")
     return (predictor or _shipped()).predict(pixels, mode, threshold)
 
 
@@ -251,19 +247,6 @@ def _numbers(given: ArrayLike | None, name: str) -> NDArray[np.float64]:
     if array.dtype.kind not in "uif":
         raise ValueError(f"{name} must be integers or floats, not {array.dtype}")
     return array.astype(np.float64)
-
-
-def _grey_page(pixels: NDArray[Any]) -> NDArray[Any]:
-    if pixels.ndim != 2:
-        hint = "pass one page at a time, as in image[0]" if pixels.ndim > 2 else "pass a whole page"
-        if pixels.ndim == 3 and pixels.shape[-1] in (3, 4):
-            hint = "choose one channel, as in image[..., 0], or pass the file's path to use its luma"
-        raise ValueError(f"image must have shape (height, width), not {pixels.shape}; {hint}")
-    if pixels.dtype.kind not in "uif":
-        raise ValueError(f"image must hold integers or floats, not {pixels.dtype}")
-    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-        raise ValueError("image holds NaN or infinite values; replace them, as with np.nan_to_num")
-    return pixels
 
 
 def _mask(given: ArrayLike | File, name: str) -> Mask:
