@@ -39,6 +39,7 @@ class Case:
     """A kind of simulated plate: when it is scanned, and the ranges of its wells' properties.
 
     Attributes:
+        alike: correlation of the errors of neighbouring scans.
         bound: whether the doubling times must be within the bounds; on other plates, the scans tell less.
     """
 
@@ -49,6 +50,7 @@ class Case:
     doubling: Range = (12, 48)
     limit: Range = (0.75, 1.0)
     lag: Range = (0, 0)
+    alike: float = 0.0
     bound: bool = True
 
 
@@ -64,6 +66,10 @@ CASES = (
     Case("logistic", "every 4 h, growth begins after 6 to 24 h", lag=(6, 24), bound=False),
     Case("exponential", "every 4 h, doubling in 30 to 60 h", doubling=(30, 60)),
     Case("logistic", "every 4 h, doubling in 30 to 60 h", doubling=(30, 60), bound=False),
+    Case("exponential", "every 4 h, errors alike by 0.5", alike=0.5, bound=False),
+    Case("logistic", "every 4 h, errors alike by 0.5", alike=0.5, bound=False),
+    Case("exponential", "every 4 h, errors alike by 0.8", alike=0.8, bound=False),
+    Case("logistic", "every 4 h, errors alike by 0.8", alike=0.8, bound=False),
 )
 
 
@@ -195,7 +201,7 @@ def simulate(case: Case, plates: int) -> tuple[Sequence[float], float]:
             for row in range(8)
             for column in range(12)
         }
-        curves = {name: Curve(*measured(rng, well, hours)) for name, well in wells.items()}
+        curves = {name: Curve(*measured(rng, well, hours, alike=case.alike)) for name, well in wells.items()}
         for name, growth in measure_plate(curves, hours).items():
             true, found = wells[name].doubling_time_h, growth.doubling_time_h
             if found is None or growth.doubling_time_low_h is None:

@@ -71,7 +71,13 @@ def random_well(
 
 
 def measured(
-    rng: np.random.Generator, well: Well, hours: Shares, *, noise: float = 0.05, missing: float = 0.1
+    rng: np.random.Generator,
+    well: Well,
+    hours: Shares,
+    *,
+    noise: float = 0.05,
+    missing: float = 0.1,
+    alike: float = 0.0,
 ) -> tuple[Shares, Shares]:
     """Return hours and confluence as a microscope would measure them.
 
@@ -81,12 +87,16 @@ def measured(
         hours: (N,) float64, when the plate is scanned.
         noise: relative standard deviation of a measurement.
         missing: share of scans that fail.
+        alike: correlation of the errors of neighbouring scans, as a drifting focus makes them.
 
     Returns:
         Two (M,) float64 with M <= N.
     """
     kept = rng.random(hours.size) >= missing
-    seen = well.confluence(hours) * (1 + noise * rng.standard_normal(hours.size))
+    errors = rng.standard_normal(hours.size)
+    for scan in range(1, hours.size if alike else 0):
+        errors[scan] = alike * errors[scan - 1] + math.sqrt(1 - alike**2) * errors[scan]
+    seen = well.confluence(hours) * (1 + noise * errors)
     return hours[kept], np.clip(seen, 0, 1)[kept]
 
 

@@ -49,3 +49,10 @@ def test_measurements_have_the_given_noise_and_missing_share() -> None:
     kept, seen = measured(np.random.default_rng(0), Well("exponential", 1e9, begins=0.5), hours)
     assert kept.size == pytest.approx(3600, abs=80)
     assert seen.std() == pytest.approx(0.025, rel=0.05)
+
+
+def test_errors_of_neighbouring_scans_are_as_alike_as_asked() -> None:
+    well, hours = Well("exponential", 1e9, begins=0.5), np.arange(0.0, 4000.0)
+    _, seen = measured(np.random.default_rng(0), well, hours, missing=0, alike=0.8)
+    assert np.corrcoef(seen[1:], seen[:-1])[0, 1] == pytest.approx(0.8, abs=0.05)
+    assert seen.std() == pytest.approx(0.025, rel=0.1)

@@ -14,6 +14,10 @@ from cytomask.well_growth import Growth, first_crossing, measure_growth, measure
 
 SCANS = np.arange(0, 88, 4.0)
 LONG = np.arange(0, 168, 2.0)
+TOO_FEW = (
+    "too few scans: {} with a confluence of 0.03 to 0.8 before the well is full or falls; "
+    "a doubling time needs 5"
+)
 
 
 def curve_of(well: Well, hours: NDArray[np.float64] = SCANS) -> Curve:
@@ -40,10 +44,14 @@ def test_a_straight_line_through_a_slowing_curve_overestimates_the_doubling_time
     assert growth.plain_doubling_time_h > 20
 
 
-def errors_of(wells: list[Well], hours: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+def errors_of(
+    wells: list[Well], hours: NDArray[np.float64], alike: float = 0.0
+) -> tuple[NDArray[np.float64], float]:
     """Return the errors of a plate's doubling times, and the share of intervals that hold the true value."""
     rng = np.random.default_rng(1)
-    curves = {str(number): Curve(*measured(rng, well, hours)) for number, well in enumerate(wells)}
+    curves = {
+        str(number): Curve(*measured(rng, well, hours, alike=alike)) for number, well in enumerate(wells)
+    }
     errors, covered = [], []
     for well, growth in zip(wells, measure_plate(curves, hours).values(), strict=True):
         assert growth.doubling_time_h is not None, growth.notes
@@ -79,6 +87,40 @@ def test_a_lag_before_growth_that_slows_is_not_slow_growth() -> None:
     assert np.median(errors) <= 0.05
     assert np.quantile(errors, 0.9) <= 0.12
     assert coverage >= 0.9
+
+
+@pytest.mark.parametrize(("kind", "least"), [("exponential", 0.72), ("logistic", 0.85)])
+def test_intervals_are_wider_if_errors_last_over_several_scans(kind: Kind, least: float) -> None:
+    rng = np.random.default_rng(1)
+    wells = [random_well(rng, kind, doubling=(12, 48), limit=(0.75, 1)) for _ in range(96)]
+    errors, coverage = errors_of(wells, SCANS, alike=0.8)
+    assert coverage >= least
+    assert np.median(errors) <= 0.06
+
+
+def test_a_well_that_falls_before_it_grows_lags_until_it_grows() -> None:
+    share = np.where(SCANS < 24, 0.3 * 2 ** (-SCANS / 24), 0.15 * 2 ** ((SCANS - 24) / 18))
+    growth = measure_growth(Curve(SCANS, share), SCANS)
+    assert growth.lag_h == pytest.approx(24, abs=2)
+    assert growth.doubling_time_h == pytest.approx(18, rel=0.03)
+
+
+def test_a_well_that_regrows_to_less_than_it_had_is_measured() -> None:
+    share = np.where(SCANS < 24, 0.6 * 2 ** (-SCANS / 8), 0.075 * 2 ** ((SCANS - 24) / 30))
+    growth = measure_growth(Curve(SCANS, share), SCANS)
+    assert growth.doubling_time_h == pytest.approx(30, rel=0.05)
+
+
+def test_a_bad_first_scan_does_not_hide_the_growth_after_it() -> None:
+    share = Well("exponential", 18.0, begins=0.05).confluence(SCANS)
+    share[0] = 0.9
+    assert measure_growth(Curve(SCANS, share), SCANS).doubling_time_h == pytest.approx(18, rel=0.03)
+
+
+def test_lag_is_unknown_if_the_first_cells_cannot_be_seen() -> None:
+    growth = grown(Well("exponential", 13.0, begins=0.002))
+    assert growth.doubling_time_h == pytest.approx(13, rel=0.05)
+    assert growth.lag_h is None
 
 
 def test_lag_is_the_time_until_growth_begins() -> None:
@@ -132,6 +174,18 @@ def test_a_well_that_does_not_grow_is_named() -> None:
     assert growth.notes == ("no growth: confluence goes from 0.10 to 0.10 in 84 h",)
 
 
+@pytest.mark.parametrize("half_life", [6.0, 12.0, 24.0])
+@pytest.mark.parametrize("begins", [0.1, 0.4])
+def test_a_well_that_dies_has_the_rate_0(begins: float, half_life: float) -> None:
+    """Without it, a condition that kills would have no rate, or that of its survivors."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        share = begins * 2 ** (-SCANS / half_life) * (1 + 0.05 * rng.standard_normal(SCANS.size))
+        growth = measure_growth(Curve(SCANS, np.clip(share, 0, 1)), SCANS)
+        assert growth.rate_per_h == 0
+        assert growth.notes[-1].startswith("no growth: confluence goes from")
+
+
 def test_a_well_without_cells_is_named() -> None:
     growth = measure_growth(Curve(SCANS, np.full(SCANS.size, 0.004)), SCANS)
     assert growth.notes == ("no growth: confluence never reaches 0.03 (highest 0.004)",)
@@ -140,13 +194,17 @@ def test_a_well_without_cells_is_named() -> None:
 def test_an_empty_well_of_two_scans_is_not_said_to_stand_still() -> None:
     growth = measure_growth(Curve(SCANS[:2], np.zeros(2)))
     assert growth.rate_per_h is None
-    assert growth.notes == ("too few scans: 0 with a confluence of 0.03 to 0.8; a doubling time needs 5",)
+    assert growth.notes == (TOO_FEW.format(0),)
 
 
 def test_growth_of_a_well_that_is_full_from_its_first_scan_is_unknown() -> None:
-    growth = measure_growth(Curve(SCANS, np.linspace(0.85, 0.95, SCANS.size)), SCANS)
+    share = np.linspace(0.85, 0.95, SCANS.size)
+    share[6] = 0.78  # a scan that noise takes below
+    growth = measure_growth(Curve(SCANS, share), SCANS)
     assert growth.rate_per_h is None
-    assert growth.notes == ("full: confluence is above 0.8 in every scan, where growth cannot be seen",)
+    assert growth.notes == (
+        "full: confluence is about 0.8 or more in every scan, where growth cannot be seen",
+    )
 
 
 def test_a_well_that_falls_is_named_and_its_growth_before_is_measured() -> None:
@@ -180,6 +238,22 @@ def test_a_jump_that_lasts_is_named() -> None:
     assert any("confluence jumps from 0.24 to 0.13" in note and "36 h and 40 h" in note for note in notes)
 
 
+def test_a_loss_of_cells_while_the_others_grow_is_named() -> None:
+    share = Well("exponential", 18.0, begins=0.05).confluence(SCANS)
+    share[10:] *= 0.6
+    growth = measure_growth(Curve(SCANS, share), SCANS)
+    (note,) = growth.notes
+    assert note.startswith("confluence jumps from 0.20 to 0.14 between 36 h and 40 h")
+    assert growth.points == SCANS.size
+
+
+def test_the_peak_of_a_well_that_dies_is_no_spike() -> None:
+    share = np.where(SCANS < 40, 0.08 * 2 ** (SCANS / 14), 0.08 * 2 ** (40 / 14 - (SCANS - 40) / 8))
+    growth = measure_growth(Curve(SCANS, share), SCANS)
+    assert growth.points == SCANS.size
+    assert not any("off its neighbours" in note for note in growth.notes)
+
+
 def test_growth_over_missing_scans_is_no_jump() -> None:
     kept = np.delete(SCANS, slice(5, 12))
     growth = measure_growth(curve_of(Well("logistic", 18.0, begins=0.05), kept), SCANS)
@@ -207,7 +281,7 @@ def test_missing_scans_are_named() -> None:
 def test_too_few_scans_give_no_doubling_time() -> None:
     growth = measure_growth(curve_of(Well(), SCANS[:4]), SCANS[:4])
     assert growth.doubling_time_h is None
-    assert growth.notes == ("too few scans: 4 with a confluence of 0.03 to 0.8; a doubling time needs 5",)
+    assert growth.notes == (TOO_FEW.format(4),)
 
 
 def test_a_well_that_was_never_measured_is_named() -> None:

@@ -35,10 +35,12 @@ from cytomask.curves import (
     interval,
     learn_prior,
     noise_of,
+    rise,
     running_median,
     usable,
 )
 
+UNSEEN = LOWEST / 3  # confluence that debris may reach
 GONE = 0.75  # of its highest confluence: a well that ends below is falling
 STEP, SPIKE = 0.35, 0.25  # logarithms: a change between scans, a scan off its neighbours
 NOTICEABLE = 0.04  # confluence: smaller changes are not a jump
@@ -56,7 +58,7 @@ class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
         r2: of the logarithm of confluence, within the window.
         from_h, to_h: the scans between which the fitted curve grows.
         lag_h: hours from the plate's first scan until growth began; None if the well lacks that scan and
-            grows from its own first scan on.
+            grows from its own first scan on, or begins below a confluence of 0.01.
         half_h, eighty_h: when confluence passed 0.5 and 0.8.
         plateau: confluence at which it stopped growing; None while it grows.
         area_h: area under the curve, in hours at full confluence.
@@ -158,7 +160,7 @@ def measure_growth(curve: Curve, scans: Hours | None = None, prior: Prior = EVEN
     still = stands_still(kept_hours, kept, fit)
     if still is not None:
         return msgspec.structs.replace(described, rate_per_h=0.0, notes=(*notes, still))
-    if fit is None:
+    if fit is None or is_full(kept):
         return msgspec.structs.replace(described, notes=(*notes, unknown_growth(kept)))
     low, high = interval(fit)
     return msgspec.structs.replace(
@@ -197,7 +199,7 @@ def find_jumps(hours: Hours, confluence: Shares) -> tuple[NDArray[np.bool_], tup
     spikes = np.zeros(count, np.bool_)
     if count < FEWEST_POINTS:
         return spikes, ()
-    log = np.log(np.maximum(confluence, LOWEST / 3))
+    log = np.log(np.maximum(confluence, UNSEEN))
     noise = noise_of(hours, confluence)
     notes = []
     for index in range(1, count - 1):
@@ -207,32 +209,52 @@ def find_jumps(hours: Hours, confluence: Shares) -> tuple[NDArray[np.bool_], tup
         off = log[index] - expected
         steady = abs(log[after] - log[before]) < abs(off)
         seen = abs(confluence[index] - math.exp(expected)) > NOTICEABLE
-        if abs(off) > max(SPIKE, 5 * noise) and steady and seen and not spikes[before]:
+        least = max(SPIKE, 5 * noise)
+        if abs(off) > least and steady and seen and not spikes[before]:
+            if any(abs(_off_line(hours, log, index, step)) < least / 2 for step in (-1, 1)):
+                continue  # it goes on from the scans on one side: a jump, which lasts
             spikes[index] = True
             notes.append(
                 f"the scan at {hours[index]:g} h is off its neighbours ({confluence[index]:.2f} between "
                 f"{confluence[before]:.2f} and {confluence[after]:.2f}) and was left out: look at its focus"
             )
     kept = np.flatnonzero(~spikes)
-    off = _off_steps(hours[kept], log[kept])
+    off, rates = _off_steps(hours[kept], log[kept])
     for number in np.flatnonzero(np.abs(off) > max(STEP, 6 * float(np.median(np.abs(off))) / 0.6745)):
         left, right = kept[number], kept[number + 1]
-        stays = _stays(confluence, kept, int(number))
+        stays = _stays(hours[kept], log[kept], int(number), float(rates[number]))
         if number == 0 and off[0] > 0:
             continue  # cells that were just sown spread
         if abs(confluence[right] - confluence[left]) > NOTICEABLE and stays:
             notes.append(
                 f"confluence jumps from {confluence[left]:.2f} to {confluence[right]:.2f} between "
-                f"{hours[left]:g} h and {hours[right]:g} h: a changed focus, or a moved plate?"
+                f"{hours[left]:g} h and {hours[right]:g} h: a changed focus, a moved plate or a new medium?"
             )
     return spikes, tuple(notes)
 
 
-def _off_steps(hours: Hours, log: Shares) -> Shares:
-    """Return how far each step is off the growth around it, (N - 1,) float64 logarithms.
+def _off_line(hours: Hours, log: Shares, index: int, step: int) -> float:
+    """Return how far a scan is off the line through the two scans before it, or after it; a logarithm.
 
-    Growth around it is the median rate of the two steps on each side. How fast the well grew while scans
-    are missing is uncertain, so a longer step counts less, as a random walk's would.
+    Args:
+        hours: (N,) float64.
+        log: (N,) float64, logarithm of confluence.
+        index: the scan.
+        step: -1 for the scans before, 1 for those after. Infinite if there are not two of them.
+    """
+    near, far = index + step, index + 2 * step
+    if not 0 <= far < hours.size:
+        return math.inf
+    rate = (log[near] - log[far]) / (hours[near] - hours[far])
+    return float(log[index] - log[near] - rate * (hours[index] - hours[near]))
+
+
+def _off_steps(hours: Hours, log: Shares) -> tuple[Shares, Shares]:
+    """Return how far each step is off the growth around it, and that growth's rate per hour.
+
+    Both are (N - 1,) float64; the first are logarithms. Growth around it is the median rate of the two steps
+    on each side. How fast the well grew while scans are missing is uncertain, so a longer step counts less,
+    as a random walk's would.
     """
     time = np.diff(hours)
     rates = np.diff(log) / time
@@ -240,7 +262,7 @@ def _off_steps(hours: Hours, log: Shares) -> Shares:
         [np.median(np.delete(rates[max(i - 2, 0) : i + 3], min(i, 2))) for i in range(rates.size)]
     )
     off: Shares = (rates - around) * time / np.sqrt(np.maximum(time / np.median(time), 1))
-    return off
+    return off, around
 
 
 def _without_spikes(curve: Curve) -> tuple[Hours, Shares]:
@@ -261,7 +283,7 @@ def missing_scans(hours: Hours, scans: Hours | None) -> tuple[str, ...]:
 
 def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | None:
     """Say that the well does not grow; None if it grows, or if that cannot be told."""
-    if confluence.size < FEWEST_POINTS or float(confluence.min()) > HIGHEST:
+    if confluence.size < FEWEST_POINTS or is_full(confluence):
         return None
     highest = float(confluence.max())
     if highest < LOWEST:
@@ -269,7 +291,10 @@ def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | Non
     begins, ends = float(np.median(confluence[:3])), float(np.median(confluence[-3:]))
     span = float(hours[-1] - hours[0])
     no_growth = f"no growth: confluence goes from {begins:.2f} to {ends:.2f} in {span:g} h"
-    if running_median(confluence).max() < begins * 1.15:
+    # The first scan alone has no median: in a well that falls, it lies above the others.
+    smooth = np.maximum(running_median(confluence)[1:], LOWEST)
+    lowest, peak = rise(smooth)
+    if smooth[peak] < 1.15 * smooth[lowest]:
         return no_growth
     if fit is None:
         return None
@@ -277,14 +302,21 @@ def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | Non
     return no_growth if low <= 0 or math.log(2) / fit.rate > 4 * span else None
 
 
+def is_full(confluence: Shares) -> bool:
+    """Tell whether a well is full from its first scan to its last; noise may take single scans below."""
+    if confluence.size < FEWEST_POINTS or float(np.median(confluence)) <= HIGHEST:
+        return False
+    return float(running_median(confluence)[1:-1].min()) > 0.95 * HIGHEST
+
+
 def unknown_growth(confluence: Shares) -> str:
     """Say why nobody can tell whether the well grows."""
-    if confluence.size >= FEWEST_POINTS and float(confluence.min()) > HIGHEST:
-        return f"full: confluence is above {HIGHEST:g} in every scan, where growth cannot be seen"
+    if is_full(confluence):
+        return f"full: confluence is about {HIGHEST:g} or more in every scan, where growth cannot be seen"
     inside = int(np.count_nonzero(usable(confluence)))
     return (
-        f"too few scans: {inside} with a confluence of {LOWEST:g} to {HIGHEST:g}; a doubling time needs "
-        f"{FEWEST_POINTS}"
+        f"too few scans: {inside} with a confluence of {LOWEST:g} to {HIGHEST:g} before the well is full or "
+        f"falls; a doubling time needs {FEWEST_POINTS}"
     )
 
 
@@ -342,10 +374,16 @@ def first_crossing(hours: Hours, confluence: Shares, level: float) -> float | No
 def lag(hours: Hours, confluence: Shares, fit: Fit, scans: Hours | None = None) -> float | None:
     """Return the hours from the plate's first scan until the fitted curve leaves the first confluence.
 
-    At least 0; None if growth began before the well's first scan, and the plate has earlier ones.
+    If the well falls before it grows, it leaves the confluence to which it fell.
+
+    At least 0. None if growth began before the well's first scan, and the plate has earlier ones; and if the
+    well begins with so few cells that they could grow unseen among debris.
     """
     first = hours[0] if scans is None or scans.size == 0 else scans[0]
-    begins = max(float(np.min(confluence[: min(3, fit.first + 1)])), LOWEST / 3)
+    until = confluence[: fit.first + 1]
+    begins = min(float(until[:3].min()), float(running_median(until).min()))
+    if begins < UNSEEN:
+        return None
     room = 1 - fit.crowding * begins
     if room <= 0:
         return 0.0 if first == hours[0] else None
@@ -358,11 +396,18 @@ def lag(hours: Hours, confluence: Shares, fit: Fit, scans: Hours | None = None) 
     return max(float(meets - first), 0.0)
 
 
-def _stays(confluence: Shares, kept: NDArray[np.intp], step: int) -> bool:
-    """Tell whether the level changes for good at a step, by the medians of three scans on each side."""
-    before = float(np.median(confluence[kept[max(step - 2, 0) : step + 1]]))
-    after = float(np.median(confluence[kept[step + 1 : step + 4]]))
-    return abs(math.log(max(after, 1e-3) / max(before, 1e-3))) > STEP
+def _stays(hours: Hours, log: Shares, step: int, rate: float) -> bool:
+    """Tell whether the level changes for good at a step, by the medians of three scans on each side.
+
+    Args:
+        hours: (N,) float64.
+        log: (N,) float64, logarithm of confluence.
+        step: the scan before it.
+        rate: of the growth around it, which is no change, per hour.
+    """
+    level = log - rate * (hours - hours[step])
+    before, after = level[max(step - 2, 0) : step + 1], level[step + 1 : step + 4]
+    return abs(float(np.median(after)) - float(np.median(before))) > STEP
 
 
 def _slope(hours: Hours, values: Shares) -> float:
