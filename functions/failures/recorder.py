@@ -43,6 +43,10 @@ NO_ERROR_REPORTED = (
     "no attempt reported an error: probably a timeout or out of memory, or a service could not be reached; "
     "look at `cytomask logs --job`, then send it again with `cytomask redrive`"
 )
+REFUSED = (
+    "S3 refuses to read {uri} ({why}); let the functions read its bucket (AllowedBuckets) and use its key "
+    "(AllowedKeys), then send it again with `cytomask redrive`"
+)
 UNSCORED = (
     "the ground truth could not be compared in any attempt; `cytomask logs --errors` says why, "
     "`cytomask redrive` tries again"
@@ -185,7 +189,7 @@ class Recorder:
         message_group: str | None,
         remaining_seconds: Callable[[], float],
     ) -> str:
-        found = self._found(request.image)
+        found, refusal = self._look_up(request.image)
         work = work_of(replace(request, image=found or request.image), self._models.of(request))
         failed = self._jobs.fail(
             work.job_id,
@@ -193,7 +197,7 @@ class Recorder:
             group=request.group,
             message=_kept(body),
             message_group=message_group,
-            error=NO_ERROR_REPORTED,
+            error=refusal or NO_ERROR_REPORTED,
             now=self._clock(),
         )
         if failed:
@@ -269,13 +273,17 @@ class Recorder:
 
     def _found(self, wanted: S3Object) -> S3Object | None:
         """Return the object as it is now; None if it is gone, impossible, or locked."""
+        return self._look_up(wanted)[0]
+
+    def _look_up(self, wanted: S3Object) -> tuple[S3Object | None, str]:
+        """Return the object as `_found` does, and why S3 refuses to show it; empty if it does not."""
         try:
-            return self._storage.find(wanted)
+            return self._storage.find(wanted), ""
         except InvalidRequest:
-            return None
+            return None, ""
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 403:
-                return None
+                return None, REFUSED.format(uri=wanted.uri, why=error.response["Error"].get("Message", ""))
             raise
 
     def _fail_upload(self, uploaded: S3Object, body: str) -> None:

@@ -14,7 +14,6 @@ FAULTS = {
     "S3 is slow when the image is looked at again": ("HeadObject", "SlowDown", 503, 0),
     "S3 fails when the image is read": ("GetObject", "InternalError", 500, 0),
     "the bucket refuses to be read": ("GetObject", "AccessDenied", 403, 0),
-    "the last look is refused": ("HeadObject", "403", 403, 0),
     "S3 is slow when the mask is written": ("PutObject", "SlowDown", 503, 0),
     "the bucket refuses the mask": ("PutObject", "AccessDenied", 403, 0),
     "S3 fails when the result is written": ("PutObject", "InternalError", 500, 1),
@@ -29,7 +28,6 @@ SOME_FAULTS = [
 ]
 AFTER_THE_RESULT = {
     "S3 is slow when the image is looked at again",
-    "the last look is refused",
     "the look for ground truths is throttled",
     "the row is throttled when it is finished",
 }
@@ -80,7 +78,7 @@ def test_a_page_with_a_written_result_is_not_segmented_twice(stack: SegmentStack
     assert stack.predictor.pages - before == (0 if name in AFTER_THE_RESULT else 1)
 
 
-@pytest.mark.parametrize(("code", "status"), [("SlowDown", 503), ("403", 403)])
+@pytest.mark.parametrize(("code", "status"), [("SlowDown", 503), ("InternalError", 500)])
 def test_a_fault_at_the_first_check_of_an_overwritten_image_is_retried(
     stack: SegmentStack, code: str, status: int
 ) -> None:

@@ -93,7 +93,7 @@ class Storage:
 
         Raises:
             InvalidRequest: the key is invalid in S3.
-            ClientError: any other error; a 403 may pass once somebody grants the right.
+            ClientError: any other error; a 403 says what is missing, and may pass once somebody grants it.
         """
         try:
             head = self._s3.head_object(Bucket=wanted.bucket, Key=wanted.key, **_version(wanted))
@@ -104,7 +104,7 @@ class Storage:
         except ClientError as error:
             if _status(error) in (404, 405):
                 return None
-            if _status(error) == 400 and _code(error) not in PASSING_400:
+            if _status(error) in (400, 403) and _code(error) not in PASSING_400:
                 return self._find_by_get(wanted)
             raise
         return _found(wanted, head)
@@ -122,7 +122,7 @@ class Storage:
         return Download(_found(wanted, answer), answer)
 
     def _find_by_get(self, wanted: S3Object) -> S3Object | None:
-        """Look up an object that S3 refuses to describe, with GET, whose answer says why."""
+        """Look up an object that S3 refuses to describe, with GET: unlike HEAD, its answer says why."""
         try:
             answer = self._s3.get_object(Bucket=wanted.bucket, Key=wanted.key, **_version(wanted))
         except ClientError as error:
