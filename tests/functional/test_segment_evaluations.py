@@ -2,9 +2,16 @@
 
 from typing import Any
 
+import boto3
 import pytest
-from factories import GROUND_TRUTH, INPUT, OUTPUT, ground_truth, request, s3_event, tiff
+from factories import GROUND_TRUTH, INPUT, OUTPUT, TABLE, ground_truth, request, s3_event, tiff
 from functions_on_moto import SegmentStack
+
+from cytomask.coco_index import CocoIndex
+from cytomask.evaluations import Evaluations
+from cytomask.jobs import Jobs
+from cytomask.mask_index import MaskIndex
+from cytomask.table import Table
 
 KEY = "plate 1/A172_Phase_C7_1.tif"
 URI = f"s3://{GROUND_TRUTH}/somewhere/truth.png"
@@ -146,3 +153,24 @@ def test_the_longest_key_has_a_ground_truth_under_itself(stack: SegmentStack) ->
     stack.segment(key, tiff())
     (row,) = stack.rows("EVAL")
     assert row["ground_truth"] == f"s3://{GROUND_TRUTH}/{key}"
+
+
+def test_image_and_ground_truth_read_each_others_rows_as_they_are_now(stack: SegmentStack) -> None:
+    """A row of a moment ago may be missing from other reads, and nobody would look again."""
+    stack.segment("a.tif", tiff())
+    asked: list[bool] = []
+
+    def note(params: dict[str, Any], **_: Any) -> None:
+        (of_table,) = params["RequestItems"].values() if "RequestItems" in params else (params,)
+        asked.append(of_table.get("ConsistentRead", False))
+
+    client = boto3.client("dynamodb")
+    client.meta.events.register("provide-client-params", note)
+    table = Table(client, TABLE)
+    (job,) = Evaluations(table).expecting_mask("a")
+    assert list(Evaluations(table).expecting_coco("a.tif", "")) == [job]
+    assert list(MaskIndex(table).naming("a.tif")) == []
+    assert list(CocoIndex(table).naming("a.tif")) == []
+    assert Jobs(table).read(job.job_id)
+    assert len(asked) > 5
+    assert all(asked)
