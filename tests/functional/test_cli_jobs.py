@@ -210,6 +210,22 @@ def test_a_job_of_version_0_1_stays_in_the_list_after_a_retry(stack: SegmentStac
     assert listed_by(run, "--status", "SUCCEEDED") == {"old.tif"}
 
 
+def test_two_people_who_redrive_at_once_send_a_job_once(
+    stack: SegmentStack, failures: FailuresFunction, run: Run
+) -> None:
+    stack.upload("a.tif", tiff())
+    assert failures.deliver(request("a.tif")) == []
+
+    def redrive_first() -> None:
+        stack.wire.mend()
+        assert run("redrive")[0] == 0
+
+    stack.wire.before("UpdateItem", redrive_first)
+    assert run("redrive")[0] == 0
+    assert (stack.row()["status"], stack.row()["attempt"]) == ("QUEUED", 2)
+    assert len(stack.take_messages()) == 1
+
+
 def test_a_job_stays_in_the_list_after_a_redrive_that_could_not_be_sent(
     stack: SegmentStack, failures: FailuresFunction, run: Run, connected: Stack
 ) -> None:

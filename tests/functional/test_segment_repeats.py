@@ -1,5 +1,6 @@
 """Repeated work costs no inference, and newer work under a name replaces the older mask."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import boto3
 import msgspec
 import numpy as np
 import pytest
-from factories import INPUT, OUTPUT, TABLE, page, request, s3_event, s3_record, stack_of, tiff
+from factories import INPUT, OUTPUT, TABLE, LambdaContext, page, request, s3_event, s3_record, stack_of, tiff
 from functions_on_moto import SegmentStack
 
 from cytomask.leads import Leads
@@ -79,6 +80,15 @@ def test_a_live_lease_sends_the_message_back(
     assert stack.deliver(s3_event("a.tif"), s3_event("a.tif")) == [0, 1]
     assert stack.predictor.pages == 1
     assert len(log_lines("job_held")) == 2
+
+
+def test_a_lease_outlasts_its_invocation(stack: SegmentStack) -> None:
+    """A shorter one would be taken over while its owner still works, and the work would be paid twice."""
+    stack.upload("a.tif", tiff())
+    stack.wire.cut("PutObject")
+    before = time.time()
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    assert stack.row()["lease_until"] >= before + LambdaContext("").get_remaining_time_in_millis() / 1000
 
 
 def test_a_live_lease_raises_for_a_direct_invocation(stack: SegmentStack) -> None:
