@@ -15,7 +15,7 @@ from cytomask.coco_index import CocoIndex
 from cytomask.errors import TimeShort
 from cytomask.evaluations import Evaluations
 from cytomask.mask_index import MaskIndex
-from cytomask.retries import RetryingProcessor
+from cytomask.retries import NOT_REACHED, RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.storage import Storage
 from cytomask.table import Table
@@ -51,9 +51,14 @@ def handler(event: dict[str, Any], context: LambdaContext) -> Any:
     """Score what the queue's messages ask for; return the messages to deliver again."""
     half = context.get_remaining_time_in_millis() / 2
 
+    def is_late() -> bool:
+        return context.get_remaining_time_in_millis() < half
+
     def evaluate_message(record: SQSRecord) -> None:
         logger.append_keys(message_id=record.message_id)
-        _evaluate(record.body, lambda: context.get_remaining_time_in_millis() < half)
+        if is_late():
+            raise TimeShort(NOT_REACHED)
+        _evaluate(record.body, is_late)
 
     return process_partial_response(event, evaluate_message, processor, context)
 

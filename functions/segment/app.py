@@ -30,7 +30,7 @@ from cytomask.plate_counts import PlateCounts, publisher
 from cytomask.plate_rows import Plates
 from cytomask.records import Result
 from cytomask.requests import SegmentRequest
-from cytomask.retries import RetryingProcessor
+from cytomask.retries import NOT_REACHED, RetryingProcessor
 from cytomask.settings import Settings
 from cytomask.stack_models import Pins
 from cytomask.storage import Storage
@@ -130,9 +130,7 @@ def answer(event: Any, context: LambdaContext, invocation: Invocation) -> Any:
 
     def segment_message(record: SQSRecord) -> list[Result]:
         if invocation.remaining_seconds() < half:
-            raise TimeShort(
-                "the messages before it took half of the invocation's time; it goes back untouched"
-            )
+            raise TimeShort(NOT_REACHED)
         results = segment_all(record.body, invocation, half)
         waiting = waiting_job(record["messageAttributes"])
         if waiting:

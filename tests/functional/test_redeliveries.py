@@ -13,6 +13,7 @@ from factories import (
     SEGMENT_QUEUE_URL,
     LambdaContext,
     failed_messages,
+    ground_truth,
     request,
     s3_event,
     sqs_batch,
@@ -118,6 +119,27 @@ def test_messages_that_a_batch_has_no_time_for_are_sent_again_without_counting_a
         again
     )
     assert len(log_lines("message_sent_again")) == len(again)
+
+
+def test_scores_that_a_batch_has_no_time_for_are_sent_again_without_counting_an_attempt(
+    stack: SegmentStack, evaluate: EvaluateFunction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four slow files would outlast the timeout; the killed batch would come again as a whole."""
+    keys = ["a.png", "b.png"]
+    for key in keys:
+        stack.segment(key.replace("png", "tif"), tiff())
+        stack.upload(key, ground_truth(), bucket=GROUND_TRUTH)
+    notices = [s3_event(key, bucket=GROUND_TRUTH) for key in keys]
+    batch = received(stack, *notices, queue_url=QUEUE_URL, deliveries=5)
+    spent = iter([0, 0])  # the batch's start, and the first message's
+    monkeypatch.setattr(
+        LambdaContext, "get_remaining_time_in_millis", lambda self: (180 - next(spent, 91)) * 1000
+    )
+    assert failed_messages(evaluate.app.handler(batch, LambdaContext("evaluation"))) == []
+    (scored,) = (row for row in stack.rows("EVAL") if row["evaluation_status"] == "SCORED")
+    (again,) = stack.evaluation_messages()
+    done = scored["ground_truth"].rpartition("/")[2]
+    assert {done, again["Records"][0]["s3"]["object"]["key"]} == set(keys)
 
 
 def test_resent_messages_keep_their_group_so_that_uploads_stay_ahead_of_a_backfill(
