@@ -200,12 +200,18 @@ def print_report(report: "PlateReport") -> None:
     if report.conditions:
         say()
         print_table(
-            ("condition", "wells", "doubling time", "relative rate"),
+            ("condition", "wells", "measured", "doubling time", "relative rate"),
             [
-                (each.name, str(len(each.wells)), hours(each.doubling_time_h), number(each.relative_rate))
+                (
+                    each.name,
+                    str(len(each.wells)),
+                    str(each.measured),
+                    hours(each.doubling_time_h),
+                    number(each.relative_rate),
+                )
                 for each in report.conditions
             ],
-            ("wells", "doubling time", "relative rate"),
+            ("wells", "measured", "doubling time", "relative rate"),
         )
     for note in report.notes:
         complain(note)

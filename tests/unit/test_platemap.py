@@ -58,6 +58,24 @@ def test_compounds_conditions_cells_and_density_are_read() -> None:
     assert (mapped.cell_type, mapped.density) == ("A172", "2000")
 
 
+def test_several_cell_types_of_a_table_are_part_of_conditions_that_it_does_not_name() -> None:
+    table = "well,{},dose,cell_type\nA1,X,1,A172\nA2,X,1,MCF7\n"
+    assert conditions(table.format("compound")) == {"A01": "A172: X 1", "A02": "MCF7: X 1"}
+    assert conditions(table.format("condition")) == {"A01": "X", "A02": "X"}
+
+
+def test_the_micro_sign_and_the_greek_letter_are_one_unit() -> None:
+    assert set(conditions("well,compound,dose,unit\nA1,X,1,µM\nA2,X,1,μM\n").values()) == {"X 1 µM"}
+
+
+@pytest.mark.parametrize("begins", [b"PK\x03\x04\x14", b"\xd0\xcf\x11\xe0\xa1"])
+def test_a_workbook_is_refused_with_what_to_save(begins: bytes) -> None:
+    with pytest.raises(
+        InvalidPlateMap, match=r"map\.xlsx is a workbook of a spreadsheet; save its sheet as CSV"
+    ):
+        parse_plate_map(begins + b"\x00" * 40, "map.xlsx")
+
+
 def test_several_cell_types_are_part_of_the_condition() -> None:
     drug = item("Compound", "X")
     found = parse_plate_map(

@@ -258,8 +258,32 @@ def test_a_well_whose_growth_is_unknown_does_not_count_in_its_condition(share: l
     assert control.doubling_time_h == pytest.approx(20, rel=0.05)
     assert control.rate_error is None
     assert drug.relative_rate == pytest.approx(0.5, rel=0.05)
+    assert (control.wells, control.measured) == (("A01", "A02"), 1)
     (alone,) = build_report("p", unknown, MAP).conditions
     assert (alone.rate, alone.doubling_time_h, alone.relative_rate) == (None, None, None)
+
+
+def test_a_condition_of_several_doses_has_none_of_them() -> None:
+    doses = parse_plate_map(b"well,condition,compound,dose\nA1,drug,X,1\nA2,drug,X,9\n", "map.csv")
+    (drug,) = build_report("p", [*series("A01"), *series("A02")], doses).conditions
+    assert (drug.compound, drug.dose, drug.unit) == (None, None, "")
+
+
+def test_a_condition_that_kills_is_slower_than_its_control() -> None:
+    rng = np.random.default_rng(0)
+    shares = [0.4 * 2 ** (-hour / 12) * (1 + 0.05 * rng.standard_normal()) for hour in HOURS]
+    dying = [page("B01", time=hour, confluence=share) for hour, share in zip(HOURS, shares, strict=True)]
+    _, drug = build_report("p", [*series("A01"), *dying], MAP).conditions
+    assert (drug.rate, drug.relative_rate, drug.measured) == (0, 0, 1)
+
+
+def test_a_second_scan_within_minutes_is_not_called_a_later_upload() -> None:
+    pages = [page(time=hour, uploaded_at="1") for hour in (0.0, 4.0, 8.0, 8.5, 12.0)]
+    (left_out,) = report(pages).left_out
+    assert left_out.image == "s3://in/A01_1_8.0.tif"
+    assert left_out.reason == (
+        "A01, site 1 at 8 h: a scan 0.5 h later counts as the same one: s3://in/A01_1_8.5.tif"
+    )
 
 
 def test_a_map_for_another_format_is_reported_and_not_used() -> None:
@@ -329,10 +353,10 @@ def test_the_table_of_wells_says_why_a_value_is_absent() -> None:
 
 def test_the_table_of_conditions_is_a_dose_table() -> None:
     lines = conditions_csv(build_report("p", [*series("A01"), *series("B01")], MAP)).splitlines()
-    assert (
-        lines[0] == "condition,compound,dose,unit,wells,doubling_time_h,rate_per_h,rate_error,relative_rate"
+    assert lines[0] == (
+        "condition,compound,dose,unit,wells,measured,doubling_time_h,rate_per_h,rate_error,relative_rate"
     )
-    assert lines[2].startswith("X 3 uM,X,3,uM,1,")
+    assert lines[2].startswith("X 3 uM,X,3,uM,1,1,")
 
 
 def test_the_grid_for_prism_has_time_down_and_wells_across() -> None:

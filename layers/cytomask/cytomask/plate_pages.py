@@ -10,7 +10,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 
-from cytomask.acquisition import add_hours
+from cytomask.acquisition import add_hours, hours_between
 from cytomask.errors import InvalidRequest
 
 FLAGS = (
@@ -255,12 +255,15 @@ class Sieve:
             *earlier, last = sorted(indices, key=lambda index: _age(self.kept[index]))
             where = f"{well}{f', site {site}' if site else ''} at {hour:g} h"
             for index in earlier:
-                same = self.kept[index].image == self.kept[last].image
-                reasons[index] = (
-                    f"segmented again: {where} counts once, with the request's last result"
-                    if same
-                    else f"{where} has a later upload, which counts: {self.kept[last].image}"
-                )
+                page, counts = self.kept[index], self.kept[last]
+                apart = hours_between(page.time, counts.time)
+                if page.image == counts.image and not apart:
+                    reasons[index] = f"segmented again: {where} counts once, with the request's last result"
+                elif apart:
+                    later = f"{abs(apart):.2g} h {'later' if apart > 0 else 'earlier'}"
+                    reasons[index] = f"{where}: a scan {later} counts as the same one: {counts.image}"
+                else:
+                    reasons[index] = f"{where} has a later upload, which counts: {counts.image}"
         if reasons:
             self.notes.append(
                 "1 page is not the last one of its well, site and time"

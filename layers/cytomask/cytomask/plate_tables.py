@@ -31,8 +31,8 @@ WELL_COLUMNS = (
     *("r2", "from_h", "to_h", "lag_h", "plateau", "note"),
 )
 CONDITION_COLUMNS = (
-    *("condition", "compound", "dose", "unit", "wells", "doubling_time_h", "rate_per_h", "rate_error"),
-    "relative_rate",
+    *("condition", "compound", "dose", "unit", "wells", "measured", "doubling_time_h", "rate_per_h"),
+    *("rate_error", "relative_rate"),
 )
 
 
@@ -103,6 +103,7 @@ def conditions_csv(report: PlateReport) -> str:
             _number(each.dose),
             each.unit,
             len(each.wells),
+            each.measured,
             _number(each.doubling_time_h),
             _number(each.rate),
             _number(each.rate_error),

@@ -26,6 +26,7 @@ LONGEST_LINE = 20_000  # characters: 1,536 names of wells take 9,000, as do 48 c
 LONGEST_ELEMENT = 5_000  # characters of an XML element with its text
 MOST_CELLS = 200_000  # of a table: 1,536 lines of 100 cells are 153,600
 MOST_NAMED = 10 * 1536  # wells that a list names, repetitions included
+WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # how .xlsx and .ods begin, and .xls
 LINES_TO_LOOK_AT = 20  # for the line that names the columns
 RANGE = re.compile(r"([A-Za-z]{1,2}\d{1,3})\s*[:-]\s*([A-Za-z]{1,2}\d{1,3})")
 SETTING = re.compile(r"#\s*(plate|control|expected[ _]pages)\s*[:=;,\t](.*)", re.IGNORECASE)
@@ -105,6 +106,8 @@ def parse_plate_map(content: bytes, name: str) -> PlateMap:
     """
     if len(content) > LARGEST_FILE:
         raise InvalidPlateMap(f"{name} has {len(content)} bytes; a plate map has at most {LARGEST_FILE}")
+    if content.startswith(WORKBOOKS):
+        raise InvalidPlateMap(f"{name} is a workbook of a spreadsheet; save its sheet as CSV and give that")
     text = _decode(content)
     if not text.strip():
         raise InvalidPlateMap(f"{name} is empty; a plate map has at least the line `well,condition`")
@@ -165,10 +168,16 @@ def _from_xml(text: str, name: str) -> PlateMap:
     wells = {well_name(*position): mapped for position, mapped in found.items() if mapped is not None}
     if not wells:
         raise InvalidPlateMap(f"{name} describes only empty wells; fill them in and export it again")
-    if len({mapped.cell_type for mapped in wells.values()}) > 1:  # then the comparison includes them
-        wells = {well: _with_cell_type(mapped) for well, mapped in wells.items()}
+    wells = _with_cell_types(wells)
     size = _size_of(found, name)
     return PlateMap(wells, size, states_size=len(found) == size)
+
+
+def _with_cell_types(wells: dict[str, MappedWell]) -> dict[str, MappedWell]:
+    """Add the cell types to the conditions if there are several, so that they are no replicates."""
+    if len({mapped.cell_type for mapped in wells.values()}) < 2:
+        return wells
+    return {well: _with_cell_type(mapped) for well, mapped in wells.items()}
 
 
 def _with_cell_type(mapped: MappedWell) -> MappedWell:
@@ -300,7 +309,7 @@ def _from_list(table: Sequence[Line], name: str, *, decimal_comma: bool) -> dict
                 )
     if not wells:
         raise InvalidPlateMap(f"{name} maps no well; below its header it takes lines such as `A1:A12,DMSO`")
-    return wells
+    return wells if "condition" in known else _with_cell_types(wells)
 
 
 def _list_well(told: Mapping[str, str], where: str, *, decimal_comma: bool) -> MappedWell | None:
@@ -394,13 +403,18 @@ def _cells(lines: Sequence[str], delimiter: str, name: str) -> list[Line]:
 
 
 def _decode(content: bytes) -> str:
-    """Text of a file as Excel and IncuCyte save it: UTF-8 or UTF-16 with a mark, UTF-8, or Windows-1252."""
+    """Text of a file as Excel and IncuCyte save it: UTF-8 or UTF-16 with a mark, UTF-8, or Windows-1252.
+
+    The Greek letter μ becomes the micro sign µ, or two units that look the same would be two conditions.
+    """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", errors="replace").lstrip("\ufeff")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace")
+        text = content.decode("utf-16", errors="replace").lstrip("\ufeff")
+    else:
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = content.decode("cp1252", errors="replace")
+    return text.replace("\u03bc", "\u00b5")
 
 
 def _dose(text: str, where: str, *, decimal_comma: bool = False) -> float | None:

@@ -45,8 +45,9 @@ class ConditionReport:
             (NaN for a single well) and the number of wells.
         doubling_time_h: from the mean growth rate.
         rate, rate_error: mean growth rate per hour and its standard error, over wells whose rate is known.
+        measured: wells whose rate is known, so that it counts.
         relative_rate: growth rate divided by the control's; 1 is as fast as the control.
-        compound, dose, unit: the condition's, if the map gives one compound.
+        compound, dose, unit: the condition's, if the map gives the same compound and dose to all its wells.
     """
 
     name: str
@@ -58,6 +59,7 @@ class ConditionReport:
     doubling_time_h: float | None
     rate: float | None
     rate_error: float | None
+    measured: int
     relative_rate: float | None
     compound: str | None = None
     dose: float | None = None
@@ -179,8 +181,9 @@ def _condition(
     rates = np.array([well.growth.rate_per_h for well in group if well.growth.rate_per_h is not None])
     rate = float(rates.mean()) if rates.size else None
     spread = float(rates.std(ddof=1) / math.sqrt(rates.size)) if rates.size > 1 else None
-    compounds = plate_map.wells[group[0].well].compounds if plate_map else ()
-    only = compounds[0] if len(compounds) == 1 else None
+    told = [plate_map.wells[well.well].compounds for well in group] if plate_map else [()]
+    alike = len({tuple(compound.label for compound in compounds) for compounds in told}) == 1
+    only = told[0][0] if alike and len(told[0]) == 1 else None
     return ConditionReport(
         name=name,
         wells=tuple(well.well for well in group),
@@ -191,6 +194,7 @@ def _condition(
         doubling_time_h=math.log(2) / rate if rate else None,
         rate=rate,
         rate_error=spread,
+        measured=rates.size,
         relative_rate=None,
         compound=only.name if only else None,
         dose=only.dose if only else None,
