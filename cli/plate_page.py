@@ -83,8 +83,8 @@ def span(scans: Hours) -> str:
 
 
 def number(value: float | None) -> str:
-    """Format a number to three digits; None becomes a dash."""
-    return "–" if value is None or math.isnan(value) else f"{value:.3g}"
+    """Format a number to three digits, without an exponent; None becomes a dash."""
+    return "–" if value is None or math.isnan(value) else f"{float(f'{value:.3g}'):.12g}"
 
 
 def goodness(value: float | None) -> str:
@@ -94,7 +94,7 @@ def goodness(value: float | None) -> str:
 
 def hours(value: float | None) -> str:
     """Format hours to three digits."""
-    return "–" if value is None else f"{value:.3g} h"
+    return "–" if value is None else f"{number(value)} h"
 
 
 def interval(growth: Growth) -> str:
@@ -102,7 +102,7 @@ def interval(growth: Growth) -> str:
     if growth.doubling_time_low_h is None:
         return "–"
     high = growth.doubling_time_high_h
-    return f"{growth.doubling_time_low_h:.3g} to {'∞' if high is None else f'{high:.3g}'} h"
+    return f"{number(growth.doubling_time_low_h)} to {'∞' if high is None else number(high)} h"
 
 
 def _data(report: PlateReport, films: Mapping[str, Sequence[Frame]]) -> dict[str, Any]:
@@ -139,9 +139,10 @@ def _data(report: PlateReport, films: Mapping[str, Sequence[Frame]]) -> dict[str
 
 
 def _growth(well: WellReport) -> dict[str, float | None]:
+    """Return a well's measures with the digits of the tables, so that the chart rounds as they do."""
     measures = msgspec.to_builtins(well.growth)
     return {
-        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
         for name, value in measures.items()
         if name != "notes"
     }

@@ -42,6 +42,8 @@ function shade(share) {
 const rowName = (row) => (row < 26 ? String.fromCharCode(65 + row) : "A" + String.fromCharCode(39 + row));
 const wellName = (row, column) => `${rowName(row)}${String(column + 1).padStart(2, "0")}`;
 const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`);
+/** The hour of a scan, to a hundredth: three digits would make one of 100.5 h and 101 h. */
+const moment = (hour) => `${Number(hour.toFixed(2))} h`;
 const hours = (value) => (value === null || value === undefined ? "–" : `${Number(value.toPrecision(3))} h`);
 
 /** Lay the wells out as the plate has them; `cell` makes the button of a well that has images. */
@@ -90,7 +92,7 @@ function colour() {
   }
   $("low").textContent = values.length ? show(low) : "";
   $("high").textContent = values.length ? show(high) : "";
-  $("hour").textContent = data.scans.length ? hours(data.scans[scan]) : "no scan";
+  $("hour").textContent = data.scans.length ? moment(data.scans[scan]) : "no scan";
   $("time").disabled = what !== "confluence";
 }
 
@@ -162,8 +164,8 @@ function drawWell() {
     ["doubling time", hours(well.g.doubling_time_h)],
     ["95 % interval", well.g.doubling_time_low_h ? `${hours(well.g.doubling_time_low_h)} to ${well.g.doubling_time_high_h ? hours(well.g.doubling_time_high_h) : "∞"}` : "–"],
     ["straight line, 8 to 60 %", hours(well.g.plain_doubling_time_h)],
-    ["R² in the window", well.g.r2 ? well.g.r2.toFixed(3) : "–"],
-    ["fitted (bar below the curve)", well.g.from_h !== null && well.g.from_h !== undefined ? `${hours(well.g.from_h)} to ${hours(well.g.to_h)}` : "–"],
+    ["R² in the window", well.g.r2 ? well.g.r2.toFixed(4) : "–"],
+    ["fitted (bar below the curve)", well.g.from_h !== null && well.g.from_h !== undefined ? `${moment(well.g.from_h)} to ${moment(well.g.to_h)}` : "–"],
     ["lag", hours(well.g.lag_h)], ["half full at", hours(well.g.half_h)], ["80 % full at", hours(well.g.eighty_h)],
     ["plateau", percent(well.g.plateau)], ["pages", String(well.p)],
   ]) facts.append(make("div", {}, make("dt", {}, label), make("dd", {}, value)));
@@ -172,7 +174,7 @@ function drawWell() {
   if (well.n.length) parts.push(make("ul", { class: "notes" }, ...well.n.map((note) => make("li", {}, note))));
   if (well.f.length) {
     const film = make("div", { class: "film", role: "group", "aria-label": `film strip of ${selected}` });
-    for (const frame of well.f) film.append(make("figure", {}, make("img", { src: frame.src, alt: `${selected} at ${hours(frame.h)}, ${percent(frame.c)} covered, mask outlined`, width: frame.w, height: frame.t }), make("figcaption", {}, `${hours(frame.h)}, ${percent(frame.c)}`)));
+    for (const frame of well.f) film.append(make("figure", {}, make("img", { src: frame.src, alt: `${selected} at ${moment(frame.h)}, ${percent(frame.c)} covered, mask outlined`, width: frame.w, height: frame.t }), make("figcaption", {}, `${moment(frame.h)}, ${percent(frame.c)}`)));
     parts.push(make("h3", {}, "Film strip"), film, make("p", { class: "small" }, "Orange: the outline of the mask."));
   }
   $("well").replaceChildren(...parts);

@@ -198,6 +198,32 @@ def test_the_film_strip_of_a_time_stack_shows_each_of_its_pages(page: Page, serv
     assert len(drawn) == 3
 
 
+def test_the_file_tells_scans_within_an_hour_apart_and_rounds_as_its_table(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    hours = [each / 2 for each in range(200, 230)]
+    noise = np.random.default_rng(0).standard_normal(len(hours))
+    pages = [
+        PlatePage(
+            plate="p", well="A01", time=hour, confluence=0.1 * 2 ** ((hour - 100) / 8) * (1 + 0.01 * off)
+        )
+        for hour, off in zip(hours, noise, strict=True)
+    ]
+    report = build_report("p", pages)
+    tab, file = chromium.new_page(), tmp_path / "plate.html"
+    file.write_bytes(render_plate(report))
+    tab.goto(file.as_uri())
+    tab.locator("#time").press("Home")
+    tab.locator("#time").press("ArrowRight")
+    expect(tab.locator("#hour")).to_have_text("100.5 h")
+    r2 = report.wells["A01"].growth.r2
+    assert r2 is not None
+    assert f"{r2:.3f}" == "1.000"
+    expect(tab.locator("#well dl")).to_contain_text(f"{r2:.4f}")
+    expect(tab.locator("#well dl")).to_contain_text("100 h to 114.5 h")
+    tab.close()
+
+
 def test_the_file_draws_one_scan_as_dots_and_no_error_of_one_well(chromium: Browser, tmp_path: Path) -> None:
     wells = parse_plate_map(b"well,condition\nA1:A2,drug\n", "map.csv")
     shares = {("A01", 0): 0.1, ("A02", 0): 0.3, ("A01", 4): 0.5, ("A01", 8): 0.4, ("A02", 8): 0.6}

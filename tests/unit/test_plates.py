@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from cytomask.cli import plate_page
 from cytomask.errors import InvalidRequest
 from cytomask.model.quality import FlagName
 from cytomask.plate_pages import FLAGS, Options, PlatePage, parse_flags
@@ -14,6 +15,7 @@ from cytomask.plate_tables import conditions_csv, pages_csv, prism_grid, wells_c
 from cytomask.platemap import parse_plate_map
 from cytomask.plates import PlateReport, build_report
 from cytomask.samples.plates import Well
+from cytomask.well_growth import Growth
 
 HOURS = [float(hour) for hour in range(0, 88, 4)]
 MAP = parse_plate_map(b"# control: DMSO\nwell,compound,dose,unit\nA1:A2,DMSO,,\nB1:B2,X,3,uM\n", "map.csv")
@@ -373,3 +375,18 @@ def test_replicates_stand_side_by_side_in_the_grid_for_prism() -> None:
 @pytest.mark.parametrize("name", ["=cmd()", "+1+1", "-a", "@x"])
 def test_a_name_that_a_spreadsheet_would_run_is_marked_as_text(name: str) -> None:
     assert f",'{name}," in pages_csv(report([page(image=name)]))
+
+
+def test_the_page_shows_long_times_without_an_exponent() -> None:
+    growth = Growth(doubling_time_low_h=1234.0, doubling_time_high_h=98765.0)
+    assert plate_page.hours(1234.0) == "1230 h"
+    assert plate_page.number(17.4449) == "17.4"
+    assert plate_page.interval(growth) == "1230 to 98800 h"
+
+
+def test_the_page_has_the_dose_and_the_digits_of_the_tables() -> None:
+    doses = parse_plate_map(b"well,condition,dose,unit\nA1,drug,1234.5,nM\n", "map.csv")
+    found = build_report("p", series("A01"), doses)
+    shown = plate_page.render_plate(found).decode()
+    assert "1234.5 nM" in shown
+    assert f'"doubling_time_h":{wells_csv(found).splitlines()[1].split(",")[4]},' in shown
