@@ -58,6 +58,8 @@ def test_a_roi_set_has_the_masks_area_and_keeps_holes(cells: NDArray[np.bool_], 
     areas = [abs(sum(area(ring) for ring in roi.coordinates(multi=True))) for roi in rois]
     assert areas == regions.areas.tolist()
     assert any(roi.composite for roi in rois)
+    boxes = [[roi.left, roi.top, roi.right, roi.bottom] for roi in rois]
+    assert boxes == regions.boxes.tolist()
 
 
 def test_a_roi_of_one_pixel_spans_it(tmp_path: Path) -> None:

@@ -105,7 +105,14 @@ def test_the_edge_of_the_page_is_no_boundary() -> None:
 
 @pytest.mark.parametrize(
     ("mask", "ground_truth", "f1"),
-    [(EMPTY, EMPTY, 1.0), (FULL, FULL, 1.0), (EMPTY, with_columns(2), 0.0), (with_columns(2), EMPTY, 0.0)],
+    [
+        (EMPTY, EMPTY, 1.0),
+        (FULL, FULL, 1.0),
+        (EMPTY, with_columns(2), 0.0),
+        (with_columns(2), EMPTY, 0.0),
+        (EMPTY, FULL, 0.0),
+        (FULL, EMPTY, 0.0),
+    ],
 )
 def test_missing_boundaries_score_1_or_0(mask: Mask, ground_truth: Mask, f1: float) -> None:
     assert score_boundary(mask, ground_truth).f1 == f1

@@ -233,6 +233,34 @@ def test_growth_of_a_table_is_that_of_each_well(tidy: bool, tmp_path: Path) -> N
     assert found["C03"].doubling_time_h == pytest.approx(40, rel=0.05)
 
 
+def test_a_table_that_excel_saved_has_wells_of_one_name(tmp_path: Path) -> None:
+    table = tmp_path / "pages.csv"
+    rows = "".join(
+        f"p,{'B2' if hour % 8 else 'B02'},{hour},{0.1 * 2 ** (hour / 20)}\n" for hour in range(0, 48, 4)
+    )
+    table.write_text(f"plate,well,time,confluence\n{rows}", encoding="utf-8-sig")
+    (found,) = cytomask.growth(table).items()
+    assert found[0] == "B02"
+    assert found[1].points == 12
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ("p,foo,0,0.1", r"line 3 of .*a\.csv: `well`: 'foo' is not a well of a plate"),
+        ("p,B02,25.11.2026 08:00,0.1", r"line 3 of .*: `time`: '25\.11\.2026 08:00' is none of: hours"),
+        ("p,B02,0,10", r"line 3 of .*: `confluence`: '10' is not a share from 0 to 1"),
+        ("p,B02,0,nan", "'nan' is not a share"),
+        ("p,B02,0,n/a", "'n/a' is not a share"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_is_named_by_its_line(cells: str, told: str, tmp_path: Path) -> None:
+    table = tmp_path / "a.csv"
+    table.write_text(f"plate,well,time,confluence\np,B02,4,0.1\n{cells}\n")
+    with pytest.raises(ValueError, match=told):
+        cytomask.growth(table)
+
+
 @pytest.mark.parametrize(
     ("hours", "confluence", "told"),
     [

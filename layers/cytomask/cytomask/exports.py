@@ -112,16 +112,17 @@ def _roi(rings: list[NDArray[np.int32]], name: str) -> roifile.ImagejRoi:
     if len(rings) == 1:
         roi = roifile.ImagejRoi.frompoints(outline, name=name)
         roi.roitype = roifile.ROI_TYPE.TRACED
-        return roi
-    (left, top), (right, bottom) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
-    path = np.concatenate([_path(ring) for ring in rings])
-    roi = roifile.ImagejRoi()
-    roi.name = name
-    roi.roitype = roifile.ROI_TYPE.RECT
-    roi.left, roi.top, roi.right, roi.bottom = left, top, right, bottom
-    roi.options = roifile.ROI_OPTIONS.OVERLAY_BACKGROUNDS | roifile.ROI_OPTIONS.OVERLAY_LABELS
-    roi.multi_coordinates = path
-    roi.shape_roi_size = len(path)
+    else:
+        path = np.concatenate([_path(ring) for ring in rings])
+        roi = roifile.ImagejRoi()
+        roi.name = name
+        roi.roitype = roifile.ROI_TYPE.RECT
+        roi.options = roifile.ROI_OPTIONS.OVERLAY_BACKGROUNDS | roifile.ROI_OPTIONS.OVERLAY_LABELS
+        roi.multi_coordinates = path
+        roi.shape_roi_size = len(path)
+    # `frompoints` takes corners for pixels, and so makes the box a pixel too large.
+    roi.left, roi.top = outline.min(axis=0).tolist()
+    roi.right, roi.bottom = outline.max(axis=0).tolist()
     return roi
 
 

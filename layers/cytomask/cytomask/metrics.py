@@ -113,8 +113,9 @@ def score_boundary(mask: Mask, ground_truth: Mask, tolerance: int = BOUNDARY_TOL
     """Compare the outlines of two masks of the same shape, (H, W) bool, after Csurka et al. 2013 (BMVC).
 
     The outline of a mask is its cell pixels with a neighbour above, below, left or right that is not cell;
-    pixels beyond the page do not count. An outline pixel is near the other mask's outline if one of its
-    pixels is within `tolerance` pixels (Euclidean).
+    pixels beyond the page do not count. If one mask is all cell and the other empty, neither has an outline,
+    though they disagree everywhere; the page's border is then that of the full one. An outline pixel is near
+    the other mask's outline if one of its pixels is within `tolerance` pixels (Euclidean).
 
     Raises:
         ValueError: the shapes differ.
@@ -122,6 +123,8 @@ def score_boundary(mask: Mask, ground_truth: Mask, tolerance: int = BOUNDARY_TOL
     if mask.shape != ground_truth.shape:
         raise ValueError(f"the mask is {mask.shape} and the ground truth {ground_truth.shape}")
     ours, theirs = _boundary(mask), _boundary(ground_truth)
+    if not (ours.any() or theirs.any()) and mask.any() != ground_truth.any():
+        ours, theirs = (_boundary(np.pad(each, 1))[1:-1, 1:-1] for each in (mask, ground_truth))
     return BoundaryScore(
         int(np.count_nonzero(ours)),
         int(np.count_nonzero(ours & _dilate(theirs, tolerance))),
