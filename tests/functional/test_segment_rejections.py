@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from botocore.response import StreamingBody
 from factories import (
     HEIGHT,
     INPUT,
@@ -19,7 +21,9 @@ from factories import (
     stack_of,
     tiff,
 )
-from functions_on_moto import SegmentStack
+from functions_on_moto import EvaluateFunction, SegmentStack
+
+from cytomask.images import Limits
 
 
 def with_pixel(value: float) -> bytes:
@@ -270,3 +274,49 @@ def test_an_image_whose_key_begins_like_an_allowed_bucket_takes_no_name_from_it(
 def test_an_unknown_event_is_answered_as_rejected(stack: SegmentStack, event: Any) -> None:
     (result,) = stack.handle(event)
     assert (result["status"], result["error"]["code"]) == ("REJECTED", "INVALID_REQUEST")
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Return a function after which an object of this length cannot be read any more."""
+    enter = StreamingBody.__enter__
+
+    def forbid(body: bytes) -> None:
+        def entered(stream: Any) -> Any:
+            read = int(stream._content_length) != len(body)
+            return enter(stream) if read else SimpleNamespace(read=None)
+
+        monkeypatch.setattr(StreamingBody, "__enter__", entered)
+
+    return forbid
+
+
+@pytest.mark.parametrize("refused", [0, 1], ids=["with the lookup", "after the lookup"])
+def test_an_object_past_the_limit_is_rejected_before_its_bytes_are_read(
+    stack: SegmentStack,
+    unread: Callable[[bytes], None],
+    monkeypatch: pytest.MonkeyPatch,
+    refused: int,
+) -> None:
+    body = tiff()
+    unread(body)
+    monkeypatch.setattr(stack.app.segmenter._writer, "_limits", Limits(file_bytes=len(body) - 1))
+    stack.upload("large.tif", body)
+    stack.wire.fail("GetObject", "SlowDown", 503, times=refused)
+    assert stack.deliver(s3_event("large.tif")) == []
+    assert (stack.row()["status"], stack.row()["error_code"]) == ("REJECTED", "IMAGE_TOO_LARGE")
+
+
+def test_a_ground_truth_past_the_limit_is_rejected_before_its_bytes_are_read(
+    stack: SegmentStack,
+    evaluate: EvaluateFunction,
+    unread: Callable[[bytes], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stack.segment("a.tif", tiff())
+    body = tiff(np.eye(HEIGHT, WIDTH, dtype=np.float64))
+    unread(body)
+    monkeypatch.setattr(evaluate.app.evaluator, "_limits", Limits(file_bytes=len(body) - 1))
+    assert evaluate.upload("a_mask.tif", body) == []
+    row = evaluate.row()
+    assert (row["evaluation_status"], row["error_code"]) == ("REJECTED", "IMAGE_TOO_LARGE")
