@@ -140,3 +140,26 @@ def test_the_table_of_all_is_downloaded(gallery: Page) -> None:
     lines = Path(waiting.value.path()).read_text().splitlines()
     assert len(lines) > COUNT
     assert lines[0].startswith("image,group,status,confluence")
+    shown = [line.partition(",")[0] for line in lines[1:] if line.startswith("plate ")]
+    assert shown == sorted(shown)  # as the gallery is
+
+
+def test_back_leads_to_the_same_place(gallery: Page) -> None:
+    frame = gallery.locator(".frame")
+    frame.evaluate("frame => { frame.scrollTop = 5000; }")
+    gallery.wait_for_timeout(400)  # until scrolling rests
+    gallery.locator(".card a").nth(20).click()
+    expect(gallery.locator(".heading")).to_be_visible()
+    assert gallery.evaluate("document.activeElement.id") == "view"
+    gallery.go_back()
+    expect(gallery.locator(".card").first).to_be_visible()
+    gallery.wait_for_function("document.querySelector('.frame').scrollTop === 5000")
+
+
+def test_a_name_is_found_however_its_letters_are_composed(page: Page) -> None:
+    job, filters = {"key": "a/Zellen-u\u0308.tif", "id": "0"}, {"find": "zellen-\u00fc"}
+    found = page.evaluate(
+        "([job, filters]) => import('/static/gallery.js').then(({ fits }) => fits(job, filters))",
+        [job, filters],
+    )
+    assert found is True

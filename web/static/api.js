@@ -14,15 +14,29 @@ export class ApiError extends Error {
   }
 }
 
-/** Fires `lost` when the server stops answering, and `found` when it answers again. */
-export const connection = new EventTarget();
-let connected = true;
+/** @typedef {"found" | "lost" | "ended"} Connection */
 
-/** @param {boolean} now */
+/** Fires `lost` when the server stops answering, `ended` when it knows no session of ours, and `found` when all is well again. */
+export const connection = new EventTarget();
+/** @type {Connection} */
+let standing = "found";
+const LOOK_AGAIN = 3000; // milliseconds
+
+/** @param {Connection} now */
 function noteConnection(now) {
-  if (now === connected) return;
-  connected = now;
-  connection.dispatchEvent(new Event(now ? "found" : "lost"));
+  const before = standing;
+  if (now === before) return;
+  standing = now;
+  connection.dispatchEvent(new Event(now));
+  if (before === "found") void lookAgain();
+}
+
+/** Ask until the server answers again: many views ask nothing by themselves. */
+async function lookAgain() {
+  while (standing !== "found") {
+    await pause(LOOK_AGAIN);
+    await get("session").catch(() => {});
+  }
 }
 
 /**
@@ -48,10 +62,10 @@ export async function call(path, options = {}) {
     response = await fetch(`/api/${path}`, options);
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    noteConnection(false);
+    noteConnection("lost");
     throw new ApiError(0, "NO_ANSWER", "`cytomask web` does not answer; is it still running?");
   }
-  noteConnection(true);
+  noteConnection(response.status === 401 ? "ended" : "found");
   if (!response.ok) throw await problemOf(response);
   return response;
 }

@@ -4,7 +4,7 @@ import { askAhead } from "./ahead.js";
 import { pause, post } from "./api.js";
 import { el, fixed, sentenceOf } from "./dom.js";
 import { FEW, fetchScores, folderOf, follow, forgetScores, jobs, keepOrder, nameOf, unscored } from "./jobs.js";
-import { note, trouble } from "./router.js";
+import { keepScroll, note, trouble } from "./router.js";
 import { NO_PICTURE } from "./thumbnail.js";
 import { Grid } from "./virtual.js";
 import { wordsOf } from "./words.js";
@@ -122,13 +122,18 @@ export async function showGallery({ main, query, signal }) {
     void scoreAll();
   }
 
+  const scrollBack = keepScroll(frame, signal);
   const empty = el("p", { class: "note" }, "There are no images yet. ", el("a", { href: "/send" }, "Send some"), ".");
   empty.hidden = true;
   frame.before(empty);
   forgetScores();
   void scoreAgain();
   try {
-    await follow(signal, arrange);
+    await follow(signal, () => {
+      const first = !grid.items.length;
+      arrange();
+      if (first) scrollBack();
+    });
   } catch (error) {
     counted.replaceChildren();
     frame.replaceChildren(trouble(error));
@@ -147,7 +152,7 @@ function prevent(event) {
  */
 export function fits(job, filters) {
   const { find, status, group, folder, flag, iou, from, to } = filters;
-  if (find && !`${job.key ?? ""} ${job.id}`.toLowerCase().includes(find.toLowerCase())) return false;
+  if (find && !folded(`${job.key ?? ""} ${job.id}`).includes(folded(find))) return false;
   if (status && job.status !== status) return false;
   if (group && (job.group ?? "") !== (group === "–" ? "" : group)) return false;
   if (folder && folderOf(job) !== (folder === "–" ? "" : folder)) return false;
@@ -157,6 +162,11 @@ export function fits(job, filters) {
   if (from && !(job.confluence !== undefined && job.confluence >= Number(from) / 100)) return false;
   if (to && !(job.confluence !== undefined && job.confluence <= Number(to) / 100)) return false;
   return true;
+}
+
+/** A text as it is searched: macOS writes ü as two letters, a keyboard as one. @param {string} text */
+function folded(text) {
+  return text.normalize().toLowerCase();
 }
 
 /**
@@ -311,5 +321,5 @@ function downloads(chosen) {
   return el("div", { class: "row" }, el("span", { class: "quiet" }, "Download these:"),
     el("button", { type: "button", onclick: () => void take("masks") }, "Masks"),
     el("button", { type: "button", onclick: () => void take("table") }, "Table (CSV)"),
-    el("button", { type: "button", title: "Images and their ground truths under the same names, ready for training", onclick: () => void take("pairs", " missing.txt in it names the images whose ground truth cannot be used.") }, "Corrected pairs"), said);
+    el("button", { type: "button", title: "Images and their ground truths under the same names, ready for training", onclick: () => void take("pairs", " It holds the images that have a ground truth; missing.txt in it names those whose ground truth cannot be used.") }, "Corrected pairs"), said);
 }

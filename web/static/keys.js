@@ -28,8 +28,9 @@ const LIST = [
  */
 export function keyed(signal, act) {
   addEventListener("keydown", (event) => {
+    if (document.querySelector("dialog")) return; // its own keys alone work
     const target = event.target instanceof HTMLElement ? event.target : null;
-    const typing = target?.matches("input:not([type=range]):not([type=checkbox]), select, textarea, dialog *");
+    const typing = target?.matches("input:not([type=range]):not([type=checkbox]), select, textarea");
     const sliding = target?.matches("input[type=range]") && /^(Arrow|Page|Home|End)/.test(event.key);
     const pressing = target?.matches("button, a, summary") && (event.key === " " || event.key === "Enter");
     if (typing || sliding || pressing || event.altKey) return;

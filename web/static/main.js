@@ -18,8 +18,12 @@ route(/^\/spending\/?$/, "Spending", async () => (await import("./spending.js"))
 connection.addEventListener("lost", () => {
   byId("connection").textContent = "Connection lost – what you paint is kept here";
 });
+connection.addEventListener("ended", () => {
+  byId("connection").textContent = "The session ended – open the address that `cytomask web` printed";
+});
 connection.addEventListener("found", () => {
   byId("connection").textContent = "";
+  if (!about.stack) void start(); // a bookmark, whose session another tab has opened
 });
 addEventListener("hashchange", () => void start()); // the printed address, opened again in this tab
 

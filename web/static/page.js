@@ -8,7 +8,7 @@ import { FINISHED, forgetScores, order } from "./jobs.js";
 import { keyed, shortcuts } from "./keys.js";
 import { Layer } from "./layers.js";
 import { Panel } from "./panel.js";
-import { go, trouble } from "./router.js";
+import { entitle, go, trouble } from "./router.js";
 import { Threshold } from "./threshold.js";
 import { contrastTool, group, opacityTool, stackTool, zoomTool } from "./toolbar.js";
 import { Viewer } from "./viewer.js";
@@ -97,6 +97,7 @@ async function wait(id, signal) {
 /** @param {string | undefined} image its address @param {string} id */
 function headingOf(image, id) {
   const key = image ? image.replace(/^s3:\/\/[^/]+\//, "") : "A message that names no image";
+  entitle(key.split("/").pop() ?? key);
   const at = order.indexOf(id);
   /** @param {number} step @param {string} words @param {string} key */
   const near = (step, words, key) => {
@@ -161,7 +162,7 @@ export class PageView {
     if (found instanceof Error || !found.truth || this.truth) return;
     this.truth = found.truth;
     this.panel.showTruth(found.truth);
-    this.correction?.offer();
+    this.correction?.truthFound(found.truth.etag);
     this.viewer?.setLayer("truth", await this.#layer("truth"));
     if (this.viewer) this.#setStyle(this.wanted);
   }

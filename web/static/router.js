@@ -12,6 +12,8 @@ import { isLeft } from "./api.js";
  */
 /** @typedef {(place: Place) => void | Promise<void>} View */
 
+const RESTS_AFTER = 150; // milliseconds
+
 /** @type {{pattern: RegExp, title: string, load: () => Promise<View>}[]} */
 const routes = [];
 /** @type {AbortController | null} */
@@ -44,11 +46,39 @@ export function note(values) {
   history.replaceState(history.state, "", location.pathname + (query.size ? `?${query}` : ""));
 }
 
+/**
+ * Name what a view shows, for the browser's tabs and history.
+ * @param {string} name
+ */
+export function entitle(name) {
+  document.title = `${name} – cytomask`;
+}
+
+/**
+ * Keep with the address how far an element is scrolled, so that Back leads to the same place.
+ * @param {HTMLElement} frame
+ * @param {AbortSignal} signal of the view
+ * @returns {() => void} scrolls to the kept place, once there is something to scroll
+ */
+export function keepScroll(frame, signal) {
+  const top = Number(history.state?.top ?? 0);
+  let resting = 0;
+  frame.addEventListener("scroll", () => {
+    clearTimeout(resting);
+    resting = window.setTimeout(() => history.replaceState({ top: frame.scrollTop }, ""), RESTS_AFTER);
+  }, { signal, passive: true });
+  signal.addEventListener("abort", () => clearTimeout(resting));
+  return () => {
+    frame.scrollTop = top;
+  };
+}
+
 /** Show the view of the address as it is now. */
 export async function show() {
   shown?.abort();
   const mine = (shown = new AbortController());
   const main = byId("view");
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close(); // it asks about the view that is left
   for (const link of document.querySelectorAll("nav a")) {
     const here = location.pathname.startsWith(link.getAttribute("href") ?? "-");
     if (here) link.setAttribute("aria-current", "page");
@@ -57,20 +87,33 @@ export async function show() {
   for (const { pattern, title, load } of routes) {
     const found = pattern.exec(location.pathname);
     if (!found) continue;
-    document.title = `${title} – cytomask`;
+    entitle(title);
     try {
       const view = await load();
       if (mine.signal.aborted) return;
+      const focused = main.contains(document.activeElement);
       main.replaceChildren();
       main.className = "";
-      const parts = found.slice(1).map((part) => decodeURIComponent(part ?? ""));
+      if (focused) main.focus({ preventScroll: true }); // or else the next Tab begins at the top of the page
+      const scrollBack = keepScroll(main, mine.signal);
+      const parts = found.slice(1).map(decoded);
       await view({ main, parts, query: new URLSearchParams(location.search), signal: mine.signal });
+      if (!mine.signal.aborted) scrollBack();
     } catch (error) {
       if (!isLeft(error) && !mine.signal.aborted) main.replaceChildren(trouble(error));
     }
     return;
   }
   main.replaceChildren(el("p", { class: "note" }, "There is nothing at this address."));
+}
+
+/** @param {string | undefined} part of an address, which may be typed by hand */
+function decoded(part = "") {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // a % that is no code stands for itself
+  }
 }
 
 /**

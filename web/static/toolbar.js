@@ -18,7 +18,7 @@ export function zoomTool(viewer, shown) {
 export function contrastTool(viewer) {
   const { range, window: start, low, step } = viewer.image.described;
   /** A value as the file stores it. @param {number} value */
-  const stored = (value) => Number((low + value * step).toPrecision(4));
+  const stored = (value) => Number((low + value * step).toPrecision(5));
   const shown = el("output", {}, `${stored(start[0])}–${stored(start[1])}`);
   const [dark, bright] = [0, 1].map((end) =>
     el("input", { type: "range", min: range[0], max: range[1], step: 1, value: start[end], "aria-label": end ? "White at" : "Black at", oninput: () => apply() }));

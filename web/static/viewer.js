@@ -1,5 +1,6 @@
 // Shows a page of any size: tiles of the reduced view that fits the zoom, the mask on a canvas above.
 
+import { connection } from "./api.js";
 import { el } from "./dom.js";
 import { drawShades } from "./draw.js";
 import { listen } from "./gestures.js";
@@ -37,6 +38,7 @@ export class Viewer {
     /** Called after each drawing. */
     this.onDraw = () => {};
     image.onTile = () => this.later();
+    connection.addEventListener("found", () => this.later(), { signal }); // asks for the tiles that did not come
     const watcher = new ResizeObserver(() => this.#resize());
     watcher.observe(this.element);
     signal.addEventListener("abort", () => {
