@@ -25,6 +25,7 @@ from cytomask.web.truths import encode_tiff
 KINDS = ("masks", "pairs", "table")
 MISSING = "missing.txt"  # the file of an archive that lists what is not in it
 MOST_TICKETS = 32
+NO_PAIR = "none of these images has a ground truth yet: correct their masks on the page, and save them"
 COLUMNS = (
     "image", "group", "status", "confluence", "confluence_low", "confluence_high", "quality", "iou", "pages",
     "cell_area_mm2", "plate", "well", "created_at", "job_id", "estimated_cost_usd", "error_code", "error",
@@ -81,7 +82,7 @@ class Archive:
         """Make a zip of `images/` and `masks/`: images and their ground truths under the same names.
 
         An image of several channels is stored as the channel that was segmented, for training reads no other.
-        `missing.txt` lists the images whose ground truth cannot be used, and why.
+        `missing.txt` lists the images whose ground truth cannot be used, and why, or says that there is none.
         """
         return _zipped(self._pairs(ids))
 
@@ -124,7 +125,8 @@ class Archive:
             name = unused(safe_name(str(PurePosixPath(known.image.key).with_suffix(""))), names)
             yield f"images/{name}{suffix}", image
             yield f"masks/{name}{'.png' if cells[:4] == PNG else '.tif'}", cells
-        yield from _notes([line for truth, line in missing if truth is None or truth.found not in truths])
+        lines = [line for truth, line in missing if truth is None or truth.found not in truths]
+        yield from _notes(lines or ([] if names else [NO_PAIR]))
 
     def _pair(self, known: Known, truth: S3Object) -> tuple[bytes, str, bytes]:
         """Read an image, its suffix and its truth; raise RejectedInput if training would refuse them."""

@@ -1,7 +1,7 @@
 """The routes of the page's server. Each is thin: it reads the request, calls one thing and answers."""
 
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -13,7 +13,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from cytomask import images
-from cytomask.addresses import SIDECARS
 from cytomask.plate_pages import Options
 from cytomask.table import Table
 from cytomask.web.account import Account
@@ -119,7 +118,6 @@ class Routes:
                 "buckets": {purpose: name for name, purpose in self._account.buckets.items()},
                 "thresholds": self._account.thresholds(),
                 "largest_file": images.LIMITS.file_bytes,
-                "sidecars": sorted(SIDECARS),
             }
         )
 
@@ -264,15 +262,14 @@ class Routes:
         """Stream a download."""
         ticket = self._tickets.find(request.path_params["name"])
         if ticket.kind == "table":
-            return _attached(
-                table_of(self._scored(set(ticket.ids))), "cytomask.csv", "text/csv; charset=utf-8"
-            )
+            return _attached(table_of(self._scored(ticket.ids)), "cytomask.csv", "text/csv; charset=utf-8")
         made = self._archive.masks if ticket.kind == "masks" else self._archive.pairs
         return _attached(made(ticket.ids), f"cytomask-{ticket.kind}.zip", "application/zip")
 
-    def _scored(self, ids: Set[str]) -> Iterator[Entry]:
-        """Yield the entries of jobs with their scores as they are now."""
-        found = [each for each in self._catalogue.since(0)[0] if each.id in ids]
+    def _scored(self, ids: Sequence[str]) -> Iterator[Entry]:
+        """Yield the entries of jobs with their scores as they are now, in the order of their ids."""
+        entries = {each.id: each for each in self._catalogue.since(0)[0]}
+        found = [entries[each] for each in ids if each in entries]
         for start in range(0, len(found), MOST_SCORED_AT_ONCE):
             some = found[start : start + MOST_SCORED_AT_ONCE]
             self._catalogue.score(each.id for each in some)

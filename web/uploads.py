@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from cytomask import images
-from cytomask.addresses import LONGEST_KEY, SIDECARS, S3Object
+from cytomask.addresses import LONGEST_KEY, S3Object, is_plate_map, is_sidecar, may_be_plate_map
 from cytomask.storage import Storage
 from cytomask.web.account import Account
 from cytomask.web.answers import Refusal
@@ -40,12 +40,12 @@ class Uploads:
         return f"{url.scheme}://{url.netloc}"
 
     def begin(self, key: str, size: int, replace: bool) -> dict[str, Any]:
-        """Sign addresses to put an image to; raise Refusal if it cannot become a mask, or exists."""
+        """Sign addresses to put an image or a plate map to; raise Refusal if it is neither, or exists."""
         require_key(key)
         require_image(key, size)
         self._require_free(key, replace)
         if size <= WHOLE_BYTES:
-            return {"url": self._sign("put_object", Key=key)}
+            return {"url": self._sign("put_object", Key=key), "plate_map": goes_as_map(key)}
         upload_id = self._s3.create_multipart_upload(Bucket=self._bucket, Key=key)["UploadId"]
         parts = range(1, math.ceil(size / PART_BYTES) + 1)
         urls = [self._sign("upload_part", Key=key, UploadId=upload_id, PartNumber=part) for part in parts]
@@ -104,8 +104,8 @@ def require_key(key: str) -> None:
 
 def require_image(key: str, size: int) -> None:
     """Refuse a file that the stack would ignore or reject for its name or length alone."""
-    suffix = PurePosixPath(key).suffix.lower()
-    if suffix in SIDECARS:
+    if is_sidecar(key) and not goes_as_map(key):
+        suffix = PurePosixPath(key).suffix.lower()
         raise Refusal(
             HTTPStatus.UNPROCESSABLE_ENTITY, "NO_IMAGE", f"{suffix} files are notes beside images, not images"
         )
@@ -115,3 +115,8 @@ def require_image(key: str, size: int) -> None:
             "IMAGE_TOO_LARGE",
             f"the limit is {images.LIMITS.file_bytes // 2**20} MiB; split the stack or compress it",
         )
+
+
+def goes_as_map(key: str) -> bool:
+    """Tell whether the stack reads a file as a plate map, as `cytomask upload` does."""
+    return is_plate_map(key) or may_be_plate_map(key)

@@ -420,6 +420,12 @@ def test_files_that_would_be_ignored_or_rejected_are_not_sent(
     assert browser.post("/api/uploads", {"key": key, "size": size}).json["code"] == code
 
 
+@pytest.mark.parametrize("key", ["P7/platemap.csv", "P7/P7.csv", "P7.PlateMap"])
+def test_plate_maps_are_sent_beside_images(browser: Browser, key: str) -> None:
+    assert browser.post("/api/uploads", {"key": key, "size": 10}).json["plate_map"] is True
+    assert browser.post("/api/uploads", {"key": "P7/a.tif", "size": 10}).json["plate_map"] is False
+
+
 def test_a_large_file_goes_in_parts(stack: SegmentStack, browser: Browser) -> None:
     asked = browser.post("/api/uploads", {"key": "large.tif", "size": 40 * 2**20}).json
     assert len(asked["urls"]) == 3
@@ -470,6 +476,13 @@ def test_corrected_pairs_are_read_by_training(stack: SegmentStack, browser: Brow
     (sample,) = read_source(tmp_path, "pairs:images/plate 1:masks/plate 1")
     _, cells = sample.read()
     assert np.array_equal(cells, stack.mask("plate 1/a.tif.mask.png") > 0)
+
+
+def test_an_archive_without_a_pair_says_so(stack: SegmentStack, browser: Browser) -> None:
+    job = stack.segment("a.tif", tiff())["job_id"]
+    with zipfile.ZipFile(io.BytesIO(download(browser, "pairs", job).body)) as archive:
+        assert archive.namelist() == ["missing.txt"]
+        assert b"none of these images has a ground truth yet" in archive.read("missing.txt")
 
 
 def test_images_whose_names_differ_in_their_ending_stay_two_pairs(

@@ -7,8 +7,7 @@
  * @property {Record<string, string>} buckets bucket by purpose: images, masks, ground truths
  * @property {Record<string, number>} thresholds the models' own, by mode
  * @property {number} largest_file in bytes
- * @property {string[]} sidecars endings of files that are no images
  */
 
 /** @type {About} */
-export const about = { stack: "", region: "", buckets: {}, thresholds: {}, largest_file: 0, sidecars: [] };
+export const about = { stack: "", region: "", buckets: {}, thresholds: {}, largest_file: 0 };

@@ -5,7 +5,7 @@ import { ApiError, post } from "./api.js";
 import { el, fixed, sentenceOf } from "./dom.js";
 import { hurry, jobs } from "./jobs.js";
 import { thumbnail } from "./thumbnail.js";
-import { upload } from "./upload.js";
+import { Unreadable, upload } from "./upload.js";
 import { wordsOf } from "./words.js";
 
 const AT_ONCE = 3;
@@ -52,9 +52,15 @@ async function transfer(one, replace) {
     if (!one.stored) {
       said.textContent = "sending …";
       one.sentAt = Date.now();
-      await upload(file, key, replace, (share) => {
+      const plateMap = await upload(file, key, replace, (share) => {
         progress.value = share;
       });
+      if (plateMap) {
+        progress.remove();
+        said.textContent = "plate map in the bucket; its conditions show on the plate's page";
+        sayNoMask(one.line);
+        return;
+      }
       one.stored = true;
     }
     progress.remove();
@@ -76,7 +82,8 @@ async function transfer(one, replace) {
     };
     if (error instanceof ApiError && error.code === "IMAGE_EXISTS") {
       actions.append(el("button", { type: "button", onclick: again(true) }, "Replace"), " ", el("button", { type: "button", onclick: () => one.line.remove() }, "Skip"));
-    } else if (!(error instanceof ApiError) || error.status === 0 || error.status >= 500) {
+    } else if (error instanceof Unreadable || (error instanceof ApiError && error.code === "NO_IMAGE")) sayNoMask(one.line);
+    else if (!(error instanceof ApiError) || error.status === 0 || error.status >= 500) {
       actions.append(el("button", { type: "button", onclick: again(replace) }, "Try again"));
     }
   } finally {
@@ -147,8 +154,6 @@ export function take(chosen, folder, request) {
 
 /** Say why the stack would ignore or refuse a file; empty if it would not. @param {File} file */
 export function faultOf(file) {
-  const ending = /\.[^.]+$/.exec(file.name.toLowerCase())?.[0] ?? "";
-  if (about.sidecars.includes(ending)) return `${ending} files are notes beside images, not images`;
   if (file.name.startsWith(".")) return "its name starts with a dot, so it is a hidden file";
   if (file.size === 0) return "it is empty";
   if (file.size > about.largest_file) return `it is ${Math.round(file.size / 2 ** 20)} MiB; the limit is ${Math.round(about.largest_file / 2 ** 20)}: split the stack or compress it`;

@@ -11,17 +11,18 @@ let direct = true;
  * @param {string} key
  * @param {boolean} replace an image that is there
  * @param {(share: number) => void} progress from 0 to 1
+ * @returns {Promise<boolean>} whether the file is a plate map, not an image
  */
 export async function upload(file, key, replace, progress) {
   const place = await post("uploads", { key, size: file.size, replace });
   if (place.urls) {
     await inParts(file, key, replace, place, progress);
-    return;
+    return false;
   }
   if (direct) {
     try {
       await put(place.url, file, progress);
-      return;
+      return place.plate_map;
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
       direct = false;
@@ -29,6 +30,7 @@ export async function upload(file, key, replace, progress) {
   }
   await through(file, key, replace);
   progress(1);
+  return place.plate_map;
 }
 
 /** Send a file through the server. @param {File} file @param {string} key @param {boolean} replace an image that is there */
@@ -64,6 +66,18 @@ async function inParts(file, key, replace, place, progress) {
 /** The bucket does not answer, or does not let this page in. */
 class Unreachable extends Error {}
 
+/** The browser reads the file no more: it was changed, moved or deleted since it was chosen. */
+export class Unreadable extends Error {}
+
+/** Tell a file that cannot be read from a bucket that does not answer: both break a request. @param {Blob} body */
+async function requireReadable(body) {
+  try {
+    await body.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new Unreadable("the file was changed, moved or deleted since it was chosen; choose it again");
+  }
+}
+
 /**
  * Put bytes to an address; returns their ETag. Tries again where the connection breaks.
  * @param {string} url
@@ -76,6 +90,7 @@ async function put(url, body, progress) {
     try {
       return await putOnce(url, body, progress);
     } catch (error) {
+      if (error instanceof Unreachable) await requireReadable(body);
       if (!(error instanceof Unreachable) || attempt === TRIES) throw error;
       await new Promise((resolve) => setTimeout(resolve, 300 * 2 ** attempt));
     }
