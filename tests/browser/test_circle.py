@@ -158,6 +158,27 @@ def test_painting_survives_a_reload_and_is_undone_and_redone(
     expect(page.locator(".paintbar")).not_to_contain_text("Restored")
 
 
+def test_undo_while_painting_takes_back_that_stroke_alone(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    open_page(page, served, send(page, field_tiff("undo.tif", seed=49)))
+    page.get_by_role("button", name="Start with an empty page").click()
+    drag(page, (0.2, 0.2), (0.4, 0.2))
+    undo = page.get_by_role("button", name="Undo")
+    expect(undo).to_be_enabled()
+    box = page.locator(".viewer").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.7, steps=4)
+    page.keyboard.press("Control+z")
+    page.mouse.up()
+    page.get_by_role("button", name="Save as ground truth").click()
+    expect(page.locator(".paintbar")).to_contain_text("Saved as s3://", timeout=MADE)
+    cells = truth(served, "undo.tif.png") > 0
+    assert cells[: HEIGHT // 3].any() and not cells[HEIGHT // 3 :].any()
+
+
 def test_a_lost_connection_loses_no_paint(page: Page, served: Served, field_tiff: Field) -> None:
     open_page(page, served, send(page, field_tiff("lost.tif", seed=3)))
     page.keyboard.press("c")
@@ -226,10 +247,14 @@ def test_what_is_refused_is_said_with_its_reason(
     page: Page, served: Served, tmp_path: Path, picture: Picture
 ) -> None:
     (tmp_path / "notes.csv").write_text("a,b")
+    (tmp_path / "platemap.csv").write_text("well,condition\nA1,drug\n")
     (tmp_path / "broken.tif").write_bytes(b"II*\0 no TIFF")
     page.get_by_role("link", name="Send", exact=True).click()
-    page.set_input_files("#files", [tmp_path / "notes.csv", tmp_path / "broken.tif"])
+    page.set_input_files(
+        "#files", [tmp_path / "notes.csv", tmp_path / "platemap.csv", tmp_path / "broken.tif"]
+    )
     expect(page.locator(".files li", has_text="notes.csv")).to_contain_text("notes beside images")
+    expect(page.locator(".files li", has_text="platemap.csv")).to_contain_text("plate map in the bucket")
     expect(page.locator(".files li", has_text="broken.tif")).to_contain_text("refused:", timeout=MADE)
     page.set_input_files("#files", tmp_path / "broken.tif")
     expect(page.locator(".files li").last).to_contain_text("in the bucket already")
@@ -464,7 +489,7 @@ def test_a_download_that_cannot_start_says_why(
     expect(page.locator(".card", has_text="download.tif")).to_be_visible()
     with page.expect_download():
         page.get_by_role("button", name="Corrected pairs").click()
-    expect(page.get_by_text("missing.txt in it names the images")).to_be_visible()
+    expect(page.get_by_text("missing.txt in it names those")).to_be_visible()
     page.set_viewport_size({"width": 1024, "height": 768})
     picture(page, "gallery-download")
     page.context.clear_cookies()

@@ -2,7 +2,7 @@
 
 import { ApiError, call, get, isLeft } from "./api.js";
 import { ask, el, say, sentenceOf } from "./dom.js";
-import { dropDraft, keepDraft, readDraft } from "./drafts.js";
+import { claimDraft, dropDraft, keepDraft, readDraft } from "./drafts.js";
 import { packTiles } from "./bits.js";
 import { Painting } from "./paint.js";
 import { LARGEST, TOOLS, Tools } from "./tools.js";
@@ -21,6 +21,10 @@ export class Correction {
     this.base = "mask";
     this.seen = "";
     this.saving = false;
+    this.claiming = false;
+    /** Gives the draft back to other tabs. */
+    this.giveBack = () => {};
+    view.signal.addEventListener("abort", () => this.giveBack());
     this.status = el("span", { role: "status" });
     this.bar = el("div", { class: "tools paintbar", role: "toolbar", "aria-label": "Correct" });
     view.stage.insertBefore(this.bar, viewer.element);
@@ -32,15 +36,38 @@ export class Correction {
   offer() {
     if (this.painting) return;
     this.bar.replaceChildren(
-      el("button", { type: "button", class: "main", title: "Correct (c)", onclick: () => this.begin("mask") }, "Correct the mask"),
-      this.view.truth ? el("button", { type: "button", onclick: () => this.begin("truth") }, "Correct the ground truth") : "",
-      el("button", { type: "button", onclick: () => this.begin("empty") }, "Start with an empty page"),
+      el("button", { type: "button", class: "main", title: "Correct (c)", onclick: () => void this.start("mask") }, "Correct the mask"),
+      this.view.truth ? el("button", { type: "button", onclick: () => void this.start("truth") }, "Correct the ground truth") : "",
+      el("button", { type: "button", onclick: () => void this.start("empty") }, "Start with an empty page"),
       this.status,
     );
   }
 
+  /** The ground truth that was there when the view opened has been found. @param {string} etag */
+  truthFound(etag) {
+    if (this.painting) this.seen = etag;
+    else this.offer();
+  }
+
+  /** Begin, unless another tab corrects this page. @param {string} base mask, truth or empty */
+  async start(base) {
+    if (await this.#claim()) this.#begin(base);
+  }
+
+  /** Claim the page's draft; returns whether this tab has it now. */
+  async #claim() {
+    if (this.claiming) return false;
+    this.claiming = true;
+    const giveBack = await claimDraft(this.key);
+    this.claiming = false;
+    if (giveBack && this.view.signal.aborted) giveBack();
+    else if (giveBack) this.giveBack = giveBack;
+    else this.status.textContent = "Another tab corrects this page: go on there, or close it first.";
+    return giveBack !== null && !this.view.signal.aborted;
+  }
+
   /** @param {string} base mask, truth or empty */
-  begin(base) {
+  #begin(base) {
     const { viewer } = this;
     this.base = base;
     this.seen = this.view.truth?.etag ?? "";
@@ -61,7 +88,7 @@ export class Correction {
     size.addEventListener("input", () => this.tools.setSize(Number(size.value)));
     this.sizeSlider = size;
     this.sizeShown = el("output", { for: "brush" });
-    this.undoButton = el("button", { type: "button", title: "Undo (ctrl z)", onclick: () => void painting.undo() }, "Undo");
+    this.undoButton = el("button", { type: "button", title: "Undo (ctrl z)", onclick: () => this.#undo() }, "Undo");
     this.redoButton = el("button", { type: "button", title: "Redo (ctrl shift z)", onclick: () => void painting.redo() }, "Redo");
     this.saveButton = el("button", { type: "button", class: "main", title: "Save (ctrl s)", onclick: () => void this.save() }, "Save as ground truth");
     this.bar.replaceChildren(
@@ -81,8 +108,8 @@ export class Correction {
     const draft = await readDraft(this.key).catch(() => undefined);
     if (!draft) return;
     await this.view.truthKnown;
-    if (this.view.signal.aborted) return;
-    this.begin(draft.base === "truth" && !this.view.truth ? "mask" : draft.base);
+    if (this.view.signal.aborted || !(await this.#claim())) return;
+    this.#begin(draft.base === "truth" && !this.view.truth ? "mask" : draft.base);
     this.seen = draft.seen;
     this.painting?.restore(draft.tiles);
     this.status.textContent = `Restored what you painted on ${new Date(draft.at).toLocaleString()}.`;
@@ -123,6 +150,7 @@ export class Correction {
   #end() {
     const { viewer } = this;
     this.painting = null;
+    this.giveBack();
     viewer.overlay.painted = null;
     viewer.overlay.base = undefined;
     this.tools.paintOn(null);
@@ -138,7 +166,7 @@ export class Correction {
     if (this.saveButton) this.saveButton.disabled = true;
     try {
       await painting.queue;
-      if (this.view.truth?.etag && !(await this.#mayReplace(this.view.truth.uri))) return;
+      if (this.view.truth?.etag && !(await this.#mayReplace(this.view.truth))) return;
       if (this.view.truth) this.seen = this.view.truth.etag;
       const sent = await this.#send(painting);
       if (!sent) return;
@@ -165,9 +193,14 @@ export class Correction {
     }
   }
 
-  /** @param {string} uri */
-  async #mayReplace(uri) {
-    return (await ask("Replace the ground truth?", `${uri} exists. Your painting would replace it, and every mask of this image would be scored again.`, ["Keep the old one", "Replace it"])) === 1;
+  /** @param {{uri: string, etag: string}} truth that is there now */
+  async #mayReplace({ uri, etag }) {
+    const scored = "Every mask of this image would be scored again.";
+    if (etag === this.seen) {
+      return (await ask("Replace the ground truth?", `${uri} exists. Your painting would replace it. ${scored}`, ["Keep the old one", "Replace it"])) === 1;
+    }
+    const kept = this.base === "truth" ? ` in the tiles of ${this.painting?.tile} pixels in which you painted; elsewhere the newer one stays` : "";
+    return (await ask("Replace the newer ground truth?", `Somebody saved ${uri} while you painted. Your painting would replace it${kept}. ${scored}`, ["Keep the newer one", "Replace it"])) === 1;
   }
 
   /** Send the painting as it is now; returns what was saved, and the number of the newest change in it. @param {Painting} painting */
@@ -189,7 +222,7 @@ export class Correction {
         } else if (error.code === "TRUTH_EXISTS") {
           const known = await get(`jobs/${this.view.id}/truth`, this.view.signal);
           this.view.truth = known.truth;
-          if (known.truth?.etag && !(await this.#mayReplace(known.truth.uri))) return null;
+          if (known.truth?.etag && !(await this.#mayReplace(known.truth))) return null;
           this.seen = known.truth?.etag ?? "";
         } else {
           throw error;
@@ -198,19 +231,27 @@ export class Correction {
     }
   }
 
+  /** Take back the stroke under way, or else the newest one. */
+  #undo() {
+    if (this.tools.busy) this.tools.cancel();
+    else void this.painting?.undo();
+  }
+
   /** @param {KeyboardEvent} event */
   onKey(event) {
     if (!this.painting) {
       if (event.key === "c" && !event.ctrlKey && !event.metaKey) {
-        this.begin("mask");
+        void this.start("mask");
         return true;
       }
       return false;
     }
     const mod = event.ctrlKey || event.metaKey;
-    if (mod && event.key.toLowerCase() === "z") void (event.shiftKey ? this.painting.redo() : this.painting.undo());
-    else if (mod && event.key.toLowerCase() === "y") void this.painting.redo();
-    else if (mod && event.key.toLowerCase() === "s") void this.save();
+    const key = event.key.toLowerCase();
+    if (mod && (key === "y" || (key === "z" && event.shiftKey))) {
+      if (!this.tools.busy) void this.painting.redo();
+    } else if (mod && key === "z") this.#undo();
+    else if (mod && key === "s") void this.save();
     else if (mod) return false;
     else return this.tools.onKey(event);
     return true;

@@ -52,6 +52,20 @@ function tilesOf(key) {
   return IDBKeyRange.bound([key], [key, []]); // an array sorts behind every number
 }
 
+/**
+ * Claim a page's draft for this tab: two tabs that write one draft would lose what one of them painted.
+ * @param {string} key of the page
+ * @returns {Promise<(() => void) | null>} gives the draft back, as closing the tab does; null if another tab has it
+ */
+export function claimDraft(key) {
+  return new Promise((resolve) => {
+    void navigator.locks.request(`draft ${key}`, { ifAvailable: true }, (lock) => {
+      if (!lock) return resolve(null);
+      return new Promise((giveBack) => resolve(() => giveBack(undefined)));
+    });
+  });
+}
+
 /** @param {string} key of the page @returns {Promise<(Begun & {tiles: Tile[]}) | undefined>} */
 export function readDraft(key) {
   return within("readonly", (pages, tiles) => {
