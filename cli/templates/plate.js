@@ -165,8 +165,8 @@ function drawWell() {
     ["95 % interval", well.g.doubling_time_low_h ? `${hours(well.g.doubling_time_low_h)} to ${well.g.doubling_time_high_h ? hours(well.g.doubling_time_high_h) : "∞"}` : "–"],
     ["straight line, 8 to 60 %", hours(well.g.plain_doubling_time_h)],
     ["R² in the window", well.g.r2 ? well.g.r2.toFixed(4) : "–"],
-    ["fitted (bar below the curve)", well.g.from_h !== null && well.g.from_h !== undefined ? `${moment(well.g.from_h)} to ${moment(well.g.to_h)}` : "–"],
-    ["lag", hours(well.g.lag_h)], ["half full at", hours(well.g.half_h)], ["80 % full at", hours(well.g.eighty_h)],
+    ["fitted to the scans (bar below the curve)", well.g.from_h !== null && well.g.from_h !== undefined ? `${moment(well.g.from_h)} to ${moment(well.g.to_h)}` : "–"],
+    ["growth began", well.g.lag_h !== null && well.g.lag_h < 0.05 ? "at the first scan" : hours(well.g.lag_h)], ["half full at", hours(well.g.half_h)], ["80 % full at", hours(well.g.eighty_h)],
     ["plateau", percent(well.g.plateau)], ["pages", String(well.p)],
   ]) facts.append(make("div", {}, make("dt", {}, label), make("dd", {}, value)));
   const parts = [make("h2", {}, `Well ${selected}${well.k ? `, ${well.k}` : ""}`), svg, facts];
@@ -188,14 +188,20 @@ function drawConditions() {
   const keys = [];
   data.conditions.forEach((condition, index) => {
     const colour = COLOURS[index % COLOURS.length], dash = DASHES[(index + Math.floor(index / COLOURS.length)) % DASHES.length];
-    const up = [], down = [];
+    let up = [], down = [];
+    const drawBand = () => {
+      if (up.length) svg.append(make("svg:path", { class: "band", d: `M${up.join("L")}L${down.join("L")}Z`, fill: colour, stroke: colour, opacity: 0.18 }));
+      up = [], down = [];
+    };
     condition.m.forEach((mean, each) => {
-      if (mean === null) return;
-      const x = at.x(data.scans[each]).toFixed(1), half = condition.e[each] ?? 0; // one well alone has no error
+      const half = condition.e[each];
+      if (mean !== null && half === null) drawBand(); // one well alone has no error: a band of no width would look certain
+      if (mean === null || half === null) return;
+      const x = at.x(data.scans[each]).toFixed(1);
       up.push(`${x} ${at.y(Math.min(mean + half, 1)).toFixed(1)}`);
       down.unshift(`${x} ${at.y(Math.max(mean - half, 0)).toFixed(1)}`);
     });
-    if (up.length > 1) svg.append(make("svg:path", { d: `M${up.join("L")}L${down.join("L")}Z`, fill: colour, opacity: 0.18 }));
+    drawBand();
     svg.append(make("svg:path", { d: path(condition.m, at), fill: "none", stroke: colour, "stroke-width": data.scans.length > 1 ? 2.2 : 6, "stroke-linecap": data.scans.length > 1 ? null : "round", "stroke-dasharray": dash }));
     const line = make("svg:svg", { width: 34, height: 10, "aria-hidden": "true" }, make("svg:line", { x1: 0, x2: 34, y1: 5, y2: 5, stroke: colour, "stroke-width": 2.5, "stroke-dasharray": dash }));
     keys.push(make("span", { class: "key" }, line, `${condition.name} (n = ${condition.wells.length})`));

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -102,8 +103,10 @@ def test_a_plate_is_walked_from_the_list_to_a_page(page: Page, plate: str, pictu
     page.reload()
     assert abs(int(cell.inner_text()) - 6) <= 1
     page.select_option("#show", "growth")
+    expect(page.locator("#time")).to_be_disabled()
     expect(cell).to_have_text("18")
     expect(page.get_by_role("link", name="B02: no growth")).to_have_text("–")
+    expect(page.locator(".legend")).to_have_text(re.compile(r"^3\d\.\d h1[78]\.\d h"))  # slowest to fastest
     picture(page, "plate-growth")
 
     cell.click()
@@ -140,6 +143,8 @@ def test_codes_become_words_and_names_in_capitals_stay(page: Page) -> None:
 def test_what_a_plate_lacks_is_said(page: Page, served: Served, plate: str) -> None:
     page.goto(f"{served.origin}/plates/nobody")
     expect(page.get_by_role("alert")).to_contain_text("there is no plate nobody")
+    page.goto(f"{served.origin}/plates/50%")  # as a person types it
+    expect(page.get_by_role("alert")).to_contain_text("there is no plate 50%")
 
 
 def test_a_plate_that_the_function_segmented_is_walked(
@@ -178,6 +183,58 @@ def test_a_plate_that_the_function_segmented_is_walked(
     page.locator(".strip a").last.click()
     page.wait_for_selector(".viewer[data-ready=yes]")
     expect(page.locator(".panel")).to_contain_text(DEMO_PLATE)
+
+
+def drawn(page: Page, series: list[dict[str, object]], asked: str) -> list[str]:
+    """What the texts or paths of a chart say."""
+    said: list[str] = page.evaluate(
+        f"(series) => import('/static/charts.js').then(({{ curves }}) => {asked})", series
+    )
+    return said
+
+
+def test_a_chart_writes_round_hours(page: Page) -> None:
+    marks_of = "curves(series, { label: '' }).querySelectorAll('[text-anchor=middle]')"
+    texts = f"[...{marks_of}].map((mark) => mark.textContent)"
+    for last, marks in ((10, "0 2 4 6 8 10"), (2.5, "0 0.5 1 1.5 2 2.5"), (56, "0 12 24 36 48"), (0, "0")):
+        assert " ".join(drawn(page, [{"name": "", "x": [0, last], "y": [0.1, 0.2]}], texts)) == marks
+
+
+def test_a_band_is_drawn_only_where_its_error_is_known(page: Page) -> None:
+    error = [0.1, 0.1, None, 0.1, None, None, 0.1, 0.1]
+    series: list[dict[str, object]] = [{"name": "", "x": [*range(8)], "y": [0.5] * 8, "error": error}]
+    paths = (
+        "[...curves(series, { label: '' }).querySelectorAll('.band')].map((path) => path.getAttribute('d'))"
+    )
+    assert [path.count("L") for path in drawn(page, series, paths)] == [3, 1, 3]
+
+
+def test_a_well_is_measured_as_its_plate_is(page: Page, served: Served, plate: str, picture: Picture) -> None:
+    page.goto(f"{served.origin}/plates/{quote(plate, safe='')}")
+    page.get_by_label("leave out pages with a warning").check()
+    expect(page.get_by_label("leave out pages with a warning")).to_be_checked()
+    expect(page.get_by_label("leave out pages with a warning")).to_be_focused()
+    page.get_by_role("link", name="A01: ").click()
+    expect(page.locator("h1")).to_have_text("Well A01")
+    assert "leave_out=all" in page.url
+    expect(page).to_have_title(f"A01, {plate} – cytomask")
+    expect(page.locator(".facts")).to_contain_text("Growth beganat the first scan")
+    expect(page.locator(".facts")).to_contain_text("Fitted to the scansfrom 0 h to 80 h")
+    page.get_by_role("link", name=plate).click()
+    expect(page.get_by_label("leave out pages with a warning")).to_be_checked()
+
+
+def test_a_plate_that_cannot_be_measured_anew_says_so(page: Page, served: Served, plate: str) -> None:
+    page.goto(f"{served.origin}/plates/{quote(plate, safe='')}")
+    expect(page.get_by_label("leave out pages with a warning")).to_be_visible()
+    page.route("**/api/plates/**", lambda route: route.abort())
+    page.get_by_label("leave out pages with a warning").click()
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+
+
+def test_hours_are_told_in_two_digits(page: Page) -> None:
+    said = page.evaluate("import('/static/dom.js').then(({ hoursOf }) => [0, 0.333333, 4, 1.5].map(hoursOf))")
+    assert said == ["0 h", "0.33 h", "4 h", "1.5 h"]
 
 
 def test_the_film_strip_of_a_time_stack_shows_each_of_its_pages(page: Page, served: Served) -> None:
@@ -234,9 +291,11 @@ def test_the_file_draws_one_scan_as_dots_and_no_error_of_one_well(chromium: Brow
     tab, file = chromium.new_page(), tmp_path / "plate.html"
     file.write_bytes(render_plate(build_report("p", pages, wells)))
     tab.goto(file.as_uri())
-    band = tab.locator("#conditions > svg path").first.get_attribute("d")
-    points = [float(point.split()[1]) for point in (band or "").strip("MZ").split("L")]
-    assert points[1] == points[-2]  # at 4 h only one well was scanned
+    bands = tab.locator("#conditions .band").evaluate_all(
+        "paths => paths.map((path) => path.getAttribute('d'))"
+    )
+    assert [band.count("L") for band in bands] == [1, 1]  # at 4 h only one well was scanned
+    expect(tab.locator("#well")).to_contain_text("growth began")
     file.write_bytes(render_plate(build_report("p", [each for each in pages if each.time == 0], wells)))
     tab.goto(file.as_uri())
     expect(tab.locator("ul.facts")).to_contain_text("1 scan 0 h time")

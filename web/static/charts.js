@@ -7,6 +7,9 @@ export const LINES = ["light-dark(#0072b2, #4da3dc)", "#d55e00", "#009e73", "#cc
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 // Five stops of cividis (Nuñez, Anderton and Renslow 2018), which grows evenly in brightness.
 const CIVIDIS = [[0, 34, 78], [66, 78, 108], [124, 123, 120], [187, 173, 108], [254, 232, 56]];
+// Hours between two marks of a time axis.
+const STEPS = [0.25, 0.5, 1, 2, 4, 6, 12, 24, 48, 96, 168];
+const MOST_STEPS = 7;
 const BOX = { left: 46, right: 12, top: 10, bottom: 34 };
 
 /**
@@ -44,12 +47,13 @@ export function curves(series, { width = 640, height = 280, label, x = "hours", 
   /** @param {number} value */
   const up = (value) => height - BOX.bottom - (Math.max(0, Math.min(top, value)) / top) * (height - BOX.top - BOX.bottom);
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => share * top);
-  const steps = [0, 0.25, 0.5, 0.75, 1].map((share) => share * last);
+  const step = STEPS.find((each) => last / each <= MOST_STEPS) ?? 336;
+  const steps = Array.from({ length: Math.floor(last / step + 1e-6) + 1 }, (_, place) => place * step);
   return svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, width, role: "img", "aria-label": label },
     mark ? svg("rect", { x: across(mark[0]), y: BOX.top, width: Math.max(1, across(mark[1]) - across(mark[0])), height: height - BOX.top - BOX.bottom, fill: "currentColor", opacity: 0.08 }) : null,
     ticks.map((value) => svg("path", { class: "axis", d: `M${BOX.left} ${up(value)}H${width - BOX.right}` })),
     ticks.map((value) => svg("text", { x: BOX.left - 6, y: up(value) + 4, "text-anchor": "end" }, `${Math.round(value * 100)} %`)),
-    steps.map((value) => svg("text", { x: across(value), y: height - BOX.bottom + 15, "text-anchor": "middle" }, String(Math.round(value)))),
+    steps.map((value) => svg("text", { x: across(value), y: height - BOX.bottom + 15, "text-anchor": "middle" }, String(value))),
     svg("text", { x: width - BOX.right, y: height - 4, "text-anchor": "end" }, x),
     series.map((each, place) => drawn(each, place, across, up)));
 }
@@ -57,14 +61,37 @@ export function curves(series, { width = 640, height = 280, label, x = "hours", 
 /** @param {Series} series @param {number} place @param {(value: number) => number} across @param {(value: number) => number} up */
 function drawn({ name, x, y, error, points }, place, across, up) {
   const colour = LINES[place % LINES.length];
-  const known = x.map((hour, at) => [hour, y[at], error?.[at] ?? 0]).filter(([hour, value]) => hour !== null && value !== null);
-  const there = /** @type {[number, number, number][]} */ (known);
+  const known = x.map((hour, at) => [hour, y[at], error?.[at] ?? null]).filter(([hour, value]) => hour !== null && value !== null);
+  const there = /** @type {[number, number, number | null][]} */ (known);
   const title = svg("title", {}, name);
   if (points) return svg("g", { fill: colour, opacity: 0.55 }, title, there.map(([hour, value]) => svg("circle", { cx: across(hour), cy: up(value), r: 2.4 })));
   const line = there.map(([hour, value], at) => `${at ? "L" : "M"}${across(hour).toFixed(1)} ${up(value).toFixed(1)}`).join("");
-  const band = error ? [...there.map(([hour, value, half]) => `${across(hour)} ${up(value + half)}`), ...there.toReversed().map(([hour, value, half]) => `${across(hour)} ${up(value - half)}`)] : [];
-  return svg("g", {}, title, band.length ? svg("path", { d: `M${band.join("L")}Z`, fill: colour, opacity: 0.16 }) : null,
+  const bands = runsOf(there).map((run) => {
+    const upper = run.map(([hour, value, half]) => `${across(hour)} ${up(value + half)}`);
+    const lower = run.toReversed().map(([hour, value, half]) => `${across(hour)} ${up(value - half)}`);
+    return svg("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z`, fill: colour, stroke: colour, opacity: 0.16 });
+  });
+  return svg("g", {}, title, bands,
     svg("path", { class: "curve", d: line, stroke: colour, "stroke-dasharray": DASHES[Math.floor(place / LINES.length) % DASHES.length] }));
+}
+
+/**
+ * The stretches of a curve along which the error is known. Where just one well was scanned there is none, and
+ * a band that narrows to a line would look certain.
+ * @param {[number, number, number | null][]} points
+ */
+function runsOf(points) {
+  /** @type {[number, number, number][][]} */
+  const runs = [];
+  let open = false;
+  for (const [hour, value, half] of points) {
+    if (half !== null) {
+      if (!open) runs.push([]);
+      runs[runs.length - 1].push([hour, value, half]);
+    }
+    open = half !== null;
+  }
+  return runs;
 }
 
 /**

@@ -116,6 +116,14 @@ export function fixed(value, digits = 3) {
 }
 
 /**
+ * Hours in as many digits as a person reads: 20 minutes are 0.33 h.
+ * @param {number} value
+ */
+export function hoursOf(value) {
+  return `${Number(value.toFixed(2))} h`;
+}
+
+/**
  * A number with the noun that it counts.
  * @param {number} count
  * @param {string} noun whose plural ends in s

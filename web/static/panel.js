@@ -1,7 +1,7 @@
 // The facts about a job and a page, beside the image.
 
 import { get, isLeft, pause, post } from "./api.js";
-import { dollars, el, fixed, sentenceOf } from "./dom.js";
+import { dollars, el, fixed, hoursOf, sentenceOf } from "./dom.js";
 import { go } from "./router.js";
 import { ADVICE, wordsOf } from "./words.js";
 
@@ -24,7 +24,7 @@ export class Panel {
     this.showScores(job.evaluations ?? []);
     const facts = factsOf([
       ["Status", `${wordsOf(job.status)}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}`],
-      ["Group", job.group], ["Plate", job.plate], ["Well", job.well], ["Site", job.site], ["Time", job.time === undefined ? undefined : `${job.time}${typeof job.time === "number" ? " h" : ""}`],
+      ["Group", job.group], ["Plate", job.plate], ["Well", job.well], ["Site", job.site], ["Time", job.time === undefined ? undefined : typeof job.time === "number" ? hoursOf(job.time) : job.time],
       ["Uploaded as", job.image], ["Asked for", momentOf(job.created_at)], ["Finished", momentOf(job.updated_at)],
       ["Estimated cost", job.estimated_cost_usd === undefined ? undefined : dollars(job.estimated_cost_usd)], ["Job", job.job_id],
     ]);

@@ -2,13 +2,15 @@
 
 import { get } from "./api.js";
 import { curves, heat, keyOf, sparkline } from "./charts.js";
-import { counted, dollars, el, fixed } from "./dom.js";
+import { counted, dollars, el, fixed, hoursOf } from "./dom.js";
 import { addressOf } from "./plates.js";
-import { note } from "./router.js";
+import { entitle, note, show as showAgain } from "./router.js";
 import { inWords } from "./words.js";
 
 /** @typedef {{place: [number, number], condition: string, pages: number, flagged: number, hours: number[], confluence: (number | null)[], growth: any, sites: Record<string, any>}} Well */
 /** @typedef {{plate: string, rows: number, columns: number, scans: number[], wells: Record<string, Well>, conditions: any[], control: string | null, pages: any[], left_out: {image: string, well: string, reason: string}[], left_out_count: number, notes: string[], complete: boolean | null, failures: number, cost_usd: number}} Plate */
+
+/** @typedef {{time: string, show: string, leave_out: string, control: string}} State of the view, as the address holds it */
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 const MOST_CURVES = 24;
@@ -23,7 +25,9 @@ export function fetchPlate(plate, query, signal) {
 /** @param {import("./router.js").Place} place */
 export async function showPlate({ main, parts, query, signal }) {
   const plate = await fetchPlate(parts[0], query, signal);
+  entitle(plate.plate);
   const scans = plate.scans.length ? plate.scans : [0];
+  /** @type {State} */
   const state = { time: query.get("time") ?? "", show: query.get("show") ?? "confluence", leave_out: query.get("leave_out") ?? "", control: query.get("control") ?? "" };
   const at = scans.findIndex((hour) => String(hour) === state.time);
   const slider = el("input", { type: "range", min: 0, max: scans.length - 1, step: 1, id: "time", "aria-label": "Time" });
@@ -37,12 +41,14 @@ export async function showPlate({ main, parts, query, signal }) {
   const legend = el("div", { class: "legend" });
   main.append(el("h1", {}, plate.plate), el("p", { class: "quiet" }, summary(plate)), ...plate.notes.map((text) => el("p", { class: "note" }, inWords(text))),
     el("div", { class: "tools" }, el("label", {}, "Show", show), el("label", {}, "Time", slider, told), el("label", {}, flagged, "leave out pages with a warning")),
-    grid, legend, ...conditionsOf(plate), ...wellTable(plate), ...leftOut(plate));
+    grid, legend, ...conditionsOf(plate), ...wellTable(plate, state), ...leftOut(plate));
 
   const draw = () => {
     const hour = scans[Number(slider.value)];
-    told.textContent = `${hour} h`;
-    grid.replaceChildren(el("span", {}), ...Array.from({ length: plate.columns }, (_, column) => el("span", { class: "quiet" }, String(column + 1))), ...cells(plate, hour, state.show));
+    slider.disabled = state.show !== "confluence"; // the others show the whole time
+    told.textContent = hoursOf(hour);
+    slider.setAttribute("aria-valuetext", hoursOf(hour));
+    grid.replaceChildren(el("span", {}), ...Array.from({ length: plate.columns }, (_, column) => el("span", { class: "quiet" }, String(column + 1))), ...cells(plate, hour, state));
     legend.replaceChildren(...legendOf(state.show, plate));
   };
   const changed = () => {
@@ -53,11 +59,11 @@ export async function showPlate({ main, parts, query, signal }) {
   };
   slider.addEventListener("input", changed);
   show.addEventListener("change", changed);
-  flagged.addEventListener("change", () => {
+  flagged.addEventListener("change", async () => {
     state.leave_out = flagged.checked ? "all" : "";
     note(state);
-    main.replaceChildren();
-    void showPlate({ main, parts, query: new URLSearchParams(location.search), signal });
+    await showAgain();
+    document.getElementById("flagged")?.focus();
   });
   draw();
 }
@@ -73,11 +79,10 @@ function confluenceAt(well, hour) {
   return well.confluence[well.hours.indexOf(hour)] ?? null;
 }
 
-/** @param {Plate} plate @param {number} hour @param {string} show */
-function cells(plate, hour, show) {
+/** @param {Plate} plate @param {number} hour @param {State} state */
+function cells(plate, hour, { show, leave_out }) {
   const byPlace = new Map(Object.entries(plate.wells).map(([name, well]) => [well.place.join("/"), { name, well }]));
-  const times = Object.values(plate.wells).map((well) => well.growth.doubling_time_h).filter(Boolean);
-  const [fast, slow] = [Math.min(...times), Math.max(...times)];
+  const [fast, slow] = fastestAndSlowest(plate);
   const last = plate.scans[plate.scans.length - 1] ?? 1;
   const made = [];
   for (let row = 0; row < plate.rows; row += 1) {
@@ -93,8 +98,8 @@ function cells(plate, hour, show) {
       const doubling = well.growth.doubling_time_h;
       const words = show === "growth" ? (doubling ? `doubles in ${doubling.toFixed(1)} h` : well.growth.rate_per_h === 0 ? "no growth" : "growth unknown") : share === null ? "no scan at this time" : `${(share * 100).toFixed(0)} %`;
       const value = show === "growth" ? (doubling ? 1 - (doubling - fast) / Math.max(slow - fast, 1e-9) : null) : show === "curve" ? null : share;
-      const text = show === "growth" ? (doubling ? doubling.toFixed(0) : "–") : share === null ? "–" : (share * 100).toFixed(0);
-      const cell = el("a", { class: "well", href: addressOf(plate.plate, name), "aria-label": `${name}${well.condition ? `, ${well.condition}` : ""}: ${words}`, title: `${name}${well.condition ? ` ${well.condition}` : ""}: ${words}` },
+      const text = show === "growth" ? (doubling ? doubling.toFixed(doubling < 10 ? 1 : 0) : "–") : share === null ? "–" : (share * 100).toFixed(0);
+      const cell = el("a", { class: "well", href: addressOf(plate.plate, name, { leave_out }), "aria-label": `${name}${well.condition ? `, ${well.condition}` : ""}: ${words}`, title: `${name}${well.condition ? ` ${well.condition}` : ""}: ${words}` },
         show === "curve" ? sparkline(well.hours, well.confluence, last) : plate.columns <= 24 ? text : "");
       if (value !== null) [cell.style.background, cell.style.color] = heat(value);
       if (well.growth.notes?.length) cell.classList.add("noted");
@@ -104,20 +109,31 @@ function cells(plate, hour, show) {
   return made;
 }
 
+/** The shortest and the longest doubling time, in hours; infinite if no well grows. @param {Plate} plate */
+function fastestAndSlowest(plate) {
+  const times = Object.values(plate.wells).map((well) => well.growth.doubling_time_h).filter(Boolean);
+  return [Math.min(...times), Math.max(...times)];
+}
+
 /** @param {string} show @param {Plate} plate */
 function legendOf(show, plate) {
   if (show === "curve") return [el("span", {}, "each well from 0 to 100 % over the whole time")];
   const bar = el("span", { class: "scale", "aria-hidden": "true" });
   bar.style.background = `linear-gradient(to right, ${[0, 0.25, 0.5, 0.75, 1].map((share) => heat(share)[0]).join(", ")})`;
   const noted = Object.values(plate.wells).some((well) => well.growth.notes?.length) ? [el("span", {}, "dashed border: see the note in the table")] : [];
-  return [el("span", {}, show === "growth" ? "slowest" : "0 %"), bar, el("span", {}, show === "growth" ? "fastest" : "100 %"), ...noted];
+  const [fast, slow] = fastestAndSlowest(plate);
+  const growing = show === "growth";
+  if (growing && !Number.isFinite(fast)) return [el("span", {}, "no well has a doubling time"), ...noted];
+  return [el("span", {}, growing ? `${slow.toFixed(1)} h` : "0 %"), bar, el("span", {}, growing ? `${fast.toFixed(1)} h` : "100 %"), ...noted];
 }
 
 /** @param {Plate} plate */
 function conditionsOf(plate) {
   if (!plate.conditions.length) return [];
   const series = plate.conditions.slice(0, MOST_CURVES).map((each) => ({ name: each.name, x: each.hours, y: each.mean, error: each.error }));
+  const banded = series.some(({ error }) => error.some((/** @type {number | null} */ half) => half !== null));
   return [el("h2", {}, "By condition"), curves(series, { label: "Mean confluence of each condition over time" }),
+    banded ? el("p", { class: "quiet" }, "Shaded: the mean's standard error, where at least two wells were scanned.") : "",
     el("ul", { class: "key" }, keyOf(series).map(({ line, name }, place) => {
       const each = plate.conditions[place];
       const grows = each.doubling_time_h ? `doubles in ${each.doubling_time_h.toFixed(1)} h` : each.rate === 0 ? "no growth" : "growth unknown";
@@ -127,17 +143,18 @@ function conditionsOf(plate) {
     }))];
 }
 
-/** @param {Plate} plate */
-function wellTable(plate) {
+/** @param {Plate} plate @param {State} state */
+function wellTable(plate, { leave_out }) {
   const heads = ["Well", "Condition", "Doubles in, h", "95 % interval", "R²", "Lag, h", "Plateau, %", "Pages", "Note"];
   return [el("h2", {}, "Wells"), el("table", {}, el("thead", {}, el("tr", {}, heads.map((name, place) => el("th", { scope: "col", class: place > 1 && place < 8 ? "number" : "" }, name)))),
     el("tbody", {}, Object.entries(plate.wells).map(([name, well]) => {
       const { growth } = well;
-      return el("tr", {}, el("th", { scope: "row" }, el("a", { href: addressOf(plate.plate, name) }, name)), el("td", {}, well.condition),
+      return el("tr", {}, el("th", { scope: "row" }, el("a", { href: addressOf(plate.plate, name, { leave_out }) }, name)), el("td", {}, well.condition),
         el("td", { class: "number" }, fixed(growth.doubling_time_h, 1)), el("td", { class: "number" }, intervalOf(growth)), el("td", { class: "number" }, fixed(growth.r2, 4)),
         el("td", { class: "number" }, fixed(growth.lag_h, 1)), el("td", { class: "number" }, growth.plateau === undefined ? "–" : (growth.plateau * 100).toFixed(0)),
         el("td", { class: "number" }, well.pages), el("td", {}, (growth.notes ?? []).map(inWords).join("; ")));
-    })))];
+    }))),
+    el("p", { class: "quiet" }, "Lag: hours from the plate's first scan until growth began, found by following the fitted curve back to the first confluence.")];
 }
 
 /** @param {any} growth */

@@ -1,13 +1,13 @@
 // The list of plates.
 
 import { get } from "./api.js";
-import { dollars, el } from "./dom.js";
+import { dollars, el, hoursOf } from "./dom.js";
 
 const NUMBERS = new Set(["Wells", "Scans", "Pages", "Failed", "Estimated cost"]);
 
 /** @param {number | string | undefined} time */
 function told(time) {
-  return time === undefined || time === null ? "–" : typeof time === "number" ? `${time} h` : time.replace("T", " ");
+  return time === undefined || time === null ? "–" : typeof time === "number" ? hoursOf(time) : time.replace("T", " ");
 }
 
 /** @param {import("./router.js").Place} place */
@@ -26,7 +26,13 @@ export async function showPlates({ main, signal }) {
       el("td", {}, plate.complete === null ? "–" : plate.complete ? "yes" : `${(plate.pages ?? 0) + (plate.failed ?? 0)} of ${plate.expected_pages}`), el("td", { class: "number" }, dollars(plate.cost_usd ?? 0)))))));
 }
 
-/** The address of a plate, or of a well of it. @param {string} plate @param {string} [well] */
-export function addressOf(plate, well) {
-  return `/plates/${encodeURIComponent(plate)}${well ? `/${encodeURIComponent(well)}` : ""}`;
+/**
+ * The address of a plate, or of a well of it.
+ * @param {string} plate
+ * @param {string} [well]
+ * @param {{leave_out?: string}} [asked] which pages are left out
+ */
+export function addressOf(plate, well, { leave_out = "" } = {}) {
+  const query = leave_out ? `?${new URLSearchParams({ leave_out })}` : "";
+  return `/plates/${encodeURIComponent(plate)}${well ? `/${encodeURIComponent(well)}` : ""}${query}`;
 }
