@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -279,14 +278,15 @@ def test_an_unknown_event_is_answered_as_rejected(stack: SegmentStack, event: An
 @pytest.fixture
 def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     """Return a function after which an object of this length cannot be read any more."""
-    enter = StreamingBody.__enter__
+    read = StreamingBody.read
 
     def forbid(body: bytes) -> None:
-        def entered(stream: Any) -> Any:
-            read = int(stream._content_length) != len(body)
-            return enter(stream) if read else SimpleNamespace(read=None)
+        def guarded(stream: Any, amt: int | None = None) -> bytes:
+            if int(stream._content_length) == len(body):
+                raise AssertionError("read")
+            return read(stream, amt)
 
-        monkeypatch.setattr(StreamingBody, "__enter__", entered)
+        monkeypatch.setattr(StreamingBody, "read", guarded)
 
     return forbid
 

@@ -6,6 +6,7 @@ weights only for `native` mode; `resize` always uses those in the container.
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -143,7 +144,7 @@ class ModelStore:
             raise ModelUnusable(f"s3://{self._bucket}/{key} {why}") from error
         if answer["ContentLength"] > LARGEST_FILE:
             raise ModelUnusable(f"s3://{self._bucket}/{key} has {answer['ContentLength']} bytes")
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             return body.read()
 
 

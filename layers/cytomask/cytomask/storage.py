@@ -1,6 +1,10 @@
-"""Read and write objects in S3: an image's version, its bytes, and outputs that only newer images replace."""
+"""Read and write objects in S3: an image's version, its bytes, and outputs that only newer images replace.
+
+Bodies are read in `closing`. In a `with` of their own, boto3 checks neither their length nor their checksum.
+"""
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -72,7 +76,7 @@ class Download:
         """Read the bytes; raise EmptyImage or ImageTooLarge before that if the length is wrong."""
         if self._answer is None or self.object is None:
             raise TypeError("no download has started; use `Storage.read_image`")
-        with self._answer["Body"] as body:
+        with closing(self._answer["Body"]) as body:
             require_size(self._answer["ContentLength"], self.object.uri, limits)
             return body.read()
 
@@ -151,7 +155,7 @@ class Storage:
             ImageLocked: S3 refuses its bytes, and a retry cannot help.
         """
         answer = self._get(image)
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             require_size(answer["ContentLength"], image.uri, limits)
             return body.read()
 
@@ -166,7 +170,7 @@ class Storage:
             ImageNotFound, ImageReplaced, ImageLocked: as `read_image`.
         """
         answer = self._get(coco)
-        with answer["Body"] as body:
+        with closing(answer["Body"]) as body:
             require_coco_size(answer["ContentLength"], coco.uri)
             return body.read(), unquote(answer["Metadata"].get("images", ""))
 
@@ -190,7 +194,7 @@ class Storage:
     def read_output(self, bucket: str, key: str) -> bytes | None:
         """Read an output; None if there is none."""
         try:
-            with self._s3.get_object(Bucket=bucket, Key=key)["Body"] as body:
+            with closing(self._s3.get_object(Bucket=bucket, Key=key)["Body"]) as body:
                 return body.read()
         except ClientError as error:
             if _status(error) == 404:
