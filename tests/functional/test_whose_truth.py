@@ -218,6 +218,68 @@ def test_a_ground_truth_that_arrives_before_any_call_of_its_image_is_scored(
     assert statuses(stack) == {"a.tif": ["SCORED"]}
 
 
+# The calls of a ground truth whose image comes meanwhile, in their order.
+CALLS_OF_A_TRUTH = {
+    "mask": [("HeadObject", 0), ("PutItem", 0), ("PutItem", 1), *(("Query", number) for number in range(5))],
+    "COCO file": [("GetObject", 0), ("PutObject", 0), ("UpdateItem", 0), ("Query", 0), ("UpdateItem", 1)],
+}
+
+
+@pytest.mark.parametrize(
+    ("truth_is", "call"), [(kind, call) for kind, calls in CALLS_OF_A_TRUTH.items() for call in calls]
+)
+def test_an_image_that_arrives_before_any_call_of_its_ground_truth_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction, truth_is: str, call: tuple[str, int]
+) -> None:
+    def arrive() -> None:
+        assert stack.deliver(s3_event("a.tif")) == []
+
+    stack.upload("a.tif", tiff())
+    key, content = ("a_mask.png", truth()) if truth_is == "mask" else (FILE, coco("a.tif"))
+    stack.s3.put_object(Bucket=GROUND_TRUTH, Key=key, Body=content)
+    stack.wire.before(call[0], arrive, skip=call[1])
+    assert evaluate.deliver(s3_event(key, bucket=GROUND_TRUTH)) == []
+    assert stack.wire.rules[0].times == 0
+    assert evaluate.deliver_queued() == []
+    assert statuses(stack) == {"a.tif": ["SCORED"]}
+
+
+# The calls of a request that names its ground truth, from the last look at the image on.
+NAMED_CALLS = [("HeadObject", 0), ("UpdateItem", 2), ("UpdateItem", 3), ("HeadObject", 1), ("UpdateItem", 4)]
+
+
+@pytest.mark.parametrize("call", NAMED_CALLS)
+def test_a_named_ground_truth_that_arrives_before_any_call_of_its_image_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction, call: tuple[str, int]
+) -> None:
+    def arrive() -> None:
+        stack.s3.put_object(Bucket=GROUND_TRUTH, Key="elsewhere.png", Body=truth())
+        assert evaluate.deliver(s3_event("elsewhere.png", bucket=GROUND_TRUTH)) == []
+
+    stack.upload("a.tif", tiff())
+    stack.wire.before(call[0], arrive, skip=call[1])
+    assert stack.deliver(request("a.tif", ground_truth=f"s3://{GROUND_TRUTH}/elsewhere.png")) == []
+    assert stack.wire.rules[0].times == 0
+    assert evaluate.deliver_queued() == []
+    assert statuses(stack) == {"a.tif": ["SCORED"]}
+
+
+@pytest.mark.parametrize("call", [("HeadObject", 0), ("PutItem", 0), ("Query", 0), ("Query", 2)])
+def test_an_image_that_names_a_ground_truth_during_its_upload_is_scored(
+    stack: SegmentStack, evaluate: EvaluateFunction, call: tuple[str, int]
+) -> None:
+    def arrive() -> None:
+        assert stack.deliver(request("a.tif", ground_truth=f"s3://{GROUND_TRUTH}/elsewhere.png")) == []
+
+    stack.upload("a.tif", tiff())
+    stack.s3.put_object(Bucket=GROUND_TRUTH, Key="elsewhere.png", Body=truth())
+    stack.wire.before(call[0], arrive, skip=call[1])
+    assert evaluate.deliver(s3_event("elsewhere.png", bucket=GROUND_TRUTH)) == []
+    assert stack.wire.rules[0].times == 0
+    assert evaluate.deliver_queued() == []
+    assert statuses(stack) == {"a.tif": ["SCORED"]}
+
+
 @pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_ground_truth_that_arrives_while_its_image_waits_for_a_retry_is_scored(
