@@ -55,6 +55,7 @@ def _tidy(line: Line, where: str) -> PlatePage:
             time=check_time(time) if time else None,
             confluence=_share(line["confluence"]) if line["confluence"] else None,
             quality=tuple((line.get("quality") or "").split()),
+            pixels=int(line.get("pixels") or 0) or None,
             image=line.get("image") or "",
         )
     except (InvalidRequest, ValueError) as error:

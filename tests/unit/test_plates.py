@@ -333,13 +333,13 @@ def test_the_tidy_table_has_a_row_for_each_page() -> None:
     assert lines[0].startswith(
         "plate,well,site,time,hours,confluence,confluence_low,confluence_high,quality,iou"
     )
-    assert lines[1] == "p,A01,1,0.0,0,0.333333,,,a b,,m,native,,,s3://in/A01_1_0.0.tif,,,"
+    assert lines[1] == "p,A01,1,0.0,0,0.333333,,,a b,,m,native,,,s3://in/A01_1_0.0.tif,,,,"
 
 
 def test_the_tidy_table_has_areas_where_the_size_of_a_pixel_is_known() -> None:
-    lines = pages_csv(report([page(cell_area_mm2=0.0125), page(time=4.0)])).splitlines()
-    assert lines[0].endswith(",mask,cell_area_um2,cell_area_mm2")
-    assert [line.split(",")[-2:] for line in lines[1:]] == [["12500", "0.0125"], ["", ""]]
+    lines = pages_csv(report([page(cell_area_mm2=0.0125, pixels=90), page(time=4.0)])).splitlines()
+    assert lines[0].endswith(",mask,cell_area_um2,cell_area_mm2,pixels")
+    assert [line.split(",")[-3:] for line in lines[1:]] == [["12500", "0.0125", "90"], ["", "", ""]]
 
 
 def test_the_table_of_wells_says_why_a_value_is_absent() -> None:

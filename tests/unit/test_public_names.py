@@ -15,6 +15,9 @@ import cytomask
 from cytomask.cli.ledger import COLUMNS
 from cytomask.cli.tables import write_csv
 from cytomask.errors import AmbiguousChannels, NoBackground, NoSuchPage, RejectedInput
+from cytomask.plate_pages import PlatePage
+from cytomask.plate_tables import pages_csv
+from cytomask.plates import build_report
 from cytomask.samples.fields import Field, phase_contrast_field
 
 HEIGHT, WIDTH = 64, 80
@@ -231,6 +234,19 @@ def test_growth_of_a_table_is_that_of_each_well(tidy: bool, tmp_path: Path) -> N
     assert set(found) == {"B02", "C03"}
     assert found["B02"].doubling_time_h == pytest.approx(20, rel=0.05)
     assert found["C03"].doubling_time_h == pytest.approx(40, rel=0.05)
+
+
+def test_fields_of_several_sizes_are_pooled_from_a_table_as_in_its_report(tmp_path: Path) -> None:
+    pages = [
+        PlatePage(plate="p", well="B02", site=site, time=hour, confluence=share, pixels=pixels)
+        for hour, share in zip(HOURS.tolist(), DOUBLING_20_H.tolist(), strict=True)
+        for site, share, pixels in (("1", share, 9000), ("2", 0.2, 1000))
+    ]
+    report = build_report("p", pages)
+    table = tmp_path / "pages.csv"
+    table.write_text(pages_csv(report))
+    found = cytomask.growth(table)["B02"].doubling_time_h
+    assert found == pytest.approx(report.wells["B02"].growth.doubling_time_h, rel=1e-4)
 
 
 def test_a_table_that_excel_saved_has_wells_of_one_name(tmp_path: Path) -> None:

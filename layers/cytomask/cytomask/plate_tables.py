@@ -17,6 +17,7 @@ from cytomask.well_growth import Growth
 PAGE_COLUMNS = (
     *("plate", "well", "site", "time", "hours", "confluence", "confluence_low", "confluence_high", "quality"),
     *("iou", "model", "mode", "threshold", "cost_usd", "image", "mask", "cell_area_um2", "cell_area_mm2"),
+    "pixels",
 )
 WELL_COLUMNS = (
     *(
@@ -67,6 +68,7 @@ def page_row(plate: str, page: PlatePage) -> list[object]:
         page.mask,
         _number(None if page.cell_area_mm2 is None else page.cell_area_mm2 * UM2_A_MM2),
         _number(page.cell_area_mm2),
+        page.pixels,
     ]
 
 
