@@ -207,10 +207,10 @@ def test_a_map_is_kept_and_read(plates: Plates) -> None:
     assert plates.map_of("p") == stored
 
 
-def test_the_pages_of_a_stack_share_its_well_and_its_cost() -> None:
+def test_the_pages_of_a_stack_share_its_well_its_pixels_and_its_cost() -> None:
     row = {
         **{"job_id": "j", "plate": "p", "well": "A01", "status": "SUCCEEDED"},
-        **{"estimated_cost_usd": 0.4, "image": "i"},
+        **{"estimated_cost_usd": 0.4, "image": "i", "pixels": 200.0},
         "series": [
             {"page": 0.0, "time": 0.0, "confluence": 0.1, "mask": "m0"},
             {"page": 1.0, "time": 4.0, "confluence": 0.2, "mask": "m1", "quality": ["blurred"]},
@@ -219,6 +219,7 @@ def test_the_pages_of_a_stack_share_its_well_and_its_cost() -> None:
     first, second = pages_of_row(row)
     assert (first.time, first.confluence, first.cost_usd, first.page) == (0.0, 0.1, 0.2, 0)
     assert (second.time, second.mask, second.quality, second.image) == (4.0, "m1", ("blurred",), "i")
+    assert (first.pixels, second.pixels) == (100, 100)  # a site with a stack weighs as much as one without
 
 
 def test_a_stack_of_as_many_pages_as_a_job_takes_fits_into_its_row(dynamodb: Any, plates: Plates) -> None:

@@ -140,6 +140,8 @@ def _of_stack(page: Row, count: int, whole: PlatePage) -> dict[str, Any]:
         "quality": tuple(page.get("quality", ())),
         # Builds before 0.2 was released wrote each page's mask into the row.
         "mask": page.get("mask") or _mask_of(int(page["page"]), whole.mask),
+        # The row counts the pixels of all pages.
+        "pixels": None if whole.pixels is None else whole.pixels // count,
         "cost_usd": None if whole.cost_usd is None else whole.cost_usd / count,
     }
 
