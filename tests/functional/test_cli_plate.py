@@ -158,7 +158,7 @@ def test_files_are_written_from_the_table(old_stack: Stack, tmp_path: Path) -> N
     assert len(rows) == 49
     assert rows[1].startswith("demo plate,A01,1,0.0,0,")
     page = "demo plate/demo plate_Phase_A01_1_00d00h00m.tif"
-    assert rows[1].endswith(f",s3://{INPUT}/{page},s3://{OUTPUT}/{page}.mask.png,,")
+    assert rows[1].endswith(f",s3://{INPUT}/{page},s3://{OUTPUT}/{page}.mask.png,,,")
 
 
 def test_the_page_shows_images_with_their_masks(
@@ -187,7 +187,7 @@ def test_an_uploaded_map_names_conditions(old_stack: Stack, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["plate", "demo plate"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"^control +2 +[\d.]+ h +1$", out, re.MULTILINE)
+    assert re.search(r"^control +2 +2 +[\d.]+ h +1$", out, re.MULTILINE)
     (relative,) = re.findall(r"^drug +2 +[\d.]+ h +([\d.]+)$", out, re.MULTILINE)
     assert float(relative) == pytest.approx((1 / 17 + 1 / 20) / (1 / 12 + 1 / 13), rel=0.15)
 

@@ -296,6 +296,20 @@ def test_a_map_for_another_format_is_reported_and_not_used() -> None:
     assert found.size == 96
 
 
+def test_a_control_that_does_not_grow_is_reported() -> None:
+    dead = [page("A01", time=hour, confluence=0.1) for hour in HOURS]
+    found = build_report("p", [*dead, *series("B01")], MAP)
+    assert found.notes == ["the control 'DMSO' does not grow, or not measurably: no rate is relative to it"]
+
+
+def test_pages_of_a_stack_that_are_left_out_are_told_apart() -> None:
+    found = report([page(time=None, image="a.tif", page=number) for number in range(2)])
+    assert [each.reason for each in found.left_out] == [
+        "page 0: no time is known",
+        "page 1: no time is known",
+    ]
+
+
 def test_a_control_without_wells_is_reported() -> None:
     found = build_report("p", series("A01"), MAP, Options(control="vehicle"))
     assert found.notes == ["no well has the condition 'vehicle', the control; conditions are: DMSO"]
@@ -337,9 +351,12 @@ def test_the_tidy_table_has_a_row_for_each_page() -> None:
 
 
 def test_the_tidy_table_has_areas_where_the_size_of_a_pixel_is_known() -> None:
-    lines = pages_csv(report([page(cell_area_mm2=0.0125, pixels=90), page(time=4.0)])).splitlines()
+    lines = pages_csv(report([page(cell_area_mm2=1.234567891, pixels=90), page(time=4.0)])).splitlines()
     assert lines[0].endswith(",mask,cell_area_um2,cell_area_mm2,pixels")
-    assert [line.split(",")[-3:] for line in lines[1:]] == [["12500", "0.0125", "90"], ["", "", ""]]
+    assert [line.split(",")[-3:] for line in lines[1:]] == [
+        ["1234567.891", "1.234567891", "90"],
+        ["", "", ""],
+    ]
 
 
 def test_the_table_of_wells_says_why_a_value_is_absent() -> None:

@@ -116,10 +116,12 @@ class Sieve:
     ended: int = 0
 
     def _sift(self, reasons: Mapping[int, str]) -> None:
-        """Leave out the pages with these indices."""
+        """Leave out the pages with these indices; name the pages of stacks by their numbers."""
+        stacks = {page.image for page in self.kept if page.page}
         for index, reason in reasons.items():
             page = self.kept[index]
-            self.left_out.append(LeftOut(page.image, page.well, reason))
+            where = f"page {page.page or 0}: " if page.image in stacks else ""
+            self.left_out.append(LeftOut(page.image, page.well, where + reason))
         self.kept = [page for index, page in enumerate(self.kept) if index not in reasons]
 
     def drop_failures(self) -> None:

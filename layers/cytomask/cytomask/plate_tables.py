@@ -66,8 +66,8 @@ def page_row(plate: str, page: PlatePage) -> list[object]:
         _number(page.cost_usd, 9),
         page.image,
         page.mask,
-        _number(None if page.cell_area_mm2 is None else page.cell_area_mm2 * UM2_A_MM2),
-        _number(page.cell_area_mm2),
+        _number(None if page.cell_area_mm2 is None else page.cell_area_mm2 * UM2_A_MM2, 12),
+        _number(page.cell_area_mm2, 12),
         page.pixels,
     ]
 

@@ -128,6 +128,10 @@ def build_report(
     if control and control not in {each.name for each in conditions}:
         names = ", ".join(each.name for each in conditions[:10]) or "none"
         sieve.notes.append(f"no well has the condition {control!r}, the control; conditions are: {names}")
+    elif control and all(each.relative_rate is None for each in conditions):
+        sieve.notes.append(
+            f"the control {control!r} does not grow, or not measurably: no rate is relative to it"
+        )
     expected = options.expected_pages or (plate_map.expected_pages if plate_map else None)
     return PlateReport(
         plate=plate,
