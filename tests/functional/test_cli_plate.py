@@ -188,7 +188,7 @@ def test_an_uploaded_map_names_conditions(old_stack: Stack, capsys: pytest.Captu
     assert main(["plate", "demo plate"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^control +2 +2 +[\d.]+ h +1$", out, re.MULTILINE)
-    (relative,) = re.findall(r"^drug +2 +[\d.]+ h +([\d.]+)$", out, re.MULTILINE)
+    (relative,) = re.findall(r"^drug +2 +2 +[\d.]+ h +([\d.]+)$", out, re.MULTILINE)
     assert float(relative) == pytest.approx((1 / 17 + 1 / 20) / (1 / 12 + 1 / 13), rel=0.15)
 
 
