@@ -1,20 +1,21 @@
 """The page's server: static files and routes behind the guard, on 127.0.0.1 alone."""
 
 import socket
+from http import HTTPStatus
 from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from cytomask.web.account import Account
-from cytomask.web.answers import HANDLERS
+from cytomask.web.answers import HANDLERS, problem
 from cytomask.web.routes import Routes
-from cytomask.web.security import Guard, Session
+from cytomask.web.security import API, Guard, Session
 
 LOOPBACK = "127.0.0.1"
 STATIC = Path(__file__).parent / "static"
@@ -41,11 +42,19 @@ def make_app(account: Account, session: Session) -> ASGIApp:
     views = [Route(path, _index, methods=["GET"]) for path in VIEWS]
     static = Mount("/static", StaticFiles(directory=STATIC))
     app = Starlette(routes=[*views, static, *routes.listed()], exception_handlers=HANDLERS)
+    app.add_exception_handler(HTTPStatus.NOT_FOUND, _nothing)
     return Guard(app, session, [routes.uploads.origin])
 
 
 async def _index(_: Request) -> FileResponse:
     return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+def _nothing(request: Request, _: Exception) -> Response:
+    """Let the page itself say that there is no such view; a script gets a problem."""
+    if request.url.path.startswith((API, "/static/")):
+        return problem(HTTPStatus.NOT_FOUND, "NO_ROUTE", "there is nothing at this address")
+    return FileResponse(STATIC / "index.html", HTTPStatus.NOT_FOUND)
 
 
 def listen(port: int | None, usual: int = 0) -> socket.socket:

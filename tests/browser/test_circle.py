@@ -199,6 +199,10 @@ def test_a_lost_connection_loses_no_paint(page: Page, served: Served, field_tiff
 
 def test_a_mask_is_painted_by_keys_alone(page: Page, served: Served, field_tiff: Field) -> None:
     open_page(page, served, send(page, field_tiff("keys.tif", seed=4)))
+    page.get_by_role("button", name="Correct the mask").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Discard").press("Enter")
+    expect(page.get_by_role("button", name="Correct the mask")).to_be_focused()
     page.get_by_role("button", name="Start with an empty page").focus()
     page.keyboard.press("Enter")
     for _ in range(4):
@@ -262,6 +266,20 @@ def test_what_is_refused_is_said_with_its_reason(
     page.get_by_role("link", name="Failures").click()
     expect(page.locator("table")).to_contain_text("broken.tif")
     picture(page, "failures")
+
+
+def test_a_mask_that_a_newer_image_replaced_leads_to_it(
+    page: Page, served: Served, field_tiff: Field, picture: Picture
+) -> None:
+    address = send(page, field_tiff("replaced.tif", seed=50))
+    s3, bucket = served.stack.client("s3"), served.stack.outputs["OutputBucketName"]
+    s3.delete_object(Bucket=bucket, Key="replaced.tif.result.json")
+    page.goto(served.origin + address)
+    expect(page.get_by_role("alert")).to_contain_text("the result is gone")
+    expect(page.locator(".panel")).not_to_contain_text("Correct the mask")
+    picture(page, "gone")
+    page.get_by_role("link", name="Every image of this name").click()
+    expect(page.locator(".card")).to_have_count(1)
 
 
 def test_a_file_is_sent_on_while_another_view_is_shown(page: Page, served: Served, field_tiff: Field) -> None:

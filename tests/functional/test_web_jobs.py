@@ -652,3 +652,10 @@ def test_a_key_that_is_markup_is_a_text(stack: SegmentStack, browser: Browser) -
 def test_log_lines_are_handed_over_as_text() -> None:
     line = LogLine(1, "segment", "ERROR", "attempt_failed  error=<b>")
     assert vars(line)["text"] == "attempt_failed  error=<b>"
+
+
+def test_the_page_itself_says_that_an_address_leads_nowhere(browser: Browser) -> None:
+    answer = browser.get("/nothing")
+    assert (answer.status, answer.body) == (404, browser.get("/images").body)
+    for path in ("/api/nothing", "/static/nothing.js"):
+        assert browser.get(path).json["code"] == "NO_ROUTE"

@@ -145,6 +145,12 @@ export class Correction {
     if (this.painting?.touched && !(await ask("Discard what you painted?", "This cannot be undone.", ["Keep painting", "Discard"]))) return;
     await dropDraft(this.key).catch(() => {});
     this.#end();
+    this.#focusFirst();
+  }
+
+  /** The button that had the focus is gone. */
+  #focusFirst() {
+    this.bar.querySelector("button")?.focus();
   }
 
   #end() {
@@ -184,7 +190,7 @@ export class Correction {
       this.#end();
       this.status.textContent = `Saved as ${saved.uri}.`;
       say("Saved. The score follows.");
-      this.bar.querySelector("button")?.focus();
+      this.#focusFirst();
     } catch (error) {
       if (!isLeft(error)) this.status.textContent = `Not saved: ${sentenceOf(error)}`;
     } finally {

@@ -57,7 +57,8 @@ function showUnfinished(job, error, id, stage, panel, signal) {
     stage.append(el("p", { class: "note", role: "status" }, "The mask is being made and will appear here."));
     void wait(id, signal);
   } else if (job.status === "SUCCEEDED") {
-    stage.append(trouble(error));
+    const newest = `/images?${new URLSearchParams({ find: keyOf(job.image), sort: "newest" })}`;
+    stage.append(trouble(error), el("p", {}, el("a", { href: newest }, "Every image of this name")));
   } else {
     stage.append(el("p", { class: "note" }, job.status === "REJECTED" ? "There is no mask: the image or its request was refused." : "There is no mask: the job failed. Fix the cause, then send it again."));
   }
@@ -94,9 +95,14 @@ async function wait(id, signal) {
   }
 }
 
+/** @param {string} image its address */
+function keyOf(image) {
+  return image.replace(/^s3:\/\/[^/]+\//, "");
+}
+
 /** @param {string | undefined} image its address @param {string} id */
 function headingOf(image, id) {
-  const key = image ? image.replace(/^s3:\/\/[^/]+\//, "") : "A message that names no image";
+  const key = image ? keyOf(image) : "A message that names no image";
   entitle(key.split("/").pop() ?? key);
   const at = order.indexOf(id);
   /** @param {number} step @param {string} words @param {string} key */

@@ -34,7 +34,8 @@ export class Panel {
   /** Show the status of a job without a result. @param {any} job */
   showStatus(job) {
     this.measured.replaceChildren(el("h2", {}, "Status"), el("p", { class: "big" }, wordsOf(job.status)));
-    if (!job.evaluations?.length) this.scores.replaceChildren();
+    const told = job.evaluations?.some((/** @type {any} */ each) => each.evaluation_status !== "AWAITING_GROUND_TRUTH");
+    if (!told) this.scores.replaceChildren(); // there is no mask to correct
     if (job.status === "FAILED" || job.status === "REJECTED") this.#showError(job);
   }
 
