@@ -74,12 +74,12 @@ HANDLERS = {
 }
 
 
-async def read_json(request: Request) -> dict[str, Any]:
+async def read_json(request: Request, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
     """Read the body as a JSON object, which no form can send; raise Refusal for anything else."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON:
         raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", f"send {JSON}")
-    body = await read_body(request, MOST_JSON_BYTES)
+    body = await read_body(request, most)
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError) as error:  # the latter for very deep nesting

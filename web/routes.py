@@ -30,6 +30,7 @@ from cytomask.web.uploads import Uploads
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 MOST_SCORED_AT_ONCE = 200
+MOST_IDS_BYTES = 8_000_000  # of the jobs in one download: 200,000
 WHOLE_PIXELS = 4 * TILE * TILE
 THUMBNAIL = 512  # pixels of the longer side, at most: the browser halves it, and the outline with it
 BYTES = "application/octet-stream"
@@ -251,7 +252,7 @@ class Routes:
 
     async def ask_download(self, request: Request) -> Response:
         """Note a download; answer its address."""
-        asked = await read_json(request)
+        asked = await read_json(request, MOST_IDS_BYTES)
         ids = asked.get("ids")
         if not isinstance(ids, list):
             raise Refusal(HTTPStatus.BAD_REQUEST, "INVALID_REQUEST", "`ids` is a list of jobs")

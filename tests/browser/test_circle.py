@@ -158,6 +158,25 @@ def test_painting_survives_a_reload_and_is_undone_and_redone(
     expect(page.locator(".paintbar")).not_to_contain_text("Restored")
 
 
+def test_what_is_painted_on_and_what_is_painted_are_shown(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    open_page(page, served, send(page, field_tiff("shown.tif", seed=51)))
+    slider = page.locator("#threshold")
+    slider.press("ArrowRight")
+    note = page.locator(".panel .note", has_text="would be")
+    expect(note).to_be_visible(timeout=MADE)
+    page.get_by_role("button", name="Correct the mask").click()
+    expect(note).to_be_hidden()  # the stored mask is corrected
+    expect(slider).to_be_disabled()
+    page.keyboard.press("i")
+    drag(page, (0.2, 0.2), (0.4, 0.2))
+    expect(page.locator("[data-overlay=outline]")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="Discard").click()
+    page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    expect(slider).to_be_enabled()
+
+
 def test_undo_while_painting_takes_back_that_stroke_alone(
     page: Page, served: Served, field_tiff: Field
 ) -> None:

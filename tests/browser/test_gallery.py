@@ -108,6 +108,28 @@ def test_the_address_holds_the_filters(gallery: Page, served: Served) -> None:
     expect(gallery.get_by_role("status").first).to_contain_text("1 of")
 
 
+def test_a_filter_that_no_image_passes_is_shown(page: Page, served: Served) -> None:
+    page.goto(f"{served.origin}/images?status=RUNNING&group=nobody&sort=wrong")
+    expect(page.get_by_role("status").first).to_contain_text("0 of")
+    chosen = "select => select.selectedOptions[0].textContent"
+    said = [page.locator(f"#{name}").evaluate(chosen) for name in ("status", "group", "sort")]
+    assert said == ["running (0)", "nobody (0)", "most doubtful first"]
+
+
+def test_a_filter_stays_open_while_jobs_go_on(gallery: Page) -> None:
+    group = gallery.locator("#group")
+    group.evaluate("select => { select.dataset.mine = 'yes'; }")
+    gallery.evaluate(
+        """import("/static/jobs.js").then(({ jobs }) => {
+          const [first] = jobs.values();
+          jobs.set('new', { ...first, id: 'new', group: 'newcomers', has_mask: true });
+        })"""
+    )
+    gallery.fill("#find", "tif")  # shows the list anew
+    expect(group.locator("option", has_text="newcomers")).to_have_count(1)
+    expect(group).to_have_attribute("data-mine", "yes")
+
+
 def test_the_doubtful_come_first(gallery: Page, served: Served) -> None:
     gallery.goto(f"{served.origin}/images?find=BT474_0")
     expect(gallery.locator(".card a").first).to_contain_text("unreadable image")

@@ -122,6 +122,19 @@ def test_a_file_that_vanished_is_told(page: Page, served: Served, tmp_path: Path
     expect(page.locator("#connection")).to_be_empty()
 
 
+def test_a_file_is_sent_again_once_the_session_is_open(page: Page, served: Served, field_tiff: Field) -> None:
+    page.goto(served.origin + "/send")
+    page.context.clear_cookies()
+    page.fill("#into", "/ a//b/")
+    page.set_input_files("#files", field_tiff("session.tif", seed=66))
+    line = page.locator(".files li", has_text="a/b/session.tif")
+    expect(line).to_contain_text("no session")
+    page.context.new_page().goto(served.address)
+    expect(page.locator("#connection")).to_be_empty()
+    line.get_by_role("button", name="Try again").click()
+    expect(line.get_by_role("link", name="Open")).to_be_visible(timeout=MADE)
+
+
 @pytest.mark.parametrize(("width", "height"), [(400, 800), (640, 400)])  # a phone; a laptop at 200 %
 def test_a_small_window_shows_the_whole_image_view(
     page: Page, served: Served, field_tiff: Field, picture: Picture, width: int, height: int

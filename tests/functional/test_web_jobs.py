@@ -478,6 +478,11 @@ def test_corrected_pairs_are_read_by_training(stack: SegmentStack, browser: Brow
     assert np.array_equal(cells, stack.mask("plate 1/a.tif.mask.png") > 0)
 
 
+def test_a_download_takes_the_jobs_of_a_large_stack(browser: Browser) -> None:
+    ids = [f"{number:032x}" for number in range(40_000)]
+    assert browser.post("/api/downloads", {"kind": "table", "ids": ids}).status == 200
+
+
 def test_an_archive_without_a_pair_says_so(stack: SegmentStack, browser: Browser) -> None:
     job = stack.segment("a.tif", tiff())["job_id"]
     with zipfile.ZipFile(io.BytesIO(download(browser, "pairs", job).body)) as archive:

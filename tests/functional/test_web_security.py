@@ -190,7 +190,7 @@ def test_a_get_changes_nothing(browser: Browser) -> None:
 
 
 def test_a_body_of_more_than_a_megabyte_is_refused(browser: Browser) -> None:
-    answer = browser.open().post("/api/downloads", {"kind": "x" * 1_100_000})
+    answer = browser.open().post("/api/scores", {"ids": "x" * 1_100_000})
     assert (answer.status, answer.json["code"]) == (413, "BODY_TOO_LARGE")
 
 

@@ -76,9 +76,13 @@ export class Correction {
     viewer.overlay.base = layer;
     viewer.overlay.painted = painting;
     this.view.choose(viewer.overlay.style === "outline" ? "outline" : "filled");
+    this.view.threshold?.hold(true);
     viewer.redrawOverlay();
     this.tools.paintOn(painting);
-    painting.onPaint = () => viewer.later();
+    painting.onPaint = () => {
+      this.view.showMask(); // nobody paints unseen
+      viewer.later();
+    };
     painting.onChange = () => {
       viewer.later();
       void this.#keep();
@@ -157,6 +161,7 @@ export class Correction {
     const { viewer } = this;
     this.painting = null;
     this.giveBack();
+    this.view.threshold?.hold(false);
     viewer.overlay.painted = null;
     viewer.overlay.base = undefined;
     this.tools.paintOn(null);

@@ -43,6 +43,7 @@ export async function showGallery({ main, query, signal }) {
   import("./page.js").catch(() => {}); // a click leads there, and says so if it cannot be loaded
   /** @type {Filters} */
   const filters = Object.fromEntries(FIELDS.map((name) => [name, query.get(name) ?? ""]));
+  if (!Object.hasOwn(SORTS, filters.sort)) filters.sort = "";
   const counted = el("p", { class: "quiet", role: "status" }, "Reading the list …");
   const frame = el("div", { class: "frame", "aria-label": "Images", role: "region", tabindex: "-1" });
   const form = el("form", { class: "filters", "aria-label": "Filters", onsubmit: prevent });
@@ -140,6 +141,11 @@ export async function showGallery({ main, query, signal }) {
   }
 }
 
+/** What a choice is called that no image offers now: a bookmark's, or that of jobs that went on. @param {string} name of the filter @param {string} value */
+function wordsOfNone(name, value) {
+  return name === "iou" ? `up to ${value}` : `${name === "status" || name === "flag" ? wordsOf(value) : value} (0)`;
+}
+
 /** @param {Event} event */
 function prevent(event) {
   event.preventDefault();
@@ -190,26 +196,35 @@ function offer(form, all, filters, changed) {
     ["iou", "IoU", [["", "any"], ["0.9", "up to 0.9"], ["0.8", "up to 0.8"], ["0.7", "up to 0.7"], ["0.5", "up to 0.5"]]],
     ["sort", "Order", Object.entries(SORTS).map(([name, [words]]) => pair(name, words))],
   ];
-  const signature = JSON.stringify(choices);
-  if (form.dataset.choices === signature) return;
-  form.dataset.choices = signature;
-  const active = document.activeElement instanceof HTMLElement ? document.activeElement.id : "";
-  /** @param {string} name @param {string} value */
-  const set = (name, value) => {
-    filters[name] = value;
+  if (!form.firstChild) form.append(...fields(choices.map(([name, words]) => [name, words]), filters, changed));
+  for (const [name, , options] of choices) {
+    const chosen = filters[name] || options[0][0];
+    if (!options.some(([value]) => value === chosen)) options.push(pair(chosen, wordsOfNone(name, chosen)));
+    const select = form.querySelector(`#${name}`);
+    const signature = JSON.stringify(options);
+    if (!(select instanceof HTMLSelectElement) || select.dataset.options === signature) continue;
+    select.dataset.options = signature;
+    select.replaceChildren(...options.map(([value, text]) => el("option", { value, selected: value === chosen }, text)));
+  }
+}
+
+/**
+ * The fields of the filters; those that choose are empty. They are made once, so that an open one stays open.
+ * @param {[string, string][]} choices
+ * @param {Filters} filters
+ * @param {() => void} changed
+ */
+function fields(choices, filters, changed) {
+  /** @param {string} name @returns {(event: Event) => void} */
+  const set = (name) => (event) => {
+    filters[name] = valueOf(event);
     changed();
   };
-  const find = el("label", {}, "Name", el("input", { type: "search", id: "find", value: filters.find, oninput: (/** @type {Event} */ event) => set("find", valueOf(event)) }));
-  const selects = choices.map(([name, words, options]) => {
-    const select = el("select", { id: name, onchange: (/** @type {Event} */ event) => set(name, valueOf(event)) },
-      options.map(([value, text]) => el("option", { value, selected: value === (filters[name] || (name === "sort" ? "doubt" : "")) }, text)));
-    return el("label", {}, words, select);
-  });
+  const find = el("label", {}, "Name", el("input", { type: "search", id: "find", value: filters.find, oninput: set("find") }));
+  const selects = choices.map(([name, words]) => el("label", {}, words, el("select", { id: name, onchange: set(name) })));
   /** @param {string} name */
-  const percent = (name) => el("input", { type: "number", id: name, min: 0, max: 100, value: filters[name], "aria-label": `Confluence ${name}, in %`, oninput: (/** @type {Event} */ event) => set(name, valueOf(event)) });
-  const between = el("fieldset", {}, el("legend", {}, "Confluence, %"), percent("from"), " to ", percent("to"));
-  form.replaceChildren(find, ...selects, between);
-  if (active) document.getElementById(active)?.focus();
+  const percent = (name) => el("input", { type: "number", id: name, min: 0, max: 100, value: filters[name], "aria-label": `Confluence ${name}, in %`, oninput: set(name) });
+  return [find, ...selects, el("fieldset", {}, el("legend", {}, "Confluence, %"), percent("from"), " to ", percent("to"))];
 }
 
 /** @param {string} value @param {string} text @returns {[string, string]} */

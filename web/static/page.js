@@ -188,12 +188,13 @@ export class PageView {
     const styles = STYLES.map(([name, words, key]) =>
       el("button", { type: "button", "data-overlay": name, "aria-pressed": "false", title: `${words} (${key})`, onclick: () => this.choose(name) }, words));
     const zoomed = el("output", {});
+    this.threshold = new Threshold(this, viewer);
     viewer.onDraw = () => {
       zoomed.textContent = `${Math.round(viewer.scale * 100)} %`;
       if (viewer.element.dataset.ready) this.#askAhead();
     };
     this.tools?.append(
-      group("Show", ...styles), zoomTool(viewer, zoomed), contrastTool(viewer), new Threshold(this, viewer).element, opacityTool(viewer),
+      group("Show", ...styles), zoomTool(viewer, zoomed), contrastTool(viewer), this.threshold.element, opacityTool(viewer),
       pages.length > 1 ? stackTool(pages, pages.indexOf(this.described), (at) => this.turnTo(at)) : "",
       el("button", { type: "button", title: "Keys (?)", onclick: () => shortcuts() }, "Keys"),
     );

@@ -94,7 +94,7 @@ export async function show() {
       const focused = main.contains(document.activeElement);
       main.replaceChildren();
       main.className = "";
-      if (focused) main.focus({ preventScroll: true }); // or else the next Tab begins at the top of the page
+      if (focused) lead(main);
       const scrollBack = keepScroll(main, mine.signal);
       const parts = found.slice(1).map(decoded);
       await view({ main, parts, query: new URLSearchParams(location.search), signal: mine.signal });
@@ -105,6 +105,13 @@ export async function show() {
     return;
   }
   main.replaceChildren(el("p", { class: "note" }, "There is nothing at this address."));
+}
+
+/** Give the focus to the new view, for or else the next Tab begins at the top of the page. @param {HTMLElement} main */
+function lead(main) {
+  main.toggleAttribute("data-led", true); // nobody went there by a key, so no ring is drawn
+  main.addEventListener("blur", () => main.removeAttribute("data-led"), { once: true });
+  main.focus({ preventScroll: true });
 }
 
 /** @param {string | undefined} part of an address, which may be typed by hand */

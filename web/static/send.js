@@ -85,8 +85,8 @@ function offerSettings() {
   return {
     element,
     folder: () => {
-      const clean = into.value.trim().replace(/^\/+|\/+$/g, "");
-      return clean ? `${clean}/` : "";
+      const parts = into.value.split("/").map((part) => part.trim()).filter(Boolean);
+      return parts.map((part) => `${part}/`).join("");
     },
     /** The fields in which the request differs from a plain upload. */
     read: () => {

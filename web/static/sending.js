@@ -80,12 +80,13 @@ async function transfer(one, replace) {
       said.className = "";
       void transfer(one, over);
     };
+    // A session that ended goes on once its new address is opened.
+    const lasting = error instanceof Unreadable || (error instanceof ApiError && error.status >= 400 && error.status < 500 && error.status !== 401);
     if (error instanceof ApiError && error.code === "IMAGE_EXISTS") {
       actions.append(el("button", { type: "button", onclick: again(true) }, "Replace"), " ", el("button", { type: "button", onclick: () => one.line.remove() }, "Skip"));
-    } else if (error instanceof Unreadable || (error instanceof ApiError && error.code === "NO_IMAGE")) sayNoMask(one.line);
-    else if (!(error instanceof ApiError) || error.status === 0 || error.status >= 500) {
+    } else if (!lasting) {
       actions.append(el("button", { type: "button", onclick: again(replace) }, "Try again"));
-    }
+    } else if (!one.stored) sayNoMask(one.line);
   } finally {
     active -= 1;
     next();

@@ -40,6 +40,12 @@ export class Threshold {
     else void this.#fetch();
   }
 
+  /** Show the stored mask again, for good while it is corrected. @param {boolean} held */
+  hold(held) {
+    if (this.tried !== null) this.#backToStored();
+    this.slider.disabled = held;
+  }
+
   #backToStored() {
     this.tried = null;
     this.slider.value = String(this.stored);
