@@ -14,7 +14,7 @@ from PIL import Image
 from tiffs import tiff
 
 from cytomask import images
-from cytomask.errors import ImageTooLarge, NoSuchPage
+from cytomask.errors import ImageTooLarge, NoSuchPage, UnreadableImage
 
 
 def stored(data: bytes, wanted: list[int] | None = None) -> list[images.StoredPage]:
@@ -105,3 +105,14 @@ def test_page_limits_also_hold_for_labels() -> None:
         stored(data, [2])
     with images.open_image(data) as image, pytest.raises(ImageTooLarge):
         images.read_stored(image, limits=images.Limits(page_pixels=10))
+
+
+@pytest.mark.parametrize("data", [encoded(noise(9, 11), "PNG"), encoded(noise(9, 11, 3), "PNG")])
+def test_a_png_of_labels_with_a_wrong_checksum_is_refused(data: bytes) -> None:
+    place = data.index(b"IDAT") + 4
+    length = int.from_bytes(data[place - 8 : place - 4], "big")
+    damaged = bytearray(data)
+    damaged[place + length] ^= 1
+    assert stored(data)
+    with pytest.raises(UnreadableImage, match="a checksum in it is wrong"):
+        stored(bytes(damaged))

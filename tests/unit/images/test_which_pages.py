@@ -48,6 +48,18 @@ def without_tag(data: bytes, unwanted: int) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.parametrize("name", ["slide.vsi", "slide.MRXS", "photo.dng", "photo.NEF"])
+def test_a_file_that_holds_only_a_preview_is_refused_by_its_name(name: str) -> None:
+    data = tiff(small(1)[0])
+    with (
+        pytest.raises(
+            UnreadableImage, match=f"{name} holds only a preview; its picture .*: export it as TIFF"
+        ),
+        images.open_image(data, f"plate 1/{name}"),
+    ):
+        pass
+
+
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=6))
 def test_copies_and_masks_are_pages_only_if_the_file_has_nothing_else(flags: list[int]) -> None:
     data, stack = flagged(flags)
