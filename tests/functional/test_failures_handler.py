@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from factories import GROUND_TRUTH, INPUT, ground_truth, request, s3_event, tiff
+from factories import GROUND_TRUTH, INPUT, LambdaContext, ground_truth, request, s3_event, tiff
 from functions_on_moto import EvaluateFunction, FailuresFunction, SegmentStack
 
 KEY = "plate 1/A172_Phase_C7_1.tif"
@@ -177,6 +177,19 @@ def test_the_recordable_part_of_a_message_is_recorded(
     stack.wire.fail("UpdateItem", "ThrottlingException", 400)
     assert failures.deliver(s3_event("a.tif", "b.tif")) == [0]
     assert [row["image"] for row in stack.rows()] == [f"s3://{INPUT}/b.tif"]
+
+
+def test_a_dead_letter_that_runs_out_of_time_stays_and_is_recorded_by_the_next_delivery(
+    stack: SegmentStack, failures: FailuresFunction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter([120, 120, 120])  # the message's start, the look before its first image, and its name
+    body = s3_event("a.tif", "b.tif", "c.tif")
+    with monkeypatch.context() as patch:
+        patch.setattr(LambdaContext, "get_remaining_time_in_millis", lambda _: next(left, 29) * 1000)
+        assert failures.deliver(body) == [0]
+    assert [row["status"] for row in stack.rows()] == ["FAILED"]
+    assert failures.deliver(body) == []
+    assert [row["status"] for row in stack.rows()] == ["FAILED"] * 3
 
 
 def test_a_missing_table_keeps_the_dead_letters(stack: SegmentStack, failures: FailuresFunction) -> None:

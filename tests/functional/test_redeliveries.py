@@ -16,10 +16,11 @@ from factories import (
     ground_truth,
     request,
     s3_event,
+    s3_record,
     sqs_batch,
     tiff,
 )
-from functions_on_moto import EvaluateFunction, SegmentStack
+from functions_on_moto import EvaluateFunction, SegmentStack, lines_of
 from moto.sqs.models import sqs_backends
 
 LONG = 5000
@@ -140,6 +141,21 @@ def test_scores_that_a_batch_has_no_time_for_are_sent_again_without_counting_an_
     (again,) = stack.evaluation_messages()
     done = scored["ground_truth"].rpartition("/")[2]
     assert {done, again["Records"][0]["s3"]["object"]["key"]} == set(keys)
+
+
+def test_a_message_of_several_ground_truths_that_runs_out_of_time_is_sent_again(
+    stack: SegmentStack, evaluate: EvaluateFunction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("a.png", "b.png"):
+        stack.upload(key, ground_truth(), bucket=GROUND_TRUTH)
+    left = iter([180, 180])  # the batch's start, and the message's
+    body = {"Records": [s3_record(key, GROUND_TRUTH) for key in ("a.png", "b.png")]}
+    with monkeypatch.context() as patch, lines_of(evaluate.app) as lines:
+        patch.setattr(LambdaContext, "get_remaining_time_in_millis", lambda _: next(left, 89) * 1000)
+        assert evaluate.deliver(body) == []
+        looked_at = [line["ground_truth"] for line in lines() if line["message"] == "ground_truth_unmatched"]
+    assert looked_at == [f"s3://{GROUND_TRUTH}/a.png"]
+    assert stack.evaluation_messages() == [body]
 
 
 def test_resent_messages_keep_their_group_so_that_uploads_stay_ahead_of_a_backfill(

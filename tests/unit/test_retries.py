@@ -1,9 +1,13 @@
 """How long a failed message waits."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cytomask.clients import CLIENTS
+from cytomask.infra.template import load_template
 from cytomask.retries import LONGEST_DELAY_SECONDS, retry_delay
 
 
@@ -24,3 +28,10 @@ def test_a_delay_of_0_stays_0(failed: int) -> None:
 def test_delays_never_shrink_and_stay_within_sqs_limits(first: int, failed: int) -> None:
     delays = [retry_delay(first, each, failed + 2) for each in (failed, failed + 1)]
     assert first <= delays[0] <= delays[1] <= LONGEST_DELAY_SECONDS
+
+
+def test_a_service_that_does_not_answer_is_given_up_within_half_of_an_invocation() -> None:
+    """Otherwise Lambda kills the invocation, and no line says what was waited for."""
+    options: Any = CLIENTS
+    seconds = (options.connect_timeout + options.read_timeout) * options.retries["total_max_attempts"]
+    assert seconds < load_template()["Parameters"]["SegmentTimeout"]["Default"] / 2

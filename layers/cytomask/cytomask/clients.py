@@ -1,5 +1,5 @@
-"""Timeouts and retries of the functions' boto3 clients: well within an invocation's time."""
+"""Timeouts and retries of the functions' boto3 clients: together less than half of an invocation's time."""
 
 from botocore.config import Config
 
-CLIENTS = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
+CLIENTS = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 3})
