@@ -70,6 +70,8 @@ CASES = (
     Case("logistic", "every 4 h, errors alike by 0.5", alike=0.5, bound=False),
     Case("exponential", "every 4 h, errors alike by 0.8", alike=0.8, bound=False),
     Case("logistic", "every 4 h, errors alike by 0.8", alike=0.8, bound=False),
+    Case("exponential", "every 1 h, errors alike by 0.8", 1, alike=0.8, bound=False),
+    Case("logistic", "every 1 h, errors alike by 0.8", 1, alike=0.8, bound=False),
 )
 
 

@@ -98,6 +98,23 @@ def test_intervals_are_wider_if_errors_last_over_several_scans(kind: Kind, least
     assert np.median(errors) <= 0.06
 
 
+@pytest.mark.parametrize("kind", ["exponential", "logistic"])
+def test_hourly_scans_whose_errors_last_tell_as_much_as_rarer_ones(kind: Kind) -> None:
+    """Neighbouring scans hide such errors, so that a short window among them would seem exact."""
+    rng = np.random.default_rng(1)
+    wells = [random_well(rng, kind, doubling=(12, 48), limit=(0.75, 1)) for _ in range(48)]
+    errors, _ = errors_of(wells, np.arange(0, 84.0), alike=0.8)
+    assert np.median(errors) <= 0.04
+    assert np.quantile(errors, 0.9) <= 0.12
+
+
+def test_the_first_scan_of_a_fall_is_not_part_of_the_growth() -> None:
+    share = np.where(SCANS < 49, 0.05 * 2 ** (SCANS / 16), 0.4 * 2 ** (-(SCANS - 48) / 20))
+    growth = measure_growth(Curve(SCANS, share), SCANS)
+    assert growth.plain_doubling_time_h == pytest.approx(16, rel=0.01)
+    assert growth.to_h == 48
+
+
 def test_a_well_that_falls_before_it_grows_lags_until_it_grows() -> None:
     share = np.where(SCANS < 24, 0.3 * 2 ** (-SCANS / 24), 0.15 * 2 ** ((SCANS - 24) / 18))
     growth = measure_growth(Curve(SCANS, share), SCANS)

@@ -38,6 +38,7 @@ EVEN_SHARE = 0.03  # weight of the even prior, as a share of the plate's wells
 UNLIKELY = 0.02  # of the likeliest curve's prior probability; less likely curves choose no window
 NEGLIGIBLE = 1e-3  # of the likeliest curve's weight; lighter curves are left out of the mean
 SMALLEST_NOISE = 0.02  # of a logarithm: masks err by 2 %, and in the same way from scan to scan
+HARDLY_BENT = 8.0  # hours in which the curve of cells that double in 12 h is straight within 2 %
 MOST_ALIKE = 0.9  # correlation of the errors of neighbouring scans; a few scans can show no higher one
 CURVED = 2.0  # standard errors; a window with a larger bend is not straight
 
@@ -95,7 +96,7 @@ def best_fit(hours: Hours, confluence: Shares, prior: Prior = EVEN) -> Fit | Non
     time, share = hours[where], confluence[where]
     of_curve = prior.sum(axis=0)
     likely = CROWDING[of_curve >= UNLIKELY * of_curve.max()]
-    noise = noise_of(time, share)
+    noise = lasting_noise(time, share)
     scores = score_windows(time, share, noise, likely)
     if not np.isfinite(scores).any():
         return None
@@ -287,16 +288,27 @@ def student(freedom: int) -> float:
     return math.fsum(term / freedom**power for power, term in enumerate(terms))
 
 
-def noise_of(hours: Hours, confluence: Shares) -> float:
-    """Return the deviation of a scan's logarithm, from how far scans lie off their neighbours."""
-    if hours.size < 3:
+def noise_of(hours: Hours, confluence: Shares, apart: int = 1) -> float:
+    """Return the deviation of a scan's logarithm, from how far it lies off the scans `apart` from it."""
+    if hours.size <= 2 * apart:
         return SMALLEST_NOISE
     log = np.log(np.maximum(confluence, 1e-3))
-    share = (hours[1:-1] - hours[:-2]) / np.maximum(hours[2:] - hours[:-2], 1e-9)
-    off = log[1:-1] - (1 - share) * log[:-2] - share * log[2:]
+    before, middle, after = slice(-2 * apart), slice(apart, -apart), slice(2 * apart, None)
+    share = (hours[middle] - hours[before]) / np.maximum(hours[after] - hours[before], 1e-9)
+    off = log[middle] - (1 - share) * log[before] - share * log[after]
     off = off / np.sqrt(1 + share**2 + (1 - share) ** 2)
-    middle = float(np.median(np.abs(off))) / 0.6745
-    return max(middle, SMALLEST_NOISE)
+    return max(float(np.median(np.abs(off))) / 0.6745, SMALLEST_NOISE)
+
+
+def lasting_noise(hours: Hours, confluence: Shares) -> float:
+    """Return the deviation of a scan's logarithm, errors included that last over several scans.
+
+    Such errors hardly show between neighbouring scans. So it is the largest of `noise_of` between scans that
+    are up to `HARDLY_BENT` apart.
+    """
+    step = float(np.median(np.diff(hours)))
+    most = min(int(HARDLY_BENT / max(step, 1e-9)), (hours.size - 5) // 2)
+    return max(noise_of(hours, confluence, apart) for apart in (1, 2, 4, 8, 16) if apart <= max(most, 1))
 
 
 def usable(confluence: Shares) -> NDArray[np.bool_]:
@@ -305,7 +317,9 @@ def usable(confluence: Shares) -> NDArray[np.bool_]:
     smooth = running_median(confluence)
     lowest, highest = rise(smooth)
     full = lowest + np.flatnonzero(smooth[lowest:] > HIGHEST)
-    inside[int(full[0]) if full.size else highest + 2 :] = False
+    # The highest scan may come after the highest median.
+    end = highest + 1 + int(np.argmax(confluence[highest : highest + 2]))
+    inside[int(full[0]) if full.size else end :] = False
     return inside
 
 
