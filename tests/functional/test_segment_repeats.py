@@ -210,6 +210,14 @@ def test_a_late_older_version_leaves_the_newer_mask(
     assert len(log_lines("superseded")) == 1
 
 
+def test_of_two_versions_with_the_same_bytes_the_newer_keeps_the_name(stack: SegmentStack) -> None:
+    keep_versions(stack)
+    older, newer = (stack.upload("a.tif", tiff()) for _ in range(2))
+    late, prompt = versions_of("a.tif", older, newer)
+    assert stack.deliver(prompt, late) == []
+    assert stack.result("a.tif.result.json")["image"]["version_id"] == newer
+
+
 def test_a_late_duplicate_of_a_replaced_version_is_not_answered_with_the_newer_result(
     stack: SegmentStack,
 ) -> None:

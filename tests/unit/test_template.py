@@ -264,9 +264,33 @@ def test_objects_expire_after_the_days_of_their_parameter_and_0_keeps_them(
     (chosen,) = [rule["Fn::If"] for rule in lifecycle_rules(bucket) if "Fn::If" in rule]
     condition, rule, otherwise = chosen
     assert template["Conditions"][condition] == {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, 0]}]}
-    assert rule["ExpirationInDays"] == {"Ref": parameter}
+    days = {"Ref": parameter}
+    assert rule["ExpirationInDays"] == days
+    assert rule.get("NoncurrentVersionExpiration", {"NoncurrentDays": days}) == {"NoncurrentDays": days}
     assert otherwise == {"Ref": "AWS::NoValue"}
     assert parameters[parameter] == 0
+
+
+@pytest.mark.parametrize("bucket", buckets)
+def test_every_lifecycle_rule_is_enabled(bucket: str) -> None:
+    rules = [rule["Fn::If"][1] if "Fn::If" in rule else rule for rule in lifecycle_rules(bucket)]
+    assert {rule["Status"] for rule in rules} == {"Enabled"}
+
+
+def test_the_input_bucket_keeps_versions_if_that_is_asked_for() -> None:
+    asked = {"Fn::If": ["KeepsVersions", {"Status": "Enabled"}, {"Ref": "AWS::NoValue"}]}
+    assert buckets["InputBucket"]["VersioningConfiguration"] == asked
+    assert template["Conditions"]["KeepsVersions"] == {"Fn::Equals": [{"Ref": "InputVersioning"}, "yes"]}
+    assert parameters["InputVersioning"] == "no"
+
+
+def test_a_browser_may_only_put_images_and_only_from_a_page_of_this_computer() -> None:
+    (rule,) = buckets["InputBucket"]["CorsConfiguration"]["CorsRules"]
+    assert rule["AllowedOrigins"] == ["http://127.0.0.1:*", "http://localhost:*"]
+    assert rule["AllowedMethods"] == ["PUT"]
+    assert rule["ExposedHeaders"] == ["ETag"]  # of each part of a large image
+    others = [bucket for name, bucket in buckets.items() if name != "InputBucket"]
+    assert not any("CorsConfiguration" in bucket for bucket in others)
 
 
 def test_ground_truths_are_never_deleted() -> None:
