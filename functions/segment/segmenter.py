@@ -277,8 +277,13 @@ class Segmenter:
             self._jobs.note_group(work.job_id, group, now=self._clock())
         if result is None:
             return Result(status="REJECTED" if row.status == "REJECTED" else "SUCCEEDED", job_id=work.job_id)
+        own = self._own_result(work)
         if request.ground_truth:
             self._scoring.record(request, result, group)
+        elif result.result == own and not self._names.leads_to(request.image, work.job_id):
+            # A message that names a ground truth came before the upload's own notice.
+            self._enter(work, own, invocation)
+            self._scoring.record(request, result, group, led_to=own)
         return result
 
     def _move(

@@ -366,6 +366,28 @@ def test_a_job_that_is_done_again_with_a_named_truth_is_still_found_by_name(
     assert {row["job_id"] for row in stack.rows("EVAL#")} == {result["job_id"]}
 
 
+@pytest.mark.parametrize("truth_first", [True, False], ids=["truth first", "truth last"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 0, 0)], ids=["notice first", "request first", "twice"])
+def test_an_upload_and_a_request_that_names_a_truth_may_arrive_in_any_order(
+    stack: SegmentStack, evaluate: EvaluateFunction, order: tuple[int, ...], truth_first: bool
+) -> None:
+    """Whoever uploads an image and sends a message at once does not know which comes first."""
+    messages = s3_event("a.tif"), request("a.tif", ground_truth=f"s3://{GROUND_TRUTH}/elsewhere.png")
+    other = png(np.tri(HEIGHT, WIDTH, dtype=np.uint8))
+    stack.upload("a.tif", tiff())
+    for step in ("truth", "image") if truth_first else ("image", "truth"):
+        if step == "image":
+            for number in order:
+                assert stack.deliver(messages[number]) == []
+        else:
+            assert [evaluate.upload("a_mask.png", truth()), evaluate.upload("elsewhere.png", other)] == [
+                [],
+                [],
+            ]
+    assert evaluate.deliver_queued() == []
+    assert statuses(stack) == {"a.tif": ["SCORED", "SCORED"]}
+
+
 @pytest.mark.parametrize("truth_is", ["mask", "COCO file"])
 def test_an_upload_killed_before_its_scores_keeps_the_truths_of_its_name_for_a_named_request(
     stack: SegmentStack, evaluate: EvaluateFunction, truth_is: str
