@@ -11,6 +11,7 @@ import pytest
 
 from cytomask.addresses import S3Object
 from cytomask.arrivals import LONGEST_MESSAGE_BYTES
+from cytomask.images import Limits
 from cytomask.infra.emulator import HANDLERS
 from cytomask.infra.template import (
     NO_CODE,
@@ -172,6 +173,13 @@ def test_every_route_belongs_to_the_signed_api_without_its_own_authorisation() -
 
 def test_the_api_function_times_out_before_the_http_api_does() -> None:
     assert value(api["Timeout"]) < 30
+    of_http = [
+        event["Properties"].get("TimeoutInMillis", 30_000)
+        for function in functions(template).values()
+        for event in function["Properties"]["Events"].values()
+        if event["Type"] == "HttpApi"
+    ]
+    assert set(of_http) == {30_000}  # the most that an HTTP API allows
 
 
 def test_every_function_has_a_handler_in_the_emulated_stack() -> None:
@@ -681,6 +689,32 @@ def test_the_dashboard_shows_the_errors_and_the_throttles_of_every_function() ->
 
 def test_the_alarm_of_slow_batches_comes_before_the_timeout() -> None:
     assert parameters["SlowMilliseconds"] == 0.8 * 1000 * parameters["SegmentTimeout"]
+
+
+def test_alarms_and_budget_of_this_account_may_publish_to_the_topic() -> None:
+    """A topic's own policy replaces the default one, and a refused alarm tells nobody."""
+    (statement,) = statements("AWS::SNS::TopicPolicy", "Topics", "AlarmTopic")
+    assert statement == {
+        "Sid": "AlarmsAndBudget",
+        "Effect": "Allow",
+        "Principal": {"Service": ["cloudwatch.amazonaws.com", "budgets.amazonaws.com"]},
+        "Action": "sns:Publish",
+        "Resource": {"Ref": "AlarmTopic"},
+        "Condition": {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}},
+    }
+
+
+def test_every_page_that_can_be_segmented_can_be_scored() -> None:
+    of_segment, of_evaluate = (
+        Limits.within(int(value(resources[name]["Properties"]["MemorySize"])))
+        for name in ("SegmentFunction", "EvaluateFunction")
+    )
+    assert of_segment.page_pixels == of_evaluate.page_pixels == 64_000_000
+
+
+@pytest.mark.parametrize("function", queued)
+def test_no_batch_is_larger_than_lambda_takes_without_waiting(function: str) -> None:
+    assert all(1 <= mapping["BatchSize"] <= 10 for mapping in mappings(function))
 
 
 def test_alarm_mail_is_off_by_default() -> None:
