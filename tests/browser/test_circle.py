@@ -177,6 +177,37 @@ def test_what_is_painted_on_and_what_is_painted_are_shown(
     expect(slider).to_be_enabled()
 
 
+def test_the_ground_truth_is_corrected_once_its_cells_are_here(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    address = send(page, field_tiff("slow.tif", seed=52))
+    cells = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cells[: HEIGHT // 2] = 255
+    file = io.BytesIO()
+    Image.fromarray(cells).save(file, "PNG")
+    bucket = served.stack.outputs["GroundTruthBucketName"]
+    served.stack.client("s3").put_object(Bucket=bucket, Key="slow.tif.png", Body=file.getvalue())
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    layer = re.compile(r"/pages/0/truth\?")
+    page.route(layer, hold)
+    page.goto(served.origin + address)
+    page.get_by_role("button", name="Correct the ground truth").click()
+    expect(page.get_by_role("button", name="Lasso")).to_have_count(0)
+    held[0].continue_()
+    page.unroute(layer)
+    page.get_by_role("button", name="Brush").click()
+    drag(page, (0.4, 0.8), (0.6, 0.8))
+    page.get_by_role("button", name="Save as ground truth").click()
+    page.get_by_role("button", name="Replace it").click()
+    expect(page.locator(".paintbar")).to_contain_text("Saved as s3://", timeout=MADE)
+    saved = truth(served, "slow.tif.png") > 0
+    assert saved[: HEIGHT // 2].all() and saved[int(0.8 * HEIGHT), WIDTH // 2]
+
+
 def test_undo_while_painting_takes_back_that_stroke_alone(
     page: Page, served: Served, field_tiff: Field
 ) -> None:
@@ -264,6 +295,8 @@ def test_the_pages_of_a_stack_have_addresses_of_their_own(
     assert page.url.endswith(f"{address}/1")
     page.go_back()
     expect(page.get_by_text("page 0 (1 of 3)")).to_be_visible()
+    page.goto(f"{served.origin}/images?find=stack.tif")
+    expect(page.locator(".card", has_text="stack.tif").first).to_contain_text("3 pages")
 
 
 def test_what_is_refused_is_said_with_its_reason(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from conftest import Served
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from cytomask.cli.plate_page import render_plate
 from cytomask.plate_pages import PlatePage
@@ -25,6 +25,10 @@ from cytomask.samples.plates import DEMO_HOURS, DEMO_PLATE, DEMO_WELLS, write_pl
 PLATE = "plate 1/#2 <b>"
 WELLS = {"A01": 18.0, "A02": 24.0, "B01": 36.0, "B02": None}
 HOURS = range(0, 84, 4)
+MEASURED = {
+    "wells": ["A01", "A02"], "hours": [0, 4], "mean": [0.1, 0.2], "error": [None, None], "rate": 0.1,
+    "doubling_time_h": 7.0, "relative_rate": None,
+}  # fmt: skip
 LACKING = "B02", 80  # a scan that was not taken
 Picture = Callable[[Page, str], None]
 QUEUED = """async (request) => {
@@ -230,6 +234,43 @@ def test_a_plate_that_cannot_be_measured_anew_says_so(page: Page, served: Served
     page.route("**/api/plates/**", lambda route: route.abort())
     page.get_by_label("leave out pages with a warning").click()
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
+
+
+def test_every_condition_is_told_though_not_every_curve_is_drawn(
+    page: Page, served: Served, plate: str
+) -> None:
+    def many(route: Route) -> None:
+        answer = route.fetch()
+        told = answer.json()
+        told["conditions"] = [{**MEASURED, "name": f"dose {number}"} for number in range(30)]
+        told |= {"left_out": [{"image": "s3://b/a.tif", "well": "A01", "reason": "r"}], "left_out_count": 2}
+        route.fulfill(response=answer, json=told)
+
+    page.route("**/api/plates/*", many)
+    page.goto(f"{served.origin}/plates/{quote(plate, safe='')}")
+    expect(page.get_by_text("The curves of the first 24 of 30 conditions are drawn.")).to_be_visible()
+    expect(page.locator(".key li")).to_have_count(30)
+    page.get_by_text("Left out: 2 pages").click()
+    expect(page.get_by_text("The first 1 are listed.")).to_be_visible()
+
+
+def test_the_list_tells_dates_and_numbers_of_scans(page: Page, served: Served) -> None:
+    times = {
+        "hours": (0.333333, 4),
+        "dates": ("2026-11-20T09", "2026-11-21T17"),
+        "scans": ("n00000001", "n00000012"),
+    }
+    plates = [{"plate": name, "first": a, "last": b, "complete": None} for name, (a, b) in times.items()]
+    page.route("**/api/plates", lambda route: route.fulfill(json={"plates": plates}))
+    page.goto(f"{served.origin}/plates")
+    for name, first, last in (
+        ("hours", "0.33 h", "4 h"),
+        ("dates", "2026-11-20 09:00", "2026-11-21 17:00"),
+        ("scans", "scan 1", "scan 12"),
+    ):
+        cells = page.locator("tbody tr", has_text=name).locator("td")
+        expect(cells.nth(2)).to_have_text(first)
+        expect(cells.nth(3)).to_have_text(last)
 
 
 def test_hours_are_told_in_two_digits(page: Page) -> None:

@@ -94,6 +94,27 @@ def test_tiles_come_when_the_server_answers_again(page: Page, served: Served, fi
     assert drawn.evaluate("seen => seen.found")
 
 
+def test_a_mask_that_is_waited_for_comes_after_the_connection_was_lost(page: Page, served: Served) -> None:
+    table, dynamodb = served.stack.outputs["JobsTableName"], served.stack.client("dynamodb")
+    row = {"job_id": f"{77:032x}", "record": "JOB", "image": "s3://b/waits.tif"}
+    row |= {
+        "status": "RUNNING",
+        "created_at": "2026-11-20T00:00:00.000Z",
+        "updated_at": "2026-11-20T00:00:00.000Z",
+    }
+    item = {name: {"S": text} for name, text in row.items()}
+    dynamodb.put_item(TableName=table, Item=item)
+    page.goto(f"{served.origin}/images/{row['job_id']}")
+    expect(page.get_by_text("The mask is being made")).to_be_visible()
+    page.route("**/api/jobs/**", lambda route: route.abort())
+    expect(page.locator("#connection")).to_contain_text("Connection lost")
+    page.unroute("**/api/jobs/**")
+    ended = {"status": {"S": "REJECTED"}, "error_code": {"S": "EMPTY_IMAGE"}, "error": {"S": "it is empty"}}
+    dynamodb.put_item(TableName=table, Item=item | ended)
+    expect(page.locator(".panel")).to_contain_text("it is empty")
+    dynamodb.delete_item(TableName=table, Key={name: item[name] for name in ("job_id", "record")})
+
+
 def test_a_session_that_ended_is_told_and_goes_on_in_another_tab(page: Page, served: Served) -> None:
     page.goto(served.origin + "/images")
     expect(page.get_by_role("status").first).to_contain_text("images")

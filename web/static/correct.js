@@ -51,7 +51,15 @@ export class Correction {
 
   /** Begin, unless another tab corrects this page. @param {string} base mask, truth or empty */
   async start(base) {
-    if (await this.#claim()) this.#begin(base);
+    if (base === "truth") await this.view.truthKnown; // its cells follow its name
+    if (!this.#layer(base) && base !== "empty") this.status.textContent = "There are no cells to correct: start with an empty page.";
+    else if (await this.#claim()) this.#begin(base);
+  }
+
+  /** What is painted on; null for an empty page. @param {string} base mask, truth or empty */
+  #layer(base) {
+    const { mask, truth } = this.viewer.overlay;
+    return base === "empty" ? null : base === "truth" ? truth : mask;
   }
 
   /** Claim the page's draft; returns whether this tab has it now. */
@@ -71,7 +79,7 @@ export class Correction {
     const { viewer } = this;
     this.base = base;
     this.seen = this.view.truth?.etag ?? "";
-    const layer = base === "empty" ? null : base === "truth" ? viewer.overlay.truth : viewer.overlay.mask;
+    const layer = this.#layer(base);
     const painting = (this.painting = new Painting(layer, viewer.image.described));
     viewer.overlay.base = layer;
     viewer.overlay.painted = painting;

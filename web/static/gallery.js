@@ -294,7 +294,8 @@ function fillCard(card, job) {
   card.dataset.status = job.status;
   card.dataset.job = job.id;
   const interval = job.low !== undefined && job.high !== undefined ? ` (${percentOf(job.low)}–${percentOf(job.high)})` : "";
-  if (facts) facts.textContent = job.confluence === undefined ? wordsOf(job.status) : `${percentOf(job.confluence)}${interval} %${job.iou === undefined ? "" : `, IoU ${fixed(job.iou, 2)}`}`;
+  const more = `${job.iou === undefined ? "" : `, IoU ${fixed(job.iou, 2)}`}${(job.pages ?? 1) > 1 ? `, ${job.pages} pages` : ""}`;
+  if (facts) facts.textContent = job.confluence === undefined ? wordsOf(job.status) : `${percentOf(job.confluence)}${interval} %${more}`;
   const flags = (job.quality ?? []).map(wordsOf);
   marks?.replaceChildren(...flags.slice(0, 1).map((flag) => el("span", { class: "mark" }, flag)));
   if (flags.length > 1) marks?.append(el("span", { class: "mark", title: flags.join(", ") }, `+${flags.length - 1}`));

@@ -8,7 +8,7 @@ import { FINISHED, forgetScores, order } from "./jobs.js";
 import { keyed, shortcuts } from "./keys.js";
 import { Layer } from "./layers.js";
 import { Panel } from "./panel.js";
-import { entitle, go, trouble } from "./router.js";
+import { entitle, go, show, trouble } from "./router.js";
 import { Threshold } from "./threshold.js";
 import { contrastTool, group, opacityTool, stackTool, zoomTool } from "./toolbar.js";
 import { Viewer } from "./viewer.js";
@@ -82,16 +82,16 @@ function pressed(keys, event) {
   return true;
 }
 
-/** @param {string} id @param {AbortSignal} signal */
+/** Show the mask once it is made, also after the connection was lost. @param {string} id @param {AbortSignal} signal */
 async function wait(id, signal) {
-  try {
-    for (;;) {
+  while (!signal.aborted) {
+    try {
       await pause(1000, signal);
       const { status } = await get(`jobs/${id}`, signal);
-      if (FINISHED.has(status)) return go(location.pathname + location.search);
+      if (FINISHED.has(status)) return void show();
+    } catch (error) {
+      if (!isLeft(error)) say(sentenceOf(error));
     }
-  } catch (error) {
-    if (!isLeft(error)) say(sentenceOf(error));
   }
 }
 

@@ -24,7 +24,7 @@ export class Panel {
     this.showScores(job.evaluations ?? []);
     const facts = factsOf([
       ["Status", `${wordsOf(job.status)}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}`],
-      ["Group", job.group], ["Plate", job.plate], ["Well", job.well], ["Site", job.site], ["Time", job.time === undefined ? undefined : typeof job.time === "number" ? hoursOf(job.time) : job.time],
+      ["Group", job.group], ["Plate", job.plate], ["Well", job.well], ["Site", job.site], ["Time", typeof job.time === "number" ? hoursOf(job.time) : momentOf(job.time)],
       ["Uploaded as", job.image], ["Asked for", momentOf(job.created_at)], ["Finished", momentOf(job.updated_at)],
       ["Estimated cost", job.estimated_cost_usd === undefined ? undefined : dollars(job.estimated_cost_usd)], ["Job", job.job_id],
     ]);

@@ -131,15 +131,17 @@ function legendOf(show, plate) {
 function conditionsOf(plate) {
   if (!plate.conditions.length) return [];
   const series = plate.conditions.slice(0, MOST_CURVES).map((each) => ({ name: each.name, x: each.hours, y: each.mean, error: each.error }));
+  const lines = keyOf(series);
   const banded = series.some(({ error }) => error.some((/** @type {number | null} */ half) => half !== null));
   return [el("h2", {}, "By condition"), curves(series, { label: "Mean confluence of each condition over time" }),
     banded ? el("p", { class: "quiet" }, "Shaded: the mean's standard error, where at least two wells were scanned.") : "",
-    el("ul", { class: "key" }, keyOf(series).map(({ line, name }, place) => {
-      const each = plate.conditions[place];
+    plate.conditions.length > series.length ? el("p", { class: "quiet" }, `The curves of the first ${series.length} of ${plate.conditions.length} conditions are drawn.`) : "",
+    el("ul", { class: "key" }, plate.conditions.map((each, place) => {
+      const { name } = each;
       const grows = each.doubling_time_h ? `doubles in ${each.doubling_time_h.toFixed(1)} h` : each.rate === 0 ? "no growth" : "growth unknown";
       const compared = each.relative_rate !== null && each.doubling_time_h && name !== plate.control;
       const relative = compared ? `, at ${fixed(each.relative_rate, 2)} times the rate of ${plate.control}` : "";
-      return el("li", {}, line, ` ${name}: ${grows}${relative}, ${counted(each.wells.length, "well")}`);
+      return el("li", {}, lines[place]?.line, ` ${name}: ${grows}${relative}, ${counted(each.wells.length, "well")}`);
     }))];
 }
 
@@ -167,5 +169,6 @@ export function intervalOf(growth) {
 function leftOut(plate) {
   if (!plate.left_out_count) return [];
   return [el("details", {}, el("summary", {}, `Left out: ${counted(plate.left_out_count, "page")}`), el("table", {}, el("tbody", {},
-    plate.left_out.map(({ image, well, reason }) => el("tr", {}, el("td", {}, well), el("td", {}, reason), el("td", { class: "quiet" }, image.replace(/^s3:\/\/[^/]+\//, "")))))))];
+    plate.left_out.map(({ image, well, reason }) => el("tr", {}, el("td", {}, well), el("td", {}, reason), el("td", { class: "quiet" }, image.replace(/^s3:\/\/[^/]+\//, "")))))),
+    plate.left_out_count > plate.left_out.length ? el("p", { class: "quiet" }, `The first ${plate.left_out.length} are listed.`) : "")];
 }

@@ -5,9 +5,11 @@ import { dollars, el, hoursOf } from "./dom.js";
 
 const NUMBERS = new Set(["Wells", "Scans", "Pages", "Failed", "Estimated cost"]);
 
-/** @param {number | string | undefined} time */
+/** When a scan was: its hours, its date to the hour, or its number such as n00000003. @param {number | string | undefined} time */
 function told(time) {
-  return time === undefined || time === null ? "–" : typeof time === "number" ? hoursOf(time) : time.replace("T", " ");
+  if (time === undefined || time === null) return "–";
+  if (typeof time === "number") return hoursOf(time);
+  return time.startsWith("n") ? `scan ${Number(time.slice(1))}` : `${time.replace("T", " ")}:00`;
 }
 
 /** @param {import("./router.js").Place} place */
