@@ -363,11 +363,11 @@ def test_the_table_of_wells_says_why_a_value_is_absent() -> None:
     dead = [page("A02", time=hour, confluence=0.1) for hour in HOURS]
     header, grown, none = wells_csv(report([*series("A01"), *dead])).splitlines()
     assert header == (
-        "plate,well,condition,pages,doubling_time_h,doubling_time_low_h,doubling_time_high_h,r2,from_h,to_h,lag_h,"
-        "plateau,note"
+        "plate,well,condition,pages,doubling_time_h,doubling_time_low_h,doubling_time_high_h,rate_per_h,r2,"
+        "from_h,to_h,lag_h,half_h,plateau,note"
     )
     assert grown.startswith("p,A01,,22,")
-    assert none == "p,A02,,22,,,,,,,,,no growth: confluence goes from 0.10 to 0.10 in 84 h"
+    assert none == "p,A02,,22,,,,0,,,,,,,no growth: confluence goes from 0.10 to 0.10 in 84 h"
 
 
 def test_the_table_of_conditions_is_a_dose_table() -> None:

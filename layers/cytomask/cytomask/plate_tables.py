@@ -29,7 +29,7 @@ WELL_COLUMNS = (
         "doubling_time_low_h",
         "doubling_time_high_h",
     ),
-    *("r2", "from_h", "to_h", "lag_h", "plateau", "note"),
+    *("rate_per_h", "r2", "from_h", "to_h", "lag_h", "half_h", "plateau", "note"),
 )
 CONDITION_COLUMNS = (
     *("condition", "compound", "dose", "unit", "wells", "measured", "doubling_time_h", "rate_per_h"),
@@ -88,10 +88,12 @@ def _measures(growth: Growth) -> Sequence[float | None]:
         growth.doubling_time_h,
         growth.doubling_time_low_h,
         growth.doubling_time_high_h,
+        growth.rate_per_h,
         growth.r2,
         growth.from_h,
         growth.to_h,
         growth.lag_h,
+        growth.half_h,
         growth.plateau,
     )
 
