@@ -343,6 +343,16 @@ def test_a_missing_site_makes_no_jump() -> None:
     assert patched.confluence == pytest.approx(whole.confluence, rel=1e-3)
 
 
+def test_sites_that_are_never_scanned_together_are_pooled_without_zigzag() -> None:
+    true = Well("exponential", 24.0, begins=0.05).confluence(SCANS)
+    cells, pixels = np.stack([0.5 * true, 1.5 * true]) * 1000, np.full((2, SCANS.size), 1000.0)
+    whole = pool_sites(SCANS, cells.copy(), pixels.copy())
+    cells[0, ::2] = pixels[0, ::2] = cells[1, 1::2] = pixels[1, 1::2] = np.nan
+    patched = pool_sites(SCANS, cells, pixels)
+    assert patched.confluence[1:-1] == pytest.approx(whole.confluence[1:-1], rel=0.01)
+    assert measure_growth(patched, SCANS).doubling_time_h == pytest.approx(24, rel=0.02)
+
+
 def test_a_scan_that_every_site_lacks_is_left_out() -> None:
     cells = np.array([[1.0, np.nan, 3.0]])
     curve = pool_sites(np.array([0.0, 1.0, 2.0]), cells, np.where(np.isfinite(cells), 10.0, np.nan))

@@ -40,6 +40,7 @@ from cytomask.curves import (
     usable,
 )
 
+LEAST_SHARE = 1e-4  # confluence that is added before a logarithm or a ratio
 UNSEEN = LOWEST / 3  # confluence that debris may reach
 GONE = 0.75  # of its highest confluence: a well that ends below is falling
 STEP, SPIKE = 0.35, 0.25  # logarithms: a change between scans, a scan off its neighbours
@@ -88,8 +89,10 @@ class Growth(msgspec.Struct, frozen=True, omit_defaults=True):
 def pool_sites(hours: Hours, cells: Grid, pixels: Grid) -> Curve:
     """Pool the sites of a well by area: cell pixels of all sites over their pixels.
 
-    If a site lacks a scan, the others stand in for it: their share is scaled by the ratio of all sites to
-    these at the nearest complete scans. Without that, a missing site looks like a jump.
+    If a site lacks a scan between two of its own, it counts with its confluence interpolated between them.
+    Before a site's first scan and after its last one, the others stand in for it: their share is scaled by
+    the ratio of all sites to these at the nearest complete scans. Without both, a missing site looks like a
+    jump.
 
     Args:
         hours: (T,) float64, increasing.
@@ -98,16 +101,35 @@ def pool_sites(hours: Hours, cells: Grid, pixels: Grid) -> Curve:
     """
     there = np.isfinite(cells)
     some = there.any(axis=0)
-    hours, cells, pixels, there = hours[some], cells[:, some], pixels[:, some], there[:, some]
+    hours, cells, pixels = hours[some], cells[:, some].copy(), pixels[:, some].copy()
+    for own_cells, own_pixels in zip(cells, pixels, strict=True):
+        _fill_gaps(hours, own_cells, own_pixels)
+    there = np.isfinite(cells)
     share = np.nansum(cells, axis=0) / np.maximum(np.nansum(pixels, axis=0), 1)
     whole = np.flatnonzero(there.all(axis=0))
     if 0 < whole.size < hours.size:
         for index in np.flatnonzero(~there.all(axis=0)):
             seen = there[:, index]
             of_these = cells[np.ix_(seen, whole)].sum(0) / pixels[np.ix_(seen, whole)].sum(0)
-            ratio = (share[whole] + 1e-4) / (of_these + 1e-4)
+            ratio = (share[whole] + LEAST_SHARE) / (of_these + LEAST_SHARE)
             share[index] *= float(np.interp(hours[index], hours[whole], ratio))
     return Curve(hours, np.minimum(share, 1.0))
+
+
+def _fill_gaps(hours: Hours, cells: Shares, pixels: Shares) -> None:
+    """Interpolate the logarithm of a site's confluence over scans that it lacks, in place.
+
+    Args:
+        hours: (T,) float64, increasing.
+        cells: (T,) float64, cell pixels; NaN for lacking scans.
+        pixels: (T,) float64, the page's pixels; NaN likewise.
+    """
+    seen = np.flatnonzero(np.isfinite(cells))
+    gaps = np.setdiff1d(np.arange(*seen[[0, -1]]), seen)
+    if gaps.size:
+        log = np.log(cells[seen] / pixels[seen] + LEAST_SHARE)
+        pixels[gaps] = np.median(pixels[seen])
+        cells[gaps] = (np.exp(np.interp(hours[gaps], hours[seen], log)) - LEAST_SHARE) * pixels[gaps]
 
 
 def measure_plate(curves: Mapping[str, Curve], scans: Hours | None = None) -> dict[str, Growth]:
