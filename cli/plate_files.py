@@ -23,6 +23,8 @@ def read_table(path: Path) -> dict[str, Growth]:
             or to several.
         FileNotFoundError: there is no such file.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a table of pages in it")
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         lines = list(csv.DictReader(file))
     columns = set(lines[0]) if lines else set()

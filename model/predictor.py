@@ -172,7 +172,7 @@ class Predictor:
         modes: Sequence[Mode] | None = None,
     ) -> None:
         """Start loading the networks."""
-        if not isinstance(threads, int) or threads < 0:
+        if isinstance(threads, bool) or not isinstance(threads, int | np.integer) or threads < 0:
             raise ValueError(f"threads must be a positive number, or 0 for one per core, not {threads!r}")
         if not isinstance(weights, str | os.PathLike):
             raise ValueError(f"weights must be the folder of a model, not {weights!r}")
@@ -189,7 +189,7 @@ class Predictor:
         # the network leaves cores idle.
         self._beside = ThreadPoolExecutor(1)
         self._networks = {
-            mode: self._beside.submit(load_network, network_folder(weights, mode), manifest, threads)
+            mode: self._beside.submit(load_network, network_folder(weights, mode), manifest, int(threads))
             for mode, manifest in self.manifests.items()
         }
 

@@ -236,6 +236,7 @@ def test_the_networks_that_a_folder_has_are_loaded(copied: Path) -> None:
         ({"modes": ["fast"]}, r"not \['fast'\]"),
         ({"threads": -1}, "threads must be a positive number, or 0 for one per core, not -1"),
         ({"threads": "2"}, "not '2'"),
+        ({"threads": True}, "not True"),
     ],
 )
 def test_options_that_no_predictor_has_are_refused(options: dict[str, Any], told: str) -> None:
@@ -267,6 +268,11 @@ def test_a_page_that_cannot_be_segmented_is_refused(predictor: Predictor, page: 
 def test_a_threshold_out_of_range_is_refused(predictor: Predictor, threshold: Any) -> None:
     with pytest.raises(ValueError, match="threshold must be a number between 0 and 1, not "):
         predictor.predict(noise(9, 9), threshold=threshold)
+
+
+def test_numbers_of_numpy_are_numbers_of_threads(weights: Path) -> None:
+    threads: Any = np.int64(1)
+    assert Predictor(weights, threads=threads).predict(noise(9, 9)).mask.shape == (9, 9)
 
 
 def test_a_list_of_rows_is_a_page(predictor: Predictor) -> None:

@@ -236,6 +236,13 @@ def test_growth_of_a_table_is_that_of_each_well(tidy: bool, tmp_path: Path) -> N
     assert found["C03"].doubling_time_h == pytest.approx(40, rel=0.05)
 
 
+def test_folders_are_refused_with_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder; name a table of pages in it"):
+        cytomask.growth(tmp_path)
+    with pytest.raises(ValueError, match=r"ground_truth is the folder .*; name one mask in it"):
+        cytomask.score(np.eye(3, dtype=bool), tmp_path)
+
+
 def test_fields_of_several_sizes_are_pooled_from_a_table_as_in_its_report(tmp_path: Path) -> None:
     pages = [
         PlatePage(plate="p", well="B02", site=site, time=hour, confluence=share, pixels=pixels)

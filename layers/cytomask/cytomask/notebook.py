@@ -267,6 +267,8 @@ def _mask(given: ArrayLike | File, name: str) -> Mask:
 
 
 def _read_mask(path: Path, name: str) -> Mask:
+    if path.is_dir():
+        raise ValueError(f"{name} is the folder {path}; name one mask in it")
     with open_image(path) as image:
         if len(image.pages) > 1:
             raise NoSuchPage(f"{path} has {len(image.pages)} pages; save the one to score in its own file")
