@@ -21,12 +21,23 @@ def pixel_size_of(**options: Any) -> PixelSize | None:
 
 
 def test_ome_sizes_are_converted_from_their_unit() -> None:
-    nanometres = {"PhysicalSizeX": 650, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.7}
+    nanometres = {"PhysicalSizeX": 650, "PhysicalSizeY": 700}
+    nanometres |= {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm"}
     assert pixel_size_of(ome=True, metadata=nanometres) == PixelSize(0.65, 0.7)
 
 
 @pytest.mark.parametrize(
-    ("unit", "factor"), [("um", 1.0), ("micron", 1.0), (r"\u00B5m", 1.0), ("mm", 1000.0)]
+    ("unit", "factor"),
+    [
+        *(("um", 1.0), ("micron", 1.0), (r"\u00B5m", 1.0), ("mm", 1000.0)),
+        *(
+            ("Microns", 1.0),
+            ("micrometers", 1.0),
+            ("micrometre", 1.0),
+            ("millimeter", 1000.0),
+            ("nanometers", 1e-3),
+        ),
+    ],
 )
 def test_imagej_resolution_becomes_a_pixel_size(unit: str, factor: float) -> None:
     found = pixel_size_of(imagej=True, resolution=(2 * factor, 4 * factor), metadata={"unit": unit})

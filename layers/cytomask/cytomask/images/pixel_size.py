@@ -12,9 +12,21 @@ import tifffile
 
 from cytomask.lengths import LARGEST_PIXEL_UM, SMALLEST_PIXEL_UM, PixelSize
 
+PREFIXES = {"centi": "cm", "milli": "mm", "micro": "um", "nano": "nm"}
 UNITS_UM = {
-    **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer"), 1.0),
-    **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "Å": 1e-4, "pm": 1e-6},
+    "m": 1e6,
+    "cm": 1e4,
+    "mm": 1e3,
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "nm": 1e-3,
+    "Å": 1e-4,
+    "pm": 1e-6,
+}
+WORDS_UM = {  # without an s at their end, and in lower case: users type them into ImageJ
+    "micron": 1.0,
+    **{f"{prefix}met{end}": UNITS_UM[unit] for prefix, unit in PREFIXES.items() for end in ("er", "re")},
 }
 MICRO_ESCAPED = r"\u00B5"  # as ImageJ writes it into an ASCII description
 
@@ -52,8 +64,10 @@ def size_of_imagej(unit: str, x: object, y: object) -> PixelSize | None:
 
 def _length(text: str, unit: str) -> float:
     """Convert a length to micrometres; NaN if it is not a length."""
+    unit = unit.strip()
+    factor = UNITS_UM.get(unit) or WORDS_UM.get(unit.lower().removesuffix("s"), math.nan)
     try:
-        return float(text) * UNITS_UM.get(unit.strip(), math.nan)
+        return float(f"{float(text) * factor:.12g}")  # 700 nm are 0.7 µm, not 0.7000000000000001
     except ValueError:
         return math.nan
 
