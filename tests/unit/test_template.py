@@ -654,6 +654,27 @@ def test_every_alarm_notifies_the_topic_and_ignores_missing_data(alarm: str) -> 
     assert alarms[alarm]["TreatMissingData"] == "notBreaching"
 
 
+@pytest.mark.parametrize("alarm", alarms)
+def test_an_alarm_goes_off_at_the_first_event_or_the_worst_value_of_an_hour(alarm: str) -> None:
+    watched = alarms[alarm]
+    periods = watched["EvaluationPeriods"]
+    assert 1 <= watched.get("DatapointsToAlarm", periods) <= periods
+    assert watched["Period"] * periods <= 3600
+    statistic = watched.get("Statistic") or watched["ExtendedStatistic"]
+    above = watched["ComparisonOperator"] == "GreaterThanOrEqualToThreshold"
+    kind = statistic, value(watched["Threshold"]), above
+    match watched["MetricName"]:
+        case "ApproximateAgeOfOldestMessage":
+            assert kind == ("Maximum", 3600, True)
+        case "Duration":
+            assert kind == ("p95", parameters["SlowMilliseconds"], True)
+        case "IoU":
+            assert kind == ("Average", parameters["LowestIoU"], False)
+            assert watched["ComparisonOperator"] == "LessThanThreshold"
+        case name:
+            assert kind == ("Maximum" if name.startswith("ApproximateNumber") else "Sum", 1, True)
+
+
 def test_every_cause_of_a_missing_mask_has_an_alarm() -> None:
     watched = {
         (alarm["MetricName"], json.dumps(alarm.get("Dimensions", [{}])[0].get("Value")))
