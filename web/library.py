@@ -230,6 +230,10 @@ class Library:
         """Look for an object as it is now."""
         return self._storage.find(place)
 
+    def content(self, found: S3Object) -> bytes:
+        """Read an object's bytes; raise RejectedInput if it was replaced since."""
+        return self._storage.read_image(found, images.LIMITS)
+
     def _read_known(self, row: JobRow) -> Known:
         if row.result is None or row.status not in ENDED:
             raise Refusal(HTTPStatus.NOT_FOUND, "NO_RESULT", f"the job is {row.status} and has no result")

@@ -265,6 +265,16 @@ def test_an_existing_ground_truth_is_replaced_only_in_the_version_that_was_shown
     assert save(browser, job, b"", f"base=truth&seen={seen['etag']}").json["code"] == "TRUTH_EXISTS"
 
 
+def test_a_save_whose_answer_was_lost_is_saved_again_unasked(stack: SegmentStack, browser: Browser) -> None:
+    job = stack.segment("a.tif", tiff())["job_id"]
+    cells = np.zeros((HEIGHT, WIDTH), bool)
+    cells[:8] = True
+    once, again = save(browser, job, painted((0, 0, cells))), save(browser, job, painted((0, 0, cells)))
+    assert again.status == 200
+    assert again.json == once.json
+    assert save(browser, job, painted((0, 0, ~cells))).json["code"] == "TRUTH_EXISTS"
+
+
 def test_a_page_of_a_stack_is_saved_among_the_others(
     stack: SegmentStack, evaluate: EvaluateFunction, browser: Browser
 ) -> None:
