@@ -2,6 +2,7 @@
 
 import io
 import secrets
+import unicodedata
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -174,15 +175,20 @@ def safe_name(key: str) -> str:
 def unused(name: str, taken: set[str], ending: str = "") -> str:
     """Return the name, with a number before its ending if it is taken, and note it.
 
-    `a.tif` and `a.png` have one stem, and many disks take `A` and `a` for one name.
+    `a.tif` and `a.png` have one stem. Many disks take `A` and `a` for one name, and so `ü` as one letter or
+    as two.
     """
     stem = name.removesuffix(ending)
     chosen, number = name, 1
-    while chosen.casefold() in taken:
+    while _on_disk(chosen) in taken:
         number += 1
         chosen = f"{stem}-{number}{ending}"
-    taken.add(chosen.casefold())
+    taken.add(_on_disk(chosen))
     return chosen
+
+
+def _on_disk(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _notes(missing: Sequence[str]) -> Iterator[tuple[str, bytes]]:

@@ -536,9 +536,12 @@ def test_pairs_are_those_that_training_reads(stack: SegmentStack, browser: Brows
 
 
 def test_masks_of_one_name_get_numbers(stack: SegmentStack, browser: Browser) -> None:
-    jobs = [stack.segment(key, tiff(page(n)))["job_id"] for n, key in enumerate(("a:b.tif", "a_b.tif"))]
+    keys = ("a:b.tif", "a_b.tif", "\u00fc.tif", "u\u0308.tif")
+    jobs = [stack.segment(key, tiff(page(n)))["job_id"] for n, key in enumerate(keys)]
     with zipfile.ZipFile(io.BytesIO(download(browser, "masks", *jobs).body)) as archive:
-        assert archive.namelist() == ["a_b.tif.mask.png", "a_b.tif-2.mask.png"]
+        assert archive.namelist() == [
+            "a_b.tif.mask.png", "a_b.tif-2.mask.png", "\u00fc.tif.mask.png", "u\u0308.tif-2.mask.png",
+        ]  # fmt: skip
 
 
 def test_each_page_of_a_stack_has_a_thumbnail(stack: SegmentStack, browser: Browser) -> None:

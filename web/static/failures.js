@@ -32,7 +32,7 @@ export async function showFailures({ main, signal }) {
   const counted = el("p", { class: "quiet", role: "status" }, "Reading …");
   const all = el("button", { type: "button" }, "Send all failed ones again");
   const body = el("tbody", {});
-  const table = el("table", { class: "failures" }, el("thead", {}, el("tr", {}, ["Image", "Group", "What", "Why", "When"].map((name) => el("th", { scope: "col" }, name)), el("td", {}))), body);
+  const table = el("table", { class: "failures" }, el("thead", {}, el("tr", {}, ["Image", "Group", "What", "Why", "When (UTC)"].map((name) => el("th", { scope: "col" }, name)), el("td", {}))), body);
   main.append(el("h1", {}, "Failures"), el("div", { class: "row" }, counted, all), table);
 
   /** @param {string[]} ids */
