@@ -1,6 +1,7 @@
 """axe-core's rules on every view, light and dark; every view fits its screen."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,40 @@ def test_every_view_fits_its_screen(
         picture(page, f"correcting-{width}-{scheme}")
         page.keyboard.press("?")
         picture(page, f"keys-{width}-{scheme}")
+
+
+def luminance(channels: Sequence[int]) -> float:
+    """As WCAG defines it, of 8-bit channels."""
+    shares = [each / 255 for each in channels]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_number_of_the_heat_map_can_be_read(page: Page) -> None:
+    heats = page.evaluate(
+        "import('/static/charts.js').then((all) => Array.from({ length: 99 }, (_, at) => all.heat(at / 98)))"
+    )
+    for colour, text in heats:
+        lights = [luminance([int(each) for each in re.findall(r"\d+", colour)]), float(text == "#fff")]
+        assert (max(lights) + 0.05) / (min(lights) + 0.05) >= 4.5, colour
+
+
+def test_forced_colours_show_what_is_chosen(
+    page: Page, served: Served, plate: str, field_tiff: Callable[..., Path]
+) -> None:
+    address = send(page, field_tiff("forced.tif", seed=13))
+    page.emulate_media(forced_colors="active")
+    page.goto(served.origin + address)
+    ready(page)
+
+    def colour(selector: str) -> str:
+        return str(page.locator(selector).evaluate("each => getComputedStyle(each).backgroundColor"))
+
+    assert colour("[data-overlay=outline]") != colour("[data-overlay=filled]")
+    assert colour("nav a[href='/images']") != colour("nav a[href='/send']")
+    page.goto(served.origin + VIEWS["plate"])
+    expect(page.locator("a.well").first).to_be_visible()
+    wells = page.locator("a.well").evaluate_all(
+        "all => all.map((each) => getComputedStyle(each).backgroundColor)"
+    )
+    assert len(set(wells)) > 1

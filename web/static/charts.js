@@ -7,6 +7,7 @@ export const LINES = ["light-dark(#0072b2, #4da3dc)", "#d55e00", "#009e73", "#cc
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 // Five stops of cividis (Nuñez, Anderton and Renslow 2018), which grows evenly in brightness.
 const CIVIDIS = [[0, 34, 78], [66, 78, 108], [124, 123, 120], [187, 173, 108], [254, 232, 56]];
+const DARK_TEXT = 0.465; // from here on black is easier to read than white
 // Hours between two marks of a time axis.
 const STEPS = [0.25, 0.5, 1, 2, 4, 6, 12, 24, 48, 96, 168];
 const MOST_STEPS = 7;
@@ -21,7 +22,7 @@ export function heat(share) {
   const place = Math.max(0, Math.min(1, share)) * (CIVIDIS.length - 1);
   const at = Math.min(CIVIDIS.length - 2, Math.floor(place));
   const colour = CIVIDIS[at].map((from, part) => Math.round(from + (CIVIDIS[at + 1][part] - from) * (place - at)));
-  return [`rgb(${colour.join(" ")})`, share > 0.55 ? "#000" : "#fff"];
+  return [`rgb(${colour.join(" ")})`, share > DARK_TEXT ? "#000" : "#fff"];
 }
 
 /**
