@@ -148,6 +148,15 @@ def test_lag_is_the_time_until_growth_begins() -> None:
     assert growth.from_h >= 14
 
 
+@pytest.mark.parametrize(("kind", "most"), [("exponential", 1.0), ("logistic", 2.0)])
+def test_noise_makes_a_long_lag_hardly_shorter(kind: Kind, most: float) -> None:
+    rng = np.random.default_rng(2)
+    wells = [random_well(rng, kind, doubling=(12, 30), lag=(24, 36)) for _ in range(60)]
+    found = [measure_growth(Curve(*measured(rng, well, SCANS, missing=0))).lag_h for well in wells]
+    errors = [lag - well.lag_h for lag, well in zip(found, wells, strict=True) if lag is not None]
+    assert abs(np.mean(errors)) <= most
+
+
 def test_lag_counts_from_the_first_scan_of_the_plate() -> None:
     well = Well("exponential", 18.0, begins=0.05, lag_h=20.0)
     whole, late = grown(well), measure_growth(curve_of(well, SCANS[4:]), SCANS)

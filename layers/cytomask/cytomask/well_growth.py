@@ -42,6 +42,7 @@ from cytomask.curves import (
 
 LEAST_SHARE = 1e-4  # confluence that is added before a logarithm or a ratio
 UNSEEN = LOWEST / 3  # confluence that debris may reach
+FALLEN = 0.9  # of its first confluence: a well that is lower when it grows has fallen; noise hardly does that
 GONE = 0.75  # of its highest confluence: a well that ends below is falling
 STEP, SPIKE = 0.35, 0.25  # logarithms: a change between scans, a scan off its neighbours
 NOTICEABLE = 0.04  # confluence: smaller changes are not a jump
@@ -403,7 +404,12 @@ def lag(hours: Hours, confluence: Shares, fit: Fit, scans: Hours | None = None) 
     """
     first = hours[0] if scans is None or scans.size == 0 else scans[0]
     until = confluence[: fit.first + 1]
-    begins = min(float(until[:3].min()), float(running_median(until).min()))
+    early = until[:3]
+    # The median errs less, but cells below LOWEST may be growing already.
+    begins = float(np.median(early) if early.min() >= LOWEST else early.min())
+    lowest = float(running_median(until).min())
+    if lowest < FALLEN * begins:
+        begins = lowest
     if begins < UNSEEN:
         return None
     room = 1 - fit.crowding * begins
