@@ -74,6 +74,15 @@ def test_deleting_a_ground_truth_or_an_output_triggers_nothing(stack: SegmentSta
     assert stack.outputs() == before
 
 
+@pytest.mark.parametrize("key", ["notes.csv", "plate 1/"])
+def test_a_late_deletion_event_of_a_file_that_is_no_image_triggers_nothing(
+    stack: SegmentStack, key: str
+) -> None:
+    stack.upload(key, b"well,dose")
+    assert stack.deliver(removed(key)) == []
+    assert (stack.rows(), stack.outputs()) == ([], set())
+
+
 @pytest.mark.parametrize("gone", [("mask.png",), ("result.json",), ("mask.png", "result.json")])
 @pytest.mark.parametrize("way", ["message", "event", "JSON", "PNG"])
 def test_outputs_that_are_gone_are_made_again(http: HttpDoor, gone: tuple[str, ...], way: str) -> None:
