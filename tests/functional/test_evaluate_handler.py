@@ -16,6 +16,7 @@ from factories import (
     png,
     request,
     s3_event,
+    s3_record,
     stack_of,
     tiff,
 )
@@ -308,6 +309,21 @@ def test_a_ground_truth_corrected_before_it_is_read_is_scored_in_the_newer_versi
     assert evaluate.row()["error_code"] == "IMAGE_REPLACED"
     assert evaluate.deliver(s3_event(TRUTH, bucket=GROUND_TRUTH)) == []
     assert [row["evaluation_status"] for row in stack.rows("EVAL")] == ["REJECTED", "SCORED"]
+
+
+def test_late_notices_of_older_versions_of_a_ground_truth_score_the_newest_alone(
+    stack: SegmentStack, evaluate: EvaluateFunction
+) -> None:
+    stack.s3.put_bucket_versioning(Bucket=GROUND_TRUTH, VersioningConfiguration={"Status": "Enabled"})
+    stack.segment(KEY, tiff())
+    older, newer = (
+        stack.upload(TRUTH, png(mask), bucket=GROUND_TRUTH)
+        for mask in (np.eye(64, 80, dtype=np.uint8), left_half(stack))
+    )
+    for version in (older, newer, older):
+        assert evaluate.deliver({"Records": [s3_record(TRUTH, GROUND_TRUTH, version)]}) == []
+    row = evaluate.row()
+    assert (row["record"], row["evaluation_status"]) == (f"EVAL#{newer}", "SCORED")
 
 
 def test_a_ground_truth_without_an_image_waits_and_is_logged(

@@ -3,12 +3,13 @@
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, ParamValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cytomask.clients import CLIENTS
 from cytomask.infra.template import load_template
-from cytomask.retries import LONGEST_DELAY_SECONDS, retry_delay
+from cytomask.retries import LONGEST_DELAY_SECONDS, is_final, retry_delay
 
 
 def test_each_retry_waits_four_times_as_long() -> None:
@@ -35,3 +36,17 @@ def test_a_service_that_does_not_answer_is_given_up_within_half_of_an_invocation
     options: Any = CLIENTS
     seconds = (options.connect_timeout + options.read_timeout) * options.retries["total_max_attempts"]
     assert seconds < load_template()["Parameters"]["SegmentTimeout"]["Default"] / 2
+
+
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (ParamValidationError(report="Invalid bucket name"), True),
+        (ClientError({"Error": {"Code": "ValidationException"}}, "PutItem"), True),
+        (ClientError({"Error": {"Code": "ThrottlingException"}}, "PutItem"), False),
+        (ClientError({"Error": {"Code": "AccessDenied"}}, "GetObject"), False),
+        (ValueError("no call"), False),
+    ],
+)
+def test_only_calls_that_aws_always_refuses_are_final(error: Exception, final: bool) -> None:
+    assert is_final(error) is final
