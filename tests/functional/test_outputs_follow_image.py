@@ -101,6 +101,27 @@ def test_outputs_that_are_gone_are_made_again(http: HttpDoor, gone: tuple[str, .
     assert (stack.row()["attempt"], stack.predictor.pages) == (2, 2)
 
 
+def test_a_mask_that_somebody_overwrote_is_made_again(stack: SegmentStack) -> None:
+    stack.segment("a.tif", tiff())
+    written = stack.output("a.tif.mask.png")
+    stack.s3.put_object(Bucket=OUTPUT, Key="a.tif.mask.png", Body=b"another mask")
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert stack.output("a.tif.mask.png") == written
+
+
+def test_outputs_are_made_again_once_if_two_messages_find_them_gone(stack: SegmentStack) -> None:
+    stack.segment("a.tif", tiff())
+    delete_outputs(stack, "a.tif.mask.png")
+
+    def come_first() -> None:
+        assert stack.deliver(s3_event("a.tif")) == []
+
+    stack.wire.before("UpdateItem", come_first, skip=1)  # the first attempt to take it finds it finished
+    assert stack.deliver(s3_event("a.tif")) == [0]
+    assert stack.deliver(s3_event("a.tif")) == []
+    assert (stack.predictor.pages, stack.row()["attempt"]) == (2, 2)
+
+
 def test_a_job_is_running_while_its_outputs_are_made_again(stack: SegmentStack) -> None:
     stack.segment("a.tif", tiff())
     delete_outputs(stack, "a.tif.mask.png")
