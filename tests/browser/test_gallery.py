@@ -114,6 +114,9 @@ def test_a_filter_that_no_image_passes_is_shown(page: Page, served: Served) -> N
     chosen = "select => select.selectedOptions[0].textContent"
     said = [page.locator(f"#{name}").evaluate(chosen) for name in ("status", "group", "sort")]
     assert said == ["running (0)", "nobody (0)", "most doubtful first"]
+    page.get_by_role("link", name="Show all").click()
+    expect(page.locator("#group")).to_have_value("")
+    expect(page.get_by_role("link", name="Show all")).to_be_hidden()
 
 
 def test_a_filter_stays_open_while_jobs_go_on(gallery: Page) -> None:

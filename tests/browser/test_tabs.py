@@ -59,6 +59,21 @@ def test_a_ground_truth_that_another_person_saved_is_told(
     question.get_by_role("button", name="Keep the old one").click()
 
 
+def test_the_overlay_that_was_chosen_stays_for_the_next_image(
+    page: Page, served: Served, field_tiff: Field
+) -> None:
+    for number in (1, 2):
+        send(page, field_tiff(f"overlay-{number}.tif", seed=66 + number))
+    page.goto(f"{served.origin}/images?find=overlay-&sort=name")
+    page.locator(".card").first.click()
+    ready(page)
+    page.keyboard.press("f")
+    page.keyboard.press("i")
+    page.keyboard.press("n")
+    expect(page.locator("h1")).to_have_text("overlay-2.tif")
+    expect(page.locator("[data-overlay=filled]")).to_have_attribute("aria-pressed", "true")
+
+
 def test_keys_stay_within_a_dialog_and_a_dialog_within_its_view(
     page: Page, served: Served, field_tiff: Field
 ) -> None:

@@ -33,6 +33,7 @@ export async function showFailures({ main, signal }) {
   const all = el("button", { type: "button" }, "Send all failed ones again");
   const body = el("tbody", {});
   const table = el("table", { class: "failures" }, el("thead", {}, el("tr", {}, ["Image", "Group", "What", "Why", "When (UTC)"].map((name) => el("th", { scope: "col" }, name)), el("td", {}))), body);
+  all.hidden = table.hidden = true; // until it is known that there are any
   main.append(el("h1", {}, "Failures"), el("div", { class: "row" }, counted, all), table);
 
   /** @param {string[]} ids */

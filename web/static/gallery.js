@@ -48,7 +48,8 @@ export async function showGallery({ main, query, signal }) {
   const frame = el("div", { class: "frame", "aria-label": "Images", role: "region", tabindex: "-1" });
   const form = el("form", { class: "filters", "aria-label": "Filters", onsubmit: prevent });
   const scored = el("span", { class: "quiet" });
-  const bar = el("div", { class: "row spread" }, el("span", { class: "row" }, counted, scored), downloads(() => shown));
+  const unfiltered = el("a", {}, "Show all");
+  const bar = el("div", { class: "row spread" }, el("span", { class: "row" }, counted, unfiltered, scored), downloads(() => shown));
   main.append(el("h1", { class: "unseen" }, "Images"), form, bar, frame);
   /** @type {Job[]} */
   let shown = [];
@@ -112,6 +113,8 @@ export async function showGallery({ main, query, signal }) {
       frame.scrollTop = 0;
       arrange();
     });
+    unfiltered.hidden = FIELDS.every((name) => name === "sort" || !filters[name]);
+    unfiltered.href = filters.sort ? `/images?sort=${filters.sort}` : "/images";
     const sort = (SORTS[filters.sort] ?? SORTS.doubt)[1];
     shown = all.filter((job) => fits(job, filters)).sort(sort);
     keepOrder(shown.map((job) => job.id));

@@ -126,7 +126,7 @@ export class PageView {
     this.result = result;
     /** @type {{uri: string, etag: string, drawn?: boolean} | null} */
     this.truth = null;
-    this.wanted = /** @type {Style} */ (query.get("show") ?? "outline");
+    this.wanted = /** @type {Style} */ (query.get("show") ?? sessionStorage.getItem("show") ?? "outline");
     this.signal = signal;
     this.stage = stage;
     this.panel = panel;
@@ -186,7 +186,7 @@ export class PageView {
     const viewer = /** @type {Viewer} */ (this.viewer);
     const { pages } = this.result;
     const styles = STYLES.map(([name, words, key]) =>
-      el("button", { type: "button", "data-overlay": name, "aria-pressed": "false", title: `${words} (${key})`, onclick: () => this.choose(name) }, words));
+      el("button", { type: "button", "data-overlay": name, "aria-pressed": "false", title: `${words} (${key})`, onclick: () => this.pick(name) }, words));
     const zoomed = el("output", {});
     this.threshold = new Threshold(this, viewer);
     viewer.onDraw = () => {
@@ -218,6 +218,12 @@ export class PageView {
       if (at >= 0 && order[at + 1]) askAhead(order[at + 1]);
       if (pages[place + 1]) askAhead(this.id, pages[place + 1].page);
     }, AHEAD_AFTER);
+  }
+
+  /** Show an overlay on this image and those that follow. @param {Style} name */
+  pick(name) {
+    if (name !== "off") sessionStorage.setItem("show", name); // nobody judges masks unseen
+    this.choose(name);
   }
 
   /** Show an overlay, and come back to it when a layer that it needs arrives. @param {Style} name */
@@ -265,7 +271,7 @@ export class PageView {
       ...nearKeys(this.id), 0: () => viewer.fit(), 1: () => viewer.zoom(1 / viewer.scale),
       "+": () => viewer.zoom(1.25), "=": () => viewer.zoom(1.25), "-": () => viewer.zoom(1 / 1.25),
       PageDown: () => this.turnTo(place + 1), PageUp: () => this.turnTo(place - 1),
-      ...Object.fromEntries(STYLES.map(([name, , key]) => [key, () => this.choose(name)])),
+      ...Object.fromEntries(STYLES.map(([name, , key]) => [key, () => this.pick(name)])),
     };
     keyed(this.signal, (event) => {
       if (this.correction?.onKey(event)) return true;
