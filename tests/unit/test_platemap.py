@@ -64,6 +64,18 @@ def test_several_cell_types_of_a_table_are_part_of_conditions_that_it_does_not_n
     assert conditions(table.format("condition")) == {"A01": "X", "A02": "X"}
 
 
+@pytest.mark.parametrize("header", ["Row,Column,Condition", "row,col,drug"])
+def test_a_list_by_row_and_column_is_no_grid(header: str) -> None:
+    """With one well below, it has the form of a plate of 6 wells."""
+    with pytest.raises(InvalidPlateMap, match="names wells by columns for row and column; join them"):
+        read(f"{header}\nA,1,x\n")
+
+
+@pytest.mark.parametrize("name", ["Well ID", "well name", "Well Position"])
+def test_other_names_of_the_column_of_wells_are_read(name: str) -> None:
+    assert conditions(f"{name},Treatment\nA1,x\n") == {"A01": "x"}
+
+
 def test_the_micro_sign_and_the_greek_letter_are_one_unit() -> None:
     assert set(conditions("well,compound,dose,unit\nA1,X,1,µM\nA2,X,1,μM\n").values()) == {"X 1 µM"}
 

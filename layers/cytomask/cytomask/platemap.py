@@ -34,7 +34,7 @@ SEPARATOR = re.compile(r'"?sep=(.)"?[;,\t]*', re.IGNORECASE)  # Excel's first li
 SHORT_NUMBER = re.compile(r"\d{1,4}")  # int() refuses thousands of digits
 IN_BRACKETS = re.compile(r"([^(\[]++)[(\[](.+)[)\]]")  # a column's name and its unit
 COLUMNS = {
-    "well": ("well", "wells", "position"),
+    "well": ("well", "wells", "position", "well_id", "well_name", "well_position"),
     "condition": ("condition", "treatment", "group", "sample"),
     "compound": ("compound", "drug", "substance"),
     "dose": ("dose", "concentration", "conc"),
@@ -234,6 +234,7 @@ def _from_table(text: str, name: str) -> PlateMap:
     size = None
     begin = _header_of_list(table)
     if begin is None:
+        _require_a_grid(table, name)
         texts, size = read_grid(table, name)
         wells = {well: MappedWell(text[:LONGEST_TEXT]) for well, text in texts.items()}
         if not wells:
@@ -258,6 +259,15 @@ def _header_of_list(table: Sequence[Line]) -> int | None:
         if sum(map(bool, cells)) > 1:
             return None
     return None
+
+
+def _require_a_grid(table: Sequence[Line], name: str) -> None:
+    """Refuse a list that names wells by row and column, which may have the form of a small plate."""
+    first = {cell.lower() for cell in next(cells for _, cells in table if any(cells))}
+    if "row" in first and first & {"column", "col"}:
+        raise InvalidPlateMap(
+            f"{name} names wells by columns for row and column; join them in one column `well`, such as A1"
+        )
 
 
 def _columns(header: Sequence[str]) -> dict[str, int]:
