@@ -212,6 +212,17 @@ def test_a_well_that_dies_has_the_rate_0(begins: float, half_life: float) -> Non
         assert growth.notes[-1].startswith("no growth: confluence goes from")
 
 
+@pytest.mark.parametrize(
+    ("step", "share"),
+    [(24, [0.052, 0.083, 0.139, 0.248, 0.442]), (12, [0.051, 0.069, 0.074, 0.1, 0.121])],
+)
+def test_a_few_scans_that_rise_each_time_are_growth(step: int, share: list[float]) -> None:
+    growth = measure_growth(Curve(np.arange(5.0) * step, np.array(share)))
+    assert growth.rate_per_h
+    assert growth.notes == ()
+    assert growth.doubling_time_h == pytest.approx(step * 4 / math.log2(share[-1] / share[0]), rel=0.3)
+
+
 def test_a_well_without_cells_is_named() -> None:
     growth = measure_growth(Curve(SCANS, np.full(SCANS.size, 0.004)), SCANS)
     assert growth.notes == ("no growth: confluence never reaches 0.03 (highest 0.004)",)

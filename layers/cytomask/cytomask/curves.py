@@ -262,8 +262,9 @@ def scans_alike(residual: Shares) -> float:
     Args:
         residual: (N,) float64, logarithm of confluence minus that of the curve.
     """
-    squares = max(float(residual @ residual), residual.size * SMALLEST_NOISE**2)
-    correlation = float(residual[1:] @ residual[:-1]) / squares + 3 / residual.size
+    squares = float(residual @ residual)
+    products = float(residual[1:] @ residual[:-1]) + 3 / residual.size * squares
+    correlation = products / max(squares, residual.size * SMALLEST_NOISE**2)
     correlation = min(max(correlation, 0.0), MOST_ALIKE)
     return (1 + correlation) / (1 - correlation)
 

@@ -322,7 +322,9 @@ def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | Non
     if fit is None:
         return None
     low, _ = interval(fit)
-    return no_growth if low <= 0 or math.log(2) / fit.rate > 4 * span else None
+    # A few scans are unsure even of a well that doubles; then its interval has no upper end.
+    small = smooth[peak] < 2 * smooth[lowest] and ends < 1.3 * begins
+    return no_growth if (low <= 0 and small) or math.log(2) / fit.rate > 4 * span else None
 
 
 def is_full(confluence: Shares) -> bool:
