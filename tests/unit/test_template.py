@@ -711,6 +711,22 @@ def test_the_dashboard_shows_the_errors_and_the_throttles_of_every_function() ->
         assert {("Errors", name), ("Throttles", name)} <= shown
 
 
+def test_every_metric_that_dashboard_and_alarms_read_is_sent_under_that_name() -> None:
+    root = TEMPLATE.parent
+    files = [*(root / "functions").rglob("*.py"), *(root / "layers" / "cytomask" / "cytomask").glob("*.py")]
+    code = "".join(path.read_text() for path in files)
+    sent = set(re.findall(r'add_metric\("(\w+)"', code))
+    filters = of_type("AWS::Logs::MetricFilter").values()
+    filtered = {each["MetricName"] for one in filters for each in one["MetricTransformations"]}
+    board = json.loads(resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"])
+    metrics = [metric for widget in board["widgets"] for metric in widget["properties"]["metrics"]]
+    shown = {name for namespace, name, *_ in metrics if not namespace.startswith("AWS/")}
+    alarming = {each["MetricName"] for each in alarms.values() if isinstance(each["Namespace"], dict)}
+    assert len(shown) > 15 and len(alarming) > 3
+    assert filtered <= shown
+    assert shown | alarming <= sent | filtered
+
+
 def test_the_alarm_of_slow_batches_comes_before_the_timeout() -> None:
     assert parameters["SlowMilliseconds"] == 0.8 * 1000 * parameters["SegmentTimeout"]
 
