@@ -228,6 +228,18 @@ def test_a_well_is_measured_as_its_plate_is(page: Page, served: Served, plate: s
     expect(page.get_by_label("leave out pages with a warning")).to_be_checked()
 
 
+def test_wells_are_walked_by_arrow_keys_and_passed_by_tab(page: Page, served: Served, plate: str) -> None:
+    page.goto(f"{served.origin}/plates/{quote(plate, safe='')}")
+    page.get_by_role("link", name="A01: ").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("link", name="A02: ")).to_be_focused()
+    page.keyboard.press("ArrowRight")  # nothing is there
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("link", name="B02: ")).to_be_focused()
+    page.keyboard.press("Tab")
+    assert not page.evaluate("document.activeElement.matches('a.well')")
+
+
 def test_a_plate_that_cannot_be_measured_anew_says_so(page: Page, served: Served, plate: str) -> None:
     page.goto(f"{served.origin}/plates/{quote(plate, safe='')}")
     expect(page.get_by_label("leave out pages with a warning")).to_be_visible()

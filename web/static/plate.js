@@ -35,7 +35,8 @@ export async function showPlate({ main, parts, query, signal }) {
   const told = el("output", { for: "time" });
   const show = el("select", { id: "show" }, [["confluence", "confluence at this time"], ["growth", "doubling time"], ["curve", "curve of each well"]].map(([value, words]) => el("option", { value, selected: value === state.show }, words)));
   const flagged = el("input", { type: "checkbox", id: "flagged", checked: state.leave_out === "all" });
-  const grid = el("div", { class: plate.columns > 12 ? "wells" : "wells few", role: "group", "aria-label": "Wells" });
+  const grid = el("div", { class: plate.columns > 12 ? "wells" : "wells few", role: "group", "aria-label": "Wells. Arrow keys walk over them" });
+  walk(grid, plate);
   const wide = plate.columns > 24 ? 1.6 : plate.columns > 12 ? 2.6 : plate.columns > 6 ? 4.2 : 6; // rem
   grid.style.gridTemplateColumns = `1.6rem repeat(${plate.columns}, minmax(1.4rem, ${wide}rem))`;
   const legend = el("div", { class: "legend" });
@@ -85,6 +86,7 @@ function cells(plate, hour, { show, leave_out }) {
   const [fast, slow] = fastestAndSlowest(plate);
   const last = plate.scans[plate.scans.length - 1] ?? 1;
   const made = [];
+  let first = true;
   for (let row = 0; row < plate.rows; row += 1) {
     made.push(el("span", { class: "quiet" }, row < 26 ? LETTERS[row] : `A${LETTERS[row - 26]}`));
     for (let column = 0; column < plate.columns; column += 1) {
@@ -99,14 +101,36 @@ function cells(plate, hour, { show, leave_out }) {
       const words = show === "growth" ? (doubling ? `doubles in ${doubling.toFixed(1)} h` : well.growth.rate_per_h === 0 ? "no growth" : "growth unknown") : share === null ? "no scan at this time" : `${(share * 100).toFixed(0)} %`;
       const value = show === "growth" ? (doubling ? 1 - (doubling - fast) / Math.max(slow - fast, 1e-9) : null) : show === "curve" ? null : share;
       const text = show === "growth" ? (doubling ? doubling.toFixed(doubling < 10 ? 1 : 0) : "–") : share === null ? "–" : (share * 100).toFixed(0);
-      const cell = el("a", { class: "well", href: addressOf(plate.plate, name, { leave_out }), "aria-label": `${name}${well.condition ? `, ${well.condition}` : ""}: ${words}`, title: `${name}${well.condition ? ` ${well.condition}` : ""}: ${words}` },
+      const cell = el("a", { class: "well", "data-place": `${row}/${column}`, tabindex: first ? 0 : -1, href: addressOf(plate.plate, name, { leave_out }), "aria-label": `${name}${well.condition ? `, ${well.condition}` : ""}: ${words}`, title: `${name}${well.condition ? ` ${well.condition}` : ""}: ${words}` },
         show === "curve" ? sparkline(well.hours, well.confluence, last) : plate.columns <= 24 ? text : "");
+      first = false;
       if (value !== null) [cell.style.background, cell.style.color] = heat(value);
       if (well.growth.notes?.length) cell.classList.add("noted");
       made.push(cell);
     }
   }
   return made;
+}
+
+/** Let arrow keys walk over the wells, so that one Tab leads past all of them. @param {HTMLElement} grid @param {Plate} plate */
+function walk(grid, plate) {
+  grid.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+    const here = event.target instanceof HTMLElement ? event.target : null;
+    if (!step || !here?.dataset.place) return;
+    event.preventDefault();
+    let [row, column] = here.dataset.place.split("/").map(Number);
+    for (;;) {
+      [row, column] = [row + step[0], column + step[1]];
+      if (row < 0 || column < 0 || row >= plate.rows || column >= plate.columns) return;
+      const next = grid.querySelector(`[data-place="${row}/${column}"]`);
+      if (!(next instanceof HTMLElement)) continue; // an empty place
+      here.tabIndex = -1;
+      next.tabIndex = 0;
+      next.focus();
+      return;
+    }
+  });
 }
 
 /** The shortest and the longest doubling time, in hours; infinite if no well grows. @param {Plate} plate */
