@@ -348,6 +348,14 @@ def test_any_curve_is_measured_without_an_error(points: list[tuple[float, float]
         assert growth.notes
 
 
+def test_scattered_scans_have_no_rate() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        growth = measure_growth(Curve(SCANS, rng.random(SCANS.size)))
+        assert growth.doubling_time_h is None or growth.doubling_time_high_h or (growth.r2 or 0) >= 0.8
+        assert (growth.rate_per_h or 0) >= 0
+
+
 def test_sites_are_pooled_by_area() -> None:
     cells, pixels = np.array([[10.0, 20.0], [60.0, 90.0]]), np.array([[100.0, 100.0], [300.0, 300.0]])
     assert pool_sites(np.array([0.0, 4.0]), cells, pixels).confluence == pytest.approx([70 / 400, 110 / 400])

@@ -42,6 +42,7 @@ from cytomask.curves import (
 
 LEAST_SHARE = 1e-4  # confluence that is added before a logarithm or a ratio
 UNSEEN = LOWEST / 3  # confluence that debris may reach
+SCATTERED = 0.8  # R²: with less, a rate that may be 0 is taken for 0
 FALLEN = 0.9  # of its first confluence: a well that is lower when it grows has fallen; noise hardly does that
 GONE = 0.75  # of its highest confluence: a well that ends below is falling
 STEP, SPIKE = 0.35, 0.25  # logarithms: a change between scans, a scan off its neighbours
@@ -324,7 +325,8 @@ def stands_still(hours: Hours, confluence: Shares, fit: Fit | None) -> str | Non
     low, _ = interval(fit)
     # A few scans are unsure even of a well that doubles; then its interval has no upper end.
     small = smooth[peak] < 2 * smooth[lowest] and ends < 1.3 * begins
-    return no_growth if (low <= 0 and small) or math.log(2) / fit.rate > 4 * span else None
+    scattered = fit.rate <= 0 or fit.r2 < SCATTERED
+    return no_growth if (low <= 0 and (small or scattered)) or math.log(2) / fit.rate > 4 * span else None
 
 
 def is_full(confluence: Shares) -> bool:

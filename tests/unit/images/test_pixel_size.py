@@ -21,8 +21,8 @@ def pixel_size_of(**options: Any) -> PixelSize | None:
 
 
 def test_ome_sizes_are_converted_from_their_unit() -> None:
-    nanometres = {"PhysicalSizeX": 650, "PhysicalSizeY": 700}
-    nanometres |= {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm"}
+    units = {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm"}
+    nanometres = {"PhysicalSizeX": 650, "PhysicalSizeY": 700, **units}
     assert pixel_size_of(ome=True, metadata=nanometres) == PixelSize(0.65, 0.7)
 
 
