@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -247,7 +248,7 @@ def listing(stack: "Stack", inventory: str | None, place: tuple[str, str], after
     own, key = split_place(inventory)
 
     def read(name: str) -> bytes:
-        with stack.s3.get_object(Bucket=own, Key=name)["Body"] as body:
+        with closing(stack.s3.get_object(Bucket=own, Key=name)["Body"]) as body:  # as in `storage`
             return body.read()
 
     listed_all = read_inventory(read, read(key), bucket, versions=keeps_versions(stack.s3, bucket))

@@ -105,7 +105,7 @@ def segment_paths(arguments: Namespace, predictor: Predictor) -> int:
     if len(tasks) > 1 or found.passed_over:
         complain(summary.line(len(done), found.passed_over))
     if ledger.fault:
-        complain(f"the masks were written, but {arguments.csv} was not: {ledger.fault}")
+        complain(f"{arguments.csv} was not written: {ledger.fault}")
     code = 1 if summary.refused or ledger.fault else 0
     if arguments.plate is None:
         return code

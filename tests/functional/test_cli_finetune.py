@@ -84,10 +84,10 @@ def test_from_corrected_pages_to_masks(workplace: Path, capsys: Capture) -> None
     said = capsys.readouterr().out
     assert "A is parent-1, B is mine-1; 6 pages" in said
     assert "mean of 6, IoU of 5" in said
-    rows = {line.split()[0]: line for line in said.splitlines() if line.startswith("f")}
-    assert len(rows) == 6
+    lines = {line.split()[0]: line for line in said.splitlines() if line.startswith("f")}
+    assert len(lines) == 6
     learned = read_manifest(workplace / "models/mine-1", "native").training["learned_from"]
-    assert sorted(name for name, line in rows.items() if line.endswith(" B")) == sorted(learned)
+    assert sorted(name for name, line in lines.items() if line.endswith(" B")) == sorted(learned)
     assert "IoU B  learned by" in said
     assert "mean of 1 that no model learned from" in said
     page = Path("ab.html").read_text()
