@@ -158,6 +158,27 @@ def test_a_file_that_vanished_is_told(page: Page, served: Served, tmp_path: Path
     expect(page.locator("#connection")).to_be_empty()
 
 
+def test_what_cannot_be_read_of_a_dropped_folder_is_told_and_the_rest_sent(
+    page: Page, served: Served
+) -> None:
+    page.goto(served.origin + "/send")
+    page.locator(".drop").evaluate(
+        """(box) => {
+          const file = (name, read) => ({ isFile: true, name, file: read });
+          const inside = [
+            file("gone.tif", (_, fail) => fail(new DOMException("gone", "NotFoundError"))),
+            file("here.tif", (done) => done(new File(["II*"], "here.tif"))),
+          ];
+          const reader = { readEntries: (done) => done(inside.splice(0)) };
+          const folder = { isFile: false, name: "plate", createReader: () => reader };
+          const items = [{ webkitGetAsEntry: () => folder }];
+          box.dispatchEvent(Object.assign(new Event("drop"), { dataTransfer: { items, files: [] } }));
+        }"""
+    )
+    expect(page.get_by_role("alert")).to_contain_text("cannot read them: plate/gone.tif")
+    expect(page.locator(".files li", has_text="plate/here.tif")).to_be_visible()
+
+
 def test_a_file_is_sent_again_once_the_session_is_open(page: Page, served: Served, field_tiff: Field) -> None:
     page.goto(served.origin + "/send")
     page.context.clear_cookies()

@@ -1,6 +1,6 @@
 // The list of all jobs, kept up to date while a view looks at it.
 
-import { get, isLeft, pause, post } from "./api.js";
+import { ApiError, get, isLeft, pause, post } from "./api.js";
 
 /**
  * A job as the gallery shows it; the fields are those of cytomask.web.catalogue.Entry.
@@ -74,9 +74,10 @@ export async function follow(signal, changed) {
       first = false;
     } catch (error) {
       if (isLeft(error)) return;
-      if (first) throw error;
+      const passing = error instanceof ApiError && (error.status === 0 || error.status === 401); // the page says so, and it ends
+      if (first && !passing) throw error;
     }
-    const busy = Date.now() < hurryUntil || [...jobs.values()].some((job) => !FINISHED.has(job.status));
+    const busy = first || Date.now() < hurryUntil || [...jobs.values()].some((job) => !FINISHED.has(job.status));
     try {
       const hurried = new Promise((resolve) => {
         wake = () => resolve(undefined);

@@ -34,19 +34,26 @@ export async function showSend({ main, signal }) {
   drop.addEventListener("drop", async (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    if (event.dataTransfer) send(await dropped(event.dataTransfer));
+    if (!event.dataTransfer) return;
+    const { found, unread } = await dropped(event.dataTransfer);
+    send(found);
+    if (unread.length) list.before(el("p", { class: "note bad", role: "alert" }, `Not sent, because the browser cannot read them: ${unread.join(", ")}`));
   });
   // A file that misses the box must not replace the page.
   for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault(), { signal });
   await follow(signal, look).catch((error) => list.before(el("p", { class: "note bad" }, sentenceOf(error))));
 }
 
-/** Files that were dropped, those of folders too. @param {DataTransfer} transfer @returns {Promise<{file: File, path: string}[]>} */
+/** Files that were dropped, those of folders too, and the paths that cannot be read. @param {DataTransfer} transfer @returns {Promise<{found: {file: File, path: string}[], unread: string[]}>} */
 async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter((entry) => entry !== null && entry !== undefined);
-  if (!entries.length) return [...transfer.files].map((file) => ({ file, path: file.name }));
+  if (!entries.length) return { found: [...transfer.files].map((file) => ({ file, path: file.name })), unread: [] };
   /** @type {{file: File, path: string}[]} */
   const found = [];
+  /** @type {string[]} */
+  const unread = [];
+  /** @param {FileSystemEntry} entry @param {string} above */
+  const tried = (entry, above) => walk(entry, above).catch(() => void unread.push(above + entry.name));
   /** @param {FileSystemEntry} entry @param {string} above */
   const walk = async (entry, above) => {
     if (entry.isFile) {
@@ -59,11 +66,11 @@ async function dropped(transfer) {
       /** @type {FileSystemEntry[]} */
       const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
       if (!some.length) return;
-      for (const each of some) await walk(each, `${above}${entry.name}/`);
+      for (const each of some) await tried(each, `${above}${entry.name}/`);
     }
   };
-  for (const entry of entries) await walk(entry, "");
-  return found.sort((a, b) => (a.path < b.path ? -1 : 1));
+  for (const entry of entries) await tried(entry, "");
+  return { found: found.sort((a, b) => (a.path < b.path ? -1 : 1)), unread };
 }
 
 /** The settings of a request, as a message has them. */
