@@ -104,6 +104,7 @@ def _condition(condition: ConditionReport) -> dict[str, Any]:
     return {
         "name": condition.name,
         "wells": list(condition.wells),
+        "measured": condition.measured,
         "hours": _numbers(condition.hours),
         "mean": _numbers(condition.mean),
         "error": _numbers(condition.error),

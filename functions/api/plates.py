@@ -172,6 +172,7 @@ def _condition(condition: ConditionReport) -> dict[str, Any]:
     return {
         "condition": condition.name,
         "wells": list(condition.wells),
+        "measured": condition.measured,
         "compound": condition.compound,
         "dose": condition.dose,
         "unit": condition.unit,

@@ -26,8 +26,8 @@ PLATE = "plate 1/#2 <b>"
 WELLS = {"A01": 18.0, "A02": 24.0, "B01": 36.0, "B02": None}
 HOURS = range(0, 84, 4)
 MEASURED = {
-    "wells": ["A01", "A02"], "hours": [0, 4], "mean": [0.1, 0.2], "error": [None, None], "rate": 0.1,
-    "doubling_time_h": 7.0, "relative_rate": None,
+    "wells": ["A01", "A02"], "measured": 1, "hours": [0, 4], "mean": [0.1, 0.2], "error": [None, None],
+    "rate": 0.1, "doubling_time_h": 7.0, "relative_rate": None,
 }  # fmt: skip
 LACKING = "B02", 80  # a scan that was not taken
 Picture = Callable[[Page, str], None]
@@ -262,6 +262,7 @@ def test_every_condition_is_told_though_not_every_curve_is_drawn(
     page.goto(f"{served.origin}/plates/{quote(plate, safe='')}")
     expect(page.get_by_text("The curves of the first 24 of 30 conditions are drawn.")).to_be_visible()
     expect(page.locator(".key li")).to_have_count(30)
+    expect(page.get_by_text("dose 7: doubles in 7.0 h, 2 wells, 1 of them with a rate")).to_be_visible()
     page.get_by_text("Left out: 2 pages").click()
     expect(page.get_by_text("The first 1 are listed.")).to_be_visible()
 

@@ -94,12 +94,14 @@ def test_a_plate_shows_its_wells_with_their_growth(plate: HttpDoor, path: str) -
 
 
 def test_an_uploaded_map_gives_conditions(plate: HttpDoor) -> None:
-    content = b"# control: DMSO\nwell,condition\nA1,DMSO\nB2,drug\n"
+    content = b"# control: DMSO\nwell,condition\nA1,DMSO\nB2,drug\nB3,drug\n"
+    add_pages("B03", {0.0: 0.1}, plate="P 7")  # too few scans for a rate
     stored = StoredMap(uri="s3://in/m.csv", plate_map=parse_plate_map(content, "m.csv"))
     Plates(boto3.client("dynamodb"), TABLE).put_map("P 7", stored, now=NOW)
     conditions = {each["condition"]: each for each in plate.get("/plates/P 7").json["conditions"]}
     assert conditions["drug"]["relative_rate"] == pytest.approx(18 / 30, rel=0.04)
     assert conditions["DMSO"]["relative_rate"] == 1
+    assert (conditions["drug"]["wells"], conditions["drug"]["measured"]) == (["B02", "B03"], 1)
 
 
 @pytest.mark.parametrize("path", ["/plates/none", "/plates/none/pages", "/plates/a%23b"])

@@ -165,7 +165,7 @@ function conditionsOf(plate) {
       const grows = each.doubling_time_h ? `doubles in ${each.doubling_time_h.toFixed(1)} h` : each.rate === 0 ? "no growth" : "growth unknown";
       const compared = each.relative_rate !== null && each.doubling_time_h && name !== plate.control;
       const relative = compared ? `, at ${fixed(each.relative_rate, 2)} times the rate of ${plate.control}` : "";
-      return el("li", {}, lines[place]?.line, ` ${name}: ${grows}${relative}, ${counted(each.wells.length, "well")}`);
+      return el("li", {}, lines[place]?.line, ` ${name}: ${grows}${relative}, ${counted(each.wells.length, "well")}${each.measured < each.wells.length ? `, ${each.measured} of them with a rate` : ""}`);
     }))];
 }
 
