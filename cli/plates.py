@@ -44,8 +44,8 @@ def run_plates(stack: "Stack", arguments: Namespace) -> int:
                 each.plate,
                 str(each.wells),
                 str(each.scans),
-                _time(each.first),
-                _time(each.last),
+                shown_time(each.first),
+                shown_time(each.last),
                 str(each.pages),
                 str(each.failed),
                 _complete(each),
@@ -62,10 +62,13 @@ def run_plates(stack: "Stack", arguments: Namespace) -> int:
     return 0
 
 
-def _time(time: float | str | None) -> str:
+def shown_time(time: float | str | None) -> str:
+    """Write when a scan was: its hours, its date to the hour, or its number, such as n00000003."""
     if time is None:
         return "-"
-    return time if isinstance(time, str) else f"{time:g} h"
+    if not isinstance(time, str):
+        return f"{time:g} h"
+    return f"scan {int(time[1:])}" if time.startswith("n") else f"{time.replace('T', ' ')}:00"
 
 
 def _complete(summary: Any) -> str:

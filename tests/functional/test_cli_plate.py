@@ -15,6 +15,7 @@ from moto import mock_aws
 from moto_stack import make_buckets, make_table
 
 from cytomask.cli.main import main
+from cytomask.cli.plates import shown_time
 from cytomask.cli.rows import Search
 from cytomask.cli.stack import Stack
 from cytomask.images import encode_mask
@@ -226,6 +227,14 @@ def test_the_json_of_plates_has_counts_of_0_and_tells_completeness(
     main(["plates", "--json"])
     (summary,) = json.loads(capsys.readouterr().out)
     assert (summary["pages"], summary["failed"], summary["complete"]) == (1, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("time", "shown"),
+    [(None, "-"), (4.5, "4.5 h"), ("2026-11-20T10", "2026-11-20 10:00"), ("n00000003", "scan 3")],
+)
+def test_the_list_of_plates_shows_dates_and_scans(time: float | str | None, shown: str) -> None:
+    assert shown_time(time) == shown
 
 
 def test_an_unknown_quality_flag_is_refused(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
