@@ -64,6 +64,16 @@ class Rule:
     key: str
 
 
+@contextmanager
+def listening(client: Any, event: str, handler: Callable[..., None]) -> Iterator[None]:
+    """Call a handler at an event of a client, which other tests use too."""
+    client.meta.events.register(event, handler)
+    try:
+        yield
+    finally:
+        client.meta.events.unregister(event, handler)
+
+
 @dataclass
 class Wire:
     """Sits between the handler's clients and AWS: fails calls, or acts before them."""

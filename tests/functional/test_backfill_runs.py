@@ -2,8 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 from factories import GROUND_TRUTH, INPUT, MODELS, OUTPUT, REGION, request, tiff
-from functions_on_moto import SegmentStack
+from functions_on_moto import SegmentStack, listening
 from own_models import make_model
 
 from cytomask.cli.main import main
@@ -40,16 +39,6 @@ def change(stack: SegmentStack, connected: Stack, monkeypatch: pytest.MonkeyPatc
 
     serve()
     return serve
-
-
-@contextmanager
-def listening(client: Any, event: str, handler: Callable[..., None]) -> Iterator[None]:
-    """Call a handler at an event of a client, whose session other tests use too."""
-    client.meta.events.register(event, handler)
-    try:
-        yield
-    finally:
-        client.meta.events.unregister(event, handler)
 
 
 def upload(stack: SegmentStack, *names: str) -> None:

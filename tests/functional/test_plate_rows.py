@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from factories import OUTPUT, REGION, TABLE
-from functions_on_moto import Sessions
+from functions_on_moto import Sessions, listening
 from moto import mock_aws
 from moto_stack import make_table
 
@@ -166,11 +166,10 @@ def test_pages_of_a_plate_are_read_without_a_scan(plates: Plates, dynamodb: Any)
     def note_call(model: Any, **_: Any) -> None:
         asked.append(model.name)
 
-    dynamodb.meta.events.register("before-call.dynamodb", note_call)
-    list(plates.pages("p"))
-    plates.some_pages("p", well=None, start=None, count=5)
-    list(plates.summaries())
-    dynamodb.meta.events.unregister("before-call.dynamodb", note_call)
+    with listening(dynamodb, "before-call.dynamodb", note_call):
+        list(plates.pages("p"))
+        plates.some_pages("p", well=None, start=None, count=5)
+        list(plates.summaries())
     assert asked == ["Query", "Query", "Query"]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import boto3
 import pytest
 from factories import GROUND_TRUTH, INPUT, OUTPUT, TABLE, ground_truth, request, s3_event, tiff
-from functions_on_moto import SegmentStack
+from functions_on_moto import SegmentStack, listening
 
 from cytomask.coco_index import CocoIndex
 from cytomask.evaluations import Evaluations
@@ -165,12 +165,12 @@ def test_image_and_ground_truth_read_each_others_rows_as_they_are_now(stack: Seg
         asked.append(of_table.get("ConsistentRead", False))
 
     client = boto3.client("dynamodb")
-    client.meta.events.register("provide-client-params", note)
     table = Table(client, TABLE)
-    (job,) = Evaluations(table).expecting_mask("a")
-    assert list(Evaluations(table).expecting_coco("a.tif", "")) == [job]
-    assert list(MaskIndex(table).naming("a.tif")) == []
-    assert list(CocoIndex(table).naming("a.tif")) == []
-    assert Jobs(table).read(job.job_id)
+    with listening(client, "provide-client-params", note):
+        (job,) = Evaluations(table).expecting_mask("a")
+        assert list(Evaluations(table).expecting_coco("a.tif", "")) == [job]
+        assert list(MaskIndex(table).naming("a.tif")) == []
+        assert list(CocoIndex(table).naming("a.tif")) == []
+        assert Jobs(table).read(job.job_id)
     assert len(asked) > 5
     assert all(asked)

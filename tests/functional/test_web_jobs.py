@@ -27,7 +27,7 @@ from factories import (
     stack_of,
     tiff,
 )
-from functions_on_moto import EvaluateFunction, SegmentStack
+from functions_on_moto import EvaluateFunction, SegmentStack, listening
 from numpy.typing import NDArray
 from PIL import Image
 from web_server import Answer, Browser, account_of, served
@@ -645,16 +645,13 @@ def test_reading_everything_changes_nothing(stack: SegmentStack, browser: Browse
     def note(model: Any, **_: Any) -> None:
         made.append(model.name)
 
-    stack.s3.meta.events.register("before-call.s3", note)
-    try:
+    with listening(stack.s3, "before-call.s3", note):
         for path in (
             "jobs", "spending", f"jobs/{job}/result", f"jobs/{job}/thumbnail", f"jobs/{job}/pages/0/image",
             f"jobs/{job}/pages/0/mask", f"jobs/{job}/pages/0/truth", f"jobs/{job}/pages/0/truth/0/0/0",
             f"jobs/{job}/log",
         ):  # fmt: skip
             assert browser.get(f"/api/{path}").status == 200, path
-    finally:
-        stack.s3.meta.events.unregister("before-call.s3", note)
     assert made and set(made) <= READING
 
 
