@@ -29,6 +29,13 @@ FRAMES = """async (count) => {
 }"""
 
 
+IN_SIGHT = """() => {
+  const { top, bottom } = document.querySelector(".frame").getBoundingClientRect();
+  const inside = ({ y, height }) => y > top && y + height < bottom;
+  return [...document.querySelectorAll(".card a")].find((link) => inside(link.getBoundingClientRect()));
+}"""
+
+
 @pytest.fixture(scope="module")
 def many(served: Served) -> Iterator[None]:
     """Ten thousand rows in the table, and their removal."""
@@ -172,13 +179,15 @@ def test_the_table_of_all_is_downloaded(gallery: Page) -> None:
 def test_back_leads_to_the_same_place(gallery: Page) -> None:
     frame = gallery.locator(".frame")
     frame.evaluate("frame => { frame.scrollTop = 5000; }")
-    gallery.wait_for_timeout(400)  # until scrolling rests
-    gallery.locator(".card a").nth(20).click()
+    gallery.wait_for_function("() => history.state?.top === 5000")  # scrolling has come to rest
+    shown = gallery.evaluate_handle(IN_SIGHT).as_element()
+    assert shown
+    shown.click()
     expect(gallery.locator(".heading")).to_be_visible()
     assert gallery.evaluate("document.activeElement.id") == "view"
     gallery.go_back()
     expect(gallery.locator(".card").first).to_be_visible()
-    gallery.wait_for_function("document.querySelector('.frame').scrollTop === 5000")
+    gallery.wait_for_function("() => document.querySelector('.frame').scrollTop === 5000")
 
 
 def test_a_name_is_found_however_its_letters_are_composed(page: Page) -> None:

@@ -78,6 +78,7 @@ export async function show() {
   shown?.abort();
   const mine = (shown = new AbortController());
   const main = byId("view");
+  const focused = main.contains(document.activeElement); // the old view may drop what has the focus while the new one loads
   for (const dialog of document.querySelectorAll("dialog")) dialog.close(); // it asks about the view that is left
   for (const link of document.querySelectorAll("nav a")) {
     const here = location.pathname.startsWith(link.getAttribute("href") ?? "-");
@@ -91,10 +92,9 @@ export async function show() {
     try {
       const view = await load();
       if (mine.signal.aborted) return;
-      const focused = main.contains(document.activeElement);
       main.replaceChildren();
       main.className = "";
-      if (focused) lead(main);
+      if (focused && (main.contains(document.activeElement) || document.activeElement === document.body)) lead(main);
       const scrollBack = keepScroll(main, mine.signal);
       const parts = found.slice(1).map(decoded);
       await view({ main, parts, query: new URLSearchParams(location.search), signal: mine.signal });
