@@ -50,7 +50,7 @@ def show_plate(stack: "Stack", sample: PlateSample, out: Path) -> bool:
     for page in sample.pages:
         stack.s3.upload_file(str(page.image), bucket, page.key)
     plates = Plates(stack.dynamodb, stack.table)
-    summary = _wait(plates, len(sample.pages))
+    summary = wait_for_plate(plates, len(sample.pages))
     stored = plates.map_of(DEMO_PLATE)
     report = build_report(DEMO_PLATE, plates.pages(DEMO_PLATE), stored.plate_map if stored else None)
     _print(report)
@@ -65,12 +65,16 @@ def show_plate(stack: "Stack", sample: PlateSample, out: Path) -> bool:
     return complete
 
 
-def _wait(plates: Plates, pages: int) -> PlateSummary | None:
-    """Wait until the plate is complete or makes no more progress."""
+def wait_for_plate(plates: Plates, pages: int) -> PlateSummary | None:
+    """Wait until the plate is complete and all its pages can be read, or until it makes no more progress.
+
+    A page is counted, and the plate is complete, a moment before the page's row is finished.
+    """
     ended, last = 0, time.monotonic()
     while True:
         summary = plates.summary(DEMO_PLATE)
-        now = 0 if summary is None else summary.pages + summary.failed
+        masked = sum(page.confluence is not None for page in plates.pages(DEMO_PLATE))
+        now = masked + (summary.failed if summary else 0)
         if now > ended:
             ended, last = now, time.monotonic()
         complete = summary is not None and summary.completed_at is not None

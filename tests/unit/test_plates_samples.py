@@ -1,12 +1,16 @@
 """The simulated plates match their truth."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
 from cytomask.acquisition import read_acquisition
+from cytomask.cli import demo_plate
+from cytomask.plate_pages import PlatePage
+from cytomask.plate_rows import PlateSummary
 from cytomask.samples.plates import DEMO_HOURS, DEMO_WELLS, PAGE, SamplePage, Well, measured, write_plate
 
 
@@ -56,3 +60,15 @@ def test_errors_of_neighbouring_scans_are_as_alike_as_asked() -> None:
     _, seen = measured(np.random.default_rng(0), well, hours, missing=0, alike=0.8)
     assert np.corrcoef(seen[1:], seen[:-1])[0, 1] == pytest.approx(0.8, abs=0.05)
     assert seen.std() == pytest.approx(0.025, rel=0.1)
+
+
+def test_the_demo_waits_until_the_pages_that_were_counted_can_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(demo_plate, "POLL_SECONDS", 0)
+    measured, running = (PlatePage(plate="p", well="A01", confluence=each) for each in (0.5, None))
+    readable = [[], [measured], [measured, running], [measured, measured]]
+    found = PlateSummary(plate="p", pages=2, completed_at="2026-11-25T13:20:00Z")
+    plates = SimpleNamespace(summary=lambda _: found, pages=lambda _: readable.pop(0))
+    assert demo_plate.wait_for_plate(plates, 2) == found  # type: ignore[arg-type]
+    assert readable == []
