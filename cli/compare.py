@@ -135,15 +135,13 @@ def compare_all(
     Raises:
         PairsError: after the last page, if images or ground truths cannot be read.
     """
+    from cytomask.model.predictor import page_hash
     from cytomask.truths.pairs import PairsError, read_pages, read_plain_pages
 
     def compare(name: str, pixels: "NDArray[Any]", cells: "Mask | None") -> Compared:
         masks = (each.predict(pixels, mode).mask for each in (first, second))
-        learned = [
-            letter
-            for letter, each in (("A", first), ("B", second))
-            if each.manifests[mode].has_learned(pixels)
-        ]
+        page, models = page_hash(pixels), {"A": first, "B": second}
+        learned = [name for name, each in models.items() if page in each.manifests[mode].learned_pages]
         return compare_page(name, pixels, cells, *masks, learned_by=" and ".join(learned))
 
     faults = []

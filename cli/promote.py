@@ -223,17 +223,16 @@ def _loaded(weights: Path) -> "Predictor":
 
 
 def compare(image: "ScoredImage", present: "Predictor", new: "Predictor") -> Compared:
-    """Score both models on an image, over all its pages."""
-    models = {"present": present, "new": new}
-    learned_by = tuple(name for name, model in models.items() if has_learned(model, image))
-    return Compared(image.uri, iou_of(image, present), iou_of(image, new), learned_by)
-
-
-def has_learned(predictor: "Predictor", image: "ScoredImage") -> bool:
-    """Tell whether a model learned from a page of an image."""
+    """Score both models on an image, over all its pages; it taught a model if one of its pages did."""
+    from cytomask.model.predictor import page_hash
     from cytomask.model_store import MODE
 
-    return any(predictor.manifests[MODE].has_learned(page.pixels) for page, _ in image.pages)
+    pages = {page_hash(page.pixels) for page, _ in image.pages}
+    models = {"present": present, "new": new}
+    learned_by = tuple(
+        name for name, model in models.items() if pages.intersection(model.manifests[MODE].learned_pages)
+    )
+    return Compared(image.uri, iou_of(image, present), iou_of(image, new), learned_by)
 
 
 def iou_of(image: "ScoredImage", predictor: "Predictor") -> float:

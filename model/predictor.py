@@ -87,10 +87,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     known_pages: list[list[float]] = []
     learned_pages: list[str] = []
 
-    def has_learned(self, pixels: NDArray[np.generic]) -> bool:
-        """Tell whether the weights learned from a page: (H, W), any real dtype."""
-        return page_hash(pixels) in self.learned_pages
-
 
 def page_hash(pixels: NDArray[np.generic]) -> str:
     """Return 16 hex digits that tell pages apart by their pixels: (H, W), any real dtype, any byte order."""
