@@ -141,3 +141,8 @@ export function dollars(value) {
   const digits = value >= 1 ? 2 : Math.min(8, 2 - Math.floor(Math.log10(value)));
   return `$${value.toFixed(digits)}`;
 }
+
+/** An image's key, without its bucket. @param {string} image its address */
+export function keyOfImage(image) {
+  return image.replace(/^s3:\/\/[^/]+\//, "");
+}

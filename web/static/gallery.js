@@ -144,7 +144,7 @@ export async function showGallery({ main, query, signal }) {
   }
 }
 
-/** What a choice is called that no image offers now: a bookmark's, or that of jobs that went on. @param {string} name of the filter @param {string} value */
+/** Name a choice that no image has now, as from a bookmark, or after its jobs went on. @param {string} name of the filter @param {string} value */
 function wordsOfNone(name, value) {
   return name === "iou" ? `up to ${value}` : `${name === "status" || name === "flag" ? wordsOf(value) : value} (0)`;
 }

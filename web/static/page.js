@@ -3,7 +3,7 @@
 import { askAhead, forgetAll, take } from "./ahead.js";
 import { get, isLeft, pause } from "./api.js";
 import { Correction } from "./correct.js";
-import { el, say, sentenceOf } from "./dom.js";
+import { el, keyOfImage, say, sentenceOf } from "./dom.js";
 import { FINISHED, forgetScores, order } from "./jobs.js";
 import { keyed, shortcuts } from "./keys.js";
 import { Layer } from "./layers.js";
@@ -57,7 +57,7 @@ function showUnfinished(job, error, id, stage, panel, signal) {
     stage.append(el("p", { class: "note", role: "status" }, "The mask is being made and will appear here."));
     void wait(id, signal);
   } else if (job.status === "SUCCEEDED") {
-    const newest = `/images?${new URLSearchParams({ find: keyOf(job.image), sort: "newest" })}`;
+    const newest = `/images?${new URLSearchParams({ find: keyOfImage(job.image), sort: "newest" })}`;
     stage.append(trouble(error), el("p", {}, el("a", { href: newest }, "Every image of this name")));
   } else {
     stage.append(el("p", { class: "note" }, job.status === "REJECTED" ? "There is no mask: the image or its request was refused." : "There is no mask: the job failed. Fix the cause, then send it again."));
@@ -95,14 +95,9 @@ async function wait(id, signal) {
   }
 }
 
-/** @param {string} image its address */
-function keyOf(image) {
-  return image.replace(/^s3:\/\/[^/]+\//, "");
-}
-
 /** @param {string | undefined} image its address @param {string} id */
 function headingOf(image, id) {
-  const key = image ? keyOf(image) : "A message that names no image";
+  const key = image ? keyOfImage(image) : "A message that names no image";
   entitle(key.split("/").pop() ?? key);
   const at = order.indexOf(id);
   /** @param {number} step @param {string} words @param {string} key */

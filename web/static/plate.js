@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { curves, heat, keyOf, sparkline } from "./charts.js";
-import { counted, dollars, el, fixed, hoursOf } from "./dom.js";
+import { counted, dollars, el, fixed, hoursOf, keyOfImage } from "./dom.js";
 import { addressOf } from "./plates.js";
 import { entitle, note, show as showAgain } from "./router.js";
 import { inWords } from "./words.js";
@@ -193,6 +193,6 @@ export function intervalOf(growth) {
 function leftOut(plate) {
   if (!plate.left_out_count) return [];
   return [el("details", {}, el("summary", {}, `Left out: ${counted(plate.left_out_count, "page")}`), el("table", {}, el("tbody", {},
-    plate.left_out.map(({ image, well, reason }) => el("tr", {}, el("td", {}, well), el("td", {}, reason), el("td", { class: "quiet" }, image.replace(/^s3:\/\/[^/]+\//, "")))))),
+    plate.left_out.map(({ image, well, reason }) => el("tr", {}, el("td", {}, well), el("td", {}, reason), el("td", { class: "quiet" }, keyOfImage(image)))))),
     plate.left_out_count > plate.left_out.length ? el("p", { class: "quiet" }, `The first ${plate.left_out.length} are listed.`) : "")];
 }
